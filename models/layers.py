@@ -1,0 +1,166 @@
+"""The layers of NCSN++ (Song et al. 2021, Appendix H), named as in the published checkpoints."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.nn import initializers
+from jaxtyping import Array, Float
+
+from models.resample import Image, downsample, smooth, upsample
+
+Embedding = Float[Array, "batch features"]
+Activation = Callable[[Array], Array]
+
+
+def init(scale: float = 1.0) -> initializers.Initializer:
+    """Uniform, variance-preserving for `scale` = 1; `scale` = 0 starts a layer at almost 0."""
+    return initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
+
+
+def conv3x3(features: int, scale: float = 1.0, **options) -> nn.Conv:
+    return nn.Conv(features, (3, 3), kernel_init=init(scale), **options)
+
+
+def conv1x1(features: int, scale: float = 1.0, **options) -> nn.Conv:
+    return nn.Conv(features, (1, 1), kernel_init=init(scale), **options)
+
+
+def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
+    """'Network in network': a linear map of the channels."""
+    return nn.Dense(features, kernel_init=init(scale), **options)
+
+
+def group_norm(channels: int, **options) -> nn.GroupNorm:
+    return nn.GroupNorm(num_groups=min(channels // 4, 32), epsilon=1e-6, **options)
+
+
+def add_skip(x: Array, y: Array, rescale: bool) -> Array:
+    """x + y, over sqrt(2) when rescaled so that the variance stays."""
+    return (x + y) / np.sqrt(2.0, dtype=np.float32) if rescale else x + y
+
+
+def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
+    """Sines and cosines at frequencies from 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing)."""
+    half = features // 2
+    frequencies = jnp.exp(-np.log(10_000) / (half - 1) * jnp.arange(half))
+    angles = labels[:, None] * frequencies
+    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    return jnp.pad(embedding, ((0, 0), (0, features % 2)))
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of a scalar, 2 `features` wide (Tancik et al. 2020); not trained."""
+
+    features: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, labels: Float[Array, " batch"]) -> Embedding:
+        w = self.param("W", initializers.normal(self.scale), (self.features,))
+        angles = 2 * np.pi * labels[:, None] * lax.stop_gradient(w)
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+class Attention(nn.Module):
+    """Self-attention over positions, one head."""
+
+    skip_rescale: bool
+    init_scale: float
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        b, h, w, c = x.shape
+        y = group_norm(c, name="GroupNorm_0")(x).reshape(b, h * w, c)
+        q, k, v = (nin(c, name=f"NIN_{i}")(y) for i in range(3))
+        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) * c**-0.5)
+        y = jnp.einsum("bqk,bkc->bqc", weights, v)
+        y = nin(c, self.init_scale, name="NIN_3")(y)
+        return add_skip(x, y.reshape(x.shape), self.skip_rescale)
+
+
+class Combine(nn.Module):
+    """Brings the input pyramid x into the features y: by a sum, or side by side."""
+
+    method: str
+
+    @nn.compact
+    def __call__(self, x: Image, y: Image) -> Image:
+        x = conv1x1(y.shape[-1], name="Conv_0")(x)
+        return x + y if self.method == "sum" else jnp.concatenate([x, y], axis=-1)
+
+
+class Upsample(nn.Module):
+    """Doubles the image, with a convolution to `features` channels unless that is None."""
+
+    features: int | None
+    kernel: Sequence[float]
+    fir: bool
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        if self.features is None:
+            return upsample(x, self.kernel)
+        if not self.fir:
+            return conv3x3(self.features, name="Conv_0")(upsample(x, self.kernel))
+        # The convolution sees x with zeros between its pixels; the filter then fills them in.
+        conv = conv3x3(self.features, name="Conv2d_0", padding=2, input_dilation=2, use_bias=False)
+        p = len(self.kernel) - 4
+        x = 4 * smooth(conv(x), self.kernel, (p + 1) // 2 + 1, p // 2 + 1)
+        return x + self.param("bias", initializers.zeros, (self.features,))
+
+
+class Downsample(nn.Module):
+    """Halves the image, with a convolution to `features` channels unless that is None."""
+
+    features: int | None
+    kernel: Sequence[float]
+    fir: bool
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        if self.features is None:
+            return downsample(x, self.kernel)
+        if not self.fir:
+            pad = ((0, 1), (0, 1))
+            return conv3x3(self.features, name="Conv_0", strides=2, padding=pad)(x)
+        x = smooth(x, self.kernel, (len(self.kernel) + 1) // 2, len(self.kernel) // 2)
+        return conv3x3(self.features, name="Conv2d_0", strides=2, padding="VALID")(x)
+
+
+class ResnetBlock(nn.Module):
+    """The residual block of DDPM, or of BigGAN (which can resample on its way).
+
+    Attributes:
+        kind: "ddpm" or "biggan"; the former never resamples.
+        resample: applied to both branches after the first activation, or None.
+    """
+
+    features: int
+    act: Activation
+    kind: str
+    dropout: float
+    skip_rescale: bool
+    init_scale: float
+    resample: Callable[[Image], Image] | None = None
+
+    @nn.compact
+    def __call__(self, x: Image, temb: Embedding | None, train: bool) -> Image:
+        h = self.act(group_norm(x.shape[-1], name="GroupNorm_0")(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = conv3x3(self.features, name="Conv_0")(h)
+        if temb is not None:
+            h += nn.Dense(self.features, kernel_init=init(), name="Dense_0")(self.act(temb))[
+                :, None, None
+            ]
+        h = self.act(group_norm(self.features, name="GroupNorm_1")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = conv3x3(self.features, self.init_scale, name="Conv_1")(h)
+        if self.kind == "ddpm" and x.shape[-1] != self.features:
+            x = nin(self.features, name="NIN_0")(x)
+        elif self.kind == "biggan" and (x.shape[-1] != self.features or self.resample is not None):
+            x = conv1x1(self.features, name="Conv_2")(x)
+        return add_skip(x, h, self.skip_rescale)

@@ -1,0 +1,34 @@
+"""A small score network for points."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.layers import FourierEmbedding
+
+Points = Float[Array, "batch dims"]
+
+
+class MLP(nn.Module):
+    """Residual MLP on points, conditioned on Fourier features of the log noise level.
+
+    Attributes:
+        nf: width.
+        num_res_blocks: residual blocks.
+        fourier_scale: standard deviation of the Fourier frequencies.
+    """
+
+    nf: int = 128
+    num_res_blocks: int = 3
+    fourier_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Points, labels: Float[Array, " batch"], train: bool = False) -> Points:
+        """The output, of the shape of x; labels > 0 grow with the noise level."""
+        temb = FourierEmbedding(self.nf // 2, self.fourier_scale)(jnp.log(labels))
+        temb = nn.swish(nn.Dense(self.nf)(temb))
+        h = nn.Dense(self.nf)(x)
+        for _ in range(self.num_res_blocks):
+            y = nn.swish(nn.LayerNorm()(h)) + nn.Dense(self.nf)(temb)
+            h += nn.Dense(self.nf)(nn.swish(nn.Dense(self.nf)(y)))
+        return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(nn.swish(h))

@@ -1,0 +1,182 @@
+"""NCSN++ (Song et al. 2021, Appendix H); DDPM++ is a setting of it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.layers import (
+    Attention,
+    Combine,
+    Downsample,
+    FourierEmbedding,
+    ResnetBlock,
+    Upsample,
+    add_skip,
+    conv3x3,
+    group_norm,
+    init,
+    positional_embedding,
+)
+from models.resample import Image, downsample, upsample
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "swish": nn.swish,
+    "elu": nn.elu,
+    "relu": nn.relu,
+    "lrelu": partial(nn.leaky_relu, negative_slope=0.2),
+}
+
+
+class NCSNpp(nn.Module):
+    """The U-Net of the score-SDE paper. Field names are those of its configs.
+
+    Attributes:
+        nf: channels at full resolution.
+        ch_mult: their multiple at each level; each level has half the resolution of the one before.
+        num_res_blocks: residual blocks a level (one more on the way up).
+        attn_resolutions: heights at which the blocks are followed by attention.
+        dropout: probability, in training.
+        resamp_with_conv: "ddpm" blocks: convolve when resampling.
+        conditional: whether the network sees its labels.
+        fir: resample with `fir_kernel` rather than by nearest neighbour and mean.
+        fir_kernel: the filter, in one dimension.
+        skip_rescale: divide every skip connection's sum by sqrt(2).
+        resblock_type: "biggan" or "ddpm".
+        progressive: "none", "output_skip" or "residual": how the output grows on the way up.
+        progressive_input: "none", "input_skip" or "residual": how the input comes in at each level.
+        progressive_combine: "sum" or "cat": how input_skip meets the features.
+        init_scale: of the last layer in each branch; 0 starts with the identity.
+        embedding_type: "fourier" (of log labels) or "positional".
+        fourier_scale: standard deviation of the Fourier frequencies.
+        nonlinearity: a name in ACTIVATIONS.
+        scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
+            label-th of num_scales levels, from sigma_max down to sigma_min.
+        centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+    """
+
+    nf: int = 128
+    ch_mult: Sequence[int] = (1, 2, 2, 2)
+    num_res_blocks: int = 4
+    attn_resolutions: Sequence[int] = (16,)
+    dropout: float = 0.1
+    resamp_with_conv: bool = True
+    conditional: bool = True
+    fir: bool = True
+    fir_kernel: Sequence[float] = (1, 3, 3, 1)
+    skip_rescale: bool = True
+    resblock_type: str = "biggan"
+    progressive: str = "none"
+    progressive_input: str = "residual"
+    progressive_combine: str = "sum"
+    init_scale: float = 0.0
+    embedding_type: str = "fourier"
+    fourier_scale: float = 16.0
+    nonlinearity: str = "swish"
+    scale_by_sigma: bool = True
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    num_scales: int = 1000
+    centered: bool = False
+
+    @nn.compact
+    def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
+        """The output, of the shape of x; labels are what the parametrization conditions on.
+
+        Raises:
+            ValueError: height or width is not divisible by 2^(levels - 1).
+        """
+        levels, channels = len(self.ch_mult), x.shape[-1]
+        if x.shape[1] % 2 ** (levels - 1) or x.shape[2] % 2 ** (levels - 1):
+            raise ValueError(
+                f"images of {x.shape[1]} x {x.shape[2]} pixels cannot be halved {levels - 1} times:"
+                f" ch_mult = {tuple(self.ch_mult)} needs a multiple of {2 ** (levels - 1)}"
+            )
+        act = ACTIVATIONS[self.nonlinearity]
+        kernel = tuple(self.fir_kernel) if self.fir else (1, 1)
+        biggan = self.resblock_type == "biggan"
+        block = partial(
+            ResnetBlock,
+            act=act,
+            kind=self.resblock_type,
+            dropout=self.dropout,
+            skip_rescale=self.skip_rescale,
+            init_scale=self.init_scale,
+        )
+        attention = partial(Attention, self.skip_rescale, self.init_scale)
+        grow = partial(Upsample, kernel=kernel, fir=self.fir)
+        shrink = partial(Downsample, kernel=kernel, fir=self.fir)
+
+
+        def head(h, features, scale):
+            return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
+
+        temb = None
+        if self.conditional:
+            if self.embedding_type == "fourier":
+                temb = FourierEmbedding(self.nf, self.fourier_scale)(jnp.log(labels))
+            else:
+                temb = positional_embedding(labels, self.nf)
+            temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
+            temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb))
+
+        pyramid = x if self.centered else 2 * x - 1
+        h = conv3x3(self.nf)(pyramid)
+        skips = [h]
+
+        for level, mult in enumerate(self.ch_mult):
+            for _ in range(self.num_res_blocks):
+                h = block(self.nf * mult)(h, temb, train)
+                if h.shape[1] in self.attn_resolutions:
+                    h = attention()(h)
+                skips.append(h)
+            if level == levels - 1:
+                break
+            if biggan:
+                resample = partial(downsample, kernel=kernel)
+                h = block(h.shape[-1], resample=resample)(h, temb, train)
+            else:
+                h = shrink(h.shape[-1] if self.resamp_with_conv else None)(h)
+            if self.progressive_input == "input_skip":
+                pyramid = downsample(pyramid, kernel)
+                h = Combine(self.progressive_combine)(pyramid, h)
+            elif self.progressive_input == "residual":
+                pyramid = shrink(h.shape[-1])(pyramid)
+                h = pyramid = add_skip(pyramid, h, self.skip_rescale)
+            skips.append(h)
+
+        h = block(h.shape[-1])(h, temb, train)
+        h = attention()(h)
+        h = block(h.shape[-1])(h, temb, train)
+
+        output = None
+        for level, mult in reversed(list(enumerate(self.ch_mult))):
+            for _ in range(self.num_res_blocks + 1):
+                h = block(self.nf * mult)(jnp.concatenate([h, skips.pop()], -1), temb, train)
+            if h.shape[1] in self.attn_resolutions:
+                h = attention()(h)
+            if self.progressive == "output_skip":
+                grown = 0 if output is None else upsample(output, kernel)
+                output = grown + head(h, channels, self.init_scale)
+            elif self.progressive == "residual" and output is None:
+                output = head(h, h.shape[-1], 1.0)
+            elif self.progressive == "residual":
+                h = output = add_skip(grow(h.shape[-1])(output), h, self.skip_rescale)
+            if level:
+                if biggan:
+                    resample = partial(upsample, kernel=kernel)
+                    h = block(h.shape[-1], resample=resample)(h, temb, train)
+                else:
+                    h = grow(h.shape[-1] if self.resamp_with_conv else None)(h)
+
+        if self.progressive != "output_skip":
+            output = head(h, channels, self.init_scale)
+        if self.scale_by_sigma:
+            sigma = labels
+            if self.embedding_type == "positional":
+                ratio = self.sigma_min / self.sigma_max
+                sigma = self.sigma_max * ratio ** (labels / (self.num_scales - 1))
+            output = output / sigma[:, None, None, None]
+        return output

@@ -1,0 +1,62 @@
+"""Resampling of images by 2 with a separable FIR filter (StyleGAN2, Karras et al. 2020).
+
+The filters are short, so each pass is a sum of shifted slices: no zeros are inserted, nothing is
+multiplied by them, and the pass fuses with its neighbours. Kernel (1, 1) is nearest-neighbour
+upsampling and mean pooling.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+Image = Float[Array, "batch height width channels"]
+
+
+def upsample(x: Image, kernel: Sequence[float]) -> Image:
+    """Doubles height and width."""
+    taps = 2 * _taps(kernel)
+    pad = (len(taps) + 1) // 2
+    for axis in (1, 2):
+        phases = []
+        for phase in (0, 1):  # even outputs meet every other tap, odd outputs the rest
+            first = (pad - phase) % 2
+            before = (pad - phase - first) // 2
+            after = len(taps[first::2]) - 1 - before
+            phases.append(_correlate(x, taps[first::2], axis, before, after))
+        shape = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+        x = jnp.stack(phases, axis + 1).reshape(shape)
+    return x
+
+
+def downsample(x: Image, kernel: Sequence[float]) -> Image:
+    """Halves height and width."""
+    taps = _taps(kernel)
+    for axis in (1, 2):
+        x = _correlate(x, taps, axis, (len(taps) - 1) // 2, (len(taps) - 2) // 2, stride=2)
+    return x
+
+
+def smooth(x: Image, kernel: Sequence[float], before: int, after: int) -> Image:
+    """Filters at full resolution, after padding with zeros."""
+    for axis in (1, 2):
+        x = _correlate(x, _taps(kernel), axis, before, after)
+    return x
+
+
+def _taps(kernel: Sequence[float]) -> np.ndarray:
+    taps = np.asarray(kernel, np.float32)[::-1]
+    return taps / taps.sum()
+
+
+def _correlate(x: Array, taps: np.ndarray, axis: int, before: int, after: int, stride: int = 1):
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (before, after)
+    x = jnp.pad(x, padding)
+    last = x.shape[axis] - len(taps) + 1
+    parts = (
+        float(tap) * lax.slice_in_dim(x, i, i + last, stride, axis) for i, tap in enumerate(taps)
+    )
+    return sum(parts)

@@ -1,0 +1,35 @@
+"""Euler-Maruyama on the reverse-time SDE."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxtyping import Array, PRNGKeyArray
+
+from samplers.base import Samples
+from samplers.predictor_corrector import PredictorCorrector
+from sde_lib import SDE, ScoreFn
+
+
+@dataclasses.dataclass(frozen=True)
+class EulerMaruyama:
+    """n_steps equal steps from t_max to t_min, one evaluation each (Song et al. 2021, App. D)."""
+
+    n_steps: int = 1000
+
+    def __post_init__(self):
+        self._as_predictor()
+
+    def _as_predictor(self) -> PredictorCorrector:
+        return PredictorCorrector(self.n_steps, "euler_maruyama", corrector="none", denoise=False)
+
+    def __call__(
+        self,
+        key: PRNGKeyArray,
+        sde: SDE,
+        score_fn: ScoreFn,
+        shape: Sequence[int],
+        first_index: int | Array = 0,
+        n_frames: int = 0,
+    ) -> Samples:
+        """Samples of `shape` = (B, ...): see PredictorCorrector."""
+        return self._as_predictor()(key, sde, score_fn, shape, first_index, n_frames)

@@ -1,0 +1,241 @@
+"""Predictor-corrector sampling (Song et al. 2021, Section 4.2 and Appendix G).
+
+A predictor steps from t to t - dt; a corrector is one step of Langevin dynamics at fixed t. Both
+are pure functions: the noise z is an argument. Both return x and x_mean, x before its noise.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from samplers.base import Samples
+from sde_lib import SDE, ScoreFn, check_score_fn
+from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+from sde_lib.checks import check_at_least, check_name
+
+
+def euler_maruyama(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    t: PerSample,
+    dt: float,
+    z: Batch,
+    probability_flow: bool = False,
+) -> tuple[Batch, Batch]:
+    """One Euler-Maruyama step of length dt > 0 of the reverse SDE, or of its ODE."""
+    score = score_fn(x, t)
+    if probability_flow:
+        x_mean = x - dt * sde.flow_drift(x, t, score)
+        return x_mean, x_mean
+    x_mean = x - dt * sde.reverse_drift(x, t, score)
+    return x_mean + expand(sde.diffusion(t) * jnp.sqrt(dt), x) * z, x_mean
+
+
+def reverse_diffusion(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    t: PerSample,
+    dt: float,
+    z: Batch,
+    probability_flow: bool = False,
+) -> tuple[Batch, Batch]:
+    """One reverse step of the forward chain of t_max / dt steps (Song et al. 2021, Eq. 46)."""
+    f, g = sde.discretize(x, t, sde.t_max / dt)
+    drift = f - (0.5 if probability_flow else 1.0) * expand(g**2, x) * score_fn(x, t)
+    x_mean = x - drift
+    return (x_mean if probability_flow else x_mean + expand(g, x) * z), x_mean
+
+
+def ancestral_sampling(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    t: PerSample,
+    dt: float,
+    z: Batch,
+    probability_flow: bool = False,
+) -> tuple[Batch, Batch]:
+    """One step of the reverse Markov chain: DDPM's under VP, SMLD's under VE (App. F).
+
+    Raises ValueError when probability_flow: the chain has no deterministic form.
+    """
+    if probability_flow:
+        raise ValueError("ancestral_sampling has no probability flow: take 'reverse_diffusion'")
+    a, v, std = sde.ancestral(t, sde.t_max / dt)
+    x_mean = (x + expand(v, x) * score_fn(x, t)) / expand(a, x)
+    return x_mean + expand(std, x) * z, x_mean
+
+
+def langevin(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    t: PerSample,
+    z: Batch,
+    snr: float,
+    norm: Literal["sample", "batch"] = "sample",
+) -> tuple[Batch, Batch]:
+    """One Langevin step whose size keeps the ratio of score norm to noise norm at `snr`.
+
+    step = 2 alpha (snr |z| / |score|)^2, both norms averaged over the batch, is the published one
+    (norm = "batch"; Song et al. 2021, Algorithms 4 and 5): it makes a sample depend on its
+    neighbours. Here each sample has its own, with |z|^2 replaced by its mean, the number of
+    dimensions, and at most ald's step. A step that varies with x or z biases the dynamics, and
+    one that grows where the score is nearly 0 throws samples far away; see the tests for figures.
+    """
+    score = score_fn(x, t)
+    if norm == "batch":
+        ratio = jnp.full_like(t, jnp.mean(_norm(z)) / jnp.mean(_norm(score)))
+    else:
+        ratio = jnp.minimum(math.sqrt(math.prod(x.shape[1:])) / _norm(score), sde.sigma(t))
+    return _langevin_step(x, score, 2 * _chain_alpha(sde, t) * (snr * ratio) ** 2, z)
+
+
+def ald(
+    sde: SDE, score_fn: ScoreFn, x: Batch, t: PerSample, z: Batch, snr: float
+) -> tuple[Batch, Batch]:
+    """One step of annealed Langevin dynamics: step = 2 alpha (snr sigma)^2."""
+    step = 2 * _chain_alpha(sde, t) * (snr * sde.sigma(t)) ** 2
+    return _langevin_step(x, score_fn(x, t), step, z)
+
+
+def _langevin_step(x: Batch, score: Batch, step: PerSample, z: Batch) -> tuple[Batch, Batch]:
+    x_mean = x + expand(step, x) * score
+    return x_mean + expand(jnp.sqrt(2 * step), x) * z, x_mean
+
+
+def _norm(x: Batch) -> PerSample:
+    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
+
+
+def _chain_alpha(sde: SDE, t: PerSample) -> PerSample:
+    """The correctors' alpha: 1 - beta_k of the thousand-step chain under VP, 1 under VE."""
+    return sde.ancestral(t, 1000)[0] ** 2
+
+
+def _stay(sde: SDE, score_fn: ScoreFn, x: Batch, *_, **__) -> tuple[Batch, Batch]:
+    return x, x
+
+
+PREDICTORS = {
+    "euler_maruyama": euler_maruyama,
+    "reverse_diffusion": reverse_diffusion,
+    "ancestral_sampling": ancestral_sampling,
+    "none": _stay,
+}
+CORRECTORS = {"langevin": langevin, "ald": ald, "none": _stay}
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorCorrector:
+    """n_steps times: n_corrector_steps of the corrector at t, then one predictor step down.
+
+    Attributes:
+        n_steps: times at which the predictor's score is evaluated. With `denoise`, the last of
+            them is t_min itself, and its evaluation serves Tweedie's formula, as in the published
+            sampler; without, the last predictor step ends at t_min. Either way a sample costs
+            n_steps (1 + n_corrector_steps) evaluations, less those of a part that is "none".
+        predictor: a name in PREDICTORS.
+        corrector: a name in CORRECTORS.
+        snr: the corrector's signal-to-noise ratio.
+        n_corrector_steps: corrector steps at each time.
+        denoise: return E[x_0 | x] at t_min in place of x.
+        probability_flow: the predictor follows the ODE: no noise.
+        norm: "sample" or "batch", the norms in langevin's step size.
+
+    Raises:
+        ValueError: an unknown name, an impossible number.
+    """
+
+    n_steps: int = 1000
+    predictor: str = "reverse_diffusion"
+    corrector: str = "langevin"
+    snr: float = 0.16
+    n_corrector_steps: int = 1
+    denoise: bool = True
+    probability_flow: bool = False
+    norm: Literal["sample", "batch"] = "sample"
+
+    def __post_init__(self):
+        check_name("predictor", self.predictor, PREDICTORS)
+        check_name("corrector", self.corrector, CORRECTORS)
+        check_name("norm", self.norm, ("sample", "batch"))
+        check_at_least(2 if self.denoise else 1, n_steps=self.n_steps)
+        check_at_least(0, n_corrector_steps=self.n_corrector_steps)
+        if not self.snr > 0:
+            raise ValueError(f"snr is {self.snr}: it must be positive")
+        if self.probability_flow and self.predictor == "ancestral_sampling":
+            raise ValueError("ancestral_sampling has no probability flow: take 'reverse_diffusion'")
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations a sample."""
+        n_predictor = 0 if self.predictor == "none" else self.n_steps - self.denoise
+        n_corrector = 0 if self.corrector == "none" else self.n_steps * self.n_corrector_steps
+        return n_predictor + n_corrector + self.denoise
+
+    def __call__(
+        self,
+        key: PRNGKeyArray,
+        sde: SDE,
+        score_fn: ScoreFn,
+        shape: Sequence[int],
+        first_index: int | Array = 0,
+        n_frames: int = 0,
+    ) -> Samples:
+        """Draws samples, all in one compiled loop.
+
+        Args:
+            key: with first_index + i, decides on sample i; the batch does not (but norm="batch").
+            sde: the forward SDE.
+            score_fn: its score.
+            shape: (B, ...).
+            first_index: index of the first sample in the stream `key`.
+            n_frames: states to record on the way, at most one a step.
+
+        Raises:
+            ValueError: a score_fn that changes the shape; more frames than steps.
+        """
+        check_score_fn(score_fn, shape)
+        n_moves = self.n_steps - self.denoise
+        if n_frames > n_moves:
+            raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
+        dt = (sde.t_max - sde.t_min) / n_moves
+        keys = sample_keys(key, shape[0], first_index)
+
+        def correct(x, t, keys):
+            corrector = CORRECTORS[self.corrector]
+            if self.corrector == "langevin":
+                corrector = partial(corrector, norm=self.norm)
+            for i in range(self.n_corrector_steps if self.corrector != "none" else 0):
+                x, _ = corrector(sde, score_fn, x, t, normal(fold_in(keys, i + 1), shape), self.snr)
+            return x
+
+        def step(k, carry):
+            x, path = carry
+            t = jnp.full(shape[0], sde.t_max - k * dt)
+            step_keys = fold_in(keys, k)
+            x = correct(x, t, step_keys)
+            z = normal(fold_in(step_keys, 0), shape)
+            x, _ = PREDICTORS[self.predictor](
+                sde, score_fn, x, t, dt, z, probability_flow=self.probability_flow
+            )
+            if n_frames:
+                path = path.at[k * n_frames // n_moves].set(x)
+            return x, path
+
+        x = sde.prior_sample(key, shape, first_index)
+        x, path = jax.lax.fori_loop(0, n_moves, step, (x, jnp.zeros((n_frames, *shape))))
+        if self.denoise:
+            t = jnp.full(shape[0], sde.t_min)
+            x = correct(x, t, fold_in(keys, n_moves))
+            x = sde.denoise(x, t, score_fn(x, t))
+        return Samples(x, self.nfe, path)

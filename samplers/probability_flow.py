@@ -1,0 +1,60 @@
+"""The probability-flow ODE, solved adaptively (Song et al. 2021, Section 4.3)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from samplers.base import Samples
+from sde_lib import SDE, ScoreFn, check_score_fn, solve_ode
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbabilityFlow:
+    """Solves dx/dt = f x - g^2 score / 2 from the prior at t_max to t_min.
+
+    Samples of one batch share their steps, so a sample depends on its batch to solver tolerance.
+
+    Attributes:
+        rtol: relative tolerance of one solver step.
+        atol: absolute tolerance of one solver step.
+        denoise: return E[x_0 | x] at t_min (one more evaluation) in place of x.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    denoise: bool = False
+
+    def __post_init__(self):
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be positive")
+
+    def __call__(
+        self,
+        key: PRNGKeyArray,
+        sde: SDE,
+        score_fn: ScoreFn,
+        shape: Sequence[int],
+        first_index: int | Array = 0,
+        n_frames: int = 0,
+    ) -> Samples:
+        """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector."""
+        check_score_fn(score_fn, shape)
+
+        def velocity(t, x):
+            return sde.flow_drift(x, t, score_fn(x, t))
+
+        x, path, nfe = solve_ode(
+            velocity,
+            sde.prior_sample(key, shape, first_index),
+            sde.t_max,
+            sde.t_min,
+            self.rtol,
+            self.atol,
+            path_times=jnp.linspace(sde.t_max, sde.t_min, n_frames + 1)[1:],
+        )
+        if self.denoise:
+            t = jnp.full(shape[0], sde.t_min)
+            x, nfe = sde.denoise(x, t, score_fn(x, t)), nfe + 1
+        return Samples(x, nfe, path)

@@ -1,0 +1,21 @@
+"""The mathematics: forward SDEs, training objectives and likelihoods."""
+
+from sde_lib.families import VE, VP, SubVP
+from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
+from sde_lib.losses import denoising_score_matching
+from sde_lib.sde import SDE, ScoreFn, check_score_fn
+from sde_lib.solve import solve_ode
+
+__all__ = [
+    "SDE",
+    "VE",
+    "VP",
+    "LogLikelihood",
+    "ScoreFn",
+    "SubVP",
+    "bits_per_dim",
+    "check_score_fn",
+    "denoising_score_matching",
+    "log_likelihood",
+    "solve_ode",
+]

@@ -1,0 +1,20 @@
+"""Checks of what a user names or counts, with errors that say what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError, with the nearest known name, unless name is known."""
+    known = sorted(known)
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"{kind} {name!r} is unknown: {hint}choose one of {', '.join(known)}")
+
+
+def check_at_least(least: int, **counts: int) -> None:
+    """Raises ValueError, naming it, for a count that is below `least`."""
+    for name, count in counts.items():
+        if count < least:
+            raise ValueError(f"{name} is {count}: it must be at least {least}")

@@ -1,0 +1,173 @@
+"""The SDEs of Song et al. 2021 (arXiv 2011.13456), Section 3.4 and Appendix B, in closed form."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from sde_lib.batch import Batch, expand
+from sde_lib.sde import SDE, Time
+
+
+@dataclasses.dataclass(frozen=True)
+class VE(SDE):
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t (SMLD's limit).
+
+    Raises ValueError unless 0 < sigma_min < sigma_max.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    t_min: float = dataclasses.field(default=1e-5, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}: VE needs "
+                "0 < sigma_min < sigma_max"
+            )
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.ones_like(t, jnp.float32)
+
+    def sigma(self, t: Time) -> Array:
+        return self.sigma_min * jnp.exp(self._log_ratio * jnp.asarray(t, jnp.float32) / self.t_max)
+
+    def drift_coefficient(self, t: Time) -> Array:
+        return jnp.zeros_like(t, jnp.float32)
+
+    def diffusion(self, t: Time) -> Array:
+        return self.sigma(t) * math.sqrt(2 * self._log_ratio / self.t_max)
+
+    @property
+    def prior_std(self) -> float:
+        return self.sigma_max
+
+    def _previous_sigma(self, t: Time, n_steps: float) -> Array:
+        """sigma one step down the grid k / (n_steps - 1); 0 before its first point."""
+        t = jnp.asarray(t, jnp.float32)
+        step = self.t_max / (n_steps - 1) if n_steps > 1 else self.t_max
+        return jnp.where(t < 0.5 * step, 0.0, self.sigma(jnp.maximum(t - step, 0.0)))
+
+    def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
+        """SMLD's chain: n_steps noise levels from sigma_min to sigma_max (Eq. 44 and 45)."""
+        variance = self.sigma(t) ** 2 - self._previous_sigma(t, n_steps) ** 2
+        return jnp.zeros_like(x), jnp.sqrt(variance)
+
+    def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
+        """SMLD's ancestral step (Eq. 47)."""
+        sigma, previous = self.sigma(t), self._previous_sigma(t, n_steps)
+        variance = sigma**2 - previous**2
+        return jnp.ones_like(sigma), variance, jnp.sqrt(variance) * previous / sigma
+
+    def log_snr(self, t: Time) -> Array:
+        return -2 * jnp.log(self.sigma(t))
+
+    def inverse_log_snr(self, log_snr: Array) -> Array:
+        return (-0.5 * log_snr - math.log(self.sigma_min)) * self.t_max / self._log_ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class _LinearBeta(SDE):
+    """What VP and subVP share: f = -beta / 2 with beta linear in t, B = its integral from 0."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.beta_min < self.beta_max < math.inf:
+            raise ValueError(
+                f"beta_min = {self.beta_min}, beta_max = {self.beta_max}: "
+                f"{type(self).__name__} needs 0 < beta_min < beta_max"
+            )
+
+    def beta(self, t: Time) -> Array:
+        t = jnp.asarray(t, jnp.float32)
+        return self.beta_min + t * ((self.beta_max - self.beta_min) / self.t_max)
+
+    def _integral(self, t: Time) -> Array:
+        t = jnp.asarray(t, jnp.float32)
+        return t * (self.beta_min + t * (0.5 * (self.beta_max - self.beta_min) / self.t_max))
+
+    def _inverse_integral(self, b: Array) -> Array:
+        slope = (self.beta_max - self.beta_min) / self.t_max
+        return 2 * b / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * b))
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.exp(-0.5 * self._integral(t))
+
+    def drift_coefficient(self, t: Time) -> Array:
+        return -0.5 * self.beta(t)
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class VP(_LinearBeta):
+    """Variance preserving: alpha = exp(-B/2), sigma^2 = 1 - exp(-B) (DDPM's limit).
+
+    Raises ValueError unless 0 < beta_min < beta_max.
+    """
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
+
+    def diffusion(self, t: Time) -> Array:
+        return jnp.sqrt(self.beta(t))
+
+    def _chain_beta(self, t: Time, n_steps: float) -> Array:
+        """beta_k = beta(t) dt of DDPM's chain. Raises ValueError where one would reach 1."""
+        if n_steps <= self.beta_max * self.t_max:
+            raise ValueError(
+                f"VP's chain of {n_steps:g} steps has beta_k >= 1: take more than "
+                f"{self.beta_max * self.t_max:g} steps, or the predictor 'euler_maruyama'"
+            )
+        return self.beta(t) * (self.t_max / n_steps)
+
+    def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
+        """DDPM's chain: x <- sqrt(1 - beta_k) x + sqrt(beta_k) z (Eq. 46).
+
+        Raises ValueError when n_steps is so small that a beta_k would reach 1.
+        """
+        beta = self._chain_beta(t, n_steps)
+        return expand(jnp.sqrt(1 - beta), x) * x - x, jnp.sqrt(beta)
+
+    def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
+        """DDPM's ancestral step (Eq. 4), with the larger of its variances, beta_k."""
+        beta = self._chain_beta(t, n_steps)
+        return jnp.sqrt(1 - beta), beta, jnp.sqrt(beta)
+
+    def log_snr(self, t: Time) -> Array:
+        return -jnp.log(jnp.expm1(self._integral(t)))
+
+    def inverse_log_snr(self, log_snr: Array) -> Array:
+        return self._inverse_integral(jnp.logaddexp(0.0, -log_snr))
+
+
+@dataclasses.dataclass(frozen=True)
+class SubVP(_LinearBeta):
+    """Sub-variance preserving: alpha = exp(-B/2), sigma = 1 - exp(-B) (Eq. 29).
+
+    Raises ValueError unless 0 < beta_min < beta_max.
+    """
+
+    def sigma(self, t: Time) -> Array:
+        return -jnp.expm1(-self._integral(t))
+
+    def diffusion(self, t: Time) -> Array:
+        return jnp.sqrt(self.beta(t) * -jnp.expm1(-2 * self._integral(t)))
+
+    def log_snr(self, t: Time) -> Array:
+        return -2 * jnp.log(2 * jnp.sinh(0.5 * self._integral(t)))
+
+    def inverse_log_snr(self, log_snr: Array) -> Array:
+        return self._inverse_integral(2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))

@@ -1,0 +1,69 @@
+"""Training objectives: a loss for each sample, to be averaged by the caller."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from sde_lib.sde import SDE, ScoreFn
+from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+
+
+def denoising_score_matching(
+    key: PRNGKeyArray,
+    sde: SDE,
+    score_fn: ScoreFn,
+    x0: Batch,
+    likelihood_weighting: bool = False,
+    importance_sampling: bool = False,
+    reduce_mean: bool = False,
+    stratified: bool = False,
+) -> tuple[PerSample, dict[str, PerSample]]:
+    """Continuous denoising score matching (Song et al. 2021, Eq. 7).
+
+    With x_t = alpha x_0 + sigma z, the loss of a sample is half the sum over its dimensions
+    (`reduce_mean`: their mean) of w (sigma score_fn(x_t, t) + z)^2. The variance weighting is
+    w = 1; the likelihood weighting w = g^2 / sigma^2 bounds the negative log-likelihood
+    (Song et al. 2021b, arXiv 2101.09258).
+
+    Args:
+        key: randomness of t and z; sample i's depends on key and i alone unless stratified.
+        sde: the forward SDE.
+        score_fn: the model.
+        x0: [B, ...] data.
+        likelihood_weighting: weight by g^2 instead of sigma^2.
+        importance_sampling: with likelihood_weighting, draw t with density proportional to
+            g^2 / sigma^2, i.e. uniform in log-SNR; same expectation, lower variance.
+        reduce_mean: mean over dimensions instead of half the sum.
+        stratified: one t in each of B equally probable strata; same expectation, lower variance.
+
+    Returns:
+        The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.
+
+    Raises:
+        ValueError: importance_sampling without likelihood_weighting.
+    """
+    if importance_sampling and not likelihood_weighting:
+        raise ValueError("importance_sampling belongs to likelihood_weighting: set both or neither")
+    keys = sample_keys(key, x0.shape[0])
+    u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
+    if stratified:
+        u = (jnp.arange(x0.shape[0]) + u) / x0.shape[0]
+
+    t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
+    weight = jnp.ones_like(t)
+    if importance_sampling:
+        highest, lowest = sde.log_snr(jnp.array([sde.train_t_min, sde.t_max]))
+        t = sde.inverse_log_snr(highest + u * (lowest - highest))
+        t = jnp.clip(t, sde.train_t_min, sde.t_max)
+        weight *= (highest - lowest) / (sde.t_max - sde.train_t_min)
+    elif likelihood_weighting:
+        weight = (sde.diffusion(t) / sde.sigma(t)) ** 2
+
+    z = normal(fold_in(keys, 1), x0.shape)
+    mean, std = sde.marginal(x0, t)
+    std = expand(std, x0)
+    residual = std * score_fn(mean + std * z, t) + z
+    axes = tuple(range(1, x0.ndim))
+    error = jnp.mean(residual**2, axis=axes)
+    total = error if reduce_mean else 0.5 * jnp.sum(residual**2, axis=axes)
+    return weight * total, {"t": t, "error": error}

@@ -1,0 +1,155 @@
+"""The forward SDE: given alpha(t) and sigma(t), everything else follows.
+
+The transition kernel x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I) belongs to the linear SDE
+dx = f(t) x dt + g(t) dw with f = alpha'/alpha and g^2 = 2 sigma sigma' - 2 f sigma^2.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
+
+ScoreFn = Callable[[Array, Array], Array]
+"""score_fn(x, t) = grad_x log p_t(x), with t of shape [B] and the shape of x."""
+
+Time = Float[Array, "..."] | float
+
+
+@dataclasses.dataclass(frozen=True)
+class SDE(abc.ABC):
+    """A diffusion from data (t = 0) to prior (t = t_max). Subclasses give alpha and sigma.
+
+    Attributes:
+        t_max: time of the prior.
+        t_min: time at which sampling ends.
+        train_t_min: smallest time of training, and the time at which likelihoods start.
+    """
+
+    t_max: float = dataclasses.field(default=1.0, kw_only=True)
+    t_min: float = dataclasses.field(default=1e-3, kw_only=True)
+    train_t_min: float = dataclasses.field(default=1e-5, kw_only=True)
+
+    def __post_init__(self):
+        for name in ("t_min", "train_t_min"):
+            value = getattr(self, name)
+            if not 0 <= value < self.t_max:
+                raise ValueError(f"{name} is {value}: it must lie in [0, t_max = {self.t_max})")
+
+    @abc.abstractmethod
+    def alpha(self, t: Time) -> Array:
+        """Factor of x_0 in the mean of x_t; t of any shape."""
+
+    @abc.abstractmethod
+    def sigma(self, t: Time) -> Array:
+        """Standard deviation of x_t given x_0; t of any shape."""
+
+    def drift_coefficient(self, t: Time) -> Array:
+        """f(t) = d log alpha / dt."""
+        return _derivative(self.alpha, t) / self.alpha(t)
+
+    def diffusion(self, t: Time) -> Array:
+        """g(t), of the shape of t."""
+        sigma = self.sigma(t)
+        variance_rate = _derivative(self.sigma, t) - self.drift_coefficient(t) * sigma
+        return jnp.sqrt(2 * sigma * variance_rate)
+
+    def drift(self, x: Batch, t: Time) -> Batch:
+        """f(t) x."""
+        return expand(self.drift_coefficient(t), x) * x
+
+    def marginal(self, x0: Batch, t: Time) -> tuple[Batch, Array]:
+        """Mean (shape of x0) and standard deviation ([B]) of x_t given x_0."""
+        return expand(self.alpha(t), x0) * x0, self.sigma(t)
+
+    def reverse_drift(self, x: Batch, t: Time, score: Batch) -> Batch:
+        """Drift of the reverse-time SDE, f x - g^2 score (Song et al. 2021, Eq. 6)."""
+        return self.drift(x, t) - expand(self.diffusion(t) ** 2, x) * score
+
+    def flow_drift(self, x: Batch, t: Time, score: Batch) -> Batch:
+        """Drift of the probability-flow ODE, f x - g^2 score / 2 (Song et al. 2021, Eq. 13)."""
+        return self.drift(x, t) - 0.5 * expand(self.diffusion(t) ** 2, x) * score
+
+    def denoise(self, x: Batch, t: Time, score: Batch) -> Batch:
+        """E[x_0 | x_t] = (x + sigma^2 score) / alpha: Tweedie's formula."""
+        return (x + expand(self.sigma(t) ** 2, x) * score) / expand(self.alpha(t), x)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior, N(0, prior_std^2 I)."""
+        with jax.ensure_compile_time_eval():
+            return float(self.sigma(self.t_max))
+
+    def prior_sample(
+        self, key: PRNGKeyArray, shape: Sequence[int], first_index: int | Array = 0
+    ) -> Batch:
+        """Draws from the prior; `shape` = (B, ...). Sample i depends on key and i alone."""
+        return self.prior_std * normal(sample_keys(key, shape[0], first_index), shape)
+
+    def prior_logp(self, x: Batch) -> PerSample:
+        """Log density of each x under the prior, in nats."""
+        axes = tuple(range(1, x.ndim))
+        dims = math.prod(x.shape[1:])
+        log_norm = dims * (math.log(self.prior_std) + 0.5 * math.log(2 * math.pi))
+        return -0.5 * jnp.sum((x / self.prior_std) ** 2, axis=axes) - log_norm
+
+    def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
+        """f(x) and G ([B]) of one step x <- x + f + G z at t of the forward chain of n_steps.
+
+        Here, Euler's: drift dt and diffusion sqrt(dt). VE and VP have chains of their own.
+        """
+        dt = self.t_max / n_steps
+        return self.drift(x, t) * dt, self.diffusion(t) * jnp.sqrt(dt)
+
+    def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
+        """(a, v, std) of one ancestral step x_s = (x_t + v score) / a + std z, s one step before t.
+
+        N(a x_s, v I) is the transition from s to t; the mean is that of q(x_s | x_t, x_0) at
+        Tweedie's x_0, std^2 = v sigma_s^2 / sigma_t^2 its variance (DDPM, Ho et al. 2020, Eq. 7).
+        """
+        s = jnp.maximum(t - self.t_max / n_steps, 0.0)
+        a = self.alpha(t) / self.alpha(s)
+        v = self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2
+        return a, v, jnp.sqrt(v) * self.sigma(s) / self.sigma(t)
+
+    def log_snr(self, t: Time) -> Array:
+        """log(alpha^2 / sigma^2), decreasing in t; its rate is -g^2 / sigma^2."""
+        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
+        """The t in [0, t_max] with log_snr(t) = log_snr, by bisection to float32's last bit."""
+
+        def halve(_, bracket):
+            low, high = bracket
+            middle = 0.5 * (low + high)
+            before = self.log_snr(middle) > log_snr
+            return jnp.where(before, middle, low), jnp.where(before, high, middle)
+
+        low = jnp.zeros_like(log_snr)
+        low, high = jax.lax.fori_loop(0, 48, halve, (low, jnp.full_like(low, self.t_max)))
+        return 0.5 * (low + high)
+
+
+def check_score_fn(score_fn: ScoreFn, shape: Sequence[int]) -> None:
+    """Raises ValueError unless score_fn maps x of `shape` and t of [B] to the shape of x.
+
+    The function is traced, not run.
+    """
+    shape = tuple(shape)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    out = jax.eval_shape(score_fn, x, jax.ShapeDtypeStruct(shape[:1], jnp.float32))
+    if getattr(out, "shape", None) != shape:
+        raise ValueError(
+            f"score_fn returned {getattr(out, 'shape', type(out).__name__)} for x of shape {shape}"
+            f" and t of shape {shape[:1]}: it must return the shape of x"
+        )
+
+
+def _derivative(fn: Callable[[Array], Array], t: Time) -> Array:
+    t = jnp.asarray(t, jnp.float32)
+    return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]
