@@ -109,7 +109,6 @@ class NCSNpp(nn.Module):
         grow = partial(Upsample, kernel=kernel, fir=self.fir)
         shrink = partial(Downsample, kernel=kernel, fir=self.fir)
 
-
         def head(h, features, scale):
             return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
 
@@ -171,7 +170,7 @@ class NCSNpp(nn.Module):
                 else:
                     h = grow(h.shape[-1] if self.resamp_with_conv else None)(h)
 
-        if self.progressive != "output_skip":
+        if output is None or self.progressive != "output_skip":
             output = head(h, channels, self.init_scale)
         if self.scale_by_sigma:
             sigma = labels

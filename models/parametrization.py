@@ -4,15 +4,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import ml_collections
 from jaxtyping import PRNGKeyArray
 
+from models.config import Config
 from sde_lib import SDE, VE, ScoreFn
 from sde_lib.batch import expand
 
 
 def score_fn(
-    config: ml_collections.ConfigDict,
+    config: Config,
     sde: SDE,
     model: nn.Module,
     params: Any,
@@ -38,7 +38,7 @@ def score_fn(
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
         sees_sigma = isinstance(sde, VE) or config.model.name == "mlp"
         labels = sde.sigma(t) if sees_sigma else 999 * t / sde.t_max
-        output = model.apply({"params": params}, x, labels, train=train, rngs=rngs)
+        output: Any = model.apply({"params": params}, x, labels, train=train, rngs=rngs)
         gives_score = isinstance(sde, VE) and config.model.name != "mlp"
         return output if gives_score else -output / expand(sde.sigma(t), x)
 

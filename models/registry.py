@@ -1,10 +1,11 @@
 """Every network by its name in config.model.name."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
-import ml_collections
 
+from models.config import Config
 from models.mlp import MLP
 from models.ncsnpp import ACTIVATIONS, NCSNpp
 from sde_lib.checks import check_name
@@ -21,7 +22,7 @@ CHOICES = {
 }
 
 
-def create(config: ml_collections.ConfigDict) -> nn.Module:
+def create(config: Config) -> nn.Module:
     """The network that config.model describes; call it as model.apply(variables, x, labels).
 
     Fields of config.model that the network does not have are left alone: score_sde's configs
@@ -37,7 +38,10 @@ def create(config: ml_collections.ConfigDict) -> nn.Module:
             check_name(f"config.model.{field}", options[field], choices)
     network = MODELS[options.name]
     fields = {field.name for field in dataclasses.fields(network)} & set(options) - {"name"}
-    values = {field: options[field] for field in fields}
+    values: dict[str, Any] = {
+        field: tuple(options[field]) if isinstance(options[field], list) else options[field]
+        for field in fields
+    }
     if network is NCSNpp:
         values["centered"] = config.data.centered
-    return network(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return network(**values)

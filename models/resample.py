@@ -5,6 +5,8 @@ multiplied by them, and the pass fuses with its neighbours. Kernel (1, 1) is nea
 upsampling and mean pooling.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -51,12 +53,12 @@ def _taps(kernel: Sequence[float]) -> np.ndarray:
     return taps / taps.sum()
 
 
-def _correlate(x: Array, taps: np.ndarray, axis: int, before: int, after: int, stride: int = 1):
+def _correlate(
+    x: Array, taps: np.ndarray, axis: int, before: int, after: int, stride: int = 1
+) -> Array:
     padding = [(0, 0)] * x.ndim
     padding[axis] = (before, after)
     x = jnp.pad(x, padding)
     last = x.shape[axis] - len(taps) + 1
-    parts = (
-        float(tap) * lax.slice_in_dim(x, i, i + last, stride, axis) for i, tap in enumerate(taps)
-    )
-    return sum(parts)
+    shifted = (lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(len(taps)))
+    return functools.reduce(operator.add, map(operator.mul, taps.tolist(), shifted))

@@ -8,15 +8,15 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from models.config import Config
 from models.registry import create
 
 LEAVES = {"kernel": ("weight", "W"), "scale": ("weight",), "bias": ("bias", "b"), "W": ("W",)}
 
 
-def score_sde(state_dict: Mapping[str, np.ndarray], config: ml_collections.ConfigDict) -> Any:
+def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     """Parameters of models.create(config) from a state dict of the PyTorch score_sde.
 
     The published network keeps its layers in a list, in the order in which they are called: entry
@@ -59,7 +59,7 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: ml_collections.Confi
     return flax.traverse_util.unflatten_dict(params)
 
 
-def _layers(config: ml_collections.ConfigDict) -> tuple[list[str], dict[tuple[str, ...], Any]]:
+def _layers(config: Config) -> tuple[list[str], dict[tuple[str, ...], Any]]:
     """The network's layers in the order of their calls, and its parameters' shapes by path."""
     model = create(config)
     order = []

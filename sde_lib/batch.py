@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 Batch = Float[Array, "batch *shape"]
 PerSample = Float[Array, " batch"]
 
+
 def expand(a: Float[Array, "..."], x: Batch) -> Float[Array, "..."]:
     """Appends axes to `a` until it broadcasts against `x` from the left: [B] -> [B, 1, 1, 1]."""
     a = jnp.asarray(a)

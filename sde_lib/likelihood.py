@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from sde_lib.batch import Batch, PerSample, normal, sample_keys
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
-from sde_lib.batch import Batch, PerSample, normal, sample_keys
 
 Probe = Literal["rademacher", "gaussian", "exact"]
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from sde_lib.sde import SDE, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+from sde_lib.sde import SDE, ScoreFn
 
 
 def denoising_score_matching(

@@ -1,0 +1,87 @@
+"""What every experiment starts from. Sections and fields are those of score_sde's configs."""
+
+import difflib
+from typing import Any
+
+import ml_collections
+
+Config = Any  # an ml_collections.ConfigDict: a type checker cannot know its fields
+
+
+def get_config() -> Config:
+    """Defaults; a config file states its differences."""
+    config: Config = ml_collections.ConfigDict()
+    config.seed = 42
+
+    training = config.training = ml_collections.ConfigDict()
+    training.sde = "vpsde"  # "vesde", "vpsde" or "subvpsde"
+    training.continuous = True
+    training.n_iters = 1_300_001
+    training.batch_size = 128
+    training.log_freq = 50  # steps between lines of metrics
+    training.snapshot_freq = 50_000  # steps between pictures of samples
+    training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints
+    training.likelihood_weighting = False  # g^2 in place of sigma^2
+    training.importance_sampling = False  # of t, with likelihood_weighting
+    training.stratified = False  # one t in each of batch_size strata
+    training.reduce_mean = False  # mean over dimensions in place of half the sum
+
+    sampling = config.sampling = ml_collections.ConfigDict()
+    sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
+    sampling.n_samples = 64
+    sampling.batch_size = 64
+    sampling.n_steps = 1000
+    sampling.predictor = "reverse_diffusion"
+    sampling.corrector = "none"
+    sampling.n_steps_each = 1  # corrector steps at each time
+    sampling.snr = 0.16
+    sampling.noise_removal = True
+    sampling.probability_flow = False
+    sampling.rtol = 1e-5  # of the method "probability_flow"
+    sampling.atol = 1e-5
+
+    evaluation = config.eval = ml_collections.ConfigDict()
+    evaluation.batch_size = 256
+    evaluation.rtol = 1e-5
+    evaluation.atol = 1e-5
+    evaluation.probe = "rademacher"  # "gaussian", or "exact" for few dimensions
+    evaluation.n_probes = 1
+
+    data = config.data = ml_collections.ConfigDict()
+    data.dataset = ""
+    data.path = ""  # of data that does not come with a package
+    data.image_size = 32
+    data.num_channels = 3
+    data.centered = True  # in [-1, 1]; otherwise [0, 1]
+    data.random_flip = False
+    data.uniform_dequantization = True
+
+    model = config.model = ml_collections.ConfigDict()
+    model.name = "ncsnpp"
+    model.sigma_min = 0.01
+    model.sigma_max = 50.0
+    model.beta_min = 0.1
+    model.beta_max = 20.0
+    model.num_scales = 1000
+    model.ema_rate = 0.9999
+    model.nf = 128
+    model.num_res_blocks = 4
+
+    optim = config.optim = ml_collections.ConfigDict()
+    optim.optimizer = "Adam"
+    optim.lr = 2e-4
+    optim.beta1 = 0.9
+    optim.beta2 = 0.999
+    optim.eps = 1e-8
+    optim.weight_decay = 0.0
+    optim.warmup = 5000
+    optim.grad_clip = 1.0
+    return config
+
+
+def check_variant(variant: str, variants: tuple[str, ...]) -> None:
+    """Raises ValueError, naming the nearest, unless variant is one of variants."""
+    if variant not in variants:
+        near = difflib.get_close_matches(variant, variants, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"variant {variant!r} is unknown: {hint}choose one of {variants}")

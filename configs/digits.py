@@ -1,0 +1,54 @@
+"""Handwritten digits, 8 x 8 in 17 grey levels (scikit-learn's): the main job, on a laptop's CPU."""
+
+from configs import default
+
+VARIANTS = ("vp", "ve", "subvp", "long")
+
+
+def get_config(variant: str = "vp") -> default.Config:
+    default.check_variant(variant, VARIANTS)
+    config = default.get_config()
+    config.data.dataset = "digits"
+    config.data.image_size = 8
+    config.data.num_channels = 1
+
+    training = config.training
+    training.batch_size = 64
+    training.n_iters = 2000
+    training.snapshot_freq = 1000
+    training.snapshot_freq_for_preemption = 500
+    training.likelihood_weighting = True
+    training.importance_sampling = True
+    training.stratified = True
+
+    config.sampling.n_steps = 300
+    config.eval.batch_size = 297
+    config.eval.rtol = config.eval.atol = 1e-3
+
+    model = config.model
+    model.nf = 32
+    model.ch_mult = (1, 2)
+    model.num_res_blocks = 1
+    model.attn_resolutions = (4,)
+    model.resblock_type = "biggan"
+    model.skip_rescale = True
+    model.init_scale = 0.0
+    model.embedding_type = "positional"
+    model.progressive_input = "none"
+    model.scale_by_sigma = False
+    model.fir = False
+    model.dropout = 0.0
+    model.ema_rate = 0.999
+    config.optim.lr = 2e-3
+    config.optim.warmup = 100
+
+    if variant == "ve":
+        training.sde = "vesde"
+        model.embedding_type = "fourier"
+        model.scale_by_sigma = True
+        model.sigma_max = 10.0
+    elif variant == "subvp":
+        training.sde = "subvpsde"
+    elif variant == "long":
+        training.n_iters = 15_000
+    return config

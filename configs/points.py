@@ -1,0 +1,39 @@
+"""Points in the plane, for looking at scores, flows and likelihoods: minutes on a CPU.
+
+    python -m experiments.main --config=configs/points.py:moons
+
+Variants are data sets: swiss_roll, moons, checkerboard, and mixture, eight Gaussians on a circle
+whose score and density are known (experiments/data.py: mixture_log_prob).
+"""
+
+from configs import default
+
+VARIANTS = ("swiss_roll", "moons", "checkerboard", "mixture")
+
+
+def get_config(variant: str = "swiss_roll") -> default.Config:
+    default.check_variant(variant, VARIANTS)
+    config = default.get_config()
+    config.data.dataset = variant
+
+    training = config.training
+    training.n_iters = 10_000
+    training.batch_size = 512
+    training.log_freq = 100
+    training.snapshot_freq = 5_000
+    training.snapshot_freq_for_preemption = 2_500
+    training.stratified = True
+
+    config.sampling.n_samples = 4096
+    config.sampling.batch_size = 4096
+    config.sampling.n_steps = 500
+    config.eval.batch_size = 2048
+    config.eval.probe = "exact"
+
+    config.model.name = "mlp"
+    config.model.num_res_blocks = 3
+    config.model.fourier_scale = 1.0
+    config.model.ema_rate = 0.999
+    config.optim.lr = 1e-3
+    config.optim.warmup = 100
+    return config

@@ -1,0 +1,96 @@
+"""From a config to the objects that it names."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import samplers
+import sde_lib
+from models.config import Config
+from sde_lib.checks import check_at_least, check_name
+
+
+def make_sde(config: Config) -> sde_lib.SDE:
+    """The SDE that config.training.sde names, with its numbers from config.model."""
+    model = config.model
+    families = {
+        "vesde": lambda: sde_lib.VE(model.sigma_min, model.sigma_max),
+        "vpsde": lambda: sde_lib.VP(model.beta_min, model.beta_max),
+        "subvpsde": lambda: sde_lib.SubVP(model.beta_min, model.beta_max),
+    }
+    check_name("config.training.sde", config.training.sde, families)
+    return families[config.training.sde]()
+
+
+def make_sampler(config: Config):
+    """The sampler that config.sampling describes."""
+    options = config.sampling
+    by_method = {
+        "euler_maruyama": {"n_steps": options.n_steps},
+        "predictor_corrector": {
+            "n_steps": options.n_steps,
+            "predictor": options.predictor,
+            "corrector": options.corrector,
+            "snr": options.snr,
+            "n_corrector_steps": options.n_steps_each,
+            "denoise": options.noise_removal,
+            "probability_flow": options.probability_flow,
+        },
+        "probability_flow": {
+            "rtol": options.rtol,
+            "atol": options.atol,
+            "denoise": options.noise_removal,
+        },
+    }
+    check_name("config.sampling.method", options.method, by_method)
+    return samplers.create(options.method, **by_method[options.method])
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with linear warm-up, after clipping the gradient to a global norm."""
+    optim = config.optim
+    check_name("config.optim.optimizer", optim.optimizer, ("Adam",))
+    rate = optax.linear_schedule(0.0, optim.lr, optim.warmup) if optim.warmup else optim.lr
+    clip = optax.clip_by_global_norm(optim.grad_clip) if optim.grad_clip > 0 else optax.identity()
+    adam = optax.adamw(rate, optim.beta1, optim.beta2, optim.eps, weight_decay=optim.weight_decay)
+    return optax.chain(clip, adam)
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for numbers that no run can have, before anything is compiled."""
+    sde, sampler = make_sde(config), make_sampler(config)
+    make_optimizer(config)
+    training, sampling = config.training, config.sampling
+    check_at_least(
+        1,
+        **{
+            "config.training.n_iters": training.n_iters,
+            "config.training.batch_size": training.batch_size,
+            "config.training.log_freq": training.log_freq,
+            "config.training.snapshot_freq": training.snapshot_freq,
+            "config.training.snapshot_freq_for_preemption": training.snapshot_freq_for_preemption,
+            "config.sampling.n_samples": sampling.n_samples,
+            "config.sampling.batch_size": sampling.batch_size,
+            "config.eval.batch_size": config.eval.batch_size,
+        },
+    )
+    if not training.continuous:
+        raise ValueError("config.training.continuous is False: only continuous training exists")
+    if not 0 <= config.model.ema_rate < 1:
+        raise ValueError(f"config.model.ema_rate is {config.model.ema_rate}: it must be in [0, 1)")
+    if not config.optim.lr > 0:
+        raise ValueError(f"config.optim.lr is {config.optim.lr}: it must be positive")
+    # A sampler may not fit its SDE (too few steps for VP's chain): tracing it tells.
+    jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, (1, 2)), jax.random.key(0))
+
+
+def image_shape(config: Config) -> tuple[int, ...]:
+    """Shape of one sample of config.data: of an image, or (2,) for points."""
+    if config.model.name == "mlp":
+        return (2,)
+    return (config.data.image_size, config.data.image_size, config.data.num_channels)
+
+
+def dummy_inputs(config: Config):
+    """x and labels to initialise a network with."""
+    return jnp.zeros((1, *image_shape(config))), jnp.ones(1)

@@ -1,0 +1,58 @@
+"""Checkpoints, written in the background by orbax; the only file that knows orbax."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+LOG = logging.getLogger(__name__)
+KEEP = 3
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last KEEP of them, a folder each, named by its step."""
+
+    def __init__(self, workdir: Path):
+        self._folder = workdir.absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=KEEP)
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts writing; waits only for the write before it. A step that is there stays."""
+        if step != self._manager.latest_step():
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, like: Any) -> Any | None:
+        """The newest state that can be read, as a tree like `like`; None if there never was one.
+
+        A checkpoint that cannot be read is renamed to <step>.unreadable, with a warning.
+
+        Raises:
+            ValueError: there are checkpoints, and none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        for step in steps:
+            try:
+                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # orbax raises many kinds for a damaged folder
+                LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
+                (self._folder / str(step)).rename(self._folder / f"{step}.unreadable")
+                self._manager.reload()
+        if steps:
+            raise ValueError(
+                f"none of the checkpoints {steps} in {self._folder} can be read: "
+                "move the folder away to start over"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the last write."""
+        self._manager.wait_until_finished()
+        self._manager.close()

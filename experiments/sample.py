@@ -1,0 +1,128 @@
+"""Mode sample: draws samples, and the pictures that show them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import models
+import sde_lib
+from experiments import build, data, pictures
+from experiments import workdir as workdirs
+from models.config import Config
+
+N_FRAMES = 10
+N_PATHS = 8
+N_POINT_PATHS = 2000
+DENSITY_SIDE = 128
+
+
+def draw(config: Config, model: nn.Module, params: Any, n_samples: int) -> tuple[np.ndarray, int]:
+    """n_samples samples in model space, and the network evaluations of each.
+
+    They come in batches of config.sampling.batch_size; sample i is the same in any batch.
+
+    Raises:
+        FloatingPointError: a sample is not finite.
+    """
+    sde, sampler = build.make_sde(config), build.make_sampler(config)
+    size = min(config.sampling.batch_size, n_samples)
+    shape = (size, *build.image_shape(config))
+
+    @jax.jit
+    def batch(params, key, first_index):
+        score_fn = models.score_fn(config, sde, model, params)
+        return sampler(key, sde, score_fn, shape, first_index)
+
+    results = [batch(params, _key(config), first) for first in range(0, n_samples, size)]
+    x = np.concatenate([result.x for result in results])[:n_samples]
+    if not np.isfinite(x).all():
+        raise FloatingPointError(
+            "samples are not finite: take more steps (config.sampling.n_steps) or another sampler"
+        )
+    return x, max(int(result.nfe) for result in results)
+
+
+def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) -> np.ndarray:
+    """The first samples on their way: [N_FRAMES + 1, n_samples, ...], the prior first."""
+    sde, sampler = build.make_sde(config), build.make_sampler(config)
+    shape = (n_samples, *build.image_shape(config))
+
+    @jax.jit
+    def path(params, key):
+        score_fn = models.score_fn(config, sde, model, params)
+        frames = sampler(key, sde, score_fn, shape, n_frames=N_FRAMES).path
+        return jnp.concatenate([sde.prior_sample(key, shape)[None], frames])
+
+    return np.asarray(path(params, _key(config)))
+
+
+def save_samples(config: Config, model: nn.Module, params: Any, step: int, workdir: Path) -> Path:
+    """Draws samples, and saves their picture: a grid of images, or points beside the data."""
+    x, nfe = draw(config, model, params, config.sampling.n_samples)
+    about = _about(config, step, nfe=nfe)
+    path = workdir / "samples" / f"samples_{step}.png"
+    if x.ndim > 2:
+        columns = math.ceil(math.sqrt(len(x)))
+        return pictures.save_grid(path, data.to_uint8(config, x), columns, about)
+    points = data.load(config).train[: len(x)]
+    half_width = 1.1 * float(np.abs(points).max())
+    density = _density(config, model, params, half_width)
+    return pictures.save_points(path, points, x, density, half_width, about)
+
+
+def save_pictures(
+    config: Config, model: nn.Module, params: Any, step: int, workdir: Path
+) -> list[Path]:
+    """The picture of samples, and that of a few samples' way from noise to data."""
+    path = workdir / "samples" / f"path_{step}.png"
+    about = _about(config, step)
+    if len(build.image_shape(config)) > 1:
+        frames = _stretch(config, draw_paths(config, model, params, N_PATHS)).swapaxes(0, 1)
+        images = data.to_uint8(config, frames).reshape(-1, *frames.shape[2:])
+        pictures.save_grid(path, images, N_FRAMES + 1, about)
+    else:
+        frames = draw_paths(config, model, params, N_POINT_PATHS)
+        pictures.save_point_path(path, frames[::2], about)
+    return [save_samples(config, model, params, step, workdir), path]
+
+
+def save_loss_curve(config: Config, step: int, workdir: Path) -> Path:
+    """The picture of metrics.jsonl."""
+    metrics = workdirs.read_metrics(workdir)
+    return pictures.save_loss_curve(workdir / "samples" / "loss.png", metrics, _about(config, step))
+
+
+def _density(config, model: nn.Module, params: Any, half_width: float) -> np.ndarray:
+    """The model's density on a square mesh of points."""
+    sde = build.make_sde(config)
+    ticks = jnp.linspace(-half_width, half_width, DENSITY_SIDE)
+    mesh = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+
+    @jax.jit
+    def log_prob(params, key):
+        score_fn = models.score_fn(config, sde, model, params)
+        return sde_lib.log_likelihood(key, sde, score_fn, mesh, probe="exact").log_prob
+
+    return np.exp(log_prob(params, _key(config))).reshape(DENSITY_SIDE, DENSITY_SIDE)
+
+
+def _stretch(config, frames: np.ndarray) -> np.ndarray:
+    """Each frame's values moved to the data's range, for exploding noise to be seen at all."""
+    low, high = data.data_range(config)
+    axes = tuple(range(1, frames.ndim))
+    least, most = frames.min(axes, keepdims=True), frames.max(axes, keepdims=True)
+    least, most = np.minimum(least, low), np.maximum(most, high)
+    return low + (high - low) * (frames - least) / (most - least)
+
+
+def _key(config) -> jax.Array:
+    return jax.random.key(config.seed)
+
+
+def _about(config, step: int, **details) -> dict[str, str]:
+    return pictures.provenance(config=config.to_dict(), seed=config.seed, step=step, **details)

@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import SDES, Gaussian
+
+import sde_lib
+
+N = 20_000
+
+
+def losses(sde, seed=0, n=N, score_fn=None, **options):
+    gaussian = Gaussian()
+    x = gaussian.sample(jax.random.key(100), (n, 3))
+    score_fn = score_fn or gaussian.score_fn(sde)
+    key = jax.random.key(seed)
+    return sde_lib.denoising_score_matching(key, sde, score_fn, x, **options)
+
+
+def exact_error(sde, t):
+    """E (sigma score + z)^2 a dimension, of the exact score: 1 - sigma^2 / Var x_t."""
+    _, std = Gaussian().marginal(sde, t)
+    return 1 - (sde.sigma(t) / std) ** 2
+
+
+def standard_error(values):
+    return float(np.std(values) / np.sqrt(len(values)))
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_error_at_each_time_is_the_closed_form(name):
+    _, metrics = losses(SDES[name])
+    difference = metrics["error"] - exact_error(SDES[name], metrics["t"])
+    assert abs(float(difference.mean())) < 4 * standard_error(difference)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_the_exact_score_minimises_the_loss(name):
+    sde, gaussian = SDES[name], Gaussian()
+    at_minimum, _ = losses(sde)
+    for factor in (0.9, 1.1):
+        off, _ = losses(sde, score_fn=lambda x, t, f=factor: f * gaussian.score_fn(sde)(x, t))
+        assert float(jnp.mean(off - at_minimum)) > 2 * standard_error(off - at_minimum)
+
+
+def test_reductions_differ_by_half_the_dimensions():
+    total, _ = losses(SDES["vp"])
+    mean, _ = losses(SDES["vp"], reduce_mean=True)
+    np.testing.assert_allclose(total, 1.5 * mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_likelihood_weighting_has_its_closed_form_mean(name):
+    """t_min where the integral of g^2 / sigma^2 does not hang on a few samples near 0."""
+    family = type(SDES[name])
+    sde = family(train_t_min=0.01)
+    weighted, metrics = losses(sde, likelihood_weighting=True)
+    sampled, _ = losses(sde, likelihood_weighting=True, importance_sampling=True)
+    t = np.linspace(0.01, 1, 100_001)
+    weight = (sde.diffusion(t) / sde.sigma(t)) ** 2
+    exact = 1.5 * float(np.mean(np.asarray(weight * exact_error(sde, t), np.float64)))
+    assert abs(float(weighted.mean()) - exact) < 4 * standard_error(weighted)
+    assert abs(float(sampled.mean()) - exact) < 4 * standard_error(sampled)
+
+
+def test_importance_sampling_lowers_the_variance_of_the_weighted_loss():
+    """At t down to 1e-5 under VP: by a factor of 2 or more (measured: 8)."""
+    weighted, _ = losses(SDES["vp"], likelihood_weighting=True)
+    sampled, _ = losses(SDES["vp"], likelihood_weighting=True, importance_sampling=True)
+    print("IS", float(jnp.var(weighted)) / float(jnp.var(sampled)))
+    assert float(jnp.var(weighted)) > 2 * float(jnp.var(sampled))
+
+
+def test_stratified_times_lower_the_variance_of_the_batch_mean():
+    """Variance of the mean over batches of 128 under VP: by more than 2 (measured: 4)."""
+
+    @jax.jit
+    def batch_means(keys, gaussian_score_scale):
+        def one(key, stratified):
+            sde, gaussian = SDES["vp"], Gaussian()
+            x = gaussian.sample(key, (128, 3))
+            score_fn = gaussian.score_fn(sde)
+            return jnp.mean(
+                sde_lib.denoising_score_matching(key, sde, score_fn, x, stratified=stratified)[0]
+            )
+
+        return jax.vmap(lambda k: one(k, False))(keys), jax.vmap(lambda k: one(k, True))(keys)
+
+    plain, stratified = batch_means(jax.random.split(jax.random.key(0), 500), 1.0)
+    error = np.hypot(standard_error(plain), standard_error(stratified))
+    assert abs(float(plain.mean() - stratified.mean())) < 4 * error
+    print(float(plain.var() / stratified.var()))
+    assert float(plain.var()) > 1.2 * float(stratified.var())
+
+
+def test_stratified_times_fill_every_stratum():
+    _, metrics = losses(SDES["vp"], n=64, stratified=True)
+    strata = np.floor((np.asarray(metrics["t"]) - 1e-5) / (1 - 1e-5) * 64)
+    np.testing.assert_array_equal(np.sort(strata), np.arange(64))
+
+
+def test_importance_sampling_alone_is_refused():
+    with pytest.raises(ValueError, match="belongs to likelihood_weighting"):
+        losses(SDES["vp"], n=4, importance_sampling=True)
