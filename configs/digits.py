@@ -14,9 +14,9 @@ def get_config(variant: str = "vp") -> default.Config:
 
     training = config.training
     training.batch_size = 64
-    training.n_iters = 2000
-    training.snapshot_freq = 1000
-    training.snapshot_freq_for_preemption = 500
+    training.n_iters = 1600
+    training.snapshot_freq = 800
+    training.snapshot_freq_for_preemption = 400
     training.likelihood_weighting = True
     training.importance_sampling = True
     training.stratified = True
@@ -50,5 +50,9 @@ def get_config(variant: str = "vp") -> default.Config:
     elif variant == "subvp":
         training.sde = "subvpsde"
     elif variant == "long":
-        training.n_iters = 15_000
+        training.n_iters = 25_000
+        training.snapshot_freq = 5000
+        model.dropout = 0.1
+        model.ema_rate = 0.9995
+        config.optim.lr = 1e-3
     return config

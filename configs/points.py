@@ -29,6 +29,7 @@ def get_config(variant: str = "swiss_roll") -> default.Config:
     config.sampling.n_steps = 500
     config.eval.batch_size = 2048
     config.eval.probe = "exact"
+    config.eval.rtol = config.eval.atol = 1e-4
 
     config.model.name = "mlp"
     config.model.num_res_blocks = 3

@@ -5,6 +5,7 @@ python -m experiments.main --config=configs/digits.py [--workdir=runs/digits] [-
 
 import errno
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -38,17 +39,34 @@ MODES = {"train": train.run, "sample": sample_mode, "likelihood": likelihood_mod
 
 def main(argv: list[str]) -> None:
     if argv[1:]:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    config = CONFIG.value
+        raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
+    file, variant = config_file()
+    if not Path(file).is_file():
+        known = sorted(str(path) for path in Path(file).parent.glob("*.py"))
+        raise ValueError(f"there is no config {file!r}: choose one of {', '.join(known)}")
     check_name("--mode", MODE.value, MODES)
+    config = CONFIG.value
     build.check(config)
-    MODES[MODE.value](config, Path(WORKDIR.value or default_workdir()))
+    folder = "-".join([Path(file).stem, *filter(None, [variant])])
+    MODES[MODE.value](config, Path(WORKDIR.value or f"runs/{folder}"))
 
 
-def default_workdir() -> str:
-    """runs/digits for configs/digits.py, runs/digits-ve for configs/digits.py:ve."""
+def config_file() -> tuple[str, str]:
+    """The parts of --config: the file, and the variant or ""."""
     file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    return str(Path("runs", "-".join([Path(file).stem, *filter(None, [variant])])))
+    return file, variant
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser; what it has to say about a wrong flag is the last line of its error."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        cause: BaseException = error
+        while cause.args and isinstance(cause.args[0], BaseException):
+            cause = cause.args[0]
+        lines = str(cause.args[0] if cause.args else cause).strip().splitlines()
+        sys.exit("error: " + re.sub(r"^\w+Error: ", "", lines[-1].strip()))
 
 
 def run() -> None:
@@ -57,15 +75,14 @@ def run() -> None:
     absl.logging.set_verbosity(absl.logging.WARNING)  # orbax would tell every step it takes
     logging.getLogger("experiments").setLevel(logging.INFO)
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
         sys.exit("interrupted")
+    except OSError as error:
+        advice = "make room and run it again" if error.errno == errno.ENOSPC else ""
+        sys.exit(f"error: {error} {advice}")
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        sys.exit(f"error: the disk is full ({error.filename}); make room and run the command again")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-LEAST_SIDE = 32  # pixels of an image in a grid; smaller ones are enlarged
+LEAST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged
 
 
 def provenance(**details) -> dict[str, str]:

@@ -18,7 +18,7 @@ from models.config import Config
 N_FRAMES = 10
 N_PATHS = 8
 N_POINT_PATHS = 2000
-DENSITY_SIDE = 128
+DENSITY_SIDE = 96
 
 
 def draw(config: Config, model: nn.Module, params: Any, n_samples: int) -> tuple[np.ndarray, int]:
@@ -106,7 +106,9 @@ def _density(config, model: nn.Module, params: Any, half_width: float) -> np.nda
     @jax.jit
     def log_prob(params, key):
         score_fn = models.score_fn(config, sde, model, params)
-        return sde_lib.log_likelihood(key, sde, score_fn, mesh, probe="exact").log_prob
+        return sde_lib.log_likelihood(
+            key, sde, score_fn, mesh, config.eval.rtol, config.eval.atol, "exact"
+        ).log_prob
 
     return np.exp(log_prob(params, _key(config))).reshape(DENSITY_SIDE, DENSITY_SIDE)
 

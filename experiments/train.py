@@ -82,7 +82,7 @@ def make_train_step(
         # The average starts short, so that it forgets the initial weights.
         rate = jnp.minimum(config.model.ema_rate, (1 + state.step) / (10 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1 - rate)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     return train_step
@@ -195,21 +195,22 @@ def _finite(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
 
 @contextmanager
 def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[..., None]]:
-    """A bar for a person at a terminal, log lines for a file."""
-    began = time.perf_counter()
-    with tqdm(initial=start, total=total, unit="step", disable=not sys.stderr.isatty()) as bar:
+    """show(step) each step, show(step, means) with the metrics: a bar for a person, lines else."""
+    watched = sys.stderr.isatty()
+    last_step, last_time = start, time.perf_counter()
+    with tqdm(initial=start, total=total, unit="step", disable=not watched) as bar:
 
         def show(step: int, means: dict[str, float] | None = None) -> None:
+            nonlocal last_step, last_time
             bar.update(step - bar.n)
             if means is None:
                 return
-            seconds = (time.perf_counter() - began) / (step - start)
-            shown = {
-                "loss": f"{means['loss']:.4g}",
-                "images/s": f"{batch_size / seconds:.0f}",
-            }
-            bar.set_postfix(shown)
-            if bar.disable:
+            now = time.perf_counter()
+            seconds = (now - last_time) / (step - last_step)
+            last_step, last_time = step, now
+            shown = f"loss {means['loss']:.4g}, {batch_size / seconds:.0f} images/s"
+            bar.set_postfix_str(shown)
+            if not watched:
                 left = time.strftime("%H:%M:%S", time.gmtime(seconds * (total - step)))
                 LOG.info("step %d of %d: %s, time left %s", step, total, shown, left)
 

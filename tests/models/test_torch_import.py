@@ -29,9 +29,7 @@ def test_names_of_a_wrapped_module_and_buffers_are_understood():
     wrapped = {f"module.{name}": value for name, value in state.items()}
     wrapped["module.sigmas"] = np.ones(1000)
     params = models.torch_import.score_sde(wrapped, config)
-    np.testing.assert_array_equal(
-        params["FourierEmbedding_0"]["W"], state["all_modules.0.W"]
-    )
+    np.testing.assert_array_equal(params["FourierEmbedding_0"]["W"], state["all_modules.0.W"])
 
 
 def test_a_state_dict_of_another_network_is_refused_as_a_whole():

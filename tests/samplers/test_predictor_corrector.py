@@ -196,6 +196,4 @@ def test_samplers_are_values():
 
 def test_a_score_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="must return the shape of x"):
-        samplers.PredictorCorrector()(
-            jax.random.key(0), SDES["vp"], lambda x, t: x[:, :1], (4, 2)
-        )
+        samplers.PredictorCorrector()(jax.random.key(0), SDES["vp"], lambda x, t: x[:, :1], (4, 2))

@@ -25,9 +25,7 @@ def test_gaussian_likelihood_is_the_closed_form(name):
 def test_mixture_likelihood_is_the_closed_form(name):
     sde, mixture = SDES[name], Mixture()
     x = mixture.sample(jax.random.key(1), 400)
-    result = sde_lib.log_likelihood(
-        jax.random.key(0), sde, mixture.score_fn(sde), x, probe="exact"
-    )
+    result = sde_lib.log_likelihood(jax.random.key(0), sde, mixture.score_fn(sde), x, probe="exact")
     difference = float(jnp.mean(result.log_prob - mixture.log_prob(x))) / (2 * np.log(2))
     assert abs(difference) < 1e-3
 

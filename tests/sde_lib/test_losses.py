@@ -54,7 +54,7 @@ def test_likelihood_weighting_has_its_closed_form_mean(name):
     """t_min where the integral of g^2 / sigma^2 does not hang on a few samples near 0."""
     family = type(SDES[name])
     sde = family(train_t_min=0.01)
-    weighted, metrics = losses(sde, likelihood_weighting=True)
+    weighted, _ = losses(sde, likelihood_weighting=True)
     sampled, _ = losses(sde, likelihood_weighting=True, importance_sampling=True)
     t = np.linspace(0.01, 1, 100_001)
     weight = (sde.diffusion(t) / sde.sigma(t)) ** 2

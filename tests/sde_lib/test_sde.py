@@ -50,7 +50,7 @@ def test_forward_sde_has_the_marginals_of_alpha_and_sigma(name):
 
 @pytest.mark.parametrize("name", SDES)
 def test_reverse_and_flow_drifts_keep_a_gaussian_marginal(name):
-    """Along the flow, a point's standardised position stays: dx/dt = mean' + std'/std (x - mean)."""
+    """The flow keeps a point's standardised position: dx/dt = mean' + std'/std (x - mean)."""
     sde, gaussian = SDES[name], Gaussian()
     t, x = jnp.full(5, 0.37), jnp.linspace(-2, 2, 5)[:, None]
     score = gaussian.score_fn(sde)(x, t)

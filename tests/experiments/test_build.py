@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+import samplers
+import sde_lib
+from configs import cifar10, digits, points
+from experiments import build
+
+
+def test_every_config_builds():
+    for module in (cifar10, digits, points):
+        for variant in module.VARIANTS:
+            build.check(module.get_config(variant))
+
+
+def test_sde_and_sampler_have_the_config_numbers():
+    config = digits.get_config("ve")
+    assert build.make_sde(config) == sde_lib.VE(0.01, config.model.sigma_max)
+    assert build.make_sde(digits.get_config("subvp")) == sde_lib.SubVP()
+    config.sampling.n_steps, config.sampling.snr = 77, 0.1
+    config.sampling.corrector, config.sampling.n_steps_each = "langevin", 3
+    assert build.make_sampler(config) == samplers.PredictorCorrector(
+        77, snr=0.1, n_corrector_steps=3
+    )
+    config.sampling.method = "probability_flow"
+    assert isinstance(build.make_sampler(config), samplers.ProbabilityFlow)
+    config.sampling.method = "euler_maruyama"
+    assert build.make_sampler(config) == samplers.EulerMaruyama(77)
+
+
+def test_optimizer_warms_up_and_clips():
+    config = digits.get_config()
+    config.optim.warmup, config.optim.lr, config.optim.grad_clip = 10, 1.0, 1.0
+    optimizer = build.make_optimizer(config)
+    params = {"w": jnp.zeros(3)}
+    state = optimizer.init(params)
+    lengths = []
+    for _ in range(12):
+        updates, state = optimizer.update({"w": jnp.full(3, 1e4)}, state, params)
+        lengths.append(float(jnp.abs(updates["w"]).max()))
+    assert lengths[0] == 0
+    assert lengths[5] == pytest.approx(0.5, rel=1e-3)
+    assert lengths[11] == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("training.sde", "vpsd", "did you mean 'vpsde'"),
+        ("sampling.method", "predictor_corector", "did you mean 'predictor_corrector'"),
+        ("sampling.predictor", "reverse", "predictor 'reverse' is unknown"),
+        ("sampling.n_steps", 15, "more than 20 steps"),
+        ("model.beta_max", 0.05, "needs 0 < beta_min < beta_max"),
+        ("model.ema_rate", 1.0, "must be in"),
+        ("optim.lr", 0.0, "must be positive"),
+        ("optim.optimizer", "SGD", "'SGD' is unknown"),
+        ("training.batch_size", 0, "config.training.batch_size is 0"),
+        ("training.continuous", False, "only continuous training"),
+    ],
+)
+def test_impossible_values_are_refused(field, value, message):
+    config = digits.get_config()
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        build.check(config)
+
+
+def test_dummy_inputs_have_the_data_shape():
+    assert build.dummy_inputs(digits.get_config())[0].shape == (1, 8, 8, 1)
+    assert build.dummy_inputs(points.get_config())[0].shape == (1, 2)
+    assert jax.devices()

@@ -1,0 +1,137 @@
+"""Whole commands, as a user types them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUICK = (
+    "--config=configs/points.py:moons",
+    "--config.training.n_iters=1000",
+    "--config.model.nf=32",
+    "--config.training.log_freq=50",
+    "--config.training.snapshot_freq_for_preemption=200",
+    "--config.sampling.n_steps=40",
+    "--config.sampling.n_samples=64",
+    "--config.eval.batch_size=500",
+    "--config.eval.rtol=1e-2",
+    "--config.eval.atol=1e-2",
+)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "experiments.main", *arguments]
+
+
+def run(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def start(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command(*arguments), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_step(workdir, step):
+    """Until the run has logged that step."""
+    for _ in range(1200):
+        path = workdir / "metrics.jsonl"
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"step {step} was never logged")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupts."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, run(*QUICK, f"--workdir={workdir}")
+
+
+def test_training_ends_with_the_likelihood_and_the_pictures(whole):
+    workdir, finished = whole
+    assert finished.returncode == 0, finished.stderr
+    bits, *pictures = finished.stdout.splitlines()[-4:]
+    assert re.fullmatch(r"test bits/dim -?\d\.\d{3} \+- \d\.\d{3} \(nfe \d+\)", bits)
+    for picture in pictures:
+        assert Path(picture).is_file()
+    assert "time left" in finished.stderr
+    assert metrics(workdir)[-1]["step"] == 1000
+    assert json.loads((workdir / "config.json").read_text())["data"]["dataset"] == "moons"
+
+
+def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
+    process = start(*QUICK, f"--workdir={tmp_path}")
+    wait_for_step(tmp_path, 450)
+    process.kill()
+    process.communicate()
+    assert run(*QUICK, f"--workdir={tmp_path}").returncode == 0
+    assert metrics(tmp_path) == metrics(whole[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_0(whole, tmp_path, number):
+    process = start(*QUICK, "--config.training.n_iters=1000000", f"--workdir={tmp_path}")
+    wait_for_step(tmp_path, 250)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    stopped_at = int(re.search(r"stopped and saved at step (\d+)", errors)[1])
+    assert (tmp_path / "checkpoints" / str(stopped_at)).is_dir()
+    assert stopped_at >= 250
+
+
+def test_sample_and_likelihood_use_the_trained_model(whole):
+    workdir, finished = whole
+    trained = finished.stdout.splitlines()[-4]
+    scored = run(*QUICK, f"--workdir={workdir}", "--mode=likelihood")
+    assert scored.stdout.splitlines()[-1] == trained
+    drawn = run(*QUICK, f"--workdir={workdir}", "--mode=sample", "--config.sampling.n_steps=30")
+    assert drawn.returncode == 0, drawn.stderr
+    assert all(Path(line).is_file() for line in drawn.stdout.splitlines()[-2:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/digits.py:vee"], "did you mean 've'"),
+        (["--config=configs/digits.py", "--config.training.n_iter=5"], 'Did you mean "n_iters"'),
+        (["--config=configs/digits.py", "--mode=trian"], "did you mean 'train'"),
+        (["--config=configs/digits.py", "--workdi=x"], "Did you mean: workdir"),
+        (["--config=configs/digit.py"], "there is no config 'configs/digit.py'"),
+        (["--config=configs/digits.py", "more"], "unexpected arguments: more"),
+        (["--config=configs/digits.py", "--config.optim.lr=abc"], "could not convert"),
+        (["--config=configs/digits.py", "--config.model.beta_min=30."], "0 < beta_min < beta_max"),
+        (["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
+        (["--config=configs/cifar10.py"], "must be supplied as an .npz file"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):
+    finished = run(*arguments, f"--workdir={tmp_path / 'new'}")
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    assert message in finished.stderr.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_another_config_is_refused(whole):
+    refused = run(*QUICK, f"--workdir={whole[0]}", "--config.optim.lr=0.5")
+    assert refused.returncode == 1
+    assert "optim.lr: there 0.001, here 0.5" in refused.stderr

@@ -1,0 +1,45 @@
+import json
+
+import pytest
+
+from configs import digits
+from experiments import workdir
+
+
+def test_a_folder_keeps_its_config_and_refuses_another(tmp_path):
+    config = digits.get_config()
+    workdir.claim(config, tmp_path)
+    workdir.check_owner(config, tmp_path)
+    other = digits.get_config("subvp")
+    other.optim.lr = 1.0
+    with pytest.raises(ValueError, match="belongs to another config") as error:
+        workdir.check_owner(other, tmp_path)
+    assert "optim.lr: there 0.002, here 1.0" in str(error.value)
+    assert "training.sde: there 'vpsde', here 'subvpsde'" in str(error.value)
+    assert "model.nf" not in str(error.value)
+
+
+def test_what_a_run_may_change_is_free(tmp_path):
+    config = digits.get_config()
+    workdir.claim(config, tmp_path)
+    config.training.n_iters += 1
+    config.sampling.n_steps = 7
+    config.eval.batch_size = 7
+    workdir.check_owner(config, tmp_path)
+    workdir.claim(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["sampling"]["n_steps"] == 7
+
+
+def test_metrics_after_the_last_checkpoint_are_written_again(tmp_path):
+    metrics = workdir.Metrics(tmp_path, 0)
+    for step in (10, 20, 30):
+        metrics.write(step, loss=float(step))
+    metrics.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')  # a crash in the middle of a line
+    metrics = workdir.Metrics(tmp_path, 20)
+    metrics.write(30, loss=-1.0)
+    metrics.close()
+    lines = workdir.read_metrics(tmp_path)
+    assert [(line["step"], line["loss"]) for line in lines] == [(10, 10), (20, 20), (30, -1)]
+    assert list(tmp_path.glob("events.out.tfevents*"))
