@@ -1,4 +1,17 @@
-"""Handwritten digits, 8 x 8 in 17 grey levels (scikit-learn's): the main job, on a laptop's CPU."""
+"""Handwritten digits, 8 x 8 pixels in 17 grey levels (scikit-learn's): the main job, on a CPU.
+
+    python -m experiments.main --config=configs/digits.py
+
+| variant | what                       | two CPU cores | test bits/dim |
+| ------- | -------------------------- | ------------- | ------------- |
+| vp      | the default                | XXXX     | XXXX |
+| ve      | VE, NCSN++'s conventions   | as vp         | not measured  |
+| subvp   | subVP                      | as vp         | not measured  |
+| long    | vp with dropout, for longer | LLLL |
+
+For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogram for each pixel
+2.44.
+"""
 
 from configs import default
 

@@ -15,7 +15,7 @@ def test_it_learns_the_score_of_a_mixture():
     sde, mixture, config = SDES["vp"], Mixture(), points.get_config()
     network = MLP(nf=64)
     params = network.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.ones(1))["params"]
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 1500))
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 800))
     state = optimizer.init(params)
 
     @jax.jit
@@ -29,7 +29,7 @@ def test_it_learns_the_score_of_a_mixture():
         updates, state = optimizer.update(jax.grad(loss_fn)(params), state)
         return optax.apply_updates(params, updates), state
 
-    for i in range(1500):
+    for i in range(800):
         params, state = step(params, state, jax.random.key(i))
 
     for time in (0.05, 0.3, 0.8):
@@ -39,4 +39,4 @@ def test_it_learns_the_score_of_a_mixture():
         x = mean + std[:, None] * z
         learned = models.score_fn(config, sde, network, params)(x, t)
         error = std[:, None] * (learned - mixture.score_fn(sde)(x, t))
-        assert np.mean(error**2) < 0.01
+        assert np.mean(error**2) < 0.02
