@@ -4,7 +4,7 @@
 
 | variant | what                       | two CPU cores | test bits/dim |
 | ------- | -------------------------- | ------------- | ------------- |
-| vp      | the default                | XXXX     | XXXX |
+| vp      | the default                | 5 minutes     | 1.97 +- 0.014 |
 | ve      | VE, NCSN++'s conventions   | as vp         | not measured  |
 | subvp   | subVP                      | as vp         | not measured  |
 | long    | vp with dropout, for longer | LLLL |

@@ -64,18 +64,17 @@ def test_likelihood_weighting_has_its_closed_form_mean(name):
 
 
 def test_importance_sampling_lowers_the_variance_of_the_weighted_loss():
-    """At t down to 1e-5 under VP: by a factor of 2 or more (measured: 8)."""
+    """At t down to 1e-5 under VP: by 20 or more (measured: 74)."""
     weighted, _ = losses(SDES["vp"], likelihood_weighting=True)
     sampled, _ = losses(SDES["vp"], likelihood_weighting=True, importance_sampling=True)
-    print("IS", float(jnp.var(weighted)) / float(jnp.var(sampled)))
-    assert float(jnp.var(weighted)) > 2 * float(jnp.var(sampled))
+    assert float(jnp.var(weighted)) > 20 * float(jnp.var(sampled))
 
 
 def test_stratified_times_lower_the_variance_of_the_batch_mean():
-    """Variance of the mean over batches of 128 under VP: by more than 2 (measured: 4)."""
+    """Variance of the mean over batches of 128 under VP: by 1.5 or more (measured: 2.05)."""
 
     @jax.jit
-    def batch_means(keys, gaussian_score_scale):
+    def batch_means(keys):
         def one(key, stratified):
             sde, gaussian = SDES["vp"], Gaussian()
             x = gaussian.sample(key, (128, 3))
@@ -86,11 +85,10 @@ def test_stratified_times_lower_the_variance_of_the_batch_mean():
 
         return jax.vmap(lambda k: one(k, False))(keys), jax.vmap(lambda k: one(k, True))(keys)
 
-    plain, stratified = batch_means(jax.random.split(jax.random.key(0), 500), 1.0)
+    plain, stratified = batch_means(jax.random.split(jax.random.key(0), 500))
     error = np.hypot(standard_error(plain), standard_error(stratified))
     assert abs(float(plain.mean() - stratified.mean())) < 4 * error
-    print(float(plain.var() / stratified.var()))
-    assert float(plain.var()) > 1.2 * float(stratified.var())
+    assert float(plain.var()) > 1.5 * float(stratified.var())
 
 
 def test_stratified_times_fill_every_stratum():
