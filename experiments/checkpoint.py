@@ -16,9 +16,8 @@ class Checkpoints:
 
     def __init__(self, workdir: Path):
         self._folder = workdir.absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=KEEP)
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()

@@ -5,6 +5,7 @@ python -m experiments.main --config=configs/digits.py [--workdir=runs/digits] [-
 
 import errno
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from ml_collections import config_flags
 from experiments import build, data, likelihood, sample, train
 from sde_lib.checks import check_name
 
+DISK_FULL = os.strerror(errno.ENOSPC)
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py[:VARIANT].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/FILE[-VARIANT]).")
 MODE = flags.DEFINE_string("mode", "train", "What to do: train, sample or likelihood.")
@@ -78,10 +80,9 @@ def run() -> None:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except OSError as error:
-        advice = "make room and run it again" if error.errno == errno.ENOSPC else ""
-        sys.exit(f"error: {error} {advice}")
-    except (ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
+        if DISK_FULL in str(error):  # an OSError, or what orbax makes of it
+            error = "the disk is full; the checkpoint before is good: make room, run the same again"
         sys.exit(f"error: {error}")
 
 

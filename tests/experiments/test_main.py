@@ -135,3 +135,17 @@ def test_a_folder_of_another_config_is_refused(whole):
     refused = run(*QUICK, f"--workdir={whole[0]}", "--config.optim.lr=0.5")
     assert refused.returncode == 1
     assert "optim.lr: there 0.001, here 0.5" in refused.stderr
+
+
+def test_a_full_disk_ends_in_one_line(monkeypatch):
+    """Of orbax's words, not of its class: a ValueError around the system's message."""
+    from absl import app
+
+    from experiments import main
+
+    def fail(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error]")
+
+    monkeypatch.setattr(app, "run", fail)
+    with pytest.raises(SystemExit, match="error: the disk is full; the checkpoint before is good"):
+        main.run()
