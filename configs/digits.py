@@ -7,7 +7,9 @@
 | vp      | the default                | 5 minutes     | 1.97 +- 0.014 |
 | ve      | VE, NCSN++'s conventions   | as vp         | not measured  |
 | subvp   | subVP                      | as vp         | not measured  |
-| long    | vp with dropout, for longer | LLLL |
+| long    | vp with dropout, longer    | 50 minutes    | see below     |
+
+long was measured at 5,153 of its 25,000 steps, after ten minutes: 1.85 +- 0.014.
 
 For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogram for each pixel
 2.44.
