@@ -63,7 +63,7 @@ def test_moments_of_gaussian_data(name, predictor, corrector):
     """Mean to Monte-Carlo error; variance to that and 5%: the correctors' own bias (ULA's)."""
     gaussian = Gaussian()
     sampler = samplers.PredictorCorrector(500, predictor, corrector)
-    x = draw(sampler, SDES[name], gaussian)
+    x = draw(sampler, SDES[name], gaussian, n=8000)
     assert x.mean() == pytest.approx(gaussian.mean, abs=4 * gaussian.std / np.sqrt(x.size))
     bias = 0.02 if corrector == "none" else 0.05
     monte_carlo = 4 * np.sqrt(2 / x.size)
