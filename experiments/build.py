@@ -1,5 +1,9 @@
 """From a config to the objects that it names."""
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,6 +11,7 @@ import optax
 import samplers
 import sde_lib
 from models.config import Config
+from sde_lib.batch import PerSample
 from sde_lib.checks import check_at_least, check_name
 
 
@@ -19,7 +24,14 @@ def make_sde(config: Config) -> sde_lib.SDE:
         "subvpsde": lambda: sde_lib.SubVP(model.beta_min, model.beta_max),
     }
     check_name("config.training.sde", config.training.sde, families)
-    return families[config.training.sde]()
+    sde = families[config.training.sde]()
+    if config.training.continuous:
+        return sde
+    # A discretely trained network knows nothing below the least noise that it was shown.
+    least = float(sde.inverse_log_snr(sde.levels(model.num_scales).max()))
+    return dataclasses.replace(
+        sde, t_min=max(sde.t_min, least), train_t_min=max(sde.train_t_min, least)
+    )
 
 
 def make_sampler(config: Config):
@@ -44,6 +56,19 @@ def make_sampler(config: Config):
     }
     check_name("config.sampling.method", options.method, by_method)
     return samplers.create(options.method, **by_method[options.method])
+
+
+def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
+    """sde_lib.denoising_score_matching with the options of config.training."""
+    training = config.training
+    return partial(
+        sde_lib.denoising_score_matching,
+        likelihood_weighting=training.likelihood_weighting,
+        importance_sampling=training.importance_sampling,
+        reduce_mean=training.reduce_mean,
+        stratified=training.stratified,
+        n_levels=None if training.continuous else config.model.num_scales,
+    )
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -74,14 +99,14 @@ def check(config: Config) -> None:
             "config.eval.batch_size": config.eval.batch_size,
         },
     )
-    if not training.continuous:
-        raise ValueError("config.training.continuous is False: only continuous training exists")
     if not 0 <= config.model.ema_rate < 1:
         raise ValueError(f"config.model.ema_rate is {config.model.ema_rate}: it must be in [0, 1)")
     if not config.optim.lr > 0:
         raise ValueError(f"config.optim.lr is {config.optim.lr}: it must be positive")
-    # A sampler may not fit its SDE (too few steps for VP's chain): tracing it tells.
-    jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, (1, 2)), jax.random.key(0))
+    # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), and the loss.
+    key, x = jax.random.key(0), jnp.zeros((1, 2))
+    jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, x.shape), key)
+    jax.eval_shape(lambda key: make_loss(config)(key, sde, lambda x, t: x, x), key)
 
 
 def image_shape(config: Config) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ import optax
 from tqdm import tqdm
 
 import models
-import sde_lib
 from experiments import build, data, likelihood, sample
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
@@ -50,21 +49,11 @@ def make_train_step(
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """(state, batch) -> (state, metrics): pure, a function of (config, state, batch) alone."""
     sde, optimizer = build.make_sde(config), build.make_optimizer(config)
-    training = config.training
+    loss = build.make_loss(config)
 
     def loss_fn(params, keys, x):
         score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"])
-        losses, _ = sde_lib.denoising_score_matching(
-            keys["loss"],
-            sde,
-            score_fn,
-            x,
-            likelihood_weighting=training.likelihood_weighting,
-            importance_sampling=training.importance_sampling,
-            reduce_mean=training.reduce_mean,
-            stratified=training.stratified,
-        )
-        return jnp.mean(losses)
+        return jnp.mean(loss(keys["loss"], sde, score_fn, x)[0])
 
     def train_step(state, batch):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -76,13 +65,13 @@ def make_train_step(
         dequantize = config.data.uniform_dequantization
         x = data.to_model_space(config, levels, keys["dequantize"], batch, dequantize)
 
-        loss, grads = jax.value_and_grad(loss_fn)(state.params, keys, x)
+        value, grads = jax.value_and_grad(loss_fn)(state.params, keys, x)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # The average starts short, so that it forgets the initial weights.
         rate = jnp.minimum(config.model.ema_rate, (1 + state.step) / (10 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1 - rate)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     return train_step

@@ -1,9 +1,12 @@
 """What a network's labels and output mean: the way from a network to a score function."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from models.config import Config
@@ -25,8 +28,11 @@ def score_fn(
     SDEs: it sees 999 t / t_max and gives the noise, score = -output / sigma. The network for points
     ("mlp") always sees sigma(t) and gives the noise.
 
+    With config.training.continuous = False the label is the index, among config.model.num_scales
+    levels, of the level that is as noisy as x at t: an integer at a level, a fraction between two.
+
     Args:
-        config: config.model.name decides, together with the SDE.
+        config: config.model and config.training.continuous decide, together with the SDE.
         sde: the forward SDE.
         model: from models.create(config).
         params: its parameters.
@@ -34,12 +40,22 @@ def score_fn(
         dropout_key: needed in training when the model has dropout.
     """
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    labels_of = _labels(config, sde)
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
-        sees_sigma = isinstance(sde, VE) or config.model.name == "mlp"
-        labels = sde.sigma(t) if sees_sigma else 999 * t / sde.t_max
-        output: Any = model.apply({"params": params}, x, labels, train=train, rngs=rngs)
+        output: Any = model.apply({"params": params}, x, labels_of(t), train=train, rngs=rngs)
         gives_score = isinstance(sde, VE) and config.model.name != "mlp"
         return output if gives_score else -output / expand(sde.sigma(t), x)
 
     return score
+
+
+def _labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
+    """What the network is conditioned on at t."""
+    if config.model.name == "mlp":
+        return sde.sigma
+    if "training" in config and not config.training.continuous:
+        levels = sde.levels(config.model.num_scales)
+        order = np.argsort(levels)
+        return lambda t: jnp.interp(sde.log_snr(t), levels[order], order)
+    return sde.sigma if isinstance(sde, VE) else lambda t: 999 * t / sde.t_max

@@ -4,9 +4,11 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from sde_lib.batch import Batch, expand
+from sde_lib.checks import check_at_least
 from sde_lib.sde import SDE, Time
 
 
@@ -65,6 +67,11 @@ class VE(SDE):
         sigma, previous = self.sigma(t), self._previous_sigma(t, n_steps)
         variance = sigma**2 - previous**2
         return jnp.ones_like(sigma), variance, jnp.sqrt(variance) * previous / sigma
+
+    def levels(self, n_levels: int) -> np.ndarray:
+        """SMLD's: sigma geometric from sigma_max (label 0) down to sigma_min."""
+        check_at_least(2, n_levels=n_levels)
+        return -2 * np.linspace(math.log(self.sigma_max), math.log(self.sigma_min), n_levels)
 
     def log_snr(self, t: Time) -> Array:
         return -2 * jnp.log(self.sigma(t))
@@ -145,6 +152,13 @@ class VP(_LinearBeta):
         """DDPM's ancestral step (Eq. 4), with the larger of its variances, beta_k."""
         beta = self._chain_beta(t, n_steps)
         return jnp.sqrt(1 - beta), beta, jnp.sqrt(beta)
+
+    def levels(self, n_levels: int) -> np.ndarray:
+        """DDPM's: alpha^2 = prod (1 - beta_k), label 0 having the least noise."""
+        check_at_least(2, n_levels=n_levels)
+        self._chain_beta(self.t_max, n_levels)
+        betas = np.linspace(self.beta_min, self.beta_max, n_levels) * (self.t_max / n_levels)
+        return -np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
 
     def log_snr(self, t: Time) -> Array:
         return -jnp.log(jnp.expm1(self._integral(t)))

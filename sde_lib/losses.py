@@ -17,8 +17,9 @@ def denoising_score_matching(
     importance_sampling: bool = False,
     reduce_mean: bool = False,
     stratified: bool = False,
+    n_levels: int | None = None,
 ) -> tuple[PerSample, dict[str, PerSample]]:
-    """Continuous denoising score matching (Song et al. 2021, Eq. 7).
+    """Denoising score matching, continuous (Song et al. 2021, Eq. 7) or at discrete levels.
 
     With x_t = alpha x_0 + sigma z, the loss of a sample is half the sum over its dimensions
     (`reduce_mean`: their mean) of w (sigma score_fn(x_t, t) + z)^2. The variance weighting is
@@ -37,15 +38,20 @@ def denoising_score_matching(
         reduce_mean: mean over dimensions instead of half the sum.
         stratified: one t in each of B equally probable strata; same expectation, lower variance
             (by 2 for Gaussian data and B = 128).
+        n_levels: draw t from the SDE's discrete levels: the objectives of SMLD (VE; Song and Ermon
+            2019, Eq. 6) and of DDPM (VP; Ho et al. 2020, Eq. 14).
 
     Returns:
         The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.
 
     Raises:
-        ValueError: importance_sampling without likelihood_weighting.
+        ValueError: importance_sampling without likelihood_weighting, or with n_levels; n_levels
+            for an SDE that has none.
     """
     if importance_sampling and not likelihood_weighting:
         raise ValueError("importance_sampling belongs to likelihood_weighting: set both or neither")
+    if importance_sampling and n_levels:
+        raise ValueError("importance_sampling draws a continuous t: leave it out at n_levels")
     keys = sample_keys(key, x0.shape[0])
     u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
     if stratified:
@@ -53,6 +59,9 @@ def denoising_score_matching(
 
     t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
     weight = jnp.ones_like(t)
+    if n_levels:
+        level = jnp.minimum(jnp.floor(u * n_levels), n_levels - 1).astype(int)
+        t = sde.inverse_log_snr(jnp.asarray(sde.levels(n_levels), jnp.float32)[level])
     if importance_sampling:
         highest, lowest = sde.log_snr(jnp.array([sde.train_t_min, sde.t_max]))
         t = sde.inverse_log_snr(highest + u * (lowest - highest))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
@@ -116,6 +117,17 @@ class SDE(abc.ABC):
         a = self.alpha(t) / self.alpha(s)
         v = self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2
         return a, v, jnp.sqrt(v) * self.sigma(s) / self.sigma(t)
+
+    def levels(self, n_levels: int) -> Float[np.ndarray, " n_levels"]:
+        """log-SNR of the levels of a discretely trained network, in the order of its labels.
+
+        Raises:
+            ValueError: no discrete training is published for this SDE, or too few levels.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no discrete noise levels: train continuously, or take VE "
+            "(SMLD) or VP (DDPM)"
+        )
 
     def log_snr(self, t: Time) -> Array:
         """log(alpha^2 / sigma^2), decreasing in t; its rate is -g^2 / sigma^2."""

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import samplers
@@ -56,7 +57,7 @@ def test_optimizer_warms_up_and_clips():
         ("optim.lr", 0.0, "must be positive"),
         ("optim.optimizer", "SGD", "'SGD' is unknown"),
         ("training.batch_size", 0, "config.training.batch_size is 0"),
-        ("training.continuous", False, "only continuous training"),
+        ("training.continuous", False, "leave it out at n_levels"),
     ],
 )
 def test_impossible_values_are_refused(field, value, message):
@@ -65,6 +66,20 @@ def test_impossible_values_are_refused(field, value, message):
     config[section][name] = value
     with pytest.raises(ValueError, match=message):
         build.check(config)
+
+
+def test_discrete_training_starts_at_its_first_level():
+    """DDPM's level 0 has the variance beta_min / N; VP's times below it were never shown."""
+    config = digits.get_config()
+    config.training.continuous = False
+    sde = build.make_sde(config)
+    assert float(sde.sigma(sde.train_t_min)) == pytest.approx(np.sqrt(0.1 / 1000), rel=1e-4)
+    assert sde.t_min == 1e-3
+    config.training.sde = "vesde"
+    assert build.make_sde(config) == sde_lib.VE(config.model.sigma_min, config.model.sigma_max)
+    config.training.sde = "subvpsde"
+    with pytest.raises(ValueError, match="SubVP has no discrete noise levels"):
+        build.make_sde(config)
 
 
 def test_dummy_inputs_have_the_data_shape():

@@ -83,6 +83,23 @@ def test_ancestral_step_is_the_exact_posterior_as_steps_shrink(name):
         np.testing.assert_allclose(value, expected, rtol=tolerance)
 
 
+def test_discrete_levels_are_the_published_ones():
+    """SMLD: sigma geometric, the largest first. DDPM: alpha^2 the product of 1 - beta_k."""
+    sigma = 50 * (0.01 / 50) ** (np.arange(10) / 9)
+    np.testing.assert_allclose(SDES["ve"].levels(10), np.log(1 / sigma**2), rtol=1e-12)
+    alpha2 = np.cumprod(1 - np.linspace(0.1 / 1000, 20 / 1000, 1000))
+    np.testing.assert_allclose(SDES["vp"].levels(1000), np.log(alpha2 / (1 - alpha2)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_levels", "message"),
+    [("subvp", 1000, "train continuously"), ("vp", 20, "more than 20"), ("ve", 1, "at least 2")],
+)
+def test_impossible_levels_are_refused(name, n_levels, message):
+    with pytest.raises(ValueError, match=message):
+        SDES[name].levels(n_levels)
+
+
 @pytest.mark.parametrize(
     ("family", "numbers"),
     [

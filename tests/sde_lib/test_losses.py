@@ -97,6 +97,32 @@ def test_stratified_times_fill_every_stratum():
     np.testing.assert_array_equal(np.sort(strata), np.arange(64))
 
 
+@pytest.mark.parametrize("name", ["ve", "vp"])
+def test_discrete_times_are_the_levels_each_as_often(name):
+    sde, n_levels = SDES[name], 50
+    _, metrics = losses(sde, n_levels=n_levels)
+    levels = np.sort(sde.levels(n_levels))
+    log_snr = np.asarray(sde.log_snr(metrics["t"]))
+    nearest = np.abs(log_snr[:, None] - levels).argmin(axis=1)
+    np.testing.assert_allclose(log_snr, levels[nearest], rtol=1e-5, atol=1e-5)
+    counts, expected = np.bincount(nearest, minlength=n_levels), N / n_levels
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("name", ["ve", "vp"])
+def test_discrete_error_is_the_closed_form_at_each_level(name):
+    """SMLD's sigma^2 |s + z / sigma|^2 and DDPM's |epsilon - z|^2: one formula, their levels."""
+    _, metrics = losses(SDES[name], n_levels=50)
+    difference = metrics["error"] - exact_error(SDES[name], metrics["t"])
+    assert abs(float(difference.mean())) < 4 * standard_error(difference)
+
+
+def test_importance_sampling_of_levels_is_refused():
+    options = {"likelihood_weighting": True, "importance_sampling": True, "n_levels": 100}
+    with pytest.raises(ValueError, match="leave it out at n_levels"):
+        losses(SDES["vp"], n=4, **options)
+
+
 def test_importance_sampling_alone_is_refused():
     with pytest.raises(ValueError, match="belongs to likelihood_weighting"):
         losses(SDES["vp"], n=4, importance_sampling=True)
