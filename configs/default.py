@@ -46,6 +46,7 @@ def get_config() -> Config:
     evaluation.atol = 1e-5
     evaluation.probe = "rademacher"  # "gaussian", or "exact" for few dimensions
     evaluation.n_probes = 1
+    evaluation.n_repeats = 1  # passes over the test set, each dequantised anew
 
     data = config.data = ml_collections.ConfigDict()
     data.dataset = ""

@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import models
 import sde_lib
-from experiments import build, data
+from experiments import build, data, parts
 from models.config import Config
 from sde_lib.batch import sample_keys
 
@@ -25,24 +26,26 @@ class BitsPerDim(NamedTuple):
 
 
 def bits_per_dim(
-    config: Config, model: nn.Module, params: Any, dataset: data.Dataset
+    config: Config,
+    model: nn.Module,
+    params: Any,
+    dataset: data.Dataset,
+    part: parts.Part = parts.always,
 ) -> BitsPerDim:
-    """Bits/dim of dataset.test, every sample once, each dequantised by its own key.
+    """Bits/dim of dataset.test, every sample once in each of config.eval.n_repeats passes.
+
+    In each pass a sample is dequantised anew, by a key of its own; the error is that of the mean
+    over samples.
 
     Raises:
         FloatingPointError: a likelihood is not finite.
     """
     sde = build.make_sde(config)
-    values, shape = dataset.test, dataset.test.shape[1:]
-    size = min(config.eval.batch_size, len(values))
+    shape = dataset.test.shape[1:]
 
     @jax.jit
     def batch(params, key, x, first_index):
-        def dequantize(key, sample):
-            unit_key = jax.random.fold_in(key, 1)
-            return data.to_model_space(config, dataset.levels, unit_key, sample, dequantize=True)
-
-        x = jax.vmap(dequantize)(sample_keys(key, size, first_index), x)
+        x = dequantized(config, dataset.levels, key, x, first_index)
         result = sde_lib.log_likelihood(
             key,
             sde,
@@ -55,19 +58,37 @@ def bits_per_dim(
             first_index,
         )
         bits = sde_lib.bits_per_dim(result.log_prob, shape, data.data_range(config), dataset.levels)
-        return bits, result.nfe
+        return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
-    key, bits, nfes = jax.random.key(config.seed), [], []
-    for first in range(0, len(values), size):
-        part = values[first : first + size]
-        padding = [(0, size - len(part))] + [(0, 0)] * len(shape)
-        result, nfe = batch(params, key, np.pad(part, padding, mode="edge"), first)
-        bits.append(np.asarray(result[: len(part)], np.float64))
-        nfes.append(int(nfe))
-    bits = np.concatenate(bits)
+    passes = []
+    for repeat in range(config.eval.n_repeats):
+        key = jax.random.fold_in(jax.random.key(config.seed), repeat)
+        passes.append(
+            parts.over(
+                dataset.test,
+                config.eval.batch_size,
+                lambda x, first, key=key: batch(params, key, x, first),
+                part,
+                f"pass_{repeat}",
+            )
+        )
+    bits = np.mean([result["bits"] for result in passes], axis=0, dtype=np.float64)
     if not np.isfinite(bits).all():
         raise FloatingPointError(
             f"{np.sum(~np.isfinite(bits))} of {len(bits)} likelihoods are not finite: the solver "
             "failed; is the model trained?"
         )
-    return BitsPerDim(bits.mean(), bits.std(ddof=1) / np.sqrt(len(bits)), round(np.mean(nfes)))
+    nfe = round(np.mean([result["nfe"] for result in passes]))
+    return BitsPerDim(bits.mean(), bits.std(ddof=1) / np.sqrt(len(bits)), nfe)
+
+
+def dequantized(
+    config: Config, levels: int | None, key: jax.Array, x: jax.Array, first_index: int | jax.Array
+) -> jax.Array:
+    """Samples in model space, uniformly dequantised, each by its own key."""
+
+    def one(key, sample):
+        unit_key = jax.random.fold_in(key, 1)
+        return data.to_model_space(config, levels, unit_key, sample, dequantize=True)
+
+    return jax.vmap(one)(sample_keys(key, x.shape[0], first_index), x)

@@ -18,6 +18,7 @@ def denoising_score_matching(
     reduce_mean: bool = False,
     stratified: bool = False,
     n_levels: int | None = None,
+    first_index: int | jax.Array = 0,
 ) -> tuple[PerSample, dict[str, PerSample]]:
     """Denoising score matching, continuous (Song et al. 2021, Eq. 7) or at discrete levels.
 
@@ -40,6 +41,7 @@ def denoising_score_matching(
             (by 2 for Gaussian data and B = 128).
         n_levels: draw t from the SDE's discrete levels: the objectives of SMLD (VE; Song and Ermon
             2019, Eq. 6) and of DDPM (VP; Ho et al. 2020, Eq. 14).
+        first_index: index of the first sample in the stream `key`.
 
     Returns:
         The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.
@@ -52,7 +54,7 @@ def denoising_score_matching(
         raise ValueError("importance_sampling belongs to likelihood_weighting: set both or neither")
     if importance_sampling and n_levels:
         raise ValueError("importance_sampling draws a continuous t: leave it out at n_levels")
-    keys = sample_keys(key, x0.shape[0])
+    keys = sample_keys(key, x0.shape[0], first_index)
     u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
     if stratified:
         u = (jnp.arange(x0.shape[0]) + u) / x0.shape[0]

@@ -117,6 +117,16 @@ def test_discrete_error_is_the_closed_form_at_each_level(name):
     assert abs(float(difference.mean())) < 4 * standard_error(difference)
 
 
+def test_a_sample_has_its_loss_in_any_batch():
+    sde, gaussian = SDES["vp"], Gaussian()
+    x, key = gaussian.sample(jax.random.key(1), (6, 3)), jax.random.key(0)
+    whole, _ = sde_lib.denoising_score_matching(key, sde, gaussian.score_fn(sde), x)
+    part, _ = sde_lib.denoising_score_matching(
+        key, sde, gaussian.score_fn(sde), x[4:], first_index=4
+    )
+    np.testing.assert_allclose(part, whole[4:], rtol=1e-6)
+
+
 def test_importance_sampling_of_levels_is_refused():
     options = {"likelihood_weighting": True, "importance_sampling": True, "n_levels": 100}
     with pytest.raises(ValueError, match="leave it out at n_levels"):
