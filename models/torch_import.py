@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.config import Config
+from models.inception import SIDE, Inception
 from models.registry import create
 
 LEAVES = {"kernel": ("weight", "W"), "scale": ("weight",), "bias": ("bias", "b"), "W": ("W",)}
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
@@ -86,3 +88,50 @@ def _to_linen(array: np.ndarray, is_weight: bool) -> np.ndarray:
     if is_weight and array.ndim == 2:
         return array.T
     return array
+
+
+def inception(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, jax.Array]]:
+    """Parameters of models.inception from the published `pt_inception-2015-12-05-6726825d.pth`.
+
+    Each convolution takes in the batch normalisation that follows it.
+
+    Raises:
+        ValueError: names that are missing or left over, or arrays of another shape.
+    """
+    arrays = {
+        name: np.asarray(array, np.float32)
+        for name, array in state_dict.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    x = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    layers = jax.eval_shape(Inception().init, jax.random.key(0), x)["params"]
+    expected = {}
+    for name, layer in layers.items():
+        *window, inputs, outputs = layer["kernel"].shape
+        if not window:
+            expected |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+            continue
+        expected[f"{name}.conv.weight"] = (outputs, inputs, *window)
+        expected |= {f"{name}.bn.{part}": (outputs,) for part in BATCH_NORM}
+    misshapen = [
+        f"{name}: {arrays[name].shape}, not {shape}"
+        for name, shape in expected.items()
+        if name in arrays and arrays[name].shape != shape
+    ]
+    if arrays.keys() != expected.keys() or misshapen:
+        raise ValueError(
+            "the state dict is not that of FID's Inception-v3: "
+            f"missing {sorted(expected.keys() - arrays.keys()) or 'none'}; "
+            f"left over {sorted(arrays.keys() - expected.keys()) or 'none'}; "
+            f"of another shape {misshapen or 'none'}"
+        )
+
+    def fold(name):
+        if name == "fc":
+            return {"kernel": arrays["fc.weight"].T, "bias": arrays["fc.bias"]}
+        scale, shift, mean, variance = (arrays[f"{name}.bn.{part}"] for part in BATCH_NORM)
+        scale = scale / np.sqrt(variance + 1e-3)
+        kernel = _to_linen(arrays[f"{name}.conv.weight"], is_weight=True)
+        return {"kernel": kernel * scale, "bias": shift - mean * scale}
+
+    return jax.tree.map(jnp.asarray, {name: fold(name) for name in layers})

@@ -1,0 +1,245 @@
+"""How close samples are to data, from features of both; float64 on the host."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+from jaxtyping import Float
+
+from sde_lib.checks import check_at_least
+
+Features = Float[np.ndarray, "n dims"]
+BLOCK = 2**23
+
+
+class KernelDistance(NamedTuple):
+    """Squared maximum mean discrepancy, and its standard error."""
+
+    mean: float
+    error: float
+
+
+class InceptionScore(NamedTuple):
+    """Mean and standard deviation over the splits."""
+
+    mean: float
+    std: float
+
+
+class PrecisionRecall(NamedTuple):
+    """The fraction of samples that lie where data do, and of data that lie where samples do."""
+
+    precision: float
+    recall: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """The moments of features seen so far, whatever their order and batches.
+
+    Attributes:
+        n: how many.
+        mean: [D].
+        scatter: [D, D], the sum of (x - mean) (x - mean)^T.
+    """
+
+    n: int
+    mean: Float[np.ndarray, " dims"]
+    scatter: Float[np.ndarray, "dims dims"]
+
+    def __post_init__(self):
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.scatter).all()):
+            raise ValueError(f"the moments of these {self.n} images are not finite")
+
+    @classmethod
+    def of(cls, features: Features) -> "Moments":
+        """Of one batch.
+
+        Raises:
+            ValueError: an empty batch, or features that are not finite.
+        """
+        x = _checked(features, 1)
+        mean = x.mean(axis=0)
+        return cls(len(x), mean, (x - mean).T @ (x - mean))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Of both sets together (Chan, Golub & LeVeque 1983, Eq. 1.5)."""
+        _check_dims(len(self.mean), len(other.mean))
+        n, shift = self.n + other.n, other.mean - self.mean
+        scatter = self.scatter + other.scatter + self.n * other.n / n * np.outer(shift, shift)
+        return Moments(n, self.mean + other.n / n * shift, scatter)
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "dims dims"]:
+        """The unbiased estimate.
+
+        Raises:
+            ValueError: fewer than two images.
+        """
+        _check_count("a covariance", self.n, 2)
+        return self.scatter / (self.n - 1)
+
+    def save(self, path: str | Path) -> None:
+        """An .npz file of n, mu and sigma, which other FID programs read too."""
+        np.savez(path, n=self.n, mu=self.mean, sigma=self.covariance)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Moments":
+        """From a file that `save`, or another FID program, has written.
+
+        Raises:
+            ValueError: an array is missing: published files may lack n, the number of images.
+        """
+        with np.load(path) as arrays:
+            missing = {"n", "mu", "sigma"} - set(arrays.files)
+            if missing:
+                raise ValueError(
+                    f"{path} lacks {sorted(missing)}: it must hold n (the number of images), mu "
+                    "[D] and sigma [D, D]; add what is missing with numpy.savez"
+                )
+            n, mean, covariance = int(arrays["n"]), arrays["mu"], arrays["sigma"]
+        return cls(n, np.asarray(mean, np.float64), covariance * np.float64(n - 1))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """The squared Wasserstein-2 distance of two Gaussians (Heusel et al. 2017, Eq. 6).
+
+    |mean_a - mean_b|^2 + tr A + tr B - 2 tr (A B)^1/2, where for any factors A = F^T F, B = G^T G
+    the last trace is the sum of the singular values of F G^T. Unlike a square root of the product,
+    these keep their precision where A or B are singular, as with fewer images than features.
+
+    Raises:
+        ValueError: fewer than two images, another number of features, or no covariance.
+    """
+    _check_dims(len(a.mean), len(b.mean))
+    f, g = _factor(a.covariance), _factor(b.covariance)
+    cross = np.sum(np.linalg.svd(f @ g.T, compute_uv=False))
+    squares = np.sum((a.mean - b.mean) ** 2) + np.sum(f**2) + np.sum(g**2)
+    return max(float(squares - 2 * cross), 0.0)
+
+
+def kernel_distance(
+    a: Features, b: Features, subset_size: int = 1000, n_subsets: int = 100, seed: int = 0
+) -> KernelDistance:
+    """KID (Binkowski et al. 2018): MMD^2 under the kernel (x.y / D + 1)^3, without bias.
+
+    It is the mean over random subsets of both sets. They overlap, so their spread s understates the
+    error, which is that of the delete-d jackknife (Shao & Wu 1989) and of the finite number k of
+    subsets of m among n images: s^2 (m / (n - m) + 1 / k).
+
+    Raises:
+        ValueError: not more images than a subset has, or subsets of fewer than two.
+    """
+    check_at_least(2, subset_size=subset_size, n_subsets=n_subsets)
+    a, b = _checked(a, subset_size + 1), _checked(b, subset_size + 1)
+    _check_dims(a.shape[1], b.shape[1])
+    random = np.random.RandomState(seed)
+    values = [
+        _mmd2(*(x[random.choice(len(x), subset_size, replace=False)] for x in (a, b)))
+        for _ in range(n_subsets)
+    ]
+    rest = min(len(a), len(b)) - subset_size
+    error = np.std(values, ddof=1) * np.sqrt(subset_size / rest + 1 / n_subsets)
+    return KernelDistance(float(np.mean(values)), float(error))
+
+
+def inception_score(logits: Float[np.ndarray, "n classes"], n_splits: int = 10) -> InceptionScore:
+    """exp E KL(p(y|x) || p(y)) in each of n_splits parts (Salimans et al. 2016).
+
+    Raises:
+        ValueError: fewer images than splits, or logits that are not finite.
+    """
+    check_at_least(1, n_splits=n_splits)
+    log_p = scipy.special.log_softmax(_checked(logits, n_splits), axis=1)
+    scores = []
+    for part in np.array_split(log_p, n_splits):
+        log_marginal = scipy.special.logsumexp(part, axis=0) - np.log(len(part))
+        scores.append(np.exp(np.mean(np.sum(np.exp(part) * (part - log_marginal), axis=1))))
+    return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
+
+
+def precision_recall(data: Features, samples: Features, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, Eq. 2).
+
+    A set covers a point that is no farther from one of its members than that member's k-th nearest
+    neighbour in the set.
+
+    Raises:
+        ValueError: fewer than k + 1 images, or another number of features.
+    """
+    check_at_least(1, k=k)
+    data, samples = _checked(data, k + 1), _checked(samples, k + 1)
+    _check_dims(data.shape[1], samples.shape[1])
+    centre = data.mean(axis=0)  # distances from dot products are the more exact the nearer to 0
+    data, samples = data - centre, samples - centre
+    return PrecisionRecall(_covered(samples, data, k), _covered(data, samples, k))
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """F with F^T F = covariance, of as many rows as its numerical rank."""
+    values, vectors = np.linalg.eigh(covariance)
+    if not values[0] >= -1e-4 * abs(values[-1]):
+        raise ValueError(
+            f"this is no covariance: its eigenvalues are from {values[0]:.3g} to {values[-1]:.3g}"
+        )
+    kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+
+
+def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def mean_of_pairs(gram):
+        return (gram.sum() - np.trace(gram)) / (len(gram) * (len(gram) - 1))
+
+    within = mean_of_pairs(kernel(x, x)) + mean_of_pairs(kernel(y, y))
+    return within - 2 * kernel(x, y).mean()
+
+
+def _covered(points: np.ndarray, members: np.ndarray, k: int) -> float:
+    """The fraction of points that the members cover."""
+    rows = max(BLOCK // len(members), 1)
+    radii = []
+    for first in range(0, len(members), rows):
+        squares = _squared_distances(members[first : first + rows], members)
+        squares[np.arange(len(squares)), first + np.arange(len(squares))] = np.inf  # to itself
+        radii.append(np.partition(squares, k - 1, axis=1)[:, k - 1])
+    radii = np.concatenate(radii)
+    covered = 0
+    for first in range(0, len(points), rows):
+        squares = _squared_distances(points[first : first + rows], members)
+        covered += np.sum(np.any(squares <= radii, axis=1))
+    return float(covered / len(points))
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[len(x), len(y)]; exactly 0 for points that are equal to rounding."""
+    squares = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1)
+    distances = squares - 2 * x @ y.T
+    distances[distances < 1e-12 * squares] = 0
+    return distances
+
+
+def _checked(features: np.ndarray, needed: int) -> np.ndarray:
+    """As float64 [n, D], finite, with n at least `needed`."""
+    x = np.asarray(features, np.float64)
+    if x.ndim != 2:
+        raise ValueError(f"features must be [images, dims], their shape is {list(x.shape)}")
+    _check_count("this statistic", len(x), needed)
+    if not np.isfinite(x).all():
+        broken = np.sum(~np.isfinite(x).all(axis=1))
+        raise ValueError(f"features of {broken} of {len(x)} images are not finite")
+    return x
+
+
+def _check_count(what: str, n: int, needed: int) -> None:
+    if n < needed:
+        raise ValueError(f"{what} needs at least {needed} images, there are {n}")
+
+
+def _check_dims(a: int, b: int) -> None:
+    if a != b:
+        raise ValueError(f"{a} and {b} features cannot be compared: take both from one network")
