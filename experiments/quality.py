@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sde_lib.checks import check_at_least
 
 Features = Float[np.ndarray, "n dims"]
-BLOCK = 2**23
+BLOCK = 2**23  # distances held at once
 
 
 class KernelDistance(NamedTuple):
@@ -65,7 +65,7 @@ class Moments:
         return cls(len(x), mean, (x - mean).T @ (x - mean))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both sets together (Chan, Golub & LeVeque 1983, Eq. 1.5)."""
+        """Of both sets together (Chan, Golub & LeVeque 1983)."""
         _check_dims(len(self.mean), len(other.mean))
         n, shift = self.n + other.n, other.mean - self.mean
         scatter = self.scatter + other.scatter + self.n * other.n / n * np.outer(shift, shift)
@@ -161,7 +161,7 @@ def inception_score(logits: Float[np.ndarray, "n classes"], n_splits: int = 10) 
 
 
 def precision_recall(data: Features, samples: Features, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, Eq. 2).
+    """Improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1 and 2).
 
     A set covers a point that is no farther from one of its members than that member's k-th nearest
     neighbour in the set.
