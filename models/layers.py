@@ -1,6 +1,7 @@
 """The layers of NCSN++ (Song et al. 2021, Appendix H), named as in the published checkpoints."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,6 +14,13 @@ from models.resample import Image, downsample, smooth, upsample
 
 Embedding = Float[Array, "batch features"]
 Activation = Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "swish": nn.swish,
+    "elu": nn.elu,
+    "relu": nn.relu,
+    "lrelu": partial(nn.leaky_relu, negative_slope=0.2),
+}
 
 
 def init(scale: float = 1.0) -> initializers.Initializer:
@@ -33,13 +41,34 @@ def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
     return nn.Dense(features, kernel_init=init(scale), **options)
 
 
-def group_norm(channels: int, **options) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=min(channels // 4, 32), epsilon=1e-6, **options)
+def group_norm(channels: int, group_size: int = 4, **options) -> nn.GroupNorm:
+    """Groups of at least `group_size` channels, 32 of them at most."""
+    return nn.GroupNorm(num_groups=min(channels // group_size, 32), epsilon=1e-6, **options)
 
 
 def add_skip(x: Array, y: Array, rescale: bool) -> Array:
     """x + y, over sqrt(2) when rescaled so that the variance stays."""
     return (x + y) / np.sqrt(2.0, dtype=np.float32) if rescale else x + y
+
+
+def check_halvings(x: Image, halvings: int) -> None:
+    """Raises ValueError unless height and width can be halved that many times."""
+    factor = 2**halvings
+    if x.shape[1] % factor or x.shape[2] % factor:
+        raise ValueError(
+            f"images of {x.shape[1]} x {x.shape[2]} pixels cannot be halved {halvings} times, as "
+            f"the network does: height and width must be multiples of {factor}"
+        )
+
+
+def level_sigma(
+    labels: Float[Array, " batch"], sigma_min: float, sigma_max: float, num_scales: int
+) -> Float[Array, " batch"]:
+    """Sigma of the noise level: num_scales geometric ones, 0 the highest; a label may lie between.
+
+    Source: Song & Ermon 2019, Section 4.2.
+    """
+    return sigma_max * (sigma_min / sigma_max) ** (labels / (num_scales - 1))
 
 
 def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
@@ -69,11 +98,12 @@ class Attention(nn.Module):
 
     skip_rescale: bool
     init_scale: float
+    group_size: int = 4
 
     @nn.compact
     def __call__(self, x: Image) -> Image:
         b, h, w, c = x.shape
-        y = group_norm(c, name="GroupNorm_0")(x).reshape(b, h * w, c)
+        y = group_norm(c, self.group_size, name="GroupNorm_0")(x).reshape(b, h * w, c)
         q, k, v = (nin(c, name=f"NIN_{i}")(y) for i in range(3))
         weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) * c**-0.5)
         y = jnp.einsum("bqk,bkc->bqc", weights, v)
@@ -136,6 +166,7 @@ class ResnetBlock(nn.Module):
     Attributes:
         kind: "ddpm" or "biggan"; the former never resamples.
         resample: applied to both branches after the first activation, or None.
+        group_size: least channels of a normalised group.
     """
 
     features: int
@@ -145,10 +176,11 @@ class ResnetBlock(nn.Module):
     skip_rescale: bool
     init_scale: float
     resample: Callable[[Image], Image] | None = None
+    group_size: int = 4
 
     @nn.compact
     def __call__(self, x: Image, temb: Embedding | None, train: bool) -> Image:
-        h = self.act(group_norm(x.shape[-1], name="GroupNorm_0")(x))
+        h = self.act(group_norm(x.shape[-1], self.group_size, name="GroupNorm_0")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv3x3(self.features, name="Conv_0")(h)
@@ -156,7 +188,7 @@ class ResnetBlock(nn.Module):
             h += nn.Dense(self.features, kernel_init=init(), name="Dense_0")(self.act(temb))[
                 :, None, None
             ]
-        h = self.act(group_norm(self.features, name="GroupNorm_1")(h))
+        h = self.act(group_norm(self.features, self.group_size, name="GroupNorm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, self.init_scale, name="Conv_1")(h)
         if self.kind == "ddpm" and x.shape[-1] != self.features:

@@ -1,6 +1,6 @@
 """NCSN++ (Song et al. 2021, Appendix H); DDPM++ is a setting of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.layers import (
+    ACTIVATIONS,
     Attention,
     Combine,
     Downsample,
@@ -15,19 +16,14 @@ from models.layers import (
     ResnetBlock,
     Upsample,
     add_skip,
+    check_halvings,
     conv3x3,
     group_norm,
     init,
+    level_sigma,
     positional_embedding,
 )
 from models.resample import Image, downsample, upsample
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "swish": nn.swish,
-    "elu": nn.elu,
-    "relu": nn.relu,
-    "lrelu": partial(nn.leaky_relu, negative_slope=0.2),
-}
 
 
 class NCSNpp(nn.Module):
@@ -51,7 +47,7 @@ class NCSNpp(nn.Module):
         init_scale: of the last layer in each branch; 0 starts with the identity.
         embedding_type: "fourier" (of log labels) or "positional".
         fourier_scale: standard deviation of the Fourier frequencies.
-        nonlinearity: a name in ACTIVATIONS.
+        nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
@@ -89,11 +85,7 @@ class NCSNpp(nn.Module):
             ValueError: height or width is not divisible by 2^(levels - 1).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
-        if x.shape[1] % 2 ** (levels - 1) or x.shape[2] % 2 ** (levels - 1):
-            raise ValueError(
-                f"images of {x.shape[1]} x {x.shape[2]} pixels cannot be halved {levels - 1} times:"
-                f" ch_mult = {tuple(self.ch_mult)} needs a multiple of {2 ** (levels - 1)}"
-            )
+        check_halvings(x, levels - 1)
         act = ACTIVATIONS[self.nonlinearity]
         kernel = tuple(self.fir_kernel) if self.fir else (1, 1)
         biggan = self.resblock_type == "biggan"
@@ -175,7 +167,6 @@ class NCSNpp(nn.Module):
         if self.scale_by_sigma:
             sigma = labels
             if self.embedding_type == "positional":
-                ratio = self.sigma_min / self.sigma_max
-                sigma = self.sigma_max * ratio ** (labels / (self.num_scales - 1))
+                sigma = level_sigma(labels, self.sigma_min, self.sigma_max, self.num_scales)
             output = output / sigma[:, None, None, None]
         return output

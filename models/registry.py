@@ -6,11 +6,24 @@ from typing import Any
 import flax.linen as nn
 
 from models.config import Config
+from models.ddpm import DDPM
+from models.layers import ACTIVATIONS
 from models.mlp import MLP
-from models.ncsnpp import ACTIVATIONS, NCSNpp
+from models.ncsnpp import NCSNpp
+from models.ncsnv2 import NCSN, NCSNv2, NCSNv2At128, NCSNv2At256
+from models.wideresnet import WideResNet
 from sde_lib.checks import check_name
 
-MODELS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "mlp": MLP}
+MODELS: dict[str, type[nn.Module]] = {
+    "ncsnpp": NCSNpp,
+    "ddpm": DDPM,
+    "ncsn": NCSN,
+    "ncsnv2_64": NCSNv2,
+    "ncsnv2_128": NCSNv2At128,
+    "ncsnv2_256": NCSNv2At256,
+    "wideresnet": WideResNet,
+    "mlp": MLP,
+}
 
 CHOICES = {
     "resblock_type": ("ddpm", "biggan"),
@@ -37,11 +50,11 @@ def create(config: Config) -> nn.Module:
         if field in options:
             check_name(f"config.model.{field}", options[field], choices)
     network = MODELS[options.name]
-    fields = {field.name for field in dataclasses.fields(network)} & set(options) - {"name"}
+    fields = {field.name for field in dataclasses.fields(network)} - {"name"}
     values: dict[str, Any] = {
         field: tuple(options[field]) if isinstance(options[field], list) else options[field]
-        for field in fields
+        for field in fields & set(options)
     }
-    if network is NCSNpp:
+    if "centered" in fields:
         values["centered"] = config.data.centered
     return network(**values)

@@ -5,6 +5,7 @@ import models
 from configs import digits, points
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
+from models.registry import MODELS
 
 
 def test_create_takes_the_fields_that_the_network_has():
@@ -38,3 +39,14 @@ def test_unknown_choices_are_refused_with_the_near_one(field, value, near):
         config.model[field] = value
     with pytest.raises(ValueError, match=f"config.model.{field}.*did you mean '{near}'"):
         models.create(config)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_takes_its_centring_from_the_data(name):
+    config = digits.get_config()
+    config.model.name = name
+    for centered in (True, False):
+        config.data.centered = centered
+        network = models.create(config)
+        assert type(network) is MODELS[name]
+        assert getattr(network, "centered", centered) == centered

@@ -1,0 +1,119 @@
+"""DDPM's U-Net (Ho et al. 2020, Appendix B), as score_sde configures it."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.layers import (
+    ACTIVATIONS,
+    Attention,
+    Downsample,
+    ResnetBlock,
+    Upsample,
+    check_halvings,
+    conv3x3,
+    group_norm,
+    init,
+    level_sigma,
+    positional_embedding,
+)
+from models.resample import Image
+from sde_lib.batch import expand
+
+BOX = (1, 1)  # the resampling filter: nearest neighbour up, mean down
+
+
+class DDPM(nn.Module):
+    """Field names are those of score_sde's configs.
+
+    Attributes:
+        nf: channels at full resolution; up to 32 normalisation groups must divide every width.
+        ch_mult: their multiple at each level; each level has half the resolution of the one before.
+        num_res_blocks: residual blocks a level (one more on the way up).
+        attn_resolutions: heights at which the blocks are followed by attention.
+        dropout: probability, in training.
+        resamp_with_conv: convolve when resampling.
+        conditional: whether the network sees its labels.
+        nonlinearity: a name in layers.ACTIVATIONS.
+        scale_by_sigma: divide the output by the sigma of the label-th of num_scales levels, from
+            sigma_max down to sigma_min.
+        centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+    """
+
+    nf: int = 128
+    ch_mult: Sequence[int] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attn_resolutions: Sequence[int] = (16,)
+    dropout: float = 0.1
+    resamp_with_conv: bool = True
+    conditional: bool = True
+    nonlinearity: str = "swish"
+    scale_by_sigma: bool = False
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    num_scales: int = 1000
+    centered: bool = False
+
+    @nn.compact
+    def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
+        """The output, of the shape of x; labels grow with time (VP), or are levels (VE).
+
+        Raises:
+            ValueError: height or width is not divisible by 2^(levels - 1).
+        """
+        levels = len(self.ch_mult)
+        check_halvings(x, levels - 1)
+        act = ACTIVATIONS[self.nonlinearity]
+        block = partial(
+            ResnetBlock,
+            act=act,
+            kind="ddpm",
+            dropout=self.dropout,
+            skip_rescale=False,
+            init_scale=0.0,
+            group_size=1,
+        )
+        attention = partial(Attention, skip_rescale=False, init_scale=0.0, group_size=1)
+
+        def resample(layer, h):
+            return layer(h.shape[-1] if self.resamp_with_conv else None, BOX, fir=False)(h)
+
+        temb = None
+        if self.conditional:
+            temb = positional_embedding(labels, self.nf)
+            temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
+            temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb))
+
+        h = conv3x3(self.nf)(x if self.centered else 2 * x - 1)
+        skips = [h]
+        for level, mult in enumerate(self.ch_mult):
+            if level:
+                h = resample(Downsample, h)
+                skips.append(h)
+            for _ in range(self.num_res_blocks):
+                h = block(self.nf * mult)(h, temb, train)
+                if h.shape[1] in self.attn_resolutions:
+                    h = attention()(h)
+                skips.append(h)
+
+        h = block(h.shape[-1])(h, temb, train)
+        h = attention()(h)
+        h = block(h.shape[-1])(h, temb, train)
+
+        for level, mult in reversed(list(enumerate(self.ch_mult))):
+            for _ in range(self.num_res_blocks + 1):
+                h = block(self.nf * mult)(jnp.concatenate([h, skips.pop()], -1), temb, train)
+            if h.shape[1] in self.attn_resolutions:
+                h = attention()(h)
+            if level:
+                h = resample(Upsample, h)
+
+        h = act(group_norm(h.shape[-1], group_size=1)(h))
+        output = conv3x3(x.shape[-1], 0.0)(h)
+        if self.scale_by_sigma:
+            sigma = level_sigma(labels, self.sigma_min, self.sigma_max, self.num_scales)
+            output = output / expand(sigma, output)
+        return output

@@ -1,0 +1,85 @@
+"""A classifier of noisy images (Song et al. 2021, Appendix I): a Wide ResNet."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import initializers
+from jaxtyping import Array, Float
+
+from models.layers import Embedding, FourierEmbedding, check_halvings, group_norm
+from models.resample import Image, downsample
+
+Logits = Float[Array, "batch classes"]
+
+
+class WideResNet(nn.Module):
+    """Wide ResNet (Zagoruyko & Komodakis 2016) with group normalisation, and no batch statistics.
+
+    It is conditioned on Fourier features of the log label, as published, and standardises each
+    image first: the scale and offset of the data do not matter.
+
+    Attributes:
+        blocks_per_group: of which there are three; the depth is 6 blocks_per_group + 4.
+        channel_multiplier: how many times wider than 16, 32 and 64 channels.
+        num_outputs: classes.
+        fourier_scale: standard deviation of the Fourier frequencies.
+    """
+
+    blocks_per_group: int = 4
+    channel_multiplier: int = 10
+    num_outputs: int = 10
+    fourier_scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Logits:
+        """The logits; labels > 0 grow with the noise level. `train` changes nothing.
+
+        Raises:
+            ValueError: height or width is not a multiple of 4.
+        """
+        check_halvings(x, 2)
+        temb = FourierEmbedding(128, self.fourier_scale)(jnp.log(labels))
+        temb = nn.Dense(512)(nn.swish(nn.Dense(512)(temb)))
+
+        axes = (1, 2, 3)
+        least = 1 / np.sqrt(np.prod(x.shape[1:]))  # so that a flat image stays finite
+        std = jnp.maximum(x.std(axes, keepdims=True), least)
+        h = _conv(16)((x - x.mean(axes, keepdims=True)) / std)
+        for group, width in enumerate((16, 32, 64)):
+            for block in range(self.blocks_per_group):
+                first = block == 0
+                shrink, activate_skip = first and group > 0, first and group == 0
+                features = width * self.channel_multiplier
+                h = WideBlock(features, shrink, activate_skip)(h, temb)
+        h = nn.relu(group_norm(h.shape[-1])(h)).mean((1, 2))
+        # Uniform on +- 1 / sqrt(classes).
+        kernel_init = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+        return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h)
+
+
+class WideBlock(nn.Module):
+    """A residual block; its skip is padded by zeros to `features` channels.
+
+    Attributes:
+        shrink: halve the image.
+        activate_skip: the skip starts after the first activation, not before.
+    """
+
+    features: int
+    shrink: bool
+    activate_skip: bool
+
+    @nn.compact
+    def __call__(self, x: Image, temb: Embedding) -> Image:
+        h = nn.relu(group_norm(x.shape[-1])(x))
+        x = h if self.activate_skip else x
+        h = _conv(self.features, strides=2 if self.shrink else 1)(h)
+        h += nn.Dense(self.features)(nn.swish(temb))[:, None, None]
+        h = _conv(self.features)(nn.relu(group_norm(self.features)(h)))
+        x = downsample(x, (1, 1)) if self.shrink else x
+        return h + jnp.pad(x, ((0, 0),) * 3 + ((0, self.features - x.shape[-1]),))
+
+
+def _conv(features: int, **options) -> nn.Conv:
+    kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
+    return nn.Conv(features, (3, 3), use_bias=False, kernel_init=kernel_init, **options)
