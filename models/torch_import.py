@@ -1,7 +1,10 @@
 """Published PyTorch weights, as parameters of our networks. PyTorch itself is not needed."""
 
+import importlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +15,78 @@ import numpy as np
 
 from models.config import Config
 from models.inception import SIDE, Inception
+from models.ncsnpp import NCSNpp
 from models.registry import create
 
+UNUSED = "Fourier features"  # of an unconditional NCSN++: made by the published one, never used
 LEAVES = {"kernel": ("weight", "W"), "scale": ("weight",), "bias": ("bias", "b"), "W": ("W",)}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def load_pth(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of the PyTorch score_sde, with NumPy arrays for tensors; needs PyTorch.
+
+    Returns:
+        {"model": {name: array}, "ema": {"shadow_params": [array]}, "step": int}.
+
+    Raises:
+        ValueError: PyTorch is not installed, or the file is another one.
+    """
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise ValueError("reading a .pth file needs PyTorch: pip install -e '.[torch]'") from error
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(
+            f"{path} is not a PyTorch file of tensors and numbers alone, as a checkpoint of "
+            f"score_sde is: {error}"
+        ) from error
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"model", "ema", "step"}:
+        found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint)
+        raise ValueError(
+            f"{path} holds {found}, where a checkpoint of score_sde holds model, ema and step"
+        )
+    averages = checkpoint["ema"]["shadow_params"]
+    return {
+        "model": {name: value.numpy(force=True) for name, value in checkpoint["model"].items()},
+        "ema": {"shadow_params": [value.numpy(force=True) for value in averages]},
+        "step": int(checkpoint["step"]),
+    }
+
+
+def ema_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict of a checkpoint, with the averaged weights in place of the last ones.
+
+    The file names the last weights, but holds the averages as a list: of the trained parameters, in
+    the order of their names. Fourier frequencies and the buffer "sigmas" are not trained.
+
+    Args:
+        checkpoint: from load_pth.
+
+    Raises:
+        ValueError: there are no averages, or they are not the model's.
+    """
+    state, averages = checkpoint["model"], checkpoint.get("ema", {}).get("shadow_params", [])
+    trained = [
+        name
+        for name, array in state.items()
+        if not name.endswith("sigmas") and not (name.endswith(".W") and array.ndim == 1)
+    ]
+    if len(averages) != len(trained):
+        raise ValueError(
+            f"the checkpoint's ema.shadow_params holds {len(averages)} arrays, but its model has "
+            f"{len(trained)} trained parameters"
+        )
+    misshapen = [
+        f"{name}: {average.shape}, not {state[name].shape}"
+        for name, average in zip(trained, averages, strict=True)
+        if average.shape != state[name].shape
+    ]
+    if misshapen:
+        raise ValueError(f"the checkpoint's averages are not its model's: {misshapen}")
+    return state | dict(zip(trained, averages, strict=True))
 
 
 def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
@@ -41,7 +112,7 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     params, missing, misshapen = {}, [], []
     for path, leaf in expected.items():
         prefix = ".".join([f"all_modules.{order.index(path[0])}", *path[1:-1]])
-        candidates = [f"{prefix}.{name}" for name in LEAVES[path[-1]]]
+        candidates = [f"{prefix}.{name}" for name in LEAVES.get(path[-1], path[-1:])]
         name = next((name for name in candidates if name in arrays), None)
         if name is None:
             missing.append(candidates[0])
@@ -50,8 +121,8 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
         if value.shape != leaf.shape:
             misshapen.append(f"{name}: {value.shape}, not {leaf.shape}")
         params[path] = jnp.asarray(value, leaf.dtype)
-    if not config.model.get("conditional", True):
-        arrays.pop("all_modules.0.W", None)  # made by the published network, and never used
+    if order[0] == UNUSED:
+        arrays.pop("all_modules.0.W", None)
     if missing or arrays or misshapen:
         raise ValueError(
             "the state dict does not fit this config: "
@@ -65,8 +136,8 @@ def _layers(config: Config) -> tuple[list[str], dict[tuple[str, ...], Any]]:
     """The network's layers in the order of their calls, and its parameters' shapes by path."""
     model = create(config)
     order = []
-    if not config.model.get("conditional", True) and config.model.embedding_type == "fourier":
-        order.append("unused Fourier features")
+    if isinstance(model, NCSNpp) and not model.conditional and model.embedding_type == "fourier":
+        order.append(UNUSED)
 
     def record(call, args, kwargs, context):
         if context.method_name == "__call__" and len(context.module.path) == 1:

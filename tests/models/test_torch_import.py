@@ -1,4 +1,7 @@
+import sys
+
 import golden
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,13 +13,21 @@ NAMES = (
     "ncsnpp_highres_skip",
     "ncsnpp_residual_cat",
     "ddpmpp_vp_continuous",
+    "ddpm_vp",
 )
+
+
+def golden_config(arrays, name):
+    """The published configs name the network; that of the file with DDPM's does not."""
+    config = golden.config(arrays)
+    config.model.name = "ddpm" if name == "ddpm_vp" else config.model.name
+    return config
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_imported_networks_agree_with_the_published_code(name):
     arrays = golden.load(name)
-    config = golden.config(arrays)
+    config = golden_config(arrays, name)
     params = models.torch_import.score_sde(golden.state_dict(arrays), config)
     x = golden.channels_last(arrays["x"])
     output = models.create(config).apply({"params": params}, x, jnp.asarray(arrays["labels"]))
@@ -42,3 +53,82 @@ def test_a_state_dict_of_another_network_is_refused_as_a_whole():
         models.torch_import.score_sde(state, config)
     for name in ("all_modules.1.bias", "all_modules.99.weight", "all_modules.2.bias: (7,)"):
         assert name in str(error.value)
+
+
+def test_a_network_that_was_never_published_in_pytorch_form_is_refused_as_a_whole():
+    arrays = golden.load("ddpm_vp")
+    config, state = golden.config(arrays), golden.state_dict(arrays)
+    config.model.name, config.model.nf = "ncsnv2_64", 4
+    with pytest.raises(ValueError, match=r"missing \[.*gamma.*; left over .*all_modules.9.Conv_0"):
+        models.torch_import.score_sde(state, config)
+
+
+def checkpoint():
+    """What a file of score_sde holds, in small: every average is 100 above its weight."""
+    model = {
+        "module.sigmas": np.ones(3),
+        "module.all_modules.0.W": np.arange(4.0),
+        "module.all_modules.2.weight": np.full((2, 3), 2.0),
+        "module.all_modules.10.NIN_0.W": np.full((2, 2), 3.0),
+        "module.all_modules.10.NIN_0.b": np.full(2, 4.0),
+    }
+    averages = [value + 100 for value in list(model.values())[2:]]
+    return {"model": model, "ema": {"shadow_params": averages}, "step": 7}
+
+
+def test_averages_take_the_place_of_the_trained_parameters_in_their_order():
+    averaged = models.torch_import.ema_state_dict(checkpoint())
+    model = checkpoint()["model"]
+    assert list(averaged) == list(model)
+    for name, value in averaged.items():
+        trained = name not in ("module.sigmas", "module.all_modules.0.W")
+        np.testing.assert_array_equal(value, model[name] + 100 * trained, err_msg=name)
+
+
+def test_averages_that_are_not_the_model_s_are_refused():
+    without, fewer, swapped = checkpoint(), checkpoint(), checkpoint()
+    del without["ema"]
+    with pytest.raises(ValueError, match="holds 0 arrays, but its model has 3 trained"):
+        models.torch_import.ema_state_dict(without)
+    fewer["ema"]["shadow_params"].pop()
+    with pytest.raises(ValueError, match="holds 2 arrays, but its model has 3 trained"):
+        models.torch_import.ema_state_dict(fewer)
+    swapped["ema"]["shadow_params"].reverse()
+    with pytest.raises(ValueError, match=r"all_modules.2.weight: \(2,\), not \(2, 3\)"):
+        models.torch_import.ema_state_dict(swapped)
+
+
+def test_a_file_is_not_read_without_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"pip install -e '.\[torch\]'"):
+        models.torch_import.load_pth("checkpoint.pth")
+
+
+def test_a_file_gives_back_what_pytorch_saved_in_its_order(tmp_path):
+    torch = pytest.importorskip("torch")
+    saved = checkpoint()
+    tensors = {
+        "optimizer": {"state": {}},
+        "model": {name: torch.from_numpy(value) for name, value in saved["model"].items()},
+        "ema": {
+            "decay": 0.999,
+            "num_updates": 7,
+            "shadow_params": [torch.from_numpy(value) for value in saved["ema"]["shadow_params"]],
+        },
+        "step": 7,
+    }
+    torch.save(tensors, tmp_path / "checkpoint.pth")
+    loaded = models.torch_import.load_pth(tmp_path / "checkpoint.pth")
+    assert list(loaded["model"]) == list(saved["model"])
+    jax.tree.map(np.testing.assert_array_equal, loaded, saved)
+
+    torch.save({"model": tensors["model"]}, tmp_path / "other.pth")
+    torch.save({"model": pytest.raises}, tmp_path / "code.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, message in (
+        ("other", r"holds \['model'\], where"),
+        ("code", "not a PyTorch file of tensors and numbers alone"),
+        ("text", "not a PyTorch file of tensors and numbers alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            models.torch_import.load_pth(tmp_path / f"{name}.pth")
