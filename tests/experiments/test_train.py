@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import models
-from configs import cifar10, digits, points
+from configs import digits, points
 from experiments import data, train, workdir
 
 
@@ -159,26 +159,3 @@ def test_flips_mirror_the_images_left_to_right():
     clear = np.abs(left - right) > 0.5
     share = np.mean((right > left)[clear])
     assert share == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / clear.sum()))
-
-
-def test_every_published_config_steps_abstractly():
-    """Shapes and types of a CIFAR-10 train step, without running it."""
-    for variant in cifar10.VARIANTS:
-        config = cifar10.get_config(variant)
-        model = models.create(config)
-        state = jax.eval_shape(lambda c=config, m=model: train.init_state(c, m))
-        batch = jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.uint8)
-        after, metrics = jax.eval_shape(train.make_train_step(config, model, 256), state, batch)
-        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-        assert metrics["loss"].shape == ()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", cifar10.VARIANTS)
-def test_a_published_config_steps(variant):
-    config = cifar10.get_config(variant)
-    model = models.create(config)
-    step = jax.jit(train.make_train_step(config, model, 256), donate_argnums=0)
-    batch = np.random.RandomState(0).randint(256, size=(2, 32, 32, 3)).astype(np.uint8)
-    _, metrics = step(train.init_state(config, model), batch)
-    assert np.isfinite(float(metrics["loss"]))

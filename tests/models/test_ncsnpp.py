@@ -2,33 +2,15 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-import models
-from configs import cifar10
 from models.ncsnpp import NCSNpp
 
 SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
 SHALLOW = {"nf": 8, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": (), "init_scale": 1.0}
 X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([0.5, 3.0])
-
-
-def count(config):
-    size = config.data.image_size
-    x = jnp.zeros((1, size, size, config.data.num_channels))
-    variables = jax.eval_shape(models.create(config).init, jax.random.key(0), x, jnp.ones(1))
-    return sum(leaf.size for leaf in jax.tree.leaves(variables))
-
-
-def test_parameter_counts_are_the_published_ones():
-    assert count(cifar10.get_config("ve_ncsnpp_continuous")) == 62_758_915
-    assert count(cifar10.get_config("vp_ddpmpp_continuous")) == 61_804_419
-    deep = cifar10.get_config("ve_ncsnpp_continuous")
-    deep.model.num_res_blocks = 8
-    assert count(deep) == 107_587_075
 
 
 OPTIONS = {
@@ -132,13 +114,3 @@ def test_a_size_that_cannot_be_halved_is_refused():
     network = NCSNpp(**(SMALL | {"ch_mult": (1, 1, 1, 1)}))
     with pytest.raises(ValueError, match="28 x 28 pixels cannot be halved 3 times"):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jnp.ones(1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", cifar10.VARIANTS)
-def test_a_published_network_runs(variant):
-    config = ml_collections.FrozenConfigDict(cifar10.get_config(variant))
-    network = models.create(config)
-    x = jnp.zeros((1, 32, 32, 3))
-    variables = jax.jit(network.init)(jax.random.key(0), x, jnp.ones(1))
-    assert np.isfinite(network.apply(variables, x, jnp.ones(1))).all()

@@ -1,0 +1,25 @@
+"""FFHQ, faces of 256 x 256 and 1024 x 1024 pixels: every published experiment.
+
+    python -m experiments.main --config=configs/ffhq.py:ve_ncsnpp_continuous_256 \\
+        --config.data.path=ffhq_256.zip
+
+| variant                   |  parameters |
+| ------------------------- | ----------- |
+| ve_ncsnpp_continuous_256  |  65,574,549 |
+| ve_ncsnpp_continuous_1024 | 105,785,896 |
+
+Song et al. 2021 show samples and report no numbers. The path is a folder or .zip of images of the
+variant's size. Training takes 2.4 million steps of 64 images (1024 x 1024 pixels: of 8).
+"""
+
+from configs import default
+from configs.published import LARGE, NCSNPP_256, NCSNPP_1024, experiment
+
+VARIANTS = {
+    "ve_ncsnpp_continuous_256": (NCSNPP_256, {"model.sigma_max": 348.0}),
+    "ve_ncsnpp_continuous_1024": (NCSNPP_1024, {"training.reduce_mean": True}),
+}
+
+
+def get_config(variant: str = "ve_ncsnpp_continuous_256") -> default.Config:
+    return experiment(LARGE, VARIANTS, variant)

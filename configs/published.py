@@ -1,0 +1,167 @@
+"""What the published experiments share (score_sde; Song et al. 2021, Appendices G and H).
+
+A part gives fields their values. An experiment is the part of its data set, then those of its
+variant, over the defaults.
+"""
+
+from typing import Any
+
+from configs import default
+
+Part = dict[str, Any]
+"""Values by the names of fields: {"model.nf": 128}."""
+
+
+def experiment(
+    dataset: Part, variants: dict[str, tuple[Part, ...]], variant: str
+) -> default.Config:
+    """The one that variants names. Sampling takes a step for each of num_scales, as published."""
+    default.check_variant(variant, tuple(variants))
+    config = default.get_config()
+    config.data.random_flip = True
+    config.data.uniform_dequantization = False
+    for part in (dataset, *variants[variant]):
+        config.update_from_flattened_dict(part)
+    config.sampling.n_steps = config.model.num_scales
+    return config
+
+
+# SDEs, with the objective and the sampler that go with them.
+VE: Part = {
+    "training.sde": "vesde",
+    "sampling.predictor": "reverse_diffusion",
+    "sampling.corrector": "langevin",
+    "data.centered": False,
+    "model.scale_by_sigma": True,
+    "model.ema_rate": 0.999,
+}
+VP: Part = {
+    "training.sde": "vpsde",
+    "training.reduce_mean": True,
+    "sampling.predictor": "euler_maruyama",
+    "model.scale_by_sigma": False,
+}
+SUBVP: Part = {**VP, "training.sde": "subvpsde"}
+VE_DISCRETE: Part = {**VE, "training.continuous": False}
+VP_DISCRETE: Part = {
+    **VP,
+    "training.continuous": False,
+    "sampling.predictor": "ancestral_sampling",
+}
+
+# Networks.
+DDPM: Part = {
+    "model.name": "ddpm",
+    "model.ch_mult": (1, 2, 2, 2),
+    "model.num_res_blocks": 2,
+    "model.attn_resolutions": (16,),
+    "model.resamp_with_conv": True,
+    "model.conditional": True,
+    "model.nonlinearity": "swish",
+}
+NCSNPP: Part = {
+    **DDPM,
+    "model.name": "ncsnpp",
+    "model.num_res_blocks": 4,
+    "model.resblock_type": "biggan",
+    "model.fir": True,
+    "model.fir_kernel": (1, 3, 3, 1),
+    "model.skip_rescale": True,
+    "model.progressive": "none",
+    "model.progressive_input": "residual",
+    "model.progressive_combine": "sum",
+    "model.init_scale": 0.0,
+    "model.embedding_type": "positional",
+}
+DDPMPP: Part = {**NCSNPP, "model.fir": False, "model.progressive_input": "none"}
+FOURIER: Part = {"model.embedding_type": "fourier", "model.fourier_scale": 16.0}
+DEEP: Part = {"model.num_res_blocks": 8, "training.n_iters": 950_001}
+
+# Images of 256 x 256 pixels and more.
+LARGE: Part = {
+    "training.n_iters": 2_400_001,
+    "training.batch_size": 64,
+    "training.snapshot_freq_for_preemption": 5000,
+    "sampling.snr": 0.075,
+    "data.dataset": "folder",
+    "data.image_size": 256,
+    "model.num_scales": 2000,
+    "model.dropout": 0.0,
+}
+DDPM_256: Part = {
+    **VP_DISCRETE,
+    **DDPM,
+    "model.ch_mult": (1, 1, 2, 2, 4, 4),
+    "model.num_scales": 1000,
+    "optim.lr": 2e-5,
+}
+NCSNPP_256: Part = {
+    **VE,
+    **NCSNPP,
+    **FOURIER,
+    "model.ch_mult": (1, 1, 2, 2, 2, 2, 2),
+    "model.num_res_blocks": 2,
+    "model.progressive": "output_skip",
+    "model.progressive_input": "input_skip",
+}
+NCSNPP_1024: Part = {
+    **NCSNPP_256,
+    "training.batch_size": 8,
+    "sampling.n_samples": 8,
+    "sampling.batch_size": 8,
+    "sampling.snr": 0.15,
+    "eval.batch_size": 8,
+    "data.image_size": 1024,
+    "model.sigma_max": 1348.0,
+    "model.ema_rate": 0.9999,
+    "model.nf": 16,
+    "model.ch_mult": (1, 2, 4, 8, 16, 32, 32, 32),
+    "model.num_res_blocks": 1,
+}
+
+# NCSN (Song and Ermon 2019), and NCSNv2 (Song and Ermon 2020).
+NCSN: Part = {
+    **VE_DISCRETE,
+    "sampling.predictor": "none",
+    "sampling.corrector": "ald",
+    "sampling.n_steps_each": 100,
+    "sampling.snr": 0.316,
+    "model.name": "ncsn",
+    "model.nonlinearity": "elu",
+    "model.scale_by_sigma": False,
+    "model.sigma_max": 1.0,
+    "model.num_scales": 10,
+    "model.ema_rate": 0.0,
+    "optim.lr": 1e-3,
+    "optim.warmup": 0,
+    "optim.grad_clip": -1.0,
+}
+NCSNV2: Part = {
+    **NCSN,
+    "model.name": "ncsnv2_64",
+    "model.scale_by_sigma": True,
+    "model.ema_rate": 0.999,
+    "optim.lr": 1e-4,
+}
+
+
+def ncsn_variants(sigma_max: float, num_scales: int, snr: float) -> dict[str, tuple[Part, ...]]:
+    """NCSN, with some of NCSNv2's techniques, and NCSNv2, for the noise levels of a data set.
+
+    Techniques 1, 2 and 4 are these levels and how Langevin dynamics steps through them, 3 is a
+    network that does not see them, 5 the average of the parameters.
+    """
+    levels: Part = {
+        "sampling.n_steps_each": 5,
+        "sampling.snr": snr,
+        "model.sigma_max": sigma_max,
+        "model.num_scales": num_scales,
+    }
+    average: Part = {"model.ema_rate": 0.999}
+    return {
+        "ncsn": (NCSN,),
+        "ncsn_5": (NCSN, average),
+        "ncsn_124": (NCSN, levels),
+        "ncsn_1245": (NCSN, levels, average),
+        "ncsnv2": (NCSNV2, levels),
+    }

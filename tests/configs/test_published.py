@@ -1,0 +1,160 @@
+"""The published experiments: cifar10, celeba, lsun, celebahq and ffhq."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from configs import celeba, celebahq, cifar10, ffhq, lsun
+from experiments import build, train
+
+# Read from score_sde's files one by one. The columns are a name in SAMPLERS, FIELDS ("-" where one
+# does not matter), and the number of parameters.
+SAMPLERS = {
+    "ald": ("none", "ald"),
+    "pc": ("reverse_diffusion", "langevin"),
+    "reverse": ("reverse_diffusion", "none"),
+    "ancestral": ("ancestral_sampling", "none"),
+    "euler": ("euler_maruyama", "none"),
+}
+FIELDS = (
+    "sampling.n_steps_each",
+    "sampling.snr",
+    "model.sigma_max",
+    "model.num_scales",
+    "model.ema_rate",
+    "training.n_iters",
+    "training.batch_size",
+    "optim.lr",
+)
+PUBLISHED = {
+    cifar10: """
+ncsn                         ald       100 .316    1   10     0 1300001 128 1e-3  34428675
+ncsn_5                       ald       100 .316    1   10  .999 1300001 128 1e-3  34428675
+ncsn_124                     ald         5 .176   50  232     0 1300001 128 1e-3  44828931
+ncsn_1245                    ald         5 .176   50  232  .999 1300001 128 1e-3  44828931
+ncsnv2                       ald         5 .176   50  232  .999 1300001 128 1e-4  33970563
+ve_ddpm                      pc          1  .16   50 1000  .999 1300001 128 2e-4  35218947
+ve_ncsnpp                    pc          1  .16   50 1000  .999 1300001 128 2e-4  62693251
+ve_ncsnpp_continuous         pc          1  .16   50 1000  .999 1300001 128 2e-4  62758915
+ve_ncsnpp_deep_continuous    pc          1  .16   50 1000  .999  950001 128 2e-4 107587075
+vp_ddpm                      ancestral   -    -    - 1000 .9999 1300001 128 2e-4  35218947
+vp_ddpm_unconditional        ancestral   -    -    - 1000 .9999 1300001 128 2e-4  32329347
+vp_ddpm_continuous           euler       -    -    - 1000 .9999 1300001 128 2e-4  35218947
+vp_ddpmpp                    ancestral   -    -    - 1000 .9999 1300001 128 2e-4  61804419
+vp_ddpmpp_continuous         euler       -    -    - 1000 .9999 1300001 128 2e-4  61804419
+vp_ddpmpp_deep_continuous    euler       -    -    - 1000 .9999  950001 128 2e-4 106632579
+vp_ncsnpp                    reverse     -    -    - 1000 .9999 1300001 128 2e-4  62693251
+vp_ncsnpp_continuous         euler       -    -    - 1000 .9999 1300001 128 2e-4  62693251
+vp_ncsnpp_deep_continuous    euler       -    -    - 1000 .9999  950001 128 2e-4 107521411
+subvp_ddpm_continuous        euler       -    -    - 1000 .9999 1300001 128 2e-4  35218947
+subvp_ddpmpp_continuous      euler       -    -    - 1000 .9999 1300001 128 2e-4  61804419
+subvp_ddpmpp_deep_continuous euler       -    -    - 1000 .9999  950001 128 2e-4 106632579
+subvp_ncsnpp_continuous      euler       -    -    - 1000 .9999 1300001 128 2e-4  62693251
+subvp_ncsnpp_deep_continuous euler       -    -    - 1000 .9999  950001 128 2e-4 107521411
+""",
+    celeba: """
+ncsn                         ald       100 .316    1   10     0 1300001 128 1e-3  34428675
+ncsn_5                       ald       100 .316    1   10  .999 1300001 128 1e-3  34428675
+ncsn_124                     ald         5 .128   90  500     0 1300001 128 1e-3  57384195
+ncsn_1245                    ald         5 .128   90  500  .999 1300001 128 1e-3  57384195
+ncsnv2                       ald         5 .128   90  500  .999 1300001 128 1e-4  33970563
+ve_ncsnpp                    pc          1  .17   90 1000  .999 1300001 128 2e-4  62693251
+""",
+    lsun: """
+bedroom_ncsnv2               ald         3 .095  190 1086 .9999 2400001 128 1e-4  83445379
+bedroom_ve_ncsnpp_continuous pc          1 .075  378 2000  .999 2400001  64 2e-4  65574549
+bedroom_vp_ddpm              ancestral   -    -    - 1000 .9999 2400001  64 2e-5 111569923
+church_ve_ncsnpp_continuous  pc          1 .075  380 2000  .999 2400001  64 2e-4  65574549
+church_vp_ddpm               ancestral   -    -    - 1000 .9999 2400001  64 2e-5 111569923
+""",
+    celebahq: """
+ve_ncsnpp_continuous_256     pc          1 .075  348 2000  .999 2400001  64 2e-4  65574549
+ve_ncsnpp_continuous_1024    pc          1  .15 1348 2000 .9999 2400001   8 2e-4 105785896
+vp_ddpm_256                  ancestral   -    -    - 1000 .9999 2400001  64 2e-5 111569923
+""",
+    ffhq: """
+ve_ncsnpp_continuous_256     pc          1 .075  348 2000  .999 2400001  64 2e-4  65574549
+ve_ncsnpp_continuous_1024    pc          1  .15 1348 2000 .9999 2400001   8 2e-4 105785896
+""",
+}
+ROWS = [
+    pytest.param(module, *line.split(maxsplit=2), id=f"{module.__name__}:{line.split()[0]}")
+    for module, table in PUBLISHED.items()
+    for line in table.strip().splitlines()
+]
+
+
+def test_the_tables_are_complete():
+    for module, table in PUBLISHED.items():
+        rows = [line.split() for line in table.strip().splitlines()]
+        assert [row[0] for row in rows] == list(module.VARIANTS)
+        lines = [line.strip("| ").split() for line in module.__doc__.splitlines()]
+        described = [(line[0], line[-1]) for line in lines if line and line[0] in module.VARIANTS]
+        assert described == [(row[0], f"{int(row[-1]):,}") for row in rows]
+
+
+@functools.cache
+def parameters(network, size):
+    arguments = jnp.zeros((1, size, size, 3)), jnp.ones(1)
+    variables = jax.eval_shape(network.init, jax.random.key(0), *arguments)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize(("module", "variant", "sampler", "values"), ROWS)
+def test_the_published_fields_and_network(module, variant, sampler, values):
+    config = module.get_config(variant)
+    build.check(config)
+    *values, size = values.split()
+    for field, value in zip(FIELDS, values, strict=True):
+        section, name = field.split(".")
+        assert value == "-" or config[section][name] == float(value)
+    assert (config.sampling.predictor, config.sampling.corrector) == SAMPLERS[sampler]
+    assert config.sampling.n_steps == config.model.num_scales
+    # Divisions and dropout have no parameters: without them, many variants share a network.
+    config.model.update(scale_by_sigma=False, sigma_max=1.0, dropout=0.0)
+    config.data.centered = True
+    assert parameters(models.create(config), config.data.image_size) == int(size)
+
+
+@pytest.mark.parametrize("module", PUBLISHED)
+def test_names_tell_the_objective(module):
+    for variant in module.VARIANTS:
+        config, words = module.get_config(variant), set(variant.split("_"))
+        training, model, optim = config.training, config.model, config.optim
+        vp = bool(words & {"vp", "subvp"})
+        assert training.sde == ("subvpsde" if "subvp" in words else "vpsde" if vp else "vesde")
+        assert training.continuous == ("continuous" in words)
+        assert training.reduce_mean == (vp or (module is ffhq and "1024" in words))
+        assert config.data.centered == vp
+        assert model.scale_by_sigma == (not vp and "ncsn" not in words)
+        assert (optim.warmup, optim.grad_clip) == (
+            (0, -1) if words & {"ncsn", "ncsnv2"} else (5000, 1)
+        )
+        if model.name == "ncsnpp":
+            fourier = not vp and training.continuous
+            assert model.embedding_type == ("fourier" if fourier else "positional")
+
+
+def test_a_published_train_step_keeps_its_shapes():
+    config = cifar10.get_config("vp_ddpm")
+    model = models.create(config)
+    state = jax.eval_shape(lambda: train.init_state(config, model))
+    batch = jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.uint8)
+    after, metrics = jax.eval_shape(train.make_train_step(config, model, 256), state, batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", cifar10.VARIANTS)
+def test_a_published_train_step_runs(variant):
+    config = cifar10.get_config(variant)
+    model = models.create(config)
+    step = jax.jit(train.make_train_step(config, model, 256), donate_argnums=0)
+    batch = np.random.RandomState(0).randint(256, size=(2, 32, 32, 3)).astype(np.uint8)
+    _, metrics = step(train.init_state(config, model), batch)
+    assert np.isfinite(float(metrics["loss"]))
