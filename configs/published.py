@@ -83,6 +83,7 @@ LARGE: Part = {
     "training.batch_size": 64,
     "training.snapshot_freq_for_preemption": 5000,
     "sampling.snr": 0.075,
+    "eval.batch_size": 64,
     "data.dataset": "folder",
     "data.image_size": 256,
     "model.num_scales": 2000,
