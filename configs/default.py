@@ -48,6 +48,14 @@ def get_config() -> Config:
     evaluation.n_probes = 1
     evaluation.n_repeats = 1  # passes over the test set, each dequantised anew
 
+    edit = config.edit = ml_collections.ConfigDict()
+    edit.task = "inpaint"  # "colorize", "variations", "reconstruct" or "interpolate"
+    edit.n_images = 8  # the first of the test set
+    edit.n_results = 6  # for each image, or between two
+    edit.mask = "left"  # what inpainting is given: "left" half, or all but the "centre"
+    edit.strength = 0.5  # of variations: 0 changes nothing, 1 everything
+    edit.n_iterations = 3  # of conjugate gradients, for inpainting and colorizing
+
     data = config.data = ml_collections.ConfigDict()
     data.dataset = ""
     data.path = ""  # of data that does not come with a package

@@ -38,6 +38,11 @@ def make_sampler(config: Config):
     """The sampler that config.sampling describes."""
     options = config.sampling
     by_method = {
+        "annealed_langevin": {
+            "n_levels": options.n_steps,
+            "n_steps_each": options.n_steps_each,
+            "denoise": options.noise_removal,
+        },
         "euler_maruyama": {"n_steps": options.n_steps},
         "predictor_corrector": {
             "n_steps": options.n_steps,

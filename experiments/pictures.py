@@ -1,17 +1,19 @@
 """Pictures of what a model makes. Each file says in its metadata that a model made it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 LEAST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged
+TITLE_HEIGHT = 14
 
 
 def provenance(**details) -> dict[str, str]:
@@ -25,9 +27,13 @@ def provenance(**details) -> dict[str, str]:
 
 
 def save_grid(
-    path: Path, images: UInt8[np.ndarray, "n h w c"], columns: int, about: dict[str, str]
+    path: Path,
+    images: UInt8[np.ndarray, "n h w c"],
+    columns: int,
+    about: dict[str, str],
+    titles: Sequence[str] = (),
 ) -> Path:
-    """Images row by row, in `columns` columns."""
+    """Images row by row, in `columns` columns, under a line with the columns' titles if given."""
     n, height, width, channels = images.shape
     rows = -(-n // columns)
     padded = np.zeros((rows * columns, height + 1, width + 1, channels), np.uint8)
@@ -40,7 +46,13 @@ def save_grid(
     for key, value in about.items():
         info.add_itxt(key, value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid[..., 0] if channels == 1 else grid).save(path, pnginfo=info)
+    picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
+    if titles:
+        picture = ImageOps.expand(picture, (0, TITLE_HEIGHT, 0, 0))
+        draw = ImageDraw.Draw(picture)
+        for column, title in enumerate(titles):
+            draw.text((column * (width + 1) * scale + 1, 1), title, fill="white")
+    picture.save(path, pnginfo=info)
     return path
 
 

@@ -11,6 +11,7 @@ from models.config import Config
 FREE = (  # what a run may change when it goes on, or when its model is used
     "sampling",
     "eval",
+    "edit",
     "training.n_iters",
     "training.log_freq",
     "training.snapshot_freq",

@@ -1,6 +1,8 @@
 """Samplers: frozen dataclasses, called as sampler(key, sde, score_fn, shape)."""
 
-from samplers.base import Samples
+from samplers import editing, guidance, measurement
+from samplers.annealed_langevin import AnnealedLangevin
+from samplers.base import Samples, Start
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -10,9 +12,14 @@ __all__ = [
     "CORRECTORS",
     "PREDICTORS",
     "SAMPLERS",
+    "AnnealedLangevin",
     "EulerMaruyama",
     "PredictorCorrector",
     "ProbabilityFlow",
     "Samples",
+    "Start",
     "create",
+    "editing",
+    "guidance",
+    "measurement",
 ]

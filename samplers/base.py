@@ -1,17 +1,51 @@
-"""What a sampler returns."""
+"""What a sampler returns, and where it starts."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from sde_lib import SDE
+from sde_lib.batch import Batch
 
 
 class Samples(NamedTuple):
     """What a sampler returns.
 
     x: [B, ...] samples. nfe: network evaluations made for each. path: [n_frames, B, ...], states
-    at even intervals from just after the prior to t_min.
+    at even intervals from just after the start to t_min.
     """
 
     x: Float[Array, "batch *shape"]
     nfe: int | Int[Array, ""]
     path: Float[Array, "frames batch *shape"]
+
+
+class Start(NamedTuple):
+    """A start other than the prior at t_max: states x, [B, ...], of time t, a Python number."""
+
+    x: Float[Array, "batch *shape"]
+    t: float
+
+
+def starting_point(
+    key: PRNGKeyArray,
+    sde: SDE,
+    shape: Sequence[int],
+    first_index: int | Array,
+    start: Start | None,
+) -> tuple[Batch, float]:
+    """The states that a sampler starts from and their time: `start`, or draws from the prior.
+
+    Raises:
+        ValueError: states of another shape, or a time outside (t_min, t_max].
+    """
+    if start is None:
+        return sde.prior_sample(key, shape, first_index), sde.t_max
+    x, t = jnp.asarray(start.x, jnp.float32), start.t
+    if x.shape != tuple(shape):
+        raise ValueError(f"start.x has the shape {x.shape}: it must be that asked for, {shape}")
+    if not sde.t_min < t <= sde.t_max:
+        raise ValueError(f"start.t is {t}: it must lie in (t_min, t_max] = {sde.t_min, sde.t_max}")
+    return x, t

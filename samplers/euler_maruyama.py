@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples
+from samplers.base import Samples, Start
 from samplers.predictor_corrector import PredictorCorrector
 from sde_lib import SDE, ScoreFn
 
 
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama:
-    """n_steps equal steps from t_max to t_min, one evaluation each (Song et al. 2021, App. D)."""
+    """n_steps equal steps down to t_min, one evaluation each (Song et al. 2021, App. D)."""
 
     n_steps: int = 1000
 
@@ -30,6 +30,7 @@ class EulerMaruyama:
         shape: Sequence[int],
         first_index: int | Array = 0,
         n_frames: int = 0,
+        start: Start | None = None,
     ) -> Samples:
         """Samples of `shape` = (B, ...): see PredictorCorrector."""
-        return self._as_predictor()(key, sde, score_fn, shape, first_index, n_frames)
+        return self._as_predictor()(key, sde, score_fn, shape, first_index, n_frames, start)

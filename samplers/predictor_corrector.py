@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples
+from samplers.base import Samples, Start, starting_point
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least, check_name
@@ -99,7 +99,7 @@ def langevin(
         sigma = sde.sigma(t)
         ratio = math.sqrt(math.prod(x.shape[1:])) / _norm(score)
         ratio = jnp.clip(ratio, math.sqrt(0.5) * sigma, sigma)
-    return _langevin_step(x, score, 2 * _chain_alpha(sde, t) * (snr * ratio) ** 2, z)
+    return langevin_step(x, score, 2 * _chain_alpha(sde, t) * (snr * ratio) ** 2, z)
 
 
 def ald(
@@ -107,10 +107,11 @@ def ald(
 ) -> tuple[Batch, Batch]:
     """One step of annealed Langevin dynamics: step = 2 alpha (snr sigma)^2."""
     step = 2 * _chain_alpha(sde, t) * (snr * sde.sigma(t)) ** 2
-    return _langevin_step(x, score_fn(x, t), step, z)
+    return langevin_step(x, score_fn(x, t), step, z)
 
 
-def _langevin_step(x: Batch, score: Batch, step: PerSample, z: Batch) -> tuple[Batch, Batch]:
+def langevin_step(x: Batch, score: Batch, step: PerSample, z: Batch) -> tuple[Batch, Batch]:
+    """x + step score + sqrt(2 step) z, and that before its noise."""
     x_mean = x + expand(step, x) * score
     return x_mean + expand(jnp.sqrt(2 * step), x) * z, x_mean
 
@@ -193,6 +194,7 @@ class PredictorCorrector:
         shape: Sequence[int],
         first_index: int | Array = 0,
         n_frames: int = 0,
+        start: Start | None = None,
     ) -> Samples:
         """Draws samples, all in one compiled loop.
 
@@ -203,15 +205,17 @@ class PredictorCorrector:
             shape: (B, ...).
             first_index: index of the first sample in the stream `key`.
             n_frames: states to record on the way, at most one a step.
+            start: states to start from; None for the prior. The steps share the way from there.
 
         Raises:
-            ValueError: a score_fn that changes the shape; more frames than steps.
+            ValueError: a score_fn or start of another shape; more frames than steps.
         """
         check_score_fn(score_fn, shape)
         n_moves = self.n_steps - self.denoise
         if n_frames > n_moves:
             raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
-        dt = (sde.t_max - sde.t_min) / n_moves
+        x, t_start = starting_point(key, sde, shape, first_index, start)
+        dt = (t_start - sde.t_min) / n_moves
         keys = sample_keys(key, shape[0], first_index)
 
         def correct(x, t, keys):
@@ -224,7 +228,7 @@ class PredictorCorrector:
 
         def step(k, carry):
             x, path = carry
-            t = jnp.full(shape[0], sde.t_max - k * dt)
+            t = jnp.full(shape[0], t_start - k * dt)
             step_keys = fold_in(keys, k)
             x = correct(x, t, step_keys)
             z = normal(fold_in(step_keys, 0), shape)
@@ -235,7 +239,6 @@ class PredictorCorrector:
                 path = path.at[k * n_frames // n_moves].set(x)
             return x, path
 
-        x = sde.prior_sample(key, shape, first_index)
         x, path = jax.lax.fori_loop(0, n_moves, step, (x, jnp.zeros((n_frames, *shape))))
         if self.denoise:
             t = jnp.full(shape[0], sde.t_min)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples
+from samplers.base import Samples, Start, starting_point
 from sde_lib import SDE, ScoreFn, check_score_fn, solve_ode
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbabilityFlow:
-    """Solves dx/dt = f x - g^2 score / 2 from the prior at t_max to t_min.
+    """Solves dx/dt = f x - g^2 score / 2 from t_max, or the start, to t_min.
 
     Samples of one batch share their steps, so a sample depends on its batch to solver tolerance.
 
@@ -38,21 +38,23 @@ class ProbabilityFlow:
         shape: Sequence[int],
         first_index: int | Array = 0,
         n_frames: int = 0,
+        start: Start | None = None,
     ) -> Samples:
         """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector."""
         check_score_fn(score_fn, shape)
+        x, t_start = starting_point(key, sde, shape, first_index, start)
 
         def velocity(t, x):
             return sde.flow_drift(x, t, score_fn(x, t))
 
         x, path, nfe = solve_ode(
             velocity,
-            sde.prior_sample(key, shape, first_index),
-            sde.t_max,
+            x,
+            t_start,
             sde.t_min,
             self.rtol,
             self.atol,
-            path_times=jnp.linspace(sde.t_max, sde.t_min, n_frames + 1)[1:],
+            path_times=jnp.linspace(t_start, sde.t_min, n_frames + 1)[1:],
         )
         if self.denoise:
             t = jnp.full(shape[0], sde.t_min)

@@ -2,19 +2,24 @@
 
 import dataclasses
 
+from samplers.annealed_langevin import AnnealedLangevin
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from sde_lib.checks import check_name
 
 SAMPLERS = {
+    "annealed_langevin": AnnealedLangevin,
     "euler_maruyama": EulerMaruyama,
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
 }
 
 
-def create(name: str, **options) -> EulerMaruyama | PredictorCorrector | ProbabilityFlow:
+Sampler = AnnealedLangevin | EulerMaruyama | PredictorCorrector | ProbabilityFlow
+
+
+def create(name: str, **options) -> Sampler:
     """The sampler `name`, with its own options.
 
     Raises:

@@ -1,0 +1,143 @@
+"""Mode edit: what a trained model makes of images of the test set. config.edit says what."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import models
+import samplers
+from experiments import build, data, pictures, train
+from models.config import Config
+from samplers import editing, measurement
+from sde_lib.checks import check_at_least, check_name
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Edits the first config.edit.n_images test images; draws them with the results beside them.
+
+    Raises:
+        ValueError: an unknown task or mask, an impossible number, or data that cannot be edited.
+        FloatingPointError: a result is not finite.
+    """
+    check(config)
+    task, sde = config.edit.task, build.make_sde(config)
+    model, params, step = train.load(config, workdir)
+    dataset, key = data.load(config), jax.random.key(config.seed)
+    x = dataset.test[: config.edit.n_images]
+    x = data.to_model_space(config, dataset.levels, key, jnp.asarray(x), dequantize=False)
+
+    @jax.jit
+    def edit(params, x):
+        return TASKS[task](config, key, sde, models.score_fn(config, sde, model, params), x)
+
+    columns = edit(params, x)
+    images = np.stack([np.asarray(column) for column in columns.values()], axis=1)
+    if not np.isfinite(images).all():
+        raise FloatingPointError("results are not finite: take more steps, or another sampler")
+    if task == "reconstruct":
+        print(f"largest error {np.abs(images[:, 1] - images[:, 0]).max():.2e}")
+    about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
+    path = workdir / "samples" / f"edit_{task}_{step}.png"
+    images = data.to_uint8(config, images).reshape(-1, *x.shape[1:])
+    print(pictures.save_grid(path, images, len(columns), about, list(columns)))
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for what cannot be edited, before anything is loaded or compiled."""
+    edit, dataset = config.edit, config.data.dataset
+    check_name("config.edit.task", edit.task, TASKS)
+    check_name("config.edit.mask", edit.mask, MASKS)
+    least = {"n_images": 2 if edit.task == "interpolate" else 1, "n_results": 1, "n_iterations": 1}
+    for name, count in least.items():
+        check_at_least(count, **{f"config.edit.{name}": edit[name]})
+    if not 0 <= edit.strength <= 1:
+        raise ValueError(f"config.edit.strength is {edit.strength}: it must lie in [0, 1]")
+    if len(build.image_shape(config)) == 1:
+        raise ValueError(f"{dataset!r} are points: mode edit needs images")
+    if edit.task == "colorize" and config.data.num_channels == 1:
+        raise ValueError(f"{dataset!r} has no colours: config.edit.task = 'colorize' needs them")
+
+
+# A task: (config, key, sde, score_fn, x) -> the picture's columns by their titles, each like x.
+
+
+def _inpaint(config, key, sde, score_fn, x):
+    mask = MASKS[config.edit.mask](config.data.image_size)
+    return _measure(config, key, sde, score_fn, x, measurement.inpainting(mask))
+
+
+def _colorize(config, key, sde, score_fn, x):
+    return _measure(config, key, sde, score_fn, x, measurement.grey)
+
+
+def _measure(config, key, sde, score_fn, x, operator):
+    many = _repeat(config, x)
+    score_fn = measurement.condition(
+        sde, score_fn, operator, operator(many), n_iterations=config.edit.n_iterations
+    )
+    results = build.make_sampler(config)(key, sde, score_fn, many.shape).x
+    given = jnp.broadcast_to(operator(x), x.shape)
+    return {"original": x, "given": given} | _results(config, x, results)
+
+
+def _variations(config, key, sde, score_fn, x):
+    sampler, many = build.make_sampler(config), _repeat(config, x)
+    results = editing.vary(sampler, key, sde, score_fn, many, config.edit.strength)
+    return {"original": x} | _results(config, x, results)
+
+
+def _reconstruct(config, key, sde, score_fn, x):
+    latent = _encode(config, sde, score_fn, x)
+    return {"original": x, "decoded": _decode(config, key, sde, score_fn, latent)}
+
+
+def _interpolate(config, key, sde, score_fn, x):
+    """Between each image and the next."""
+    n_frames, latent = config.edit.n_results, _encode(config, sde, score_fn, x)
+    weights = np.arange(1, n_frames + 1) / (n_frames + 1)
+    frames = jnp.stack([editing.slerp(latent[:-1], latent[1:], w) for w in weights], axis=1)
+    frames = _decode(config, key, sde, score_fn, frames.reshape(-1, *x.shape[1:]))
+    frames = frames.reshape(-1, n_frames, *x.shape[1:])
+    between = {f"{w:.2f}": frames[:, k] for k, w in enumerate(weights)}
+    return {"from": x[:-1]} | between | {"to": x[1:]}
+
+
+def _encode(config, sde, score_fn, x):
+    return editing.encode(sde, score_fn, x, config.sampling.rtol, config.sampling.atol)
+
+
+def _decode(config, key, sde, score_fn, latent):
+    decoder = samplers.ProbabilityFlow(config.sampling.rtol, config.sampling.atol)
+    start = samplers.Start(latent, sde.t_max)
+    return decoder(key, sde, score_fn, latent.shape, start=start).x
+
+
+def _repeat(config, x):
+    return jnp.repeat(x, config.edit.n_results, axis=0)
+
+
+def _results(config, x, results):
+    """Columns of the results for _repeat(config, x)."""
+    results = results.reshape(len(x), -1, *x.shape[1:])
+    return {f"result {k + 1}": results[:, k] for k in range(config.edit.n_results)}
+
+
+def _left(side: int) -> np.ndarray:
+    return np.tile(np.arange(side) < side // 2, (side, 1))
+
+
+def _around_centre(side: int) -> np.ndarray:
+    within = np.abs(np.arange(side) - (side - 1) / 2) < side / 4
+    return ~np.outer(within, within)
+
+
+MASKS = {"left": _left, "centre": _around_centre}
+TASKS = {
+    "inpaint": _inpaint,
+    "colorize": _colorize,
+    "variations": _variations,
+    "reconstruct": _reconstruct,
+    "interpolate": _interpolate,
+}

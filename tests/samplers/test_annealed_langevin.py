@@ -1,0 +1,128 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import SDES, Gaussian, Mixture
+
+import samplers
+import sde_lib
+from samplers.annealed_langevin import balanced_step_size
+from sde_lib.batch import fold_in, normal, sample_keys
+
+
+class FarMixture(Mixture):
+    """Two Gaussians of weights 0.2 and 0.8, fourteen standard deviations apart."""
+
+    weights = np.array([0.2, 0.8])
+    means = np.array([[-5.0, -5.0], [5.0, 5.0]])
+    std = 1.0
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_moments_of_gaussian_data_are_the_closed_form(name):
+    """Every step is a linear map and Gaussian noise: after finitely many, not quite the data."""
+    gaussian, sde, n = Gaussian(), SDES[name], 10_000
+    sampler = samplers.AnnealedLangevin(60, 25, step_size=0.1)
+    x = jax.jit(lambda key: sampler(key, sde, gaussian.score_fn(sde), (n, 1)).x)(jax.random.key(0))
+    first, last = (float(sde.sigma(t) / sde.alpha(t)) for t in (sde.t_max, sde.t_min))
+    mean, variance = 0.0, (sde.prior_std / float(sde.alpha(sde.t_max))) ** 2
+    for sigma in np.repeat(np.geomspace(first, last, 60), 25):
+        pull = 0.1 * sigma**2 / (gaussian.std**2 + sigma**2)
+        mean += pull * (gaussian.mean - mean)
+        variance = (1 - pull) ** 2 * variance + 2 * 0.1 * sigma**2
+    shrink = gaussian.std**2 / (gaussian.std**2 + last**2)  # Tweedie's formula
+    mean, std = gaussian.mean + shrink * (mean - gaussian.mean), shrink * np.sqrt(variance)
+    assert x.mean() == pytest.approx(mean, abs=4 * std / np.sqrt(n))
+    assert x.std() == pytest.approx(std, rel=4 / np.sqrt(2 * n))
+    assert std == pytest.approx(gaussian.std, rel=0.05)
+
+
+def test_it_is_the_algorithm_of_the_paper():
+    """Algorithm 1 in its own numbers: sigma from 1 to 0.01, epsilon = 2e-5."""
+    sde, gaussian, key, shape = (
+        sde_lib.VE(0.01, 1.0, t_min=0.0),
+        Gaussian(),
+        jax.random.key(1),
+        (3, 2),
+    )
+    sampler = samplers.AnnealedLangevin(10, 2, step_size=0.1, denoise=False)
+    x, keys = np.asarray(sde.prior_sample(key, shape)), sample_keys(key, 3)
+    for k, sigma in enumerate(np.repeat(np.geomspace(1.0, 0.01, 10), 2)):
+        step = 2e-5 * sigma**2 / 0.01**2
+        score = -(x - gaussian.mean) / (gaussian.std**2 + sigma**2)
+        x = x + step / 2 * score + np.sqrt(step) * np.asarray(normal(fold_in(keys, k), shape))
+    np.testing.assert_allclose(sampler(key, sde, gaussian.score_fn(sde), shape).x, x, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sigma_max", "n_levels", "n_steps_each", "epsilon"),
+    [(50, 232, 5, 6.2e-6), (90, 500, 5, 3.3e-6), (190, 1086, 3, 1.8e-6)],
+)
+def test_step_sizes_are_the_published_ones(sigma_max, n_levels, n_steps_each, epsilon):
+    """CIFAR-10, CelebA and LSUN bedroom of NCSNv2, whose sigma_L is 0.01."""
+    ratio = (sigma_max / 0.01) ** (1 / (n_levels - 1))
+    step_size = float(balanced_step_size(ratio, n_steps_each))
+    assert step_size * 0.01**2 == pytest.approx(epsilon, abs=0.05e-6)
+
+
+def test_plain_langevin_gets_the_weights_of_a_mixture_wrong_and_annealed_right():
+    """Song & Ermon 2019, Section 3.2.2 and Figure 3: no sample crosses between far modes."""
+    sde, mixture, n = sde_lib.VE(0.01, 20.0), FarMixture(), 2000
+    start = samplers.Start(jax.random.uniform(jax.random.key(1), (n, 2), minval=-8, maxval=8), 1.0)
+    plain = samplers.AnnealedLangevin(1, 500, step_size=1000.0, denoise=False)
+    annealed = samplers.AnnealedLangevin(30, 50, step_size=0.1)
+
+    def share_in_the_heavy_mode(sampler, start):
+        x = sampler(jax.random.key(0), sde, mixture.score_fn(sde), (n, 2), start=start).x
+        nearest = jnp.sum((x[:, None] - mixture.means) ** 2, axis=-1)
+        inside = jnp.min(nearest, axis=1) < 16 * mixture.std**2
+        assert jnp.mean(inside) > 0.99
+        return float(jnp.mean(nearest[:, 1] < nearest[:, 0]))
+
+    assert share_in_the_heavy_mode(plain, start) == pytest.approx(0.5, abs=0.05)
+    assert share_in_the_heavy_mode(annealed, None) == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_nfe_is_the_number_of_evaluations_really_made(denoise):
+    calls = []
+
+    def score_fn(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return -x
+
+    sampler = samplers.AnnealedLangevin(7, 3, denoise=denoise)
+    samples = sampler(jax.random.key(0), SDES["vp"], score_fn, (2, 2))
+    jax.effects_barrier()
+    assert samples.nfe == len(calls) == 21 + denoise
+
+
+def test_sample_i_does_not_depend_on_its_batch_and_the_path_ends_with_it():
+    sde, data = SDES["vp"], Mixture()
+    sampler, score_fn = samplers.AnnealedLangevin(20, denoise=False), data.score_fn(sde)
+    together = sampler(jax.random.key(3), sde, score_fn, (8, 2), n_frames=4)
+    alone = sampler(jax.random.key(3), sde, score_fn, (1, 2), first_index=6).x
+    np.testing.assert_allclose(together.x[6], alone[0], rtol=1e-4, atol=1e-5)
+    assert together.path.shape == (4, 8, 2)
+    np.testing.assert_allclose(together.path[-1], together.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_levels": 0}, "n_levels is 0"),
+        ({"n_steps_each": 0}, "n_steps_each is 0"),
+        ({"step_size": 0.0}, "step_size is 0.0"),
+        ({"n_levels": 1}, "step_size must be given"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        samplers.AnnealedLangevin(**options)
+
+
+def test_more_frames_than_steps_are_refused():
+    with pytest.raises(ValueError, match="only 6 steps"):
+        samplers.AnnealedLangevin(2, 3)(
+            jax.random.key(0), SDES["vp"], lambda x, t: -x, (1, 2), n_frames=7
+        )

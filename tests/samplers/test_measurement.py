@@ -1,0 +1,178 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import SDES, Gaussian
+
+import samplers
+from samplers import measurement
+
+SHAPE = (2, 3, 2)  # height, width, channels
+MASK = np.array([[True, False, False], [True, True, False]])
+OPERATORS = {"inpainting": measurement.inpainting(MASK), "grey": measurement.grey}
+
+
+class Correlated:
+    """x_0 ~ N(mean, covariance): neighbouring pixels, and the channels of each, go together."""
+
+    def __init__(self):
+        rows, columns = np.indices(SHAPE[:2]).reshape(2, -1)
+        squares = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+        channels = np.array([[1, 0.6], [0.6, 0.8]])
+        self.dims = np.prod(SHAPE)
+        self.mean = 0.3 * np.sin(np.arange(self.dims))
+        self.covariance = np.kron(np.exp(-squares / 4), channels) / 4 + 0.02 * np.eye(self.dims)
+
+    def score_fn(self, sde):
+        variances, axes = np.linalg.eigh(self.covariance)
+
+        def score(x, t):
+            alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+            along = (x.reshape(len(x), -1) - alpha * self.mean) @ axes
+            return -((along / (alpha**2 * variances + sigma**2)) @ axes.T).reshape(x.shape)
+
+        return score
+
+    def given(self, operator, y, noise_std):
+        """Mean and covariance of x_0 given y, in double precision."""
+        a = matrix(operator)
+        seen = a @ self.covariance @ a.T + noise_std**2 * a @ np.linalg.pinv(a)
+        gain = self.covariance @ a.T @ np.linalg.pinv(seen, rcond=1e-10)
+        return self.mean + gain @ (y - a @ self.mean), self.covariance - gain @ a @ self.covariance
+
+    def measure(self, operator, noise_std, seed=0):
+        random = np.random.RandomState(seed)
+        x0 = random.multivariate_normal(self.mean, self.covariance)
+        a = matrix(operator)
+        return x0, a @ (x0 + noise_std * np.linalg.pinv(a) @ random.randn(len(a)))
+
+
+def matrix(operator):
+    columns = operator(jnp.eye(np.prod(SHAPE)).reshape(-1, *SHAPE))
+    return np.asarray(columns, np.float64).reshape(len(columns), -1).T
+
+
+def condition(sde, operator, y, n, noise_std=0.0):
+    """The conditional score for n images of one y; the operators have rank 6."""
+    seen = OPERATORS[operator](jnp.zeros((n, *SHAPE)))
+    y = jnp.broadcast_to(jnp.asarray(y, jnp.float32).reshape(seen[:1].shape), seen.shape)
+    return measurement.condition(
+        sde, Correlated().score_fn(sde), OPERATORS[operator], y, noise_std, n_iterations=10
+    )
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 0.1])
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("name", SDES)
+def test_the_score_of_gaussian_data_is_the_closed_form(name, operator, noise_std):
+    sde, data = SDES[name], Correlated()
+    x0, y = data.measure(OPERATORS[operator], noise_std)
+    mean, covariance = data.given(OPERATORS[operator], y, noise_std)
+    times = np.array([0.01, 0.1, 0.3, 0.6, 1.0])
+    alpha, sigma = (np.asarray(a, np.float64) for a in (sde.alpha(times), sde.sigma(times)))
+    x = alpha[:, None] * x0 + sigma[:, None] * np.random.RandomState(1).randn(5, data.dims)
+    score_fn = jax.jit(condition(sde, operator, y, 5, noise_std))
+    score = score_fn(jnp.asarray(x, jnp.float32).reshape(5, *SHAPE), jnp.asarray(times))
+    for k in range(5):
+        variance = alpha[k] ** 2 * covariance + sigma[k] ** 2 * np.eye(data.dims)
+        exact = -np.linalg.solve(variance, x[k] - alpha[k] * mean)
+        error = np.abs(np.ravel(score[k]) - exact).max() / np.abs(exact).max()
+        assert error < 2e-4, f"t = {times[k]}: off by {error:.1e}"
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "sampler"),
+    [
+        ("ve", "inpainting", samplers.PredictorCorrector(200)),
+        ("vp", "grey", samplers.PredictorCorrector(200)),
+        ("subvp", "inpainting", samplers.PredictorCorrector(200, "euler_maruyama", "none")),
+        ("ve", "grey", samplers.ProbabilityFlow(1e-4, 1e-4, denoise=True)),
+        ("vp", "inpainting", samplers.ProbabilityFlow(1e-4, 1e-4, denoise=True)),
+        ("subvp", "grey", samplers.ProbabilityFlow(1e-4, 1e-4, denoise=True)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_samples_have_the_conditional_moments(name, operator, sampler):
+    """What was measured comes back to float32's precision: nothing is left of the noise."""
+    sde, data, n = SDES[name], Correlated(), 2000
+    _, y = data.measure(OPERATORS[operator], 0.0)
+    mean, covariance = data.given(OPERATORS[operator], y, 0.0)
+    score_fn = condition(sde, operator, y, n)
+    x = jax.jit(lambda key: sampler(key, sde, score_fn, (n, *SHAPE)).x)(jax.random.key(0))
+    x = np.asarray(x, np.float64).reshape(n, -1)
+    np.testing.assert_allclose(x @ matrix(OPERATORS[operator]).T, np.tile(y, (n, 1)), atol=1e-5)
+    widest = np.sqrt(np.diag(covariance).max())
+    np.testing.assert_allclose(x.mean(0), mean, atol=(4 / np.sqrt(n) + 0.02) * widest)
+    error = np.linalg.norm(np.cov(x.T) - covariance) / np.linalg.norm(covariance)
+    assert error < 0.1
+
+
+def test_each_sample_has_its_own_iterations_and_measurement():
+    sde, data, t = SDES["vp"], Correlated(), jnp.array([0.02, 0.4, 0.9])
+    x, y = jax.random.normal(jax.random.key(0), (2, 3, *SHAPE))
+    together, alone = (
+        measurement.condition(sde, data.score_fn(sde), OPERATORS["grey"], y[part, ..., :1], 0.1, 2)
+        for part in (slice(None), slice(1, 2))
+    )
+    np.testing.assert_allclose(together(x, t)[1:2], alone(x[1:2], t[1:2]), rtol=1e-4)
+
+
+def test_a_measurement_that_tells_nothing_new_changes_nothing():
+    """All residuals are 0: conjugate gradients would divide by them."""
+    sde, t = SDES["ve"], jnp.array([1e-5, 0.5, 1.0])
+    x, score_fn = 1e-3 * jnp.ones((3, *SHAPE)), Gaussian().score_fn(sde)
+    y = measurement.grey(sde.denoise(x, t, score_fn(x, t)))
+    conditional = measurement.condition(sde, score_fn, measurement.grey, y)
+    np.testing.assert_array_equal(conditional(x, t), score_fn(x, t))
+
+
+def test_a_covariance_that_is_none_is_not_trusted():
+    """Of a network whose denoised image moves against its input, or across it."""
+    sde, x = SDES["ve"], jax.random.normal(jax.random.key(0), (4, 1, 2, 1))
+    turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+    for jacobian in (-jnp.eye(2), turn):
+
+        def score_fn(x, t, jacobian=jacobian):
+            moved = (x.reshape(4, 2) @ jacobian).reshape(x.shape)
+            return (moved - x) / sde.sigma(t)[:, None, None, None] ** 2
+
+        conditional = measurement.condition(sde, score_fn, lambda x: x, jnp.ones_like(x))
+        t = jnp.full(4, 0.3)
+        np.testing.assert_allclose(conditional(x, t), score_fn(x, t))
+
+
+def test_the_score_runs_once_whatever_the_number_of_iterations():
+    sde, calls = SDES["vp"], []
+
+    def score_fn(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return -x
+
+    conditional = measurement.condition(
+        sde, score_fn, measurement.grey, jnp.ones((2, 1, 1, 1)), n_iterations=5
+    )
+    jax.jit(conditional)(jnp.zeros((2, 1, 1, 3)), jnp.full(2, 0.5))
+    jax.effects_barrier()
+    assert len(calls) == 1
+
+
+def test_operators_keep_what_they_should():
+    x = jnp.arange(12.0).reshape(1, *SHAPE)
+    np.testing.assert_array_equal(measurement.inpainting(MASK)(x)[0][MASK], x[0][MASK])
+    assert not measurement.inpainting(MASK[..., None])(x)[0][~MASK].any()
+    np.testing.assert_array_equal(measurement.grey(x)[..., 0], x[..., 0] + 0.5)
+
+
+def test_mistakes_are_refused():
+    sde, score_fn, x = SDES["vp"], Gaussian().score_fn(SDES["vp"]), jnp.zeros((2, *SHAPE))
+    with pytest.raises(ValueError, match=r"mask has the shape \(4,\)"):
+        measurement.inpainting(np.ones(4, bool))
+    with pytest.raises(ValueError, match="nothing is known"):
+        measurement.inpainting(np.zeros((2, 3), bool))
+    with pytest.raises(ValueError, match="noise_std is -1"):
+        measurement.condition(sde, score_fn, measurement.grey, x, -1.0)
+    with pytest.raises(ValueError, match="n_iterations is 0"):
+        measurement.condition(sde, score_fn, measurement.grey, x, n_iterations=0)
+    conditional = measurement.condition(sde, score_fn, measurement.grey, x)
+    with pytest.raises(ValueError, match=r"y has the shape \(2, 2, 3, 2\): operator gives"):
+        samplers.EulerMaruyama(10)(jax.random.key(0), sde, conditional, x.shape)
