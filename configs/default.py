@@ -58,7 +58,9 @@ def get_config() -> Config:
 
     data = config.data = ml_collections.ConfigDict()
     data.dataset = ""
-    data.path = ""  # of data that does not come with a package
+    data.path = ""  # of cifar10, folder, npz and huggingface: a file, a folder or a name
+    data.cache = "~/.cache/score-sde-jax"  # keeps what is downloaded or rendered
+    data.test_fraction = 0.1  # of data that come without a test set
     data.image_size = 32
     data.num_channels = 3
     data.centered = True  # in [-1, 1]; otherwise [0, 1]

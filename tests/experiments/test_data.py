@@ -1,49 +1,14 @@
+import dataclasses
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate
-from sklearn.datasets import load_digits
+from PIL import Image
 
 from configs import cifar10, digits, points
 from experiments import data
-
-
-def test_digits_are_split_as_promised():
-    dataset = data.load(digits.get_config())
-    order = np.random.RandomState(0).permutation(1797)
-    images = load_digits().images
-    np.testing.assert_array_equal(dataset.test[..., 0], images[order[:297]])
-    np.testing.assert_array_equal(dataset.train[..., 0], images[order[297:]])
-    assert (dataset.levels, dataset.train.max(), dataset.train.dtype) == (17, 16, np.uint8)
-
-
-@pytest.mark.parametrize("variant", points.VARIANTS)
-def test_points_are_scaled_and_reproducible(variant):
-    config = points.get_config(variant)
-    dataset, again = data.load(config), data.load(config)
-    assert dataset.train.shape == (data.N_POINTS, 2)
-    assert dataset.test.shape == (data.N_TEST_POINTS, 2)
-    assert 0.5 < dataset.train.std() < 2
-    np.testing.assert_array_equal(dataset.test, again.test)
-
-
-def test_checkerboard_has_points_on_its_dark_squares_only():
-    points_ = data.load(points.get_config("checkerboard")).train
-    assert set(np.floor(points_).sum(axis=1) % 2) == {0}
-
-
-def test_mixture_density_is_that_of_its_samples():
-    total, _ = integrate.dblquad(
-        lambda y, x: float(np.exp(data.mixture_log_prob(jnp.array([[x, y]]))[0])),
-        *(-0.9, 0.9, -3.0, -1.0),
-        epsabs=1e-4,
-    )
-    train = data.load(points.get_config("mixture")).train
-    inside = np.mean((np.abs(train[:, 0]) < 0.9) & (train[:, 1] > -3) & (train[:, 1] < -1))
-    assert inside == pytest.approx(total, abs=4 * np.sqrt(total / len(train)))
 
 
 def test_batches_visit_every_sample_once_an_epoch_and_start_anywhere():
@@ -57,6 +22,39 @@ def test_batches_visit_every_sample_once_an_epoch_and_start_anywhere():
     np.testing.assert_array_equal(next(later), epochs[1][20:40])
     other = data.batches(values, seed=4, batch_size=20, start=0)
     assert (next(other) != epochs[0][:20]).any()
+
+
+def test_batches_of_several_sequences_keep_them_together():
+    images, labels = np.arange(60).reshape(60, 1), 2 * np.arange(60)
+    plain = data.batches(images, seed=3, batch_size=20, start=2)
+    both = data.batches((images, labels), seed=3, batch_size=20, start=2)
+    unlabelled = data.batches((images, None), seed=3, batch_size=20, start=2)
+    for _ in range(4):
+        batch, classes = next(both)
+        np.testing.assert_array_equal(classes, 2 * batch[:, 0])
+        np.testing.assert_array_equal(batch, next(plain))
+        np.testing.assert_array_equal(batch, next(unlabelled)[0])
+    with pytest.raises(ValueError, match=r"one length, these have \[59, 60\]"):
+        data.batches((images, labels[1:]), seed=3, batch_size=20, start=0)
+
+
+def test_a_folder_gives_the_batches_of_the_array(tmp_path):
+    array = np.random.RandomState(0).randint(256, size=(12, 8, 8, 1)).astype(np.uint8)
+    for i, image in enumerate(array):
+        path = tmp_path / ("test" if i > 9 else "train") / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    config = digits.get_config()
+    config.data.dataset, config.data.path = "folder", str(tmp_path)
+    config.training.batch_size = 4
+    lazy = data.batches(data.load(config).train, seed=3, batch_size=4, start=1)
+    whole = data.batches(array[:10], seed=3, batch_size=4, start=1)
+    for _ in range(5):
+        np.testing.assert_array_equal(next(lazy), next(whole))
+
+    Image.new("L", (8, 9)).save(tmp_path / "test/11.png")
+    with pytest.raises(ValueError, match=r"test/11\.png cannot be used: it has 8 x 9 pixels"):
+        data.load(config)
 
 
 @pytest.mark.parametrize(("centered", "dequantize"), [*itertools.product((True, False), repeat=2)])
@@ -73,19 +71,6 @@ def test_model_space_covers_the_range_and_comes_back(centered, dequantize):
     else:
         np.testing.assert_allclose(unit, grey / 16, atol=1e-6)
         np.testing.assert_array_equal(data.to_uint8(config, x), np.round(grey / 16 * 255))
-
-
-def test_cifar10_says_how_to_supply_it_and_is_read(tmp_path):
-    config = cifar10.get_config()
-    with pytest.raises(ValueError, match=r"must be supplied as an \.npz file"):
-        data.load(config)
-    images = np.random.RandomState(0).randint(256, size=(140, 32, 32, 3)).astype(np.uint8)
-    config.data.path = str(tmp_path / "c.npz")
-    np.savez(config.data.path, train=images)
-    with pytest.raises(ValueError, match=r"lacks \['test'\]"):
-        data.load(config)
-    np.savez(config.data.path, train=images, test=images[:5])
-    np.testing.assert_array_equal(data.load(config).test, images[:5])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +98,30 @@ def test_values_outside_their_declared_range_are_refused(monkeypatch):
     monkeypatch.setitem(data.LOADERS, "moons", lambda _: data.Dataset(bad, bad, None))
     with pytest.raises(ValueError, match="2000 numbers are not finite"):
         data.load(points.get_config("moons"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.arange(99), r"train data of 'digits': labels of shape \(99,\) for 100 samples"),
+        (np.arange(100) - 1, "the label -1 is negative"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(monkeypatch, labels, message):
+    images = np.zeros((100, 8, 8, 1), np.uint8)
+    loaded = data.Dataset(images, images, 17, labels, np.arange(100))
+    monkeypatch.setitem(data.LOADERS, "digits", lambda _: loaded)
+    with pytest.raises(ValueError, match=message):
+        data.load(digits.get_config())
+
+
+def test_a_class_conditional_model_needs_labels_of_its_classes():
+    dataset = data.load(digits.get_config())
+    data.check_labels(dataset, 10)
+    with pytest.raises(ValueError, match="have 10 classes, but the model has only 9"):
+        data.check_labels(dataset, 9)
+    with pytest.raises(ValueError, match="the test data have no labels"):
+        data.check_labels(dataclasses.replace(dataset, test_labels=None), 10)
 
 
 def test_an_unknown_data_set_is_refused_with_the_near_one():

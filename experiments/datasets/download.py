@@ -1,0 +1,74 @@
+"""Files from the network, whole or not at all."""
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+BLOCK = 1 << 20  # bytes
+
+
+def fetch(url: str, path: Path, md5: str) -> Path:
+    """Makes sure that path is the file at url. What an interrupted call received is kept.
+
+    Raises:
+        ValueError: the network fails, or the file has another checksum.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        try:
+            _receive(url, part)
+        except (OSError, http.client.HTTPException) as error:
+            raise ValueError(
+                f"{url} could not be downloaded ({error}): run the same again to go on, or fetch "
+                "it in another way and set config.data.path to the file"
+            ) from error
+        try:
+            check_md5(part, md5)
+        except ValueError:
+            part.unlink()
+            raise
+        part.replace(path)
+    return path
+
+
+def check_md5(path: Path, md5: str) -> None:
+    """Raises ValueError if the checksum of the file at path is another."""
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "md5").hexdigest()
+    if actual != md5:
+        raise ValueError(
+            f"{path} is damaged or another file: its MD5 sum is {actual}, expected {md5}; delete "
+            "it and download it again"
+        )
+
+
+def _receive(url: str, part: Path) -> None:
+    """Appends to part what it lacks of the file at url."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # there is nothing after the last byte: part is whole
+            return
+        raise
+    with response:
+        have = have if response.status == 206 else 0  # a server may send all of it again
+        length = response.headers["Content-Length"]
+        total = length and have + int(length)
+        with (
+            part.open("ab" if have else "wb") as file,
+            tqdm(
+                total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None
+            ) as bar,
+        ):
+            while block := response.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+        if total and part.stat().st_size < total:
+            raise ConnectionError(f"it ended after {part.stat().st_size} of {total} bytes")

@@ -1,0 +1,100 @@
+"""Images decoded when a batch asks for them: for sets that do not fit in memory."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from models.config import Config
+
+MODES = {1: "L", 3: "RGB"}  # Pillow's names of pixels with 1 and 3 channels
+POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
+CHUNK = 1024  # headers that wait for a thread at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyImages:
+    """Behaves like a uint8 array [N, H, W, C] that can be indexed by an array or a slice.
+
+    open(key) is the encoded file of each of keys [N]; errors call it by source and key.
+    """
+
+    source: str
+    keys: np.ndarray
+    open: Callable[[Any], BinaryIO]
+    image_shape: tuple[int, int, int]
+    dtype = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self), *self.image_shape)
+
+    def __getitem__(self, index: slice | np.ndarray) -> UInt8[np.ndarray, "batch h w c"]:
+        keys = self.keys[index]
+        batch = np.empty((len(keys), *self.image_shape), np.uint8)
+        for i, image in enumerate(POOL.map(self._decode, keys)):
+            batch[i] = image
+        return batch
+
+    def check(self) -> None:
+        """Raises ValueError, naming the first, for a file of another size or kind of pixel."""
+        with tqdm(total=len(self), desc=f"checking {self.source}", delay=2, disable=None) as bar:
+            for start in range(0, len(self), CHUNK):
+                keys = self.keys[start : start + CHUNK]
+                for _ in POOL.map(self._check, keys):
+                    bar.update()
+
+    def _decode(self, key: Any) -> np.ndarray:
+        with self._opened(key) as image:
+            return np.asarray(image).reshape(self.image_shape)
+
+    def _check(self, key: Any) -> None:
+        with self._opened(key):
+            pass
+
+    @contextmanager
+    def _opened(self, key: Any) -> Iterator[Image.Image]:
+        """An image whose header is as expected; what goes wrong with it names the file."""
+        try:
+            with self.open(key) as file, Image.open(file) as image:
+                _check_header(image, self.image_shape)
+                yield image
+        except Exception as error:  # a decoder may make anything of a broken file
+            raise ValueError(f"{self.source}: {key} cannot be used: {error}") from error
+
+
+def image_shape(config: Config) -> tuple[int, int, int]:
+    """[H, W, C] of config.data, whose pixels Pillow must know."""
+    size, channels = config.data.image_size, config.data.num_channels
+    if channels not in MODES:
+        raise ValueError(
+            f"config.data.num_channels is {channels}: image files have 1 (grey) or 3 (RGB)"
+        )
+    return (size, size, channels)
+
+
+def _check_header(image: Image.Image, shape: tuple[int, int, int]) -> None:
+    height, width, channels = shape
+    if image.size != (width, height):
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels, config.data.image_size is {width}: "
+            "nothing is resized here; set image_size, or crop and resize the files"
+        )
+    if image.mode != MODES[channels]:
+        alpha = image.mode in ("RGBA", "LA", "PA", "P")
+        first = "lay what is transparent on a background, then " if alpha else ""
+        raise ValueError(
+            f"its pixels are of Pillow's mode {image.mode}, those of config.data.num_channels = "
+            f"{channels} are {MODES[channels]}: nothing is converted here; {first}save "
+            f"image.convert({MODES[channels]!r})"
+        )

@@ -1,0 +1,63 @@
+"""Points in the plane, drawn anew and alike at each load."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from sklearn import datasets as sklearn_datasets
+
+from experiments.datasets.dataset import Dataset
+from models.config import Config
+
+N_POINTS = 20_000
+N_TEST_POINTS = 2_000
+MIXTURE_CENTRES = 2 * np.stack(
+    [np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1
+)
+MIXTURE_STD = 0.2
+
+
+def load(config: Config) -> Dataset:
+    """Points scaled to about unit size."""
+    total = N_POINTS + N_TEST_POINTS
+    points = DRAWS[config.data.dataset](total, np.random.RandomState(0)).astype(np.float32)
+    points = points[np.random.RandomState(1).permutation(total)]
+    return Dataset(points[N_TEST_POINTS:], points[:N_TEST_POINTS], levels=None)
+
+
+def mixture_log_prob(x: Float[Array, "batch 2"]) -> Float[Array, " batch"]:
+    """Log density of the data set "mixture", in nats."""
+    centres = jnp.asarray(MIXTURE_CENTRES, jnp.float32)
+    squares = jnp.sum((x[:, None] - centres) ** 2, axis=-1)
+    log_norm = np.log(2 * np.pi * MIXTURE_STD**2) + np.log(len(MIXTURE_CENTRES))
+    return jax.nn.logsumexp(-0.5 * squares / MIXTURE_STD**2, axis=1) - log_norm
+
+
+def _swiss_roll(n, random):
+    points, _ = sklearn_datasets.make_swiss_roll(n, noise=0.5, random_state=random)
+    return points[:, [0, 2]] / 7
+
+
+def _moons(n, random):
+    points, _ = sklearn_datasets.make_moons(n, noise=0.07, random_state=random)
+    return (points - np.array([0.5, 0.25])) * 1.5
+
+
+def _checkerboard(n, random):
+    column = random.randint(4, size=n)
+    row = 2 * random.randint(2, size=n) + column % 2
+    return np.stack([column, row], axis=1) + random.uniform(size=(n, 2)) - 2
+
+
+def _mixture(n, random):
+    return MIXTURE_CENTRES[random.randint(8, size=n)] + MIXTURE_STD * random.randn(n, 2)
+
+
+DRAWS: dict[str, Callable[[int, np.random.RandomState], np.ndarray]] = {
+    "swiss_roll": _swiss_roll,
+    "moons": _moons,
+    "checkerboard": _checkerboard,
+    "mixture": _mixture,
+}
