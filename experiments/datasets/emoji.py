@@ -37,6 +37,7 @@ CLASSES = {
     "objects and symbols": [(0, 0x10FFFF)],
 }
 SKIN_TONES = range(0x1F3FB, 0x1F400)
+AS_PICTURE = 0xFE0F  # a mark that a skin tone takes the place of
 
 
 def load(config: Config) -> Dataset:
@@ -59,10 +60,13 @@ def load(config: Config) -> Dataset:
     names = [_code_points(file.stem) for file in files]
     labels = classes(names)
 
-    toneless = [tuple(code for code in name if code not in SKIN_TONES) for name in names]
-    kinds = sorted(set(toneless))
+    kind_of = [
+        tuple(code for code in name if code not in SKIN_TONES and code != AS_PICTURE)
+        for name in names
+    ]
+    kinds = sorted(set(kind_of))
     test_kinds = {kinds[i] for i in split(len(kinds), config.data.test_fraction)[1]}
-    test = np.array([kind in test_kinds for kind in toneless])
+    test = np.array([kind in test_kinds for kind in kind_of])
     return Dataset(images[~test], images[test], 256, labels[~test], labels[test])
 
 

@@ -5,7 +5,7 @@ import posixpath
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -26,8 +26,8 @@ def load(config: Config) -> Dataset:
     config.data.test_fraction is kept for tests.
 
     Raises:
-        ValueError: nothing to read, names that climb out of a zip, labels that do not fit the
-            files, or a file that is not as config.data says.
+        ValueError: nothing to read, names that lead out of a zip, or labels that do not fit the
+            files.
     """
     path = Path(config.data.path)
     if not config.data.path or not (path.is_dir() or zipfile.is_zipfile(path)):
@@ -53,11 +53,9 @@ def load(config: Config) -> Dataset:
         raise ValueError(f"{path} holds several label files, it must be one: {', '.join(tables)}")
     labels = _table(path, tables[0], open_member, names) if tables else _folder_classes(parts)
 
-    images = np.array(names, dtype=object)
-    train_images, test_images = (
-        LazyImages(str(path), images[part], open_member, image_shape(config))
-        for part in (train, test)
-    )
+    keys, shape = np.array(names, dtype=object), image_shape(config)
+    train_images = LazyImages(str(path), keys[train], open_member, shape)
+    test_images = LazyImages(str(path), keys[test], open_member, shape)
     if labels is None:
         return Dataset(train_images, test_images, 256)
     return Dataset(train_images, test_images, 256, labels[train], labels[test])
@@ -74,16 +72,16 @@ def check_inside(archive: Path, names: list[str]) -> None:
                 )
 
 
-def _folder(path: Path) -> tuple[list[str], Callable[[str], BinaryIO]]:
+def _folder(path: Path) -> tuple[list[str], Callable[[str], IO[bytes]]]:
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     return _visible(names), lambda name: (path / name).open("rb")
 
 
-def _zip(path: Path) -> tuple[list[str], Callable[[str], BinaryIO]]:
+def _zip(path: Path) -> tuple[list[str], Callable[[str], IO[bytes]]]:
     archive = zipfile.ZipFile(path)
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     check_inside(path, names)
-    return _visible(names), archive.open  # pyright: ignore[reportReturnType]
+    return _visible(names), archive.open
 
 
 def _visible(names: list[str]) -> list[str]:
@@ -96,7 +94,7 @@ def _visible(names: list[str]) -> list[str]:
 
 
 def _table(
-    path: Path, table: str, open_member: Callable[[str], BinaryIO], names: list[str]
+    path: Path, table: str, open_member: Callable[[str], IO[bytes]], names: list[str]
 ) -> np.ndarray | None:
     """The labels of names that the file `table` tells."""
     folder = posixpath.dirname(table)

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def _column(path: str, part: Any, kind: type) -> str | None:
 def _images(source: str, part: Any, column: str, shape: tuple[int, int, int]) -> LazyImages:
     part = part.select_columns([column])
 
-    def open_row(row: np.integer) -> BinaryIO:
+    def open_row(row: np.integer) -> IO[bytes]:
         encoded = part[int(row)][column]
         if encoded["bytes"] is None:
             return Path(encoded["path"]).open("rb")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,7 +16,6 @@ from models.config import Config
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's names of pixels with 1 and 3 channels
 POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
-CHUNK = 1024  # headers that wait for a thread at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class LazyImages:
 
     source: str
     keys: np.ndarray
-    open: Callable[[Any], BinaryIO]
+    open: Callable[[Any], IO[bytes]]
     image_shape: tuple[int, int, int]
     dtype = np.dtype(np.uint8)
 
@@ -48,19 +47,13 @@ class LazyImages:
 
     def check(self) -> None:
         """Raises ValueError, naming the first, for a file of another size or kind of pixel."""
-        with tqdm(total=len(self), desc=f"checking {self.source}", delay=2, disable=None) as bar:
-            for start in range(0, len(self), CHUNK):
-                keys = self.keys[start : start + CHUNK]
-                for _ in POOL.map(self._check, keys):
-                    bar.update()
+        for key in tqdm(self.keys, f"checking {self.source}", delay=2, disable=None):
+            with self._opened(key):
+                pass
 
     def _decode(self, key: Any) -> np.ndarray:
         with self._opened(key) as image:
             return np.asarray(image).reshape(self.image_shape)
-
-    def _check(self, key: Any) -> None:
-        with self._opened(key):
-            pass
 
     @contextmanager
     def _opened(self, key: Any) -> Iterator[Image.Image]:

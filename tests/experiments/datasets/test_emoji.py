@@ -13,7 +13,7 @@ from configs import emoji as configs
 from experiments import build, train
 from experiments.datasets import emoji
 
-NAMES = ["1F600", "1F44B", *(f"1F44B-1F3F{i:X}" for i in range(11, 16)), "1F1E9-1F1EA", "E001"]
+NAMES = ["1F600", "1F44B-FE0F", *(f"1F44B-1F3F{i:X}" for i in range(11, 16)), "1F1E9-1F1EA", "E001"]
 NAMES += [f"26{i:02X}" for i in range(30)]
 
 

@@ -33,11 +33,14 @@ def test_one_array_is_split(tmp_path):
 
 
 def test_what_is_no_such_file_is_refused(tmp_path):
-    for arrays in ({"train": IMAGES}, {"a": IMAGES, "b": IMAGES}):
-        with pytest.raises(ValueError, match=r"holds \['.*expected uint8 images"):
+    both = {"train": IMAGES, "test": IMAGES}
+    for arrays in ({"train": IMAGES}, {"a": IMAGES, "b": IMAGES}, both | {"labels": [1]}, {}):
+        with pytest.raises(ValueError, match=r"holds \[.*expected uint8 images"):
             load(tmp_path, **arrays)
     with pytest.raises(ValueError, match="train_labels are float64"):
         load(tmp_path, train=IMAGES, test=IMAGES, train_labels=np.ones(20))
+    with pytest.raises(ValueError, match="19 labels for 20 images"):
+        load(tmp_path, arr_0=IMAGES, labels=np.arange(19))
     config = default.get_config()
     (tmp_path / "text.npz").write_text("text")
     for path in ("", "nowhere.npz", str(tmp_path / "text.npz")):
