@@ -39,6 +39,9 @@ def get_config() -> Config:
     sampling.probability_flow = False
     sampling.rtol = 1e-5  # of the method "probability_flow"
     sampling.atol = 1e-5
+    sampling.classifier = ""  # the folder of a trained one, which guides
+    sampling.label = -1  # the class it guides to; -1: all in turn
+    sampling.guidance_weight = 1.0
 
     evaluation = config.eval = ml_collections.ConfigDict()
     evaluation.batch_size = 256
@@ -47,6 +50,12 @@ def get_config() -> Config:
     evaluation.probe = "rademacher"  # "gaussian", or "exact" for few dimensions
     evaluation.n_probes = 1
     evaluation.n_repeats = 1  # passes over the test set, each dequantised anew
+    evaluation.checkpoints = "last"  # or "all"
+    evaluation.enable_loss = True
+    evaluation.enable_bpd = True
+    evaluation.enable_sampling = True
+    evaluation.num_samples = 50_000
+    evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
 
     edit = config.edit = ml_collections.ConfigDict()
     edit.task = "inpaint"  # "colorize", "variations", "reconstruct" or "interpolate"
@@ -63,6 +72,7 @@ def get_config() -> Config:
     data.test_fraction = 0.1  # of data that come without a test set
     data.image_size = 32
     data.num_channels = 3
+    data.num_classes = 0  # of labelled data
     data.centered = True  # in [-1, 1]; otherwise [0, 1]
     data.random_flip = False
     data.uniform_dequantization = True

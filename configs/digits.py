@@ -17,7 +17,7 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogra
 
 from configs import default
 
-VARIANTS = ("vp", "ve", "subvp", "long")
+VARIANTS = ("vp", "ve", "subvp", "long", "classifier")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -26,6 +26,7 @@ def get_config(variant: str = "vp") -> default.Config:
     config.data.dataset = "digits"
     config.data.image_size = 8
     config.data.num_channels = 1
+    config.data.num_classes = 10
 
     training = config.training
     training.batch_size = 64
@@ -39,6 +40,7 @@ def get_config(variant: str = "vp") -> default.Config:
     config.sampling.n_steps = 300
     config.eval.batch_size = 297
     config.eval.rtol = config.eval.atol = 1e-3
+    config.eval.num_samples = 1500
 
     model = config.model
     model.nf = 32
@@ -70,4 +72,9 @@ def get_config(variant: str = "vp") -> default.Config:
         model.dropout = 0.1
         model.ema_rate = 0.9995
         config.optim.lr = 1e-3
+    elif variant == "classifier":
+        model.name = "wideresnet"
+        model.blocks_per_group = 1
+        model.channel_multiplier = 2
+        training.n_iters = 1500
     return config

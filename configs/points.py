@@ -3,7 +3,7 @@
     python -m experiments.main --config=configs/points.py:moons
 
 Variants are data sets: swiss_roll, moons, checkerboard, and mixture, eight Gaussians on a circle
-whose score and density are known (experiments/data.py: mixture_log_prob).
+whose score and density are known (experiments/datasets/points.py).
 """
 
 from configs import default
@@ -29,6 +29,7 @@ def get_config(variant: str = "swiss_roll") -> default.Config:
     config.sampling.n_steps = 500
     config.eval.batch_size = 2048
     config.eval.probe = "exact"
+    config.eval.num_samples = 20_000
     config.eval.rtol = config.eval.atol = 1e-4
 
     config.model.name = "mlp"

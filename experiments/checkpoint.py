@@ -27,15 +27,21 @@ class Checkpoints:
         if step != self._manager.latest_step():
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
-    def restore(self, like: Any) -> Any | None:
+    def steps(self) -> list[int]:
+        """The steps that are there, in order."""
+        return sorted(self._manager.all_steps())
+
+    def restore(self, like: Any, step: int | None = None) -> Any | None:
         """The newest state that can be read, as a tree like `like`; None if there never was one.
+
+        With `step`, the state of that step and no other.
 
         A checkpoint that cannot be read is renamed to <step>.unreadable, with a warning.
 
         Raises:
             ValueError: there are checkpoints, and none can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self.steps()[::-1] if step is None else [step]
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         for step in steps:
             try:

@@ -13,7 +13,10 @@ from experiments.datasets import cifar10, digits, emoji, files, huggingface, npz
 from experiments.datasets.dataset import Dataset as Dataset
 from experiments.datasets.lazy_images import LazyImages
 from models.config import Config
+from sde_lib.batch import fold_in, sample_keys
 from sde_lib.checks import check_name
+
+DEQUANTIZE = 1 << 20  # folded into a sample's key: no draw of a loss has this number
 
 LOADERS = {
     "digits": digits.load,
@@ -118,6 +121,30 @@ def to_model_space(
         unit = grey / (levels - 1)
     low, high = data_range(config)
     return low + (high - low) * unit
+
+
+def to_model_space_each(
+    config: Config,
+    levels: int | None,
+    key: PRNGKeyArray,
+    batch: Array,
+    first_index: int | Array,
+    dequantize: bool,
+) -> Float[Array, "batch *shape"]:
+    """to_model_space by a key of each sample's own: the same in any batch."""
+    keys = fold_in(sample_keys(key, batch.shape[0], first_index), DEQUANTIZE)
+    return jax.vmap(lambda key, x: to_model_space(config, levels, key, x, dequantize))(keys, batch)
+
+
+def to_grey(config: Config, levels: int | None, x: np.ndarray) -> np.ndarray:
+    """The nearest grey level, uint8: the inverse of to_model_space; points stay as they are."""
+    if levels is None:
+        return x
+    low, high = data_range(config)
+    unit = (x - low) / (high - low)
+    dequantized = config.data.uniform_dequantization
+    grey = np.floor(unit * levels) if dequantized else np.round(unit * (levels - 1))
+    return np.clip(grey, 0, levels - 1).astype(np.uint8)
 
 
 def data_range(config: Config) -> tuple[float, float]:

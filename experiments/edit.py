@@ -8,7 +8,7 @@ import numpy as np
 
 import models
 import samplers
-from experiments import build, data, pictures, train
+from experiments import build, data, pictures, state
 from models.config import Config
 from samplers import editing, measurement
 from sde_lib.checks import check_at_least, check_name
@@ -23,7 +23,7 @@ def run(config: Config, workdir: Path) -> None:
     """
     check(config)
     task, sde = config.edit.task, build.make_sde(config)
-    model, params, step = train.load(config, workdir)
+    model, params, step = state.load(config, workdir)
     dataset, key = data.load(config), jax.random.key(config.seed)
     x = dataset.test[: config.edit.n_images]
     x = data.to_model_space(config, dataset.levels, key, jnp.asarray(x), dequantize=False)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from experiments import build, train
+from experiments import build
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
+from experiments.state import TrainState
 from models import torch_import
 from models.config import Config
 
@@ -36,7 +37,7 @@ def run(config: Config, workdir: Path, path: Path) -> None:
     params = torch_import.score_sde(checkpoint["model"], config)
     ema_params = torch_import.score_sde(torch_import.ema_state_dict(checkpoint), config)
     opt_state = build.make_optimizer(config).init(params)
-    state = train.TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state)
+    state = TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state)
     workdirs.claim(config, workdir)
     with closing(Checkpoints(workdir)) as checkpoints:
         checkpoints.save(step, state)

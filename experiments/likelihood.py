@@ -1,5 +1,6 @@
 """Mode likelihood: bits/dim of the test set by the probability-flow ODE."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +12,6 @@ import models
 import sde_lib
 from experiments import build, data, parts
 from models.config import Config
-from sde_lib.batch import sample_keys
 
 
 class BitsPerDim(NamedTuple):
@@ -45,7 +45,7 @@ def bits_per_dim(
 
     @jax.jit
     def batch(params, key, x, first_index):
-        x = dequantized(config, dataset.levels, key, x, first_index)
+        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
         result = sde_lib.log_likelihood(
             key,
             sde,
@@ -60,35 +60,12 @@ def bits_per_dim(
         bits = sde_lib.bits_per_dim(result.log_prob, shape, data.data_range(config), dataset.levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
-    passes = []
-    for repeat in range(config.eval.n_repeats):
-        key = jax.random.fold_in(jax.random.key(config.seed), repeat)
-        passes.append(
-            parts.over(
-                dataset.test,
-                config.eval.batch_size,
-                lambda x, first, key=key: batch(params, key, x, first),
-                part,
-                f"pass_{repeat}",
-            )
-        )
-    bits = np.mean([result["bits"] for result in passes], axis=0, dtype=np.float64)
+    result = parts.passes(config, dataset.test, partial(batch, params), part)
+    bits = result["bits"]
     if not np.isfinite(bits).all():
         raise FloatingPointError(
             f"{np.sum(~np.isfinite(bits))} of {len(bits)} likelihoods are not finite: the solver "
             "failed; is the model trained?"
         )
-    nfe = round(np.mean([result["nfe"] for result in passes]))
-    return BitsPerDim(bits.mean(), bits.std(ddof=1) / np.sqrt(len(bits)), nfe)
-
-
-def dequantized(
-    config: Config, levels: int | None, key: jax.Array, x: jax.Array, first_index: int | jax.Array
-) -> jax.Array:
-    """Samples in model space, uniformly dequantised, each by its own key."""
-
-    def one(key, sample):
-        unit_key = jax.random.fold_in(key, 1)
-        return data.to_model_space(config, levels, unit_key, sample, dequantize=True)
-
-    return jax.vmap(one)(sample_keys(key, x.shape[0], first_index), x)
+    error = bits.std(ddof=1) / np.sqrt(len(bits))
+    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()))

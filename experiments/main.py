@@ -14,29 +14,57 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import build, data, likelihood, sample, train
+from experiments import (
+    build,
+    data,
+    edit,
+    evaluate,
+    import_checkpoint,
+    likelihood,
+    sample,
+    state,
+    train,
+)
 from sde_lib.checks import check_name
 
 DISK_FULL = os.strerror(errno.ENOSPC)
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py[:VARIANT].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/FILE[-VARIANT]).")
-MODE = flags.DEFINE_string("mode", "train", "What to do: train, sample or likelihood.")
+MODE = flags.DEFINE_string(
+    "mode", "train", "What to do: train, sample, likelihood, evaluate, stats, edit or import."
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: a published .pth file.")
 
 
 def sample_mode(config, workdir: Path) -> None:
     """Draws config.sampling.n_samples samples of a trained model, and pictures of them."""
-    for path in sample.save_pictures(config, *train.load(config, workdir), workdir):
+    for path in sample.save_pictures(config, *state.load(config, workdir), workdir):
         print(path)
 
 
 def likelihood_mode(config, workdir: Path) -> None:
     """Scores the test set by a trained model."""
-    model, params, _ = train.load(config, workdir)
+    model, params, _ = state.load(config, workdir)
     bits = likelihood.bits_per_dim(config, model, params, data.load(config))
     print(f"test bits/dim {bits}")
 
 
-MODES = {"train": train.run, "sample": sample_mode, "likelihood": likelihood_mode}
+def import_mode(config, workdir: Path) -> None:
+    """Makes a run of a published PyTorch checkpoint."""
+    if CHECKPOINT.value is None:
+        raise ValueError("--mode=import needs --checkpoint=FILE.pth")
+    import_checkpoint.run(config, workdir, Path(CHECKPOINT.value))
+
+
+MODES = {
+    "train": train.run,
+    "sample": sample_mode,
+    "likelihood": likelihood_mode,
+    "evaluate": evaluate.run,
+    "stats": evaluate.run_stats,
+    "edit": edit.run,
+    "import": import_mode,
+}
 
 
 def main(argv: list[str]) -> None:

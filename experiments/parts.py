@@ -2,12 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from experiments.datasets.lazy_images import LazyImages
+from models.config import Config
 
 Arrays = dict[str, np.ndarray]
 Part = Callable[[str, Callable[[], Arrays]], Arrays]
@@ -28,14 +32,18 @@ class Parts:
     def __call__(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         path = self._folder / f"{name}.npz"
         if not path.exists():
-            arrays = compute()
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".part")
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)
-            temporary.replace(path)
+            save(path, **compute())
         with np.load(path) as arrays:
             return dict(arrays)
+
+
+def save(path: Path, **arrays: np.ndarray | int) -> None:
+    """Writes an .npz file in one step: a crash never leaves half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    temporary.replace(path)
 
 
 def digest(settings: Any) -> str:
@@ -44,7 +52,7 @@ def digest(settings: Any) -> str:
 
 
 def over(
-    values: Sequence | np.ndarray,
+    values: np.ndarray | LazyImages,
     batch_size: int,
     fn: Callable[[np.ndarray, int], dict[str, jax.Array]],
     part: Part = always,
@@ -65,3 +73,21 @@ def over(
 
         results.append(part(f"{name}_{first}", compute))
     return {key: np.concatenate([result[key] for result in results]) for key in results[0]}
+
+
+def passes(
+    config: Config,
+    values: np.ndarray | LazyImages,
+    fn: Callable[[jax.Array, np.ndarray, int], dict[str, jax.Array]],
+    part: Part = always,
+) -> Arrays:
+    """The mean of fn(key, batch, first index), [N] by name, over config.eval.n_repeats passes."""
+    results = []
+    for repeat in range(config.eval.n_repeats):
+        key = jax.random.fold_in(jax.random.key(config.seed), repeat)
+        size = config.eval.batch_size
+        results.append(over(values, size, partial(fn, key), part, f"pass_{repeat}"))
+    return {
+        name: np.asarray([result[name] for result in results], np.float64).mean(axis=0)
+        for name in results[0]
+    }

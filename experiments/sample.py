@@ -1,6 +1,8 @@
 """Mode sample: draws samples, and the pictures that show them."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
+import samplers
 import sde_lib
-from experiments import build, data, pictures
+from experiments import build, classifier, data, pictures
 from experiments import workdir as workdirs
 from models.config import Config
 
@@ -21,44 +24,55 @@ N_POINT_PATHS = 2000
 DENSITY_SIDE = 96
 
 
+def make_draw(
+    config: Config, model: nn.Module, params: Any, size: int, n_frames: int = 0
+) -> Callable[[int], samplers.Samples]:
+    """draw(first_index): `size` samples from that index on, compiled once.
+
+    Sample i is the same in any batch; config.sampling.classifier, if given, guides it.
+    """
+    sde, sampler = build.make_sde(config), build.make_sampler(config)
+    guide, guide_params = classifier.load_guide(config, sde)
+    shape = (size, *build.image_shape(config))
+
+    @jax.jit
+    def batch(params, guide_params, key, first_index):
+        score_fn = models.score_fn(config, sde, model, params)
+        score_fn = guide(score_fn, guide_params, first_index + jnp.arange(size))
+        return sampler(key, sde, score_fn, shape, first_index, n_frames)
+
+    return partial(batch, params, guide_params, _key(config))
+
+
 def draw(config: Config, model: nn.Module, params: Any, n_samples: int) -> tuple[np.ndarray, int]:
     """n_samples samples in model space, and the network evaluations of each.
 
-    They come in batches of config.sampling.batch_size; sample i is the same in any batch.
+    They come in batches of config.sampling.batch_size.
 
     Raises:
         FloatingPointError: a sample is not finite.
     """
-    sde, sampler = build.make_sde(config), build.make_sampler(config)
     size = min(config.sampling.batch_size, n_samples)
-    shape = (size, *build.image_shape(config))
-
-    @jax.jit
-    def batch(params, key, first_index):
-        score_fn = models.score_fn(config, sde, model, params)
-        return sampler(key, sde, score_fn, shape, first_index)
-
-    results = [batch(params, _key(config), first) for first in range(0, n_samples, size)]
+    batch = make_draw(config, model, params, size)
+    results = [batch(first) for first in range(0, n_samples, size)]
     x = np.concatenate([result.x for result in results])[:n_samples]
+    check_finite(x)
+    return x, max(int(result.nfe) for result in results)
+
+
+def check_finite(x: np.ndarray) -> None:
+    """Raises FloatingPointError for samples that are not finite."""
     if not np.isfinite(x).all():
         raise FloatingPointError(
             "samples are not finite: take more steps (config.sampling.n_steps) or another sampler"
         )
-    return x, max(int(result.nfe) for result in results)
 
 
 def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) -> np.ndarray:
     """The first samples on their way: [N_FRAMES + 1, n_samples, ...], the prior first."""
-    sde, sampler = build.make_sde(config), build.make_sampler(config)
-    shape = (n_samples, *build.image_shape(config))
-
-    @jax.jit
-    def path(params, key):
-        score_fn = models.score_fn(config, sde, model, params)
-        frames = sampler(key, sde, score_fn, shape, n_frames=N_FRAMES).path
-        return jnp.concatenate([sde.prior_sample(key, shape)[None], frames])
-
-    return np.asarray(path(params, _key(config)))
+    frames = make_draw(config, model, params, n_samples, N_FRAMES)(0).path
+    prior = build.make_sde(config).prior_sample(_key(config), frames.shape[1:])
+    return np.concatenate([prior[None], frames])
 
 
 def save_samples(config: Config, model: nn.Module, params: Any, step: int, workdir: Path) -> Path:

@@ -1,7 +1,15 @@
 """Score networks, and what turns a network's output into a score."""
 
-from models import torch_import
-from models.parametrization import score_fn
-from models.registry import MODELS, create
+from models import inception, torch_import
+from models.parametrization import noise_labels, score_fn
+from models.registry import MODELS, create, is_classifier
 
-__all__ = ["MODELS", "create", "score_fn", "torch_import"]
+__all__ = [
+    "MODELS",
+    "create",
+    "inception",
+    "is_classifier",
+    "noise_labels",
+    "score_fn",
+    "torch_import",
+]

@@ -40,18 +40,18 @@ def score_fn(
         dropout_key: needed in training when the model has dropout.
     """
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    labels_of = _labels(config, sde)
+    labels = noise_labels(config, sde)
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
-        output: Any = model.apply({"params": params}, x, labels_of(t), train=train, rngs=rngs)
+        output: Any = model.apply({"params": params}, x, labels(t), train=train, rngs=rngs)
         gives_score = isinstance(sde, VE) and config.model.name != "mlp"
         return output if gives_score else -output / expand(sde.sigma(t), x)
 
     return score
 
 
-def _labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
-    """What the network is conditioned on at t."""
+def noise_labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
+    """labels(t): what a network is conditioned on (score_fn says which)."""
     if config.model.name == "mlp":
         return sde.sigma
     if "training" in config and not config.training.continuous:

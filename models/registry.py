@@ -25,6 +25,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
 }
 
+CLASSIFIERS = {"wideresnet"}
+
 CHOICES = {
     "resblock_type": ("ddpm", "biggan"),
     "progressive": ("none", "output_skip", "residual"),
@@ -57,4 +59,11 @@ def create(config: Config) -> nn.Module:
     }
     if "centered" in fields:
         values["centered"] = config.data.centered
+    if "num_outputs" in fields:
+        values["num_outputs"] = config.data.num_classes
     return network(**values)
+
+
+def is_classifier(config: Config) -> bool:
+    """Whether config.model gives logits of classes, and no score."""
+    return config.model.name in CLASSIFIERS

@@ -10,6 +10,7 @@ import pytest
 import models
 from configs import celeba, celebahq, cifar10, ffhq, lsun
 from experiments import build, train
+from experiments.state import init_state
 
 # Read from score_sde's files one by one. The columns are a name in SAMPLERS, FIELDS ("-" where one
 # does not matter), and the number of parameters.
@@ -142,7 +143,7 @@ def test_names_tell_the_objective(module):
 def test_a_published_train_step_keeps_its_shapes():
     config = cifar10.get_config("vp_ddpm")
     model = models.create(config)
-    state = jax.eval_shape(lambda: train.init_state(config, model))
+    state = jax.eval_shape(lambda: init_state(config, model))
     batch = jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.uint8)
     after, metrics = jax.eval_shape(train.make_train_step(config, model, 256), state, batch)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
@@ -156,5 +157,5 @@ def test_a_published_train_step_runs(variant):
     model = models.create(config)
     step = jax.jit(train.make_train_step(config, model, 256), donate_argnums=0)
     batch = np.random.RandomState(0).randint(256, size=(2, 32, 32, 3)).astype(np.uint8)
-    _, metrics = step(train.init_state(config, model), batch)
+    _, metrics = step(init_state(config, model), batch)
     assert np.isfinite(float(metrics["loss"]))

@@ -5,7 +5,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import models
 from configs import digits
-from experiments import import_checkpoint, train
+from experiments import import_checkpoint
+from experiments.state import init_state, load
 from models import torch_import
 
 
@@ -18,7 +19,7 @@ def tiny():
 def test_an_imported_run_is_one_that_the_other_modes_can_use(tmp_path, monkeypatch):
     """With a file that names the weights as we do; test_torch_import has the published names."""
     config = tiny()
-    fresh = train.init_state(config, models.create(config))
+    fresh = init_state(config, models.create(config))
     weights = {
         name: np.asarray(value) + 1 for name, value in flatten_dict(fresh.params, sep="/").items()
     }
@@ -34,7 +35,7 @@ def test_an_imported_run_is_one_that_the_other_modes_can_use(tmp_path, monkeypat
     assert int(state.step) == 1234
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), state.params, fresh.params)
     jax.tree.map(np.testing.assert_array_equal, state.opt_state, fresh.opt_state)
-    _, averaged, step = train.load(config, tmp_path)
+    _, averaged, step = load(config, tmp_path)
     assert step == 1234
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), averaged, state.params)
 

@@ -5,7 +5,8 @@ import pytest
 
 import models
 from configs import digits, points
-from experiments import data, train, workdir
+from experiments import data, loop, train, workdir
+from experiments.state import TrainState, init_state, load
 
 
 def tiny(n_iters):
@@ -31,7 +32,7 @@ def quiet(monkeypatch):
 
 
 def final_state(config, folder):
-    _, params, step = train.load(config, folder)
+    _, params, step = load(config, folder)
     return step, params, workdir.read_metrics(folder)
 
 
@@ -52,7 +53,7 @@ def test_a_stopped_run_saves_and_says_so(tmp_path, quiet, monkeypatch, capsys):
     def interrupted(*args):
         for k, batch in enumerate(original(*args)):
             if k == 2:
-                train.signal.raise_signal(train.signal.SIGTERM)
+                loop.signal.raise_signal(loop.signal.SIGTERM)
             yield batch
 
     monkeypatch.setattr(data, "batches", interrupted)
@@ -80,7 +81,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
     def with_a_bad_batch(*args):
         for k, batch in enumerate(original(*args)):
-            yield np.zeros_like(batch) if k == 6 else batch
+            yield (np.zeros_like(batch[0]),) if k == 6 else batch
 
     monkeypatch.setattr(data, "to_model_space", poison)
     monkeypatch.setattr(data, "batches", with_a_bad_batch)
@@ -106,7 +107,7 @@ def step():
     config = tiny(3)
     model, dataset = models.create(config), data.load(config)
     train_step = jax.jit(train.make_train_step(config, model, dataset.levels))
-    return config, train_step, train.init_state(config, model), dataset.train
+    return config, train_step, init_state(config, model), dataset.train
 
 
 def test_the_average_is_that_of_its_recurrence(step):
@@ -131,7 +132,7 @@ def test_steps_differ_in_their_randomness(step):
 
 def test_loading_needs_a_trained_run(tmp_path):
     with pytest.raises(ValueError, match="train first"):
-        train.load(tiny(1), tmp_path)
+        load(tiny(1), tmp_path)
 
 
 def test_flips_mirror_the_images_left_to_right():
@@ -150,7 +151,7 @@ def test_flips_mirror_the_images_left_to_right():
     recorder = Recorder()
     step = train.make_train_step(config, recorder, 17)  # pyright: ignore
     params = jnp.ones(())
-    state = train.TrainState(
+    state = TrainState(
         jnp.array(0), params, params, train.build.make_optimizer(config).init(params)
     )
     step(state, batch)

@@ -10,8 +10,9 @@ from PIL import Image
 
 import models
 from configs import emoji as configs
-from experiments import build, train
+from experiments import build
 from experiments.datasets import emoji
+from experiments.state import init_state
 
 NAMES = ["1F600", "1F44B-FE0F", *(f"1F44B-1F3F{i:X}" for i in range(11, 16)), "1F1E9-1F1EA", "E001"]
 NAMES += [f"26{i:02X}" for i in range(30)]
@@ -84,5 +85,5 @@ def test_the_real_pictures():
 def test_the_configs_have_the_parameters_that_they_tell(variant, size):
     config = configs.get_config(variant)
     build.check(config)
-    state = jax.eval_shape(lambda: train.init_state(config, models.create(config)))
+    state = jax.eval_shape(lambda: init_state(config, models.create(config)))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == size

@@ -1,0 +1,136 @@
+"""Classifiers of noisy data: their training, their accuracy, and sampling guided by one.
+
+p(label | x, t) turns the score of p_t(x) into that of p_t(x | label) by Bayes' rule (Song et al.
+2021, Section 5 and Appendix I). A classifier is a run of its own, in a folder of its own.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import models
+from experiments import build, data, parts, state
+from models.config import Config
+from samplers import guidance
+from sde_lib import SDE, ScoreFn
+from sde_lib.batch import Batch, PerSample, fold_in, normal, sample_keys
+
+N_BUCKETS = 5
+Guide = Callable[[ScoreFn, Any, jax.Array], ScoreFn]
+"""guide(score_fn, parameters of the classifier, indices of the samples) -> score_fn"""
+
+
+def logits_fn(config: Config, sde: SDE, model: nn.Module, params: Any, **options) -> ScoreFn:
+    """logits(x, t): [B, classes]. The classifier sees the noise as a score network does."""
+    noise_labels = models.noise_labels(config, sde)
+    return lambda x, t: model.apply({"params": params}, x, noise_labels(t), **options)  # pyright: ignore
+
+
+def cross_entropy(
+    key: jax.Array,
+    sde: SDE,
+    logits_fn: Callable[[Batch, PerSample], jax.Array],
+    x0: Batch,
+    labels: jax.Array,
+    first_index: int | jax.Array = 0,
+) -> tuple[PerSample, dict[str, PerSample]]:
+    """-log p(label | x_t, t) in nats of each sample, at a uniform t; sample i has its own key.
+
+    Returns:
+        The losses [B], and metrics [B]: "t" and "correct", whether the likeliest is the label.
+    """
+    keys = sample_keys(key, x0.shape[0], first_index)
+    u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
+    t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
+    mean, std = sde.marginal(x0, t)
+    z = normal(fold_in(keys, 1), x0.shape)
+    logits = logits_fn(mean + std.reshape(-1, *[1] * (x0.ndim - 1)) * z, t)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses, {"t": t, "correct": (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)}
+
+
+def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
+    """objective(params, keys, x, labels): the mean cross-entropy of a batch."""
+    sde = build.make_sde(config)
+
+    def objective(params, keys, x, labels):
+        logits = logits_fn(
+            config, sde, model, params, train=True, rngs={"dropout": keys["dropout"]}
+        )
+        return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, labels)[0])
+
+    return objective
+
+
+def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset) -> str:
+    """Accuracy on the test set, each sample at one uniform t, and along t in equal buckets."""
+    sde = build.make_sde(config)
+    labels = np.asarray(dataset.test_labels)
+
+    @jax.jit
+    def batch(params, x, labels, first_index):
+        key = jax.random.key(config.seed)
+        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
+        fn = logits_fn(config, sde, model, params)
+        return cross_entropy(key, sde, fn, x, labels, first_index)[1]
+
+    def scored(indices, first_index):
+        return batch(params, dataset.test[indices], labels[indices], first_index)
+
+    result = parts.over(np.arange(len(labels)), config.eval.batch_size, scored)
+    bucket = np.minimum(result["t"] / sde.t_max * N_BUCKETS, N_BUCKETS - 1).astype(int)
+    along_t = [
+        f"{result['correct'][bucket == k].mean():.2f} to t = {(k + 1) / N_BUCKETS * sde.t_max:g}"
+        for k in range(N_BUCKETS)
+        if (bucket == k).any()
+    ]
+    return f"test accuracy {result['correct'].mean():.3f}: {', '.join(along_t)}"
+
+
+def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
+    """What config.sampling.classifier, the folder of one, makes of a score, and its parameters.
+
+    config.sampling.label is the class of all samples; with -1, sample i is of class i modulo their
+    number. Without a classifier the score stays what it is.
+
+    Raises:
+        ValueError: the folder's model is no classifier, or not one of this noise and data.
+    """
+    options = config.sampling
+    if not options.classifier:
+        return lambda score_fn, *_: score_fn, None
+    folder = Path(options.classifier)
+    theirs = state.load_config(folder)
+    if not models.is_classifier(theirs):
+        raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")
+    for what, ours, other in (
+        ("SDE", sde, build.make_sde(theirs)),
+        ("shape of data", build.image_shape(config), build.image_shape(theirs)),
+        ("range of data", data.data_range(config), data.data_range(theirs)),
+    ):
+        if ours != other:
+            raise ValueError(f"the {what} of the classifier in {folder} is {other}, here {ours}")
+    n_classes = theirs.data.num_classes
+    if not -1 <= options.label < n_classes:
+        raise ValueError(
+            f"config.sampling.label is {options.label}: it must be a class, 0 to {n_classes - 1},"
+            " or -1 for all in turn"
+        )
+    model, params, _ = state.load(theirs, folder)
+
+    def guide(score_fn, params, indices):
+        labels = indices % n_classes if options.label < 0 else jnp.full_like(indices, options.label)
+
+        def log_prob(x, t):
+            logits = logits_fn(theirs, sde, model, params)(x, t)
+            return jnp.take_along_axis(nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+
+        return guidance.gradient(score_fn, log_prob, options.guidance_weight)
+
+    return guide, params

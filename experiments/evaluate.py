@@ -1,0 +1,229 @@
+"""Mode evaluate: how good each checkpoint is; mode stats: what its samples are compared with.
+
+What takes long is kept in parts: an evaluation that was stopped goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import models
+from experiments import build, data, features, likelihood, parts, quality, sample, state
+from experiments import workdir as workdirs
+from experiments.features import FeatureFunction
+from experiments.parts import Parts
+from experiments.quality import Moments
+from models.config import Config
+from sde_lib.checks import check_at_least, check_name
+
+PAIRED = 10_000  # images of each set at most in the statistics that compare all pairs
+KERNEL_SUBSET = 1000  # images of KID's subsets, as published
+SAVE_EVERY = 50  # batches of data between two savings of their statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A number, its error if it has one, and what else is to be said with it."""
+
+    value: float
+    error: float | None = None
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f" +- {self.error:.3f}"
+        about = ", ".join(f"{name} {value}" for name, value in self.about.items())
+        return f"{self.value:.3f}{error}" + (f" ({about})" if about else "")
+
+
+Figures = dict[str, Figure]
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Evaluates the last checkpoint, or all: prints the figures, and writes evaluation.jsonl.
+
+    Raises:
+        ValueError: no checkpoint, or too few images for a statistic.
+        FloatingPointError: a likelihood or a sample is not finite.
+    """
+    options = config.eval
+    check_name("config.eval.checkpoints", options.checkpoints, ("last", "all"))
+    check_at_least(1, **{"config.eval.n_repeats": options.n_repeats})
+    check_at_least(20, **{"config.eval.num_samples": options.num_samples})
+    dataset = data.load(config)
+    steps = state.saved_steps(workdir)
+    measures = {
+        "enable_loss": test_loss,
+        "enable_bpd": test_bits,
+        "enable_sampling": sample_quality,
+    }
+    for step in steps if options.checkpoints == "all" else steps[-1:]:
+        model, params, _ = state.load(config, workdir, step)
+        figures: Figures = {}
+        for name, measure in measures.items():
+            if options[name]:
+                new = measure(config, model, params, dataset, workdir, step)
+                for what, figure in new.items():
+                    print(f"step {step}: {what} {figure}")
+                figures |= new
+        _record(config, workdir, step, figures)
+
+
+def run_stats(config: Config, workdir: Path) -> None:
+    """Makes the statistics of the training data that samples are compared with."""
+    dataset = data.load(config)
+    made = reference(config, dataset, feature_function(config), workdir)
+    print(f"{made.moments.n} of {config.data.dataset!r}: {made.path}")
+
+
+def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
+    """The training loss of the averaged model on the test set, without dropout."""
+    sde, loss = build.make_sde(config), build.make_loss(config)
+    dequantize = config.data.uniform_dequantization
+
+    @jax.jit
+    def batch(params, key, x, first_index):
+        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
+        score_fn = models.score_fn(config, sde, model, params)
+        losses, _ = loss(key, sde, score_fn, x, first_index=first_index, stratified=False)
+        return {"loss": losses}
+
+    part = _parts(config, workdir, step, "loss", config.eval.batch_size)
+    losses = parts.passes(config, dataset.test, partial(batch, params), part)["loss"]
+    return {"test loss": Figure(losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses)))}
+
+
+def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
+    """Bits/dim of the test set."""
+    options = config.eval
+    settings = [options.batch_size, options.rtol, options.atol, options.probe, options.n_probes]
+    part = _parts(config, workdir, step, "bits", settings)
+    bits = likelihood.bits_per_dim(config, model, params, dataset, part)
+    return {"test bits/dim": Figure(bits.mean, bits.error, {"nfe": bits.nfe})}
+
+
+def sample_quality(
+    config, model: nn.Module, params: Any, dataset, workdir: Path, step: int
+) -> Figures:
+    """Distances between samples and training data, by the features of config.eval.features."""
+    fn = feature_function(config)
+    truth = reference(config, dataset, fn, workdir)
+    settings = config.sampling.to_dict() | {"n_samples": None}
+    part = _parts(config, workdir, step, "samples", settings)
+    size, n = config.sampling.batch_size, config.eval.num_samples
+    draw = sample.make_draw(config, model, params, size)
+
+    def images(first: int) -> parts.Arrays:
+        x = np.asarray(draw(first).x)
+        sample.check_finite(x)
+        return {"images": data.to_grey(config, dataset.levels, x)}
+
+    moments, rows = None, []
+    for first in tqdm(range(0, n, size), unit="batch", desc="samples", disable=None):
+        made = part(f"images_{first}", partial(images, first))["images"]
+        row = part(f"{fn.name}-{fn.version}_{first}", partial(_features, dataset.levels, fn, made))
+        row = {name: values[: n - first] for name, values in row.items()}
+        new = Moments.of(row["features"])
+        moments = moments.merge(new) if moments else new
+        rows.append(row)
+    assert moments is not None
+    values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    about = {"samples": n, "data": truth.moments.n, "features": f"{fn.name}-{fn.version}"}
+    about |= {"seed": config.seed}
+
+    paired = values["features"][:PAIRED], truth.features
+    subset = min(KERNEL_SUBSET, min(map(len, paired)) // 2)
+    kernel = quality.kernel_distance(*paired, subset_size=subset, seed=config.seed)
+    closeness = quality.precision_recall(paired[1], paired[0])
+    frechet = quality.frechet_distance(moments, truth.moments)
+    figures = {
+        fn.figure("frechet_distance"): Figure(frechet, None, about),
+        fn.figure("kernel_distance"): Figure(*kernel, about | {"subset": subset}),
+        fn.figure("precision"): Figure(closeness.precision, None, about),
+        fn.figure("recall"): Figure(closeness.recall, None, about),
+    }
+    if "logits" in values:
+        figures["inception_score"] = Figure(*quality.inception_score(values["logits"]), about)
+    return figures
+
+
+class Reference(NamedTuple):
+    """What samples are compared with: moments of all training data, features of some."""
+
+    path: Path
+    moments: Moments
+    features: np.ndarray
+
+
+def reference(
+    config: Config, dataset: data.Dataset, fn: FeatureFunction, workdir: Path
+) -> Reference:
+    """Made once for a data set and a feature function, and kept beside the runs, in stats/."""
+    values = dataset.train
+    n, size = len(values), config.eval.batch_size
+    about = [config.data.to_dict(), fn.name, fn.version, _fingerprint(values)]
+    name = f"{config.data.dataset}-{fn.name}-{parts.digest(about)}.npz"
+    path = workdir.parent / "stats" / name
+    kept = np.linspace(0, n - 1, min(n, PAIRED)).astype(int)
+    moments, rows = None, []
+    if path.exists():
+        with np.load(path) as saved:
+            moments, rows = (
+                Moments(int(saved["n"]), saved["mean"], saved["scatter"]),
+                [saved["rows"]],
+            )
+    firsts = range(moments.n if moments else 0, n, size)
+    for k, first in enumerate(tqdm(firsts, unit="batch", desc="data", disable=None), 1):
+        indices = np.arange(first, min(first + size, n))
+        new = _features(dataset.levels, fn, values[indices])["features"]
+        moments = moments.merge(Moments.of(new)) if moments else Moments.of(new)
+        rows.append(new[np.isin(indices, kept)])
+        if k % SAVE_EVERY == 0 or k == len(firsts):
+            rows = [np.concatenate(rows)]
+            parts.save(path, rows=rows[0], **dataclasses.asdict(moments))
+    assert moments is not None
+    return Reference(path, moments, rows[0])
+
+
+def feature_function(config: Config) -> FeatureFunction:
+    """By config.eval.features, a file of weights or ""; points are their own features."""
+    if len(build.image_shape(config)) > 1:
+        return features.create(config.eval.features)
+    return FeatureFunction("coordinates", "0", 2, lambda _, points: (points, None), ())
+
+
+def _features(levels: int | None, fn: FeatureFunction, values: np.ndarray) -> parts.Arrays:
+    """Features, and logits where the function has some, of grey levels or points."""
+    if levels is not None:
+        values = np.round(values * (255 / (levels - 1))).astype(np.uint8)
+    rows, logits = fn(values)
+    return {"features": np.asarray(rows)} | (
+        {} if logits is None else {"logits": np.asarray(logits)}
+    )
+
+
+def _parts(config: Config, workdir: Path, step: int, kind: str, settings: Any) -> Parts:
+    return Parts(workdir / "evaluation" / str(step), kind, [config.seed, settings])
+
+
+def _fingerprint(values: Any) -> str:
+    some = np.asarray(values[np.linspace(0, len(values) - 1, 64).astype(int)])
+    return f"{len(values)}-{hashlib.sha256(some.tobytes()).hexdigest()}"
+
+
+def _record(config: Config, workdir: Path, step: int, figures: Figures) -> None:
+    """A line of evaluation.jsonl, in place of an older one of the same step and settings."""
+    path = workdir / "evaluation.jsonl"
+    key = {"step": step, "seed": config.seed, "eval": config.eval.to_dict()}
+    key = json.loads(json.dumps(key | {"sampling": config.sampling.to_dict()}))
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [line for line in lines if {name: line[name] for name in key} != key]
+    lines.append(key | {name: dataclasses.asdict(figure) for name, figure in figures.items()})
+    workdirs.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,75 @@
+"""The state of training, and a trained model from its folder."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+import models
+from experiments import build
+from experiments import workdir as workdirs
+from experiments.checkpoint import Checkpoints
+from models.config import Config
+
+
+class TrainState(NamedTuple):
+    step: jax.Array
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def init_state(config: Config, model: nn.Module) -> TrainState:
+    """The state before the first step: a function of config and config.seed."""
+    params = jax.jit(model.init)(jax.random.key(config.seed), *build.dummy_inputs(config))["params"]
+    ema_params = jax.tree.map(jnp.copy, params)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, ema_params, build.make_optimizer(config).init(params)
+    )
+
+
+def load(config: Config, workdir: Path, step: int | None = None) -> tuple[nn.Module, Any, int]:
+    """The model of a run, its averaged parameters, and the step that they are from: the last.
+
+    Raises:
+        ValueError: there is no run, or it belongs to another config.
+    """
+    workdirs.check_owner(config, workdir)
+    model = models.create(config)
+    saved_steps(workdir)
+    with closing(Checkpoints(workdir)) as checkpoints:
+        state = checkpoints.restore(like=init_state(config, model), step=step)
+    assert state is not None  # restore raises where checkpoints are, and none can be read
+    return model, state.ema_params, int(state.step)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps that a run has checkpoints of, in order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = []
+    if (workdir / "checkpoints").exists():  # looking into it would make it
+        with closing(Checkpoints(workdir)) as checkpoints:
+            found = checkpoints.steps()
+    if not found:
+        raise ValueError(f"{workdir} holds no checkpoints: train first, or give the --workdir")
+    return found
+
+
+def load_config(workdir: Path) -> Config:
+    """The config that a run's folder belongs to.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no config.json: give the folder of a trained model")
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
