@@ -59,7 +59,7 @@ class DDPM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
-        """The output, of the shape of x; labels grow with time (VP), or are levels (VE).
+        """The output, of the shape of x; labels are 999 t, or levels (between two, maybe).
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1).

@@ -11,6 +11,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from models.resample import Image, downsample, smooth, upsample
+from sde_lib.checks import check_at_least
 
 Embedding = Float[Array, "batch features"]
 Activation = Callable[[Array], Array]
@@ -64,10 +65,14 @@ def check_halvings(x: Image, halvings: int) -> None:
 def level_sigma(
     labels: Float[Array, " batch"], sigma_min: float, sigma_max: float, num_scales: int
 ) -> Float[Array, " batch"]:
-    """Sigma of the noise level: num_scales geometric ones, 0 the highest; a label may lie between.
+    """Sigmas of noise levels: num_scales geometric ones, 0 the highest; labels may lie between.
 
-    Source: Song & Ermon 2019, Section 4.2.
+    Source: Song & Ermon 2019, Section 4.1.
+
+    Raises:
+        ValueError: there are fewer than two levels.
     """
+    check_at_least(2, **{"config.model.num_scales": num_scales})
     return sigma_max * (sigma_min / sigma_max) ** (labels / (num_scales - 1))
 
 

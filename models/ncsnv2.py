@@ -1,4 +1,7 @@
-"""NCSN (Song & Ermon 2019) and NCSNv2 (Song & Ermon 2020), as in score_sde."""
+"""NCSN (Song & Ermon 2019) and NCSNv2 (Song & Ermon 2020), as in score_sde for JAX.
+
+Its PyTorch port differs: there the second stage is refined to nf channels, not 2 nf.
+"""
 
 from typing import ClassVar
 

@@ -126,6 +126,8 @@ class ChainedPooling(nn.Module):
 class RefineBlock(nn.Module):
     """Brings feature maps together at the resolution of the first, with `features` channels.
 
+    Coarser ones are resized bilinearly, by the centres of their pixels.
+
     Attributes:
         pool: of the chained pooling.
         units: residual blocks at the end.

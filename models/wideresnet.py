@@ -47,10 +47,11 @@ class WideResNet(nn.Module):
         h = _conv(16)((x - x.mean(axes, keepdims=True)) / std)
         for group, width in enumerate((16, 32, 64)):
             for block in range(self.blocks_per_group):
-                first = block == 0
-                shrink, activate_skip = first and group > 0, first and group == 0
-                features = width * self.channel_multiplier
-                h = WideBlock(features, shrink, activate_skip)(h, temb)
+                h = WideBlock(
+                    width * self.channel_multiplier,
+                    shrink=group > 0 and block == 0,
+                    activate_skip=group == block == 0,
+                )(h, temb)
         h = nn.relu(group_norm(h.shape[-1])(h)).mean((1, 2))
         # Uniform on +- 1 / sqrt(classes).
         kernel_init = initializers.variance_scaling(1 / 3, "fan_out", "uniform")

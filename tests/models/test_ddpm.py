@@ -7,7 +7,6 @@ import weights
 
 from models import torch_import
 from models.ddpm import DDPM
-from models.layers import level_sigma
 
 SMALL = DDPM(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.5)
 X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
@@ -31,11 +30,6 @@ def test_uncentred_data_is_centred_inside_and_the_output_is_divided_by_the_level
     output = jax.jit(network.apply)({"params": params}, x, labels)
     output *= sigma[:, None, None, None]
     golden.assert_close(output, golden.channels_last(arrays["output"]), 1e-5)
-
-
-def test_levels_run_from_sigma_max_to_sigma_min_and_are_geometric_in_between():
-    sigma = level_sigma(jnp.array([0.0, 4.5, 9.0]), 0.01, 1.0, num_scales=10)
-    np.testing.assert_allclose(sigma, [1.0, 0.1, 0.01], rtol=1e-6)
 
 
 def test_an_unconditional_network_ignores_its_labels_and_dropout_acts_in_training_only():
