@@ -219,12 +219,17 @@ class PredictorCorrector:
         keys = sample_keys(key, shape[0], first_index)
 
         def correct(x, t, keys):
+            if self.corrector == "none":
+                return x
             corrector = CORRECTORS[self.corrector]
             if self.corrector == "langevin":
                 corrector = partial(corrector, norm=self.norm)
-            for i in range(self.n_corrector_steps if self.corrector != "none" else 0):
-                x, _ = corrector(sde, score_fn, x, t, normal(fold_in(keys, i + 1), shape), self.snr)
-            return x
+
+            def once(i, x):
+                z = normal(fold_in(keys, i + 1), shape)
+                return corrector(sde, score_fn, x, t, z, self.snr)[0]
+
+            return jax.lax.fori_loop(0, self.n_corrector_steps, once, x)
 
         def step(k, carry):
             x, path = carry
