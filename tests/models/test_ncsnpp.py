@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from models.ncsnpp import NCSNpp
 
@@ -55,25 +56,25 @@ def test_every_parameter_but_the_fourier_frequencies_is_trained():
     )
 
     @jax.jit
-    def gradient(key):
-        params = network.init(key, X, LABELS)["params"]
+    def gradient(params):
         return jax.grad(lambda p: jnp.sum(network.apply({"params": p}, X, LABELS) ** 2))(params)
 
-    for path, grad in jax.tree_util.tree_leaves_with_path(gradient(jax.random.key(0))):
+    grads = gradient(weights.random(network, X, LABELS))
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(grad).all(), name
         assert (np.abs(grad).max() > 0) == ("'W'" not in name), name
 
 
 def outputs(network, *label_sets, inputs=(X,), **options):
-    """What a network, initialised by one seed, gives for each input and each set of labels."""
+    """What a network of given weights makes of each input and each set of labels."""
+    params = weights.random(network, X, LABELS)
 
     @jax.jit
-    def run(x, labels):
-        variables = network.init(jax.random.key(0), x, labels)
-        return network.apply(variables, x, labels, **options)
+    def run(params, x, labels):
+        return network.apply({"params": params}, x, labels, **options)
 
-    return np.stack([run(x, labels) for x in inputs for labels in label_sets])
+    return np.stack([run(params, x, labels) for x in inputs for labels in label_sets])
 
 
 def test_scale_by_sigma_divides_by_the_level_of_a_positional_label():
