@@ -1,7 +1,6 @@
 """CIFAR-10, 32 x 32 colour images: every published experiment.
 
-    python -m experiments.main --config=configs/cifar10.py:ve_ncsnpp_continuous \\
-        --config.data.path=cifar10.npz
+    python -m experiments.main --config=configs/cifar10.py:ve_ncsnpp_continuous
 
 | variant                       |   FID |   IS | ODE FID | bits/dim |  parameters |
 | ----------------------------- | ----- | ---- | ------- | -------- | ----------- |
@@ -36,8 +35,9 @@ probability flow ODE (--config.sampling.method=probability_flow), bits/dim its l
 Without "continuous", training sees the levels of a chain only. The digits after ncsn are the
 techniques of NCSNv2 that it was given (configs/published.py).
 
-Training takes 1.3 million steps of 128 images (deep: 0.95 million), far beyond a CPU. The .npz
-file holds uint8 arrays `train` and `test`, [N, 32, 32, 3].
+Training takes 1.3 million steps of 128 images (deep: 0.95 million), far beyond a CPU. The data
+(170 MB) are downloaded at the first start, unless config.data.path is the official binary archive,
+its folder, or an .npz file with uint8 arrays `train` and `test`, [N, 32, 32, 3].
 """
 
 from configs import default

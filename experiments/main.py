@@ -14,6 +14,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+import models
 from experiments import (
     build,
     data,
@@ -77,6 +78,8 @@ def main(argv: list[str]) -> None:
     check_name("--mode", MODE.value, MODES)
     config = CONFIG.value
     build.check(config)
+    if models.is_classifier(config) and MODE.value != "train":
+        raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train alone")
     folder = "-".join([Path(file).stem, *filter(None, [variant])])
     MODES[MODE.value](config, Path(WORKDIR.value or f"runs/{folder}"))
 

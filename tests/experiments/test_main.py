@@ -108,6 +108,19 @@ def test_sample_and_likelihood_use_the_trained_model(whole):
     assert all(Path(line).is_file() for line in drawn.stdout.splitlines()[-2:])
 
 
+def test_evaluate_prints_and_keeps_its_figures(whole):
+    workdir, finished = whole
+    options = ("--config.eval.num_samples=64", "--config.sampling.batch_size=64")
+    evaluated = run(*QUICK, *options, f"--workdir={workdir}", "--mode=evaluate")
+    assert evaluated.returncode == 0, evaluated.stderr
+    *lines, closest = [line.removeprefix("step 1000: ") for line in evaluated.stdout.splitlines()]
+    assert lines[1] == finished.stdout.splitlines()[-4]
+    assert closest.startswith("recall(coordinates) ")
+    (kept,) = [json.loads(line) for line in (workdir / "evaluation.jsonl").open()]
+    assert kept["step"] == 1000
+    assert f"{kept['test loss']['value']:.3f}" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,7 +133,9 @@ def test_sample_and_likelihood_use_the_trained_model(whole):
         (["--config=configs/digits.py", "--config.optim.lr=abc"], "could not convert"),
         (["--config=configs/digits.py", "--config.model.beta_min=30."], "0 < beta_min < beta_max"),
         (["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
-        (["--config=configs/cifar10.py"], "must be supplied as an .npz file"),
+        (["--config=configs/digits.py", "--mode=import"], "needs --checkpoint=FILE.pth"),
+        (["--config=configs/digits.py:classifier", "--mode=sample"], "for --mode=train alone"),
+        (["--config=configs/cifar10.py", "--config.data.path=/none"], "/none"),
     ],
 )
 def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):
