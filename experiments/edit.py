@@ -1,5 +1,6 @@
 """Mode edit: what a trained model makes of images of the test set. config.edit says what."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import jax
@@ -30,7 +31,8 @@ def run(config: Config, workdir: Path) -> None:
 
     @jax.jit
     def edit(params, x):
-        return TASKS[task](config, key, sde, models.score_fn(config, sde, model, params), x)
+        score_fn = models.score_fn(config, sde, model, params)
+        return OrderedDict(TASKS[task](config, key, sde, score_fn, x))  # jit would sort a dict
 
     columns = edit(params, x)
     images = np.stack([np.asarray(column) for column in columns.values()], axis=1)

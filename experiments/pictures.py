@@ -105,6 +105,32 @@ def save_point_path(
     return _save(figure, path, about)
 
 
+def save_point_paths(
+    path: Path,
+    panels: dict[str, Float[np.ndarray, "frames n 2"]],
+    n_paths: int,
+    mesh: Float[np.ndarray, "m 2"],
+    field: Float[np.ndarray, "m 2"],
+    half_width: float,
+    about: dict[str, str],
+) -> Path:
+    """Panels by title: last frames as points, the first n_paths samples' ways, a field's arrows."""
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(6 * len(panels), 6.3), layout="constrained", squeeze=False
+    )
+    for panel, (title, frames) in zip(axes[0], panels.items(), strict=True):
+        panel.quiver(*mesh.T, *field.T, color="0.7", width=0.002)
+        panel.scatter(*frames[-1].T, s=6, color="black", alpha=0.35, linewidths=0)
+        for k in range(n_paths):
+            (line,) = panel.plot(*frames[:, k].T, linewidth=0.9, alpha=0.8)
+            panel.plot(*frames[0, k], "o", markersize=4, color=line.get_color(), fillstyle="none")
+            panel.plot(*frames[-1, k], "o", markersize=5, color=line.get_color())
+        panel.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width))
+        panel.set_title(title, fontsize=10)
+        panel.set_aspect("equal")
+    return _save(figure, path, about)
+
+
 def _save(figure, path: Path, about: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata=about)
