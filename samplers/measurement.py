@@ -45,7 +45,8 @@ def condition(
         y: the measurement, of the shape of operator(x). No sampler slices it: sample i of a
             batch is given y[i].
         noise_std: standard deviation of the measurement's noise; 0 for none.
-        n_iterations: of conjugate gradients. 1 to 3 do for images; the rank of A is exact.
+        n_iterations: of conjugate gradients. 1 to 3 do for images; as many as A has rows, or a
+            few more for float32, make the inverse exact.
 
     Raises:
         ValueError: noise_std < 0, n_iterations < 1; in the result, y of another shape.
@@ -60,7 +61,10 @@ def condition(
             return sde.denoise(x, t, score), score
 
         mean, jacobian, score = jax.linearize(denoise, x, has_aux=True)
-        residual = _residual(operator, mean, y)
+        seen = operator(mean)
+        if seen.shape != y.shape:
+            raise ValueError(f"y has the shape {y.shape}: operator(x) has {seen.shape}")
+        residual = y - seen
         transpose = jax.linear_transpose(operator, x)
         scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual)
 
@@ -108,13 +112,6 @@ def grey(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch 
     2021, Appendix I.2, take.
     """
     return jnp.mean(x, axis=-1, keepdims=True)
-
-
-def _residual(operator: Operator, mean: Batch, y: Batch) -> Batch:
-    seen = operator(mean)
-    if seen.shape != y.shape:
-        raise ValueError(f"y has the shape {y.shape}: operator gives {seen.shape} for the samples")
-    return y - seen
 
 
 def _dot(a: Batch, b: Batch) -> PerSample:

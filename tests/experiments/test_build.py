@@ -28,6 +28,8 @@ def test_sde_and_sampler_have_the_config_numbers():
     assert isinstance(build.make_sampler(config), samplers.ProbabilityFlow)
     config.sampling.method = "euler_maruyama"
     assert build.make_sampler(config) == samplers.EulerMaruyama(77)
+    config.sampling.method = "annealed_langevin"
+    assert build.make_sampler(config) == samplers.AnnealedLangevin(77, 3)
 
 
 def test_optimizer_warms_up_and_clips():

@@ -6,6 +6,7 @@ import samplers
 def test_create_makes_every_sampler_by_name():
     assert samplers.create("euler_maruyama", n_steps=7) == samplers.EulerMaruyama(7)
     assert samplers.create("predictor_corrector", snr=0.1) == samplers.PredictorCorrector(snr=0.1)
+    assert samplers.create("annealed_langevin", n_levels=9) == samplers.AnnealedLangevin(9)
     assert samplers.create("probability_flow", rtol=1e-3) == samplers.ProbabilityFlow(1e-3)
 
 
