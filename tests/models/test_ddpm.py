@@ -33,7 +33,7 @@ def test_uncentred_data_is_centred_inside_and_the_output_is_divided_by_the_level
 
 
 def test_an_unconditional_network_ignores_its_labels_and_dropout_acts_in_training_only():
-    network = SMALL.clone(conditional=False)
+    network = SMALL.clone(conditional=False, ch_mult=(1,), attn_resolutions=())
     params = weights.random(network, X, LABELS)
 
     @jax.jit
