@@ -4,7 +4,7 @@
 
 | variant | what                       | two CPU cores | test bits/dim |
 | ------- | -------------------------- | ------------- | ------------- |
-| vp      | the default                | 5 minutes     | 1.97 +- 0.014 |
+| vp      | the default                | 5 minutes     | 1.98 +- 0.015 |
 | ve      | VE, NCSN++'s conventions   | as vp         | not measured  |
 | subvp   | subVP                      | as vp         | not measured  |
 | long    | vp with dropout, longer    | 50 minutes    | see below     |

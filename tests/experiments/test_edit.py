@@ -6,7 +6,7 @@ from closed_forms import Gaussian
 from PIL import Image
 
 from configs import cifar10, digits, points
-from experiments import build, data, edit, train
+from experiments import build, data, edit, state
 
 
 class ExactNetwork:
@@ -25,7 +25,7 @@ def config(monkeypatch):
     config = digits.get_config()
     config.edit.n_images, config.edit.n_results = 2, 3
     config.sampling.n_steps = 40
-    monkeypatch.setattr(train, "load", lambda config, workdir: (ExactNetwork(config), {}, 7))
+    monkeypatch.setattr(state, "load", lambda config, workdir: (ExactNetwork(config), {}, 7))
     return config
 
 

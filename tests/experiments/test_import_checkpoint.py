@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import jax
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import models
 from configs import digits
 from experiments import import_checkpoint
+from experiments.checkpoint import Checkpoints
 from experiments.state import init_state, load
 from models import torch_import
 
@@ -29,7 +32,7 @@ def test_an_imported_run_is_one_that_the_other_modes_can_use(tmp_path, monkeypat
     monkeypatch.setattr(torch_import, "score_sde", lambda state, _: unflatten_dict(state, sep="/"))
     import_checkpoint.run(config, tmp_path, tmp_path / "checkpoint.pth")
 
-    with train.closing(train.Checkpoints(tmp_path)) as checkpoints:
+    with closing(Checkpoints(tmp_path)) as checkpoints:
         state = checkpoints.restore(like=fresh)
     assert state is not None
     assert int(state.step) == 1234
