@@ -62,7 +62,7 @@ def get_config() -> Config:
     edit.n_images = 8  # the first of the test set
     edit.n_results = 6  # for each image, or between two
     edit.mask = "left"  # what inpainting is given: "left" half, or all but the "centre"
-    edit.strength = 0.5  # of variations: 0 changes nothing, 1 everything
+    edit.strength = 0.3  # of variations: 0 changes nothing, 1 everything
     edit.n_iterations = 3  # of conjugate gradients, for inpainting and colorizing
 
     data = config.data = ml_collections.ConfigDict()

@@ -9,6 +9,8 @@
 | subvp   | subVP                      | as vp         | not measured  |
 | long    | vp with dropout, longer    | 50 minutes    | see below     |
 
+classifier (1 minute) learns to tell noisy digits apart, to guide vp by their class.
+
 long was measured at 5,153 of its 25,000 steps, after ten minutes: 1.85 +- 0.014.
 
 For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogram for each pixel
@@ -40,7 +42,7 @@ def get_config(variant: str = "vp") -> default.Config:
     config.sampling.n_steps = 300
     config.eval.batch_size = 297
     config.eval.rtol = config.eval.atol = 1e-3
-    config.eval.num_samples = 1500
+    config.eval.num_samples = 1000
 
     model = config.model
     model.nf = 32

@@ -38,9 +38,10 @@ class Figure:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        error = "" if self.error is None else f" +- {self.error:.3f}"
+        digits = ".3f" if abs(self.value) >= 0.1 else ".2g"
+        error = "" if self.error is None else f" +- {self.error:{digits}}"
         about = ", ".join(f"{name} {value}" for name, value in self.about.items())
-        return f"{self.value:.3f}{error}" + (f" ({about})" if about else "")
+        return f"{self.value:{digits}}{error}" + (f" ({about})" if about else "")
 
 
 Figures = dict[str, Figure]
