@@ -19,8 +19,8 @@ def get_config() -> Config:
     training.n_iters = 1_300_001
     training.batch_size = 128
     training.log_freq = 50  # steps between lines of metrics
-    training.snapshot_freq = 50_000  # steps between pictures of samples
-    training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints
+    training.snapshot_freq = 50_000  # steps between pictures, and checkpoints that stay
+    training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to go on from
     training.likelihood_weighting = False  # g^2 in place of sigma^2
     training.importance_sampling = False  # of t, with likelihood_weighting
     training.stratified = False  # one t in each of batch_size strata
@@ -34,6 +34,7 @@ def get_config() -> Config:
     sampling.predictor = "reverse_diffusion"
     sampling.corrector = "none"
     sampling.n_steps_each = 1  # corrector steps at each time
+    sampling.step_size = 0.0  # of the method "annealed_langevin"; 0 balances it
     sampling.snr = 0.16
     sampling.noise_removal = True
     sampling.probability_flow = False

@@ -15,7 +15,7 @@ Part = dict[str, Any]
 def experiment(
     dataset: Part, variants: dict[str, tuple[Part, ...]], variant: str
 ) -> default.Config:
-    """The variant of a data set. Sampling takes a step for each of num_scales, as published."""
+    """The variant of a data set. Sampling takes a step for each of its num_scales."""
     default.check_variant(variant, tuple(variants))
     config = default.get_config()
     config.data.random_flip = True

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import models
 import samplers
 import sde_lib
 from models.config import Config
@@ -39,6 +40,7 @@ def make_sampler(config: Config):
     options = config.sampling
     by_method = {
         "annealed_langevin": {
+            "step_size": options.step_size or None,
             "n_levels": options.n_steps,
             "n_steps_each": options.n_steps_each,
             "denoise": options.noise_removal,
@@ -90,7 +92,7 @@ def check(config: Config) -> None:
     """Raises ValueError for numbers that no run can have, before anything is compiled."""
     sde, sampler = make_sde(config), make_sampler(config)
     make_optimizer(config)
-    training, sampling = config.training, config.sampling
+    training, sampling, evaluation = config.training, config.sampling, config.eval
     check_at_least(
         1,
         **{
@@ -101,9 +103,16 @@ def check(config: Config) -> None:
             "config.training.snapshot_freq_for_preemption": training.snapshot_freq_for_preemption,
             "config.sampling.n_samples": sampling.n_samples,
             "config.sampling.batch_size": sampling.batch_size,
-            "config.eval.batch_size": config.eval.batch_size,
+            "config.eval.batch_size": evaluation.batch_size,
+            "config.eval.n_probes": evaluation.n_probes,
+            "config.eval.n_repeats": evaluation.n_repeats,
         },
     )
+    check_name("config.eval.probe", evaluation.probe, ("rademacher", "gaussian", "exact"))
+    for name in ("rtol", "atol"):
+        if not evaluation[name] > 0:
+            raise ValueError(f"config.eval.{name} is {evaluation[name]}: it must be positive")
+    _check_conditioning(config)
     if not 0 <= config.model.ema_rate < 1:
         raise ValueError(f"config.model.ema_rate is {config.model.ema_rate}: it must be in [0, 1)")
     if not config.optim.lr > 0:
@@ -112,6 +121,35 @@ def check(config: Config) -> None:
     key, x = jax.random.key(0), jnp.zeros((1, 2))
     jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, x.shape), key)
     jax.eval_shape(lambda key: make_loss(config)(key, sde, lambda x, t: x, x), key)
+
+
+def _check_conditioning(config: Config) -> None:
+    """Raises ValueError for a network that cannot make sense of its labels (models.score_fn)."""
+    model, continuous = config.model, config.training.continuous
+    if model.name == "mlp" or models.is_classifier(config):
+        return
+    ve = config.training.sde == "vesde"
+    takes_logarithm = model.name == "ncsnpp" and model.embedding_type == "fourier"
+    what = f"config.model.name = {model.name!r}"
+    if model.name == "ncsnpp":
+        what += f" with embedding_type = {model.embedding_type!r}"
+    if continuous and (model.name.startswith("ncsnv2") or model.name == "ncsn"):
+        raise ValueError(f"{what} knows discrete levels only: set config.training.continuous=False")
+    if continuous and ve and not takes_logarithm:
+        raise ValueError(
+            f"{what} cannot tell sigmas apart, which are the labels under VE: take 'ncsnpp' with "
+            "embedding_type = 'fourier', or set config.training.continuous=False"
+        )
+    if not continuous and takes_logarithm:
+        raise ValueError(
+            f"{what} takes the logarithm of its labels, which are 0, 1, ... in discrete training: "
+            "set config.model.embedding_type='positional'"
+        )
+    if model.get("scale_by_sigma", False) and not ve:
+        raise ValueError(
+            "config.model.scale_by_sigma makes the output a score, which is VE's convention: set "
+            "it to False"
+        )
 
 
 def image_shape(config: Config) -> tuple[int, ...]:

@@ -12,11 +12,22 @@ KEEP = 3
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last KEEP of them, a folder each, named by its step."""
+    """The checkpoints of a run, a folder each, named by its step.
 
-    def __init__(self, workdir: Path):
-        self._folder = workdir.absolute() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, cleanup_tmp_directories=True)
+    Args:
+        workdir: the run's folder.
+        keep_period: steps that it divides stay for good; of the others, the last KEEP.
+        read_only: leave the folder as it is: it may be another process that writes there.
+    """
+
+    def __init__(self, workdir: Path, keep_period: int | None = None, read_only: bool = False):
+        self._folder, self._read_only = workdir.absolute() / "checkpoints", read_only
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else KEEP,
+            keep_period=keep_period,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
@@ -36,7 +47,8 @@ class Checkpoints:
 
         With `step`, the state of that step and no other.
 
-        A checkpoint that cannot be read is renamed to <step>.unreadable, with a warning.
+        A checkpoint that cannot be read is renamed to <step>.unreadable unless read_only, with a
+        warning.
 
         Raises:
             ValueError: there are checkpoints, and none can be read.
@@ -48,8 +60,9 @@ class Checkpoints:
                 return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # orbax raises many kinds for a damaged folder
                 LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
-                (self._folder / str(step)).rename(self._folder / f"{step}.unreadable")
-                self._manager.reload()
+                if not self._read_only:
+                    (self._folder / str(step)).rename(self._folder / f"{step}.unreadable")
+                    self._manager.reload()
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self._folder} can be read: "

@@ -4,6 +4,7 @@ p(label | x, t) turns the score of p_t(x) into that of p_t(x | label) by Bayes' 
 2021, Section 5 and Appendix I). A classifier is a run of its own, in a folder of its own.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from experiments import build, data, parts, state
 from models.config import Config
 from samplers import guidance
 from sde_lib import SDE, ScoreFn
-from sde_lib.batch import Batch, PerSample, fold_in, normal, sample_keys
+from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
 
 N_BUCKETS = 5
 Guide = Callable[[ScoreFn, Any, jax.Array], ScoreFn]
@@ -50,7 +51,7 @@ def cross_entropy(
     t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
     mean, std = sde.marginal(x0, t)
     z = normal(fold_in(keys, 1), x0.shape)
-    logits = logits_fn(mean + std.reshape(-1, *[1] * (x0.ndim - 1)) * z, t)
+    logits = logits_fn(mean + expand(std, x0) * z, t)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses, {"t": t, "correct": (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)}
 
@@ -110,7 +111,7 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
     if not models.is_classifier(theirs):
         raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")
     for what, ours, other in (
-        ("SDE", sde, build.make_sde(theirs)),
+        ("SDE", _whole(sde), _whole(build.make_sde(theirs))),
         ("shape of data", build.image_shape(config), build.image_shape(theirs)),
         ("range of data", data.data_range(config), data.data_range(theirs)),
     ):
@@ -134,3 +135,8 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
         return guidance.gradient(score_fn, log_prob, options.guidance_weight)
 
     return guide, params
+
+
+def _whole(sde: SDE) -> SDE:
+    """The SDE without the times at which its model begins to know it."""
+    return dataclasses.replace(sde, t_min=0.0, train_t_min=0.0)

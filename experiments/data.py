@@ -161,6 +161,8 @@ def to_uint8(config: Config, x: np.ndarray) -> UInt8[np.ndarray, "..."]:
 def _check_part(
     what: str, values: np.ndarray | LazyImages, levels: int | None, labels: np.ndarray | None
 ) -> None:
+    if len(values) < 2:
+        raise ValueError(f"{what}: there are {len(values)} samples, it takes 2 at least")
     if isinstance(values, LazyImages):
         values.check()
     elif levels is None:

@@ -30,12 +30,18 @@ def run(config: Config, workdir: Path) -> None:
     x = data.to_model_space(config, dataset.levels, key, jnp.asarray(x), dequantize=False)
 
     @jax.jit
-    def edit(params, x):
+    def edit(params, x, first_index):
         score_fn = models.score_fn(config, sde, model, params)
-        return OrderedDict(TASKS[task](config, key, sde, score_fn, x))  # jit would sort a dict
+        columns = TASKS[task](config, key, sde, score_fn, x, first_index)
+        return OrderedDict(columns)  # jit would sort a dict
 
-    columns = edit(params, x)
-    images = np.stack([np.asarray(column) for column in columns.values()], axis=1)
+    pairs, n_results = task == "interpolate", config.edit.n_results
+    size = max(1, config.sampling.batch_size // n_results)  # rows of the picture at a time
+    rows = [
+        edit(params, x[k : k + size + pairs], k * n_results) for k in range(0, len(x) - pairs, size)
+    ]
+    columns = {title: np.concatenate([row[title] for row in rows]) for title in rows[0]}
+    images = np.stack(list(columns.values()), axis=1)
     if not np.isfinite(images).all():
         raise FloatingPointError("results are not finite: take more steps, or another sampler")
     if task == "reconstruct":
@@ -56,46 +62,51 @@ def check(config: Config) -> None:
         check_at_least(count, **{f"config.edit.{name}": edit[name]})
     if not 0 <= edit.strength <= 1:
         raise ValueError(f"config.edit.strength is {edit.strength}: it must lie in [0, 1]")
+    if config.sampling.classifier:
+        raise ValueError("config.sampling.classifier guides mode sample: leave it out of mode edit")
     if len(build.image_shape(config)) == 1:
         raise ValueError(f"{dataset!r} are points: mode edit needs images")
     if edit.task == "colorize" and config.data.num_channels == 1:
         raise ValueError(f"{dataset!r} has no colours: config.edit.task = 'colorize' needs them")
 
 
-# A task: (config, key, sde, score_fn, x) -> the picture's columns by their titles, each like x.
+# A task: (config, key, sde, score_fn, x, index of the first result) -> the picture's columns by
+# their titles, each like x.
 
 
-def _inpaint(config, key, sde, score_fn, x):
+def _inpaint(config, key, sde, score_fn, x, first_index):
     mask = MASKS[config.edit.mask](config.data.image_size)
-    return _measure(config, key, sde, score_fn, x, measurement.inpainting(mask))
+    operator = measurement.inpainting(mask)
+    return _measure(config, key, sde, score_fn, x, first_index, operator)
 
 
-def _colorize(config, key, sde, score_fn, x):
-    return _measure(config, key, sde, score_fn, x, measurement.grey)
+def _colorize(config, key, sde, score_fn, x, first_index):
+    return _measure(config, key, sde, score_fn, x, first_index, measurement.grey)
 
 
-def _measure(config, key, sde, score_fn, x, operator):
+def _measure(config, key, sde, score_fn, x, first_index, operator):
     many = _repeat(config, x)
     score_fn = measurement.condition(
         sde, score_fn, operator, operator(many), n_iterations=config.edit.n_iterations
     )
-    results = build.make_sampler(config)(key, sde, score_fn, many.shape).x
+    results = build.make_sampler(config)(key, sde, score_fn, many.shape, first_index).x
     given = jnp.broadcast_to(operator(x), x.shape)
     return {"original": x, "given": given} | _results(config, x, results)
 
 
-def _variations(config, key, sde, score_fn, x):
+def _variations(config, key, sde, score_fn, x, first_index):
     sampler, many = build.make_sampler(config), _repeat(config, x)
-    results = editing.vary(sampler, key, sde, score_fn, many, config.edit.strength)
+    strength = config.edit.strength
+    results = editing.vary(sampler, key, sde, score_fn, many, strength, first_index)
     return {"original": x} | _results(config, x, results)
 
 
-def _reconstruct(config, key, sde, score_fn, x):
+def _reconstruct(config, key, sde, score_fn, x, first_index):
     latent = _encode(config, sde, score_fn, x)
     return {"original": x, "decoded": _decode(config, key, sde, score_fn, latent)}
 
 
-def _interpolate(config, key, sde, score_fn, x):
+def _interpolate(config, key, sde, score_fn, x, first_index):
     """Between each image and the next."""
     n_frames, latent = config.edit.n_results, _encode(config, sde, score_fn, x)
     weights = np.arange(1, n_frames + 1) / (n_frames + 1)

@@ -4,7 +4,6 @@ What takes long is kept in parts: an evaluation that was stopped goes on where i
 """
 
 import dataclasses
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 import models
-from experiments import build, data, features, likelihood, parts, quality, sample, state
+from experiments import build, classifier, data, features, likelihood, parts, quality, sample, state
 from experiments import workdir as workdirs
+from experiments.datasets.lazy_images import LazyImages
 from experiments.features import FeatureFunction
 from experiments.parts import Parts
 from experiments.quality import Moments
@@ -26,6 +26,7 @@ from sde_lib.checks import check_at_least, check_name
 
 PAIRED = 10_000  # images of each set at most in the statistics that compare all pairs
 KERNEL_SUBSET = 1000  # images of KID's subsets, as published
+LEAST = 20  # samples, for all of the statistics
 SAVE_EVERY = 50  # batches of data between two savings of their statistics
 
 
@@ -54,12 +55,10 @@ def run(config: Config, workdir: Path) -> None:
         ValueError: no checkpoint, or too few images for a statistic.
         FloatingPointError: a likelihood or a sample is not finite.
     """
+    _check(config)
     options = config.eval
-    check_name("config.eval.checkpoints", options.checkpoints, ("last", "all"))
-    check_at_least(1, **{"config.eval.n_repeats": options.n_repeats})
-    check_at_least(20, **{"config.eval.num_samples": options.num_samples})
-    dataset = data.load(config)
     steps = state.saved_steps(workdir)
+    dataset = data.load(config)
     measures = {
         "enable_loss": test_loss,
         "enable_bpd": test_bits,
@@ -75,6 +74,17 @@ def run(config: Config, workdir: Path) -> None:
                     print(f"step {step}: {what} {figure}")
                 figures |= new
         _record(config, workdir, step, figures)
+
+
+def _check(config: Config) -> None:
+    """Raises ValueError for what would otherwise fail after an hour."""
+    options = config.eval
+    check_name("config.eval.checkpoints", options.checkpoints, ("last", "all"))
+    check_at_least(1, **{"config.eval.n_repeats": options.n_repeats})
+    if options.enable_sampling:
+        check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})
+        feature_function(config)
+        classifier.load_guide(config, build.make_sde(config))
 
 
 def run_stats(config: Config, workdir: Path) -> None:
@@ -96,7 +106,8 @@ def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
         losses, _ = loss(key, sde, score_fn, x, first_index=first_index, stratified=False)
         return {"loss": losses}
 
-    part = _parts(config, workdir, step, "loss", config.eval.batch_size)
+    inputs = [config.eval.batch_size, params, _identity(dataset.test)]
+    part = _parts(config, workdir, step, "loss", inputs)
     losses = parts.passes(config, dataset.test, partial(batch, params), part)["loss"]
     return {"test loss": Figure(losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses)))}
 
@@ -104,8 +115,8 @@ def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
 def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
     """Bits/dim of the test set."""
     options = config.eval
-    settings = [options.batch_size, options.rtol, options.atol, options.probe, options.n_probes]
-    part = _parts(config, workdir, step, "bits", settings)
+    inputs = [options.batch_size, options.rtol, options.atol, options.probe, options.n_probes]
+    part = _parts(config, workdir, step, "bits", [*inputs, params, _identity(dataset.test)])
     bits = likelihood.bits_per_dim(config, model, params, dataset, part)
     return {"test bits/dim": Figure(bits.mean, bits.error, {"nfe": bits.nfe})}
 
@@ -116,8 +127,9 @@ def sample_quality(
     """Distances between samples and training data, by the features of config.eval.features."""
     fn = feature_function(config)
     truth = reference(config, dataset, fn, workdir)
+    _, guide_params = classifier.load_guide(config, build.make_sde(config))
     settings = config.sampling.to_dict() | {"n_samples": None}
-    part = _parts(config, workdir, step, "samples", settings)
+    part = _parts(config, workdir, step, "samples", [settings, params, guide_params])
     size, n = config.sampling.batch_size, config.eval.num_samples
     draw = sample.make_draw(config, model, params, size)
 
@@ -169,8 +181,8 @@ def reference(
     """Made once for a data set and a feature function, and kept beside the runs, in stats/."""
     values = dataset.train
     n, size = len(values), config.eval.batch_size
-    about = [config.data.to_dict(), fn.name, fn.version, _fingerprint(values)]
-    name = f"{config.data.dataset}-{fn.name}-{parts.digest(about)}.npz"
+    made_of = parts.digest([fn.name, fn.version, dataset.levels, _identity(values)])
+    name = f"{config.data.dataset}-{fn.name}-{made_of}.npz"
     path = workdir.parent / "stats" / name
     kept = np.linspace(0, n - 1, min(n, PAIRED)).astype(int)
     moments, rows = None, []
@@ -197,7 +209,7 @@ def feature_function(config: Config) -> FeatureFunction:
     """By config.eval.features, a file of weights or ""; points are their own features."""
     if len(build.image_shape(config)) > 1:
         return features.create(config.eval.features)
-    return FeatureFunction("coordinates", "0", 2, lambda _, points: (points, None), ())
+    return FeatureFunction("coordinates", "0", lambda _, points: (points, None), ())
 
 
 def _features(levels: int | None, fn: FeatureFunction, values: np.ndarray) -> parts.Arrays:
@@ -210,20 +222,24 @@ def _features(levels: int | None, fn: FeatureFunction, values: np.ndarray) -> pa
     )
 
 
-def _parts(config: Config, workdir: Path, step: int, kind: str, settings: Any) -> Parts:
-    return Parts(workdir / "evaluation" / str(step), kind, [config.seed, settings])
+def _parts(config: Config, workdir: Path, step: int, kind: str, inputs: Any) -> Parts:
+    return Parts(workdir / "evaluation" / str(step), kind, [config.seed, inputs])
 
 
-def _fingerprint(values: Any) -> str:
-    some = np.asarray(values[np.linspace(0, len(values) - 1, 64).astype(int)])
-    return f"{len(values)}-{hashlib.sha256(some.tobytes()).hexdigest()}"
+def _identity(values: np.ndarray | LazyImages) -> Any:
+    """What tells data sets apart: all of an array, the names and some of the images in files."""
+    if isinstance(values, np.ndarray):
+        return values
+    some = values[np.linspace(0, len(values) - 1, 64).astype(int)]
+    return [list(map(str, values.keys)), some]
 
 
 def _record(config: Config, workdir: Path, step: int, figures: Figures) -> None:
     """A line of evaluation.jsonl, in place of an older one of the same step and settings."""
     path = workdir / "evaluation.jsonl"
-    key = {"step": step, "seed": config.seed, "eval": config.eval.to_dict()}
-    key = json.loads(json.dumps(key | {"sampling": config.sampling.to_dict()}))
+    key = {name: config[name].to_dict() for name in ("eval", "sampling")}
+    del key["eval"]["checkpoints"]
+    key = json.loads(json.dumps({"step": step, "seed": config.seed, **key}))
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     lines = [line for line in lines if {name: line[name] for name in key} != key]
     lines.append(key | {name: dataclasses.asdict(figure) for name, figure in figures.items()})

@@ -1,6 +1,5 @@
 """What images are compared by: Inception's features, or random ones that need no file."""
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32, UInt8
 
+from experiments.parts import digest
 from models import inception, torch_import
 
 INCEPTION = "inception_v3_2015"
@@ -32,12 +32,10 @@ class FeatureFunction:
     Attributes:
         name: of the network; to be recorded beside every figure.
         version: the first digits of the SHA-256 of the weights.
-        dims: the number of features.
     """
 
     name: str = flax.struct.field(pytree_node=False)
     version: str = flax.struct.field(pytree_node=False)
-    dims: int = flax.struct.field(pytree_node=False)
     function: Callable[..., tuple[Features, Logits | None]] = flax.struct.field(pytree_node=False)
     params: Any
 
@@ -73,7 +71,7 @@ def inception_v3(state_dict: Mapping[str, np.ndarray]) -> FeatureFunction:
         ValueError: weights of another network.
     """
     params = torch_import.inception(state_dict)
-    return FeatureFunction(INCEPTION, _digest(params), 2048, _inception, params)
+    return FeatureFunction(INCEPTION, digest(params), _inception, params)
 
 
 def random_conv() -> FeatureFunction:
@@ -88,7 +86,7 @@ def random_conv() -> FeatureFunction:
         kernel = random.standard_normal((3, 3, inputs, width)) / np.sqrt(9 * inputs)
         params.append(kernel.astype(np.float32))
         inputs = width
-    return FeatureFunction(RANDOM_CONV, _digest(params), 4 * sum(WIDTHS), _random_conv, params)
+    return FeatureFunction(RANDOM_CONV, digest(params), _random_conv, params)
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
@@ -133,11 +131,3 @@ def _random_conv(params: Any, images: Array) -> tuple[Features, None]:
             features += [quarter.mean((1, 2)) for quarter in jnp.array_split(half, 2, axis=2)]
         x = nn.avg_pool(x, (2, 2), strides=(2, 2))
     return jnp.concatenate(features, axis=1), None
-
-
-def _digest(params: Any) -> str:
-    """The first digits of the SHA-256 of all weights."""
-    sha256 = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        sha256.update(np.asarray(leaf).tobytes())
-    return sha256.hexdigest()[:12]

@@ -1,7 +1,6 @@
 """A long computation in parts: those that are done are not done again."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,10 +23,16 @@ def always(name: str, compute: Callable[[], Arrays]) -> Arrays:
 
 
 class Parts:
-    """The Part that keeps an .npz file of each, in a folder that belongs to `settings`."""
+    """The Part that keeps an .npz file of each, in a folder of its own for what decides on them.
 
-    def __init__(self, folder: Path, kind: str, settings: Any):
-        self._folder = folder / f"{kind}-{digest(settings)}"
+    Args:
+        folder: where that folder is.
+        kind: the first part of its name.
+        inputs: the rest: the digest of this pytree, of settings, weights and data.
+    """
+
+    def __init__(self, folder: Path, kind: str, inputs: Any):
+        self._folder = folder / f"{kind}-{digest(inputs)}"
 
     def __call__(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         path = self._folder / f"{name}.npz"
@@ -46,9 +51,14 @@ def save(path: Path, **arrays: np.ndarray | int) -> None:
     temporary.replace(path)
 
 
-def digest(settings: Any) -> str:
-    """Eight characters that change with the settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+def digest(tree: Any) -> str:
+    """Twelve characters that change with any leaf of a pytree of arrays, numbers and strings."""
+    sha256 = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        sha256.update(jax.tree_util.keystr(path).encode())
+        is_array = isinstance(leaf, (np.ndarray, jax.Array))
+        sha256.update(np.asarray(leaf).tobytes() if is_array else repr(leaf).encode())
+    return sha256.hexdigest()[:12]
 
 
 def over(

@@ -1,7 +1,6 @@
 """How close samples are to data, from features of both; float64 on the host."""
 
 import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -80,27 +79,6 @@ class Moments:
         """
         _check_count("a covariance", self.n, 2)
         return self.scatter / (self.n - 1)
-
-    def save(self, path: str | Path) -> None:
-        """An .npz file of n, mu and sigma, which other FID programs read too."""
-        np.savez(path, n=self.n, mu=self.mean, sigma=self.covariance)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Moments":
-        """From a file that `save`, or another FID program, has written.
-
-        Raises:
-            ValueError: an array is missing: published files may lack n, the number of images.
-        """
-        with np.load(path) as arrays:
-            missing = {"n", "mu", "sigma"} - set(arrays.files)
-            if missing:
-                raise ValueError(
-                    f"{path} lacks {sorted(missing)}: it must hold n (the number of images), mu "
-                    "[D] and sigma [D, D]; add what is missing with numpy.savez"
-                )
-            n, mean, covariance = int(arrays["n"]), arrays["mu"], arrays["sigma"]
-        return cls(n, np.asarray(mean, np.float64), covariance * np.float64(n - 1))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -69,8 +69,9 @@ def check_finite(x: np.ndarray) -> None:
 
 
 def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) -> np.ndarray:
-    """The first samples on their way: [N_FRAMES + 1, n_samples, ...], the prior first."""
-    frames = make_draw(config, model, params, n_samples, N_FRAMES)(0).path
+    """The first samples on their way: [N_FRAMES + 1 at most, n_samples, ...], the prior first."""
+    n_frames = max(1, min(N_FRAMES, config.sampling.n_steps - 1))
+    frames = make_draw(config, model, params, n_samples, n_frames)(0).path
     prior = build.make_sde(config).prior_sample(_key(config), frames.shape[1:])
     return np.concatenate([prior[None], frames])
 
@@ -93,16 +94,17 @@ def save_pictures(
     config: Config, model: nn.Module, params: Any, step: int, workdir: Path
 ) -> list[Path]:
     """The picture of samples, and that of a few samples' way from noise to data."""
+    samples_path = save_samples(config, model, params, step, workdir)
     path = workdir / "samples" / f"path_{step}.png"
     about = _about(config, step)
     if len(build.image_shape(config)) > 1:
         frames = _stretch(config, draw_paths(config, model, params, N_PATHS)).swapaxes(0, 1)
         images = data.to_uint8(config, frames).reshape(-1, *frames.shape[2:])
-        pictures.save_grid(path, images, N_FRAMES + 1, about)
+        pictures.save_grid(path, images, frames.shape[1], about)
     else:
         frames = draw_paths(config, model, params, N_POINT_PATHS)
         pictures.save_point_path(path, frames[::2], about)
-    return [save_samples(config, model, params, step, workdir), path]
+    return [samples_path, path]
 
 
 def save_loss_curve(config: Config, step: int, workdir: Path) -> Path:

@@ -42,7 +42,7 @@ def load(config: Config, workdir: Path, step: int | None = None) -> tuple[nn.Mod
     workdirs.check_owner(config, workdir)
     model = models.create(config)
     saved_steps(workdir)
-    with closing(Checkpoints(workdir)) as checkpoints:
+    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         state = checkpoints.restore(like=init_state(config, model), step=step)
     assert state is not None  # restore raises where checkpoints are, and none can be read
     return model, state.ema_params, int(state.step)
@@ -56,7 +56,7 @@ def saved_steps(workdir: Path) -> list[int]:
     """
     found = []
     if (workdir / "checkpoints").exists():  # looking into it would make it
-        with closing(Checkpoints(workdir)) as checkpoints:
+        with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
             found = checkpoints.steps()
     if not found:
         raise ValueError(f"{workdir} holds no checkpoints: train first, or give the --workdir")

@@ -83,7 +83,7 @@ def run(config: Config, workdir: Path) -> None:
         if not is_classifier:
             sample.save_samples(config, model, state.ema_params, step, workdir)
 
-    with closing(Checkpoints(workdir)) as checkpoints:
+    with closing(Checkpoints(workdir, config.training.snapshot_freq)) as checkpoints:
         state = checkpoints.restore(like=state) or state
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)

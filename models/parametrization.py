@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from models.config import Config
+from models.registry import is_classifier
 from sde_lib import SDE, VE, ScoreFn
 from sde_lib.batch import expand
 
@@ -51,10 +52,10 @@ def score_fn(
 
 
 def noise_labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
-    """labels(t): what a network is conditioned on (score_fn says which)."""
+    """labels(t): what a network is conditioned on (score_fn says which); a classifier, as there."""
     if config.model.name == "mlp":
         return sde.sigma
-    if "training" in config and not config.training.continuous:
+    if "training" in config and not config.training.continuous and not is_classifier(config):
         levels = sde.levels(config.model.num_scales)
         order = np.argsort(levels)
         return lambda t: jnp.interp(sde.log_snr(t), levels[order], order)

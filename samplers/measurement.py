@@ -69,7 +69,7 @@ def condition(
         scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual)
 
         def step(_, carry):
-            shift, residual, direction = carry
+            shift, residual, direction, running = carry
             (pulled,) = transpose(direction)
             moved = jacobian(pulled)
             image = scale * operator(moved) + noise_std**2 * direction
@@ -78,13 +78,14 @@ def condition(
             # vector further than this. What does is rounding, or a network's error, and dividing
             # by its curvature would throw the sample far away: its iterations end here.
             bound = LEAST_COSINE * jnp.sqrt(_dot(pulled, pulled) * _dot(moved, moved))
-            length = jnp.where(_dot(pulled, moved) > bound, _ratio(square, curvature), 0.0)
+            running &= _dot(pulled, moved) > bound
+            length = jnp.where(running, _ratio(square, curvature), 0.0)
             shift += expand(length, moved) * moved
             residual -= expand(length, image) * image
             growth = _ratio(_dot(residual, residual), square)
-            return shift, residual, residual + expand(growth, direction) * direction
+            return shift, residual, residual + expand(growth, direction) * direction, running
 
-        carry = (jnp.zeros_like(x), residual, residual)
+        carry = (jnp.zeros_like(x), residual, residual, jnp.full(t.shape, True))
         return score + jax.lax.fori_loop(0, n_iterations, step, carry)[0]
 
     return conditional

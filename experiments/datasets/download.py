@@ -28,7 +28,7 @@ def fetch(url: str, path: Path, md5: str) -> Path:
                 "it in another way and set config.data.path to the file"
             ) from error
         try:
-            check_md5(part, md5)
+            check_md5(part, md5, "it was deleted: run the same again")
         except ValueError:
             part.unlink()
             raise
@@ -36,14 +36,13 @@ def fetch(url: str, path: Path, md5: str) -> Path:
     return path
 
 
-def check_md5(path: Path, md5: str) -> None:
+def check_md5(path: Path, md5: str, remedy: str = "delete it and download it again") -> None:
     """Raises ValueError if the checksum of the file at path is another."""
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "md5").hexdigest()
     if actual != md5:
         raise ValueError(
-            f"{path} is damaged or another file: its MD5 sum is {actual}, expected {md5}; delete "
-            "it and download it again"
+            f"{path} is damaged or another file: its MD5 sum is {actual}, expected {md5}; {remedy}"
         )
 
 

@@ -56,6 +56,7 @@ subvp_ddpmpp_continuous      euler       -    -    - 1000 .9999 1300001 128 2e-4
 subvp_ddpmpp_deep_continuous euler       -    -    - 1000 .9999  950001 128 2e-4 106632579
 subvp_ncsnpp_continuous      euler       -    -    - 1000 .9999 1300001 128 2e-4  62693251
 subvp_ncsnpp_deep_continuous euler       -    -    - 1000 .9999  950001 128 2e-4 107521411
+ve_classifier_continuous     pc          1  .16   50 1000  .999  200001 128 2e-4  38913242
 """,
     celeba: """
 ncsn                         ald       100 .316    1   10     0 1300001 128 1e-3  34428675
@@ -157,5 +158,5 @@ def test_a_published_train_step_runs(variant):
     model = models.create(config)
     step = jax.jit(train.make_train_step(config, model, 256), donate_argnums=0)
     batch = np.random.RandomState(0).randint(256, size=(2, 32, 32, 3)).astype(np.uint8)
-    _, metrics = step(init_state(config, model), batch)
+    _, metrics = step(init_state(config, model), batch, np.array([3, 7]))
     assert np.isfinite(float(metrics["loss"]))

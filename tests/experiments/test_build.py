@@ -5,7 +5,7 @@ import pytest
 
 import samplers
 import sde_lib
-from configs import digits, points
+from configs import cifar10, digits, points
 from experiments import build
 
 
@@ -60,12 +60,32 @@ def test_optimizer_warms_up_and_clips():
         ("optim.optimizer", "SGD", "'SGD' is unknown"),
         ("training.batch_size", 0, "config.training.batch_size is 0"),
         ("training.continuous", False, "leave it out at n_levels"),
+        ("eval.probe", "gausian", "did you mean 'gaussian'"),
+        ("eval.rtol", 0.0, "config.eval.rtol is 0.0"),
+        ("eval.n_repeats", 0, "config.eval.n_repeats is 0"),
+        ("model.scale_by_sigma", True, "VE's convention"),
+        ("model.name", "ncsnv2_64", "knows discrete levels only"),
     ],
 )
 def test_impossible_values_are_refused(field, value, message):
     config = digits.get_config()
     section, name = field.split(".")
     config[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        build.check(config)
+
+
+@pytest.mark.parametrize(
+    ("variant", "continuous", "message"),
+    [
+        ("ve_ncsnpp", True, "cannot tell sigmas apart"),
+        ("ve_ddpm", True, "cannot tell sigmas apart"),
+        ("ve_ncsnpp_continuous", False, "takes the logarithm of its labels"),
+    ],
+)
+def test_networks_whose_labels_are_of_another_kind_are_refused(variant, continuous, message):
+    config = cifar10.get_config(variant)
+    config.training.continuous = continuous
     with pytest.raises(ValueError, match=message):
         build.check(config)
 

@@ -41,6 +41,27 @@ def test_nothing_is_restored_from_an_empty_folder(tmp_path):
     assert Checkpoints(tmp_path).restore(LIKE) is None
 
 
+def test_steps_of_the_keep_period_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_period=4)
+    for step in range(1, 12):
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [4, 8, 9, 10, 11]
+
+
+def test_reading_leaves_the_folder_as_it_is(tmp_path):
+    """Also what another process is writing, and what cannot be read."""
+    saved(tmp_path, (1, 2)).close()
+    folder = tmp_path / "checkpoints"
+    truncate(folder / "2")
+    (folder / "3.orbax-checkpoint-tmp").mkdir()
+    before = sorted(folder.rglob("*"))
+    restored = Checkpoints(tmp_path, read_only=True).restore(LIKE)
+    assert restored is not None
+    assert int(restored["step"]) == 1
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     checkpoints = saved(tmp_path, (1, 2))
     truncate(tmp_path / "checkpoints" / "2")

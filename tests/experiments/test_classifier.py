@@ -66,6 +66,7 @@ def test_guided_samples_are_those_of_the_class(tmp_path, label):
     """Bayes' rule, exactly: the moments of one component of the mixture."""
     ours = config("exact")
     ours.sampling.n_steps, ours.sampling.batch_size = 200, 256
+    ours.training.importance_sampling = False
     ours.sampling.label = label
     ours.sampling.classifier = save_run(config("bayes"), tmp_path / "classifier")
     x, _ = sample.draw(ours, models.create(ours), {"unused": jnp.zeros(1)}, 500)

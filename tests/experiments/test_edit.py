@@ -76,6 +76,18 @@ def test_interpolation_goes_from_one_image_to_the_next(config, tmp_path, capsys)
     assert steps.max() < 1.5 * steps.min()
 
 
+def test_results_do_not_depend_on_how_many_rows_are_made_at_a_time(config, tmp_path, capsys):
+    """Interpolated pairs overlap by an image; noise belongs to a result's place in the picture."""
+    for task in ("variations", "interpolate"):
+        config.edit.task, config.edit.n_images, config.sampling.n_steps = task, 3, 10
+        together, alone = [], []
+        for size, made in ((64, together), (1, alone)):
+            config.sampling.batch_size = size
+            edit.run(config, tmp_path)
+            made.append(columns(capsys.readouterr().out.strip()))
+        assert np.abs(together[0].astype(int) - alone[0]).max() <= 1
+
+
 def test_variations_of_strength_0_are_the_original(config, tmp_path, capsys):
     config.edit.task, config.edit.strength = "variations", 0.0
     edit.run(config, tmp_path)
@@ -89,7 +101,7 @@ def test_colours_have_the_given_grey(config):
     config.edit.task, sde = "colorize", build.make_sde(config)
     x = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
     score_fn = Gaussian().score_fn(sde)
-    drawn = jax.jit(lambda key, x: edit.TASKS["colorize"](config, key, sde, score_fn, x))(
+    drawn = jax.jit(lambda key, x: edit.TASKS["colorize"](config, key, sde, score_fn, x, 0))(
         jax.random.key(1), x
     )
     assert drawn.keys() == {"original", "given", "result 1", "result 2", "result 3"}

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import flax.linen as nn
 import jax
@@ -61,13 +62,16 @@ def config(monkeypatch, image_files):
     return config
 
 
-def trained(config, folder, steps=(5,)):
+def trained(config, folder, steps=(5,), shift=0.0):
     """A run with checkpoints, as training leaves it."""
     workdir.claim(config, folder)
     checkpoints = Checkpoints(folder)
     model = models.create(config)
     for step in steps:
-        checkpoints.save(step, state.init_state(config, model)._replace(step=jnp.array(step)))
+        made = state.init_state(config, model)._replace(
+            step=jnp.array(step), ema_params={"shift": jnp.array(shift)}
+        )
+        checkpoints.save(step, made)
     checkpoints.close()
     return folder
 
@@ -154,6 +158,17 @@ def test_the_reference_holds_the_moments_of_all_training_images(config, tmp_path
     np.testing.assert_allclose(made.moments.mean, features.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(made.moments.covariance, np.cov(features.T), rtol=1e-3, atol=1e-7)
     np.testing.assert_allclose(made.features, features, rtol=1e-4, atol=1e-5)
+
+
+def test_other_weights_are_evaluated_anew(config, tmp_path, capsys):
+    config.eval.enable_sampling = config.eval.enable_bpd = False
+    folder, losses = trained(config, tmp_path / "run"), []
+    for shift in (0.0, 0.5):
+        shutil.rmtree(folder / "checkpoints")
+        trained(config, folder, shift=shift)
+        evaluate.run(config, folder)
+        losses.append(printed(capsys.readouterr().out, "test loss"))
+    assert losses[1] > losses[0] + 1
 
 
 def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch, capsys):

@@ -66,7 +66,7 @@ def test_a_download_that_was_only_not_renamed_is_taken(tmp_path, server):
 
 
 def test_a_wrong_checksum_tells_both_sums_and_leaves_nothing(tmp_path, server):
-    with pytest.raises(ValueError, match=f"MD5 sum is {MD5}, expected {'0' * 32}; delete it"):
+    with pytest.raises(ValueError, match=f"MD5 sum is {MD5}, expected {'0' * 32}; it was deleted"):
         fetch(server.url, tmp_path / "archive.tar.gz", "0" * 32)
     assert not list(tmp_path.iterdir())
 
