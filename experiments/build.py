@@ -1,6 +1,5 @@
 """From a config to the objects that it names."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -17,8 +16,11 @@ from sde_lib.checks import check_at_least, check_name
 
 
 def make_sde(config: Config) -> sde_lib.SDE:
-    """The SDE that config.training.sde names, with its numbers from config.model."""
-    model = config.model
+    """The SDE that config.training.sde names, with its numbers from config.model.
+
+    In discrete training, VP's is the one through the levels of DDPM's chain.
+    """
+    model, n = config.model, config.model.num_scales
     families = {
         "vesde": lambda: sde_lib.VE(model.sigma_min, model.sigma_max),
         "vpsde": lambda: sde_lib.VP(model.beta_min, model.beta_max),
@@ -28,11 +30,8 @@ def make_sde(config: Config) -> sde_lib.SDE:
     sde = families[config.training.sde]()
     if config.training.continuous:
         return sde
-    # A discretely trained network knows nothing below the least noise that it was shown.
-    least = float(sde.inverse_log_snr(sde.levels(model.num_scales).max()))
-    return dataclasses.replace(
-        sde, t_min=max(sde.t_min, least), train_t_min=max(sde.train_t_min, least)
-    )
+    levels = sde.levels(n)
+    return sde_lib.Table(tuple(levels.tolist())) if config.training.sde == "vpsde" else sde
 
 
 def make_sampler(config: Config):

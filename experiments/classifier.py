@@ -4,7 +4,6 @@ p(label | x, t) turns the score of p_t(x) into that of p_t(x | label) by Bayes' 
 2021, Section 5 and Appendix I). A classifier is a run of its own, in a folder of its own.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
     if not models.is_classifier(theirs):
         raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")
     for what, ours, other in (
-        ("SDE", _whole(sde), _whole(build.make_sde(theirs))),
+        ("SDE", sde, build.make_sde(theirs)),
         ("shape of data", build.image_shape(config), build.image_shape(theirs)),
         ("range of data", data.data_range(config), data.data_range(theirs)),
     ):
@@ -135,8 +134,3 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
         return guidance.gradient(score_fn, log_prob, options.guidance_weight)
 
     return guide, params
-
-
-def _whole(sde: SDE) -> SDE:
-    """The SDE without the times at which its model begins to know it."""
-    return dataclasses.replace(sde, t_min=0.0, train_t_min=0.0)

@@ -59,4 +59,8 @@ def noise_labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
         levels = sde.levels(config.model.num_scales)
         order = np.argsort(levels)
         return lambda t: jnp.interp(sde.log_snr(t), levels[order], order)
-    return sde.sigma if isinstance(sde, VE) else lambda t: 999 * t / sde.t_max
+    if isinstance(sde, VE):
+        return sde.sigma
+    # Positive, for classifiers take its logarithm.
+    least = 999e-5 if is_classifier(config) else 0.0
+    return lambda t: jnp.maximum(999 * t / sde.t_max, least)

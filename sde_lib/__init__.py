@@ -5,6 +5,7 @@ from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
+from sde_lib.table import Table, from_betas
 
 __all__ = [
     "SDE",
@@ -13,9 +14,11 @@ __all__ = [
     "LogLikelihood",
     "ScoreFn",
     "SubVP",
+    "Table",
     "bits_per_dim",
     "check_score_fn",
     "denoising_score_matching",
+    "from_betas",
     "log_likelihood",
     "solve_ode",
 ]

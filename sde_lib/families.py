@@ -10,6 +10,7 @@ from jaxtyping import Array
 from sde_lib.batch import Batch, expand
 from sde_lib.checks import check_at_least
 from sde_lib.sde import SDE, Time
+from sde_lib.table import from_betas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,7 @@ class VP(_LinearBeta):
         check_at_least(2, n_levels=n_levels)
         self._chain_beta(self.t_max, n_levels)
         betas = np.linspace(self.beta_min, self.beta_max, n_levels) * (self.t_max / n_levels)
-        return -np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
+        return from_betas(betas).levels(n_levels)
 
     def log_snr(self, t: Time) -> Array:
         return -jnp.log(jnp.expm1(self._integral(t)))

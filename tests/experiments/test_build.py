@@ -90,13 +90,11 @@ def test_networks_whose_labels_are_of_another_kind_are_refused(variant, continuo
         build.check(config)
 
 
-def test_discrete_training_starts_at_its_first_level():
-    """DDPM's level 0 has the variance beta_min / N; VP's times below it were never shown."""
+def test_discrete_training_has_the_published_levels():
     config = digits.get_config()
     config.training.continuous = False
-    sde = build.make_sde(config)
-    assert float(sde.sigma(sde.train_t_min)) == pytest.approx(np.sqrt(0.1 / 1000), rel=1e-4)
-    assert sde.t_min == 1e-3
+    ddpm = sde_lib.from_betas(np.linspace(0.1, 20, 1000) / 1000)
+    np.testing.assert_allclose(build.make_sde(config).levels(1000), ddpm.levels(1000), rtol=1e-9)
     config.training.sde = "vesde"
     assert build.make_sde(config) == sde_lib.VE(config.model.sigma_min, config.model.sigma_max)
     config.training.sde = "subvpsde"

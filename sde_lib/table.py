@@ -1,0 +1,110 @@
+"""Variance-preserving diffusions through given noise levels, such as DDPM's chain of betas."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.interpolate import PchipInterpolator
+
+from sde_lib.batch import Batch, expand
+from sde_lib.sde import SDE, Time
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Table(SDE):
+    """alpha^2 = sigmoid(L), sigma^2 = sigmoid(-L), where the log-SNR L passes through a table.
+
+    Level i of N is at t = i t_max / (N - 1); between levels L is a monotone cubic (Fritsch &
+    Carlson 1980). All times from 0 on are the model's: level 0 is noisy already.
+
+    Attributes:
+        log_snrs: of the levels, decreasing.
+
+    Raises ValueError for fewer than two levels, or log-SNRs that do not decrease.
+    """
+
+    log_snrs: tuple[float, ...] = ()
+    t_min: float = dataclasses.field(default=0.0, kw_only=True)
+    train_t_min: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.log_snrs) < 2 or not (np.diff(self.log_snrs) < 0).all():
+            raise ValueError("log_snrs must be two numbers at least, each below the one before")
+
+    def __repr__(self) -> str:
+        first, last = self.log_snrs[0], self.log_snrs[-1]
+        return f"Table({len(self.log_snrs)} levels, log-SNR from {first:.4g} to {last:.4g})"
+
+    @functools.cached_property
+    def _cubics(self) -> Float[np.ndarray, "4 intervals"]:
+        """Coefficients of 1, u, u^2, u^3 between a level (u = 0) and the next (u = 1)."""
+        return PchipInterpolator(np.arange(len(self.log_snrs)), self.log_snrs).c[::-1]
+
+    def log_snr(self, t: Time) -> Array:
+        place = jnp.asarray(t, jnp.float32) * ((len(self.log_snrs) - 1) / self.t_max)
+        interval = jnp.clip(jnp.floor(place), 0, len(self.log_snrs) - 2).astype(int)
+        a, b, c, d = jnp.asarray(self._cubics, jnp.float32)[:, interval]
+        u = place - interval
+        return a + u * (b + u * (c + u * d))
+
+    def _rate(self, t: Time) -> Array:
+        """-dL/dt."""
+        t = jnp.asarray(t, jnp.float32)
+        return -jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+
+    def drift_coefficient(self, t: Time) -> Array:
+        return -0.5 * self._rate(t) * self.sigma(t) ** 2
+
+    def diffusion(self, t: Time) -> Array:
+        return jnp.sqrt(self._rate(t)) * self.sigma(t)
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+    def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
+        """The transition from t - t_max / n_steps to t: DDPM's own where both are levels."""
+        a, v, _ = self.ancestral(t, n_steps)
+        return expand(a - 1, x) * x, jnp.sqrt(v)
+
+    def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
+        """DDPM's step (Ho et al. 2020, Eq. 11), with the larger of its variances, beta."""
+        # Of the log-SNRs, so that neither 1 - a^2 nor the variance is a difference of near equals.
+        high, low = self.log_snr(jnp.maximum(t - self.t_max / n_steps, 0.0)), self.log_snr(t)
+        log_a2 = jax.nn.log_sigmoid(low) - jax.nn.log_sigmoid(high)
+        v = -jnp.expm1(log_a2)
+        return jnp.exp(0.5 * log_a2), v, jnp.sqrt(v)
+
+    def levels(self, n_levels: int) -> np.ndarray:
+        """The table.
+
+        Raises:
+            ValueError: n_levels is not its length.
+        """
+        if n_levels != len(self.log_snrs):
+            raise ValueError(f"there are {len(self.log_snrs)} levels in the table, not {n_levels}")
+        return np.asarray(self.log_snrs)
+
+
+def from_betas(betas: Sequence[float] | np.ndarray) -> Table:
+    """The diffusion whose levels are those of DDPM's chain: alpha_i^2 = prod_{k <= i} (1 - beta_k).
+
+    Raises:
+        ValueError: fewer than two betas, or one outside (0, 1).
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(f"betas must be two numbers at least, each in (0, 1); they are {betas}")
+    log_alpha2 = np.cumsum(np.log1p(-betas))
+    return Table(tuple((log_alpha2 - np.log(-np.expm1(log_alpha2))).tolist()))

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import Gaussian
+
+import samplers
+import sde_lib
+
+BETAS = np.linspace(0.1 / 1000, 20 / 1000, 1000)  # DDPM's
+SDE = sde_lib.from_betas(BETAS)
+ALPHA2 = np.cumprod(1 - BETAS)
+GRID = jnp.arange(1000) / 999
+
+
+def test_levels_are_those_of_the_chain():
+    np.testing.assert_allclose(SDE.alpha(GRID), np.sqrt(ALPHA2), rtol=2e-5)
+    np.testing.assert_allclose(SDE.sigma(GRID), np.sqrt(1 - ALPHA2), rtol=2e-5)
+    np.testing.assert_allclose(SDE.levels(1000), np.log(ALPHA2 / (1 - ALPHA2)), rtol=1e-9)
+
+
+def test_ancestral_steps_are_ddpm_s():
+    a, v, std = SDE.ancestral(GRID[1:], 999)
+    np.testing.assert_allclose(a, np.sqrt(1 - BETAS[1:]), rtol=2e-6)
+    np.testing.assert_allclose(v, BETAS[1:], rtol=2e-4)
+    np.testing.assert_allclose(std**2, v, rtol=1e-6)
+
+
+def test_discretised_steps_carry_one_level_to_the_next():
+    """Both moments, over every other level too: a subsampled chain keeps its noise levels."""
+    x, t = jnp.ones((500, 1)), GRID[::2]
+    f, g = SDE.discretize(x[1:], t[1:], 999 / 2)
+    alpha, sigma = SDE.alpha(t), SDE.sigma(t)
+    np.testing.assert_allclose((1 + f[:, 0]) * alpha[:-1], alpha[1:], rtol=1e-5)
+    grown = jnp.sqrt(((1 + f[:, 0]) * sigma[:-1]) ** 2 + g**2)
+    np.testing.assert_allclose(grown, sigma[1:], rtol=1e-5)
+
+
+def test_drift_and_diffusion_belong_to_alpha_and_sigma():
+    t = jnp.linspace(0.0005, 0.9995, 37)
+    exact = sde_lib.SDE.drift_coefficient(SDE, t), sde_lib.SDE.diffusion(SDE, t)
+    np.testing.assert_allclose(SDE.drift_coefficient(t), exact[0], rtol=1e-3)
+    np.testing.assert_allclose(SDE.diffusion(t), exact[1], rtol=1e-3)
+    vp = sde_lib.VP(0.1, 20.0)  # the limit of many levels
+    np.testing.assert_allclose(SDE.diffusion(t[3:]), vp.diffusion(t[3:]), rtol=0.02)
+
+
+def test_log_snr_falls_and_is_inverted():
+    t = jnp.linspace(0, 1, 4001)
+    log_snr = SDE.log_snr(t)
+    assert (jnp.diff(log_snr) < 0).all()
+    np.testing.assert_allclose(SDE.inverse_log_snr(log_snr), t, atol=1e-4)
+
+
+def test_gaussian_likelihood_is_the_closed_form():
+    data = Gaussian()
+    mean, std = data.marginal(SDE, 0.0)
+    x = mean + std * jax.random.normal(jax.random.key(0), (64, 2))
+    score_fn = data.score_fn(SDE)
+    result = sde_lib.log_likelihood(jax.random.key(1), SDE, score_fn, x, probe="exact")
+    latent, log_det = data.flow(SDE, x, 0.0)
+    np.testing.assert_allclose(result.log_prob, SDE.prior_logp(latent) + log_det, atol=1e-3)
+
+
+def test_sampling_visits_every_level_once():
+    """A thousand steps: at labels 999 to 1, then Tweedie's formula at label 0, as DDPM does."""
+    seen = []
+
+    def score_fn(x, t):
+        jax.debug.callback(lambda t: seen.append(float(t[0])), t)
+        return -x
+
+    sampler = samplers.PredictorCorrector(1000, "ancestral_sampling", "none")
+    jax.block_until_ready(sampler(jax.random.key(0), SDE, score_fn, (1, 2)).x)
+    jax.effects_barrier()
+    np.testing.assert_allclose(np.sort(seen)[::-1] * 999, np.arange(999, -1, -1), atol=1e-3)
+
+
+@pytest.mark.parametrize("betas", [[0.1], [0.1, 1.0], [0.0, 0.1], [[0.1, 0.2]]])
+def test_impossible_betas_are_refused(betas):
+    with pytest.raises(ValueError, match="two numbers at least"):
+        sde_lib.from_betas(betas)
+
+
+def test_tables_are_values():
+    assert sde_lib.from_betas(BETAS) == SDE
+    assert hash(SDE) == hash(sde_lib.from_betas(BETAS))
+    assert repr(SDE) == "Table(1000 levels, log-SNR from 9.21 to -10.12)"
+    with pytest.raises(ValueError, match="1000 levels in the table, not 10"):
+        SDE.levels(10)
+    with pytest.raises(ValueError, match="each below the one before"):
+        sde_lib.Table((1.0, 2.0))
