@@ -128,10 +128,11 @@ def _check_conditioning(config: Config) -> None:
     if model.name == "mlp" or models.is_classifier(config):
         return
     ve = config.training.sde == "vesde"
-    takes_logarithm = model.name == "ncsnpp" and model.embedding_type == "fourier"
+    embedding = model.get("embedding_type", "fourier")  # NCSNpp's default
+    takes_logarithm = model.name == "ncsnpp" and embedding == "fourier"
     what = f"config.model.name = {model.name!r}"
     if model.name == "ncsnpp":
-        what += f" with embedding_type = {model.embedding_type!r}"
+        what += f" with embedding_type = {embedding!r}"
     if continuous and (model.name.startswith("ncsnv2") or model.name == "ncsn"):
         raise ValueError(f"{what} knows discrete levels only: set config.training.continuous=False")
     if continuous and ve and not takes_logarithm:

@@ -100,9 +100,12 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
     number. Without a classifier the score stays what it is.
 
     Raises:
-        ValueError: the folder's model is no classifier, or not one of this noise and data.
+        ValueError: the folder's model is no classifier, or not one of this noise and data; a label
+            without a classifier.
     """
     options = config.sampling
+    if not options.classifier and options.label >= 0:
+        raise ValueError("config.sampling.label needs a guide: give config.sampling.classifier")
     if not options.classifier:
         return lambda score_fn, *_: score_fn, None
     folder = Path(options.classifier)

@@ -44,9 +44,20 @@ def load(config: Config) -> Dataset:
     dataset = LOADERS[name](config)
     _check_part(f"train data of {name!r}", dataset.train, dataset.levels, dataset.train_labels)
     _check_part(f"test data of {name!r}", dataset.test, dataset.levels, dataset.test_labels)
+    if (dataset.levels is None) != (config.model.name == "mlp"):
+        what = "points" if dataset.levels is None else "images"
+        raise ValueError(
+            f"config.model.name = {config.model.name!r} does not go with {name!r}, which are "
+            f"{what}: 'mlp' is the network for points, and for them alone"
+        )
     if dataset.levels is not None:
         expected = (config.data.image_size, config.data.image_size, config.data.num_channels)
         for shape in (dataset.train.shape[1:], dataset.test.shape[1:]):
+            if len(shape) != 3:
+                raise ValueError(
+                    f"the arrays of {name!r} have {len(shape) + 1} axes, they must have four: "
+                    "[images, height, width, channels], also for one channel"
+                )
             if shape != expected:
                 raise ValueError(
                     f"images of {name!r} have the shape {shape}, but config.data says {expected}: "
@@ -65,12 +76,13 @@ def check_labels(dataset: Dataset, n_classes: int) -> None:
     for part, labels in (("train", dataset.train_labels), ("test", dataset.test_labels)):
         if labels is None:
             raise ValueError(
-                f"the {part} data have no labels, which a class-conditional model needs: supply "
-                "labels, or make the model unconditional"
+                f"the {part} data have no labels of all samples, which a classifier needs: supply "
+                "integers from 0 on, in the way of the data set's kind (README.md, Data)"
             )
     if dataset.n_classes > n_classes:
         raise ValueError(
-            f"the data have {dataset.n_classes} classes, but the model has only {n_classes}"
+            f"the data have {dataset.n_classes} classes, but the model has only {n_classes}: set "
+            f"config.data.num_classes={dataset.n_classes}"
         )
 
 

@@ -73,7 +73,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
     file, variant = config_file()
     if not Path(file).is_file():
-        known = sorted(str(path) for path in Path(file).parent.glob("*.py"))
+        shared = ("default.py", "published.py")
+        known = sorted(str(p) for p in Path(file).parent.glob("*.py") if p.name not in shared)
         raise ValueError(f"there is no config {file!r}: choose one of {', '.join(known)}")
     check_name("--mode", MODE.value, MODES)
     config = CONFIG.value
@@ -105,7 +106,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def run() -> None:
     """The process's edge: a user's mistake ends in one message, not in a traceback."""
     flags.mark_flag_as_required("config")
-    absl.logging.set_verbosity(absl.logging.WARNING)  # orbax would tell every step it takes
+    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax would tell every step it takes
     logging.getLogger("experiments").setLevel(logging.INFO)
     try:
         app.run(main, flags_parser=parse_flags)

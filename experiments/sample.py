@@ -133,7 +133,7 @@ def _stretch(config, frames: np.ndarray) -> np.ndarray:
     """Each frame's values moved to the data's range, for exploding noise to be seen at all."""
     low, high = data.data_range(config)
     axes = tuple(range(1, frames.ndim))
-    least, most = frames.min(axes, keepdims=True), frames.max(axes, keepdims=True)
+    least, most = np.percentile(frames, [0.5, 99.5], axes, keepdims=True)  # not a lone outlier's
     least, most = np.minimum(least, low), np.maximum(most, high)
     return low + (high - low) * (frames - least) / (most - least)
 

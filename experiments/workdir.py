@@ -13,7 +13,6 @@ FREE = (  # what a run may change when it goes on, or when its model is used
     "eval",
     "edit",
     "data.cache",
-    "data.path",
     "training.n_iters",
     "training.log_freq",
     "training.snapshot_freq",

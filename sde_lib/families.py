@@ -136,7 +136,7 @@ class VP(_LinearBeta):
         """beta_k = beta(t) dt of DDPM's chain. Raises ValueError where one would reach 1."""
         if n_steps <= self.beta_max * self.t_max:
             raise ValueError(
-                f"VP's chain of {n_steps:g} steps has beta_k >= 1: take more than "
+                f"VP's chain of {n_steps:.0f} steps has beta_k >= 1: take more than "
                 f"{self.beta_max * self.t_max:g} steps, or the predictor 'euler_maruyama'"
             )
         return self.beta(t) * (self.t_max / n_steps)

@@ -15,6 +15,7 @@ from models.config import Config
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 LABELS = "dataset.json"
+TEST = ("test", "val", "valid", "validation")  # what people call the part beside train
 
 
 def load(config: Config) -> Dataset:
@@ -22,7 +23,7 @@ def load(config: Config) -> Dataset:
 
     Classes are those of a file dataset.json, {"labels": [["a/b.png", 3], ...] or null} (EDM's
     layout); without one, the outermost folders in alphabetical order; without folders, none.
-    Folders train/ and test/ around all of that are the two parts; without them
+    Folders train/ and one of TEST around all of that are the two parts; without them
     config.data.test_fraction is kept for tests.
 
     Raises:
@@ -42,8 +43,8 @@ def load(config: Config) -> Dataset:
     root = posixpath.commonpath([posixpath.dirname(name) for name in names])
     parts = [PurePosixPath(name).relative_to(root).parts for name in names]
     outermost = np.array([part[0] for part in parts])
-    if set(outermost) == {"train", "test"}:
-        train, test = np.flatnonzero(outermost == "train"), np.flatnonzero(outermost == "test")
+    if set(outermost) in [{"train", name} for name in TEST]:
+        train, test = np.flatnonzero(outermost == "train"), np.flatnonzero(outermost != "train")
         parts = [part[1:] for part in parts]
     else:
         train, test = split(len(names), config.data.test_fraction)

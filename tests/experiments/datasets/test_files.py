@@ -66,8 +66,9 @@ def test_a_folder_around_everything_is_no_class(tmp_path):
     assert pairs(load(tmp_path / "nested", nested)) == {0: 0, 1: 1, 2: 1}
 
 
-def test_folders_train_and_test_are_the_parts(tmp_path):
-    names = ("train/cat/1.png", "train/dog/2.png", "test/dog/3.png", "test/cat/4.png")
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_folders_train_and_test_are_the_parts(tmp_path, test):
+    names = ("train/cat/1.png", "train/dog/2.png", f"{test}/dog/3.png", f"{test}/cat/4.png")
     dataset = load(tmp_path, {name: grey(i) for i, name in enumerate(names, 1)})
     assert pairs(dataset) == {1: 0, 2: 1, 3: 1, 4: 0}
     np.testing.assert_array_equal(dataset.test[:][:, 0, 0, 0], [4, 3])
