@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import sde_lib
 from models.config import Config
 from sde_lib.batch import PerSample
 from sde_lib.checks import check_at_least, check_name
+from sde_lib.likelihood import Probe
 
 
 def make_sde(config: Config) -> sde_lib.SDE:
@@ -20,7 +22,7 @@ def make_sde(config: Config) -> sde_lib.SDE:
 
     In discrete training, VP's is the one through the levels of DDPM's chain.
     """
-    model, n = config.model, config.model.num_scales
+    model = config.model
     families = {
         "vesde": lambda: sde_lib.VE(model.sigma_min, model.sigma_max),
         "vpsde": lambda: sde_lib.VP(model.beta_min, model.beta_max),
@@ -30,7 +32,7 @@ def make_sde(config: Config) -> sde_lib.SDE:
     sde = families[config.training.sde]()
     if config.training.continuous:
         return sde
-    levels = sde.levels(n)
+    levels = sde.levels(model.num_scales)
     return sde_lib.Table(tuple(levels.tolist())) if config.training.sde == "vpsde" else sde
 
 
@@ -107,7 +109,7 @@ def check(config: Config) -> None:
             "config.eval.n_repeats": evaluation.n_repeats,
         },
     )
-    check_name("config.eval.probe", evaluation.probe, ("rademacher", "gaussian", "exact"))
+    check_name("config.eval.probe", evaluation.probe, get_args(Probe))
     for name in ("rtol", "atol"):
         if not evaluation[name] > 0:
             raise ValueError(f"config.eval.{name} is {evaluation[name]}: it must be positive")

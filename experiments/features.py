@@ -1,6 +1,5 @@
 """What images are compared by: Inception's features, or random ones that need no file."""
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,11 +103,7 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return dict(arrays)
-    if importlib.util.find_spec("torch") is None:
-        raise ValueError(f"reading {path} needs PyTorch: pip install -e '.[torch]'")
-    torch = importlib.import_module("torch")
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    return {name: tensor.numpy() for name, tensor in torch_import.read_pth(path).items()}
 
 
 def _inception(params: Any, images: Array) -> tuple[Features, Logits]:

@@ -23,11 +23,8 @@ LEAVES = {"kernel": ("weight", "W"), "scale": ("weight",), "bias": ("bias", "b")
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def load_pth(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of the PyTorch score_sde, with NumPy arrays for tensors; needs PyTorch.
-
-    Returns:
-        {"model": {name: array}, "ema": {"shadow_params": [array]}, "step": int}.
+def read_pth(path: str | Path) -> Any:
+    """What a .pth file holds, its tensors as PyTorch has them.
 
     Raises:
         ValueError: PyTorch is not installed, or the file is another one.
@@ -37,12 +34,24 @@ def load_pth(path: str | Path) -> dict[str, Any]:
     except ImportError as error:
         raise ValueError("reading a .pth file needs PyTorch: pip install -e '.[torch]'") from error
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(
-            f"{path} is not a PyTorch file of tensors and numbers alone, as a checkpoint of "
-            f"score_sde is: {error}"
+            f"{path} is not a PyTorch file of tensors and numbers alone, as published weights "
+            f"are: {error}"
         ) from error
+
+
+def load_pth(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of the PyTorch score_sde, with NumPy arrays for tensors; needs PyTorch.
+
+    Returns:
+        {"model": {name: array}, "ema": {"shadow_params": [array]}, "step": int}.
+
+    Raises:
+        ValueError: PyTorch is not installed, or the file is another one.
+    """
+    checkpoint = read_pth(path)
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"model", "ema", "step"}:
         found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint)
         raise ValueError(

@@ -1,6 +1,6 @@
 import functools
-import importlib.util
 import json
+import sys
 
 import golden
 import jax
@@ -85,7 +85,7 @@ def test_a_pth_file_is_read_as_its_npz(inception_weights, tmp_path):
 
 def test_a_pth_file_without_pytorch_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "weights.pth").touch()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[torch\]'"):
         features.load(tmp_path / "weights.pth")
 
