@@ -11,17 +11,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import models
-from experiments import build, data, parts, state
+from experiments import build, data, state
 from models.config import Config
 from samplers import guidance
 from sde_lib import SDE, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
 
-N_BUCKETS = 5
 Guide = Callable[[ScoreFn, Any, jax.Array], ScoreFn]
 """guide(score_fn, parameters of the classifier, indices of the samples) -> score_fn"""
 
@@ -56,41 +54,16 @@ def cross_entropy(
 
 
 def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, x, labels): the mean cross-entropy of a batch."""
+    """objective(params, keys, x, labels, first_index): mean cross-entropy of a microbatch."""
     sde = build.make_sde(config)
 
-    def objective(params, keys, x, labels):
+    def objective(params, keys, x, labels, first_index):
         logits = logits_fn(
             config, sde, model, params, train=True, rngs={"dropout": keys["dropout"]}
         )
-        return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, labels)[0])
+        return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, labels, first_index)[0])
 
     return objective
-
-
-def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset) -> str:
-    """Accuracy on the test set, each sample at one uniform t, and along t in equal buckets."""
-    sde = build.make_sde(config)
-    labels = np.asarray(dataset.test_labels)
-
-    @jax.jit
-    def batch(params, x, labels, first_index):
-        key = jax.random.key(config.seed)
-        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
-        fn = logits_fn(config, sde, model, params)
-        return cross_entropy(key, sde, fn, x, labels, first_index)[1]
-
-    def scored(indices, first_index):
-        return batch(params, dataset.test[indices], labels[indices], first_index)
-
-    result = parts.over(np.arange(len(labels)), config.eval.batch_size, scored)
-    bucket = np.minimum(result["t"] / sde.t_max * N_BUCKETS, N_BUCKETS - 1).astype(int)
-    along_t = [
-        f"{result['correct'][bucket == k].mean():.2f} to t = {(k + 1) / N_BUCKETS * sde.t_max:g}"
-        for k in range(N_BUCKETS)
-        if (bucket == k).any()
-    ]
-    return f"test accuracy {result['correct'].mean():.3f}: {', '.join(along_t)}"
 
 
 def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
@@ -110,6 +83,7 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
         return lambda score_fn, *_: score_fn, None
     folder = Path(options.classifier)
     theirs = state.load_config(folder)
+    theirs.mesh = config.mesh
     if not models.is_classifier(theirs):
         raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")
     for what, ours, other in (

@@ -1,5 +1,6 @@
 """Data sets: loading, batches that can start anywhere, and the way to and from model space."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,8 +8,10 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from experiments import sharding
 from experiments.datasets import cifar10, digits, emoji, files, huggingface, npz, points
 from experiments.datasets.dataset import Dataset as Dataset
 from experiments.datasets.lazy_images import LazyImages
@@ -86,23 +89,36 @@ def check_labels(dataset: Dataset, n_classes: int) -> None:
         )
 
 
-def batches(values: Any, seed: int, batch_size: int, start: int) -> Iterator[Any]:
+def batches(
+    values: Any, seed: int, shape: tuple[int, ...], start: int, placement: NamedSharding
+) -> Iterator[Any]:
     """Endless shuffled batches, from the start-th on: batch k depends on seed and k alone.
+
+    They are global arrays; a host reads the rows of its own devices.
 
     Args:
         values: sequences of one length N that an array of indices can index; one of them, or a
             pytree, such as (images, labels): a batch then has the same structure.
+        seed: of the order.
+        shape: of the samples in a batch, such as (microbatches, samples in each).
+        start: the batch to start at.
+        placement: where a batch lives.
     """
     lengths = {len(leaf) for leaf in jax.tree.leaves(values)}
     if len(lengths) != 1:
         raise ValueError(f"batches of sequences need one length, these have {sorted(lengths)}")
+
+    def place(indices: np.ndarray) -> Any:
+        rows = indices.reshape(shape)
+        return jax.tree.map(lambda leaf: sharding.put(placement, leaf, rows), values)
+
     batched = (
         grain.MapDataset.range(*lengths)
         .seed(seed)
         .shuffle()
         .repeat()
-        .batch(batch_size)
-        .map(lambda indices: jax.tree.map(lambda leaf: leaf[indices], values))
+        .batch(math.prod(shape))
+        .map(place)
     )
     # A few batches ahead: grain's 500 would be gigabytes of large images.
     iterator = iter(

@@ -9,7 +9,7 @@ import numpy as np
 
 import models
 import samplers
-from experiments import build, data, pictures, state
+from experiments import build, data, pictures, sharding, state
 from models.config import Config
 from samplers import editing, measurement
 from sde_lib.checks import check_at_least, check_name
@@ -23,7 +23,7 @@ def run(config: Config, workdir: Path) -> None:
         FloatingPointError: a result is not finite.
     """
     check(config)
-    task, sde = config.edit.task, build.make_sde(config)
+    task, sde, mesh = config.edit.task, build.make_sde(config), sharding.make_mesh(config)
     model, params, step = state.load(config, workdir)
     dataset, key = data.load(config), jax.random.key(config.seed)
     x = dataset.test[: config.edit.n_images]
@@ -31,14 +31,15 @@ def run(config: Config, workdir: Path) -> None:
 
     @jax.jit
     def edit(params, x, first_index):
-        score_fn = models.score_fn(config, sde, model, params)
+        score_fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
         columns = TASKS[task](config, key, sde, score_fn, x, first_index)
         return OrderedDict(columns)  # jit would sort a dict
 
     pairs, n_results = task == "interpolate", config.edit.n_results
     size = max(1, config.sampling.batch_size // n_results)  # rows of the picture at a time
     rows = [
-        edit(params, x[k : k + size + pairs], k * n_results) for k in range(0, len(x) - pairs, size)
+        sharding.fetch(edit(params, x[k : k + size + pairs], k * n_results))
+        for k in range(0, len(x) - pairs, size)
     ]
     columns = {title: np.concatenate([row[title] for row in rows]) for title in rows[0]}
     images = np.stack(list(columns.values()), axis=1)

@@ -10,12 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-import models
-from experiments import build, classifier, data, features, likelihood, parts, quality, sample, state
+from experiments import (
+    build,
+    classifier,
+    data,
+    features,
+    held_out,
+    hosts,
+    likelihood,
+    parts,
+    quality,
+    sample,
+    sharding,
+    state,
+)
 from experiments import workdir as workdirs
 from experiments.datasets.lazy_images import LazyImages
 from experiments.features import FeatureFunction
@@ -96,19 +109,11 @@ def run_stats(config: Config, workdir: Path) -> None:
 
 def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
     """The training loss of the averaged model on the test set, without dropout."""
-    sde, loss = build.make_sde(config), build.make_loss(config)
-    dequantize = config.data.uniform_dequantization
-
-    @jax.jit
-    def batch(params, key, x, first_index):
-        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
-        score_fn = models.score_fn(config, sde, model, params)
-        losses, _ = loss(key, sde, score_fn, x, first_index=first_index, stratified=False)
-        return {"loss": losses}
-
+    mesh, batch = sharding.make_mesh(config), held_out.make_losses(config, model, dataset)
     inputs = [config.eval.batch_size, params, _identity(dataset.test)]
     part = _parts(config, workdir, step, "loss", inputs)
-    losses = parts.passes(config, dataset.test, partial(batch, params), part)["loss"]
+    values = (dataset.test, None)
+    losses = parts.passes(config, mesh, values, partial(batch, params), part)["loss"]
     return {"test loss": Figure(losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses)))}
 
 
@@ -130,18 +135,20 @@ def sample_quality(
     _, guide_params = classifier.load_guide(config, build.make_sde(config))
     settings = config.sampling.to_dict() | {"n_samples": None}
     part = _parts(config, workdir, step, "samples", [settings, params, guide_params])
-    size, n = config.sampling.batch_size, config.eval.num_samples
+    mesh, n = sharding.make_mesh(config), config.eval.num_samples
+    size = sharding.round_up(mesh, config.sampling.batch_size)
     draw = sample.make_draw(config, model, params, size)
 
     def images(first: int) -> parts.Arrays:
-        x = np.asarray(draw(first).x)
+        x = sharding.fetch(draw(first).x)
         sample.check_finite(x)
         return {"images": data.to_grey(config, dataset.levels, x)}
 
     moments, rows = None, []
     for first in tqdm(range(0, n, size), unit="batch", desc="samples", disable=None):
         made = part(f"images_{first}", partial(images, first))["images"]
-        row = part(f"{fn.name}-{fn.version}_{first}", partial(_features, dataset.levels, fn, made))
+        measure = partial(_features, mesh, dataset.levels, fn, made, np.arange(len(made)))
+        row = part(f"{fn.name}-{fn.version}_{first}", measure)
         row = {name: values[: n - first] for name, values in row.items()}
         new = Moments.of(row["features"])
         moments = moments.merge(new) if moments else new
@@ -180,13 +187,13 @@ def reference(
 ) -> Reference:
     """Made once for a data set and a feature function, and kept beside the runs, in stats/."""
     values = dataset.train
-    n, size = len(values), config.eval.batch_size
+    mesh, n, size = sharding.make_mesh(config), len(values), config.eval.batch_size
     made_of = parts.digest([fn.name, fn.version, dataset.levels, _identity(values)])
     name = f"{config.data.dataset}-{fn.name}-{made_of}.npz"
     path = workdir.parent / "stats" / name
     kept = np.linspace(0, n - 1, min(n, PAIRED)).astype(int)
     moments, rows = None, []
-    if path.exists():
+    if hosts.agree(path.exists()):
         with np.load(path) as saved:
             moments, rows = (
                 Moments(int(saved["n"]), saved["mean"], saved["scatter"]),
@@ -195,7 +202,7 @@ def reference(
     firsts = range(moments.n if moments else 0, n, size)
     for k, first in enumerate(tqdm(firsts, unit="batch", desc="data", disable=None), 1):
         indices = np.arange(first, min(first + size, n))
-        new = _features(dataset.levels, fn, values[indices])["features"]
+        new = _features(mesh, dataset.levels, fn, values, indices)["features"]
         moments = moments.merge(Moments.of(new)) if moments else Moments.of(new)
         rows.append(new[np.isin(indices, kept)])
         if k % SAVE_EVERY == 0 or k == len(firsts):
@@ -212,14 +219,21 @@ def feature_function(config: Config) -> FeatureFunction:
     return FeatureFunction("coordinates", "0", lambda _, points: (points, None), ())
 
 
-def _features(levels: int | None, fn: FeatureFunction, values: np.ndarray) -> parts.Arrays:
-    """Features, and logits where the function has some, of grey levels or points."""
+def _features(
+    mesh: Mesh,
+    levels: int | None,
+    fn: FeatureFunction,
+    values: np.ndarray | LazyImages,
+    indices: np.ndarray,
+) -> parts.Arrays:
+    """Features, and logits where the function has some, of values[indices]: grey levels, points."""
+    padded = np.resize(indices, sharding.round_up(mesh, len(indices)))
+    batch = sharding.put(sharding.of_batch(mesh), values, padded)
     if levels is not None:
-        values = np.round(values * (255 / (levels - 1))).astype(np.uint8)
-    rows, logits = fn(values)
-    return {"features": np.asarray(rows)} | (
-        {} if logits is None else {"logits": np.asarray(logits)}
-    )
+        batch = jnp.round(batch * (255 / (levels - 1))).astype(jnp.uint8)
+    rows, logits = fn(batch)
+    result = sharding.fetch({"features": rows, "logits": logits})
+    return {name: leaf[: len(indices)] for name, leaf in result.items() if leaf is not None}
 
 
 def _parts(config: Config, workdir: Path, step: int, kind: str, inputs: Any) -> Parts:

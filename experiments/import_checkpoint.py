@@ -4,9 +4,10 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
-from experiments import build
+from experiments import build, sharding
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from experiments.state import TrainState
@@ -38,6 +39,7 @@ def run(config: Config, workdir: Path, path: Path) -> None:
     ema_params = torch_import.score_sde(torch_import.ema_state_dict(checkpoint), config)
     opt_state = build.make_optimizer(config).init(params)
     state = TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state)
+    state = jax.device_put(state, sharding.of_state(sharding.make_mesh(config), state))
     workdirs.claim(config, workdir)
     with closing(Checkpoints(workdir)) as checkpoints:
         checkpoints.save(step, state)

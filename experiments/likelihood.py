@@ -10,7 +10,7 @@ import numpy as np
 
 import models
 import sde_lib
-from experiments import build, data, parts
+from experiments import build, data, parts, sharding
 from models.config import Config
 
 
@@ -40,7 +40,7 @@ def bits_per_dim(
     Raises:
         FloatingPointError: a likelihood is not finite.
     """
-    sde = build.make_sde(config)
+    sde, mesh = build.make_sde(config), sharding.make_mesh(config)
     shape = dataset.test.shape[1:]
 
     @jax.jit
@@ -49,7 +49,7 @@ def bits_per_dim(
         result = sde_lib.log_likelihood(
             key,
             sde,
-            models.score_fn(config, sde, model, params),
+            sharding.spread(mesh, models.score_fn(config, sde, model, params)),
             x,
             config.eval.rtol,
             config.eval.atol,
@@ -60,7 +60,7 @@ def bits_per_dim(
         bits = sde_lib.bits_per_dim(result.log_prob, shape, data.data_range(config), dataset.levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
-    result = parts.passes(config, dataset.test, partial(batch, params), part)
+    result = parts.passes(config, mesh, dataset.test, partial(batch, params), part)
     bits = result["bits"]
     if not np.isfinite(bits).all():
         raise FloatingPointError(

@@ -6,21 +6,25 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from experiments import hosts, watch
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from models.config import Config
 
 LOG = logging.getLogger(__name__)
 IN_FLIGHT = 2  # steps that may run before their metrics are read
+Periodic = tuple[int, Callable[[int, Any], dict[str, float] | None]]
+"""A period, and what to do at the steps that it divides: (step, state) -> metrics, or None."""
 
 
 def fit(
@@ -30,90 +34,118 @@ def fit(
     batches: Iterator[tuple],
     checkpoints: Checkpoints,
     workdir: Path,
-    snapshot: Callable[[int, Any], None],
+    periodic: Sequence[Periodic] = (),
 ) -> tuple[Any, bool]:
     """Repeats state, metrics = train_step(state, *batch) up to step training.n_iters.
 
     Args:
-        training: config.training; says how often to log, save and call `snapshot(step, state)`.
-        train_step: compiled.
+        training: config.training; says how often to log and save, and when to give up.
+        train_step: compiled; leaves the state as it is where a metric is not finite.
         state: has `step`, at which the loop starts.
         batches: tuples, the first for step state.step + 1.
         checkpoints: where to save.
         workdir: where metrics.jsonl is.
-        snapshot: pictures, say; not called after the last step.
+        periodic: evaluations, say, and pictures.
 
     Returns:
         The last state, and whether a signal stopped the loop.
 
     Raises:
-        FloatingPointError: a metric is not finite; names the step.
+        FloatingPointError: training.max_skipped steps in a row had no finite metrics; names them.
     """
-    start = int(state.step)
+    start, stopped = int(state.step), False
     pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
     rows: list[dict[str, float]] = []  # of the steps since the last log
+    skipped: list[int] = []  # the last steps, as far as they were skipped
 
     with (
         closing(workdirs.Metrics(workdir, start)) as metrics,
         _progress(start, training.n_iters, training.batch_size) as progress,
         _stop_signals() as stop,
+        watch.stall_warnings(training.stall_seconds) as begin,
     ):
+        clock = watch.Clock()
 
         def settle(in_flight: int) -> None:
             """Reads the metrics of all but the last steps: so the loop runs ahead of the device."""
             while len(pending) > in_flight:
                 step, values = pending.popleft()
-                rows.append(_finite(step, values))
+                begin(f"step {step}: computing")
+                row = {name: float(value) for name, value in values.items()}
+                clock.step()
                 progress(step)
+                rows.append(row)
+                if _is_finite(row):
+                    skipped.clear()
+                else:
+                    skip(step, row)
                 if step % training.log_freq == 0 or step == training.n_iters:
-                    means = {name: float(np.mean([row[name] for row in rows])) for name in values}
-                    rows.clear()
-                    metrics.write(step, **means)
-                    progress(step, means)
+                    log(step)
+
+        def skip(step: int, row: dict[str, float]) -> None:
+            skipped.append(step)
+            LOG.warning("step %d is skipped: its metrics are %s", step, row)
+            if len(skipped) == training.max_skipped:
+                checkpoints.save(int(state.step), state)
+                raise FloatingPointError(
+                    f"no finite loss and gradient from step {skipped[0]} to {step}: stopped. The "
+                    "weights are still those before, and saved. Lower config.optim.lr, or clip "
+                    "more (config.optim.grad_clip)"
+                )
+
+        def log(step: int) -> None:
+            good = [row for row in rows if _is_finite(row)]
+            means = {name: float(np.mean([row[name] for row in good])) for name in rows[0] if good}
+            means["skipped"] = len(rows) - len(good)
+            rows.clear()
+            times = clock.read()
+            metrics.write(step, means)
+            metrics.write(step, times, "timing.jsonl")
+            progress(step, means, times["seconds"])
 
         for step in range(start + 1, training.n_iters + 1):
-            state, values = train_step(state, *next(batches))
+            begin(f"step {step}: waiting for data")
+            with clock.waiting():
+                batch = next(batches)
+            state, values = train_step(state, *batch)
             pending.append((step, values))
             settle(IN_FLIGHT)
-            if stop.is_set():
+            stopped = stop(step)
+            if stopped:
                 break
+            for period, act in periodic:
+                if step % period == 0:
+                    settle(0)
+                    begin(f"step {step}: {act.__name__}")
+                    if further := act(step, state):
+                        metrics.write(step, further)
             if step % training.snapshot_freq_for_preemption == 0:
-                settle(0)  # so that no checkpoint holds a state that went wrong
+                settle(0)  # what goes on from a checkpoint writes no metrics of before
+                begin(f"step {step}: saving")
                 checkpoints.save(step, state)
-            if step % training.snapshot_freq == 0 and step < training.n_iters:
-                settle(0)
-                snapshot(step, state)
         settle(0)
-    return state, stop.is_set()
+    return state, stopped
 
 
-def _finite(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
-    values = {name: float(value) for name, value in metrics.items()}
-    bad = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
-    if bad:
-        raise FloatingPointError(
-            f"{', '.join(bad)} at step {step}: stopped; the last checkpoint is good. Lower "
-            "config.optim.lr, or clip more (config.optim.grad_clip)"
-        )
-    return values
+def _is_finite(row: dict[str, float]) -> bool:
+    return bool(np.isfinite(list(row.values())).all())
 
 
 @contextmanager
 def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[..., None]]:
-    """show(step) each step, show(step, means) with the metrics: a bar for a person, lines else."""
-    watched = sys.stderr.isatty()
-    last_step, last_time = start, time.perf_counter()
+    """show(step) each step, show(step, means, seconds a step) with the metrics.
+
+    A bar for a person, lines else.
+    """
+    watched = sys.stderr.isatty() and hosts.is_first()
     with tqdm(initial=start, total=total, unit="step", disable=not watched) as bar:
 
-        def show(step: int, means: dict[str, float] | None = None) -> None:
-            nonlocal last_step, last_time
+        def show(step: int, means: dict[str, float] | None = None, seconds: float = 0.0) -> None:
             bar.update(step - bar.n)
             if means is None:
                 return
-            now = time.perf_counter()
-            seconds = (now - last_time) / (step - last_step)
-            last_step, last_time = step, now
-            shown = f"loss {means['loss']:.4g}, {batch_size / seconds:.0f} images/s"
+            loss = means.get("loss", float("nan"))
+            shown = f"loss {loss:.4g}, {batch_size / seconds:.0f} images/s"
             bar.set_postfix_str(shown)
             if not watched:
                 left = time.strftime("%H:%M:%S", time.gmtime(seconds * (total - step)))
@@ -123,8 +155,15 @@ def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[...,
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal acts as it did before."""
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+    """stop(step): whether to save and end after that step, on all hosts at the same.
+
+    A process alone does so upon SIGINT or SIGTERM; a second signal acts as it did before. Several
+    do so when one of them has had SIGTERM: JAX tells the others.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
     event = threading.Event()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -140,6 +179,6 @@ def _stop_signals() -> Iterator[threading.Event]:
     for number in previous:
         signal.signal(number, ask)
     try:
-        yield event
+        yield lambda step: event.is_set()
     finally:
         restore()

@@ -4,6 +4,7 @@ python -m experiments.main --config=configs/digits.py [--workdir=runs/digits] [-
 """
 
 import errno
+import io
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import absl.logging
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -20,12 +22,14 @@ from experiments import (
     data,
     edit,
     evaluate,
+    hosts,
     import_checkpoint,
     likelihood,
     sample,
     state,
     train,
 )
+from experiments import workdir as workdirs
 from sde_lib.checks import check_name
 
 DISK_FULL = os.strerror(errno.ENOSPC)
@@ -35,6 +39,10 @@ MODE = flags.DEFINE_string(
     "mode", "train", "What to do: train, sample, likelihood, evaluate, stats, edit or import."
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: a published .pth file.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0 on.")
+PATIENCE = flags.DEFINE_integer("patience", 300, "Seconds to wait for the other processes.")
 
 
 def sample_mode(config, workdir: Path) -> None:
@@ -78,11 +86,22 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"there is no config {file!r}: choose one of {', '.join(known)}")
     check_name("--mode", MODE.value, MODES)
     config = CONFIG.value
+    hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, PATIENCE.value)
+    if not hosts.is_first():
+        sys.stdout = io.StringIO()
+        logging.getLogger("experiments").setLevel(logging.WARNING)
     build.check(config)
     if models.is_classifier(config) and MODE.value != "train":
         raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train alone")
     folder = "-".join([Path(file).stem, *filter(None, [variant])])
-    MODES[MODE.value](config, Path(WORKDIR.value or f"runs/{folder}"))
+    workdir = Path(WORKDIR.value or f"runs/{folder}")
+    if jax.process_count() > 1:
+        hosts.check_alike(
+            {"--mode": MODE.value, "--workdir": str(workdir)}
+            | workdirs.flatten(config.to_dict(), "config.")
+        )
+        hosts.check_shared(workdir)
+    MODES[MODE.value](config, workdir)
 
 
 def config_file() -> tuple[str, str]:

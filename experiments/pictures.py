@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
+from experiments import hosts
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
@@ -52,7 +54,8 @@ def save_grid(
         draw = ImageDraw.Draw(picture)
         for column, title in enumerate(titles):
             draw.text((column * (width + 1) * scale + 1, 1), title, fill="white")
-    picture.save(path, pnginfo=info)
+    if hosts.is_first():
+        picture.save(path, pnginfo=info)
     return path
 
 
@@ -133,6 +136,7 @@ def save_point_paths(
 
 def _save(figure, path: Path, about: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata=about)
+    if hosts.is_first():
+        figure.savefig(path, dpi=110, metadata=about)
     plt.close(figure)
     return path

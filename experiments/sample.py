@@ -14,7 +14,7 @@ import numpy as np
 import models
 import samplers
 import sde_lib
-from experiments import build, classifier, data, pictures
+from experiments import build, classifier, data, pictures, sharding
 from experiments import workdir as workdirs
 from models.config import Config
 
@@ -27,11 +27,14 @@ DENSITY_SIDE = 96
 def make_draw(
     config: Config, model: nn.Module, params: Any, size: int, n_frames: int = 0
 ) -> Callable[[int], samplers.Samples]:
-    """draw(first_index): `size` samples from that index on, compiled once.
+    """draw(first_index): samples from that index on, compiled once, split over all devices.
 
-    Sample i is the same in any batch; config.sampling.classifier, if given, guides it.
+    They are `size`, and as many more as it takes for the devices to divide them. Sample i is the
+    same in any batch; config.sampling.classifier, if given, guides it.
     """
     sde, sampler = build.make_sde(config), build.make_sampler(config)
+    mesh = sharding.make_mesh(config)
+    size = sharding.round_up(mesh, size)
     guide, guide_params = classifier.load_guide(config, sde)
     shape = (size, *build.image_shape(config))
 
@@ -39,7 +42,7 @@ def make_draw(
     def batch(params, guide_params, key, first_index):
         score_fn = models.score_fn(config, sde, model, params)
         score_fn = guide(score_fn, guide_params, first_index + jnp.arange(size))
-        return sampler(key, sde, score_fn, shape, first_index, n_frames)
+        return sampler(key, sde, sharding.spread(mesh, score_fn), shape, first_index, n_frames)
 
     return partial(batch, params, guide_params, _key(config))
 
@@ -55,7 +58,7 @@ def draw(config: Config, model: nn.Module, params: Any, n_samples: int) -> tuple
     size = min(config.sampling.batch_size, n_samples)
     batch = make_draw(config, model, params, size)
     results = [batch(first) for first in range(0, n_samples, size)]
-    x = np.concatenate([result.x for result in results])[:n_samples]
+    x = np.concatenate([sharding.fetch(result.x)[:size] for result in results])[:n_samples]
     check_finite(x)
     return x, max(int(result.nfe) for result in results)
 
@@ -71,7 +74,8 @@ def check_finite(x: np.ndarray) -> None:
 def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) -> np.ndarray:
     """The first samples on their way: [N_FRAMES + 1 at most, n_samples, ...], the prior first."""
     n_frames = max(1, min(N_FRAMES, config.sampling.n_steps - 1))
-    frames = make_draw(config, model, params, n_samples, n_frames)(0).path
+    path = make_draw(config, model, params, n_samples, n_frames)(0).path
+    frames = sharding.fetch(path)[:, :n_samples]
     prior = build.make_sde(config).prior_sample(_key(config), frames.shape[1:])
     return np.concatenate([prior[None], frames])
 
@@ -115,18 +119,19 @@ def save_loss_curve(config: Config, step: int, workdir: Path) -> Path:
 
 def _density(config, model: nn.Module, params: Any, half_width: float) -> np.ndarray:
     """The model's density on a square mesh of points."""
-    sde = build.make_sde(config)
+    sde, mesh = build.make_sde(config), sharding.make_mesh(config)
     ticks = jnp.linspace(-half_width, half_width, DENSITY_SIDE)
-    mesh = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    points = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
 
     @jax.jit
     def log_prob(params, key):
-        score_fn = models.score_fn(config, sde, model, params)
+        score_fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
         return sde_lib.log_likelihood(
-            key, sde, score_fn, mesh, config.eval.rtol, config.eval.atol, "exact"
+            key, sde, score_fn, points, config.eval.rtol, config.eval.atol, "exact"
         ).log_prob
 
-    return np.exp(log_prob(params, _key(config))).reshape(DENSITY_SIDE, DENSITY_SIDE)
+    density = np.exp(sharding.fetch(log_prob(params, _key(config))))
+    return density.reshape(DENSITY_SIDE, DENSITY_SIDE)
 
 
 def _stretch(config, frames: np.ndarray) -> np.ndarray:

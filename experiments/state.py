@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 import models
-from experiments import build
+from experiments import build, sharding
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from models.config import Config
@@ -25,12 +25,25 @@ class TrainState(NamedTuple):
 
 
 def init_state(config: Config, model: nn.Module) -> TrainState:
-    """The state before the first step: a function of config and config.seed."""
-    params = jax.jit(model.init)(jax.random.key(config.seed), *build.dummy_inputs(config))["params"]
-    ema_params = jax.tree.map(jnp.copy, params)
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, ema_params, build.make_optimizer(config).init(params)
-    )
+    """The state before the first step, born sharded: a function of config and config.seed."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, model))
+    return jax.jit(lambda: _initial(config, model), out_shardings=shardings)()
+
+
+def abstract_state(config: Config, model: nn.Module) -> TrainState:
+    """Its shapes and shardings."""
+    state = jax.eval_shape(lambda: _initial(config, model))
+
+    def place(leaf, leaf_sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding)
+
+    return jax.tree.map(place, state, sharding.of_state(sharding.make_mesh(config), state))
+
+
+def _initial(config: Config, model: nn.Module) -> TrainState:
+    params = model.init(jax.random.key(config.seed), *build.dummy_inputs(config))["params"]
+    opt_state = build.make_optimizer(config).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, params, opt_state)
 
 
 def load(config: Config, workdir: Path, step: int | None = None) -> tuple[nn.Module, Any, int]:
@@ -42,8 +55,9 @@ def load(config: Config, workdir: Path, step: int | None = None) -> tuple[nn.Mod
     workdirs.check_owner(config, workdir)
     model = models.create(config)
     saved_steps(workdir)
+    like = abstract_state(config, model)
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        state = checkpoints.restore(like=init_state(config, model), step=step)
+        state = checkpoints.restore(like, step=step)
     assert state is not None  # restore raises where checkpoints are, and none can be read
     return model, state.ema_params, int(state.step)
 

@@ -3,18 +3,21 @@
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 import models
-from experiments import build, classifier, data, likelihood, loop, sample
+from experiments import build, classifier, data, held_out, likelihood, loop, sample, sharding
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
-from experiments.state import TrainState, init_state
+from experiments.state import TrainState, abstract_state, init_state
 from models.config import Config
 
 LOG = logging.getLogger(__name__)
@@ -25,77 +28,116 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """step(state, batch, labels=None) -> (state, metrics): pure; labels are for a classifier.
 
-    The result is a function of config, state and batch alone.
+    The result is a function of config, state and batch alone. batch is [microbatches, samples in
+    each, ...]. Where the loss or a gradient is not finite, nothing but state.step changes.
     """
-    optimizer = build.make_optimizer(config)
+    optimizer, mesh = build.make_optimizer(config), sharding.make_mesh(config)
     make = classifier.make_objective if models.is_classifier(config) else _make_objective
-    objective = make(config, model)
+    loss_and_gradient = _accumulated(make(config, model), config.training.n_microbatches, mesh)
 
     def train_step(state, batch, labels=None):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         names = ("dequantize", "flip", "loss", "dropout")
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         if config.data.random_flip and levels is not None:
-            flip = jax.random.bernoulli(keys["flip"], shape=(len(batch), 1, 1, 1))
-            batch = jnp.where(flip, batch[:, :, ::-1], batch)
+            flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
+            batch = jnp.where(flip, batch[..., ::-1, :], batch)
         dequantize = config.data.uniform_dequantization
         x = data.to_model_space(config, levels, keys["dequantize"], batch, dequantize)
 
-        loss, grads = jax.value_and_grad(objective)(state.params, keys, x, labels)
+        loss, grads = loss_and_gradient(state.params, keys, x, labels)
+        grads = jax.lax.with_sharding_constraint(grads, sharding.of_state(mesh, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # The average starts short, so that it forgets the initial weights.
         rate = jnp.minimum(config.model.ema_rate, (1 + state.step) / (10 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1 - rate)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        new = TrainState(state.step, params, ema_params, opt_state)
+
+        grad_norm = optax.tree.norm(grads)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        new = jax.tree.map(partial(jnp.where, is_finite), new, state)
+        metrics = {"loss": loss, "grad_norm": grad_norm, "param_norm": optax.tree.norm(new.params)}
+        return new._replace(step=state.step + 1), metrics
 
     return train_step
 
 
 def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, x, labels): the mean score-matching loss of a batch."""
+    """objective(params, keys, x, labels, first_index): mean score-matching loss of a microbatch."""
     sde, loss = build.make_sde(config), build.make_loss(config)
 
-    def objective(params, keys, x, labels):
+    def objective(params, keys, x, labels, first_index):
         score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"])
-        return jnp.mean(loss(keys["loss"], sde, score_fn, x)[0])
+        return jnp.mean(loss(keys["loss"], sde, score_fn, x, first_index=first_index)[0])
 
     return objective
+
+
+def _accumulated(
+    objective: Callable[..., jax.Array], n: int, mesh: Mesh
+) -> Callable[..., tuple[jax.Array, Any]]:
+    """(params, keys, x, labels) -> loss and gradient, their means over n microbatches."""
+
+    def of_one(k, params, keys, x, labels):
+        x, labels = jax.tree.map(lambda leaf: leaf[k], (x, labels))
+        keys = keys | {"dropout": jax.random.fold_in(keys["dropout"], k)}
+        whole = sharding.gather(mesh, params)
+        return jax.value_and_grad(objective)(whole, keys, x, labels, k * len(x))
+
+    def of_all(*arguments):
+        if n == 1:
+            return of_one(0, *arguments)
+
+        def add(k, total):
+            return jax.tree.map(jnp.add, total, of_one(k, *arguments))
+
+        first = of_one(0, *arguments)
+        return jax.tree.map(lambda leaf: leaf / n, jax.lax.fori_loop(1, n, add, first))
+
+    return of_all
 
 
 def run(config: Config, workdir: Path) -> None:
     """Trains, then scores the test set and draws the pictures. Resumes where a run left off.
 
     Raises:
-        FloatingPointError: a loss or gradient is not finite; names the step.
+        FloatingPointError: config.training.max_skipped steps in a row had no finite loss and
+            gradient.
     """
+    mesh, training = sharding.make_mesh(config), config.training
+    shape = _batch_shape(mesh, training)
     dataset = data.load(config)
     model = models.create(config)
     is_classifier = models.is_classifier(config)
     if is_classifier:
         data.check_labels(dataset, config.data.num_classes)
     workdirs.check_owner(config, workdir)
-    state = init_state(config, model)
+    abstract = abstract_state(config, model)
     workdirs.claim(config, workdir)
 
-    def snapshot(step, state):
-        if not is_classifier:
+    def pictures(step, state):
+        if step < training.n_iters:
             sample.save_samples(config, model, state.ema_params, step, workdir)
 
-    with closing(Checkpoints(workdir, config.training.snapshot_freq)) as checkpoints:
-        state = checkpoints.restore(like=state) or state
+    evaluation = held_out.make_evaluation(config, model, dataset)
+    periodic: list[loop.Periodic] = [(training.eval_freq, evaluation)]
+    if not is_classifier:
+        periodic.append((training.snapshot_freq, pictures))
+    with closing(Checkpoints(workdir, training.snapshot_freq)) as checkpoints:
+        state = checkpoints.restore(like=abstract) or init_state(config, model)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
         values = (dataset.train, dataset.train_labels) if is_classifier else (dataset.train,)
+        place = sharding.of_batch(mesh, axis=1)
         state, stopped = loop.fit(
-            config.training,
-            jax.jit(make_train_step(config, model, dataset.levels), donate_argnums=0),
+            training,
+            compiled(make_train_step(config, model, dataset.levels), abstract),
             state,
-            data.batches(values, config.seed, config.training.batch_size, int(state.step)),
+            data.batches(values, config.seed, shape, int(state.step), place),
             checkpoints,
             workdir,
-            snapshot,
+            periodic,
         )
         checkpoints.save(int(state.step), state)
     if stopped:
@@ -103,9 +145,30 @@ def run(config: Config, workdir: Path) -> None:
         return
     params, step = state.ema_params, int(state.step)
     if is_classifier:
-        print(classifier.report(config, model, params, dataset))
+        print(held_out.report(config, model, params, dataset))
     else:
         print(f"test bits/dim {likelihood.bits_per_dim(config, model, params, dataset)}")
         for path in sample.save_pictures(config, model, params, step, workdir):
             print(path)
     print(sample.save_loss_curve(config, step, workdir))
+
+
+def compiled(train_step: Callable[..., Any], abstract: TrainState) -> Any:
+    """train_step in place: the new state takes the old one's memory and shardings."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _batch_shape(mesh: Mesh, training: Config) -> tuple[int, int]:
+    """(microbatches, samples in each).
+
+    Raises:
+        ValueError: the devices, times the microbatches, do not divide the batch.
+    """
+    batch_size, n = training.batch_size, training.n_microbatches
+    if batch_size % (n * mesh.size):
+        raise ValueError(
+            f"config.training.batch_size is {batch_size}: it must be a multiple of {n * mesh.size},"
+            f" for {n} x {mesh.size} = config.training.n_microbatches x devices"
+        )
+    return n, batch_size // n

@@ -6,17 +6,24 @@ from typing import Any
 
 import tensorboardX
 
+from experiments import hosts
 from models.config import Config
 
 FREE = (  # what a run may change when it goes on, or when its model is used
     "sampling",
     "eval",
     "edit",
+    "mesh",
     "data.cache",
+    "model.remat",
     "training.n_iters",
+    "training.n_microbatches",
     "training.log_freq",
     "training.snapshot_freq",
     "training.snapshot_freq_for_preemption",
+    "training.eval_freq",
+    "training.max_skipped",
+    "training.stall_seconds",
 )
 
 
@@ -25,8 +32,8 @@ def check_owner(config: Config, workdir: Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    theirs = _flatten(json.loads(path.read_text()))
-    ours = _flatten(json.loads(_to_json(config)))
+    theirs = flatten(json.loads(path.read_text()))
+    ours = flatten(json.loads(_to_json(config)))
     differing = [
         f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}\n"
         for name in sorted(ours.keys() | theirs.keys())
@@ -51,42 +58,54 @@ def _to_json(config: Config) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step: a reader, or a crash, never sees half of it."""
+    if not hosts.is_first():
+        return
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events, from `step` on: later lines of a run cut off go."""
+    """metrics.jsonl, timing.jsonl and TensorBoard events, from `step` on.
+
+    Later lines, of a run that was cut off, go. metrics.jsonl is a function of the config; times
+    are kept apart.
+    """
 
     def __init__(self, workdir: Path, step: int):
-        self._path = workdir / "metrics.jsonl"
-        lines = [line for line in read_metrics(workdir) if line["step"] <= step]
-        write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+        self._workdir, self._events = workdir, None
+        if hosts.is_first():
+            for name in ("metrics.jsonl", "timing.jsonl"):
+                lines = [line for line in read_metrics(workdir, name) if line["step"] <= step]
+                write_text(workdir / name, "".join(json.dumps(line) + "\n" for line in lines))
+            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
 
-    def write(self, step: int, **values: float) -> None:
-        with self._path.open("a") as file:
+    def write(self, step: int, values: dict[str, float], name: str = "metrics.jsonl") -> None:
+        if self._events is None:
+            return
+        with (self._workdir / name).open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        for tag, value in values.items():
+            self._events.add_scalar(tag, value, step)
 
     def close(self) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
-    path = workdir / "metrics.jsonl"
+def read_metrics(workdir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """The lines of such a file; a last line that a crash cut short is left out."""
+    path = workdir / name
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

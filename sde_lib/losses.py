@@ -19,6 +19,7 @@ def denoising_score_matching(
     stratified: bool = False,
     n_levels: int | None = None,
     first_index: int | jax.Array = 0,
+    n_strata: int | None = None,
 ) -> tuple[PerSample, dict[str, PerSample]]:
     """Denoising score matching, continuous (Song et al. 2021, Eq. 7) or at discrete levels.
 
@@ -42,6 +43,8 @@ def denoising_score_matching(
         n_levels: draw t from the SDE's discrete levels: the objectives of SMLD (VE; Song and Ermon
             2019, Eq. 6) and of DDPM (VP; Ho et al. 2020, Eq. 14).
         first_index: index of the first sample in the stream `key`.
+        n_strata: with stratified, the size of the batch that x0 is a part of: sample i of the
+            stream lies in stratum i % n_strata; default B.
 
     Returns:
         The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.
@@ -57,7 +60,8 @@ def denoising_score_matching(
     keys = sample_keys(key, x0.shape[0], first_index)
     u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
     if stratified:
-        u = (jnp.arange(x0.shape[0]) + u) / x0.shape[0]
+        n_strata = n_strata or x0.shape[0]
+        u = ((first_index + jnp.arange(x0.shape[0])) % n_strata + u) / n_strata
 
     t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
     weight = jnp.ones_like(t)

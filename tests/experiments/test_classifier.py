@@ -6,7 +6,7 @@ import pytest
 
 import models
 from configs import digits
-from experiments import build, classifier, data, sample, state, workdir
+from experiments import build, classifier, data, held_out, sample, state, workdir
 from experiments.checkpoint import Checkpoints
 from sde_lib.batch import expand
 
@@ -88,7 +88,7 @@ def test_the_report_is_the_accuracy_of_the_least_error(tmp_path):
     )
     grey = np.clip(np.floor((x + 1) * 128), 0, 255).astype(np.uint8)
     dataset = data.Dataset(grey, grey, 256, labels, labels)
-    text = classifier.report(ours, models.create(ours), {"unused": jnp.zeros(1)}, dataset)
+    text = held_out.report(ours, models.create(ours), {"unused": jnp.zeros(1)}, dataset)
     sde, t = build.make_sde(ours), np.linspace(1e-5, 1, 2001)
     alpha, sigma = np.asarray(sde.alpha(t)), np.asarray(sde.sigma(t))
     error = stats.norm.cdf(-2 * alpha * 0.5 / np.sqrt((alpha * STD) ** 2 + sigma**2)).mean()

@@ -8,34 +8,36 @@ import pytest
 from PIL import Image
 
 from configs import cifar10, digits, points
-from experiments import data
+from experiments import data, sharding
+
+ROWS = sharding.of_batch(sharding.make_mesh(digits.get_config()))
 
 
 def test_batches_visit_every_sample_once_an_epoch_and_start_anywhere():
     values = np.arange(60)
-    stream = data.batches(values, seed=3, batch_size=20, start=0)
+    stream = data.batches(values, seed=3, shape=(20,), start=0, placement=ROWS)
     epochs = [np.concatenate([next(stream) for _ in range(3)]) for _ in range(2)]
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), values)
     assert (epochs[0] != epochs[1]).any()
-    later = data.batches(values, seed=3, batch_size=20, start=4)
+    later = data.batches(values, seed=3, shape=(20,), start=4, placement=ROWS)
     np.testing.assert_array_equal(next(later), epochs[1][20:40])
-    other = data.batches(values, seed=4, batch_size=20, start=0)
+    other = data.batches(values, seed=4, shape=(20,), start=0, placement=ROWS)
     assert (next(other) != epochs[0][:20]).any()
 
 
 def test_batches_of_several_sequences_keep_them_together():
     images, labels = np.arange(60).reshape(60, 1), 2 * np.arange(60)
-    plain = data.batches(images, seed=3, batch_size=20, start=2)
-    both = data.batches((images, labels), seed=3, batch_size=20, start=2)
-    unlabelled = data.batches((images, None), seed=3, batch_size=20, start=2)
+    plain = data.batches(images, seed=3, shape=(20,), start=2, placement=ROWS)
+    both = data.batches((images, labels), seed=3, shape=(20,), start=2, placement=ROWS)
+    unlabelled = data.batches((images, None), seed=3, shape=(20,), start=2, placement=ROWS)
     for _ in range(4):
         batch, classes = next(both)
         np.testing.assert_array_equal(classes, 2 * batch[:, 0])
         np.testing.assert_array_equal(batch, next(plain))
         np.testing.assert_array_equal(batch, next(unlabelled)[0])
     with pytest.raises(ValueError, match=r"one length, these have \[59, 60\]"):
-        data.batches((images, labels[1:]), seed=3, batch_size=20, start=0)
+        data.batches((images, labels[1:]), seed=3, shape=(20,), start=0, placement=ROWS)
 
 
 def test_a_folder_gives_the_batches_of_the_array(tmp_path):
@@ -47,8 +49,8 @@ def test_a_folder_gives_the_batches_of_the_array(tmp_path):
     config = digits.get_config()
     config.data.dataset, config.data.path = "folder", str(tmp_path)
     config.training.batch_size = 4
-    lazy = data.batches(data.load(config).train, seed=3, batch_size=4, start=1)
-    whole = data.batches(array[:10], seed=3, batch_size=4, start=1)
+    lazy = data.batches(data.load(config).train, seed=3, shape=(4,), start=1, placement=ROWS)
+    whole = data.batches(array[:10], seed=3, shape=(4,), start=1, placement=ROWS)
     for _ in range(5):
         np.testing.assert_array_equal(next(lazy), next(whole))
 

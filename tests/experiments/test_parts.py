@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from experiments import parts
+from configs import digits
+from experiments import parts, sharding
+
+MESH = sharding.make_mesh(digits.get_config())
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 99])
@@ -13,7 +16,7 @@ def test_every_value_is_seen_once_whatever_the_batch_size(batch_size):
         shapes.add(batch.shape)
         return {"value": batch, "index": first + np.arange(len(batch))}
 
-    result = parts.over(values, batch_size, fn)
+    result = parts.over(MESH, values, batch_size, fn)
     np.testing.assert_array_equal(result["value"], values)
     np.testing.assert_array_equal(result["index"], np.arange(10))
     assert len(shapes) == 1
@@ -30,8 +33,8 @@ def test_a_computation_cut_off_goes_on_where_it_was(tmp_path):
         return {"square": batch**2}
 
     with pytest.raises(KeyboardInterrupt):
-        parts.over(np.arange(10), 2, fn, part)
-    result = parts.over(np.arange(10), 2, fn, part)
+        parts.over(MESH, np.arange(10), 2, fn, part)
+    result = parts.over(MESH, np.arange(10), 2, fn, part)
     assert seen == [0, 2, 4, 6, 8]
     np.testing.assert_array_equal(result["square"], np.arange(10) ** 2)
 

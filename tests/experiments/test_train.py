@@ -5,8 +5,10 @@ import pytest
 
 import models
 from configs import digits, points
-from experiments import data, loop, train, workdir
+from experiments import data, loop, sharding, train, workdir
 from experiments.state import TrainState, init_state, load
+
+PLACEMENT = sharding.of_batch(sharding.make_mesh(digits.get_config()), axis=1)
 
 
 def tiny(n_iters):
@@ -67,30 +69,51 @@ def test_a_stopped_run_saves_and_says_so(tmp_path, quiet, monkeypatch, capsys):
     assert [line["step"] for line in workdir.read_metrics(tmp_path)] == list(range(1, 9))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+def poison(monkeypatch, bad):
+    """Makes the batches of the steps for which bad(step) is true not finite."""
+    to_model_space, batches = data.to_model_space, data.batches
+
+    def marked(config, levels, key, batch, dequantize):
+        x = to_model_space(config, levels, key, batch, dequantize)
+        return jnp.where(jnp.all(batch == 17), jnp.nan, x)
+
+    def with_bad_ones(values, seed, shape, start, placement):
+        stream = batches(values, seed, shape, start, placement)
+        for step, (batch,) in enumerate(stream, start + 1):
+            yield (jnp.full_like(batch, 17) if bad(step) else batch,)
+
+    monkeypatch.setattr(data, "to_model_space", marked)
+    monkeypatch.setattr(data, "batches", with_bad_ones)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, quiet, monkeypatch, caplog):
+    poison(monkeypatch, lambda step: step in (4, 7))
+    config = tiny(8)
+    config.training.log_freq, config.training.max_skipped = 4, 2
+    config.training.snapshot_freq_for_preemption = 1
+    train.run(config, tmp_path)
+    assert [row["skipped"] for row in workdir.read_metrics(tmp_path) if "loss" in row] == [1, 1]
+    assert "step 7 is skipped" in caplog.text
+    before, after, later = (load(config, tmp_path, step)[1] for step in (6, 7, 8))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), after, later)))
+
+
+def test_many_such_steps_in_a_row_stop_the_run_and_keep_the_last_good_weights(
     tmp_path, quiet, monkeypatch
 ):
-    ordinary = data.to_model_space
-    poisoned = tiny(12)
-
-    def poison(config, levels, key, batch, dequantize):
-        x = ordinary(config, levels, key, batch, dequantize)
-        return jnp.where(jnp.all(batch == batch[0]), jnp.nan, x)
-
-    original = data.batches
-
-    def with_a_bad_batch(*args):
-        for k, batch in enumerate(original(*args)):
-            yield (np.zeros_like(batch[0]),) if k == 6 else batch
-
-    monkeypatch.setattr(data, "to_model_space", poison)
-    monkeypatch.setattr(data, "batches", with_a_bad_batch)
-    with pytest.raises(FloatingPointError, match="loss is nan at step 7: stopped"):
-        train.run(poisoned, tmp_path)
-    step, params, metrics = final_state(poisoned, tmp_path)
-    assert step == 6
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    assert metrics[-1]["step"] == 6
+    poison(monkeypatch, lambda step: step > 3)
+    train.run(tiny(3), tmp_path / "good")
+    config = tiny(20)
+    config.training.max_skipped = 4
+    config.training.snapshot_freq_for_preemption = 3
+    with pytest.raises(FloatingPointError, match="gradient from step 4 to 7: stopped"):
+        train.run(config, tmp_path / "bad")
+    with pytest.raises(FloatingPointError, match="from step 10 to 13"):
+        train.run(config, tmp_path / "bad")
+    good, last = (load(config, tmp_path / name)[1] for name in ("good", "bad"))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good))
+    jax.tree.map(np.testing.assert_array_equal, good, last)
 
 
 def test_the_loss_goes_down(tmp_path, quiet):
@@ -113,7 +136,7 @@ def step():
 def test_the_average_is_that_of_its_recurrence(step):
     config, train_step, state, images = step
     average = np.asarray(jax.tree.leaves(state.params)[0])
-    for k, batch in zip(range(20), data.batches(images, 0, 8, 0), strict=False):
+    for k, batch in zip(range(20), data.batches(images, 0, (1, 8), 0, PLACEMENT), strict=False):
         state, _ = train_step(state, batch)
         rate = min(config.model.ema_rate, (1 + k) / (10 + k))
         average = rate * average + (1 - rate) * np.asarray(jax.tree.leaves(state.params)[0])
@@ -124,7 +147,7 @@ def test_steps_differ_in_their_randomness(step):
     """The same batch at the same weights: another loss at another step, the same at the same."""
     _, train_step, state, images = step
     losses = [
-        float(train_step(state._replace(step=jnp.array(k)), images[:8])[1]["loss"])
+        float(train_step(state._replace(step=jnp.array(k)), images[None, :8])[1]["loss"])
         for k in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
@@ -154,7 +177,7 @@ def test_flips_mirror_the_images_left_to_right():
     state = TrainState(
         jnp.array(0), params, params, train.build.make_optimizer(config).init(params)
     )
-    step(state, batch)
+    step(state, batch[None])
     jax.effects_barrier()
     left, right = seen[0][:, :, :4].mean((1, 2, 3)), seen[0][:, :, 4:].mean((1, 2, 3))
     clear = np.abs(left - right) > 0.5

@@ -33,12 +33,12 @@ def test_what_a_run_may_change_is_free(tmp_path):
 def test_metrics_after_the_last_checkpoint_are_written_again(tmp_path):
     metrics = workdir.Metrics(tmp_path, 0)
     for step in (10, 20, 30):
-        metrics.write(step, loss=float(step))
+        metrics.write(step, {"loss": float(step)})
     metrics.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')  # a crash in the middle of a line
     metrics = workdir.Metrics(tmp_path, 20)
-    metrics.write(30, loss=-1.0)
+    metrics.write(30, {"loss": -1.0})
     metrics.close()
     lines = workdir.read_metrics(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 10), (20, 20), (30, -1)]

@@ -117,14 +117,19 @@ def test_discrete_error_is_the_closed_form_at_each_level(name):
     assert abs(float(difference.mean())) < 4 * standard_error(difference)
 
 
-def test_a_sample_has_its_loss_in_any_batch():
+@pytest.mark.parametrize("stratified", [False, True])
+def test_a_sample_has_its_loss_in_any_part_of_the_batch(stratified):
     sde, gaussian = SDES["vp"], Gaussian()
-    x, key = gaussian.sample(jax.random.key(1), (6, 3)), jax.random.key(0)
-    whole, _ = sde_lib.denoising_score_matching(key, sde, gaussian.score_fn(sde), x)
-    part, _ = sde_lib.denoising_score_matching(
-        key, sde, gaussian.score_fn(sde), x[4:], first_index=4
-    )
-    np.testing.assert_allclose(part, whole[4:], rtol=1e-6)
+    x = gaussian.sample(jax.random.key(1), (6, 3))
+
+    def loss(x, **options):
+        key, score_fn = jax.random.key(0), gaussian.score_fn(sde)
+        options["stratified"] = stratified
+        return sde_lib.denoising_score_matching(key, sde, score_fn, x, **options)[0]
+
+    part = jax.jit(lambda x, first: loss(x, first_index=first, n_strata=6))
+    parts = [part(x[first : first + 2], first) for first in (0, 2, 4)]
+    np.testing.assert_allclose(np.concatenate(parts), loss(x), rtol=1e-5)
 
 
 def test_importance_sampling_of_levels_is_refused():

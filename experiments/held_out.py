@@ -1,0 +1,92 @@
+"""Losses on held-out data, along time too: where the model is bad."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+import models
+from experiments import build, classifier, data, parts, sharding
+from experiments.state import TrainState
+from models.config import Config
+from sde_lib import SDE
+
+N_BUCKETS = 5
+
+
+def make_losses(
+    config: Config, model: nn.Module, dataset: data.Dataset
+) -> Callable[..., dict[str, jax.Array]]:
+    """losses(params, key, (x, labels), first_index): what training minimises, without dropout.
+
+    "loss" [B] comes with "t" [B] and, of a score model, "error" [B], the mean square of
+    sigma score + z, which is 1 for a model that knows nothing; of a classifier, "correct" [B].
+    Sample i of the data is dequantised and perturbed by a key of its own.
+    """
+    sde, loss, mesh = build.make_sde(config), build.make_loss(config), sharding.make_mesh(config)
+    is_classifier = models.is_classifier(config)
+    dequantize = config.data.uniform_dequantization
+
+    @jax.jit
+    def losses(params, key, batch, first_index):
+        x, labels = batch
+        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
+        if is_classifier:
+            fn = classifier.logits_fn(config, sde, model, params)
+            values, about = classifier.cross_entropy(key, sde, fn, x, labels, first_index)
+        else:
+            fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
+            options = {"first_index": first_index, "stratified": False}
+            values, about = loss(key, sde, fn, x, **options)
+        return {"loss": values} | about
+
+    return losses
+
+
+def make_evaluation(
+    config: Config, model: nn.Module, dataset: data.Dataset
+) -> Callable[[int, TrainState], dict[str, float]]:
+    """evaluation(step, state): the averaged model's loss on test data, the same ones each time.
+
+    They are config.eval.batch_size, at even distances: "eval_loss" is their mean loss,
+    "eval_error_t0.2" the mean error of those with t below 0.2 t_max, and so on up to 1.
+    """
+    mesh, sde = sharding.make_mesh(config), build.make_sde(config)
+    losses, key = make_losses(config, model, dataset), jax.random.key(config.seed)
+    n = len(dataset.test)
+    indices = np.linspace(0, n - 1, min(n, config.eval.batch_size)).astype(int)
+    values = jax.tree.map(lambda leaf: leaf[indices], (dataset.test, dataset.test_labels))
+
+    def evaluation(step: int, state: TrainState) -> dict[str, float]:
+        result = parts.over(mesh, values, len(indices), partial(losses, state.ema_params, key))
+        metrics = {"eval_loss": float(result["loss"].mean())}
+        for name in result.keys() & {"error", "correct"}:
+            along = along_time(sde, result["t"], result[name])
+            metrics |= {f"eval_{name}_t{edge:g}": mean for edge, mean in along.items()}
+        return metrics
+
+    return evaluation
+
+
+def along_time(sde: SDE, t: np.ndarray, values: np.ndarray) -> dict[float, float]:
+    """Means over equal intervals of t, by their upper ends; without those that t leaves empty."""
+    bucket = np.minimum(t / sde.t_max * N_BUCKETS, N_BUCKETS - 1).astype(int)
+    return {
+        (k + 1) / N_BUCKETS * sde.t_max: float(values[bucket == k].mean())
+        for k in range(N_BUCKETS)
+        if (bucket == k).any()
+    }
+
+
+def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset) -> str:
+    """A classifier's accuracy on the test set, each sample at one uniform t, and along t."""
+    mesh, sde = sharding.make_mesh(config), build.make_sde(config)
+    losses = partial(make_losses(config, model, dataset), params, jax.random.key(config.seed))
+    values = dataset.test, dataset.test_labels
+    result = parts.over(mesh, values, config.eval.batch_size, losses)
+    along = along_time(sde, result["t"], result["correct"]).items()
+    along_t = ", ".join(f"{mean:.2f} to t = {edge:g}" for edge, mean in along)
+    return f"test accuracy {result['correct'].mean():.3f}: {along_t}"
