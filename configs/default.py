@@ -96,6 +96,7 @@ def get_config() -> Config:
     model.ema_rate = 0.9999
     model.nf = 128
     model.num_res_blocks = 4
+    model.remat = False  # train with less memory (but not on CPU), in more time
 
     optim = config.optim = ml_collections.ConfigDict()
     optim.optimizer = "Adam"

@@ -19,6 +19,7 @@ from models.layers import (
     init,
     level_sigma,
     positional_embedding,
+    recomputed,
 )
 from models.resample import Image
 from sde_lib.batch import expand
@@ -41,6 +42,7 @@ class DDPM(nn.Module):
         scale_by_sigma: divide the output by the sigma of the label-th of num_scales levels, from
             sigma_max down to sigma_min.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+        remat: compute each block's activations again in the backward pass, to save memory.
     """
 
     nf: int = 128
@@ -56,6 +58,7 @@ class DDPM(nn.Module):
     sigma_max: float = 50.0
     num_scales: int = 1000
     centered: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
@@ -68,7 +71,7 @@ class DDPM(nn.Module):
         check_halvings(x, levels - 1)
         act = ACTIVATIONS[self.nonlinearity]
         block = partial(
-            ResnetBlock,
+            recomputed(ResnetBlock, self.remat, static=(3,)),
             act=act,
             kind="ddpm",
             dropout=self.dropout,
@@ -76,7 +79,9 @@ class DDPM(nn.Module):
             init_scale=0.0,
             group_size=1,
         )
-        attention = partial(Attention, skip_rescale=False, init_scale=0.0, group_size=1)
+        attention = partial(
+            recomputed(Attention, self.remat), skip_rescale=False, init_scale=0.0, group_size=1
+        )
 
         def resample(layer, h):
             return layer(h.shape[-1] if self.resamp_with_conv else None, BOX, fir=False)(h)

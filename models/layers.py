@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from sde_lib.checks import check_at_least
 
 Embedding = Float[Array, "batch features"]
 Activation = Callable[[Array], Array]
+Module = TypeVar("Module", bound=nn.Module)
 
 ACTIVATIONS: dict[str, Activation] = {
     "swish": nn.swish,
@@ -50,6 +52,22 @@ def group_norm(channels: int, group_size: int = 4, **options) -> nn.GroupNorm:
 def add_skip(x: Array, y: Array, rescale: bool) -> Array:
     """x + y, over sqrt(2) when rescaled so that the variance stays."""
     return (x + y) / np.sqrt(2.0, dtype=np.float32) if rescale else x + y
+
+
+def recomputed(block: type[Module], remat: bool, static: tuple[int, ...] = ()) -> type[Module]:
+    """The block; with `remat`, the backward pass computes its activations again (Chen et al. 2016).
+
+    Parameters and numbers stay. XLA's CPU compiler computes them again right away, and so keeps
+    them: memory is saved on accelerators only.
+
+    Args:
+        static: positions of the arguments that are no arrays, where self is 0.
+    """
+    if not remat:
+        return block
+    lifted = nn.remat(block, static_argnums=static)
+    lifted.__name__ = block.__name__  # from which linen names the parameters
+    return lifted
 
 
 def check_halvings(x: Image, halvings: int) -> None:

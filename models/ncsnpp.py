@@ -22,6 +22,7 @@ from models.layers import (
     init,
     level_sigma,
     positional_embedding,
+    recomputed,
 )
 from models.resample import Image, downsample, upsample
 
@@ -51,6 +52,7 @@ class NCSNpp(nn.Module):
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+        remat: compute each block's activations again in the backward pass, to save memory.
     """
 
     nf: int = 128
@@ -76,6 +78,7 @@ class NCSNpp(nn.Module):
     sigma_max: float = 50.0
     num_scales: int = 1000
     centered: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
@@ -90,14 +93,14 @@ class NCSNpp(nn.Module):
         kernel = tuple(self.fir_kernel) if self.fir else (1, 1)
         biggan = self.resblock_type == "biggan"
         block = partial(
-            ResnetBlock,
+            recomputed(ResnetBlock, self.remat, static=(3,)),
             act=act,
             kind=self.resblock_type,
             dropout=self.dropout,
             skip_rescale=self.skip_rescale,
             init_scale=self.init_scale,
         )
-        attention = partial(Attention, self.skip_rescale, self.init_scale)
+        attention = partial(recomputed(Attention, self.remat), self.skip_rescale, self.init_scale)
         grow = partial(Upsample, kernel=kernel, fir=self.fir)
         shrink = partial(Downsample, kernel=kernel, fir=self.fir)
 

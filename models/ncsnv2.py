@@ -8,7 +8,7 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from models.layers import ACTIVATIONS, check_halvings, level_sigma
+from models.layers import ACTIVATIONS, check_halvings, level_sigma, recomputed
 from models.refinenet import POOLS, InstanceNormPlus, RefineBlock, ResidualBlock, conv
 from models.resample import Image
 from sde_lib.batch import expand
@@ -28,6 +28,7 @@ class NCSNv2(nn.Module):
         sigma_max: of the first.
         num_scales: how many levels there are.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+        remat: compute each block's activations again in the backward pass, to save memory.
     """
 
     nf: int = 128
@@ -37,6 +38,7 @@ class NCSNv2(nn.Module):
     sigma_max: float = 50.0
     num_scales: int = 232
     centered: bool = False
+    remat: bool = False
 
     stages: ClassVar = ((1, 1, 1), (2, 1, 2), (2, 2, 2), (2, 4, 2))
     """Of each stage: channels / nf, the dilation (1 halves the image), refined channels / nf."""
@@ -56,18 +58,20 @@ class NCSNv2(nn.Module):
             return InstanceNormPlus(self.num_scales if self.norm_per_level else 1)(h, labels)
 
         refine_norm, pool = (norm, "mean") if self.norm_per_level else (lambda h: h, "max")
+        residual = recomputed(ResidualBlock, self.remat, static=(2,))
+        refine = recomputed(RefineBlock, self.remat, static=(2,))
 
         h = conv(self.nf)(x if self.centered else 2 * x - 1)
         maps = []
         for stage, (mult, dilation, _) in enumerate(self.stages):
-            h = ResidualBlock(mult * self.nf, act, dilation, shrink=stage > 0)(h, norm)
-            h = ResidualBlock(mult * self.nf, act, dilation)(h, norm)
+            h = residual(mult * self.nf, act, dilation, shrink=stage > 0)(h, norm)
+            h = residual(mult * self.nf, act, dilation)(h, norm)
             maps.append(h)
 
         refined = []
         for stage in reversed(range(len(self.stages))):
             features, units = self.stages[stage][2] * self.nf, 1 if stage else 3
-            block = RefineBlock(features, act, POOLS[pool], units)
+            block = refine(features, act, POOLS[pool], units)
             refined = [block([maps[stage], *refined], refine_norm)]
 
         output = conv(x.shape[-1])(act(norm(refined[0])))

@@ -44,7 +44,8 @@ def create(config: Config) -> nn.Module:
     describe the SDE there too.
 
     Raises:
-        ValueError: an unknown network, or an unknown choice for one of its fields.
+        ValueError: an unknown network, an unknown choice for one of its fields, or remat of a
+            network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
@@ -53,6 +54,11 @@ def create(config: Config) -> nn.Module:
             check_name(f"config.model.{field}", options[field], choices)
     network = MODELS[options.name]
     fields = {field.name for field in dataclasses.fields(network)} - {"name"}
+    if options.get("remat") and "remat" not in fields:
+        raise ValueError(
+            f"config.model.remat is True, but the network {options.name!r} has no blocks whose "
+            "activations could be computed again: set it to False"
+        )
     values: dict[str, Any] = {
         field: tuple(options[field]) if isinstance(options[field], list) else options[field]
         for field in fields & set(options)

@@ -6,7 +6,7 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from models.layers import Embedding, FourierEmbedding, check_halvings, group_norm
+from models.layers import Embedding, FourierEmbedding, check_halvings, group_norm, recomputed
 from models.resample import Image, downsample
 
 Logits = Float[Array, "batch classes"]
@@ -23,12 +23,14 @@ class WideResNet(nn.Module):
         channel_multiplier: how many times wider than 16, 32 and 64 channels.
         num_outputs: classes.
         fourier_scale: standard deviation of the Fourier frequencies.
+        remat: compute each block's activations again in the backward pass, to save memory.
     """
 
     blocks_per_group: int = 4
     channel_multiplier: int = 10
     num_outputs: int = 10
     fourier_scale: float = 16.0
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Logits:
@@ -45,9 +47,10 @@ class WideResNet(nn.Module):
         least = 1 / np.sqrt(np.prod(x.shape[1:]))  # so that a flat image stays finite
         std = jnp.maximum(x.std(axes, keepdims=True), least)
         h = _conv(16)((x - x.mean(axes, keepdims=True)) / std)
+        residual = recomputed(WideBlock, self.remat)
         for group, width in enumerate((16, 32, 64)):
             for block in range(self.blocks_per_group):
-                h = WideBlock(
+                h = residual(
                     width * self.channel_multiplier,
                     shrink=group > 0 and block == 0,
                     activate_skip=group == block == 0,

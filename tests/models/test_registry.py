@@ -50,3 +50,10 @@ def test_every_network_takes_its_centring_from_the_data(name):
         network = models.create(config)
         assert type(network) is MODELS[name]
         assert getattr(network, "centered", centered) == centered
+
+
+def test_remat_of_a_network_without_blocks_is_refused():
+    config = points.get_config()
+    config.model.remat = True
+    with pytest.raises(ValueError, match=r"remat is True, but the network 'mlp' has no blocks"):
+        models.create(config)

@@ -34,6 +34,15 @@ def test_imported_networks_agree_with_the_published_code(name):
     golden.assert_close(output, golden.channels_last(arrays["output"]), 1e-5)
 
 
+def test_rematerialised_networks_take_the_same_parameters():
+    arrays = golden.load(NAMES[0])
+    config, state = golden.config(arrays), golden.state_dict(arrays)
+    plain = models.torch_import.score_sde(state, config)
+    with config.unlocked():
+        config.model.remat = True
+    jax.tree.map(np.testing.assert_array_equal, models.torch_import.score_sde(state, config), plain)
+
+
 def test_names_of_a_wrapped_module_and_buffers_are_understood():
     arrays = golden.load(NAMES[0])
     config, state = golden.config(arrays), golden.state_dict(arrays)
