@@ -75,6 +75,7 @@ def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSam
         importance_sampling=training.importance_sampling,
         reduce_mean=training.reduce_mean,
         stratified=training.stratified,
+        n_strata=training.batch_size,
         n_levels=None if training.continuous else config.model.num_scales,
     )
 
@@ -99,9 +100,12 @@ def check(config: Config) -> None:
         **{
             "config.training.n_iters": training.n_iters,
             "config.training.batch_size": training.batch_size,
+            "config.training.n_microbatches": training.n_microbatches,
             "config.training.log_freq": training.log_freq,
             "config.training.snapshot_freq": training.snapshot_freq,
             "config.training.snapshot_freq_for_preemption": training.snapshot_freq_for_preemption,
+            "config.training.eval_freq": training.eval_freq,
+            "config.training.max_skipped": training.max_skipped,
             "config.sampling.n_samples": sampling.n_samples,
             "config.sampling.batch_size": sampling.batch_size,
             "config.eval.batch_size": evaluation.batch_size,
@@ -110,6 +114,10 @@ def check(config: Config) -> None:
         },
     )
     check_name("config.eval.probe", evaluation.probe, get_args(Probe))
+    if not training.stall_seconds > 0:
+        raise ValueError(
+            f"config.training.stall_seconds is {training.stall_seconds}: it must be positive"
+        )
     for name in ("rtol", "atol"):
         if not evaluation[name] > 0:
             raise ValueError(f"config.eval.{name} is {evaluation[name]}: it must be positive")

@@ -6,14 +6,16 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 SHARED_WITHIN = 20  # seconds for a file to be seen by all hosts
+LEAVE_WITHIN = 10  # seconds for the others to end too; JAX would wait for minutes
 
 
 def join(
@@ -33,24 +35,45 @@ def join(
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise ValueError("--coordinator, --num_processes and --process_id belong together")
-    if not any(given) and not _in_cluster():
-        return
+    if coordinator and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"--coordinator is {coordinator!r}: it must be HOST:PORT")
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise ValueError(f"--process_id is {process_id}: it must be 0 to {num_processes - 1}")
+    if not any(given) and not _in_cluster():
+        return
 
     def give_up() -> None:  # JAX itself would abort with a stack trace
-        where = coordinator or "that the cluster names"
-        who = "not all other processes" if process_id == 0 else f"the coordinator {where} did not"
-        print(f"error: {who} answered within {timeout} s", file=sys.stderr, flush=True)
+        waited_for = "all other processes" if process_id == 0 else coordinator or "the coordinator"
+        message = f"error: no answer from {waited_for} within {timeout} s (--patience)"
+        print(message, file=sys.stderr, flush=True)
         os._exit(1)
 
-    timer = threading.Timer(timeout, give_up)
-    timer.daemon = True
-    timer.start()
+    timer = _after(timeout, give_up)
     jax.distributed.initialize(
         coordinator, num_processes, process_id, initialization_timeout=timeout + 60
     )
     timer.cancel()
+    sys.excepthook = _fail
+
+
+def leave(message: str) -> NoReturn:
+    """Ends the process with a message, and soon, though the others may not end."""
+    if jax.distributed.is_initialized():
+        _after(LEAVE_WITHIN, lambda: os._exit(1))
+    sys.exit(message)
+
+
+def _fail(*exception: Any) -> None:
+    """What Python does of an exception that nothing catches, and soon ends."""
+    _after(LEAVE_WITHIN, lambda: os._exit(1))
+    sys.__excepthook__(*exception)
+
+
+def _after(seconds: float, act: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _in_cluster() -> bool:

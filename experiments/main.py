@@ -130,11 +130,11 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        hosts.leave("interrupted")
     except (OSError, ValueError, FloatingPointError) as error:
         if DISK_FULL in str(error):  # an OSError, or what orbax makes of it
             error = "the disk is full; the checkpoint before is good: make room, run the same again"
-        sys.exit(f"error: {error}")
+        hosts.leave(f"error: {error}")
 
 
 if __name__ == "__main__":

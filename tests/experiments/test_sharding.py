@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import fifty_steps
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+from processes import free_address, start
+
+import models
+from configs import cifar10, digits
+from experiments import sharding, state
+
+SCRIPT = Path(fifty_steps.__file__)
+
+
+@pytest.fixture(scope="module")
+def one():
+    """The results of one device, and its weights."""
+    config = fifty_steps.make_config()
+    result, params = fifty_steps.steps(config)
+    return result | {"samples": fifty_steps.samples(config, params)}, params
+
+
+def results(folder, params, runs):
+    """Those of the processes in `runs`: each a number of devices, meshes, and more arguments."""
+    (folder / "weights").write_bytes(serialization.msgpack_serialize(params))
+    processes = [start(devices, SCRIPT, folder, *arguments) for devices, *arguments in runs]
+    for process in processes:
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+    return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
+
+
+@pytest.fixture(scope="module")
+def many(one, tmp_path_factory):
+    """The results of 8 devices, and of two processes with 4 devices each."""
+    address = free_address()
+    runs = [(8, "8x1", "2x4"), *((4, "8x1", address, process) for process in (0, 1))]
+    return results(tmp_path_factory.mktemp("meshes"), one[1], runs)
+
+
+def check_equal(ours, theirs):
+    np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-5)
+    scale = np.abs(theirs["samples"]).max()
+    np.testing.assert_allclose(ours["samples"], theirs["samples"], atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("mesh", ["1_8x1", "1_2x4", "2_8x1"])
+def test_fifty_losses_and_the_samples_are_those_of_one_device(one, many, mesh):
+    assert one[0]["losses"][-1] < 0.5 * one[0]["losses"][0]
+    check_equal(many[mesh], one[0])
+
+
+@pytest.mark.slow
+def test_so_are_those_of_two_processes_that_share_the_state_out(one, tmp_path):
+    address = free_address()
+    runs = [(4, "2x4", "1x8", address, process) for process in (0, 1)]
+    for result in results(tmp_path, one[1], runs).values():
+        check_equal(result, one[0])
+
+
+def test_samples_do_not_depend_on_the_batch_size(one):
+    for batch_size in (3, 10):
+        x = fifty_steps.samples(fifty_steps.make_config(), one[1], batch_size)
+        np.testing.assert_allclose(x, one[0]["samples"], atol=1e-5 * np.abs(x).max())
+
+
+def moved(result):
+    kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    return {kind: int(result[kind]) for kind in kinds if kind in result}
+
+
+def test_a_step_moves_the_gradient_and_nothing_else(many):
+    """Data-parallel: the gradient and the loss, added up over the devices once."""
+    assert moved(many["1_8x1"]) == {"all-reduce": int(many["1_8x1"]["params"]) + 4}
+
+
+def test_a_step_of_a_shared_out_state_gathers_the_weights_once(many):
+    """2 x 4: the gradient over four devices, a quarter of it over two; some norms; no activations.
+
+    XLA on CPU reduces the whole and takes a slice, where it scatters on other devices.
+    """
+    result = many["1_2x4"]
+    params = int(result["params"])
+    collectives = moved(result)
+    assert collectives.keys() == {"all-gather", "all-reduce"}
+    assert collectives["all-gather"] <= params
+    assert params <= collectives["all-reduce"] <= 1.25 * params + 1000
+
+
+def test_a_device_holds_its_share_of_the_state(many):
+    result = many["1_2x4"]
+    assert result["state_here"] <= 1.02 * result["state"] / 4
+
+
+@pytest.mark.parametrize("n", [2, 8, 32])
+@pytest.mark.parametrize("config", [digits.get_config(), cifar10.get_config("ve_ncsnpp_continuous")])
+def test_shares_of_the_state_are_equal_to_a_fiftieth(config, n):
+    """Parameters, averages and moments, of which the smallest leaves are whole everywhere."""
+    made = jax.eval_shape(lambda: state.init_state(config, models.create(config)))
+    shardings = sharding.of_state(AbstractMesh((1, n), sharding.AXES), made)
+
+    def here(leaf, place):
+        return np.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    leaves = jax.tree.leaves(made)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    share = sum(jax.tree.leaves(jax.tree.map(here, made, shardings)))
+    assert whole / n <= share <= 1.02 * whole / n
+    assert shardings.params["Conv_0"]["bias"].spec == P()
+
+
+def test_an_axis_that_the_devices_do_not_divide_is_left_whole():
+    tree = {"out": jnp.zeros((3, 3, 64, 3)), "odd": jnp.zeros((3, 9)), "kernel": jnp.zeros((8, 80))}
+    shardings = sharding.of_state(AbstractMesh((1, 8), sharding.AXES), tree)
+    assert shardings["kernel"].spec == P(None, "fsdp")
+    assert shardings["out"].spec == P(None, None, "fsdp")
+    assert shardings["odd"].spec == P()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 1), (-1, 2), (1, 0), (-2, 1)])
+def test_a_mesh_of_other_than_all_devices_is_refused(rows, columns):
+    with pytest.raises(ValueError, match="must be the number of devices, 1"):
+        sharding.make_mesh(fifty_steps.make_config(rows, columns))

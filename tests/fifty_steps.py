@@ -1,0 +1,99 @@
+"""Fifty training steps on digits, and samples of given weights: the same on any mesh.
+
+python tests/fifty_steps.py FOLDER DATAxFSDP ... [HOST:PORT PROCESS_ID]
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import weights
+from flax import serialization
+
+import models
+from configs import digits
+from experiments import build, data, hosts, sample, sharding, state, train
+
+N_STEPS = 50
+QUICK = {"xla_backend_optimization_level": 0}  # to compile
+BYTES = {"f32": 4, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
+COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
+
+
+def make_config(rows=-1, columns=1):
+    config = digits.get_config()
+    config.mesh.data, config.mesh.fsdp = rows, columns
+    config.model.nf, config.model.ch_mult, config.model.attn_resolutions = 8, (1,), (8,)
+    config.model.dropout = 0.1
+    config.training.batch_size = 32
+    config.data.random_flip = True
+    config.sampling.n_steps, config.sampling.corrector = 30, "langevin"
+    return config
+
+
+def steps(config):
+    """Losses of the steps, bytes moved by each kind of collective and of state; the weights."""
+    model, dataset = models.create(config), data.load(config)
+    params = weights.random(model, *build.dummy_inputs(config))
+    opt_state = build.make_optimizer(config).init(params)
+    abstract = state.abstract_state(config, model)
+    made = state.TrainState(jnp.zeros((), jnp.int32), params, params, opt_state)
+    made = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), made, abstract)
+
+    rows = sharding.of_batch(sharding.make_mesh(config), axis=1)
+    shape = (1, config.training.batch_size)
+    batches = data.batches((dataset.train,), config.seed, shape, 0, rows)
+    train_step = train.make_train_step(config, model, dataset.levels)
+    batch = jax.ShapeDtypeStruct((*shape, 8, 8, 1), np.uint8, sharding=rows)
+    program = train.compiled(train_step, abstract).lower(abstract, batch).compile(QUICK)
+    losses = []
+    for _ in range(N_STEPS):
+        made, metrics = program(made, *next(batches))
+        losses.append(float(metrics["loss"]))
+    leaves = jax.tree.leaves(made)
+    result = collectives(program.as_text()) | {
+        "losses": losses,
+        "params": sum(leaf.nbytes for leaf in jax.tree.leaves(made.params)),
+        "state": sum(leaf.nbytes for leaf in leaves),
+        "state_here": sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves),
+    }
+    return result, sharding.fetch(made.params)
+
+
+def collectives(text):
+    """Bytes of the results of each kind of collective in a compiled program."""
+    total = {}
+    for shapes, kind in COLLECTIVE.findall(text):
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            size = int(np.prod([int(n) for n in shape.split(",") if n]))
+            total[kind] = total.get(kind, 0) + BYTES[dtype] * size
+    return total
+
+
+def samples(config, params, batch_size=8):
+    """Ten samples of given weights."""
+    config.sampling.batch_size = batch_size
+    params = jax.device_put(params, sharding.of_state(sharding.make_mesh(config), params))
+    return sample.draw(config, models.create(config), params, 10)[0]
+
+
+def main(folder, *arguments):
+    meshes = [text for text in arguments if re.fullmatch(r"\d+x\d+", text)]
+    if len(arguments) > len(meshes):
+        hosts.join(arguments[-2], 2, int(arguments[-1]), 100)
+    params = serialization.msgpack_restore((Path(folder) / "weights").read_bytes())
+    for text in meshes:
+        config = make_config(*map(int, text.split("x")))
+        result, _ = steps(config)
+        result["samples"] = samples(config, params)
+        if hosts.is_first():
+            np.savez(Path(folder) / f"{jax.process_count()}_{text}.npz", **result)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
