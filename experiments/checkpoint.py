@@ -1,7 +1,14 @@
 """Checkpoints, written in the background by orbax; the only file that knows orbax."""
 
 import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import jax
@@ -9,6 +16,11 @@ import orbax.checkpoint as ocp
 
 LOG = logging.getLogger(__name__)
 KEEP = 3
+
+# Of a failed write orbax's threads log a traceback each; the error itself arrives here too.
+logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and "orbax" in record.pathname)
+)
 
 
 class Checkpoints:
@@ -22,25 +34,42 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep_period: int | None = None, read_only: bool = False):
         self._folder, self._read_only = workdir.absolute() / "checkpoints", read_only
-        options = ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else KEEP,
             keep_period=keep_period,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager: ocp.CheckpointManager | None = None
+        self._step: int | None = None  # the last that was to be saved
+        self._good: int | None = None  # the newest that was there before
+        self._problem = ""
+        self._open()
 
     def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts writing; waits only for the write before it. A step that is there stays."""
-        if step != self._manager.latest_step():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+        """Starts writing; waits only for the write before it. A step that is there stays.
+
+        A write that fails, this one or the one before, is a warning: the next save tries again.
+        """
+        self.wait()
+        self._step = step
+        with self._surviving():
+            self._good = self.latest_step()
+            if step != self._good:
+                self._open().save(step, args=ocp.args.StandardSave(state))
+
+    def wait(self) -> None:
+        """Waits for the last write; one that failed is a warning."""
+        with self._surviving():
+            if self._manager:
+                self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """The steps that are there, in order."""
-        return sorted(self._manager.all_steps())
+        """The steps that are there, in order; one that is still being written is not."""
+        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
 
     def restore(self, like: Any, step: int | None = None) -> Any | None:
         """The newest state that can be read, as a tree like `like`; None if there never was one.
@@ -50,6 +79,9 @@ class Checkpoints:
         A checkpoint that cannot be read is renamed to <step>.unreadable unless read_only, with a
         warning.
 
+        Args:
+            like: arrays, or jax.ShapeDtypeStruct; their shardings are those of the result.
+
         Raises:
             ValueError: there are checkpoints, and none can be read.
         """
@@ -57,12 +89,12 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         for step in steps:
             try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                return self._open().restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # orbax raises many kinds for a damaged folder
                 LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
                 if not self._read_only:
                     (self._folder / str(step)).rename(self._folder / f"{step}.unreadable")
-                    self._manager.reload()
+                    self._open().reload()
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self._folder} can be read: "
@@ -71,6 +103,45 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the last write."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the last write.
+
+        Raises:
+            OSError: the last state that was to be saved is not there. It gives way to an error
+                that is already on its way.
+        """
+        with self._surviving():
+            if self._manager:
+                self._manager.close()
+        if self._step is not None and self._step not in self.steps() and sys.exception() is None:
+            raise OSError(self._problem)
+
+    def _open(self) -> ocp.CheckpointManager:
+        self._manager = self._manager or ocp.CheckpointManager(self._folder, options=self._options)
+        return self._manager
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Makes a warning of a failed write, and leaves nothing of it: no file, no manager."""
+        try:
+            yield
+        except Exception as error:  # orbax raises many kinds
+            manager, self._manager = self._manager, None
+            if manager:
+                with suppress(Exception):  # the same error, once its threads have ended
+                    manager.close()
+            if jax.process_index() == 0:
+                unfinished = self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
+                shutil.rmtree(unfinished, ignore_errors=True)
+            good = "there is none before"
+            if self._good is not None:
+                good = f"the last good checkpoint is of step {self._good}"
+            self._problem = f"could not save step {self._step}: {_reason(error)}; {good}"
+            LOG.warning("%s; going on, the next save tries again", self._problem)
+
+
+def _reason(error: Exception) -> str:
+    """One line: tensorstore adds its whole configuration to the system's words."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return os.strerror(int(number[1]))
+    return shorten(f"{type(error).__name__}: {error}", 300)

@@ -1,0 +1,117 @@
+"""Runs that are killed again and again."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import models
+from experiments.checkpoint import Checkpoints
+from experiments.state import init_state, load_config
+from experiments.workdir import read_metrics
+
+ROOT = Path(__file__).parents[2]
+EVERY = 30  # steps from checkpoint to checkpoint
+COMMAND = (
+    *(sys.executable, "-m", "experiments.main", "--config=configs/points.py:moons"),
+    "--config.model.nf=32",
+    "--config.training.log_freq=1",
+    f"--config.training.snapshot_freq_for_preemption={EVERY}",
+    "--config.sampling.n_steps=40",
+    "--config.sampling.n_samples=64",
+    "--config.eval.batch_size=500",
+    "--config.eval.rtol=1e-1",
+    "--config.eval.atol=1e-1",
+)
+
+
+def start(workdir, n_iters):
+    return subprocess.Popen(
+        [*COMMAND, f"--config.training.n_iters={n_iters}", f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(workdir, n_iters):
+    process = start(workdir, n_iters)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+
+def last_step(workdir):
+    return max([0, *(line["step"] for line in read_metrics(workdir))])
+
+
+def inode(path):
+    """Another one once a run that goes on has replaced the file."""
+    return path.stat().st_ino if path.exists() else None
+
+
+def saved(workdir):
+    """The steps of the checkpoints, and the names of whatever else there is."""
+    names = {path.name for path in (workdir / "checkpoints").glob("*")}
+    steps = {name for name in names if name.isdigit()}
+    return sorted(map(int, steps)), names - steps
+
+
+def states(workdir):
+    """All that were saved, by step."""
+    config = load_config(workdir)
+    like = jax.eval_shape(lambda: init_state(config, models.create(config)))
+    checkpoints = Checkpoints(workdir, read_only=True)
+    return {step: checkpoints.restore(like, step) for step in checkpoints.steps()}
+
+
+def losses(workdir):
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in read_metrics(workdir)]
+
+
+@pytest.mark.slow
+def test_a_run_killed_20_times_is_the_uninterrupted_one(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    moments = random.Random(0)
+    metrics = killed / "metrics.jsonl"
+    newest = kills_in_writes = took = 0
+    for number in range(20):
+        newest_before, old = newest, inode(metrics)
+        began = time.monotonic()
+        process = start(killed, 10**6)
+        if starting := number % 5 == 4:
+            time.sleep(moments.uniform(0, 4))
+        else:
+            while inode(metrics) == old or last_step(killed) <= newest:
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.01)
+            took = time.monotonic() - began
+            time.sleep(moments.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+
+        steps, left = saved(killed)
+        newest, logged = max(steps, default=0), last_step(killed)
+        print(number, starting, newest_before, logged, newest, logged - newest, left, took)
+        assert newest >= newest_before
+        if not starting:
+            # One interval, and a second one while the write that ends the first is under way.
+            assert logged - newest <= (2 if left else 1) * EVERY
+            kills_in_writes += bool(left)
+    assert kills_in_writes > 0
+
+    n_iters = newest + 2 * EVERY + 1
+    finish(killed, n_iters)
+    finish(whole, n_iters)
+    assert saved(killed) == saved(whole) == ([newest + EVERY, newest + 2 * EVERY, n_iters], set())
+    jax.tree.map(np.testing.assert_array_equal, states(killed), states(whole))
+    assert len(losses(killed)) == n_iters
+    assert losses(killed) == losses(whole)
+    assert not list(killed.glob("*.part"))
