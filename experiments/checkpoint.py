@@ -17,10 +17,21 @@ import orbax.checkpoint as ocp
 LOG = logging.getLogger(__name__)
 KEEP = 3
 
-# Of a failed write orbax's threads log a traceback each; the error itself arrives here too.
-logging.getLogger("absl").addFilter(
-    lambda record: not (record.exc_info and "orbax" in record.pathname)
-)
+
+def _hush() -> None:
+    """Of a failed write orbax's threads show dozens of tracebacks; its error arrives here too."""
+    show = sys.unraisablehook
+
+    def unraisable(error) -> None:
+        if str(error.exc_value) != "Event loop is closed":  # of writes beside the first that failed
+            show(error)
+
+    sys.unraisablehook = unraisable
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: not record.exc_info)
+
+
+_hush()
 
 
 class Checkpoints:
@@ -39,6 +50,8 @@ class Checkpoints:
             keep_period=keep_period,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            # Else threads, and the process's end, wait 5 minutes for a folder that cannot be made.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager: ocp.CheckpointManager | None = None
         self._step: int | None = None  # the last that was to be saved

@@ -17,7 +17,7 @@ from experiments.state import init_state, load_config
 from experiments.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
-EVERY = 30  # steps from checkpoint to checkpoint
+EVERY = 60  # steps from checkpoint to checkpoint
 COMMAND = (
     *(sys.executable, "-m", "experiments.main", "--config=configs/points.py:moons"),
     "--config.model.nf=32",
