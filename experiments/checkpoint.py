@@ -134,21 +134,27 @@ class Checkpoints:
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """Makes a warning of a failed write, and leaves nothing of it: no file, no manager."""
+        """Makes a warning of a failed write, and leaves nothing of it: no file, no manager.
+
+        Raises:
+            OSError: instead, of several processes: the others may be waiting for this one in the
+                middle of the write, and would wait for good.
+        """
         try:
             yield
         except Exception as error:  # orbax raises many kinds
             manager, self._manager = self._manager, None
-            if manager:
-                with suppress(Exception):  # the same error, once its threads have ended
-                    manager.close()
-            if jax.process_index() == 0:
-                unfinished = self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
-                shutil.rmtree(unfinished, ignore_errors=True)
             good = "there is none before"
             if self._good is not None:
                 good = f"the last good checkpoint is of step {self._good}"
             self._problem = f"could not save step {self._step}: {_reason(error)}; {good}"
+            if jax.process_count() > 1:
+                raise OSError(self._problem) from error
+            if manager:
+                with suppress(Exception):  # the same error, once its threads have ended
+                    manager.close()
+            unfinished = self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
+            shutil.rmtree(unfinished, ignore_errors=True)
             LOG.warning("%s; going on, the next save tries again", self._problem)
 
 
