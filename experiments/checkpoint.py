@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from experiments import hosts
+
 LOG = logging.getLogger(__name__)
 KEEP = 3
 
@@ -70,7 +72,7 @@ class Checkpoints:
         self.wait()
         self._step = step
         with self._surviving():
-            self._good = self.latest_step()
+            self._good = hosts.agree(self.latest_step())
             if step != self._good:
                 self._open().save(step, args=ocp.args.StandardSave(state))
 
@@ -101,13 +103,18 @@ class Checkpoints:
         steps = self.steps()[::-1] if step is None else [step]
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         for step in steps:
+            state = None
             try:
-                return self._open().restore(step, args=ocp.args.StandardRestore(abstract))
+                state = self._open().restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # orbax raises many kinds for a damaged folder
                 LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
-                if not self._read_only:
+            if hosts.everyone(state is not None):
+                return state
+            if not self._read_only:
+                if hosts.is_first():
                     (self._folder / str(step)).rename(self._folder / f"{step}.unreadable")
-                    self._open().reload()
+                hosts.everyone(True)  # has waited for that
+                self._open().reload()
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self._folder} can be read: "

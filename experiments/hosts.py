@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-SHARED_WITHIN = 20  # seconds for a file to be seen by all hosts
+SHARED_WITHIN = 10  # seconds for a file to be seen by all hosts
 LEAVE_WITHIN = 10  # seconds for the others to end too; JAX would wait for minutes
 
 
@@ -89,9 +89,17 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(value: bool | int) -> int:
+def agree(value: int | None) -> int | None:
     """The first process's value, everywhere."""
-    return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    known, number = multihost_utils.broadcast_one_to_all(
+        np.asarray([value is not None, value or 0])
+    )
+    return int(number) if known else None
+
+
+def everyone(fact: bool) -> bool:
+    """Whether it is so in all processes; they wait for each other."""
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
 
 
 def check_alike(settings: Mapping[str, object]) -> None:
@@ -121,7 +129,7 @@ def check_shared(folder: Path) -> None:
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
-    agree(True)  # and so wait for it
+    everyone(True)  # has waited for it
     patience = time.monotonic() + SHARED_WITHIN
     while not path.exists() and time.monotonic() < patience:
         time.sleep(0.5)

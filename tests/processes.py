@@ -14,6 +14,7 @@ def start(n_devices, *arguments, folder=ROOT):
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_NUM_CPU_DEVICES": str(n_devices),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # to compile quickly
     }
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(

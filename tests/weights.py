@@ -15,7 +15,7 @@ def random(network, *inputs):
 
     def draw(leaf):
         value = generator.standard_normal(leaf.shape).astype("f4")
-        return value / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
+        return (value / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))).astype("f4")
 
     return jax.tree.map(draw, shapes(network, *inputs))
 

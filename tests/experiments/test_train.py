@@ -153,6 +153,29 @@ def test_steps_differ_in_their_randomness(step):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_microbatches_change_nothing_but_the_memory():
+    """Also where each sample has a stratum of t in the whole batch."""
+    config = tiny(1)
+    config.model.dropout = 0.0
+    model, dataset = models.create(config), data.load(config)
+    before, after = init_state(config, model), []
+    for n in (1, 4):
+        config.training.n_microbatches = n
+        train_step = jax.jit(train.make_train_step(config, model, dataset.levels))
+        after.append(train_step(before, dataset.train[:8].reshape(n, 8 // n, 8, 8, 1)))
+    (whole, metrics), (parts, same) = after
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5), metrics, same)
+    moments = [state.opt_state[1][0].mu for state in (whole, parts)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-6), *moments)
+
+
+def test_a_batch_that_the_microbatches_do_not_divide_is_refused(tmp_path):
+    config = tiny(1)
+    config.training.n_microbatches = 3
+    with pytest.raises(ValueError, match="batch_size is 8: it must be a multiple of 3"):
+        train.run(config, tmp_path)
+
+
 def test_loading_needs_a_trained_run(tmp_path):
     with pytest.raises(ValueError, match="train first"):
         load(tiny(1), tmp_path)
