@@ -35,6 +35,7 @@ def get_config(variant: str = "vp") -> default.Config:
     training.n_iters = 1600
     training.snapshot_freq = 800
     training.snapshot_freq_for_preemption = 400
+    training.eval_freq = 400
     training.likelihood_weighting = True
     training.importance_sampling = True
     training.stratified = True

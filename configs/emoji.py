@@ -28,6 +28,7 @@ def get_config(variant: str = "vp") -> default.Config:
     training.n_iters = 50_000
     training.snapshot_freq = 5000
     training.snapshot_freq_for_preemption = 1000
+    training.eval_freq = 1000
     config.eval.rtol = config.eval.atol = 1e-3
 
     model = config.model

@@ -117,8 +117,10 @@ def fit(
                 if step % period == 0:
                     settle(0)
                     begin(f"step {step}: {act.__name__}")
-                    if further := act(step, state):
-                        metrics.write(step, further)
+                    try:
+                        metrics.write(step, act(step, state) or {})
+                    except OSError as error:  # a full disk takes no picture
+                        LOG.warning("step %d: no %s: %s", step, act.__name__, error)
             if step % training.snapshot_freq_for_preemption == 0:
                 settle(0)  # what goes on from a checkpoint writes no metrics of before
                 begin(f"step {step}: saving")

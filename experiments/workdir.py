@@ -1,6 +1,8 @@
 """A run's folder: whose it is, and its metrics."""
 
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import tensorboardX
 from experiments import hosts
 from models.config import Config
 
+LOG = logging.getLogger(__name__)
 FREE = (  # what a run may change when it goes on, or when its model is used
     "sampling",
     "eval",
@@ -69,11 +72,12 @@ class Metrics:
     """metrics.jsonl, timing.jsonl and TensorBoard events, from `step` on.
 
     Later lines, of a run that was cut off, go. metrics.jsonl is a function of the config; times
-    are kept apart.
+    are kept apart. Lines for which there is no room wait for the next ones.
     """
 
     def __init__(self, workdir: Path, step: int):
         self._workdir, self._events = workdir, None
+        self._waiting: dict[str, str] = {}
         if hosts.is_first():
             for name in ("metrics.jsonl", "timing.jsonl"):
                 lines = [line for line in read_metrics(workdir, name) if line["step"] <= step]
@@ -81,16 +85,31 @@ class Metrics:
             self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float], name: str = "metrics.jsonl") -> None:
-        if self._events is None:
+        if self._events is None or not values:
             return
-        with (self._workdir / name).open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        lines = self._waiting.pop(name, "") + json.dumps({"step": step, **values}) + "\n"
+        try:
+            _append(self._workdir / name, lines)
+        except OSError as error:
+            LOG.warning("%s of step %d cannot be written yet: %s", name, step, error)
+            self._waiting[name] = lines
         for tag, value in values.items():
             self._events.add_scalar(tag, value, step)
 
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
+
+
+def _append(path: Path, text: str) -> None:
+    """Adds to a file the whole of text, or nothing."""
+    size = path.stat().st_size
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError:
+        os.truncate(path, size)
+        raise
 
 
 def read_metrics(workdir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

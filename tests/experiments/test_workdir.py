@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 
@@ -43,3 +44,20 @@ def test_metrics_after_the_last_checkpoint_are_written_again(tmp_path):
     lines = workdir.read_metrics(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 10), (20, 20), (30, -1)]
     assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+def test_metrics_wait_for_room(tmp_path, caplog):
+    """No file grows longer than 40 bytes for a while, which is in the middle of a line."""
+    metrics = workdir.Metrics(tmp_path, 0)
+    metrics.write(1, {"loss": 1.0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))
+    try:
+        metrics.write(2, {"loss": 2.0})
+        metrics.write(3, {"loss": 3.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [1]
+    assert "metrics.jsonl of step 3 cannot be written yet: [Errno 27]" in caplog.text
+    metrics.write(4, {"loss": 4.0})
+    assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [1, 2, 3, 4]
