@@ -3,6 +3,7 @@
 Nothing here changes a number: the same batch on another mesh gives the same result.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,13 +19,18 @@ AXES = ("data", "fsdp")
 WHOLE = 0.01  # of a device's share of the state: the smallest leaves, which are not worth a message
 
 
-def make_mesh(config: Config) -> Mesh:
-    """All devices of all hosts, config.mesh.data x config.mesh.fsdp; data = -1 takes the rest.
+def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """The devices, config.mesh.data x config.mesh.fsdp of them; data = -1 takes the rest.
+
+    Args:
+        config: with its section mesh.
+        devices: jax.Devices, all to be used; None for those of all hosts.
 
     Raises:
         ValueError: the two do not multiply to the number of devices.
     """
-    n, data, fsdp = jax.device_count(), config.mesh.data, config.mesh.fsdp
+    devices = jax.devices() if devices is None else devices
+    n, data, fsdp = len(devices), config.mesh.data, config.mesh.fsdp
     if data == -1 and fsdp > 0:
         data = n // fsdp
     if data < 1 or fsdp < 1 or data * fsdp != n:
@@ -32,7 +38,7 @@ def make_mesh(config: Config) -> Mesh:
             f"config.mesh.data = {config.mesh.data} times config.mesh.fsdp = {fsdp} must be the "
             f"number of devices, {n}; data = -1 takes what fsdp leaves"
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def of_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:

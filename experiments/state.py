@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.sharding import Mesh
 
 import models
 from experiments import build, sharding
@@ -30,14 +31,15 @@ def init_state(config: Config, model: nn.Module) -> TrainState:
     return jax.jit(lambda: _initial(config, model), out_shardings=shardings)()
 
 
-def abstract_state(config: Config, model: nn.Module) -> TrainState:
-    """Its shapes and shardings."""
+def abstract_state(config: Config, model: nn.Module, mesh: Mesh | None = None) -> TrainState:
+    """Its shapes and shardings, on sharding.make_mesh(config) unless on another mesh."""
+    mesh = mesh or sharding.make_mesh(config)
     state = jax.eval_shape(lambda: _initial(config, model))
 
     def place(leaf, leaf_sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding)
 
-    return jax.tree.map(place, state, sharding.of_state(sharding.make_mesh(config), state))
+    return jax.tree.map(place, state, sharding.of_state(mesh, state))
 
 
 def _initial(config: Config, model: nn.Module) -> TrainState:

@@ -24,14 +24,15 @@ LOG = logging.getLogger(__name__)
 
 
 def make_train_step(
-    config: Config, model: nn.Module, levels: int | None
+    config: Config, model: nn.Module, levels: int | None, mesh: Mesh | None = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """step(state, batch, labels=None) -> (state, metrics): pure; labels are for a classifier.
 
     The result is a function of config, state and batch alone. batch is [microbatches, samples in
-    each, ...]. Where the loss or a gradient is not finite, nothing but state.step changes.
+    each, ...]. Where the loss or a gradient is not finite, nothing but state.step changes. The mesh
+    is sharding.make_mesh(config), unless another is given.
     """
-    optimizer, mesh = build.make_optimizer(config), sharding.make_mesh(config)
+    optimizer, mesh = build.make_optimizer(config), mesh or sharding.make_mesh(config)
     make = classifier.make_objective if models.is_classifier(config) else _make_objective
     loss_and_gradient = _accumulated(make(config, model), config.training.n_microbatches, mesh)
 
@@ -106,7 +107,7 @@ def run(config: Config, workdir: Path) -> None:
             gradient.
     """
     mesh, training = sharding.make_mesh(config), config.training
-    shape = _batch_shape(mesh, training)
+    shape = batch_shape(mesh, training)
     dataset = data.load(config)
     model = models.create(config)
     is_classifier = models.is_classifier(config)
@@ -159,7 +160,7 @@ def compiled(train_step: Callable[..., Any], abstract: TrainState) -> Any:
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def _batch_shape(mesh: Mesh, training: Config) -> tuple[int, int]:
+def batch_shape(mesh: Mesh, training: Config) -> tuple[int, int]:
     """(microbatches, samples in each).
 
     Raises:
