@@ -25,6 +25,7 @@ from experiments import (
     hosts,
     import_checkpoint,
     likelihood,
+    plan,
     sample,
     state,
     train,
@@ -36,13 +37,19 @@ DISK_FULL = os.strerror(errno.ENOSPC)
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py[:VARIANT].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/FILE[-VARIANT]).")
 MODE = flags.DEFINE_string(
-    "mode", "train", "What to do: train, sample, likelihood, evaluate, stats, edit or import."
+    "mode", "train", "What to do: train, plan, sample, likelihood, evaluate, stats, edit or import."
 )
+TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: a published .pth file.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0 on.")
 PATIENCE = flags.DEFINE_integer("patience", 300, "Seconds to wait for the other processes.")
+
+
+def plan_mode(config, _: Path) -> None:
+    """Tells what training will need."""
+    plan.run(config, TOPOLOGY.value)
 
 
 def sample_mode(config, workdir: Path) -> None:
@@ -67,6 +74,7 @@ def import_mode(config, workdir: Path) -> None:
 
 MODES = {
     "train": train.run,
+    "plan": plan_mode,
     "sample": sample_mode,
     "likelihood": likelihood_mode,
     "evaluate": evaluate.run,
@@ -87,12 +95,14 @@ def main(argv: list[str]) -> None:
     check_name("--mode", MODE.value, MODES)
     config = CONFIG.value
     hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, PATIENCE.value)
+    if MODE.value == "plan":
+        plan.prepare(config, TOPOLOGY.value)
     if not hosts.is_first():
         sys.stdout = io.StringIO()
         logging.getLogger("experiments").setLevel(logging.WARNING)
     build.check(config)
-    if models.is_classifier(config) and MODE.value != "train":
-        raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train alone")
+    if models.is_classifier(config) and MODE.value not in ("train", "plan"):
+        raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train or plan alone")
     folder = "-".join([Path(file).stem, *filter(None, [variant])])
     workdir = Path(WORKDIR.value or f"runs/{folder}")
     if jax.process_count() > 1:

@@ -135,7 +135,10 @@ def test_evaluate_prints_and_keeps_its_figures(whole):
         (["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
         (["--config=configs/digits.py", "--mode=import"], "needs --checkpoint=FILE.pth"),
         (["--config=configs/points.py", "--config.model.name=ncsnpp"], "which are points"),
-        (["--config=configs/digits.py:classifier", "--mode=sample"], "for --mode=train alone"),
+        (
+            ["--config=configs/digits.py:classifier", "--mode=sample"],
+            "for --mode=train or plan alone",
+        ),
         (["--config=configs/cifar10.py", "--config.data.path=/none"], "/none"),
     ],
 )
