@@ -20,6 +20,7 @@ from experiments.state import TrainState, abstract_state
 from models.config import Config
 
 HELD = ("argument", "temp", "generated_code")  # the new state takes the place of the old one
+SAVING = "(config.mesh.fsdp, config.model.remat and config.training.n_microbatches save memory)"
 LOG = logging.getLogger(__name__)
 
 
@@ -59,10 +60,7 @@ def run(config: Config, topology: str | None = None) -> None:
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        saving = (
-            "config.mesh.fsdp, config.model.remat and config.training.n_microbatches save memory"
-        )
-        raise ValueError(f"XLA cannot compile the step: {error} ({saving})") from error
+        raise ValueError(f"XLA cannot compile the step: {error} {SAVING}") from error
     in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in HELD)
     _tell("the rest", _mib(in_all - bytes_each(state)), "a device: gradients, activations, program")
     _tell("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}")

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh
 
+import models
 from configs import digits, points
 from experiments import plan, sharding
+from experiments.state import abstract_state
 
 ROOT = Path(__file__).parents[2]
-SCALARS = 4 * 3  # the steps of the state, of Adam and of its warm-up, int32
 
 
 def mlp(nf):
@@ -38,6 +39,12 @@ def figures(printed):
     """The numbers of a plan by what they are of."""
     lines = re.findall(r"(?m)^(.{12}) +([\d.,]+)", printed)
     return {what.strip(): float(number.replace(",", "")) for what, number in lines}
+
+
+def test_a_state_is_four_copies_of_the_parameters_and_three_counts():
+    config = mlp(32)
+    held = plan.bytes_each(abstract_state(config, models.create(config)))
+    assert held == 4 * (4 * mlp_parameters(32) + 3)
 
 
 def test_a_device_holds_its_share_of_the_state():
@@ -78,7 +85,6 @@ def test_a_plan_allocates_nothing(capsys):
     assert len(jax.live_arrays()) == before
     told = figures(capsys.readouterr().out)
     assert told["parameters"] == mlp_parameters(32)
-    assert told["state"] == pytest.approx((16 * mlp_parameters(32) + SCALARS) / 2**20, abs=0.05)
     assert told["in all"] == pytest.approx(told["state"] + told["the rest"], abs=0.11)
 
 
@@ -94,7 +100,7 @@ def command(folder, *arguments):
 
 
 def test_a_mesh_larger_than_the_machine(tmp_path):
-    """Kernels of (n, 32) and biases of 32 are shared by four; the rest is small or indivisible."""
+    """Four devices share the large kernels, which are nearly all of the state."""
     options = ("--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.model.nf=512")
     planned = command(tmp_path, f"--config={ROOT}/configs/points.py:moons", *options)
     assert planned.returncode == 0, planned.stderr
@@ -103,6 +109,15 @@ def test_a_mesh_larger_than_the_machine(tmp_path):
     assert told["parameters"] == mlp_parameters(512)
     assert told["state"] == pytest.approx(16 * mlp_parameters(512) / 4 / 2**20, rel=0.03)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_step_that_does_not_fit_ends_in_one_line(monkeypatch):
+    def fail(_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 47.26G exceeds 15.75G.")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    with pytest.raises(ValueError, match=r"47.26G exceeds 15.75G. \(config.mesh.fsdp, "):
+        plan.run(mlp(32))
 
 
 def test_an_unknown_slice_ends_in_one_line(monkeypatch):
