@@ -63,9 +63,8 @@ def run(config: Config, topology: str | None = None) -> None:
         raise ValueError(f"XLA cannot compile the step: {error} {SAVING}") from error
     in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in HELD)
     _tell("the rest", _mib(in_all - bytes_each(state)), "a device: gradients, activations, program")
-    _tell("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}")
-    if device.platform == "cpu":
-        print("For CPU, XLA spares no activations: config.model.remat changes nothing here.")
+    but = ", where remat saves nothing" if device.platform == "cpu" else ""
+    _tell("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}{but}")
 
 
 def flops(config: Config) -> float:

@@ -108,6 +108,7 @@ def test_a_mesh_larger_than_the_machine(tmp_path):
     told = figures(planned.stdout)
     assert told["parameters"] == mlp_parameters(512)
     assert told["state"] == pytest.approx(16 * mlp_parameters(512) / 4 / 2**20, rel=0.03)
+    assert planned.stdout.endswith("for cpu, where remat saves nothing\n")
     assert not list(tmp_path.iterdir())
 
 
