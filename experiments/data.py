@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from experiments import sharding
+from experiments import hosts, sharding
 from experiments.datasets import cifar10, digits, emoji, files, huggingface, npz, points
 from experiments.datasets.dataset import Dataset as Dataset
 from experiments.datasets.lazy_images import LazyImages
@@ -44,7 +44,11 @@ def load(config: Config) -> Dataset:
     """
     name = config.data.dataset
     check_name("config.data.dataset", name, LOADERS)
+    if not hosts.is_first():
+        hosts.everyone(True)  # waits for the first one, which may download
     dataset = LOADERS[name](config)
+    if hosts.is_first():
+        hosts.everyone(True)
     _check_part(f"train data of {name!r}", dataset.train, dataset.levels, dataset.train_labels)
     _check_part(f"test data of {name!r}", dataset.test, dataset.levels, dataset.test_labels)
     if (dataset.levels is None) != (config.model.name == "mlp"):

@@ -54,9 +54,8 @@ def fit(
         FloatingPointError: training.max_skipped steps in a row had no finite metrics; names them.
     """
     start, stopped = int(state.step), False
+    clock = watch.Clock()
     pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
-    rows: list[dict[str, float]] = []  # of the steps since the last log
-    skipped: list[int] = []  # the last steps, as far as they were skipped
 
     with (
         closing(workdirs.Metrics(workdir, start)) as metrics,
@@ -64,69 +63,89 @@ def fit(
         _stop_signals() as stop,
         watch.stall_warnings(training.stall_seconds) as begin,
     ):
-        clock = watch.Clock()
+        journal = _Journal(training, metrics, clock, progress)
 
         def settle(in_flight: int) -> None:
             """Reads the metrics of all but the last steps: so the loop runs ahead of the device."""
             while len(pending) > in_flight:
                 step, values = pending.popleft()
                 begin(f"step {step}: computing")
-                row = {name: float(value) for name, value in values.items()}
-                clock.step()
-                progress(step)
-                rows.append(row)
-                if _is_finite(row):
-                    skipped.clear()
-                else:
-                    skip(step, row)
-                if step % training.log_freq == 0 or step == training.n_iters:
-                    log(step)
+                journal.add(step, {name: float(value) for name, value in values.items()})
 
-        def skip(step: int, row: dict[str, float]) -> None:
-            skipped.append(step)
-            LOG.warning("step %d is skipped: its metrics are %s", step, row)
-            if len(skipped) == training.max_skipped:
-                checkpoints.save(int(state.step), state)
-                raise FloatingPointError(
-                    f"no finite loss and gradient from step {skipped[0]} to {step}: stopped. The "
-                    "weights are still those before, and saved. Lower config.optim.lr, or clip "
-                    "more (config.optim.grad_clip)"
-                )
-
-        def log(step: int) -> None:
-            good = [row for row in rows if _is_finite(row)]
-            means = {name: float(np.mean([row[name] for row in good])) for name in rows[0] if good}
-            means["skipped"] = len(rows) - len(good)
-            rows.clear()
-            times = clock.read()
-            metrics.write(step, means)
-            metrics.write(step, times, "timing.jsonl")
-            progress(step, means, times["seconds"])
-
-        for step in range(start + 1, training.n_iters + 1):
-            begin(f"step {step}: waiting for data")
-            with clock.waiting():
-                batch = next(batches)
-            state, values = train_step(state, *batch)
-            pending.append((step, values))
-            settle(IN_FLIGHT)
-            stopped = stop(step)
-            if stopped:
-                break
-            for period, act in periodic:
-                if step % period == 0:
-                    settle(0)
-                    begin(f"step {step}: {act.__name__}")
-                    try:
-                        metrics.write(step, act(step, state) or {})
-                    except OSError as error:  # a full disk takes no picture
-                        LOG.warning("step %d: no %s: %s", step, act.__name__, error)
-            if step % training.snapshot_freq_for_preemption == 0:
-                settle(0)  # what goes on from a checkpoint writes no metrics of before
-                begin(f"step {step}: saving")
-                checkpoints.save(step, state)
-        settle(0)
+        try:
+            for step in range(start + 1, training.n_iters + 1):
+                begin(f"step {step}: waiting for data")
+                with clock.waiting():
+                    batch = next(batches)
+                state, values = train_step(state, *batch)
+                pending.append((step, values))
+                settle(IN_FLIGHT)
+                stopped = stop(step)
+                if stopped:
+                    break
+                for period, act in periodic:
+                    if step % period == 0:
+                        settle(0)
+                        begin(f"step {step}: {act.__name__}")
+                        _now_and_then(act, step, state, metrics)
+                if step % training.snapshot_freq_for_preemption == 0:
+                    settle(0)  # what goes on from a checkpoint writes no metrics of before
+                    begin(f"step {step}: saving")
+                    checkpoints.save(step, state)
+            settle(0)
+        except FloatingPointError:
+            checkpoints.save(int(state.step), state)
+            raise
     return state, stopped
+
+
+def _now_and_then(act: Callable, step: int, state: Any, metrics: workdirs.Metrics) -> None:
+    try:
+        metrics.write(step, act(step, state) or {})
+    except OSError as error:  # a full disk takes no picture
+        LOG.warning("step %d: no %s: %s", step, act.__name__, error)
+
+
+class _Journal:
+    """What the steps' metrics come to: lines every log_freq steps, and an end if all are bad."""
+
+    def __init__(self, training: Config, metrics: workdirs.Metrics, clock: watch.Clock, progress):
+        self._training, self._metrics = training, metrics
+        self._clock, self._progress = clock, progress
+        self._rows: list[dict[str, float]] = []  # since the last line
+        self._skipped: list[int] = []  # the last steps, as far as they were skipped
+
+    def add(self, step: int, row: dict[str, float]) -> None:
+        self._clock.step()
+        self._progress(step)
+        self._rows.append(row)
+        if _is_finite(row):
+            self._skipped.clear()
+        else:
+            self._skip(step, row)
+        if step % self._training.log_freq == 0 or step == self._training.n_iters:
+            self._log(step)
+
+    def _skip(self, step: int, row: dict[str, float]) -> None:
+        self._skipped.append(step)
+        LOG.warning("step %d is skipped: its metrics are %s", step, row)
+        if len(self._skipped) == self._training.max_skipped:
+            raise FloatingPointError(
+                f"no finite loss and gradient from step {self._skipped[0]} to {step}: stopped. The "
+                "weights are still those before, and saved. Lower config.optim.lr, or clip more "
+                "(config.optim.grad_clip)"
+            )
+
+    def _log(self, step: int) -> None:
+        good = [row for row in self._rows if _is_finite(row)]
+        names = self._rows[0] if good else ()
+        means = {name: float(np.mean([row[name] for row in good])) for name in names}
+        means["skipped"] = len(self._rows) - len(good)
+        self._rows.clear()
+        times = self._clock.read()
+        self._metrics.write(step, means)
+        self._metrics.write(step, times, "timing.jsonl")
+        self._progress(step, means, times["seconds"])
 
 
 def _is_finite(row: dict[str, float]) -> bool:

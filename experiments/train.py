@@ -47,7 +47,6 @@ def make_train_step(
         x = data.to_model_space(config, levels, keys["dequantize"], batch, dequantize)
 
         loss, grads = loss_and_gradient(state.params, keys, x, labels)
-        grads = jax.lax.with_sharding_constraint(grads, sharding.of_state(mesh, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # The average starts short, so that it forgets the initial weights.
@@ -84,17 +83,18 @@ def _accumulated(
         x, labels = jax.tree.map(lambda leaf: leaf[k], (x, labels))
         keys = keys | {"dropout": jax.random.fold_in(keys["dropout"], k)}
         whole = sharding.gather(mesh, params)
-        return jax.value_and_grad(objective)(whole, keys, x, labels, k * len(x))
+        loss, grads = jax.value_and_grad(objective)(whole, keys, x, labels, k * len(x))
+        return loss, jax.lax.with_sharding_constraint(grads, sharding.of_state(mesh, grads))
 
-    def of_all(*arguments):
-        if n == 1:
-            return of_one(0, *arguments)
+    def of_all(params, *arguments):
+        if n == 1:  # XLA on CPU is slow in loops
+            return of_one(0, params, *arguments)
 
         def add(k, total):
-            return jax.tree.map(jnp.add, total, of_one(k, *arguments))
+            return jax.tree.map(jnp.add, total, of_one(k, params, *arguments))
 
-        first = of_one(0, *arguments)
-        return jax.tree.map(lambda leaf: leaf / n, jax.lax.fori_loop(1, n, add, first))
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        return jax.tree.map(lambda leaf: leaf / n, jax.lax.fori_loop(0, n, add, zeros))
 
     return of_all
 
