@@ -14,7 +14,7 @@ def get_config() -> Config:
     config.seed = 42
 
     mesh = config.mesh = ml_collections.ConfigDict()  # devices of all hosts; batches go to all
-    mesh.data = -1  # rows of devices, each with a copy of the state; -1: as many as there are
+    mesh.data = -1  # rows of devices, each with a copy of the state; -1: what fsdp leaves
     mesh.fsdp = 1  # devices in a row, which share the state out among them
 
     training = config.training = ml_collections.ConfigDict()
@@ -22,12 +22,12 @@ def get_config() -> Config:
     training.continuous = True
     training.n_iters = 1_300_001
     training.batch_size = 128
-    training.n_microbatches = 1  # parts of a batch, one after the other, to save memory
+    training.n_microbatches = 1  # parts of a batch, in turn: less memory, n gradients to add up
     training.log_freq = 50  # steps between lines of metrics
     training.snapshot_freq = 50_000  # steps between pictures, and checkpoints that stay
     training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to go on from
     training.eval_freq = 5_000  # steps between losses on held-out data
-    training.max_skipped = 10  # steps in a row without a finite loss and gradient, then it stops
+    training.max_skipped = 10  # steps in a row with a loss or gradient not finite, then it stops
     training.stall_seconds = 300.0  # without a step, then a warning
     training.likelihood_weighting = False  # g^2 in place of sigma^2
     training.importance_sampling = False  # of t, with likelihood_weighting

@@ -1,5 +1,6 @@
 """From a config to the objects that it names."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import get_args
@@ -114,9 +115,10 @@ def check(config: Config) -> None:
         },
     )
     check_name("config.eval.probe", evaluation.probe, get_args(Probe))
-    if not training.stall_seconds > 0:
+    if not 0 < training.stall_seconds < threading.TIMEOUT_MAX:
         raise ValueError(
-            f"config.training.stall_seconds is {training.stall_seconds}: it must be positive"
+            f"config.training.stall_seconds is {training.stall_seconds}: it must be positive, and "
+            f"less than {threading.TIMEOUT_MAX:.0f}"
         )
     for name in ("rtol", "atol"):
         if not evaluation[name] > 0:

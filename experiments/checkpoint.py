@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -20,6 +21,7 @@ LOG = logging.getLogger(__name__)
 KEEP = 3
 
 
+@cache
 def _hush() -> None:
     """Of a failed write orbax's threads show dozens of tracebacks; its error arrives here too."""
     show = sys.unraisablehook
@@ -31,9 +33,6 @@ def _hush() -> None:
     sys.unraisablehook = unraisable
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(lambda record: not record.exc_info)
-
-
-_hush()
 
 
 class Checkpoints:
@@ -69,10 +68,11 @@ class Checkpoints:
 
         A write that fails, this one or the one before, is a warning: the next save tries again.
         """
+        _hush()
         self.wait()
         self._step = step
         with self._surviving():
-            self._good = hosts.agree(self.latest_step())
+            self._good = self.latest_step()
             if step != self._good:
                 self._open().save(step, args=ocp.args.StandardSave(state))
 
@@ -83,8 +83,12 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """The steps that are there, in order; one that is still being written is not."""
-        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+        """The steps that are there, in order; one that is still being written is not.
+
+        They are those that the first process sees: to others, over a network, they may come late.
+        """
+        names = [path.name for path in self._folder.glob("*")]
+        return hosts.share(sorted(int(name) for name in names if name.isdigit()))
 
     def restore(self, like: Any, step: int | None = None) -> Any | None:
         """The newest state that can be read, as a tree like `like`; None if there never was one.
@@ -129,6 +133,8 @@ class Checkpoints:
             OSError: the last state that was to be saved is not there. It gives way to an error
                 that is already on its way.
         """
+        if sys.exception() is not None and jax.process_count() > 1:
+            return  # the others may not come here, and this process ends soon
         with self._surviving():
             if self._manager:
                 self._manager.close()

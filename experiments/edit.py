@@ -31,6 +31,7 @@ def run(config: Config, workdir: Path) -> None:
 
     @jax.jit
     def edit(params, x, first_index):
+        params = sharding.gather(mesh, params)
         score_fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
         columns = TASKS[task](config, key, sde, score_fn, x, first_index)
         return OrderedDict(columns)  # jit would sort a dict

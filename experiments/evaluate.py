@@ -146,9 +146,9 @@ def sample_quality(
 
     moments, rows = None, []
     for first in tqdm(range(0, n, size), unit="batch", desc="samples", disable=None):
-        made = part(f"images_{first}", partial(images, first))["images"]
+        made = part(f"images_{first}_{size}", partial(images, first))["images"]
         measure = partial(_features, mesh, dataset.levels, fn, made, np.arange(len(made)))
-        row = part(f"{fn.name}-{fn.version}_{first}", measure)
+        row = part(f"{fn.name}-{fn.version}_{first}_{size}", measure)
         row = {name: values[: n - first] for name, values in row.items()}
         new = Moments.of(row["features"])
         moments = moments.merge(new) if moments else new

@@ -32,7 +32,7 @@ def make_losses(
 
     @jax.jit
     def losses(params, key, batch, first_index):
-        x, labels = batch
+        (x, labels), params = batch, sharding.gather(mesh, params)
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
         if is_classifier:
             fn = classifier.logits_fn(config, sde, model, params)

@@ -6,7 +6,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -89,12 +89,16 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(value: int | None) -> int | None:
+def agree(value: int) -> int:
     """The first process's value, everywhere."""
-    known, number = multihost_utils.broadcast_one_to_all(
-        np.asarray([value is not None, value or 0])
-    )
-    return int(number) if known else None
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def share(values: Sequence[int]) -> list[int]:
+    """The first process's values, everywhere."""
+    n = agree(len(values))
+    padded = np.resize(np.asarray(values, int), n)
+    return multihost_utils.broadcast_one_to_all(padded).tolist() if n else []
 
 
 def everyone(fact: bool) -> bool:

@@ -45,6 +45,7 @@ def bits_per_dim(
 
     @jax.jit
     def batch(params, key, x, first_index):
+        params = sharding.gather(mesh, params)
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
         result = sde_lib.log_likelihood(
             key,

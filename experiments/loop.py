@@ -35,6 +35,7 @@ def fit(
     checkpoints: Checkpoints,
     workdir: Path,
     periodic: Sequence[Periodic] = (),
+    stop: Callable[[int], bool] = lambda step: False,
 ) -> tuple[Any, bool]:
     """Repeats state, metrics = train_step(state, *batch) up to step training.n_iters.
 
@@ -46,9 +47,10 @@ def fit(
         checkpoints: where to save.
         workdir: where metrics.jsonl is.
         periodic: evaluations, say, and pictures.
+        stop: whether to end after a step; what is due at that step is done when the run goes on.
 
     Returns:
-        The last state, and whether a signal stopped the loop.
+        The last state, and whether `stop` ended the loop.
 
     Raises:
         FloatingPointError: training.max_skipped steps in a row had no finite metrics; names them.
@@ -60,10 +62,18 @@ def fit(
     with (
         closing(workdirs.Metrics(workdir, start)) as metrics,
         _progress(start, training.n_iters, training.batch_size) as progress,
-        _stop_signals() as stop,
         watch.stall_warnings(training.stall_seconds) as begin,
     ):
         journal = _Journal(training, metrics, clock, progress)
+
+        def act(step: int) -> None:
+            """What is due after a step."""
+            for period, do in periodic:
+                if step % period == 0:
+                    settle(0)
+                    begin(f"step {step}: {do.__name__}")
+                    _survive(do, step, state, metrics)
+                    clock.restart()
 
         def settle(in_flight: int) -> None:
             """Reads the metrics of all but the last steps: so the loop runs ahead of the device."""
@@ -73,25 +83,28 @@ def fit(
                 journal.add(step, {name: float(value) for name, value in values.items()})
 
         try:
+            if metrics.kept.get("stopped"):
+                act(start)
             for step in range(start + 1, training.n_iters + 1):
                 begin(f"step {step}: waiting for data")
                 with clock.waiting():
                     batch = next(batches)
+                begin(f"step {step}: starting")
                 state, values = train_step(state, *batch)
                 pending.append((step, values))
                 settle(IN_FLIGHT)
                 stopped = stop(step)
                 if stopped:
+                    settle(0)
+                    journal.keep(step, stopped)
                     break
-                for period, act in periodic:
-                    if step % period == 0:
-                        settle(0)
-                        begin(f"step {step}: {act.__name__}")
-                        _now_and_then(act, step, state, metrics)
+                act(step)
                 if step % training.snapshot_freq_for_preemption == 0:
-                    settle(0)  # what goes on from a checkpoint writes no metrics of before
+                    settle(0)
+                    journal.keep(step, stopped)
                     begin(f"step {step}: saving")
                     checkpoints.save(step, state)
+                    clock.restart()
             settle(0)
         except FloatingPointError:
             checkpoints.save(int(state.step), state)
@@ -99,11 +112,12 @@ def fit(
     return state, stopped
 
 
-def _now_and_then(act: Callable, step: int, state: Any, metrics: workdirs.Metrics) -> None:
+def _survive(do: Callable, step: int, state: Any, metrics: workdirs.Metrics) -> None:
+    """do(step, state), whose failure is no reason to end the training."""
     try:
-        metrics.write(step, act(step, state) or {})
-    except OSError as error:  # a full disk takes no picture
-        LOG.warning("step %d: no %s: %s", step, act.__name__, error)
+        metrics.write(step, do(step, state) or {})
+    except (OSError, FloatingPointError) as error:  # a full disk; samples of a bad model
+        LOG.warning("step %d: no %s: %s", step, do.__name__, error)
 
 
 class _Journal:
@@ -112,7 +126,7 @@ class _Journal:
     def __init__(self, training: Config, metrics: workdirs.Metrics, clock: watch.Clock, progress):
         self._training, self._metrics = training, metrics
         self._clock, self._progress = clock, progress
-        self._rows: list[dict[str, float]] = []  # since the last line
+        self._rows: list[dict[str, float]] = metrics.kept.get("rows", [])  # since the last line
         self._skipped: list[int] = []  # the last steps, as far as they were skipped
 
     def add(self, step: int, row: dict[str, float]) -> None:
@@ -126,14 +140,20 @@ class _Journal:
         if step % self._training.log_freq == 0 or step == self._training.n_iters:
             self._log(step)
 
+    def keep(self, step: int, stopped: bool) -> None:
+        """For a run that goes on from the checkpoint of this step: its next line is the same."""
+        if self._rows or stopped:
+            self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
+
     def _skip(self, step: int, row: dict[str, float]) -> None:
         self._skipped.append(step)
-        LOG.warning("step %d is skipped: its metrics are %s", step, row)
+        if hosts.is_first():
+            LOG.warning("step %d is skipped: its metrics are %s", step, row)
         if len(self._skipped) == self._training.max_skipped:
             raise FloatingPointError(
-                f"no finite loss and gradient from step {self._skipped[0]} to {step}: stopped. The "
-                "weights are still those before, and saved. Lower config.optim.lr, or clip more "
-                "(config.optim.grad_clip)"
+                f"no finite loss and gradient from step {self._skipped[0]} to {step}: stopped. "
+                "These steps have left the weights as they were, and they are saved. Lower "
+                "config.optim.lr, or clip more (config.optim.grad_clip)"
             )
 
     def _log(self, step: int) -> None:
@@ -176,14 +196,15 @@ def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[...,
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[int], bool]]:
+def stop_signals() -> Iterator[Callable[[int], bool]]:
     """stop(step): whether to save and end after that step, on all hosts at the same.
 
     A process alone does so upon SIGINT or SIGTERM; a second signal acts as it did before. Several
-    do so when one of them has had SIGTERM: JAX tells the others.
+    do so when one of them has had SIGTERM: JAX tells the others. Afterwards it ends a process.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in place of JAX's handler
         return
     event = threading.Event()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -94,6 +94,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"there is no config {file!r}: choose one of {', '.join(known)}")
     check_name("--mode", MODE.value, MODES)
     config = CONFIG.value
+    # Only the training loop asks JAX about SIGTERM; it ends the other modes.
+    jax.config.update("jax_enable_preemption_service", MODE.value == "train")
     hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, PATIENCE.value)
     if MODE.value == "plan":
         plan.prepare(config, TOPOLOGY.value)
@@ -110,7 +112,8 @@ def main(argv: list[str]) -> None:
             {"--mode": MODE.value, "--workdir": str(workdir)}
             | workdirs.flatten(config.to_dict(), "config.")
         )
-        hosts.check_shared(workdir)
+        if MODE.value == "train":
+            hosts.check_shared(workdir)
     MODES[MODE.value](config, workdir)
 
 

@@ -91,7 +91,7 @@ def over(
             result = sharding.fetch(fn(batch, first))
             return {key: value[: n - first] for key, value in result.items()}
 
-        results.append(part(f"{name}_{first}", compute))
+        results.append(part(f"{name}_{first}_{size}", compute))
     return {key: np.concatenate([result[key] for result in results]) for key in results[0]}
 
 

@@ -29,9 +29,12 @@ def prepare(config: Config, topology: str | None) -> None:
 
     Where there are GPUs or TPUs, these are planned for; with a topology, they are left alone.
     """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
     if topology is not None:
         jax.config.update("jax_platforms", "cpu")
-    elif config.mesh.data > 0 and config.mesh.fsdp > 0:
+    elif platforms and "cpu" not in platforms:  # which counts the arithmetic
+        jax.config.update("jax_platforms", f"{platforms},cpu")
+    if topology is None and config.mesh.data > 0 and config.mesh.fsdp > 0:
         jax.config.update("jax_num_cpu_devices", config.mesh.data * config.mesh.fsdp)
 
 

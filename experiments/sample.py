@@ -40,6 +40,7 @@ def make_draw(
 
     @jax.jit
     def batch(params, guide_params, key, first_index):
+        params, guide_params = sharding.gather(mesh, (params, guide_params))
         score_fn = models.score_fn(config, sde, model, params)
         score_fn = guide(score_fn, guide_params, first_index + jnp.arange(size))
         return sampler(key, sde, sharding.spread(mesh, score_fn), shape, first_index, n_frames)
@@ -125,6 +126,7 @@ def _density(config, model: nn.Module, params: Any, half_width: float) -> np.nda
 
     @jax.jit
     def log_prob(params, key):
+        params = sharding.gather(mesh, params)
         score_fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
         return sde_lib.log_likelihood(
             key, sde, score_fn, points, config.eval.rtol, config.eval.atol, "exact"

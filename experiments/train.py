@@ -29,8 +29,8 @@ def make_train_step(
     """step(state, batch, labels=None) -> (state, metrics): pure; labels are for a classifier.
 
     The result is a function of config, state and batch alone. batch is [microbatches, samples in
-    each, ...]. Where the loss or a gradient is not finite, nothing but state.step changes. The mesh
-    is sharding.make_mesh(config), unless another is given.
+    each, ...]. Where the loss, the gradient or new weights are not finite, nothing but state.step
+    changes. The mesh is sharding.make_mesh(config), unless another is given.
     """
     optimizer, mesh = build.make_optimizer(config), mesh or sharding.make_mesh(config)
     make = classifier.make_objective if models.is_classifier(config) else _make_objective
@@ -54,10 +54,10 @@ def make_train_step(
         ema_params = optax.incremental_update(params, state.ema_params, 1 - rate)
         new = TrainState(state.step, params, ema_params, opt_state)
 
-        grad_norm = optax.tree.norm(grads)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        metrics = {"loss": loss, **norms}
+        is_finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
         new = jax.tree.map(partial(jnp.where, is_finite), new, state)
-        metrics = {"loss": loss, "grad_norm": grad_norm, "param_norm": optax.tree.norm(new.params)}
         return new._replace(step=state.step + 1), metrics
 
     return train_step
@@ -84,17 +84,23 @@ def _accumulated(
         keys = keys | {"dropout": jax.random.fold_in(keys["dropout"], k)}
         whole = sharding.gather(mesh, params)
         loss, grads = jax.value_and_grad(objective)(whole, keys, x, labels, k * len(x))
+        # Added up whole first: else XLA for TPU computes slice after slice, in more memory.
+        grads = sharding.gather(mesh, grads)
         return loss, jax.lax.with_sharding_constraint(grads, sharding.of_state(mesh, grads))
 
     def of_all(params, *arguments):
-        if n == 1:  # XLA on CPU is slow in loops
-            return of_one(0, params, *arguments)
-
         def add(k, total):
             return jax.tree.map(jnp.add, total, of_one(k, params, *arguments))
 
-        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-        return jax.tree.map(lambda leaf: leaf / n, jax.lax.fori_loop(0, n, add, zeros))
+        if n == 1:
+            return of_one(0, params, *arguments)
+        total = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        if mesh.devices.flat[0].platform == "cpu":  # where XLA is slow in loops
+            for k in range(n):
+                total = add(k, total)
+        else:
+            total = jax.lax.fori_loop(0, n, add, total)
+        return jax.tree.map(lambda leaf: leaf / n, total)
 
     return of_all
 
@@ -125,7 +131,10 @@ def run(config: Config, workdir: Path) -> None:
     periodic: list[loop.Periodic] = [(training.eval_freq, evaluation)]
     if not is_classifier:
         periodic.append((training.snapshot_freq, pictures))
-    with closing(Checkpoints(workdir, training.snapshot_freq)) as checkpoints:
+    with (
+        loop.stop_signals() as stop,
+        closing(Checkpoints(workdir, training.snapshot_freq)) as checkpoints,
+    ):
         state = checkpoints.restore(like=abstract) or init_state(config, model)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
@@ -139,6 +148,7 @@ def run(config: Config, workdir: Path) -> None:
             checkpoints,
             workdir,
             periodic,
+            stop,
         )
         checkpoints.save(int(state.step), state)
     if stopped:

@@ -27,6 +27,10 @@ class Clock:
         yield
         self._waiting += time.perf_counter() - begun
 
+    def restart(self) -> None:
+        """What has happened since the last step is not part of the next one."""
+        self._last = time.perf_counter()
+
     def step(self) -> None:
         """A step is done."""
         now = time.perf_counter()

@@ -3,10 +3,15 @@
 import json
 import logging
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+from tensorboardX.summary import scalar
 
 from experiments import hosts
 from models.config import Config
@@ -73,32 +78,62 @@ class Metrics:
 
     Later lines, of a run that was cut off, go. metrics.jsonl is a function of the config; times
     are kept apart. Lines for which there is no room wait for the next ones.
+
+    Attributes:
+        kept: what was kept for `step`.
     """
 
     def __init__(self, workdir: Path, step: int):
         self._workdir, self._events = workdir, None
         self._waiting: dict[str, str] = {}
+        self.kept = next((x for x in read_metrics(workdir, "kept.jsonl") if x["step"] == step), {})
+        hosts.everyone(True)  # has read it
         if hosts.is_first():
-            for name in ("metrics.jsonl", "timing.jsonl"):
+            for name in ("metrics.jsonl", "timing.jsonl", "kept.jsonl"):
                 lines = [line for line in read_metrics(workdir, name) if line["step"] <= step]
                 write_text(workdir / name, "".join(json.dumps(line) + "\n" for line in lines))
-            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+            # SummaryWriter's thread would die of a full disk, and the next events wait for it.
+            self._events = EventsWriter(str(workdir / "events"))
+            start = SessionLog(status=SessionLog.START)  # hides what is later
+            self._events.write_event(Event(step=step + 1, session_log=start))
 
     def write(self, step: int, values: dict[str, float], name: str = "metrics.jsonl") -> None:
         if self._events is None or not values:
             return
-        lines = self._waiting.pop(name, "") + json.dumps({"step": step, **values}) + "\n"
-        try:
-            _append(self._workdir / name, lines)
-        except OSError as error:
-            LOG.warning("%s of step %d cannot be written yet: %s", name, step, error)
-            self._waiting[name] = lines
-        for tag, value in values.items():
-            self._events.add_scalar(tag, value, step)
+        self._add(name, {"step": step, **values})
+        with _warning(f"events of step {step}"):
+            for tag, value in values.items():
+                summary = scalar(tag, value)
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._events.flush()
+
+    def keep(self, step: int, values: dict[str, Any]) -> None:
+        """Keeps values for a run that goes on from this step."""
+        if hosts.is_first():
+            self._add("kept.jsonl", {"step": step, **values})
 
     def close(self) -> None:
+        for name in list(self._waiting):
+            self._add(name)
         if self._events is not None:
-            self._events.close()
+            with _warning("the last events"):
+                self._events.close()
+
+    def _add(self, name: str, line: dict[str, Any] | None = None) -> None:
+        """Adds the lines that wait, and this one."""
+        lines = self._waiting.pop(name, "") + (json.dumps(line) + "\n" if line else "")
+        with _warning(f"the last lines of {name}"):
+            self._waiting[name] = lines
+            _append(self._workdir / name, lines)
+            del self._waiting[name]
+
+
+@contextmanager
+def _warning(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        LOG.warning("%s cannot be written yet: %s", what, error)
 
 
 def _append(path: Path, text: str) -> None:

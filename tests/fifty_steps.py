@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import weights
 from flax import serialization
 
 import models
 from configs import digits
-from experiments import build, data, hosts, sample, sharding, state, train
+from experiments import data, hosts, sample, sharding, state, train
 
 N_STEPS = 50
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
@@ -39,11 +37,7 @@ def make_config(rows=-1, columns=1):
 def steps(config):
     """Losses of the steps, bytes moved by each kind of collective and of state; the weights."""
     model, dataset = models.create(config), data.load(config)
-    params = weights.random(model, *build.dummy_inputs(config))
-    opt_state = build.make_optimizer(config).init(params)
-    abstract = state.abstract_state(config, model)
-    made = state.TrainState(jnp.zeros((), jnp.int32), params, params, opt_state)
-    made = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), made, abstract)
+    abstract, made = state.abstract_state(config, model), state.init_state(config, model)
 
     rows = sharding.of_batch(sharding.make_mesh(config), axis=1)
     shape = (1, config.training.batch_size)

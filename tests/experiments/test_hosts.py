@@ -49,7 +49,9 @@ def ends(processes):
 
 
 def test_sigterm_to_one_process_saves_all_at_one_step_and_one_alone_goes_on(tmp_path):
-    processes = pair(f"--workdir={tmp_path}", "--config.training.n_iters=1000000")
+    """Two processes that share out the state over all of their devices, and one with one device."""
+    options = "--config.training.n_iters=1000000", "--config.mesh.fsdp=4"
+    processes = pair(f"--workdir={tmp_path}", *options)
     while all(process.poll() is None for process in processes):
         if len(workdir.read_metrics(tmp_path)) >= 20:
             break

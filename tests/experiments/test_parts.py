@@ -39,6 +39,16 @@ def test_a_computation_cut_off_goes_on_where_it_was(tmp_path):
     np.testing.assert_array_equal(result["square"], np.arange(10) ** 2)
 
 
+def test_batches_of_another_size_are_other_parts(tmp_path):
+    """As where an evaluation goes on with more devices than it began with."""
+    part = parts.Parts(tmp_path, "squares", {"seed": 1})
+    for batch_size in (4, 6, 4):
+        result = parts.over(
+            MESH, np.arange(10), batch_size, lambda batch, _: {"square": batch**2}, part
+        )
+        np.testing.assert_array_equal(result["square"], np.arange(10) ** 2)
+
+
 def test_parts_belong_to_their_settings(tmp_path):
     one, other = (parts.Parts(tmp_path, "x", {"seed": seed}) for seed in (1, 2))
     assert one("a", lambda: {"x": np.array(1)})["x"] == 1

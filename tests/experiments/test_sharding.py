@@ -51,7 +51,7 @@ def check_equal(ours, theirs):
 
 @pytest.mark.parametrize("mesh", ["1_8x1", "1_2x4", "2_8x1"])
 def test_fifty_losses_and_the_samples_are_those_of_one_device(one, many, mesh):
-    assert one[0]["losses"][-1] < 0.5 * one[0]["losses"][0]
+    assert one[0]["losses"][-1] < 0.9 * one[0]["losses"][0]
     check_equal(many[mesh], one[0])
 
 
@@ -79,16 +79,13 @@ def test_a_step_moves_the_gradient_and_nothing_else(many):
 
 
 def test_a_step_of_a_shared_out_state_gathers_the_weights_once(many):
-    """2 x 4: the gradient over four devices, a quarter of it over two; some norms; no activations.
-
-    XLA on CPU reduces the whole and takes a slice, where it scatters on other devices.
-    """
+    """2 x 4: the gradient and some norms; no activations."""
     result = many["1_2x4"]
     params = int(result["params"])
     collectives = moved(result)
     assert collectives.keys() == {"all-gather", "all-reduce"}
     assert collectives["all-gather"] <= params
-    assert params <= collectives["all-reduce"] <= 1.25 * params + 1000
+    assert params <= collectives["all-reduce"] <= params + 1000
 
 
 def test_a_device_holds_its_share_of_the_state(many):

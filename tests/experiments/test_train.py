@@ -49,7 +49,16 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, quiet):
 
 
 def test_a_stopped_run_saves_and_says_so(tmp_path, quiet, monkeypatch, capsys):
-    """SIGTERM in the middle: the next run goes on to the same end."""
+    """SIGTERM between two lines of metrics, where an evaluation is due: nothing of them is lost."""
+
+    def config():
+        config = tiny(8)
+        config.training.log_freq, config.training.eval_freq = 4, 3
+        config.training.snapshot_freq_for_preemption = 100
+        config.eval.batch_size = 8
+        return config
+
+    train.run(config(), tmp_path / "whole")
     original = data.batches
 
     def interrupted(*args):
@@ -59,14 +68,18 @@ def test_a_stopped_run_saves_and_says_so(tmp_path, quiet, monkeypatch, capsys):
             yield batch
 
     monkeypatch.setattr(data, "batches", interrupted)
-    train.run(tiny(8), tmp_path)
+    capsys.readouterr()
+    train.run(config(), tmp_path / "parts")
     assert "unscored" not in capsys.readouterr().out
     monkeypatch.setattr(data, "batches", original)
-    step, _, _ = final_state(tiny(8), tmp_path)
+    step, _, metrics = final_state(config(), tmp_path / "parts")
     assert step == 3
-    train.run(tiny(8), tmp_path)
+    assert metrics == []
+    train.run(config(), tmp_path / "parts")
     assert "unscored" in capsys.readouterr().out
-    assert [line["step"] for line in workdir.read_metrics(tmp_path)] == list(range(1, 9))
+    whole, parts = (final_state(config(), tmp_path / name)[2] for name in ("whole", "parts"))
+    assert parts == whole
+    assert [line["step"] for line in whole] == [3, 4, 6, 8]
 
 
 def poison(monkeypatch, bad):
@@ -97,6 +110,19 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, quiet, monke
     before, after, later = (load(config, tmp_path, step)[1] for step in (6, 7, 8))
     jax.tree.map(np.testing.assert_array_equal, before, after)
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), after, later)))
+
+
+def test_new_weights_that_are_not_finite_are_not_taken(step):
+    """0 / 0 in Adam, where a gradient is zero, as those behind a layer of zeros are at first."""
+    config, _, state, images = step
+    config = config.copy_and_resolve_references()
+    config.optim.eps = 0.0
+    train_step = jax.jit(train.make_train_step(config, models.create(config), 17))
+    after, metrics = train_step(state, images[None, :8])
+    assert np.isfinite(metrics["grad_norm"])
+    assert not np.isfinite(metrics["param_norm"])
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    assert int(after.step) == int(state.step) + 1
 
 
 def test_many_such_steps_in_a_row_stop_the_run_and_keep_the_last_good_weights(

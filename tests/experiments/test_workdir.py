@@ -55,9 +55,13 @@ def test_metrics_wait_for_room(tmp_path, caplog):
     try:
         metrics.write(2, {"loss": 2.0})
         metrics.write(3, {"loss": 3.0})
+        for _ in range(20):
+            metrics.write(3, {"seconds": 3.0}, "timing.jsonl")
+        metrics.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [1]
-    assert "metrics.jsonl of step 3 cannot be written yet: [Errno 27]" in caplog.text
+    assert "the last lines of metrics.jsonl cannot be written yet: [Errno 27]" in caplog.text
     metrics.write(4, {"loss": 4.0})
+    metrics.close()
     assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [1, 2, 3, 4]
