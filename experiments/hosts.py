@@ -116,9 +116,9 @@ def check_alike(settings: Mapping[str, object]) -> None:
     lengths = multihost_utils.process_allgather(np.asarray(len(text)))
     padded = np.frombuffer(text.ljust(lengths.max()), np.uint8)
     texts = np.atleast_2d(multihost_utils.process_allgather(padded))
-    everyone = [json.loads(row.tobytes()) for row in texts]
-    first, differing = everyone[0], []
-    for process, theirs in enumerate(everyone):
+    settings_of = [json.loads(row.tobytes()) for row in texts]
+    first, differing = settings_of[0], []
+    for process, theirs in enumerate(settings_of):
         for name in sorted(first.keys() | theirs.keys()):
             if first.get(name) != theirs.get(name):
                 was, here = first.get(name), theirs.get(name)

@@ -21,7 +21,8 @@ EVERY = 60  # steps from checkpoint to checkpoint
 COMMAND = (
     *(sys.executable, "-m", "experiments.main", "--config=configs/points.py:moons"),
     "--config.model.nf=32",
-    "--config.training.log_freq=1",
+    "--config.training.log_freq=7",
+    "--config.training.eval_freq=25",
     f"--config.training.snapshot_freq_for_preemption={EVERY}",
     "--config.sampling.n_steps=40",
     "--config.sampling.n_samples=64",
@@ -72,10 +73,6 @@ def states(workdir):
     return {step: checkpoints.restore(like, step) for step in checkpoints.steps()}
 
 
-def losses(workdir):
-    return [(line["step"], line["loss"], line["grad_norm"]) for line in read_metrics(workdir)]
-
-
 @pytest.mark.slow
 def test_a_run_killed_20_times_is_the_uninterrupted_one(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -112,6 +109,6 @@ def test_a_run_killed_20_times_is_the_uninterrupted_one(tmp_path):
     finish(whole, n_iters)
     assert saved(killed) == saved(whole) == ([newest + EVERY, newest + 2 * EVERY, n_iters], set())
     jax.tree.map(np.testing.assert_array_equal, states(killed), states(whole))
-    assert len(losses(killed)) == n_iters
-    assert losses(killed) == losses(whole)
+    assert read_metrics(killed) == read_metrics(whole)
+    assert last_step(whole) == n_iters
     assert not list(killed.glob("*.part"))
