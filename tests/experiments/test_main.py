@@ -77,6 +77,7 @@ def test_training_ends_with_the_likelihood_and_the_pictures(whole):
     assert json.loads((workdir / "config.json").read_text())["data"]["dataset"] == "moons"
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
     process = start(*QUICK, f"--workdir={tmp_path}")
     wait_for_step(tmp_path, 450)

@@ -33,6 +33,10 @@ def quiet(monkeypatch):
     monkeypatch.setattr(train.sample, "save_loss_curve", lambda *_: "no curve")
 
 
+def quickly_compiled(train_step):
+    return jax.jit(train_step, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def final_state(config, folder):
     _, params, step = load(config, folder)
     return step, params, workdir.read_metrics(folder)
@@ -117,7 +121,7 @@ def test_new_weights_that_are_not_finite_are_not_taken(step):
     config, _, state, images = step
     config = config.copy_and_resolve_references()
     config.optim.eps = 0.0
-    train_step = jax.jit(train.make_train_step(config, models.create(config), 17))
+    train_step = quickly_compiled(train.make_train_step(config, models.create(config), 17))
     after, metrics = train_step(state, images[None, :8])
     assert np.isfinite(metrics["grad_norm"])
     assert not np.isfinite(metrics["param_norm"])
@@ -155,7 +159,7 @@ def step():
     """A compiled train step, a state for it, and data."""
     config = tiny(3)
     model, dataset = models.create(config), data.load(config)
-    train_step = jax.jit(train.make_train_step(config, model, dataset.levels))
+    train_step = quickly_compiled(train.make_train_step(config, model, dataset.levels))
     return config, train_step, init_state(config, model), dataset.train
 
 
@@ -187,7 +191,7 @@ def test_microbatches_change_nothing_but_the_memory():
     before, after = init_state(config, model), []
     for n in (1, 2):
         config.training.n_microbatches = n
-        train_step = jax.jit(train.make_train_step(config, model, dataset.levels))
+        train_step = quickly_compiled(train.make_train_step(config, model, dataset.levels))
         after.append(train_step(before, dataset.train[:8].reshape(n, 8 // n, 8, 8, 1)))
     (whole, metrics), (parts, same) = after
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5), metrics, same)
