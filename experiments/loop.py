@@ -85,6 +85,7 @@ def fit(
         try:
             if metrics.kept.get("stopped"):
                 act(start)
+                journal.keep(start, stopped=False)  # that is done
             for step in range(start + 1, training.n_iters + 1):
                 begin(f"step {step}: waiting for data")
                 with clock.waiting():
@@ -142,8 +143,7 @@ class _Journal:
 
     def keep(self, step: int, stopped: bool) -> None:
         """For a run that goes on from the checkpoint of this step: its next line is the same."""
-        if self._rows or stopped:
-            self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
+        self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
 
     def _skip(self, step: int, row: dict[str, float]) -> None:
         self._skipped.append(step)

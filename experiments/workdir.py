@@ -80,13 +80,14 @@ class Metrics:
     are kept apart. Lines for which there is no room wait for the next ones.
 
     Attributes:
-        kept: what was kept for `step`.
+        kept: what was last kept for `step`.
     """
 
     def __init__(self, workdir: Path, step: int):
         self._workdir, self._events = workdir, None
         self._waiting: dict[str, str] = {}
-        self.kept = next((x for x in read_metrics(workdir, "kept.jsonl") if x["step"] == step), {})
+        kept = [line for line in read_metrics(workdir, "kept.jsonl") if line["step"] == step]
+        self.kept = kept[-1] if kept else {}
         hosts.everyone(True)  # has read it
         if hosts.is_first():
             for name in ("metrics.jsonl", "timing.jsonl", "kept.jsonl"):

@@ -79,6 +79,15 @@ def test_a_stopped_run_saves_and_says_so(tmp_path, quiet, monkeypatch, capsys):
     step, _, metrics = final_state(config(), tmp_path / "parts")
     assert step == 3
     assert metrics == []
+
+    def crashing(*args):
+        yield next(original(*args))
+        raise RuntimeError("a crash")
+
+    monkeypatch.setattr(data, "batches", crashing)
+    with pytest.raises(RuntimeError, match="a crash"):  # once the evaluation is made up for
+        train.run(config(), tmp_path / "parts")
+    monkeypatch.setattr(data, "batches", original)
     train.run(config(), tmp_path / "parts")
     assert "unscored" in capsys.readouterr().out
     whole, parts = (final_state(config(), tmp_path / name)[2] for name in ("whole", "parts"))
