@@ -3,16 +3,22 @@
 from sde_lib.families import VE, VP, SubVP
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching
+from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, Sigmoid
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
 from sde_lib.table import Table, from_betas
 
 __all__ = [
+    "EDM",
     "SDE",
     "VE",
     "VP",
+    "Cosine",
+    "Linear",
+    "LinearFlow",
     "LogLikelihood",
     "ScoreFn",
+    "Sigmoid",
     "SubVP",
     "Table",
     "bits_per_dim",

@@ -146,6 +146,14 @@ class SDE(abc.ABC):
         low, high = jax.lax.fori_loop(0, 48, halve, (low, jnp.full_like(low, self.t_max)))
         return 0.5 * (low + high)
 
+    def noise_level(self, t: Time) -> Array:
+        """sigma / alpha, increasing in t: the standard deviation of x_t / alpha given x_0."""
+        return self.sigma(t) / self.alpha(t)
+
+    def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
+        """The t with noise_level(t) = level; level > 0 of any shape."""
+        return self.inverse_log_snr(-2 * jnp.log(level))
+
 
 def check_score_fn(score_fn: ScoreFn, shape: Sequence[int]) -> None:
     """Raises ValueError unless score_fn maps x of `shape` and t of [B] to the shape of x.

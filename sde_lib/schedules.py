@@ -1,0 +1,246 @@
+"""Diffusions given by alpha and sigma alone: EDM's, the cosine and other schedules, linear flow.
+
+t is exact to half a unit in float32's last place, so that near t = 1, where alpha vanishes, the
+noise level is known to 3e-8 / (1 - t) only: hence a t_max below 1, and every inverse that takes
+1 - t, not t, from large levels.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sde_lib.batch import Batch, expand
+from sde_lib.sde import SDE, Time
+
+
+@dataclasses.dataclass(frozen=True)
+class _Schedule(SDE):
+    """What follows from the closed form of inverse_noise_level."""
+
+    def log_snr(self, t: Time) -> Array:
+        return -2 * jnp.log(self.noise_level(t))
+
+    def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
+        return self.inverse_noise_level(jnp.exp(-0.5 * log_snr))
+
+    def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
+        """The exact transition from t - t_max / n_steps to t: Euler's is unstable near t = 1."""
+        a, v, _ = self.ancestral(t, n_steps)
+        return expand(a - 1, x) * x, jnp.sqrt(v)
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM(_Schedule):
+    """Karras et al. 2022 (arXiv 2206.00364): alpha = 1, sigma = t."""
+
+    t_max: float = dataclasses.field(default=80.0, kw_only=True)
+    t_min: float = dataclasses.field(default=0.002, kw_only=True)
+    train_t_min: float = dataclasses.field(default=0.002, kw_only=True)
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.ones_like(t, jnp.float32)
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.asarray(t, jnp.float32)
+
+    def drift_coefficient(self, t: Time) -> Array:
+        return jnp.zeros_like(t, jnp.float32)
+
+    def diffusion(self, t: Time) -> Array:
+        return jnp.sqrt(2 * jnp.asarray(t, jnp.float32))
+
+    @property
+    def prior_std(self) -> float:
+        return self.t_max
+
+    def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
+        return jnp.asarray(level, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _VanishingAlpha(_Schedule):
+    """alpha(1) = 0. Raises ValueError unless t_max < 1."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.t_max < 1:
+            raise ValueError(
+                f"t_max is {self.t_max}: {type(self).__name__} needs t_max < 1, where alpha is 0"
+            )
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _VariancePreserving(_VanishingAlpha):
+    """alpha^2 + sigma^2 = 1: then g^2 = -2 f."""
+
+    def diffusion(self, t: Time) -> Array:
+        return jnp.sqrt(-2 * self.drift_coefficient(t))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(_VariancePreserving):
+    """Nichol & Dhariwal 2021 (arXiv 2102.09672), Eq. 17: alpha = cos theta(t) / cos theta(0).
+
+    theta(t) = (t + s) / (1 + s) pi / 2. t_max is that of Lu et al. 2022 (DPM-Solver, Appendix D):
+    a noise level of 119.
+
+    Raises ValueError unless s >= 0 and t_max < 1.
+    """
+
+    s: float = 0.008
+    t_max: float = dataclasses.field(default=0.9946, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.s < math.inf:
+            raise ValueError(f"s is {self.s}: Cosine needs s >= 0")
+
+    @property
+    def _rate(self) -> float:
+        """theta'."""
+        return 0.5 * math.pi / (1 + self.s)
+
+    def _sin(self, t: Time) -> Array:
+        return jnp.sin(self._rate * jnp.asarray(t, jnp.float32))
+
+    def alpha(self, t: Time) -> Array:
+        return self._sin(1 - jnp.asarray(t, jnp.float32)) / math.cos(self._rate * self.s)
+
+    def sigma(self, t: Time) -> Array:
+        # sin^2 theta(t) - sin^2 theta(0), as a product.
+        t = jnp.asarray(t, jnp.float32)
+        product = self._sin(t) * self._sin(t + 2 * self.s)
+        return jnp.sqrt(product) / math.cos(self._rate * self.s)
+
+    def drift_coefficient(self, t: Time) -> Array:
+        t = jnp.asarray(t, jnp.float32)
+        return -self._rate * self._sin(t + self.s) / self._sin(1 - t)
+
+    def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
+        sin, cos = math.sin(self._rate * self.s), math.cos(self._rate * self.s)
+        r = jnp.hypot(level, sin)  # cos theta(0) tan theta(t)
+        t = jnp.arctan2(cos * level**2, (r + sin) * (cos**2 + r * sin)) / self._rate
+        return jnp.where(level < 1, t, 1 - jnp.arctan2(cos, r) / self._rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(_VariancePreserving):
+    """Chen 2023 (arXiv 2301.10972), Section 2.2: alpha^2 a sigmoid of t, shifted to 1 at t = 0.
+
+    alpha^2 = (S(1) - S(t)) / (S(1) - S(0)), S(t) = sigmoid((start + t (end - start)) / tau). In
+    halves: a = start / (2 tau), b = end / (2 tau), w = b - a, and S(t) - S(0) =
+    sinh(w t) / (2 cosh(a + w t) cosh(a)). At t_max the noise level is 183 for the default numbers:
+    the prior is reached but for 3e-5 of the data's variance, and t still tells levels apart.
+
+    Raises ValueError unless -80 tau <= start < end <= 80 tau (float32's range) and t_max < 1.
+    """
+
+    start: float = -3.0
+    end: float = 3.0
+    tau: float = 1.0
+    t_max: float = dataclasses.field(default=0.9999, kw_only=True)
+    t_min: float = dataclasses.field(default=1e-4, kw_only=True)
+    train_t_min: float = dataclasses.field(default=1e-6, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not -80 * self.tau <= self.start < self.end <= 80 * self.tau < math.inf:
+            raise ValueError(
+                f"start = {self.start}, end = {self.end}, tau = {self.tau}: Sigmoid needs "
+                "-80 tau <= start < end <= 80 tau"
+            )
+
+    @property
+    def _halves(self) -> tuple[float, float, float]:
+        """a, b and w."""
+        return (
+            self.start / (2 * self.tau),
+            self.end / (2 * self.tau),
+            (self.end - self.start) / (2 * self.tau),
+        )
+
+    def alpha(self, t: Time) -> Array:
+        (a, _, w), t = self._halves, jnp.asarray(t, jnp.float32)
+        scale = math.cosh(a) / math.sinh(w)
+        return jnp.sqrt(scale * jnp.sinh(w * (1 - t)) / jnp.cosh(a + w * t))
+
+    def sigma(self, t: Time) -> Array:
+        (a, b, w), t = self._halves, jnp.asarray(t, jnp.float32)
+        return jnp.sqrt(math.cosh(b) / math.sinh(w) * jnp.sinh(w * t) / jnp.cosh(a + w * t))
+
+    def drift_coefficient(self, t: Time) -> Array:
+        (a, b, w), t = self._halves, jnp.asarray(t, jnp.float32)
+        return -0.5 * w * math.cosh(b) / jnp.sinh(w * (1 - t)) / jnp.cosh(a + w * t)
+
+    def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
+        a, b, w = self._halves
+        q = math.cosh(a) / math.cosh(b) * level**2  # sinh(w t) / sinh(w (1 - t))
+        least = jnp.minimum(q, 1 / q)
+        t = jnp.log1p(2 * math.sinh(w) * least / (1 + math.exp(-w) * least)) / (2 * w)
+        return jnp.where(q < 1, t, 1 - t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(_VariancePreserving):
+    """Chen 2023 (arXiv 2301.10972), Section 2.2: alpha^2 = 1 - t, sigma^2 = t.
+
+    At t_max the noise level is 100: the prior is reached but for 1e-4 of the data's variance, and t
+    still tells levels apart.
+
+    Raises ValueError unless t_max < 1.
+    """
+
+    t_max: float = dataclasses.field(default=0.9999, kw_only=True)
+    t_min: float = dataclasses.field(default=1e-4, kw_only=True)
+    train_t_min: float = dataclasses.field(default=1e-6, kw_only=True)
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.sqrt(1 - jnp.asarray(t, jnp.float32))
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.sqrt(jnp.asarray(t, jnp.float32))
+
+    def drift_coefficient(self, t: Time) -> Array:
+        return -0.5 / (1 - jnp.asarray(t, jnp.float32))
+
+    def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
+        return _share(level**2)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearFlow(_VanishingAlpha):
+    """alpha = 1 - t, sigma = t: rectified flow, stochastic interpolants.
+
+    Liu et al. 2023 (arXiv 2209.03003); Albergo & Vanden-Eijnden 2023 (arXiv 2209.15571). Their
+    velocity, eps - x_0, is finite everywhere, but the drift of the SDE is singular at t = 1.
+
+    Raises ValueError unless t_max < 1.
+    """
+
+    t_max: float = dataclasses.field(default=0.999, kw_only=True)
+
+    def alpha(self, t: Time) -> Array:
+        return 1 - jnp.asarray(t, jnp.float32)
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.asarray(t, jnp.float32)
+
+    def drift_coefficient(self, t: Time) -> Array:
+        return -1 / (1 - jnp.asarray(t, jnp.float32))
+
+    def diffusion(self, t: Time) -> Array:
+        return jnp.sqrt(2 * self.noise_level(t))
+
+    def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
+        return _share(level)
+
+
+def _share(odds: Float[Array, "..."]) -> Array:
+    """odds / (1 + odds)."""
+    return jnp.where(odds < 1, odds / (1 + odds), 1 - 1 / (1 + odds))
