@@ -1,22 +1,31 @@
 """Every sampler by its name."""
 
 import dataclasses
+from typing import Any
 
 from samplers.annealed_langevin import AnnealedLangevin
+from samplers.edm import EDM, Heun
+from samplers.euler import DDIM, DDPM, Euler, EulerAncestral
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
+from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_name
 
-SAMPLERS = {
+Sampler = AnnealedLangevin | EulerMaruyama | NoiseLevelSolver | PredictorCorrector | ProbabilityFlow
+
+SAMPLERS: dict[str, Any] = {
     "annealed_langevin": AnnealedLangevin,
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "edm": EDM,
+    "euler": Euler,
+    "euler_ancestral": EulerAncestral,
     "euler_maruyama": EulerMaruyama,
+    "heun": Heun,
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
 }
-
-
-Sampler = AnnealedLangevin | EulerMaruyama | PredictorCorrector | ProbabilityFlow
 
 
 def create(name: str, **options) -> Sampler:

@@ -1,0 +1,42 @@
+"""Noise that a step begins with (Karras et al. 2022, Algorithm 2)."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from samplers.noise_levels import Levels
+from samplers.solver import NoiseLevelSolver
+
+
+@dataclasses.dataclass(frozen=True)
+class Churn(NoiseLevelSolver):
+    """A deterministic solver each of whose steps may first add noise.
+
+    Attributes:
+        s_churn: a step from a level l begins at l (1 + min(s_churn / n_steps, sqrt(2) - 1)).
+        s_tmin: the least level where it does.
+        s_tmax: the highest.
+        s_noise: standard deviation of the noise, relative to what the new level calls for.
+
+    Raises:
+        ValueError: a number that is negative, or s_tmin > s_tmax.
+    """
+
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_tmin <= self.s_tmax):
+            raise ValueError(
+                f"s_churn = {self.s_churn}, s_tmin = {self.s_tmin}, s_tmax = {self.s_tmax}, s_noise"
+                f" = {self.s_noise}: none may be negative, and s_tmin not above s_tmax"
+            )
+
+    def inflated(self, levels: Levels) -> tuple[Levels, Levels]:
+        gamma = min(self.s_churn / self.n_steps, math.sqrt(2) - 1)
+        gamma = np.where((levels >= self.s_tmin) & (levels <= self.s_tmax), gamma, 0.0)
+        return levels * (1 + gamma), self.s_noise * levels * np.sqrt(gamma * (2 + gamma))

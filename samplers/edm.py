@@ -1,0 +1,51 @@
+"""Two evaluations a step: Heun's method and its kin, and EDM's samplers."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Array
+
+from samplers.churn import Churn
+from samplers.noise_levels import Levels
+from samplers.solver import Model, NoiseLevelSolver, Plan
+from sde_lib.batch import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Heun(NoiseLevelSolver):
+    """Second-order Runge-Kutta on the probability flow (Karras et al. 2022, Algorithm 3).
+
+    Attributes:
+        alpha: how far along the step the second evaluation is: 1 is Heun's method, 1/2 the
+            midpoint method, 2/3 Ralston's.
+
+    Raises:
+        ValueError: alpha outside (0, 1].
+    """
+
+    alpha: float = 1.0
+
+    evaluations: ClassVar[int] = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}: it must lie in (0, 1]")
+
+    def plan(self, now: Levels, then: Levels) -> Plan:
+        length = then - now
+        return Plan(np.column_stack([now, now + self.alpha * length]), length)
+
+    def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
+        noise = model.noise(y)
+        noise_there = model.noise(y + self.alpha * c * noise, 1)
+        return y + c * (noise + (noise_there - noise) / (2 * self.alpha)), past
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM(Churn, Heun):
+    """EDM's samplers (Karras et al. 2022): Algorithm 2, and with s_churn = 0 Algorithm 1.
+
+    Fields: as of Heun and Churn.
+    """

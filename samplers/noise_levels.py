@@ -1,0 +1,124 @@
+"""Grids of noise levels sigma / alpha, from the prior's down to the data's, in float64."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from sde_lib import SDE, Table
+from sde_lib.checks import check_name
+
+Levels = Float[np.ndarray, " levels"]
+
+CHAIN = 1000  # levels that DDIM's strides count in, where the SDE has no table of its own
+
+
+def _karras(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Even in level^(1/rho), rho = 7 (Karras et al. 2022, Eq. 5)."""
+    root = 1 / (7.0 if rho is None else rho)
+    return np.linspace(high**root, low**root, n) ** (1 / root)
+
+
+def _exponential(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Even in the log-SNR."""
+    return np.exp(np.linspace(np.log(high), np.log(low), n))
+
+
+def _polyexponential(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """A power, rho = 1, of the way in the log-SNR: rho > 1 is denser at little noise."""
+    way = np.linspace(1, 0, n) ** (1.0 if rho is None else rho)
+    return low * np.exp(way * np.log(high / low))
+
+
+def _uniform(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Even in t."""
+    return levels_at(sde, np.linspace(time_of(sde, high), time_of(sde, low), n))
+
+
+def _quadratic(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Even in sqrt(t) (DDIM, Song et al. 2021, App. D.2)."""
+    first, last = np.sqrt([time_of(sde, high), time_of(sde, low)])
+    return levels_at(sde, np.linspace(first, last, n) ** 2)
+
+
+def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Every (N/n)-th level of a chain of N, the highest among them, so that n strides reach x_0.
+
+    DDIM counts the strides from the lowest level, and so starts below the prior's (Lin et al.
+    2024, Section 3.3).
+    """
+    chain = len(sde.log_snrs) if isinstance(sde, Table) else CHAIN
+    indices = np.ceil(chain * (1 - np.arange(n) / n)) - 1
+    return levels_at(sde, indices / (chain - 1) * time_of(sde, high))
+
+
+GRIDS: dict[str, Callable[[SDE, float, float, int, float | None], Levels]] = {
+    "karras": _karras,
+    "exponential": _exponential,
+    "log_snr": _exponential,
+    "polyexponential": _polyexponential,
+    "uniform": _uniform,
+    "quadratic": _quadratic,
+    "ddim": _ddim,
+}
+
+
+def noise_levels(
+    sde: SDE,
+    grid: str | tuple[float, ...],
+    high: float,
+    low: float,
+    n: int,
+    rho: float | None,
+    denoise: bool,
+) -> Levels:
+    """n noise levels.
+
+    Args:
+        sde: gives the levels their times.
+        grid: a name in GRIDS, or the levels themselves.
+        high: the first level.
+        low: the last, but of the grid "ddim" with `denoise`.
+        n: how many.
+        rho: of "karras" and "polyexponential"; None for their own.
+        denoise: whether a step from the last level to x_0 follows.
+
+    Raises:
+        ValueError: levels that do not decrease, or are not positive.
+    """
+    if not isinstance(grid, str):
+        levels = np.asarray(grid, np.float64)
+    elif grid == "ddim" and not denoise:
+        levels = np.append(_ddim(sde, high, low, n - 1, rho), low)
+    else:
+        levels = GRIDS[grid](sde, high, low, n, rho)
+    if not ((np.diff(levels) < 0).all() and levels[-1] > 0):
+        raise ValueError(
+            f"the grid {grid!r} of {n} noise levels from {high:g} to {low:g} must decrease to "
+            f"a positive number; it is {np.array2string(levels, threshold=10)}"
+        )
+    return levels
+
+
+def check_grid(grid: str | tuple[float, ...], rho: float | None) -> None:
+    """Raises ValueError for a grid that is unknown or does not decrease, or rho <= 0."""
+    if isinstance(grid, str):
+        check_name("grid", grid, GRIDS)
+    elif not (np.diff(grid) < 0).all() or not min(grid, default=0) > 0:
+        raise ValueError(f"grid is {grid}: noise levels must decrease, and be positive")
+    if rho is not None and not 0 < rho < np.inf:
+        raise ValueError(f"rho is {rho}: it must be positive")
+
+
+def time_of(sde: SDE, level: float) -> float:
+    """The time of a noise level."""
+    with jax.ensure_compile_time_eval():
+        return float(sde.inverse_noise_level(jnp.float32(level)))
+
+
+def levels_at(sde: SDE, t: np.ndarray | list[float]) -> Levels:
+    """sigma / alpha at the times t."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(sde.noise_level(jnp.asarray(t, jnp.float32)), np.float64)

@@ -1,0 +1,269 @@
+"""Solvers that go from noise level to noise level: one loop, and a step function for each.
+
+With y = x / alpha and the level l = sigma / alpha every diffusion is y = x_0 + l eps, and its
+probability flow dy / dl = eps(y, l), where eps = -sigma score is the noise that the model sees in
+y (Karras et al. 2022, Eq. 4). All that a solver computes of the levels alone, it computes in
+float64 before the loop.
+"""
+
+import abc
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from samplers.base import Samples, Start, starting_point
+from samplers.brownian import BrownianPath
+from samplers.noise_levels import Levels, check_grid, levels_at, noise_levels
+from sde_lib import SDE, ScoreFn, check_score_fn
+from sde_lib.batch import Batch, fold_in, normal, sample_keys
+from sde_lib.checks import check_at_least
+
+BROWNIAN = 1 << 24  # folded into a sample's key: no step has this number
+SLACK = 1e-4  # relative, of noise levels that are compared
+
+
+class Plan(NamedTuple):
+    """What is known of N steps before they are taken; all but `rate` have a row for each.
+
+    Attributes:
+        evaluations: [N, S] levels at which a step evaluates the model.
+        coefficients: pytree of [N, ...], the step's own.
+        stops: [N, M] levels, decreasing, up to which a step draws noise.
+        rate: of the Brownian path that the noise comes from.
+    """
+
+    evaluations: Float[np.ndarray, "steps evaluations"]
+    coefficients: Any
+    stops: Float[np.ndarray, "steps stops"] | None = None
+    rate: float = 0.0
+
+
+class Model(NamedTuple):
+    """A score function at S noise levels: all but the function are [S], or [N, S] for N steps."""
+
+    score_fn: ScoreFn
+    level: Array
+    t: Array
+    alpha: Array
+
+    def noise(self, y: Batch, i: int = 0) -> Batch:
+        """eps(y) at the i-th level."""
+        score = self.score_fn(self.alpha[i] * y, jnp.full(len(y), self.t[i]))
+        return -self.alpha[i] * self.level[i] * score
+
+    def denoised(self, y: Batch, i: int = 0) -> Batch:
+        """E[x_0 | y] at the i-th level."""
+        return y - self.level[i] * self.noise(y, i)
+
+    def row(self, k: Array) -> "Model":
+        """Of the k-th step."""
+        return Model(self.score_fn, self.level[k], self.t[k], self.alpha[k])
+
+
+def model_at(sde: SDE, score_fn: ScoreFn, levels: np.ndarray) -> Model:
+    """The model at noise levels, [S] or [N, S]."""
+    level = jnp.asarray(levels, jnp.float32)
+    t = sde.inverse_noise_level(level)
+    return Model(score_fn, level, t, sde.alpha(t))
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseLevelSolver(abc.ABC):
+    """n_steps steps through decreasing noise levels.
+
+    Attributes:
+        n_steps: the last is, with `denoise`, the model's estimate of x_0, one evaluation.
+        grid: of the levels: a name in noise_levels.GRIDS, or the levels, as many as n_steps
+            (without `denoise` one more).
+        rho: the grid's parameter; None for its own default.
+        sigma_max: sigma / alpha to start from; None for the prior's.
+        sigma_min: sigma / alpha of the last level; None for that of t_min.
+        denoise: end with x_0; otherwise x at sigma_min.
+
+    Raises:
+        ValueError: an unknown grid, an impossible number, too few steps for the order.
+    """
+
+    n_steps: int = 18
+    grid: str | tuple[float, ...] = "karras"
+    rho: float | None = None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+    denoise: bool = True
+
+    order: ClassVar[int] = 1  # the least number of steps
+    evaluations: ClassVar[int] = 1  # a step
+    n_past: ClassVar[int] = 0  # evaluations kept for later steps
+
+    def __post_init__(self):
+        check_grid(self.grid, self.rho)
+        check_at_least(self.order, n_steps=self.n_steps)
+        if not isinstance(self.grid, str) and len(self.grid) != self.n_steps + 1 - self.denoise:
+            raise ValueError(
+                f"grid gives {len(self.grid)} noise levels: n_steps = {self.n_steps}, with denoise "
+                f"= {self.denoise}, takes {self.n_steps + 1 - self.denoise}"
+            )
+        for name in ("sigma_min", "sigma_max"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < np.inf:
+                raise ValueError(f"{name} is {value}: it must be positive, or None for the SDE's")
+
+    @abc.abstractmethod
+    def plan(self, now: Levels, then: Levels) -> Plan:
+        """The plan of the steps from now[k] to then[k]."""
+
+    @abc.abstractmethod
+    def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> Any:
+        """(y, past) after a step.
+
+        Args:
+            model: at the levels of the step's row of the plan.
+            y: [B, ...], x / alpha.
+            c: that row of the plan's coefficients.
+            past: [n_past, B, ...], what earlier steps keep; zeros at first.
+            z: for each stop a standard normal draw: the increment of one Brownian path from the
+                start of the step, scaled; zeros without stops.
+        """
+
+    def inflated(self, levels: Levels) -> tuple[Levels, Levels]:
+        """(levels, std): what states at `levels` are brought up to by noise before a step."""
+        return levels, np.zeros_like(levels)
+
+    def segments(self) -> Sequence[tuple["NoiseLevelSolver", int]]:
+        """The solvers that take the steps before the last, to x_0, and how many each."""
+        return [(self, self.n_steps - self.denoise)]
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations a sample."""
+        return sum(solver.evaluations * n for solver, n in self.segments()) + self.denoise
+
+    def __call__(
+        self,
+        key: PRNGKeyArray,
+        sde: SDE,
+        score_fn: ScoreFn,
+        shape: Sequence[int],
+        first_index: int | Array = 0,
+        n_frames: int = 0,
+        start: Start | None = None,
+    ) -> Samples:
+        """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector.
+
+        Warns of noise levels beyond those of training.
+
+        Raises:
+            ValueError: a score_fn or start of another shape; more frames than steps; a grid whose
+                levels do not decrease.
+        """
+        check_score_fn(score_fn, shape)
+        n_moves = sum(n for _, n in self.segments())
+        if n_frames > n_moves:
+            raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
+        y, high, low = self.enter(key, sde, shape, first_index, start)
+        levels = noise_levels(sde, self.grid, high, low, n_moves + 1, self.rho, self.denoise)
+        keys = sample_keys(key, shape[0], first_index)
+
+        alpha = model_at(sde, score_fn, levels).alpha
+
+        frames, done = jnp.zeros((n_frames, *shape)), 0
+        for solver, n in self.segments():
+            if n == 0:
+                continue
+            move = solver.mover(sde, score_fn, keys, levels[done : done + n + 1], done)
+
+            def body(k, carry, move=move):
+                y, past, frames = carry
+                y, past = move(k, y, past)
+                if n_frames:
+                    frames = frames.at[k * n_frames // n_moves].set(alpha[k + 1] * y)
+                return y, past, frames
+
+            past = jnp.zeros((solver.n_past, *shape))
+            y, _, frames = jax.lax.fori_loop(done, done + n, body, (y, past, frames))
+            done += n
+
+        if not self.denoise:
+            return Samples(alpha[-1] * y, self.nfe, frames)
+        level, std = self.inflated(levels[-1:])
+        if std[0] > 0:
+            y += std[0] * normal(fold_in(keys, n_moves), shape)
+        return Samples(model_at(sde, score_fn, level).denoised(y), self.nfe, frames)
+
+    def enter(
+        self,
+        key: PRNGKeyArray,
+        sde: SDE,
+        shape: Sequence[int],
+        first_index: int | Array,
+        start: Start | None,
+    ) -> tuple[Batch, float, float]:
+        """The states y to start from, their noise level, and the level to end at."""
+        least, *trained = levels_at(sde, [sde.t_min, sde.train_t_min, sde.t_max])
+        low = self.sigma_min or float(least)
+        if start is None and self.sigma_max is not None:
+            high = self.sigma_max
+            y = high / sde.prior_std * sde.prior_sample(key, shape, first_index)
+        else:
+            x, t = starting_point(key, sde, shape, first_index, start)
+            high, y = float(levels_at(sde, [t])[0]), x / sde.alpha(t)
+        if low < trained[0] * (1 - SLACK) or high > trained[1] * (1 + SLACK):
+            warnings.warn(
+                f"sampling visits the noise levels sigma/alpha from {high:g} to {low:g}, training "
+                f"those from {trained[1]:g} to {trained[0]:g}: set sigma_max and sigma_min within",
+                stacklevel=3,
+            )
+        return y, high, low
+
+    def mover(
+        self,
+        sde: SDE,
+        score_fn: ScoreFn,
+        keys: Key[Array, " batch"],
+        levels: Levels,
+        first: int,
+    ) -> Callable[[Array, Batch, Array], tuple[Batch, Array]]:
+        """move(k, y, past): the step with the number k, of those from one level to the next.
+
+        Args:
+            levels: of the start of step `first` to the end of the last.
+        """
+        now, std = self.inflated(levels[:-1])
+        plan = self.plan(now, levels[1:])
+        models = model_at(sde, score_fn, plan.evaluations)
+        rows = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (plan.coefficients, std))
+        draw = self._noise(sde, keys, now, plan)
+
+        def move(k, y, past):
+            row = k - first
+            c, added = jax.tree.map(lambda a: a[row], rows)
+            if std.any():
+                y += added * normal(fold_in(keys, k), y.shape)
+            return self.step(models.row(row), y, c, past, draw(row, y.shape))
+
+        return move
+
+    def _noise(
+        self, sde: SDE, keys: Key[Array, " batch"], now: Levels, plan: Plan
+    ) -> Callable[[Array, Sequence[int]], Array]:
+        """draw(row, shape): the standard normal draws, [stops, B, ...], that a step is given."""
+        if plan.stops is None or plan.rate == 0:
+            return lambda row, shape: jnp.zeros((self.evaluations, *(1,) * len(shape)))
+        low, high = levels_at(sde, [sde.train_t_min, sde.t_max])
+        low, high = min(low, plan.stops.min()), max(high, now.max())
+        path = BrownianPath(fold_in(keys, BROWNIAN), high, low, plan.rate)
+        visited = jnp.asarray(np.column_stack([now, plan.stops]), jnp.float32)
+
+        def draw(row, shape):
+            times = path.time(visited[row])
+            w = jax.lax.map(lambda level: path.at(level, shape), visited[row])
+            std = jnp.sqrt(times[1:] - times[0])
+            return (w[1:] - w[0]) / std.reshape(-1, *(1,) * len(shape))
+
+        return draw
