@@ -4,6 +4,7 @@ import difflib
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 Config = Any  # an ml_collections.ConfigDict: a type checker cannot know its fields
 
@@ -42,12 +43,24 @@ def get_config() -> Config:
     sampling.predictor = "reverse_diffusion"
     sampling.corrector = "none"
     sampling.n_steps_each = 1  # corrector steps at each time
-    sampling.step_size = 0.0  # of the method "annealed_langevin"; 0 balances it
     sampling.snr = 0.16
     sampling.noise_removal = True
     sampling.probability_flow = False
-    sampling.rtol = 1e-5  # of the method "probability_flow"
+    sampling.rtol = 1e-5  # of the adaptive methods
     sampling.atol = 1e-5
+    own = config_dict.placeholder  # None: the method's own
+    sampling.step_size = own(float)  # of "annealed_langevin"
+    sampling.grid = own(str)  # a name in samplers.noise_levels.GRIDS
+    sampling.rho = own(float)  # of the grids "karras" and "polyexponential"
+    sampling.sigma_max = own(float)  # noise levels sigma / alpha to start from, None: the SDE's,
+    sampling.sigma_min = own(float)  # and to end at
+    sampling.eta = own(float)  # how much noise the steps add: 0 for none
+    sampling.order = own(int)
+    sampling.alpha = own(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
+    sampling.s_churn = 0.0  # of "edm", "euler" and "dpm_2": noise before a step,
+    sampling.s_tmin = 0.0  # between these noise levels,
+    sampling.s_tmax = float("inf")
+    sampling.s_noise = 1.0  # and its standard deviation
     sampling.classifier = ""  # the folder of a trained one, which guides
     sampling.label = -1  # the class it guides to; -1: all in turn
     sampling.guidance_weight = 1.0

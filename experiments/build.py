@@ -1,5 +1,6 @@
 """From a config to the objects that it names."""
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,12 @@ from models.config import Config
 from sde_lib.batch import PerSample
 from sde_lib.checks import check_at_least, check_name
 from sde_lib.likelihood import Probe
+
+SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
+    "denoise": "noise_removal",
+    "n_corrector_steps": "n_steps_each",
+    "n_levels": "n_steps",
+}
 
 
 def make_sde(config: Config) -> sde_lib.SDE:
@@ -38,33 +45,13 @@ def make_sde(config: Config) -> sde_lib.SDE:
 
 
 def make_sampler(config: Config):
-    """The sampler that config.sampling describes."""
+    """The sampler that config.sampling describes; what that leaves at None is the sampler's own."""
     options = config.sampling
-    by_method = {
-        "annealed_langevin": {
-            "step_size": options.step_size or None,
-            "n_levels": options.n_steps,
-            "n_steps_each": options.n_steps_each,
-            "denoise": options.noise_removal,
-        },
-        "euler_maruyama": {"n_steps": options.n_steps},
-        "predictor_corrector": {
-            "n_steps": options.n_steps,
-            "predictor": options.predictor,
-            "corrector": options.corrector,
-            "snr": options.snr,
-            "n_corrector_steps": options.n_steps_each,
-            "denoise": options.noise_removal,
-            "probability_flow": options.probability_flow,
-        },
-        "probability_flow": {
-            "rtol": options.rtol,
-            "atol": options.atol,
-            "denoise": options.noise_removal,
-        },
-    }
-    check_name("config.sampling.method", options.method, by_method)
-    return samplers.create(options.method, **by_method[options.method])
+    check_name("config.sampling.method", options.method, samplers.SAMPLERS)
+    fields = {field.name for field in dataclasses.fields(samplers.SAMPLERS[options.method])}
+    values = {field: options.get(SAMPLING_NAMES.get(field, field)) for field in fields}
+    given = {field: value for field, value in values.items() if value is not None}
+    return samplers.create(options.method, **given)
 
 
 def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:

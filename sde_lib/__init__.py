@@ -1,5 +1,6 @@
 """The mathematics: forward SDEs, training objectives and likelihoods."""
 
+from sde_lib.change import change_sde
 from sde_lib.families import VE, VP, SubVP
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching
@@ -22,6 +23,7 @@ __all__ = [
     "SubVP",
     "Table",
     "bits_per_dim",
+    "change_sde",
     "check_score_fn",
     "denoising_score_matching",
     "from_betas",
