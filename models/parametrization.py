@@ -1,5 +1,23 @@
-"""What a network's labels and output mean: the way from a network to a score function."""
+"""What a network's labels and output mean: the way from a network to a score function.
 
+Every parametrization is linear: score = a(t) x + b(t) F(c(t) x, label(t)), F the network. With
+x = alpha x_0 + sigma eps, and EDM's noise level l = sigma / alpha, F learns
+
+| name                 | F                                                      | label         |
+| -------------------- | ------------------------------------------------------ | ------------- |
+| "score_sde"          | score under VE and EDM, eps otherwise                  | noise_labels' |
+| "epsilon"            | eps                                                    | noise_labels' |
+| "x0"                 | x_0                                                    | noise_labels' |
+| "v"                  | alpha eps - sigma x_0 (Salimans & Ho 2022)             | noise_labels' |
+| "score"              | score                                                  | noise_labels' |
+| "velocity"           | alpha' x_0 + sigma' eps, the rate of x                 | noise_labels' |
+| "edm"                | (x_0 - c_skip x / alpha) / c_out (Karras et al. 2022,  | log(l) / 4    |
+| "edm_vp"             | Table 1): under any SDE, of x / alpha, whose noise has | 999 t, VP's   |
+| "edm_ve"             | the standard deviation l                               | log(l / 2)    |
+| "edm_iddpm"          |                                                        | 999 - j       |
+"""
+
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +25,92 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.config import Config
 from models.registry import is_classifier
-from sde_lib import SDE, VE, ScoreFn
-from sde_lib.batch import expand
+from sde_lib import EDM, SDE, VE, VP, ScoreFn
+from sde_lib.batch import PerSample, expand
+from sde_lib.checks import check_name
+
+Coefficients = tuple[PerSample | float, PerSample | float, PerSample | float]
+
+
+def _epsilon(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    return 0.0, -1 / sde.sigma(t), 1.0
+
+
+def _x0(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    variance = sde.sigma(t) ** 2
+    return -1 / variance, sde.alpha(t) / variance, 1.0
+
+
+def _v(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    power = alpha**2 + sigma**2  # 1, where variance is preserved
+    return -1 / power, -alpha / (sigma * power), 1.0
+
+
+def _score(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    return 0.0, 1.0, 1.0
+
+
+def _velocity(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    to_score = 2 / sde.diffusion(t) ** 2  # the rate is the flow's, f x - g^2 score / 2
+    return to_score * sde.drift_coefficient(t), -to_score, 1.0
+
+
+def _edm(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    std = jnp.hypot(alpha * sigma_data, sigma)  # of x
+    return -1 / std**2, alpha * sigma_data / (sigma * std), 1 / std
+
+
+def _edm_vp(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    return 0.0, -1 / sde.sigma(t), 1 / jnp.hypot(sde.alpha(t), sde.sigma(t))
+
+
+def _edm_ve(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
+    return 0.0, 1 / sde.sigma(t), 1 / sde.alpha(t)
+
+
+PARAMETRIZATIONS: dict[str, Callable[[SDE, PerSample, float], Coefficients]] = {
+    "epsilon": _epsilon,
+    "x0": _x0,
+    "v": _v,
+    "score": _score,
+    "velocity": _velocity,
+    "edm": _edm,
+    "edm_vp": _edm_vp,
+    "edm_ve": _edm_ve,
+    "edm_iddpm": _edm_vp,
+}
+"""a, b and c of (sde, t, sigma_data)."""
+
+
+@functools.cache
+def _iddpm_boundaries() -> Float[np.ndarray, " levels"]:
+    """Half-way points between the levels u_M = 0, ..., u_0 (Karras et al. 2022, Table 1)."""
+    m, c1, c2 = 1000, 0.001, 0.008
+    alpha_bar = np.sin(0.5 * np.pi * np.arange(m + 1) / (m * (c2 + 1))) ** 2
+    ratios = np.maximum(alpha_bar[:-1] / alpha_bar[1:], c1)[::-1]
+    u = np.sqrt(np.expm1(np.cumsum(np.append(0.0, -np.log(ratios)))))
+    return 0.5 * (u[1:] + u[:-1])
+
+
+def _iddpm_label(level: PerSample) -> PerSample:
+    """999 - j, u_j the level that is nearest."""
+    boundaries = jnp.asarray(_iddpm_boundaries(), jnp.float32)
+    return jnp.searchsorted(boundaries, level, method="compare_all") - 1.0
+
+
+LEVEL_LABELS: dict[str, Callable[[PerSample], PerSample]] = {
+    "edm": lambda level: jnp.log(level) / 4,
+    "edm_vp": lambda level: 999 * VP(0.1, 20.0).inverse_noise_level(level),
+    "edm_ve": lambda level: jnp.log(level / 2),
+    "edm_iddpm": _iddpm_label,
+}
+"""The labels of EDM's parametrizations (c_noise): functions of the noise level sigma / alpha."""
 
 
 def score_fn(
@@ -22,15 +120,14 @@ def score_fn(
     params: Any,
     train: bool = False,
     dropout_key: PRNGKeyArray | None = None,
+    class_labels: Int[Array, " batch"] | None = None,
+    augment_labels: Float[Array, "batch augmentations"] | None = None,
 ) -> ScoreFn:
-    """The score function of a network with the published conventions (Song et al. 2021).
+    """The score function of a network whose output config.model.parametrization names.
 
-    VE: the network sees sigma(t) and gives the score (`scale_by_sigma` divides inside it). Other
-    SDEs: it sees 999 t / t_max and gives the noise, score = -output / sigma. The network for points
-    ("mlp") always sees sigma(t) and gives the noise.
-
-    With config.training.continuous = False the label is the index, among config.model.num_scales
-    levels, of the level that is as noisy as x at t: an integer at a level, a fraction between two.
+    The table above says what the network gives and sees; the one for points ("mlp") always sees
+    sigma(t), whose logarithm it takes, and "score_sde" is its noise. Networks with
+    `scale_by_sigma`, which give a score, divide by sigma themselves.
 
     Args:
         config: config.model and config.training.continuous decide, together with the SDE.
@@ -39,28 +136,59 @@ def score_fn(
         params: its parameters.
         train: apply dropout, with dropout_key.
         dropout_key: needed in training when the model has dropout.
+        class_labels: [B] of a network with classes; -1: none.
+        augment_labels: [B, augment_dim] of a network with augmentations; None: not augmented.
+
+    Raises:
+        ValueError: an unknown parametrization, or a sigma_data that is not positive.
     """
-    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    check(config)
+    name = config.model.get("parametrization", "score_sde")
+    if name == "score_sde":
+        gives_score = isinstance(sde, VE | EDM) and config.model.name != "mlp"
+        name = "score" if gives_score else "epsilon"
+    sigma_data = config.model.get("sigma_data", 0.5)
     labels = noise_labels(config, sde)
+    conditions = {"class_labels": class_labels, "augment_labels": augment_labels}
+    options = {key: value for key, value in conditions.items() if value is not None}
+    options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
-        output: Any = model.apply({"params": params}, x, labels(t), train=train, rngs=rngs)
-        gives_score = isinstance(sde, VE) and config.model.name != "mlp"
-        return output if gives_score else -output / expand(sde.sigma(t), x)
+        a, b, c = (expand(k, x) for k in PARAMETRIZATIONS[name](sde, t, sigma_data))
+        output: Any = model.apply({"params": params}, c * x, labels(t), train=train, **options)
+        return a * x + b * output
 
     return score
 
 
 def noise_labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
-    """labels(t): what a network is conditioned on (score_fn says which); a classifier, as there."""
+    """labels(t): what a network is conditioned on; a classifier, as a network for the noise.
+
+    EDM's parametrizations have labels of their own. With the others, the network sees sigma(t)
+    under VE and EDM, and 999 t / t_max under other SDEs; with config.training.continuous = False,
+    the index, among config.model.num_scales levels, of the level that is as noisy as x at t: an
+    integer at a level, a fraction between two. The network for points always sees sigma(t).
+    """
     if config.model.name == "mlp":
         return sde.sigma
-    if "training" in config and not config.training.continuous and not is_classifier(config):
+    classifier = is_classifier(config)
+    of_level = LEVEL_LABELS.get(config.model.get("parametrization", "score_sde"))
+    if of_level and not classifier:
+        return lambda t: of_level(sde.noise_level(t))
+    if "training" in config and not config.training.continuous and not classifier:
         levels = sde.levels(config.model.num_scales)
         order = np.argsort(levels)
         return lambda t: jnp.interp(sde.log_snr(t), levels[order], order)
-    if isinstance(sde, VE):
+    if isinstance(sde, VE | EDM):
         return sde.sigma
     # Positive, for classifiers take its logarithm.
-    least = 999e-5 if is_classifier(config) else 0.0
+    least = 999e-5 if classifier else 0.0
     return lambda t: jnp.maximum(999 * t / sde.t_max, least)
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for an unknown parametrization, or a sigma_data that is not positive."""
+    name = config.model.get("parametrization", "score_sde")
+    check_name("config.model.parametrization", name, ("score_sde", *PARAMETRIZATIONS))
+    if not config.model.get("sigma_data", 0.5) > 0:
+        raise ValueError(f"config.model.sigma_data is {config.model.sigma_data}: must be positive")
