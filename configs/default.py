@@ -19,7 +19,7 @@ def get_config() -> Config:
     mesh.fsdp = 1  # devices in a row, which share the state out among them
 
     training = config.training = ml_collections.ConfigDict()
-    training.sde = "vpsde"  # "vesde", "vpsde" or "subvpsde"
+    training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow"
     training.continuous = True
     training.n_iters = 1_300_001
     training.batch_size = 128
@@ -106,6 +106,8 @@ def get_config() -> Config:
     model.beta_min = 0.1
     model.beta_max = 20.0
     model.num_scales = 1000
+    model.parametrization = "score_sde"  # or a name in models/parametrization.py
+    model.sigma_data = 0.5  # the data's standard deviation, of the parametrization "edm"
     model.ema_rate = 0.9999
     model.nf = 128
     model.num_res_blocks = 4

@@ -28,13 +28,19 @@ SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
 def make_sde(config: Config) -> sde_lib.SDE:
     """The SDE that config.training.sde names, with its numbers from config.model.
 
-    In discrete training, VP's is the one through the levels of DDPM's chain.
+    In discrete training, VP's is the one through the levels of DDPM's chain. "edm" and the
+    schedules have the published numbers: config.model's sigma_min and sigma_max are VE's.
     """
     model = config.model
     families = {
         "vesde": lambda: sde_lib.VE(model.sigma_min, model.sigma_max),
         "vpsde": lambda: sde_lib.VP(model.beta_min, model.beta_max),
         "subvpsde": lambda: sde_lib.SubVP(model.beta_min, model.beta_max),
+        "edm": sde_lib.EDM,
+        "cosine": sde_lib.Cosine,
+        "sigmoid": sde_lib.Sigmoid,
+        "linear": sde_lib.Linear,
+        "flow": sde_lib.LinearFlow,
     }
     check_name("config.training.sde", config.training.sde, families)
     sde = families[config.training.sde]()
@@ -121,33 +127,58 @@ def check(config: Config) -> None:
     jax.eval_shape(lambda key: make_loss(config)(key, sde, lambda x, t: x, x), key)
 
 
+def _kind_of_labels(config: Config) -> str:
+    """What models.noise_labels gives to a network for images."""
+    of_level = {"edm": "logarithms", "edm_ve": "logarithms", "edm_vp": "times"}
+    name = config.model.get("parametrization", "score_sde")
+    if name in of_level:
+        return of_level[name]
+    if name == "edm_iddpm" or not config.training.continuous:
+        return "indices"
+    return "sigmas" if config.training.sde in ("vesde", "edm") else "times"
+
+
 def _check_conditioning(config: Config) -> None:
     """Raises ValueError for a network that cannot make sense of its labels (models.score_fn)."""
+    models.parametrization.check(config)
     model, continuous = config.model, config.training.continuous
     if model.name == "mlp" or models.is_classifier(config):
         return
-    ve = config.training.sde == "vesde"
+    kind, name = _kind_of_labels(config), model.get("parametrization", "score_sde")
     embedding = model.get("embedding_type", "fourier")  # NCSNpp's default
-    takes_logarithm = model.name == "ncsnpp" and embedding == "fourier"
+    fourier = model.name == "ncsnpp" and embedding == "fourier"
+    takes_logarithm = fourier and model.get("log_labels", True)
     what = f"config.model.name = {model.name!r}"
     if model.name == "ncsnpp":
         what += f" with embedding_type = {embedding!r}"
-    if continuous and (model.name.startswith("ncsnv2") or model.name == "ncsn"):
-        raise ValueError(f"{what} knows discrete levels only: set config.training.continuous=False")
-    if continuous and ve and not takes_logarithm:
+    knows_levels_only = model.name.startswith("ncsnv2") or model.name == "ncsn"
+    if knows_levels_only and (continuous or name in models.parametrization.LEVEL_LABELS):
         raise ValueError(
-            f"{what} cannot tell sigmas apart, which are the labels under VE: take 'ncsnpp' with "
-            "embedding_type = 'fourier', or set config.training.continuous=False"
+            f"{what} knows discrete levels only: set config.training.continuous=False and "
+            "config.model.parametrization='score_sde'"
         )
-    if not continuous and takes_logarithm:
+    if fourier and kind == "indices":
         raise ValueError(
-            f"{what} takes the logarithm of its labels, which are 0, 1, ... in discrete training: "
-            "set config.model.embedding_type='positional'"
+            f"{what} takes the logarithm of its labels, which are 0, 1, ... in discrete training "
+            "and with parametrization = 'edm_iddpm': set config.model.embedding_type='positional'"
         )
-    if model.get("scale_by_sigma", False) and not ve:
+    if fourier and takes_logarithm == (kind == "logarithms"):
         raise ValueError(
-            "config.model.scale_by_sigma makes the output a score, which is VE's convention: set "
-            "it to False"
+            f"{what} and log_labels = {takes_logarithm} is given {kind} with parametrization = "
+            f"{name!r}: set config.model.log_labels={not takes_logarithm}"
+        )
+    if kind == "sigmas" and not takes_logarithm:
+        raise ValueError(
+            f"{what} cannot tell sigmas apart, which are the labels under 'vesde' and 'edm': take "
+            "'ncsnpp' with embedding_type = 'fourier', or config.model.parametrization='edm', or "
+            "set config.training.continuous=False (VE only)"
+        )
+    ve = config.training.sde in ("vesde", "edm")
+    default = getattr(models.MODELS.get(model.name), "scale_by_sigma", False)
+    if model.get("scale_by_sigma", default) and not (ve and name in ("score_sde", "score")):
+        raise ValueError(
+            "config.model.scale_by_sigma makes the output a score, which is VE's convention with "
+            "parametrization = 'score_sde': set it to False"
         )
 
 

@@ -65,6 +65,10 @@ def test_optimizer_warms_up_and_clips():
         ("eval.n_repeats", 0, "config.eval.n_repeats is 0"),
         ("model.scale_by_sigma", True, "VE's convention"),
         ("model.name", "ncsnv2_64", "knows discrete levels only"),
+        ("training.sde", "cosin", "did you mean 'cosine'"),
+        ("training.sde", "edm", "cannot tell sigmas apart"),
+        ("model.parametrization", "epsilom", "did you mean 'epsilon'"),
+        ("model.sigma_data", 0.0, "config.model.sigma_data is 0.0"),
     ],
 )
 def test_impossible_values_are_refused(field, value, message):
@@ -87,6 +91,60 @@ def test_networks_whose_labels_are_of_another_kind_are_refused(variant, continuo
     config = cifar10.get_config(variant)
     config.training.continuous = continuous
     with pytest.raises(ValueError, match=message):
+        build.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "sde"),
+    [
+        ("edm", sde_lib.EDM()),
+        ("cosine", sde_lib.Cosine()),
+        ("sigmoid", sde_lib.Sigmoid()),
+        ("linear", sde_lib.Linear()),
+        ("flow", sde_lib.LinearFlow()),
+    ],
+)
+def test_schedules_build_with_their_published_numbers(name, sde):
+    config = digits.get_config()
+    config.training.sde, config.model.parametrization = name, "edm"
+    build.check(config)
+    assert build.make_sde(config) == sde
+    config.training.continuous = config.training.importance_sampling = False
+    with pytest.raises(ValueError, match="has no discrete noise levels"):
+        build.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("edm", {"log_labels": True}, "given logarithms .* set config.model.log_labels=False"),
+        ("edm_ve", {}, "given logarithms .* set config.model.log_labels=False"),
+        ("edm_vp", {"log_labels": False}, "given times .* set config.model.log_labels=True"),
+        ("edm_iddpm", {}, "set config.model.embedding_type='positional'"),
+        ("edm", {"embedding_type": "positional", "scale_by_sigma": True}, "set it to False"),
+        ("edm_ve", {"name": "ncsnv2_64"}, "parametrization='score_sde'"),
+        ("edm", {"log_labels": False}, None),
+        ("edm_vp", {}, None),
+        ("edm_iddpm", {"embedding_type": "positional"}, None),
+    ],
+)
+def test_labels_that_a_network_takes_the_logarithm_of_are_positive(name, changes, message):
+    config = digits.get_config("ve")
+    config.model.update(parametrization=name, scale_by_sigma=False)
+    config.model.update(changes)
+    if message is None:
+        build.check(config)
+    else:
+        with pytest.raises(ValueError, match=message):
+            build.check(config)
+
+
+def test_a_network_divides_by_sigma_unless_told_not_to():
+    config = digits.get_config("ve")
+    del config.model.scale_by_sigma
+    build.check(config)
+    config.training.sde = "vpsde"
+    with pytest.raises(ValueError, match="scale_by_sigma makes the output a score"):
         build.check(config)
 
 
