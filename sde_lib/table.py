@@ -55,13 +55,14 @@ class Table(SDE):
     def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
         """The t in [0, t_max] with log_snr(t) = log_snr, the nearest end's outside the table."""
         levels = jnp.asarray(self.log_snrs, jnp.float32)
+        times = jnp.asarray(np.linspace(0, self.t_max, len(self.log_snrs)), jnp.float32)
         log_snr = jnp.clip(log_snr, levels[-1], levels[0])
         # At once: halving the table in a loop would start a GPU kernel for every half.
         after = jnp.searchsorted(-levels[1:-1], -log_snr, side="right", method="compare_all")
         _, b, c, d = jnp.asarray(self._cubics, jnp.float32)[:, after]
         rise = levels[after + 1] - levels[after]
         u = _root(b, c, d, log_snr - levels[after], (log_snr - levels[after]) / rise)
-        return (after + u) * (self.t_max / (len(self.log_snrs) - 1))
+        return times[after] + u * (times[after + 1] - times[after])
 
     def _rate(self, t: Time) -> Array:
         """-dL/dt."""

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_forms import Gaussian
+from scipy.interpolate import PchipInterpolator
 
 import samplers
 import sde_lib
@@ -45,11 +46,37 @@ def test_drift_and_diffusion_belong_to_alpha_and_sigma():
     np.testing.assert_allclose(SDE.diffusion(t[3:]), vp.diffusion(t[3:]), rtol=0.02)
 
 
-def test_log_snr_falls_and_is_inverted():
-    t = jnp.linspace(0, 1, 4001)
-    log_snr = SDE.log_snr(t)
-    assert (jnp.diff(log_snr) < 0).all()
-    np.testing.assert_allclose(SDE.inverse_log_snr(log_snr), t, atol=1e-4)
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(SDE, id="ddpm"),
+        *(  # of steps so different in size that the cubics are flat at one end or both
+            pytest.param(sde_lib.Table(tuple(8 - 16 * np.cumsum(steps) / steps.sum())), id="wild")
+            for steps in np.exp(3 * np.random.default_rng(0).standard_normal((1, 40)))
+        ),
+    ],
+)
+def test_log_snr_falls_and_is_inverted_at_levels_exactly(table):
+    """Elsewhere to 1e-6 in log-SNR, and one unit in the last place of t."""
+    last = len(table.log_snrs) - 1
+    levels = np.asarray(table.log_snrs, np.float32)
+    between = np.linspace(levels[0], levels[-1], 5000, dtype=np.float32)
+    t = np.asarray(jax.jit(table.inverse_log_snr)(np.r_[levels, between, 20.0, -20.0]))
+    np.testing.assert_array_equal(t[: last + 1], np.float32(np.arange(last + 1) / last))
+    np.testing.assert_array_equal(t[-2:], [0.0, 1.0])
+    t = t[last + 1 : -2]
+    assert (np.diff(t) >= 0).all()
+    exact = PchipInterpolator(np.arange(last + 1) / last, table.log_snrs)  # in float64
+    of_an_ulp = np.spacing(t) * np.abs(exact(np.float64(t), 1))
+    error = np.abs(exact(np.float64(t)) - between)
+    assert (error <= 1e-6 + of_an_ulp).all()
+    np.testing.assert_allclose(table.log_snr(t), exact(np.float64(t)), rtol=1e-6, atol=1e-4)
+
+
+def test_the_inverse_has_no_loop():
+    jaxpr = str(jax.make_jaxpr(SDE.inverse_log_snr)(jnp.zeros(3)))
+    assert "while" not in jaxpr
+    assert "scan" not in jaxpr
 
 
 def test_gaussian_likelihood_is_the_closed_form():
