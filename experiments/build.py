@@ -13,6 +13,7 @@ import optax
 import models
 import samplers
 import sde_lib
+from models import parametrization
 from models.config import Config
 from sde_lib.batch import PerSample
 from sde_lib.checks import check_at_least, check_name
@@ -140,7 +141,7 @@ def _kind_of_labels(config: Config) -> str:
 
 def _check_conditioning(config: Config) -> None:
     """Raises ValueError for a network that cannot make sense of its labels (models.score_fn)."""
-    models.parametrization.check(config)
+    parametrization.check(config)
     model, continuous = config.model, config.training.continuous
     if model.name == "mlp" or models.is_classifier(config):
         return
@@ -152,7 +153,7 @@ def _check_conditioning(config: Config) -> None:
     if model.name == "ncsnpp":
         what += f" with embedding_type = {embedding!r}"
     knows_levels_only = model.name.startswith("ncsnv2") or model.name == "ncsn"
-    if knows_levels_only and (continuous or name in models.parametrization.LEVEL_LABELS):
+    if knows_levels_only and (continuous or name in parametrization.LEVEL_LABELS):
         raise ValueError(
             f"{what} knows discrete levels only: set config.training.continuous=False and "
             "config.model.parametrization='score_sde'"

@@ -150,11 +150,12 @@ def score_fn(
     sigma_data = config.model.get("sigma_data", 0.5)
     labels = noise_labels(config, sde)
     conditions = {"class_labels": class_labels, "augment_labels": augment_labels}
-    options = {key: value for key, value in conditions.items() if value is not None}
+    options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
     options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
-        a, b, c = (expand(k, x) for k in PARAMETRIZATIONS[name](sde, t, sigma_data))
+        coefficients = PARAMETRIZATIONS[name](sde, t, sigma_data)
+        a, b, c = (expand(jnp.asarray(k), x) for k in coefficients)
         output: Any = model.apply({"params": params}, c * x, labels(t), train=train, **options)
         return a * x + b * output
 
@@ -191,4 +192,6 @@ def check(config: Config) -> None:
     name = config.model.get("parametrization", "score_sde")
     check_name("config.model.parametrization", name, ("score_sde", *PARAMETRIZATIONS))
     if not config.model.get("sigma_data", 0.5) > 0:
-        raise ValueError(f"config.model.sigma_data is {config.model.sigma_data}: must be positive")
+        raise ValueError(
+            f"config.model.sigma_data is {config.model.sigma_data}: it must be positive"
+        )

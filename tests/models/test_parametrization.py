@@ -6,6 +6,8 @@ import ml_collections
 import numpy as np
 import pytest
 from closed_forms import SDES, Gaussian
+from exact import SDES as ALL_SDES
+from exact import kernel
 
 import models
 import sde_lib
@@ -79,6 +81,168 @@ def test_a_discrete_network_has_the_exact_likelihood(name):
     latent, log_det = data.flow(sde, x, sde.train_t_min)
     np.testing.assert_allclose(result.latent, latent, rtol=2e-3, atol=2e-3 * sde.prior_std)
     np.testing.assert_allclose(result.log_prob, sde.prior_logp(latent) + log_det, atol=5e-3)
+
+
+class Fixed:
+    """A network whose output is what it was made with; it records its input."""
+
+    def __init__(self, output):
+        self.output = output
+
+    def apply(self, variables, x, labels, train, rngs):
+        self.x, self.labels = x, labels
+        return self.output
+
+
+def score_of(parametrization, sde, network, x, t, **options):
+    model = {"name": "ncsnpp", "parametrization": parametrization, **options}
+    config = ml_collections.ConfigDict({"model": model})
+    return models.score_fn(config, sde, network, {})(x, t)
+
+
+def times(sde):
+    return np.geomspace(max(sde.t_min, 1e-4), sde.t_max, 40).astype(np.float32)
+
+
+def preconditioning(name, level, sigma_data):
+    """c_skip, c_out and c_in of Karras et al. 2022, Table 1."""
+    if name == "edm":
+        power = level**2 + sigma_data**2
+        return sigma_data**2 / power, level * sigma_data / np.sqrt(power), 1 / np.sqrt(power)
+    if name == "edm_ve":
+        return 1.0, level, 1.0
+    return 1.0, -level, 1 / np.sqrt(level**2 + 1)
+
+
+def output_by_definition(name, x0, eps, kernel, sigma_data=0.5):
+    """What the network is to give, and be given, in float64."""
+    alpha, sigma, alpha_rate, sigma_rate = (value[:, None] for value in kernel)
+    x = alpha * x0 + sigma * eps
+    if name.startswith("edm"):
+        y, level = x / alpha, sigma / alpha
+        c_skip, c_out, c_in = preconditioning(name, level, sigma_data)
+        return (x0 - c_skip * y) / c_out, c_in * y
+    output = {
+        "epsilon": eps,
+        "x0": x0,
+        "v": alpha * eps - sigma * x0,
+        "score": -eps / sigma,
+        "velocity": alpha_rate * x0 + sigma_rate * eps,
+    }[name]
+    return output, x
+
+
+@pytest.mark.parametrize("sde_name", ALL_SDES)
+def test_all_parametrizations_give_one_score(sde_name):
+    """Each from F by definition, so each pair agrees: to 2e-6 of the noise, down to t_min.
+
+    F and x are rounded to float32: "x0" knows eps = (x - alpha x_0) / sigma to that over sigma.
+    """
+    sde, rng = ALL_SDES[sde_name], np.random.default_rng(0)
+    t = times(sde)
+    coefficients = kernel(sde_name, t)
+    alpha, sigma = (value[:, None] for value in coefficients[:2])
+    x0, eps = rng.uniform(-1, 1, (len(t), 8)), rng.standard_normal((len(t), 8))
+    x = (alpha * x0 + sigma * eps).astype(np.float32)
+    eps = (x - alpha * x0) / sigma  # of the x that the network sees
+    for name in models.parametrization.PARAMETRIZATIONS:
+        output, network_input = output_by_definition(name, x0, eps, coefficients)
+        network = Fixed(jnp.asarray(output, jnp.float32))
+        score = score_of(name, sde, network, jnp.asarray(x), jnp.asarray(t))
+        error = np.abs(sigma * score + eps)
+        unavoidable = 2**-22 * np.abs(alpha * x0 / sigma) if name == "x0" else 0.0
+        assert (error <= 2e-6 * (1 + np.abs(eps)) + unavoidable).all(), name
+        np.testing.assert_allclose(network.x, network_input, rtol=1e-5)
+
+
+def test_score_of_edm_keeps_the_published_denoiser():
+    """x_0 by Tweedie's formula is c_skip y + c_out F(c_in y), at the smallest noise too."""
+    sde, sigma_data = ALL_SDES["edm"], 0.7
+    t = jnp.asarray(times(sde))
+    x = jax.random.normal(jax.random.key(0), (len(t), 4)) * (1 + t[:, None])
+    output = jnp.cos(x)
+    for name in ("edm", "edm_vp", "edm_ve", "edm_iddpm"):
+        c_skip, c_out, _ = preconditioning(name, np.asarray(t, np.float64)[:, None], sigma_data)
+        score = score_of(name, sde, Fixed(output), x, t, sigma_data=sigma_data)
+        denoised = c_skip * x + c_out * output
+        scale = np.abs(c_skip * x) + np.abs(c_out * output) + np.abs(x)
+        assert (np.abs(sde.denoise(x, t, score) - denoised) <= 1e-6 * scale).all()
+
+
+def iddpm_label(level):
+    """Step by step, as the table says."""
+    m, c1, c2 = 1000, 0.001, 0.008
+    alpha_bar = [np.sin(np.pi / 2 * j / (m * (c2 + 1))) ** 2 for j in range(m + 1)]
+    u = np.zeros(m + 1)
+    for j in range(m, 0, -1):
+        ratio = max(alpha_bar[j - 1] / alpha_bar[j], c1)
+        u[j - 1] = np.sqrt((u[j] ** 2 + 1) / ratio - 1)
+    return m - 1 - np.argmin(np.abs(u - np.asarray(level)[:, None]), axis=1)
+
+
+LABELS = {
+    "edm": lambda level: np.log(level) / 4,
+    "edm_ve": lambda level: np.log(level / 2),
+    "edm_vp": lambda l: 999 * (np.sqrt(0.01 + 2 * 19.9 * np.log1p(l**2)) - 0.1) / 19.9,  # noqa: E741
+    "edm_iddpm": iddpm_label,
+}
+
+
+@pytest.mark.parametrize("parametrization", LABELS)
+@pytest.mark.parametrize("name", ["edm", "vp", "flow"])
+def test_labels_of_edm_s_parametrizations_are_the_published_ones(parametrization, name):
+    sde, network = ALL_SDES[name], Fixed(0.0)
+    t = times(sde)
+    alpha, sigma, *_ = kernel(name, t)
+    score_of(parametrization, sde, network, jnp.zeros((len(t), 1)), jnp.asarray(t))
+    expected = LABELS[parametrization](sigma / alpha)
+    np.testing.assert_allclose(network.labels, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_of_the_others_are_those_of_score_sde():
+    t, x = jnp.array([0.1, 0.5]), jnp.ones((2, 2))
+    for name, expected in (("edm", t), ("cosine", 999 * t / 0.9946), ("vp", 999 * t)):
+        for parametrization in ("epsilon", "x0", "v", "score", "velocity", "score_sde"):
+            score_of(parametrization, ALL_SDES[name], network := Fixed(x), x, t)
+            np.testing.assert_allclose(network.labels, expected, rtol=1e-6)
+    np.testing.assert_array_equal(score_of("score_sde", ALL_SDES["edm"], Fixed(x), x, t), x)
+    for parametrization in models.parametrization.PARAMETRIZATIONS:  # its logarithm is taken
+        score_of(parametrization, ALL_SDES["edm"], network := Fixed(x), x, t, name="mlp")
+        np.testing.assert_array_equal(network.labels, t)
+    mlp = score_of("score_sde", ALL_SDES["edm"], Fixed(x), x, t, name="mlp")
+    np.testing.assert_allclose(mlp, -x / t[:, None], rtol=1e-6)
+
+
+def test_only_the_conditions_that_are_given_reach_the_network():
+    class Conditional:
+        def apply(self, variables, x, labels, train, rngs, **conditions):
+            self.conditions = conditions
+            return x
+
+    config, x, t = (
+        ml_collections.ConfigDict({"model": {"name": "x"}}),
+        jnp.ones((2, 3)),
+        jnp.ones(2),
+    )
+    for conditions in ({}, {"class_labels": jnp.arange(2)}, {"augment_labels": jnp.ones((2, 9))}):
+        network = Conditional()
+        models.score_fn(config, SDES["vp"], network, {}, **conditions)(x, t)  # pyright: ignore
+        assert network.conditions.keys() == conditions.keys()
+        for name, value in conditions.items():
+            assert network.conditions[name] is value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parametrization": "edn"}, "did you mean 'edm'"),
+        ({"sigma_data": 0.0}, "config.model.sigma_data is 0.0: it must be positive"),
+    ],
+)
+def test_impossible_values_are_refused(options, message):
+    config = ml_collections.ConfigDict({"model": {"name": "ncsnpp", **options}})
+    with pytest.raises(ValueError, match=message):
+        models.score_fn(config, SDES["vp"], Probe(), {})  # pyright: ignore
 
 
 def test_dropout_key_reaches_the_network():

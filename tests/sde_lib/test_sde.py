@@ -78,6 +78,14 @@ def test_denoise_is_the_posterior_mean(name):
     np.testing.assert_allclose(denoised, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_noise_level_of_alpha_and_sigma_alone_is_inverted():
+    sde = OnlyAlphaSigma(SDES["vp"])
+    t = jnp.geomspace(1e-3, 1, 20)
+    level = sde.noise_level(t)
+    np.testing.assert_allclose(level, sde.sigma(t) / sde.alpha(t), rtol=1e-6)
+    np.testing.assert_allclose(sde.inverse_noise_level(level), t, rtol=2e-6)
+
+
 @pytest.mark.parametrize("name", SDES)
 def test_prior_samples_have_the_prior_density(name):
     sde = SDES[name]
