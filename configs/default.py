@@ -34,6 +34,10 @@ def get_config() -> Config:
     training.importance_sampling = False  # of t, with likelihood_weighting
     training.stratified = False  # one t in each of batch_size strata
     training.reduce_mean = False  # mean over dimensions in place of half the sum
+    training.noise_density = "uniform"  # of t; "log_normal" and others: of the noise level
+    training.noise_mean = -1.2  # of the logarithm of sigma / alpha, in "log_normal"
+    training.noise_std = 1.2
+    training.weighting = "variance"  # or "edm" and others: of the noise levels' losses
 
     sampling = config.sampling = ml_collections.ConfigDict()
     sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
@@ -97,6 +101,7 @@ def get_config() -> Config:
     data.num_classes = 0  # of labelled data
     data.centered = True  # in [-1, 1]; otherwise [0, 1]
     data.random_flip = False
+    data.augment = 0.0  # probability of each of EDM's augmentations; needs model.augment_dim = 9
     data.uniform_dequantization = True
 
     model = config.model = ml_collections.ConfigDict()
@@ -109,8 +114,13 @@ def get_config() -> Config:
     model.parametrization = "score_sde"  # or a name in models/parametrization.py
     model.sigma_data = 0.5  # the data's standard deviation, of the parametrization "edm"
     model.ema_rate = 0.9999
+    model.ema_halflife = 0.0  # of the average, in images, in place of ema_rate if positive
+    model.ema_rampup = 0.05  # of the images so far: the most that ema_halflife may be
     model.nf = 128
     model.num_res_blocks = 4
+    model.class_conditional = False  # the network sees which of data.num_classes an image is of
+    model.label_dropout = 0.0  # probability, in training, that it does not
+    model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
     model.remat = False  # train with less memory (but not on CPU), in more time
 
     optim = config.optim = ml_collections.ConfigDict()
@@ -122,6 +132,7 @@ def get_config() -> Config:
     optim.weight_decay = 0.0
     optim.warmup = 5000
     optim.grad_clip = 1.0
+    optim.nan_to_num = False  # a gradient that is not finite counts as 0, as in EDM
     return config
 
 
