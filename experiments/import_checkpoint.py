@@ -1,8 +1,9 @@
-"""Mode import: a published PyTorch checkpoint becomes the first checkpoint of a run."""
+"""Mode import: published weights become the first checkpoint of a run."""
 
 import logging
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,12 @@ def run(config: Config, workdir: Path, path: Path) -> None:
     From there the modes that use a model do, and training goes on.
 
     Args:
-        config: of the network that the checkpoint holds.
+        config: of the network that the file holds.
         workdir: the run's folder; made if need be.
-        path: a .pth file of the PyTorch score_sde.
+        path: a .pth file of the PyTorch score_sde, or an .npz file of an EDM network's averages
+            (torch_import.load_npz tells how to make one). The latter come without a step, and
+            without the weights that they average: they stand for both, at the last step of the
+            config's training.
 
     Raises:
         ValueError: the folder has checkpoints or another config, or the file does not fit.
@@ -33,10 +37,7 @@ def run(config: Config, workdir: Path, path: Path) -> None:
     workdirs.check_owner(config, workdir)
     if any((workdir / "checkpoints").glob("[0-9]*")):
         raise ValueError(f"{workdir} holds checkpoints already: choose another --workdir")
-    checkpoint = torch_import.load_pth(path)
-    step = checkpoint["step"]
-    params = torch_import.score_sde(checkpoint["model"], config)
-    ema_params = torch_import.score_sde(torch_import.ema_state_dict(checkpoint), config)
+    step, params, ema_params = _read(config, path)
     opt_state = build.make_optimizer(config).init(params)
     state = TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state)
     state = jax.device_put(state, sharding.of_state(sharding.make_mesh(config), state))
@@ -44,3 +45,22 @@ def run(config: Config, workdir: Path, path: Path) -> None:
     with closing(Checkpoints(workdir)) as checkpoints:
         checkpoints.save(step, state)
     LOG.info("%s: the weights of %s, at step %d", workdir, path, step)
+
+
+def _read(config: Config, path: Path) -> tuple[int, Any, Any]:
+    """The step, the parameters and their averages."""
+    if path.suffix == ".npz":
+        params = torch_import.edm(torch_import.load_npz(path), config)
+        return config.training.n_iters, params, params
+    if path.suffix == ".pkl":
+        raise ValueError(
+            f"{path} is a pickle, which would run its own code: make an .npz file of its arrays as "
+            "models.torch_import.load_npz tells"
+        )
+    checkpoint = torch_import.load_pth(path)
+    averages = torch_import.ema_state_dict(checkpoint)
+    return (
+        checkpoint["step"],
+        torch_import.score_sde(checkpoint["model"], config),
+        torch_import.score_sde(averages, config),
+    )

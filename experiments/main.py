@@ -40,7 +40,7 @@ MODE = flags.DEFINE_string(
     "mode", "train", "What to do: train, plan, sample, likelihood, evaluate, stats, edit or import."
 )
 TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: a published .pth file.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: .pth of score_sde, .npz of EDM.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0 on.")
@@ -66,9 +66,9 @@ def likelihood_mode(config, workdir: Path) -> None:
 
 
 def import_mode(config, workdir: Path) -> None:
-    """Makes a run of a published PyTorch checkpoint."""
+    """Makes a run of published weights."""
     if CHECKPOINT.value is None:
-        raise ValueError("--mode=import needs --checkpoint=FILE.pth")
+        raise ValueError("--mode=import needs --checkpoint=FILE.pth (score_sde) or FILE.npz (EDM)")
     import_checkpoint.run(config, workdir, Path(CHECKPOINT.value))
 
 

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.nn import initializers
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from models.resample import Image, downsample, smooth, upsample
 from sde_lib.checks import check_at_least
 
 Embedding = Float[Array, "batch features"]
+ClassLabels = Int[Array, " batch"]
+AugmentLabels = Float[Array, "batch augment_dim"]
+Resample = Callable[[Image], Image]
 Activation = Callable[[Array], Array]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -44,9 +47,11 @@ def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
     return nn.Dense(features, kernel_init=init(scale), **options)
 
 
-def group_norm(channels: int, group_size: int = 4, **options) -> nn.GroupNorm:
+def group_norm(
+    channels: int, group_size: int = 4, epsilon: float = 1e-6, **options
+) -> nn.GroupNorm:
     """Groups of at least `group_size` channels, 32 of them at most."""
-    return nn.GroupNorm(num_groups=min(channels // group_size, 32), epsilon=1e-6, **options)
+    return nn.GroupNorm(min(channels // group_size, 32), epsilon=epsilon, **options)
 
 
 def add_skip(x: Array, y: Array, rescale: bool) -> Array:
@@ -94,6 +99,48 @@ def level_sigma(
     return sigma_max * (sigma_min / sigma_max) ** (labels / (num_scales - 1))
 
 
+def conditions(
+    network: Any,
+    batch: int,
+    class_labels: ClassLabels | None,
+    augment_labels: AugmentLabels | None,
+) -> tuple[Embedding | None, AugmentLabels | None]:
+    """The labels, if any, that `network` adds to its embedding: classes one-hot, -1 all zeros.
+
+    While it is initialised, zeros stand for those that are not given.
+
+    Args:
+        network: has num_classes and augment_dim, 0 for labels that it does not know.
+
+    Raises:
+        ValueError: labels that the network needs or does not know, or of another shape.
+    """
+    num_classes, augment_dim = network.num_classes, network.augment_dim
+    if class_labels is not None and not num_classes:
+        raise ValueError(
+            "class_labels were given to a network without classes: leave them out, or train one "
+            "with config.model.class_conditional=True"
+        )
+    if augment_labels is not None and not augment_dim:
+        raise ValueError(
+            "augment_labels were given to a network without them: leave them out (in training, "
+            "config.data.augment=0), or train one with config.model.augment_dim"
+        )
+    if network.is_initializing():
+        class_labels = jnp.zeros(batch, int) if num_classes else None
+        augment_labels = jnp.zeros((batch, augment_dim)) if augment_dim else None
+    if class_labels is None and num_classes:
+        raise ValueError(
+            f"a network with {num_classes} classes was given no class_labels: give it an integer "
+            "for each image, -1 for none of them"
+        )
+    for labels, shape in ((class_labels, (batch,)), (augment_labels, (batch, augment_dim))):
+        if labels is not None and labels.shape != shape:
+            raise ValueError(f"labels of shape {labels.shape} were given, not of {shape}")
+    classes = None if class_labels is None else nn.one_hot(class_labels, num_classes)
+    return classes, augment_labels
+
+
 def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
     """Sines and cosines at frequencies from 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing)."""
     half = features // 2
@@ -117,19 +164,34 @@ class FourierEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over positions, one head."""
+    """Self-attention over positions, in heads side by side.
+
+    Attributes:
+        group_size: least channels of a normalised group.
+        heads: a divisor of the channels.
+        qkv_scale: `init` of queries, keys and values.
+        epsilon: of the normalisation.
+    """
 
     skip_rescale: bool
     init_scale: float
     group_size: int = 4
+    heads: int = 1
+    qkv_scale: float = 0.1
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Image) -> Image:
         b, h, w, c = x.shape
-        y = group_norm(c, self.group_size, name="GroupNorm_0")(x).reshape(b, h * w, c)
-        q, k, v = (nin(c, name=f"NIN_{i}")(y) for i in range(3))
-        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) * c**-0.5)
-        y = jnp.einsum("bqk,bkc->bqc", weights, v)
+        y = group_norm(c, self.group_size, self.epsilon, name="GroupNorm_0")(x)
+        q, k, v = (
+            nin(c, self.qkv_scale, name=f"NIN_{i}")(y)
+            .reshape(b, h * w, self.heads, c // self.heads)
+            .swapaxes(1, 2)
+            for i in range(3)
+        )
+        weights = nn.softmax(jnp.einsum("bhqc,bhkc->bhqk", q, k) * (c // self.heads) ** -0.5)
+        y = jnp.einsum("bhqk,bhkc->bhqc", weights, v).swapaxes(1, 2).reshape(b, h * w, c)
         y = nin(c, self.init_scale, name="NIN_3")(y)
         return add_skip(x, y.reshape(x.shape), self.skip_rescale)
 
@@ -198,7 +260,7 @@ class ResnetBlock(nn.Module):
     dropout: float
     skip_rescale: bool
     init_scale: float
-    resample: Callable[[Image], Image] | None = None
+    resample: Resample | None = None
     group_size: int = 4
 
     @nn.compact

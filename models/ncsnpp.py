@@ -1,4 +1,4 @@
-"""NCSN++ (Song et al. 2021, Appendix H); DDPM++ is a setting of it."""
+"""NCSN++ (Song et al. 2021, Appendix H); DDPM++ and EDM's versions of both are settings of it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 from models.layers import (
     ACTIVATIONS,
     Attention,
+    AugmentLabels,
+    ClassLabels,
     Combine,
     Downsample,
     FourierEmbedding,
@@ -17,6 +19,7 @@ from models.layers import (
     Upsample,
     add_skip,
     check_halvings,
+    conditions,
     conv3x3,
     group_norm,
     init,
@@ -46,8 +49,11 @@ class NCSNpp(nn.Module):
         progressive_input: "none", "input_skip" or "residual": how the input comes in at each level.
         progressive_combine: "sum" or "cat": how input_skip meets the features.
         init_scale: of the last layer in each branch; 0 starts with the identity.
-        embedding_type: "fourier" (of log labels) or "positional".
+        embedding_type: "fourier" or "positional".
         fourier_scale: standard deviation of the Fourier frequencies.
+        log_labels: Fourier features are of the labels' logarithms; EDM's of the labels.
+        num_classes: that the network tells apart; 0: none.
+        augment_dim: augmentation labels that it sees; 0: none.
         nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
@@ -72,6 +78,9 @@ class NCSNpp(nn.Module):
     init_scale: float = 0.0
     embedding_type: str = "fourier"
     fourier_scale: float = 16.0
+    log_labels: bool = True
+    num_classes: int = 0
+    augment_dim: int = 0
     nonlinearity: str = "swish"
     scale_by_sigma: bool = True
     sigma_min: float = 0.01
@@ -81,11 +90,19 @@ class NCSNpp(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
+    def __call__(
+        self,
+        x: Image,
+        labels: Float[Array, " batch"],
+        train: bool = False,
+        class_labels: ClassLabels | None = None,
+        augment_labels: AugmentLabels | None = None,
+    ) -> Image:
         """The output, of the shape of x; labels are what the parametrization conditions on.
 
         Raises:
-            ValueError: height or width is not divisible by 2^(levels - 1).
+            ValueError: height or width is not divisible by 2^(levels - 1), or conditions are
+                not those that the network knows (layers.conditions).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)
@@ -107,12 +124,19 @@ class NCSNpp(nn.Module):
         def head(h, features, scale):
             return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
 
+        classes, augments = conditions(self, len(x), class_labels, augment_labels)
         temb = None
         if self.conditional:
             if self.embedding_type == "fourier":
-                temb = FourierEmbedding(self.nf, self.fourier_scale)(jnp.log(labels))
+                label = jnp.log(labels) if self.log_labels else labels
+                temb = FourierEmbedding(self.nf, self.fourier_scale)(label)
             else:
                 temb = positional_embedding(labels, self.nf)
+            told = partial(nn.Dense, temb.shape[-1], kernel_init=init())
+            if classes is not None:
+                temb += told(name="class_embedding")(classes * self.num_classes**0.5)
+            if augments is not None:
+                temb += told(name="augment_embedding", use_bias=False)(augments)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb))
 

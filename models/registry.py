@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from models.adm import ADM
 from models.config import Config
 from models.ddpm import DDPM
 from models.layers import ACTIVATIONS
@@ -12,10 +13,11 @@ from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2At128, NCSNv2At256
 from models.wideresnet import WideResNet
-from sde_lib.checks import check_name
+from sde_lib.checks import check_at_least, check_name
 
 MODELS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
+    "adm": ADM,
     "ddpm": DDPM,
     "ncsn": NCSN,
     "ncsnv2_64": NCSNv2,
@@ -44,8 +46,8 @@ def create(config: Config) -> nn.Module:
     describe the SDE there too.
 
     Raises:
-        ValueError: an unknown network, an unknown choice for one of its fields, or remat of a
-            network without it.
+        ValueError: an unknown network, an unknown choice for one of its fields, or remat,
+            class_conditional or augment_dim of a network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
@@ -59,12 +61,21 @@ def create(config: Config) -> nn.Module:
             f"config.model.remat is True, but the network {options.name!r} has no blocks whose "
             "activations could be computed again: set it to False"
         )
+    for field, known in {"class_conditional": "num_classes", "augment_dim": "augment_dim"}.items():
+        if options.get(field) and (known not in fields or not options.get("conditional", True)):
+            raise ValueError(
+                f"config.model.{field} is {options[field]}, but the network {options.name!r} "
+                "sees no labels: take 'ncsnpp' or 'adm', with config.model.conditional=True"
+            )
     values: dict[str, Any] = {
         field: tuple(options[field]) if isinstance(options[field], list) else options[field]
         for field in fields & set(options)
     }
     if "centered" in fields:
         values["centered"] = config.data.centered
+    if options.get("class_conditional"):
+        check_at_least(1, **{"config.data.num_classes": config.data.num_classes})
+        values["num_classes"] = config.data.num_classes
     if "num_outputs" in fields:
         values["num_outputs"] = config.data.num_classes
     return network(**values)

@@ -2,10 +2,11 @@
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import flax.linen as nn
 import flax.traverse_util
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.adm import ADM
 from models.config import Config
 from models.inception import SIDE, Inception
 from models.ncsnpp import NCSNpp
@@ -20,7 +22,43 @@ from models.registry import create
 
 UNUSED = "Fourier features"  # of an unconditional NCSN++: made by the published one, never used
 LEAVES = {"kernel": ("weight", "W"), "scale": ("weight",), "bias": ("bias", "b"), "W": ("W",)}
+EDM_NCSNPP = {
+    "conditional": True,
+    "skip_rescale": True,
+    "resblock_type": "biggan",
+    "progressive": "none",
+    "nonlinearity": "swish",
+    "log_labels": False,
+    "scale_by_sigma": False,
+}
+EDM_EMBEDDING = {
+    "FourierEmbedding_0": "map_noise",
+    "class_embedding": "map_label",
+    "augment_embedding": "map_augment",
+    "Dense_0": "map_layer0",
+    "Dense_1": "map_layer1",
+}
+EDM_BLOCK = {
+    "GroupNorm_0": "norm0",
+    "Conv_0": "conv0",
+    "Dense_0": "affine",
+    "GroupNorm_1": "norm1",
+    "Conv_1": "conv1",
+    "Conv_2": "skip",
+    "Conv2d_0": "",  # of a Downsample, which is a single convolution there
+}
+EDM_ATTENTION = {
+    "GroupNorm_0": "norm2",
+    "NIN_0": "qkv[0]",
+    "NIN_1": "qkv[1]",
+    "NIN_2": "qkv[2]",
+    "NIN_3": "proj",
+}
+EDM_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "W": "freqs"}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+Location = tuple[str, ...]
+"""Of a parameter: the names of the modules that hold it, and its own."""
 
 
 def read_pth(path: str | Path) -> Any:
@@ -118,20 +156,113 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
         if (match := re.fullmatch(r"(?:module\.)?(all_modules\..+)", name))
     }
     order, expected = _layers(config)
+    names = {}
+    for path in expected:
+        prefix = ".".join([f"all_modules.{order.index(path[0])}", *path[1:-1]])
+        names[path] = [f"{prefix}.{name}" for name in LEAVES.get(path[-1], path[-1:])]
+    if order[0] == UNUSED:
+        arrays.pop("all_modules.0.W", None)
+    return _assign(arrays, names, expected)
+
+
+def load_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """A state dict kept as plain arrays.
+
+    EDM's networks are published as pickles, which run code when they are opened. Who trusts one
+    makes an .npz file of it, with PyTorch and in a clone of github.com/NVlabs/edm:
+
+        python -c "import pickle, numpy; net = pickle.load(open('edm.pkl', 'rb'))['ema']; \\
+            numpy.savez('edm.npz', **{k: v.numpy() for k, v in net.cpu().state_dict().items()})"
+
+    Raises:
+        ValueError: the file is another one, or holds more than plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, TypeError, BadZipFile) as error:
+        raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
+
+
+def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
+    """Parameters of models.create(config) from a state dict of an EDM network.
+
+    Args:
+        state_dict: {name: array}, of the averaged network ("ema") in the published file. A leading
+            "model." and buffers other than the Fourier frequencies are ignored.
+        config: as for models.create, of DDPM++, NCSN++ or ADM as EDM has them;
+            config.data.image_size and num_channels are used too.
+
+    Raises:
+        ValueError: another network, names that are missing or left over, or arrays of another
+            shape.
+    """
+    arrays = {}
+    for name, array in state_dict.items():
+        name, array = name.removeprefix("model."), np.asarray(array)
+        if name == "u" or name.endswith("resample_filter"):
+            continue
+        if array.shape[2:] == (1, 1) and not name.endswith("skip.weight"):
+            array = array[:, :, 0, 0]  # attention is made of convolutions there
+        if ".qkv." in name:  # queries, keys and values take turns
+            arrays |= {name.replace("qkv", f"qkv[{i}]"): array[i::3] for i in range(3)}
+        else:
+            arrays[name] = array
+    blocks = _edm_blocks(config)
+    order, expected = _layers(config)
+    prefixes, block = {}, ""
+    for layer in order:
+        if layer not in EDM_EMBEDDING and not layer.startswith("Attention"):
+            block = next(blocks)
+        prefixes[layer] = EDM_EMBEDDING.get(layer, block)
+    names = {}
+    for layer, *modules, leaf in expected:
+        inside = EDM_ATTENTION if layer.startswith("Attention") else EDM_BLOCK
+        parts = [prefixes[layer], *(inside[module] for module in modules), EDM_LEAVES[leaf]]
+        names[layer, *modules, leaf] = [".".join(filter(None, parts))]
+    return _assign(arrays, names, expected)
+
+
+def _edm_blocks(config: Config) -> Iterator[str]:
+    """EDM's names of the network's blocks, in the order of their calls."""
+    network: Any = create(config)
+    adm, residual = isinstance(network, ADM), getattr(network, "fir", False)
+    fields = {} if adm else EDM_NCSNPP | {"progressive_input": "residual" if residual else "none"}
+    other = {name: value for name, value in fields.items() if getattr(network, name, None) != value}
+    if other:
+        raise ValueError(
+            f"config.model, {config.model.name!r}, is none of EDM's networks, which are 'adm' and "
+            f"'ncsnpp' with {other}"
+        )
+    sides = [config.data.image_size >> level for level in range(len(network.ch_mult))]
+    sides = [f"{side}x{side}" for side in sides]
+    for level, side in enumerate(sides):
+        yield f"enc.{side}_down" if level else f"enc.{side}_conv"
+        if level and residual:
+            yield f"enc.{side}_aux_residual"
+        yield from (f"enc.{side}_block{i}" for i in range(network.num_res_blocks))
+    for side in reversed(sides):
+        inner = ("in0", "in1") if side == sides[-1] else ("up",)
+        yield from (f"dec.{side}_{name}" for name in inner)
+        yield from (f"dec.{side}_block{i}" for i in range(network.num_res_blocks + 1))
+    last = "out" if adm else f"dec.{sides[0]}_aux"
+    yield from (f"{last}_norm", f"{last}_conv")
+
+
+def _assign(
+    arrays: dict[str, np.ndarray], names: dict[Location, list[str]], expected: dict[Location, Any]
+) -> Any:
+    """The expected parameters, each from the array of the first of its names that there is."""
     params, missing, misshapen = {}, [], []
     for path, leaf in expected.items():
-        prefix = ".".join([f"all_modules.{order.index(path[0])}", *path[1:-1]])
-        candidates = [f"{prefix}.{name}" for name in LEAVES.get(path[-1], path[-1:])]
-        name = next((name for name in candidates if name in arrays), None)
+        name = next((name for name in names[path] if name in arrays), None)
         if name is None:
-            missing.append(candidates[0])
+            missing.append(names[path][0])
             continue
         value = _to_linen(arrays.pop(name), is_weight=name.endswith("weight"))
         if value.shape != leaf.shape:
             misshapen.append(f"{name}: {value.shape}, not {leaf.shape}")
         params[path] = jnp.asarray(value, leaf.dtype)
-    if order[0] == UNUSED:
-        arrays.pop("all_modules.0.W", None)
     if missing or arrays or misshapen:
         raise ValueError(
             "the state dict does not fit this config: "
@@ -141,7 +272,7 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     return flax.traverse_util.unflatten_dict(params)
 
 
-def _layers(config: Config) -> tuple[list[str], dict[tuple[str, ...], Any]]:
+def _layers(config: Config) -> tuple[list[str], dict[Location, Any]]:
     """The network's layers in the order of their calls, and its parameters' shapes by path."""
     model = create(config)
     order = []

@@ -1,5 +1,6 @@
 from contextlib import closing
 
+import golden
 import jax
 import numpy as np
 import pytest
@@ -44,6 +45,28 @@ def test_an_imported_run_is_one_that_the_other_modes_can_use(tmp_path, monkeypat
 
     with pytest.raises(ValueError, match="holds checkpoints already"):
         import_checkpoint.run(config, tmp_path, tmp_path / "checkpoint.pth")
+
+
+def test_edm_weights_are_a_run_that_has_been_trained(tmp_path):
+    arrays = golden.load("edm_ddpmpp_class_augment")
+    config = digits.get_config()
+    edm = golden.edm_config(arrays)
+    with config.unlocked():
+        config.model.update(edm.model)
+        config.data.update(edm.data)
+    np.savez(tmp_path / "edm.npz", **golden.edm_state_dict(arrays))
+    import_checkpoint.run(config, tmp_path / "run", tmp_path / "edm.npz")
+
+    _, averaged, step = load(config, tmp_path / "run")
+    assert step == config.training.n_iters
+    expected = torch_import.edm(golden.edm_state_dict(arrays), config)
+    jax.tree.map(np.testing.assert_array_equal, averaged, expected)
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    with pytest.raises(ValueError, match=r"would run its own code: make an .npz file"):
+        import_checkpoint.run(tiny(), tmp_path / "run", tmp_path / "edm.pkl")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ NAMES = (
     "ddpmpp_vp_continuous",
     "ddpm_vp",
 )
+EDM_NAMES = ("edm_ddpmpp_class_augment", "edm_ncsnpp", "edm_vp_precond_ddpmpp", "edm_adm_class")
 
 
 def golden_config(arrays, name):
@@ -32,6 +33,30 @@ def test_imported_networks_agree_with_the_published_code(name):
     x = golden.channels_last(arrays["x"])
     output = models.create(config).apply({"params": params}, x, jnp.asarray(arrays["labels"]))
     golden.assert_close(output, golden.channels_last(arrays["output"]), 1e-5)
+
+
+def edm_conditions(arrays):
+    """Classes as we number them, and augmentations as EDM has them, of those that there are."""
+    given = {}
+    if "class_labels" in arrays:
+        given["class_labels"] = arrays["class_labels"].argmax(1)
+    if "augment_labels" in arrays:
+        given["augment_labels"] = arrays["augment_labels"]
+    return given
+
+
+@pytest.mark.parametrize("name", EDM_NAMES)
+def test_imported_edm_networks_agree_with_the_published_code(name):
+    arrays = golden.load(name)
+    config = golden.edm_config(arrays)
+    params = models.torch_import.edm(golden.edm_state_dict(arrays), config)
+    skip, out, scale, noise = (c.astype(np.float32) for c in golden.edm_preconditioning(arrays))
+    x = golden.channels_last(arrays["x"])
+    output = models.create(config).apply(
+        {"params": params}, scale[:, None, None, None] * x, noise, **edm_conditions(arrays)
+    )
+    denoised = skip[:, None, None, None] * x + out[:, None, None, None] * output
+    golden.assert_close(denoised, golden.channels_last(arrays["output"]), 1e-5)
 
 
 def test_rematerialised_networks_take_the_same_parameters():
@@ -70,6 +95,56 @@ def test_a_network_that_was_never_published_in_pytorch_form_is_refused_as_a_whol
     config.model.name, config.model.nf = "ncsnv2_64", 4
     with pytest.raises(ValueError, match=r"missing \[.*gamma.*; left over .*all_modules.9.Conv_0"):
         models.torch_import.score_sde(state, config)
+
+
+def test_edm_names_are_understood_with_and_without_the_preconditioning():
+    arrays = golden.load("edm_ncsnpp")
+    config, state = golden.edm_config(arrays), golden.edm_state_dict(arrays)
+    bare = {name.removeprefix("model."): value for name, value in state.items()}
+    buffers = {"enc.8x8_down.conv0.resample_filter": np.ones((1, 1, 4, 4)), "u": np.ones(1001)}
+    expected = models.torch_import.edm(state, config)
+    found = models.torch_import.edm(bare | buffers, config)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    frequencies = state["model.map_noise.freqs"]
+    np.testing.assert_array_equal(found["FourierEmbedding_0"]["W"], frequencies)
+
+
+def test_an_edm_state_dict_of_another_network_is_refused_as_a_whole():
+    arrays = golden.load("edm_ncsnpp")
+    config, state = golden.edm_config(arrays), golden.edm_state_dict(arrays)
+    del state["model.enc.8x8_block0.qkv.bias"]
+    state["model.map_label.bias"] = np.ones(64)
+    state["model.enc.8x8_aux_residual.bias"] = np.ones(7)
+    with pytest.raises(ValueError, match="does not fit") as error:
+        models.torch_import.edm(state, config)
+    for name in ("8x8_block0.qkv[2].bias", "map_label.bias", "8x8_aux_residual.bias: (7,)"):
+        assert name in str(error.value)
+
+
+def test_edm_weights_are_refused_by_the_fields_of_another_network():
+    config = golden.edm_config(golden.load("edm_ncsnpp"))
+    config.model.log_labels = True
+    config.model.fir = False
+    with pytest.raises(ValueError, match=r"'log_labels': False, 'progressive_input': 'none'"):
+        models.torch_import.edm({}, config)
+    config.model.name = "ddpm"
+    with pytest.raises(ValueError, match="'ddpm', is none of EDM's networks"):
+        models.torch_import.edm({}, config)
+
+
+def test_plain_arrays_are_read_and_objects_are_not(tmp_path):
+    saved = {"model.a.weight": np.arange(3.0), "model.b.bias": np.ones(2)}
+    np.savez(tmp_path / "plain.npz", **saved)
+    jax.tree.map(
+        np.testing.assert_array_equal, models.torch_import.load_npz(tmp_path / "plain.npz"), saved
+    )
+    np.savez(tmp_path / "code.npz", a=np.array([print], object))
+    np.save(tmp_path / "array.npy", np.ones(2))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    (tmp_path / "text.npz").write_text("no weights")
+    for name in ("code", "array", "text"):
+        with pytest.raises(ValueError, match=r"is not an \.npz file of plain arrays"):
+            models.torch_import.load_npz(tmp_path / f"{name}.npz")
 
 
 def checkpoint():
