@@ -28,27 +28,39 @@
 | subvp_ncsnpp_continuous       |       |      |         |          |  62,693,251 |
 | subvp_ncsnpp_deep_continuous  |       |      |         |          | 107,521,411 |
 | ve_classifier_continuous      |       |      |         |          |  38,913,242 |
+| edm_ddpmpp                    |  1.97 |      |         |          |  55,733,891 |
+| edm_ncsnpp                    |  1.98 |      |         |          |  56,397,955 |
+| edm_ddpmpp_conditional        |  1.79 |      |         |          |  55,735,299 |
+| edm_ncsnpp_conditional        |  1.79 |      |         |          |  56,400,771 |
 
 Song et al. 2021 (Tables 2 and 3) report these, Song and Ermon 2019 and 2020 those of ncsn (without
 the last denoising) and ncsnv2; nothing else was published. "ODE FID" is of samples of the
 probability flow ODE (--config.sampling.method=probability_flow), bits/dim its likelihood.
 
-The paper's class-conditional samples are guided by the network of ve_classifier_continuous
+Karras et al. 2022 (Table 2) report EDM's, each the least of three, with 35 network evaluations a
+sample; "VP" is what they call DDPM++, and "VE" NCSN++.
+
+The class-conditional samples of Song et al. are guided by the network of ve_classifier_continuous
 (config.sampling.classifier); how long it was trained is not published.
 
 Without "continuous", training sees the levels of a chain only. The digits after ncsn are the
 techniques of NCSNv2 that it was given (configs/published.py).
 
-Training takes 1.3 million steps of 128 images (deep: 0.95 million), far beyond a CPU. The data
+Training takes 1.3 million steps of 128 images (deep: 0.95 million; EDM: 0.39 million of 512, two
+days of eight V100s), far beyond a CPU. The data
 (170 MB) are downloaded at the first start, unless config.data.path is the official binary archive,
 its folder, or an .npz file with uint8 arrays `train` and `test`, [N, 32, 32, 3].
 """
 
 from configs import default
 from configs.published import (
+    CONDITIONAL,
     DDPM,
     DDPMPP,
     DEEP,
+    EDM,
+    EDM_DDPMPP,
+    EDM_NCSNPP,
     FOURIER,
     NCSNPP,
     SUBVP,
@@ -83,6 +95,10 @@ VARIANTS = {
     "subvp_ncsnpp_continuous": (SUBVP, NCSNPP),
     "subvp_ncsnpp_deep_continuous": (SUBVP, NCSNPP, DEEP),
     "ve_classifier_continuous": (VE, {"model.name": "wideresnet", "training.n_iters": 200_001}),
+    "edm_ddpmpp": (EDM, EDM_DDPMPP),
+    "edm_ncsnpp": (EDM, EDM_NCSNPP),
+    "edm_ddpmpp_conditional": (EDM, EDM_DDPMPP, CONDITIONAL),
+    "edm_ncsnpp_conditional": (EDM, EDM_NCSNPP, CONDITIONAL),
 }
 
 

@@ -1,4 +1,7 @@
-"""What the published experiments share (score_sde; Song et al. 2021, Appendices G and H).
+"""What the published experiments share.
+
+They are those of score_sde (Song et al. 2021, Appendices G and H) and of EDM (Karras et al. 2022,
+config F of Table 2; Appendix F.2 and the table of training options in EDM's repository).
 
 A part gives fields their values. An experiment is the part of its data set, then those of its
 variant, over the defaults.
@@ -15,14 +18,15 @@ Part = dict[str, Any]
 def experiment(
     dataset: Part, variants: dict[str, tuple[Part, ...]], variant: str
 ) -> default.Config:
-    """The variant of a data set. Sampling takes a step for each of its num_scales."""
+    """The variant of a data set. Sampling takes a step for each of its num_scales, or n_steps."""
     default.check_variant(variant, tuple(variants))
     config = default.get_config()
     config.data.random_flip = True
     config.data.uniform_dequantization = False
+    config.sampling.n_steps = 0
     for part in (dataset, *variants[variant]):
         config.update_from_flattened_dict(part)
-    config.sampling.n_steps = config.model.num_scales
+    config.sampling.n_steps = config.sampling.n_steps or config.model.num_scales
     return config
 
 
@@ -76,6 +80,68 @@ NCSNPP: Part = {
 DDPMPP: Part = {**NCSNPP, "model.fir": False, "model.progressive_input": "none"}
 FOURIER: Part = {"model.embedding_type": "fourier", "model.fourier_scale": 16.0}
 DEEP: Part = {"model.num_res_blocks": 8, "training.n_iters": 950_001}
+
+# EDM. Its augmentations flip; the data do not.
+EDM: Part = {
+    "training.sde": "edm",
+    "training.n_iters": 390_625,  # 200 million images
+    "training.batch_size": 512,
+    "training.noise_density": "log_normal",
+    "training.noise_mean": -1.2,
+    "training.noise_std": 1.2,
+    "training.weighting": "edm",
+    "sampling.method": "edm",
+    "sampling.n_steps": 18,
+    "sampling.grid": "karras",
+    "sampling.rho": 7.0,
+    "sampling.sigma_min": 0.002,
+    "sampling.sigma_max": 80.0,
+    "data.random_flip": False,
+    "data.augment": 0.12,
+    "model.parametrization": "edm",
+    "model.sigma_data": 0.5,
+    "model.ema_halflife": 500_000.0,
+    "model.ema_rampup": 0.05,
+    "model.augment_dim": 9,
+    "model.dropout": 0.13,
+    "optim.lr": 1e-3,
+    "optim.warmup": 19_531,  # 10 million images
+    "optim.grad_clip": -1.0,
+    "optim.nan_to_num": True,
+}
+EDM_64: Part = {  # images of 64 x 64 pixels
+    **EDM,
+    "training.n_iters": 781_250,
+    "training.batch_size": 256,
+    "sampling.n_steps": 40,
+    "data.dataset": "folder",
+    "data.image_size": 64,
+    "data.augment": 0.15,
+    "optim.lr": 2e-4,
+    "optim.warmup": 39_062,
+}
+EDM_DDPMPP: Part = {
+    **DDPMPP,
+    "model.ch_mult": (2, 2, 2),
+    "model.log_labels": False,
+    "model.scale_by_sigma": False,
+}
+EDM_NCSNPP: Part = {
+    **EDM_DDPMPP,
+    **FOURIER,
+    "model.fir": True,
+    "model.progressive_input": "residual",
+}
+EDM_ADM: Part = {
+    "model.name": "adm",
+    "model.nf": 192,
+    "model.ch_mult": (1, 2, 3, 4),
+    "model.num_res_blocks": 3,
+    "model.attn_resolutions": (32, 16, 8),
+    "model.num_head_channels": 64,
+}
+LEVELS_64: Part = {"model.ch_mult": (1, 2, 2, 2)}
+CONDITIONAL: Part = {"model.class_conditional": True}
 
 # Images of 256 x 256 pixels and more.
 LARGE: Part = {

@@ -1,4 +1,4 @@
-"""The published experiments: cifar10, celeba, lsun, celebahq and ffhq."""
+"""The published experiments: cifar10, celeba, lsun, celebahq, ffhq, afhq and imagenet64."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import models
-from configs import celeba, celebahq, cifar10, ffhq, lsun
+from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
 from experiments import build, train
 from experiments.state import init_state
 
@@ -83,20 +83,58 @@ ve_ncsnpp_continuous_256     pc          1 .075  348 2000  .999 2400001  64 2e-4
 ve_ncsnpp_continuous_1024    pc          1  .15 1348 2000 .9999 2400001   8 2e-4 105785896
 """,
 }
-ROWS = [
-    pytest.param(module, *line.split(maxsplit=2), id=f"{module.__name__}:{line.split()[0]}")
-    for module, table in PUBLISHED.items()
-    for line in table.strip().splitlines()
-]
+# Read from the options in EDM's repository (those not given there are train.py's defaults): million
+# images in all and of the average's half-life, then EDM_FIELDS.
+EDM_FIELDS = (
+    "training.batch_size",
+    "optim.lr",
+    "model.dropout",
+    "data.augment",
+    "sampling.n_steps",
+    "data.image_size",
+)
+EDM = {
+    cifar10: """
+edm_ddpmpp              200 .5  512 1e-3 .13 .12  18 32  55733891
+edm_ncsnpp              200 .5  512 1e-3 .13 .12  18 32  56397955
+edm_ddpmpp_conditional  200 .5  512 1e-3 .13 .12  18 32  55735299
+edm_ncsnpp_conditional  200 .5  512 1e-3 .13 .12  18 32  56400771
+""",
+    ffhq: """
+edm_ddpmpp              200 .5  256 2e-4 .05 .15  40 64  61805571
+edm_ncsnpp              200 .5  256 2e-4 .05 .15  40 64  62761219
+""",
+    afhq: """
+edm_ddpmpp              200 .5  256 2e-4 .25 .15  40 64  61805571
+edm_ncsnpp              200 .5  256 2e-4 .25 .15  40 64  62761219
+""",
+    imagenet64: """
+edm_adm                2500 50 4096 1e-4 .10   0 256 64 295899267
+""",
+}
 
 
-def test_the_tables_are_complete():
-    for module, table in PUBLISHED.items():
-        rows = [line.split() for line in table.strip().splitlines()]
-        assert [row[0] for row in rows] == list(module.VARIANTS)
-        lines = [line.strip("| ").split() for line in module.__doc__.splitlines()]
-        described = [(line[0], line[-1]) for line in lines if line and line[0] in module.VARIANTS]
-        assert described == [(row[0], f"{int(row[-1]):,}") for row in rows]
+def rows(tables):
+    return [
+        pytest.param(module, *line.split(maxsplit=2), id=f"{module.__name__}:{line.split()[0]}")
+        for module, table in tables.items()
+        for line in table.strip().splitlines()
+    ]
+
+
+def variants(module):
+    """Those of score_sde."""
+    return [variant for variant in module.VARIANTS if not variant.startswith("edm")]
+
+
+@pytest.mark.parametrize("module", PUBLISHED | EDM)
+def test_the_tables_are_complete(module):
+    table = PUBLISHED.get(module, "").strip() + EDM.get(module, "").rstrip()
+    rows = [line.split() for line in table.splitlines() if line]
+    assert [row[0] for row in rows] == list(module.VARIANTS)
+    lines = [line.strip("| ").split() for line in module.__doc__.splitlines()]
+    described = [(line[0], line[-1]) for line in lines if line and line[0] in module.VARIANTS]
+    assert described == [(row[0], f"{int(row[-1]):,}") for row in rows]
 
 
 @functools.cache
@@ -106,7 +144,7 @@ def parameters(network, size):
     return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
-@pytest.mark.parametrize(("module", "variant", "sampler", "values"), ROWS)
+@pytest.mark.parametrize(("module", "variant", "sampler", "values"), rows(PUBLISHED))
 def test_the_published_fields_and_network(module, variant, sampler, values):
     config = module.get_config(variant)
     build.check(config)
@@ -124,7 +162,7 @@ def test_the_published_fields_and_network(module, variant, sampler, values):
 
 @pytest.mark.parametrize("module", PUBLISHED)
 def test_names_tell_the_objective(module):
-    for variant in module.VARIANTS:
+    for variant in variants(module):
         config, words = module.get_config(variant), set(variant.split("_"))
         training, model, optim = config.training, config.model, config.optim
         vp = bool(words & {"vp", "subvp"})
@@ -141,6 +179,56 @@ def test_names_tell_the_objective(module):
             assert model.embedding_type == ("fourier" if fourier else "positional")
 
 
+@pytest.mark.parametrize(("module", "variant", "millions", "values"), rows(EDM))
+def test_edm_s_fields_and_network(module, variant, millions, values):
+    config = module.get_config(variant)
+    halflife, *values, size = values.split()
+    for field, value in zip(EDM_FIELDS, values, strict=True):
+        section, name = field.split(".")
+        assert config[section][name] == float(value)
+    batch_size = config.training.batch_size
+    assert config.training.n_iters == np.ceil(float(millions) * 1e6 / batch_size)
+    assert config.optim.warmup == 10_000_000 // batch_size
+    assert config.model.ema_halflife == float(halflife) * 1e6
+    assert config.model.augment_dim == (9 if config.data.augment else 0)
+    assert not config.data.random_flip
+    assert not config.data.uniform_dequantization
+    network = models.create(config)
+    classes = {cifar10: 10 * ("conditional" in variant), imagenet64: 1000}
+    assert network.num_classes == classes.get(module, 0)
+    assert network.centered
+    assert parameters(network.clone(dropout=0.0), config.data.image_size) == int(size)
+
+
+@pytest.mark.parametrize(
+    ("module", "variant", "names"),
+    [
+        (
+            cifar10,
+            "edm_ddpmpp",
+            ("map_augment.weight", "enc.32x32_block3.conv1", "dec.8x8_in1.conv"),
+        ),
+        (
+            cifar10,
+            "edm_ncsnpp_conditional",
+            ("map_noise.freqs", "map_label.bias", "aux_residual.w"),
+        ),
+        (imagenet64, "edm_adm", ("map_label.weight", "enc.8x8_block2.norm2.bias", "out_conv.bias")),
+    ],
+)
+def test_edm_s_weights_are_asked_for_by_their_names(module, variant, names):
+    with pytest.raises(ValueError, match="does not fit this config: missing") as error:
+        models.torch_import.edm({}, module.get_config(variant))
+    for name in names:
+        assert name in str(error.value)
+
+
+def test_imagenet_is_sampled_stochastically_with_511_evaluations():
+    sampling = imagenet64.get_config().sampling
+    churn = sampling.s_churn, sampling.s_tmin, sampling.s_tmax, sampling.s_noise
+    assert (2 * sampling.n_steps - 1, *churn) == (511, 40, 0.05, 50, 1.003)
+
+
 def test_a_published_train_step_keeps_its_shapes():
     config = cifar10.get_config("vp_ddpm")
     model = models.create(config)
@@ -152,7 +240,7 @@ def test_a_published_train_step_keeps_its_shapes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", cifar10.VARIANTS)
+@pytest.mark.parametrize("variant", variants(cifar10))
 def test_a_published_train_step_runs(variant):
     config = cifar10.get_config(variant)
     model = models.create(config)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import weights
 
+from models.adm import ADM
 from models.ddpm import DDPM
-from models.layers import level_sigma
+from models.layers import Attention, level_sigma
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 from models.wideresnet import WideResNet
@@ -16,12 +17,19 @@ X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([0.5, 3.0])
 
 
+CONDITIONAL = {
+    "ncsnpp": NCSNpp(nf=8, ch_mult=(1,), num_res_blocks=0, embedding_type="positional"),
+    "adm": ADM(nf=8, ch_mult=(1,), num_res_blocks=0),
+}
+
+
 class OneStage(NCSNv2):
     stages = NCSNv2.stages[:1]
 
 
 NETWORKS = {
     "ncsnpp": NCSNpp(nf=8, ch_mult=(1,), num_res_blocks=0, dropout=0.5),
+    "adm": ADM(nf=8, ch_mult=(1,), num_res_blocks=0, dropout=0.5),
     "ddpm": DDPM(nf=8, ch_mult=(1, 1), num_res_blocks=1),
     "ncsnv2": OneStage(nf=4, scale_by_sigma=False),
     "wideresnet": WideResNet(blocks_per_group=1, channel_multiplier=1),
@@ -75,3 +83,75 @@ def test_remat_changes_no_output_and_no_derivative(name):
 
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     jax.tree.map(close, *derivatives(weights.random(network, X, LABELS)))
+
+
+def test_heads_attend_side_by_side():
+    x = np.random.RandomState(0).standard_normal((2, 2, 3, 8)).astype("f4")
+    attention = Attention(skip_rescale=False, init_scale=1.0, group_size=8, heads=2)
+    values = weights.random(attention, x)
+    params = jax.tree.map(np.float64, values)
+    y = x.reshape(2, 6, 8).astype(np.float64)
+    y = (y - y.mean((1, 2), keepdims=True)) / np.sqrt(y.var((1, 2), keepdims=True) + 1e-6)
+    y = y * params["GroupNorm_0"]["scale"] + params["GroupNorm_0"]["bias"]
+    q, k, v = (y @ params[f"NIN_{i}"]["kernel"] + params[f"NIN_{i}"]["bias"] for i in range(3))
+    heads = []
+    for channels in (slice(0, 4), slice(4, 8)):
+        logits = q[..., channels] @ k[..., channels].swapaxes(1, 2) / np.sqrt(4)
+        probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        heads.append(probabilities @ v[..., channels])
+    y = np.concatenate(heads, -1) @ params["NIN_3"]["kernel"] + params["NIN_3"]["bias"]
+    output = attention.apply({"params": values}, x)
+    np.testing.assert_allclose(output, x + y.reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_no_class_and_no_augmentation_are_no_condition(name):
+    """What a class and an augmentation are, the golden networks prove."""
+    plain = CONDITIONAL[name]
+    network = plain.clone(num_classes=3, augment_dim=2)
+    params = weights.random(network, X, LABELS)
+    others = {layer: values for layer, values in params.items() if "embedding" not in layer}
+    if "bias" in params["class_embedding"]:
+        params["class_embedding"]["bias"] *= 0
+    none, known = jnp.array([-1, -1]), jnp.array([0, 2])
+
+    @jax.jit
+    def run(params, others):
+        apply = partial(network.apply, {"params": params}, X, LABELS)
+        return (
+            plain.apply({"params": others}, X, LABELS),
+            apply(class_labels=none),
+            apply(class_labels=none, augment_labels=jnp.zeros((2, 2))),
+            apply(class_labels=known),
+            apply(class_labels=none, augment_labels=jnp.ones((2, 2))),
+        )
+
+    expected, unlabelled, unaugmented, *different = run(params, others)
+    np.testing.assert_allclose(unlabelled, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(unaugmented, expected, rtol=1e-4, atol=1e-5)
+    for output in different:
+        assert np.abs(output - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize(
+    ("fields", "given", "message"),
+    [
+        ({"num_classes": 3}, {}, "3 classes was given no class_labels: give it an integer"),
+        ({}, {"class_labels": [0, 1]}, "class_labels were given to a network without classes"),
+        ({}, {"augment_labels": [[0.0]] * 2}, "augment_labels were given to a network without"),
+        (
+            {"num_classes": 3},
+            {"class_labels": [[1, 0, 0]] * 2},
+            r"shape \(2, 3\) .*, not of \(2,\)",
+        ),
+        ({"augment_dim": 9}, {"augment_labels": [[0.0]] * 2}, r"shape \(2, 1\) .* of \(2, 9\)"),
+    ],
+    ids=str,
+)
+def test_conditions_that_are_missing_or_unknown_are_refused(name, fields, given, message):
+    network = CONDITIONAL[name].clone(**fields)
+    variables = {"params": weights.shapes(network, X, LABELS)}
+    given = {name: jnp.array(labels) for name, labels in given.items()}
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda v: network.apply(v, X, LABELS, **given), variables)

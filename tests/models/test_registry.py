@@ -52,6 +52,31 @@ def test_every_network_takes_its_centring_from_the_data(name):
         assert getattr(network, "centered", centered) == centered
 
 
+@pytest.mark.parametrize("name", ["ncsnpp", "adm"])
+def test_classes_are_the_data_s_where_the_network_is_conditional(name):
+    config = digits.get_config()
+    config.model.name, config.model.augment_dim = name, 9
+    assert (models.create(config).num_classes, models.create(config).augment_dim) == (0, 9)
+    config.model.class_conditional, config.data.num_classes = True, 7
+    assert models.create(config).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model.class_conditional": True, "data.num_classes": 0}, "num_classes is 0: it must be"),
+        ({"model.class_conditional": True, "model.name": "ddpm"}, "'ddpm' sees no labels: take"),
+        ({"model.augment_dim": 9, "model.name": "ncsnv2_64"}, "'ncsnv2_64' sees no labels: take"),
+    ],
+    ids=str,
+)
+def test_conditions_of_a_network_that_sees_none_are_refused(values, message):
+    config = digits.get_config()
+    config.update_from_flattened_dict(values)
+    with pytest.raises(ValueError, match=message):
+        models.create(config)
+
+
 def test_remat_of_a_network_without_blocks_is_refused():
     config = points.get_config()
     config.model.remat = True
