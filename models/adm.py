@@ -1,4 +1,4 @@
-"""ADM (Dhariwal and Nichol 2021), as trained by EDM (Karras et al. 2022, Appendix F.2)."""
+"""ADM (Dhariwal and Nichol 2021), as trained by EDM (Karras et al. 2022, Appendix F)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,10 +36,10 @@ class ADM(nn.Module):
         ch_mult: their multiple at each level; each level has half the resolution of the one before.
         num_res_blocks: residual blocks a level (one more on the way up).
         attn_resolutions: heights at which the blocks are followed by attention.
-        num_head_channels: of each head of the attention.
+        num_head_channels: channels of each attention head, or more where they leave a remainder.
         dropout: probability, in training.
-        num_classes: that the network tells apart; 0: none.
-        augment_dim: augmentation labels that it sees; 0: none.
+        num_classes: that the network tells apart, 0 for none.
+        augment_dim: augmentation labels that it sees, 0 for none.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
     """

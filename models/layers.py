@@ -105,9 +105,9 @@ def conditions(
     class_labels: ClassLabels | None,
     augment_labels: AugmentLabels | None,
 ) -> tuple[Embedding | None, AugmentLabels | None]:
-    """The labels, if any, that `network` adds to its embedding: classes one-hot, -1 all zeros.
+    """The labels that a network adds to its embedding: classes one-hot, -1 all zeros.
 
-    While it is initialised, zeros stand for those that are not given.
+    None for those that it does not know, and for no augmentation. Its initialisation takes zeros.
 
     Args:
         network: has num_classes and augment_dim, 0 for labels that it does not know.

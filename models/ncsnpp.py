@@ -52,8 +52,8 @@ class NCSNpp(nn.Module):
         embedding_type: "fourier" or "positional".
         fourier_scale: standard deviation of the Fourier frequencies.
         log_labels: Fourier features are of the labels' logarithms; EDM's of the labels.
-        num_classes: that the network tells apart; 0: none.
-        augment_dim: augmentation labels that it sees; 0: none.
+        num_classes: that the network tells apart, 0 for none.
+        augment_dim: augmentation labels that it sees, 0 for none.
         nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
@@ -132,11 +132,11 @@ class NCSNpp(nn.Module):
                 temb = FourierEmbedding(self.nf, self.fourier_scale)(label)
             else:
                 temb = positional_embedding(labels, self.nf)
-            told = partial(nn.Dense, temb.shape[-1], kernel_init=init())
+            linear = partial(nn.Dense, temb.shape[-1], kernel_init=init())
             if classes is not None:
-                temb += told(name="class_embedding")(classes * self.num_classes**0.5)
+                temb += linear(name="class_embedding")(classes * self.num_classes**0.5)
             if augments is not None:
-                temb += told(name="augment_embedding", use_bias=False)(augments)
+                temb += linear(name="augment_embedding", use_bias=False)(augments)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb))
 
