@@ -87,8 +87,8 @@ class _VariancePreserving(_VanishingAlpha):
 class Cosine(_VariancePreserving):
     """Nichol & Dhariwal 2021 (arXiv 2102.09672), Eq. 17: alpha = cos theta(t) / cos theta(0).
 
-    theta(t) = (t + s) / (1 + s) pi / 2. t_max is that of Lu et al. 2022 (DPM-Solver, Appendix D):
-    a noise level of 119.
+    theta(t) = (t + s) / (1 + s) pi / 2. t_max is that of Lu et al. 2022 (DPM-Solver, arXiv
+    2206.00927): a noise level of 119.
 
     Raises ValueError unless s >= 0 and t_max < 1.
     """
@@ -131,7 +131,7 @@ class Cosine(_VariancePreserving):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(_VariancePreserving):
-    """Chen 2023 (arXiv 2301.10972), Section 2.2: alpha^2 a sigmoid of t, shifted to 1 at t = 0.
+    """Chen 2023 (arXiv 2301.10972): alpha^2 a sigmoid of t, shifted to 1 at t = 0.
 
     alpha^2 = (S(1) - S(t)) / (S(1) - S(0)), S(t) = sigmoid((start + t (end - start)) / tau). In
     halves: a = start / (2 tau), b = end / (2 tau), w = b - a, and S(t) - S(0) =
@@ -188,7 +188,7 @@ class Sigmoid(_VariancePreserving):
 
 @dataclasses.dataclass(frozen=True)
 class Linear(_VariancePreserving):
-    """Chen 2023 (arXiv 2301.10972), Section 2.2: alpha^2 = 1 - t, sigma^2 = t.
+    """Chen 2023 (arXiv 2301.10972): alpha^2 = 1 - t, sigma^2 = t.
 
     At t_max the noise level is 100: the prior is reached but for 1e-4 of the data's variance, and t
     still tells levels apart.

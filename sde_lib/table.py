@@ -60,8 +60,9 @@ class Table(SDE):
         # At once: halving the table in a loop would start a GPU kernel for every half.
         after = jnp.searchsorted(-levels[1:-1], -log_snr, side="right", method="compare_all")
         _, b, c, d = jnp.asarray(self._cubics, jnp.float32)[:, after]
-        rise = levels[after + 1] - levels[after]
-        u = _root(b, c, d, log_snr - levels[after], (log_snr - levels[after]) / rise)
+        fall = log_snr - levels[after]
+        whole = jnp.asarray(np.diff(self.log_snrs), jnp.float32)[after]
+        u = _root(b, c, d, fall, fall / whole)
         return times[after] + u * (times[after + 1] - times[after])
 
     def _rate(self, t: Time) -> Array:
@@ -112,7 +113,7 @@ class Table(SDE):
 def _root(b: Array, c: Array, d: Array, y: Array, u: Array) -> Array:
     """The u in [0, 1] with u (b + u (c + u d)) = y, from a guess; the cubic falls from u = 0 to 1.
 
-    Laguerre's method, which slopes near 0 do not slow down, within a bracket that they keep it in:
+    Laguerre's method, which flat cubics do not slow down, bisecting where it leaves its bracket:
     five steps reach float32's last bit for every monotone cubic (four are off by 1e-3 at worst).
     """
     low, high = jnp.full_like(u, -0.01), jnp.full_like(u, 1.01)

@@ -73,6 +73,13 @@ def test_log_snr_falls_and_is_inverted_at_levels_exactly(table):
     np.testing.assert_allclose(table.log_snr(t), exact(np.float64(t)), rtol=1e-6, atol=1e-4)
 
 
+def test_levels_that_float32_cannot_tell_apart_have_an_inverse():
+    table = sde_lib.Table((1.0, -8.0, -8.0 - 1e-9))
+    np.testing.assert_array_equal(table.inverse_log_snr(jnp.array([1.0, -8.0])), [0.0, 0.5])
+    two = sde_lib.Table((1.0, -1.0))
+    np.testing.assert_array_equal(two.inverse_log_snr(jnp.array([1.0, 0.0, -1.0])), [0.0, 0.5, 1.0])
+
+
 def test_the_inverse_has_no_loop():
     jaxpr = str(jax.make_jaxpr(SDE.inverse_log_snr)(jnp.zeros(3)))
     assert "while" not in jaxpr
