@@ -11,6 +11,7 @@ from exact import kernel
 
 import models
 import sde_lib
+from models.parametrization import PARAMETRIZATIONS
 from sde_lib.batch import expand
 
 
@@ -145,7 +146,7 @@ def test_all_parametrizations_give_one_score(sde_name):
     x0, eps = rng.uniform(-1, 1, (len(t), 8)), rng.standard_normal((len(t), 8))
     x = (alpha * x0 + sigma * eps).astype(np.float32)
     eps = (x - alpha * x0) / sigma  # of the x that the network sees
-    for name in models.parametrization.PARAMETRIZATIONS:
+    for name in PARAMETRIZATIONS:
         output, network_input = output_by_definition(name, x0, eps, coefficients)
         network = Fixed(jnp.asarray(output, jnp.float32))
         score = score_of(name, sde, network, jnp.asarray(x), jnp.asarray(t))
@@ -206,7 +207,7 @@ def test_labels_of_the_others_are_those_of_score_sde():
             score_of(parametrization, ALL_SDES[name], network := Fixed(x), x, t)
             np.testing.assert_allclose(network.labels, expected, rtol=1e-6)
     np.testing.assert_array_equal(score_of("score_sde", ALL_SDES["edm"], Fixed(x), x, t), x)
-    for parametrization in models.parametrization.PARAMETRIZATIONS:  # its logarithm is taken
+    for parametrization in PARAMETRIZATIONS:  # its logarithm is taken
         score_of(parametrization, ALL_SDES["edm"], network := Fixed(x), x, t, name="mlp")
         np.testing.assert_array_equal(network.labels, t)
     mlp = score_of("score_sde", ALL_SDES["edm"], Fixed(x), x, t, name="mlp")

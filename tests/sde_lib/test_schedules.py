@@ -71,7 +71,7 @@ def test_edges_of_the_noise_levels():
     assert levels["flow"] == pytest.approx(999, abs=0.1)
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", ["edm", "cosine", "flow"])
 def test_gaussian_likelihood_is_the_closed_form(name):
     sde, gaussian = SDES[name], Gaussian()
     x = gaussian.sample(jax.random.key(1), (100, 4))
@@ -86,11 +86,10 @@ def test_gaussian_likelihood_is_the_closed_form(name):
     ("name", "sampler"),
     [
         ("edm", samplers.EulerMaruyama(1000)),
-        ("cosine", samplers.PredictorCorrector(500)),
+        ("sigmoid", samplers.PredictorCorrector(500)),
         ("linear", samplers.EulerMaruyama(1000)),
         ("flow", samplers.EulerMaruyama(1000)),
         ("flow", samplers.PredictorCorrector(500)),
-        ("flow", samplers.ProbabilityFlow()),
     ],
 )
 def test_samplers_reach_the_moments_of_the_data(name, sampler):
