@@ -8,6 +8,7 @@
 | ve      | VE, NCSN++'s conventions   | as vp         | not measured  |
 | subvp   | subVP                      | as vp         | not measured  |
 | long    | vp with dropout, longer    | 50 minutes    | see below     |
+| edm     | EDM, with classes          | as vp         | see below     |
 
 classifier (1 minute) learns to tell noisy digits apart, to guide vp by their class.
 
@@ -17,9 +18,9 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogra
 2.44.
 """
 
-from configs import default
+from configs import default, published
 
-VARIANTS = ("vp", "ve", "subvp", "long", "classifier")
+VARIANTS = ("vp", "ve", "subvp", "long", "edm", "classifier")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -75,6 +76,10 @@ def get_config(variant: str = "vp") -> default.Config:
         model.dropout = 0.1
         model.ema_rate = 0.9995
         config.optim.lr = 1e-3
+    elif variant == "edm":
+        config.update_from_flattened_dict(published.EDM_METHOD)
+        training.likelihood_weighting = training.importance_sampling = False
+        model.sigma_data = 0.75
     elif variant == "classifier":
         model.name = "wideresnet"
         model.blocks_per_group = 1

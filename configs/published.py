@@ -81,25 +81,23 @@ DDPMPP: Part = {**NCSNPP, "model.fir": False, "model.progressive_input": "none"}
 FOURIER: Part = {"model.embedding_type": "fourier", "model.fourier_scale": 16.0}
 DEEP: Part = {"model.num_res_blocks": 8, "training.n_iters": 950_001}
 
-# EDM. Its augmentations flip; the data do not.
-EDM: Part = {
+# EDM: the method, and the training. Its augmentations flip; the data do not.
+EDM_METHOD: Part = {
     "training.sde": "edm",
-    "training.n_iters": 390_625,  # 200 million images
-    "training.batch_size": 512,
     "training.noise_density": "log_normal",
-    "training.noise_mean": -1.2,
-    "training.noise_std": 1.2,
     "training.weighting": "edm",
     "sampling.method": "edm",
     "sampling.n_steps": 18,
-    "sampling.grid": "karras",
-    "sampling.rho": 7.0,
-    "sampling.sigma_min": 0.002,
-    "sampling.sigma_max": 80.0,
+    "model.parametrization": "edm",
+    "model.log_labels": False,
+    "model.scale_by_sigma": False,
+}
+EDM: Part = {
+    **EDM_METHOD,
+    "training.n_iters": 390_625,  # 200 million images
+    "training.batch_size": 512,
     "data.random_flip": False,
     "data.augment": 0.12,
-    "model.parametrization": "edm",
-    "model.sigma_data": 0.5,
     "model.ema_halflife": 500_000.0,
     "model.ema_rampup": 0.05,
     "model.augment_dim": 9,
@@ -120,12 +118,7 @@ EDM_64: Part = {  # images of 64 x 64 pixels
     "optim.lr": 2e-4,
     "optim.warmup": 39_062,
 }
-EDM_DDPMPP: Part = {
-    **DDPMPP,
-    "model.ch_mult": (2, 2, 2),
-    "model.log_labels": False,
-    "model.scale_by_sigma": False,
-}
+EDM_DDPMPP: Part = {**DDPMPP, "model.ch_mult": (2, 2, 2)}
 EDM_NCSNPP: Part = {
     **EDM_DDPMPP,
     **FOURIER,

@@ -182,6 +182,7 @@ def test_names_tell_the_objective(module):
 @pytest.mark.parametrize(("module", "variant", "millions", "values"), rows(EDM))
 def test_edm_s_fields_and_network(module, variant, millions, values):
     config = module.get_config(variant)
+    build.check(config)
     halflife, *values, size = values.split()
     for field, value in zip(EDM_FIELDS, values, strict=True):
         section, name = field.split(".")
