@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import optax
 
 import models
+import sde_lib
 from experiments import build, data, state
 from models.config import Config
 from samplers import guidance
 from sde_lib import SDE, ScoreFn
-from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+from sde_lib.batch import Batch, PerSample
 
 Guide = Callable[[ScoreFn, Any, jax.Array], ScoreFn]
 """guide(score_fn, parameters of the classifier, indices of the samples) -> score_fn"""
@@ -43,12 +44,8 @@ def cross_entropy(
     Returns:
         The losses [B], and metrics [B]: "t" and "correct", whether the likeliest is the label.
     """
-    keys = sample_keys(key, x0.shape[0], first_index)
-    u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
-    t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
-    mean, std = sde.marginal(x0, t)
-    z = normal(fold_in(keys, 1), x0.shape)
-    logits = logits_fn(mean + expand(std, x0) * z, t)
+    x, t, *_ = sde_lib.perturb(key, sde, x0, first_index=first_index)
+    logits = logits_fn(x, t)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses, {"t": t, "correct": (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)}
 

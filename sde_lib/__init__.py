@@ -1,9 +1,10 @@
 """The mathematics: forward SDEs, training objectives and likelihoods."""
 
+from sde_lib import noise_density, weighting
 from sde_lib.change import change_sde
 from sde_lib.families import VE, VP, SubVP
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
-from sde_lib.losses import denoising_score_matching
+from sde_lib.losses import denoising_score_matching, perturb
 from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, Sigmoid
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
@@ -28,5 +29,8 @@ __all__ = [
     "denoising_score_matching",
     "from_betas",
     "log_likelihood",
+    "noise_density",
+    "perturb",
     "solve_ode",
+    "weighting",
 ]

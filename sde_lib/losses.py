@@ -1,11 +1,56 @@
 """Training objectives: a loss for each sample, to be averaged by the caller."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from sde_lib import noise_density as noise_densities
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
+from sde_lib.weighting import Weighting
+
+
+class Noisy(NamedTuple):
+    """x = alpha(t) x_0 + std z: [B, ...], with t and std = sigma(t) of [B]."""
+
+    x: Batch
+    t: PerSample
+    z: Batch
+    std: PerSample
+
+
+def perturb(
+    key: PRNGKeyArray,
+    sde: SDE,
+    x0: Batch,
+    noise_density: Quantile | None = None,
+    stratified: bool = False,
+    n_levels: int | None = None,
+    first_index: int | jax.Array = 0,
+    n_strata: int | None = None,
+) -> Noisy:
+    """Data with noise of a random level; denoising_score_matching has the arguments.
+
+    Sample i's draws depend on key and i alone unless stratified.
+    """
+    keys = sample_keys(key, x0.shape[0], first_index)
+    u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
+    if stratified:
+        n_strata = n_strata or x0.shape[0]
+        u = ((first_index + jnp.arange(x0.shape[0])) % n_strata + u) / n_strata
+    if n_levels:
+        level = jnp.minimum(jnp.floor(u * n_levels), n_levels - 1).astype(int)
+        t = sde.inverse_log_snr(jnp.asarray(sde.levels(n_levels), jnp.float32)[level])
+    elif noise_density:
+        t = jnp.clip(sde.inverse_log_snr(noise_density(u)), sde.train_t_min, sde.t_max)
+    else:
+        t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
+    z = normal(fold_in(keys, 1), x0.shape)
+    mean, std = sde.marginal(x0, t)
+    return Noisy(mean + expand(std, x0) * z, t, z, std)
 
 
 def denoising_score_matching(
@@ -20,13 +65,15 @@ def denoising_score_matching(
     n_levels: int | None = None,
     first_index: int | jax.Array = 0,
     n_strata: int | None = None,
+    noise_density: Quantile | None = None,
+    weighting: Weighting | None = None,
 ) -> tuple[PerSample, dict[str, PerSample]]:
     """Denoising score matching, continuous (Song et al. 2021, Eq. 7) or at discrete levels.
 
     With x_t = alpha x_0 + sigma z, the loss of a sample is half the sum over its dimensions
     (`reduce_mean`: their mean) of w (sigma score_fn(x_t, t) + z)^2. The variance weighting is
     w = 1; the likelihood weighting w = g^2 / sigma^2 bounds the negative log-likelihood
-    (Song et al. 2021b, arXiv 2101.09258).
+    (Song et al. 2021b, arXiv 2101.09258); sde_lib.weighting has others.
 
     Args:
         key: randomness of t and z; sample i's depends on key and i alone unless stratified.
@@ -45,41 +92,38 @@ def denoising_score_matching(
         first_index: index of the first sample in the stream `key`.
         n_strata: with stratified, the size of the batch that x0 is a part of: sample i of the
             stream lies in stratum i % n_strata; default B.
+        noise_density: of sigma / alpha (sde_lib.noise_density); None draws t uniformly.
+        weighting: w of the log-SNR (sde_lib.weighting), in place of the two above.
 
     Returns:
         The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.
 
     Raises:
-        ValueError: importance_sampling without likelihood_weighting, or with n_levels; n_levels
-            for an SDE that has none.
+        ValueError: importance_sampling without likelihood_weighting; two densities of t, or two
+            weightings; n_levels for an SDE that has none.
     """
     if importance_sampling and not likelihood_weighting:
         raise ValueError("importance_sampling belongs to likelihood_weighting: set both or neither")
-    if importance_sampling and n_levels:
-        raise ValueError("importance_sampling draws a continuous t: leave it out at n_levels")
-    keys = sample_keys(key, x0.shape[0], first_index)
-    u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
-    if stratified:
-        n_strata = n_strata or x0.shape[0]
-        u = ((first_index + jnp.arange(x0.shape[0])) % n_strata + u) / n_strata
-
-    t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
-    weight = jnp.ones_like(t)
-    if n_levels:
-        level = jnp.minimum(jnp.floor(u * n_levels), n_levels - 1).astype(int)
-        t = sde.inverse_log_snr(jnp.asarray(sde.levels(n_levels), jnp.float32)[level])
+    if importance_sampling and noise_density:
+        raise ValueError("importance_sampling is a noise density of its own: leave out the other")
+    if likelihood_weighting and weighting:
+        raise ValueError("likelihood_weighting is a weighting of its own: leave out the other")
     if importance_sampling:
-        highest, lowest = sde.log_snr(jnp.array([sde.train_t_min, sde.t_max]))
-        t = sde.inverse_log_snr(highest + u * (lowest - highest))
-        t = jnp.clip(t, sde.train_t_min, sde.t_max)
+        noise_density = noise_densities.log_uniform(sde)
+    if noise_density and n_levels:
+        name = "importance_sampling" if importance_sampling else "noise_density"
+        raise ValueError(f"{name} draws a continuous t: leave it out at n_levels")
+    x, t, z, std = perturb(key, sde, x0, noise_density, stratified, n_levels, first_index, n_strata)
+    weight = jnp.ones_like(t)
+    if importance_sampling:
+        highest, lowest = noise_densities.log_snrs(sde)
         weight *= (highest - lowest) / (sde.t_max - sde.train_t_min)
     elif likelihood_weighting:
         weight = (sde.diffusion(t) / sde.sigma(t)) ** 2
+    elif weighting:
+        weight = weighting(sde.log_snr(t))
 
-    z = normal(fold_in(keys, 1), x0.shape)
-    mean, std = sde.marginal(x0, t)
-    std = expand(std, x0)
-    residual = std * score_fn(mean + std * z, t) + z
+    residual = expand(std, x0) * score_fn(x, t) + z
     axes = tuple(range(1, x0.ndim))
     error = jnp.mean(residual**2, axis=axes)
     total = error if reduce_mean else 0.5 * jnp.sum(residual**2, axis=axes)

@@ -141,3 +141,30 @@ def test_importance_sampling_of_levels_is_refused():
 def test_importance_sampling_alone_is_refused():
     with pytest.raises(ValueError, match="belongs to likelihood_weighting"):
         losses(SDES["vp"], n=4, importance_sampling=True)
+
+
+def test_importance_sampling_of_likelihood_is_the_log_uniform_density():
+    """Its draws are that density's; its weight what keeps the expectation the same."""
+    sde = SDES["vp"]
+    density = sde_lib.noise_density.create("log_uniform", sde)
+    weighted, sampled = losses(sde, n=64, likelihood_weighting=True, importance_sampling=True)
+    plain, drawn = losses(sde, n=64, noise_density=density)
+    np.testing.assert_array_equal(sampled["t"], drawn["t"])
+    log_snr = sde.log_snr(jnp.array([sde.train_t_min, sde.t_max]))
+    np.testing.assert_allclose(weighted, plain * (log_snr[0] - log_snr[1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weighting": jnp.exp, "likelihood_weighting": True}, "is a weighting of its own"),
+        (
+            {"noise_density": jnp.log, "likelihood_weighting": True, "importance_sampling": True},
+            "is a noise density of its own",
+        ),
+        ({"noise_density": jnp.log, "n_levels": 100}, "noise_density draws a continuous t"),
+    ],
+)
+def test_two_densities_or_weightings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        losses(SDES["vp"], n=4, **options)

@@ -1,0 +1,142 @@
+"""Densities of the noise level l = sigma / alpha in training, by their quantile functions.
+
+A quantile function takes u, uniform in (0, 1), to the log-SNR, -2 log l, the level growing with u;
+so whatever is done to u, such as stratification, works for all of them. All are truncated to the
+SDE's levels in training.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logit, ndtr, ndtri
+from jaxtyping import Array
+
+from sde_lib.batch import PerSample
+from sde_lib.checks import check_name
+from sde_lib.sde import SDE
+
+Quantile = Callable[[PerSample], PerSample]
+LEAST_SIZE = 32  # of images: at it, the cosine schedule is not shifted
+
+
+def create(
+    name: str,
+    sde: SDE,
+    mean: float = -1.2,
+    std: float = 1.2,
+    std_above: float = 1.2,
+    sigma_data: float = 0.5,
+    image_size: int = LEAST_SIZE,
+) -> Quantile | None:
+    """The quantile function u -> log-SNR of the density `name`; None for "uniform", which is in t.
+
+    "log_uniform": uniform in log-SNR, as importance sampling of the likelihood is.
+    "log_normal": EDM's (Karras et al. 2022, Table 1). Where alpha = 1 - t and sigma = t it is the
+        logit-normal density of t (Esser et al. 2024, arXiv 2403.03206).
+    "split_log_normal": k-diffusion's, with `std` below the mean and `std_above` above it.
+    "log_logistic": k-diffusion's, with `std` as the scale.
+    "v_diffusion": k-diffusion's: a uniform angle arctan(l / sigma_data). At sigma_data = 1 it is
+        the cosine schedule at uniform t.
+    "cosine_interpolated": that, shifted at low noise for images beyond 32 pixels, and less and less
+        towards high noise (simple diffusion, Hoogeboom et al. 2023, arXiv 2301.11093).
+
+    Args:
+        name: one of these.
+        sde: its levels from train_t_min to t_max are those of the density.
+        mean: of log l, of the densities with one: "log_normal" and the like.
+        std: of log l, of the same.
+        std_above: of "split_log_normal".
+        sigma_data: standard deviation of the data, of the densities of an angle.
+        image_size: of "cosine_interpolated", in pixels.
+
+    Raises:
+        ValueError: an unknown name, a std or sigma_data that is not positive, or "log_uniform" for
+            an SDE with levels down to 0 or up to infinity.
+    """
+    for what, value in (("std", std), ("std_above", std_above), ("sigma_data", sigma_data)):
+        if not value > 0:
+            raise ValueError(f"{what} of the noise density is {value}: it must be positive")
+    if name == "uniform":
+        return None
+    if name == "log_uniform":
+        return log_uniform(sde)
+    shift = math.log(sigma_data)
+    shift_low = shift + math.log(max(image_size / LEAST_SIZE, 1))
+    quantiles = {
+        "log_normal": partial(_split_normal, mean=mean, std=std, std_above=std),
+        "split_log_normal": partial(_split_normal, mean=mean, std=std, std_above=std_above),
+        "log_logistic": partial(_logistic, mean=mean, scale=std),
+        "v_diffusion": partial(_angle, shift=shift),
+        "cosine_interpolated": partial(_interpolated, shift_low=shift_low, shift=shift),
+    }
+    check_name("noise density", name, {"uniform", "log_uniform", *quantiles})
+    quantile = quantiles[name]
+    # In float32 some u are 0 or 1, whose quantiles may be infinite.
+    return lambda u: -2 * quantile(jnp.clip(u, 2.0**-24, 1 - 2.0**-24), *_log_levels(sde))
+
+
+def log_uniform(sde: SDE) -> Quantile:
+    """Raises ValueError for an SDE with levels down to 0 or up to infinity."""
+    with jax.ensure_compile_time_eval():
+        least, largest = (float(level) for level in _log_levels(sde))
+    if not math.isfinite(largest - least):
+        raise ValueError(
+            f"log(sigma / alpha) of {sde} goes from {least:g} to {largest:g} in training, where "
+            "nothing can be uniform: draw the noise level from another density"
+        )
+
+    def quantile(u: PerSample) -> PerSample:
+        highest, lowest = log_snrs(sde)
+        return highest + u * (lowest - highest)
+
+    return quantile
+
+
+def log_snrs(sde: SDE) -> tuple[Array, Array]:
+    """The highest and the lowest log-SNR of training, at train_t_min and t_max."""
+    highest, lowest = sde.log_snr(jnp.array([sde.train_t_min, sde.t_max]))
+    return highest, lowest
+
+
+def _log_levels(sde: SDE) -> tuple[Array, Array]:
+    highest, lowest = log_snrs(sde)
+    return -0.5 * highest, -0.5 * lowest
+
+
+def _split_normal(
+    u: PerSample, low: Array, high: Array, mean: float, std: float, std_above: float
+) -> PerSample:
+    below = std / (std + std_above)  # the share of the density that is below the mean
+
+    def cdf(level: Array) -> Array:
+        left = 2 * below * ndtr((level - mean) / std)
+        right = 1 - 2 * (1 - below) * ndtr((mean - level) / std_above)
+        return jnp.where(level < mean, left, right)
+
+    u = cdf(low) + u * (cdf(high) - cdf(low))
+    left = std * ndtri(jnp.minimum(u / (2 * below), 0.5))
+    right = -std_above * ndtri(jnp.minimum((1 - u) / (2 * (1 - below)), 0.5))
+    return mean + left + right
+
+
+def _logistic(u: PerSample, low: Array, high: Array, mean: float, scale: float) -> PerSample:
+    first, last = jax.nn.sigmoid((jnp.stack([low, high]) - mean) / scale)
+    return mean + scale * logit(first + u * (last - first))
+
+
+def _angle(u: PerSample, low: Array, high: Array, shift: float) -> PerSample:
+    """log l = shift + log tan(angle), of a uniform angle."""
+    ends = jnp.exp(jnp.stack([low, high]) - shift)
+    # Near a right angle, its complement keeps the digits.
+    (first, last), (first_rest, last_rest) = jnp.arctan(ends), jnp.arctan(1 / ends)
+    angle, rest = first + u * (last - first), first_rest + u * (last_rest - first_rest)
+    return shift + jnp.log(jnp.sin(angle)) - jnp.log(jnp.sin(rest))
+
+
+def _interpolated(
+    u: PerSample, low: Array, high: Array, shift_low: float, shift: float
+) -> PerSample:
+    return (1 - u) * _angle(u, low, high, shift_low) + u * _angle(u, low, high, shift)
