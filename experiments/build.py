@@ -13,6 +13,7 @@ import optax
 import models
 import samplers
 import sde_lib
+from experiments import augment
 from models import parametrization
 from models.config import Config
 from sde_lib.batch import PerSample
@@ -63,7 +64,16 @@ def make_sampler(config: Config):
 
 def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
     """sde_lib.denoising_score_matching with the options of config.training."""
-    training = config.training
+    training, sigma_data = config.training, config.model.sigma_data
+    noise_density = sde_lib.noise_density.create(
+        training.noise_density,
+        make_sde(config),
+        training.noise_mean,
+        training.noise_std,
+        training.noise_std_above,
+        sigma_data,
+        config.data.image_size,
+    )
     return partial(
         sde_lib.denoising_score_matching,
         likelihood_weighting=training.likelihood_weighting,
@@ -72,6 +82,8 @@ def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSam
         stratified=training.stratified,
         n_strata=training.batch_size,
         n_levels=None if training.continuous else config.model.num_scales,
+        noise_density=noise_density,
+        weighting=sde_lib.weighting.create(training.weighting, sigma_data, training.weighting_bias),
     )
 
 
@@ -118,10 +130,7 @@ def check(config: Config) -> None:
         if not evaluation[name] > 0:
             raise ValueError(f"config.eval.{name} is {evaluation[name]}: it must be positive")
     _check_conditioning(config)
-    if not 0 <= config.model.ema_rate < 1:
-        raise ValueError(f"config.model.ema_rate is {config.model.ema_rate}: it must be in [0, 1)")
-    if not config.optim.lr > 0:
-        raise ValueError(f"config.optim.lr is {config.optim.lr}: it must be positive")
+    _check_training(config)
     # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), and the loss.
     key, x = jax.random.key(0), jnp.zeros((1, 2))
     jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, x.shape), key)
@@ -137,6 +146,32 @@ def _kind_of_labels(config: Config) -> str:
     if name == "edm_iddpm" or not config.training.continuous:
         return "indices"
     return "sigmas" if config.training.sde in ("vesde", "edm") else "times"
+
+
+def _check_training(config: Config) -> None:
+    """Raises ValueError for averages, rates and probabilities that no run can have."""
+    model, data = config.model, config.data
+    if not 0 <= model.ema_rate < 1:
+        raise ValueError(f"config.model.ema_rate is {model.ema_rate}: it must be in [0, 1)")
+    for name in ("ema_halflife", "ema_rampup"):
+        if not model[name] >= 0:
+            raise ValueError(f"config.model.{name} is {model[name]}: it must be 0 or more")
+    if not config.optim.lr > 0:
+        raise ValueError(f"config.optim.lr is {config.optim.lr}: it must be positive")
+    for name, p in (("model.label_dropout", model.label_dropout), ("data.augment", data.augment)):
+        if not 0 <= p <= 1:
+            raise ValueError(f"config.{name} is {p}: it must be a probability, in [0, 1]")
+    if model.label_dropout and not model.class_conditional:
+        raise ValueError("config.model.label_dropout needs config.model.class_conditional=True")
+    if data.augment and model.augment_dim != augment.N_LABELS:
+        raise ValueError(
+            f"config.model.augment_dim is {model.augment_dim}: config.data.augment has "
+            f"{augment.N_LABELS} labels for the network; set it to that, or data.augment to 0"
+        )
+    if data.augment and data.random_flip:
+        raise ValueError(
+            "config.data.augment flips images already: set config.data.random_flip=False"
+        )
 
 
 def _check_conditioning(config: Config) -> None:

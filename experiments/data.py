@@ -83,8 +83,9 @@ def check_labels(dataset: Dataset, n_classes: int) -> None:
     for part, labels in (("train", dataset.train_labels), ("test", dataset.test_labels)):
         if labels is None:
             raise ValueError(
-                f"the {part} data have no labels of all samples, which a classifier needs: supply "
-                "integers from 0 on, in the way of the data set's kind (README.md, Data)"
+                f"the {part} data have no labels of all samples, which a classifier and a class-"
+                "conditional model need: supply integers from 0 on, in the way of the data set's "
+                "kind (README.md, Data)"
             )
     if dataset.n_classes > n_classes:
         raise ValueError(

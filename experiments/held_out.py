@@ -38,7 +38,8 @@ def make_losses(
             fn = classifier.logits_fn(config, sde, model, params)
             values, about = classifier.cross_entropy(key, sde, fn, x, labels, first_index)
         else:
-            fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
+            classes = {"class_labels": labels} if config.model.class_conditional else {}
+            fn = sharding.spread(mesh, models.score_fn(config, sde, model, params, **classes))
             options = {"first_index": first_index, "stratified": False}
             values, about = loss(key, sde, fn, x, **options)
         return {"loss": values} | about

@@ -14,32 +14,43 @@ import optax
 from jax.sharding import Mesh
 
 import models
-from experiments import build, classifier, data, held_out, likelihood, loop, sample, sharding
+from experiments import (
+    augment,
+    build,
+    classifier,
+    data,
+    held_out,
+    likelihood,
+    loop,
+    sample,
+    sharding,
+)
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from experiments.state import TrainState, abstract_state, init_state
 from models.config import Config
+from sde_lib.batch import sample_keys
 
 LOG = logging.getLogger(__name__)
+HUGE = 1e5  # in place of an infinite gradient, with config.optim.nan_to_num (EDM's number)
 
 
 def make_train_step(
     config: Config, model: nn.Module, levels: int | None, mesh: Mesh | None = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """step(state, batch, labels=None) -> (state, metrics): pure; labels are for a classifier.
+    """step(state, batch, labels=None) -> (state, metrics): pure; labels where takes_labels(config).
 
     The result is a function of config, state and batch alone. batch is [microbatches, samples in
     each, ...]. Where the loss, the gradient or new weights are not finite, nothing but state.step
-    changes. The mesh is sharding.make_mesh(config), unless another is given.
+    changes; with config.optim.nan_to_num, a gradient is made finite first. The mesh is
+    sharding.make_mesh(config), unless another is given.
     """
     optimizer, mesh = build.make_optimizer(config), mesh or sharding.make_mesh(config)
     make = classifier.make_objective if models.is_classifier(config) else _make_objective
     loss_and_gradient = _accumulated(make(config, model), config.training.n_microbatches, mesh)
 
     def train_step(state, batch, labels=None):
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        names = ("dequantize", "flip", "loss", "dropout")
-        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        keys = _keys(config, state.step)
         if config.data.random_flip and levels is not None:
             flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
             batch = jnp.where(flip, batch[..., ::-1, :], batch)
@@ -47,10 +58,11 @@ def make_train_step(
         x = data.to_model_space(config, levels, keys["dequantize"], batch, dequantize)
 
         loss, grads = loss_and_gradient(state.params, keys, x, labels)
+        if config.optim.nan_to_num:
+            grads = jax.tree.map(partial(jnp.nan_to_num, posinf=HUGE, neginf=-HUGE), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # The average starts short, so that it forgets the initial weights.
-        rate = jnp.minimum(config.model.ema_rate, (1 + state.step) / (10 + state.step))
+        rate = _ema_rate(config, state.step)
         ema_params = optax.incremental_update(params, state.ema_params, 1 - rate)
         new = TrainState(state.step, params, ema_params, opt_state)
 
@@ -63,15 +75,62 @@ def make_train_step(
     return train_step
 
 
+def takes_labels(config: Config) -> bool:
+    """Whether training needs the classes of the data: of a classifier, or as a condition."""
+    return models.is_classifier(config) or config.model.class_conditional
+
+
+def _keys(config: Config, step: jax.Array) -> dict[str, jax.Array]:
+    """The keys of a step, by what they are for."""
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    names = ("dequantize", "flip", "loss", "dropout")
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    # Folded in: so the keys above stay what they were.
+    later = {"augment": len(names), "labels": len(names) + 1}
+    return keys | {name: jax.random.fold_in(key, n) for name, n in later.items()}
+
+
+def _ema_rate(config: Config, step: jax.Array) -> jax.Array:
+    """What is kept of the average; it starts short, so that it forgets the initial weights.
+
+    By half-life, which grows with the images seen (Karras et al. 2022, Appendix F.1), if there is
+    one.
+    """
+    options = config.model
+    if not options.ema_halflife:
+        return jnp.minimum(options.ema_rate, (1 + step) / (10 + step))
+    batch_size, halflife = config.training.batch_size, options.ema_halflife
+    if options.ema_rampup:
+        halflife = jnp.minimum(halflife, step * (batch_size * options.ema_rampup))
+    return 0.5 ** (batch_size / halflife)
+
+
 def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
     """objective(params, keys, x, labels, first_index): mean score-matching loss of a microbatch."""
     sde, loss = build.make_sde(config), build.make_loss(config)
 
     def objective(params, keys, x, labels, first_index):
-        score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"])
+        conditions = {}
+        if config.data.augment:
+            p = config.data.augment
+            x, done = augment.augment(keys["augment"], x, p, first_index)
+            conditions["augment_labels"] = done
+        if config.model.class_conditional:
+            p = config.model.label_dropout
+            conditions["class_labels"] = _drop_labels(keys["labels"], labels, p, first_index)
+        score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"], **conditions)
         return jnp.mean(loss(keys["loss"], sde, score_fn, x, first_index=first_index)[0])
 
     return objective
+
+
+def _drop_labels(
+    key: jax.Array, labels: jax.Array, p: float, first_index: int | jax.Array
+) -> jax.Array:
+    """The labels, each -1 with probability p by a key of its own."""
+    keys = sample_keys(key, len(labels), first_index)
+    dropped = jax.vmap(partial(jax.random.bernoulli, p=p))(keys)
+    return jnp.where(dropped, -1, labels.astype(jnp.int32))
 
 
 def _accumulated(
@@ -117,7 +176,7 @@ def run(config: Config, workdir: Path) -> None:
     dataset = data.load(config)
     model = models.create(config)
     is_classifier = models.is_classifier(config)
-    if is_classifier:
+    if takes_labels(config):
         data.check_labels(dataset, config.data.num_classes)
     workdirs.check_owner(config, workdir)
     abstract = abstract_state(config, model)
@@ -138,13 +197,13 @@ def run(config: Config, workdir: Path) -> None:
         state = checkpoints.restore(like=abstract) or init_state(config, model)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
-        values = (dataset.train, dataset.train_labels) if is_classifier else (dataset.train,)
+        labels = (dataset.train_labels,) if takes_labels(config) else ()
         place = sharding.of_batch(mesh, axis=1)
         state, stopped = loop.fit(
             training,
             compiled(make_train_step(config, model, dataset.levels), abstract),
             state,
-            data.batches(values, config.seed, shape, int(state.step), place),
+            data.batches((dataset.train, *labels), config.seed, shape, int(state.step), place),
             checkpoints,
             workdir,
             periodic,

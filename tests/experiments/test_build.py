@@ -56,6 +56,17 @@ def test_optimizer_warms_up_and_clips():
         ("sampling.n_steps", 15, "more than 20 steps"),
         ("model.beta_max", 0.05, "needs 0 < beta_min < beta_max"),
         ("model.ema_rate", 1.0, "must be in"),
+        ("model.ema_halflife", -1.0, "ema_halflife is -1.0: it must be 0 or more"),
+        ("model.ema_rampup", -0.1, "ema_rampup is -0.1: it must be 0 or more"),
+        ("model.label_dropout", 1.5, "label_dropout is 1.5: it must be a probability"),
+        ("model.label_dropout", 0.1, "needs config.model.class_conditional=True"),
+        ("data.augment", -0.1, "data.augment is -0.1: it must be a probability"),
+        ("data.augment", 0.1, "augment_dim is 0: config.data.augment has 9 labels"),
+        ("training.noise_density", "lognormal", "did you mean 'log_normal'"),
+        ("training.noise_density", "log_normal", "a noise density of its own"),
+        ("training.noise_std", 0.0, "std of the noise density is 0.0"),
+        ("training.weighting", "min-snr", "did you mean 'min_snr'"),
+        ("training.weighting", "edm", "a weighting of its own"),
         ("optim.lr", 0.0, "must be positive"),
         ("optim.optimizer", "SGD", "'SGD' is unknown"),
         ("training.batch_size", 0, "config.training.batch_size is 0"),
@@ -77,6 +88,27 @@ def test_impossible_values_are_refused(field, value, message):
     config[section][name] = value
     with pytest.raises(ValueError, match=message):
         build.check(config)
+
+
+def test_augmentations_and_flips_are_one_too_many():
+    config = digits.get_config()
+    config.data.augment, config.model.augment_dim, config.data.random_flip = 0.1, 9, True
+    with pytest.raises(ValueError, match="flips images already"):
+        build.check(config)
+
+
+def test_the_loss_has_the_density_and_the_weighting_of_the_config():
+    config = digits.get_config()
+    training = config.training
+    training.likelihood_weighting = training.importance_sampling = False
+    training.noise_density, training.noise_mean, training.noise_std = "log_normal", 0.3, 1e-3
+    training.weighting, config.model.sigma_data = "edm", 0.8
+    loss, sde = build.make_loss(config), build.make_sde(config)
+    x0 = jnp.zeros((64, 3))
+    values, metrics = loss(jax.random.key(0), sde, lambda x, t: jnp.zeros_like(x), x0)
+    np.testing.assert_allclose(sde.log_snr(metrics["t"]), -0.6, atol=0.01)
+    weight = 1 + np.exp(0.6) / 0.8**2
+    np.testing.assert_allclose(values, 1.5 * weight * metrics["error"], rtol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -44,3 +44,26 @@ def test_times_that_are_not_drawn_are_left_out():
     sde = build.make_sde(digits.get_config())
     t, values = np.array([0.05, 0.15, 0.5, 1.0]), np.array([1.0, 3.0, 5.0, 7.0])
     assert held_out.along_time(sde, t, values) == {0.2: 2.0, 0.6: 5.0, 1.0: 7.0}
+
+
+class Classes:
+    """A network whose score under VP is that of data which is its class, over 10."""
+
+    def apply(self, variables, x, labels, train, rngs, class_labels):
+        sde, t = build.make_sde(digits.get_config()), labels / 999
+        alpha, sigma = (a[:, None, None, None] for a in (sde.alpha(t), sde.sigma(t)))
+        return (x - alpha * class_labels[:, None, None, None] / 10) / sigma
+
+
+def test_a_class_conditional_model_sees_the_classes():
+    config = digits.get_config()
+    config.model.class_conditional, config.model.label_dropout = True, 0.5
+    config.training.likelihood_weighting = config.training.importance_sampling = False
+    config.data.uniform_dequantization = config.data.centered = False
+    config.eval.batch_size = 16
+    classes = np.arange(16) % 10
+    images = np.tile(classes[:, None, None, None], (1, SIDE, SIDE, 1)).astype(np.uint8)
+    dataset = data.Dataset(images, images, 11, classes, classes)
+    evaluation = held_out.make_evaluation(config, Classes(), dataset)  # pyright: ignore
+    metrics = evaluation(1, TrainState(np.zeros(()), {}, {}, ()))  # pyright: ignore
+    assert metrics["eval_loss"] == pytest.approx(0, abs=1e-3)

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -245,3 +246,116 @@ def test_flips_mirror_the_images_left_to_right():
     clear = np.abs(left - right) > 0.5
     share = np.mean((right > left)[clear])
     assert share == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / clear.sum()))
+
+
+class Linear(nn.Module):
+    """A network of two weights, of which `root` has no finite slope at 0; it knows all labels."""
+
+    num_classes: int = 10
+    augment_dim: int = 9
+
+    @nn.compact
+    def __call__(self, x, labels, train=False, class_labels=None, augment_labels=None):
+        weight, root = (self.param(n, nn.initializers.zeros, ()) for n in ("weight", "root"))
+        if not self.is_initializing():
+            jax.debug.callback(self.record, x, class_labels, augment_labels, ordered=True)
+        classes = 0.0 if class_labels is None else class_labels[:, None, None, None]
+        return weight * x + jnp.sqrt(root) + 0.01 * weight * classes
+
+    def record(self, *seen):
+        SEEN.append(jax.tree.map(np.asarray, seen))
+
+
+SEEN = []  # by calls of Linear
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "linear", Linear)
+    SEEN.clear()
+    config = tiny(3)
+    config.model.name = "linear"
+    config.data.random_flip = False
+    config.optim.warmup = 0
+    return config
+
+
+def steps(config, n, batch, labels=None):
+    """The states after 0, ..., n steps on one batch, and the metrics of the last."""
+    train_step = quickly_compiled(train.make_train_step(config, models.create(config), 17))
+    state, metrics = init_state(config, models.create(config)), {}
+    states = [state]
+    for _ in range(n):
+        state, metrics = train_step(state, batch, labels)
+        states.append(state)
+    jax.effects_barrier()
+    return states, metrics
+
+
+IMAGES = np.random.RandomState(0).randint(17, size=(1, 8, 8, 8, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("rampup", [0.0, 0.5])
+def test_the_average_has_its_half_life(linear, rampup):
+    """In images, of 8 a step; with rampup 0.5, no more than half of those seen: 0, 4, 8, 12."""
+    linear.optim.nan_to_num = True
+    linear.model.ema_halflife, linear.model.ema_rampup = 10.0, rampup
+    states, _ = steps(linear, 4, IMAGES)
+    average = 0.0
+    for state, ramped in zip(states[1:], (0, 4, 8, 12), strict=True):
+        rate = 0.5 ** (8 / max(min(10, ramped) if rampup else 10, 1e-8))
+        average = rate * average + (1 - rate) * float(state.params["weight"])
+        assert float(state.ema_params["weight"]) == pytest.approx(average, rel=1e-5)
+    assert average != 0
+
+
+def test_gradients_that_are_not_finite_are_skipped_or_replaced(linear):
+    (before, after), metrics = steps(linear, 1, IMAGES)
+    assert not np.isfinite(metrics["grad_norm"])
+    assert after.params == before.params
+    linear.optim.nan_to_num = True
+    (_, after), metrics = steps(linear, 1, IMAGES)
+    assert float(metrics["grad_norm"]) == pytest.approx(train.HUGE, rel=1e-3)
+    assert abs(float(after.params["root"])) == pytest.approx(linear.optim.lr, rel=1e-3)
+
+
+def test_classes_are_dropped_each_by_its_own_key(linear):
+    linear.model.class_conditional, linear.model.label_dropout = True, 0.3
+    linear.data.num_classes, linear.training.batch_size = 10, 512
+    images, labels = np.zeros((512, 8, 8, 1), np.uint8), np.arange(512) % 10
+    for n in (1, 2):
+        linear.training.n_microbatches = n
+        shape = n, 512 // n
+        steps(linear, 1, images.reshape(*shape, 8, 8, 1), labels.reshape(shape))
+    whole, *parts = (classes for _, classes, _ in SEEN)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    dropped = whole == -1
+    np.testing.assert_array_equal(whole[~dropped], labels[~dropped])
+    assert dropped.mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 512))
+
+
+def test_augmented_images_come_with_their_labels(linear):
+    """Images bright on the left: those whose label says so are bright on the right."""
+    linear.data.augment, linear.model.augment_dim = 1e-9, 9
+    linear.training.importance_sampling = linear.training.likelihood_weighting = False
+    batch = np.zeros((1, 400, 8, 8, 1), np.uint8)
+    batch[:, :, :, :4] = 16
+    steps(linear, 1, batch)
+    x, _, labels = SEEN[0]
+    difference = x[:, :, 4:].mean((1, 2, 3)) - x[:, :, :4].mean((1, 2, 3))
+    clear = np.abs(difference) > 0.7
+    np.testing.assert_array_equal(difference[clear] > 0, labels[clear, 0] == 1)
+    assert labels[:, 0].mean() == pytest.approx(0.5, abs=0.1)
+    assert not labels[:, 1:].any()
+
+
+def test_a_class_conditional_model_trains_on_labelled_data_alone(linear, tmp_path, quiet):
+    linear.model.class_conditional = True
+    linear.optim.nan_to_num = True
+    linear.training.eval_freq, linear.eval.batch_size = 3, 8
+    train.run(linear, tmp_path)
+    assert [line["step"] for line in workdir.read_metrics(tmp_path)] == [1, 2, 3, 3]
+    assert all(classes.min() >= 0 and classes.max() < 10 for _, classes, _ in SEEN)
+    linear.data.num_classes = 9
+    with pytest.raises(ValueError, match="have 10 classes, but the model has only 9"):
+        train.run(linear, tmp_path / "fewer")
