@@ -112,7 +112,7 @@ def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     mesh, batch = sharding.make_mesh(config), held_out.make_losses(config, model, dataset)
     inputs = [config.eval.batch_size, params, _identity(dataset.test)]
     part = _parts(config, workdir, step, "loss", inputs)
-    values = (dataset.test, None)
+    values = (dataset.test, dataset.test_labels)
     losses = parts.passes(config, mesh, values, partial(batch, params), part)["loss"]
     return {"test loss": Figure(losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses)))}
 

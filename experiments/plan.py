@@ -94,7 +94,7 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     shape, place = train.batch_shape(mesh, config.training), sharding.of_batch(mesh, axis=1)
     dtype = jnp.float32 if levels is None else jnp.uint8
     batch = [jax.ShapeDtypeStruct((*shape, *build.image_shape(config)), dtype, sharding=place)]
-    if models.is_classifier(config):
+    if train.takes_labels(config):
         batch.append(jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place))
     state = abstract_state(config, model, mesh)
     step = train.make_train_step(config, model, levels, mesh)
