@@ -34,10 +34,12 @@ def get_config() -> Config:
     training.importance_sampling = False  # of t, with likelihood_weighting
     training.stratified = False  # one t in each of batch_size strata
     training.reduce_mean = False  # mean over dimensions in place of half the sum
-    training.noise_density = "uniform"  # of t; "log_normal" and others: of the noise level
+    training.noise_density = "uniform"  # of t; or of the noise level (sde_lib/noise_density.py)
     training.noise_mean = -1.2  # of the logarithm of sigma / alpha, in "log_normal"
     training.noise_std = 1.2
-    training.weighting = "variance"  # or "edm" and others: of the noise levels' losses
+    training.noise_std_above = 1.2  # above the mean, in "split_log_normal"
+    training.weighting = "variance"  # or "edm" and others (sde_lib/weighting.py)
+    training.weighting_bias = 2.0  # of "sigmoid"
 
     sampling = config.sampling = ml_collections.ConfigDict()
     sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
@@ -66,7 +68,7 @@ def get_config() -> Config:
     sampling.s_tmax = float("inf")
     sampling.s_noise = 1.0  # and its standard deviation
     sampling.classifier = ""  # the folder of a trained one, which guides
-    sampling.label = -1  # the class it guides to; -1: all in turn
+    sampling.label = -1  # the class to guide to, or of a model with classes; -1: all in turn
     sampling.guidance_weight = 1.0
 
     evaluation = config.eval = ml_collections.ConfigDict()

@@ -13,7 +13,7 @@ import optax
 import models
 import samplers
 import sde_lib
-from experiments import augment
+from experiments import augment, scores
 from models import parametrization
 from models.config import Config
 from sde_lib.batch import PerSample
@@ -161,6 +161,8 @@ def _check_training(config: Config) -> None:
     for name, p in (("model.label_dropout", model.label_dropout), ("data.augment", data.augment)):
         if not 0 <= p <= 1:
             raise ValueError(f"config.{name} is {p}: it must be a probability, in [0, 1]")
+    if model.class_conditional:
+        scores.check_label(config, data.num_classes)
     if model.label_dropout and not model.class_conditional:
         raise ValueError("config.model.label_dropout needs config.model.class_conditional=True")
     if data.augment and model.augment_dim != augment.N_LABELS:

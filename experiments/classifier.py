@@ -15,7 +15,7 @@ import optax
 
 import models
 import sde_lib
-from experiments import build, data, state
+from experiments import build, data, scores, state
 from models.config import Config
 from samplers import guidance
 from sde_lib import SDE, ScoreFn
@@ -71,11 +71,14 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
 
     Raises:
         ValueError: the folder's model is no classifier, or not one of this noise and data; a label
-            without a classifier.
+            without a classifier, of a model without classes.
     """
     options = config.sampling
-    if not options.classifier and options.label >= 0:
-        raise ValueError("config.sampling.label needs a guide: give config.sampling.classifier")
+    if not options.classifier and not config.model.class_conditional and options.label >= 0:
+        raise ValueError(
+            "config.sampling.label needs a model with classes (config.model.class_conditional), or "
+            "a guide: give config.sampling.classifier"
+        )
     if not options.classifier:
         return lambda score_fn, *_: score_fn, None
     folder = Path(options.classifier)
@@ -91,15 +94,11 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
         if ours != other:
             raise ValueError(f"the {what} of the classifier in {folder} is {other}, here {ours}")
     n_classes = theirs.data.num_classes
-    if not -1 <= options.label < n_classes:
-        raise ValueError(
-            f"config.sampling.label is {options.label}: it must be a class, 0 to {n_classes - 1},"
-            " or -1 for all in turn"
-        )
+    scores.check_label(config, n_classes)
     model, params, _ = state.load(theirs, folder)
 
     def guide(score_fn, params, indices):
-        labels = indices % n_classes if options.label < 0 else jnp.full_like(indices, options.label)
+        labels = scores.sampled_classes(config, n_classes, indices)
 
         def log_prob(x, t):
             logits = logits_fn(theirs, sde, model, params)(x, t)

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import models
 import samplers
-from experiments import build, data, pictures, sharding, state
+from experiments import build, data, pictures, scores, sharding, state
 from models.config import Config
 from samplers import editing, measurement
 from sde_lib.checks import check_at_least, check_name
@@ -31,8 +30,7 @@ def run(config: Config, workdir: Path) -> None:
 
     @jax.jit
     def edit(params, x, first_index):
-        params = sharding.gather(mesh, params)
-        score_fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
+        score_fn = scores.score_fn(config, sde, model, mesh, params)
         columns = TASKS[task](config, key, sde, score_fn, x, first_index)
         return OrderedDict(columns)  # jit would sort a dict
 
@@ -66,6 +64,8 @@ def check(config: Config) -> None:
         raise ValueError(f"config.edit.strength is {edit.strength}: it must lie in [0, 1]")
     if config.sampling.classifier:
         raise ValueError("config.sampling.classifier guides mode sample: leave it out of mode edit")
+    if config.model.class_conditional:
+        raise ValueError("mode edit needs a model without classes, not model.class_conditional")
     if len(build.image_shape(config)) == 1:
         raise ValueError(f"{dataset!r} are points: mode edit needs images")
     if edit.task == "colorize" and config.data.num_channels == 1:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import models
-from experiments import build, classifier, data, parts, sharding
+from experiments import build, classifier, data, parts, scores, sharding
 from experiments.state import TrainState
 from models.config import Config
 from sde_lib import SDE
@@ -32,14 +32,13 @@ def make_losses(
 
     @jax.jit
     def losses(params, key, batch, first_index):
-        (x, labels), params = batch, sharding.gather(mesh, params)
+        x, labels = batch
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
         if is_classifier:
-            fn = classifier.logits_fn(config, sde, model, params)
+            fn = classifier.logits_fn(config, sde, model, sharding.gather(mesh, params))
             values, about = classifier.cross_entropy(key, sde, fn, x, labels, first_index)
         else:
-            classes = {"class_labels": labels} if config.model.class_conditional else {}
-            fn = sharding.spread(mesh, models.score_fn(config, sde, model, params, **classes))
+            fn = scores.score_fn(config, sde, model, mesh, params, labels)
             options = {"first_index": first_index, "stratified": False}
             values, about = loss(key, sde, fn, x, **options)
         return {"loss": values} | about

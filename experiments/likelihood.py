@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import models
 import sde_lib
-from experiments import build, data, parts, sharding
+from experiments import build, data, parts, scores, sharding
 from models.config import Config
 
 
@@ -34,8 +33,8 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits/dim of dataset.test, every sample once in each of config.eval.n_repeats passes.
 
-    In each pass a sample is dequantised anew, by a key of its own; the error is that of the mean
-    over samples.
+    A model with classes is told that of each sample. In each pass a sample is dequantised anew, by
+    a key of its own; the error is that of the mean over samples.
 
     Raises:
         FloatingPointError: a likelihood is not finite.
@@ -44,13 +43,13 @@ def bits_per_dim(
     shape = dataset.test.shape[1:]
 
     @jax.jit
-    def batch(params, key, x, first_index):
-        params = sharding.gather(mesh, params)
+    def batch(params, key, values, first_index):
+        x, labels = values
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
         result = sde_lib.log_likelihood(
             key,
             sde,
-            sharding.spread(mesh, models.score_fn(config, sde, model, params)),
+            scores.score_fn(config, sde, model, mesh, params, labels),
             x,
             config.eval.rtol,
             config.eval.atol,
@@ -61,7 +60,8 @@ def bits_per_dim(
         bits = sde_lib.bits_per_dim(result.log_prob, shape, data.data_range(config), dataset.levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
-    result = parts.passes(config, mesh, dataset.test, partial(batch, params), part)
+    values = (dataset.test, dataset.test_labels)
+    result = parts.passes(config, mesh, values, partial(batch, params), part)
     bits = result["bits"]
     if not np.isfinite(bits).all():
         raise FloatingPointError(

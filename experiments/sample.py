@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import models
 import samplers
 import sde_lib
-from experiments import build, classifier, data, pictures, sharding
+from experiments import build, classifier, data, pictures, scores, sharding
 from experiments import workdir as workdirs
 from models.config import Config
 
@@ -30,7 +29,8 @@ def make_draw(
     """draw(first_index): samples from that index on, compiled once, split over all devices.
 
     They are `size`, and as many more as it takes for the devices to divide them. Sample i is the
-    same in any batch; config.sampling.classifier, if given, guides it.
+    same in any batch; config.sampling.label is its class, if the model has classes, and
+    config.sampling.classifier, if given, guides it.
     """
     sde, sampler = build.make_sde(config), build.make_sampler(config)
     mesh = sharding.make_mesh(config)
@@ -40,9 +40,10 @@ def make_draw(
 
     @jax.jit
     def batch(params, guide_params, key, first_index):
-        params, guide_params = sharding.gather(mesh, (params, guide_params))
-        score_fn = models.score_fn(config, sde, model, params)
-        score_fn = guide(score_fn, guide_params, first_index + jnp.arange(size))
+        indices = first_index + jnp.arange(size)
+        classes = scores.sampled_classes(config, config.data.num_classes, indices)
+        score_fn = scores.score_fn(config, sde, model, mesh, params, classes)
+        score_fn = guide(score_fn, sharding.gather(mesh, guide_params), indices)
         return sampler(key, sde, sharding.spread(mesh, score_fn), shape, first_index, n_frames)
 
     return partial(batch, params, guide_params, _key(config))
@@ -126,8 +127,7 @@ def _density(config, model: nn.Module, params: Any, half_width: float) -> np.nda
 
     @jax.jit
     def log_prob(params, key):
-        params = sharding.gather(mesh, params)
-        score_fn = sharding.spread(mesh, models.score_fn(config, sde, model, params))
+        score_fn = scores.score_fn(config, sde, model, mesh, params)
         return sde_lib.log_likelihood(
             key, sde, score_fn, points, config.eval.rtol, config.eval.atol, "exact"
         ).log_prob
