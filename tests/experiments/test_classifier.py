@@ -125,7 +125,7 @@ def test_a_classifier_of_other_noise_or_data_is_refused(tmp_path, change, messag
 def test_a_missing_classifier_or_class_is_refused(tmp_path):
     ours = config("exact")
     ours.sampling.label = 1
-    with pytest.raises(ValueError, match="label needs a guide"):
+    with pytest.raises(ValueError, match="label needs a model with classes"):
         classifier.load_guide(ours, build.make_sde(ours))
     ours.sampling.label = -1
     ours.sampling.classifier = str(tmp_path)
