@@ -93,7 +93,7 @@ def _keys(config: Config, step: jax.Array) -> dict[str, jax.Array]:
 def _ema_rate(config: Config, step: jax.Array) -> jax.Array:
     """What is kept of the average; it starts short, so that it forgets the initial weights.
 
-    By half-life, which grows with the images seen (Karras et al. 2022, Appendix F.1), if there is
+    By half-life, which grows with the images seen (Karras et al. 2022, Appendix F.2), if there is
     one.
     """
     options = config.model
@@ -113,8 +113,7 @@ def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array
         conditions = {}
         if config.data.augment:
             p = config.data.augment
-            x, done = augment.augment(keys["augment"], x, p, first_index)
-            conditions["augment_labels"] = done
+            x, conditions["augment_labels"] = augment.augment(keys["augment"], x, p, first_index)
         if config.model.class_conditional:
             p = config.model.label_dropout
             conditions["class_labels"] = _drop_labels(keys["labels"], labels, p, first_index)
