@@ -16,6 +16,7 @@ import optax
 import models
 import sde_lib
 from experiments import build, data, scores, state
+from experiments import workdir as workdirs
 from models.config import Config
 from samplers import guidance
 from sde_lib import SDE, ScoreFn
@@ -82,7 +83,7 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
     if not options.classifier:
         return lambda score_fn, *_: score_fn, None
     folder = Path(options.classifier)
-    theirs = state.load_config(folder)
+    theirs = workdirs.load_config(folder)
     theirs.mesh = config.mesh
     if not models.is_classifier(theirs):
         raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")

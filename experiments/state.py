@@ -1,6 +1,5 @@
 """The state of training, and a trained model from its folder."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import Mesh
 
 import models
@@ -77,15 +75,3 @@ def saved_steps(workdir: Path) -> list[int]:
     if not found:
         raise ValueError(f"{workdir} holds no checkpoints: train first, or give the --workdir")
     return found
-
-
-def load_config(workdir: Path) -> Config:
-    """The config that a run's folder belongs to.
-
-    Raises:
-        ValueError: the folder holds no run.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise ValueError(f"{workdir} holds no config.json: give the folder of a trained model")
-    return ml_collections.ConfigDict(json.loads(path.read_text()))

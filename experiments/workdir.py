@@ -13,6 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.summary import scalar
 
+from configs import default
 from experiments import hosts
 from models.config import Config
 
@@ -37,10 +38,9 @@ FREE = (  # what a run may change when it goes on, or when its model is used
 
 def check_owner(config: Config, workdir: Path) -> None:
     """Raises ValueError, saying which fields differ, if the folder belongs to another config."""
-    path = workdir / "config.json"
-    if not path.exists():
+    if not (workdir / "config.json").exists():
         return
-    theirs = flatten(json.loads(path.read_text()))
+    theirs = flatten(json.loads(_to_json(load_config(workdir))))
     ours = flatten(json.loads(_to_json(config)))
     differing = [
         f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}\n"
@@ -52,6 +52,21 @@ def check_owner(config: Config, workdir: Path) -> None:
             f"{workdir} belongs to another config:\n{''.join(differing)}"
             "choose another --workdir, or give the config that the folder was made with"
         )
+
+
+def load_config(workdir: Path) -> Config:
+    """The config that a run's folder belongs to; fields younger than the run have their defaults.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no config.json: give the folder of a trained model")
+    config = default.get_config()
+    with config.ignore_type():
+        config.update(json.loads(path.read_text()))
+    return config
 
 
 def claim(config: Config, workdir: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 import models
 from experiments.checkpoint import Checkpoints
-from experiments.state import init_state, load_config
-from experiments.workdir import read_metrics
+from experiments.state import init_state
+from experiments.workdir import load_config, read_metrics
 
 ROOT = Path(__file__).parents[2]
 EVERY = 60  # steps from checkpoint to checkpoint

@@ -31,6 +31,19 @@ def test_what_a_run_may_change_is_free(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["sampling"]["n_steps"] == 7
 
 
+def test_a_run_older_than_a_field_has_its_default(tmp_path):
+    config = digits.get_config()
+    workdir.claim(config, tmp_path)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["model"]["parametrization"], old["mesh"]
+    path.write_text(json.dumps(old))
+    workdir.check_owner(config, tmp_path)
+    config.model.parametrization = "v"
+    with pytest.raises(ValueError, match="parametrization: there 'score_sde', here 'v'"):
+        workdir.check_owner(config, tmp_path)
+
+
 def test_metrics_after_the_last_checkpoint_are_written_again(tmp_path):
     metrics = workdir.Metrics(tmp_path, 0)
     for step in (10, 20, 30):
