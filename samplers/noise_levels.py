@@ -12,6 +12,7 @@ from sde_lib.checks import check_name
 
 Levels = Float[np.ndarray, " levels"]
 
+SLACK = 1e-4  # relative, of levels that are compared
 CHAIN = 1000  # levels that DDIM's strides count in, where the SDE has no table of its own
 
 
@@ -86,10 +87,16 @@ def noise_levels(
         denoise: whether a step from the last level to x_0 follows.
 
     Raises:
-        ValueError: levels that do not decrease, or are not positive.
+        ValueError: levels that do not decrease, or are not positive; given ones that do not
+            begin with `high`.
     """
     if not isinstance(grid, str):
         levels = np.asarray(grid, np.float64)
+        if abs(levels[0] / high - 1) > SLACK:
+            raise ValueError(
+                f"grid begins with {levels[0]:g}, `start` with a noise level of {high:g}: they "
+                "must agree"
+            )
     elif grid == "ddim" and not denoise:
         levels = np.append(_ddim(sde, high, low, n - 1, rho), low)
     else:

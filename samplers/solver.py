@@ -19,13 +19,12 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from samplers.base import Samples, Start, starting_point
 from samplers.brownian import BrownianPath
-from samplers.noise_levels import Levels, check_grid, levels_at, noise_levels
+from samplers.noise_levels import SLACK, Levels, check_grid, levels_at, noise_levels
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least
 
 BROWNIAN = 1 << 24  # folded into a sample's key: no step has this number
-SLACK = 1e-4  # relative, of noise levels that are compared
 
 
 class Plan(NamedTuple):
@@ -82,8 +81,8 @@ class NoiseLevelSolver(abc.ABC):
         grid: of the levels: a name in noise_levels.GRIDS, or the levels, as many as n_steps
             (without `denoise` one more).
         rho: the grid's parameter; None for its own default.
-        sigma_max: sigma / alpha to start from; None for the prior's.
-        sigma_min: sigma / alpha of the last level; None for that of t_min.
+        sigma_max: sigma / alpha to start from; None for the prior's, or the given grid's.
+        sigma_min: sigma / alpha of the last level; None for that of t_min, or the given grid's.
         denoise: end with x_0; otherwise x at sigma_min.
 
     Raises:
@@ -97,22 +96,24 @@ class NoiseLevelSolver(abc.ABC):
     sigma_min: float | None = None
     denoise: bool = True
 
-    order: ClassVar[int] = 1  # the least number of steps
+    least_steps: ClassVar[int] = 1
     evaluations: ClassVar[int] = 1  # a step
     n_past: ClassVar[int] = 0  # evaluations kept for later steps
 
     def __post_init__(self):
         check_grid(self.grid, self.rho)
-        check_at_least(self.order, n_steps=self.n_steps)
-        if not isinstance(self.grid, str) and len(self.grid) != self.n_steps + 1 - self.denoise:
+        check_at_least(self.least_steps, n_steps=self.n_steps)
+        if not isinstance(self.grid, str) and len(self.grid) != self.n_levels:
             raise ValueError(
                 f"grid gives {len(self.grid)} noise levels: n_steps = {self.n_steps}, with denoise "
-                f"= {self.denoise}, takes {self.n_steps + 1 - self.denoise}"
+                f"= {self.denoise}, takes {self.n_levels}"
             )
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
             if value is not None and not 0 < value < np.inf:
                 raise ValueError(f"{name} is {value}: it must be positive, or None for the SDE's")
+            if value is not None and not isinstance(self.grid, str):
+                raise ValueError(f"{name} is {value}: with levels given as grid, leave it at None")
 
     @abc.abstractmethod
     def plan(self, now: Levels, then: Levels) -> Plan:
@@ -135,14 +136,24 @@ class NoiseLevelSolver(abc.ABC):
         """(levels, std): what states at `levels` are brought up to by noise before a step."""
         return levels, np.zeros_like(levels)
 
-    def segments(self) -> Sequence[tuple["NoiseLevelSolver", int]]:
-        """The solvers that take the steps before the last, to x_0, and how many each."""
-        return [(self, self.n_steps - self.denoise)]
+    @property
+    def n_levels(self) -> int:
+        """Levels of the grid."""
+        return self.n_steps + 1 - self.denoise
+
+    def levels(self, sde: SDE, high: float, low: float) -> Levels:
+        """The levels that the loop's steps go through, from `high` to `low`: the grid's."""
+        return noise_levels(sde, self.grid, high, low, self.n_levels, self.rho, self.denoise)
+
+    @property
+    def n_moves(self) -> int:
+        """Steps of the loop: all but the last, to x_0."""
+        return self.n_steps - self.denoise
 
     @property
     def nfe(self) -> int:
         """Network evaluations a sample."""
-        return sum(solver.evaluations * n for solver, n in self.segments()) + self.denoise
+        return self.evaluations * self.n_moves + self.denoise
 
     def __call__(
         self,
@@ -160,34 +171,33 @@ class NoiseLevelSolver(abc.ABC):
 
         Raises:
             ValueError: a score_fn or start of another shape; more frames than steps; a grid whose
-                levels do not decrease.
+                levels do not decrease, or begin elsewhere than `start`.
         """
         check_score_fn(score_fn, shape)
-        n_moves = sum(n for _, n in self.segments())
+        n_moves = self.n_moves
         if n_frames > n_moves:
             raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
-        y, high, low = self.enter(key, sde, shape, first_index, start)
-        levels = noise_levels(sde, self.grid, high, low, n_moves + 1, self.rho, self.denoise)
+        if isinstance(self.grid, str):
+            ends = self.sigma_max, self.sigma_min
+        else:
+            ends = self.grid[0], self.grid[-1]
+        y, high, low = enter(key, sde, shape, first_index, start, *ends)
+        levels = self.levels(sde, high, low)
         keys = sample_keys(key, shape[0], first_index)
-
         alpha = model_at(sde, score_fn, levels).alpha
+        frames = jnp.zeros((n_frames, *shape))
+        if n_moves:
+            move = self._mover(sde, score_fn, keys, levels)
 
-        frames, done = jnp.zeros((n_frames, *shape)), 0
-        for solver, n in self.segments():
-            if n == 0:
-                continue
-            move = solver.mover(sde, score_fn, keys, levels[done : done + n + 1], done)
-
-            def body(k, carry, move=move):
+            def body(k, carry):
                 y, past, frames = carry
                 y, past = move(k, y, past)
                 if n_frames:
                     frames = frames.at[k * n_frames // n_moves].set(alpha[k + 1] * y)
                 return y, past, frames
 
-            past = jnp.zeros((solver.n_past, *shape))
-            y, _, frames = jax.lax.fori_loop(done, done + n, body, (y, past, frames))
-            done += n
+            past = jnp.zeros((self.n_past, *shape))
+            y, _, frames = jax.lax.fori_loop(0, n_moves, body, (y, past, frames))
 
         if not self.denoise:
             return Samples(alpha[-1] * y, self.nfe, frames)
@@ -196,44 +206,10 @@ class NoiseLevelSolver(abc.ABC):
             y += std[0] * normal(fold_in(keys, n_moves), shape)
         return Samples(model_at(sde, score_fn, level).denoised(y), self.nfe, frames)
 
-    def enter(
-        self,
-        key: PRNGKeyArray,
-        sde: SDE,
-        shape: Sequence[int],
-        first_index: int | Array,
-        start: Start | None,
-    ) -> tuple[Batch, float, float]:
-        """The states y to start from, their noise level, and the level to end at."""
-        least, *trained = levels_at(sde, [sde.t_min, sde.train_t_min, sde.t_max])
-        low = self.sigma_min or float(least)
-        if start is None and self.sigma_max is not None:
-            high = self.sigma_max
-            y = high / sde.prior_std * sde.prior_sample(key, shape, first_index)
-        else:
-            x, t = starting_point(key, sde, shape, first_index, start)
-            high, y = float(levels_at(sde, [t])[0]), x / sde.alpha(t)
-        if low < trained[0] * (1 - SLACK) or high > trained[1] * (1 + SLACK):
-            warnings.warn(
-                f"sampling visits the noise levels sigma/alpha from {high:g} to {low:g}, training "
-                f"those from {trained[1]:g} to {trained[0]:g}: set sigma_max and sigma_min within",
-                stacklevel=3,
-            )
-        return y, high, low
-
-    def mover(
-        self,
-        sde: SDE,
-        score_fn: ScoreFn,
-        keys: Key[Array, " batch"],
-        levels: Levels,
-        first: int,
+    def _mover(
+        self, sde: SDE, score_fn: ScoreFn, keys: Key[Array, " batch"], levels: Levels
     ) -> Callable[[Array, Batch, Array], tuple[Batch, Array]]:
-        """move(k, y, past): the step with the number k, of those from one level to the next.
-
-        Args:
-            levels: of the start of step `first` to the end of the last.
-        """
+        """move(k, y, past): the step with the number k, of those from one level to the next."""
         now, std = self.inflated(levels[:-1])
         plan = self.plan(now, levels[1:])
         models = model_at(sde, score_fn, plan.evaluations)
@@ -241,11 +217,10 @@ class NoiseLevelSolver(abc.ABC):
         draw = self._noise(sde, keys, now, plan)
 
         def move(k, y, past):
-            row = k - first
-            c, added = jax.tree.map(lambda a: a[row], rows)
+            c, added = jax.tree.map(lambda a: a[k], rows)
             if std.any():
                 y += added * normal(fold_in(keys, k), y.shape)
-            return self.step(models.row(row), y, c, past, draw(row, y.shape))
+            return self.step(models.row(k), y, c, past, draw(k, y.shape))
 
         return move
 
@@ -267,3 +242,34 @@ class NoiseLevelSolver(abc.ABC):
             return (w[1:] - w[0]) / std.reshape(-1, *(1,) * len(shape))
 
         return draw
+
+
+def enter(
+    key: PRNGKeyArray,
+    sde: SDE,
+    shape: Sequence[int],
+    first_index: int | Array,
+    start: Start | None,
+    sigma_max: float | None,
+    sigma_min: float | None,
+) -> tuple[Batch, float, float]:
+    """The states y to start from, their noise level, and the level to end at.
+
+    `start` decides before sigma_max, and sigma_max before the prior. Warns of levels beyond those
+    of training.
+    """
+    least, *trained = levels_at(sde, [sde.t_min, sde.train_t_min, sde.t_max])
+    low = sigma_min or float(least)
+    if start is None and sigma_max is not None:
+        high = sigma_max
+        y = high / sde.prior_std * sde.prior_sample(key, shape, first_index)
+    else:
+        x, t = starting_point(key, sde, shape, first_index, start)
+        high, y = float(levels_at(sde, [t])[0]), x / sde.alpha(t)
+    if low < trained[0] * (1 - SLACK) or high > trained[1] * (1 + SLACK):
+        warnings.warn(
+            f"sampling visits the noise levels sigma/alpha from {high:g} to {low:g}, training "
+            f"those from {trained[1]:g} to {trained[0]:g}: set sigma_max and sigma_min within",
+            stacklevel=3,
+        )
+    return y, high, low
