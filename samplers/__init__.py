@@ -3,21 +3,34 @@
 from samplers import editing, guidance, measurement
 from samplers.annealed_langevin import AnnealedLangevin
 from samplers.base import Samples, Start
+from samplers.dpm_2 import DPM2
+from samplers.dpm_adaptive import DPMAdaptive
+from samplers.dpm_solver import DPMFast, DPMSolver
+from samplers.dpmpp import DPMpp2M, DPMpp2S
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral
 from samplers.euler_maruyama import EulerMaruyama
+from samplers.lms import LMS
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.registry import SAMPLERS, create
+from samplers.unipc import UniPC
 
 __all__ = [
     "CORRECTORS",
     "DDIM",
     "DDPM",
+    "DPM2",
     "EDM",
+    "LMS",
     "PREDICTORS",
     "SAMPLERS",
     "AnnealedLangevin",
+    "DPMAdaptive",
+    "DPMFast",
+    "DPMSolver",
+    "DPMpp2M",
+    "DPMpp2S",
     "Euler",
     "EulerAncestral",
     "EulerMaruyama",
@@ -26,6 +39,7 @@ __all__ = [
     "ProbabilityFlow",
     "Samples",
     "Start",
+    "UniPC",
     "create",
     "editing",
     "guidance",

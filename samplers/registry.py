@@ -4,27 +4,48 @@ import dataclasses
 from typing import Any
 
 from samplers.annealed_langevin import AnnealedLangevin
+from samplers.dpm_2 import DPM2
+from samplers.dpm_adaptive import DPMAdaptive
+from samplers.dpm_solver import DPMFast, DPMSolver
+from samplers.dpmpp import DPMpp2M, DPMpp2S
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral
 from samplers.euler_maruyama import EulerMaruyama
+from samplers.lms import LMS
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.solver import NoiseLevelSolver
+from samplers.unipc import UniPC
 from sde_lib.checks import check_name
 
-Sampler = AnnealedLangevin | EulerMaruyama | NoiseLevelSolver | PredictorCorrector | ProbabilityFlow
+Sampler = (
+    AnnealedLangevin
+    | DPMAdaptive
+    | EulerMaruyama
+    | NoiseLevelSolver
+    | PredictorCorrector
+    | ProbabilityFlow
+)
 
 SAMPLERS: dict[str, Any] = {
     "annealed_langevin": AnnealedLangevin,
     "ddim": DDIM,
     "ddpm": DDPM,
+    "dpm_2": DPM2,
+    "dpm_adaptive": DPMAdaptive,
+    "dpm_fast": DPMFast,
+    "dpm_solver": DPMSolver,
+    "dpmpp_2m": DPMpp2M,
+    "dpmpp_2s": DPMpp2S,
     "edm": EDM,
     "euler": Euler,
     "euler_ancestral": EulerAncestral,
     "euler_maruyama": EulerMaruyama,
     "heun": Heun,
+    "lms": LMS,
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
+    "unipc": UniPC,
 }
 
 

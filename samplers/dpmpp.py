@@ -1,0 +1,50 @@
+"""DPM-Solver++: deterministic steps by the denoised data (Lu et al. 2022b, arXiv 2211.01095)."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Array
+
+from samplers.lms import combine
+from samplers.noise_levels import Levels
+from samplers.solver import Model, NoiseLevelSolver, Plan
+from sde_lib.batch import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMpp2S(NoiseLevelSolver):
+    """DPM-Solver++(2S), Algorithm 1, with r_1 = 1/2: D halfway in the log-SNR, then the step."""
+
+    evaluations: ClassVar[int] = 2
+
+    def plan(self, now: Levels, then: Levels) -> Plan:
+        middle = np.sqrt(now * then)
+        return Plan(np.column_stack([now, middle]), (middle / now, then / now))
+
+    def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
+        half, whole = c
+        middle = half * y + (1 - half) * model.denoised(y)
+        return whole * y + (1 - whole) * model.denoised(middle, 1), past
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMpp2M(NoiseLevelSolver):
+    """DPM-Solver++(2M), Algorithm 2: D extrapolated in the log-SNR from this step's and the last's.
+
+    The first step, without a last one, is of order 1.
+    """
+
+    n_past: ClassVar[int] = 1
+    least_steps: ClassVar[int] = 2
+
+    def plan(self, now: Levels, then: Levels) -> Plan:
+        h = np.log(now / then)
+        extrapolated = np.append(0.0, h[1:] / (2 * h[:-1]))  # 1 / (2 r_i)
+        ratio = then / now
+        last = (ratio - 1) * extrapolated
+        return Plan(now[:, None], np.column_stack([ratio, 1 - ratio - last, last]))
+
+    def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
+        denoised = model.denoised(y)
+        return combine(c, [y, denoised, past[0]]), denoised[None]
