@@ -51,7 +51,7 @@ def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Level
     2024, Section 3.3).
     """
     chain = len(sde.log_snrs) if isinstance(sde, Table) else CHAIN
-    indices = np.ceil(chain * (1 - np.arange(n) / n)) - 1
+    indices = (chain * np.arange(n, 0, -1) - 1) // n  # ceil(chain k / n) - 1
     return levels_at(sde, indices / (chain - 1) * time_of(sde, high))
 
 

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from exact import SDES
+
+import sde_lib
+from samplers.noise_levels import check_grid, levels_at, noise_levels, time_of
+
+EDM = SDES["edm"]
+
+
+def grid(name, n=18, sde=EDM, high=80.0, low=0.002, rho=None, denoise=True):
+    return noise_levels(sde, name, high, low, n, rho, denoise)
+
+
+def test_karras_levels_are_even_in_their_root():
+    """Karras et al. 2022, Eq. 5."""
+    levels = grid("karras")
+    assert levels.dtype == np.float64
+    np.testing.assert_allclose(levels[[0, 1, -1]], [80, 57.585985, 0.002], rtol=1e-8)
+    steps = np.diff(levels ** (1 / 7))
+    np.testing.assert_allclose(steps, (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17, rtol=1e-12)
+    np.testing.assert_allclose(np.diff(grid("karras", rho=1.0)), (0.002 - 80) / 17, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["exponential", "log_snr"])
+def test_exponential_levels_have_one_ratio(name):
+    levels = grid(name, 5)
+    np.testing.assert_allclose(levels, 80 * (0.002 / 80) ** (np.arange(5) / 4), rtol=1e-13)
+
+
+def test_polyexponential_levels_are_dense_at_little_noise():
+    np.testing.assert_allclose(grid("polyexponential"), grid("exponential"), rtol=1e-12)
+    way = np.log(grid("polyexponential", 5, rho=2.0) / 0.002) / np.log(80 / 0.002)
+    np.testing.assert_allclose(way, np.array([16, 9, 4, 1, 0]) / 16, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["vp", "cosine", "linear", "flow", "edm"])
+def test_times_are_even_and_their_roots(name):
+    sde = SDES[name]
+    high, low = levels_at(sde, [0.9 * sde.t_max, 0.1 * sde.t_max])
+    uniform, quadratic = (grid(of, 5, sde, high, low) for of in ("uniform", "quadratic"))
+    t = np.linspace(0.9, 0.1, 5) * sde.t_max
+    np.testing.assert_allclose(uniform, levels_at(sde, t), rtol=1e-5)
+    t = np.linspace(0.9**0.5, 0.1**0.5, 5) ** 2 * sde.t_max
+    np.testing.assert_allclose(quadratic, levels_at(sde, t), rtol=1e-5)
+
+
+def test_ddim_strides_through_the_levels_of_the_chain():
+    """DDPM's 1000 betas in 10 strides: levels 999, 899, ..., 99, counted from 0."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    sde, alpha2 = sde_lib.from_betas(betas), np.cumprod(1 - betas)
+    chain = np.sqrt((1 - alpha2) / alpha2)
+    high, low = levels_at(sde, [sde.t_max, sde.t_min])
+    np.testing.assert_allclose(grid("ddim", 10, sde, high, low), chain[999::-100], rtol=1e-5)
+    np.testing.assert_allclose(grid("ddim", 1000, sde, high, low), chain[::-1], rtol=1e-4)
+    whole = grid("ddim", 11, sde, high, low, denoise=False)
+    np.testing.assert_allclose(whole, [*chain[999::-100], chain[0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_a_level_has_the_time_that_it_comes_from(name):
+    sde = SDES[name]
+    for part in (0.01, 0.3, 0.99):
+        level = levels_at(sde, [part * sde.t_max])[0]
+        assert levels_at(sde, [time_of(sde, level)])[0] == pytest.approx(level, rel=2e-5)
+
+
+def test_levels_are_checked():
+    for wrong in ((1.0, 2.0), (2.0, 2.0), (1.0, -1.0), (1.0, float("nan")), ()):
+        with pytest.raises(ValueError, match="noise levels must decrease, and be positive"):
+            check_grid(wrong, None)
+    with pytest.raises(ValueError, match="grid 'karas' is unknown: did you mean 'karras'"):
+        check_grid("karas", None)
+    for rho in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="it must be positive"):
+            check_grid("karras", rho)
+    with pytest.raises(ValueError, match="from 1 to 2 must decrease to a positive number"):
+        grid("karras", high=1.0, low=2.0)
+    with pytest.raises(ValueError, match="grid begins with 3, `start` with a noise level of 80"):
+        grid((3.0, 1.0))
