@@ -1,0 +1,80 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flows import HIGH, LOW, SDE, N, denoised, error, flow, noise, run
+
+import samplers
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_error_follows_the_tolerance(order):
+    options = {"sigma_min": LOW, "denoise": False}
+    loose = error(samplers.DPMAdaptive(order, 1e-2, 1e-2, **options))
+    tight = error(samplers.DPMAdaptive(order, 1e-4, 1e-4, **options))
+    assert loose < 2e-2
+    assert tight < min(2e-4, loose / 20)
+
+
+def test_it_is_its_algorithm():
+    """DPM-Solver-12 (Lu et al. 2022, Appendix C) with a PID controller, by a loop in numpy."""
+    p, i, d = 0.1, 0.4, 0.05
+    sampler = samplers.DPMAdaptive(2, pcoeff=p, icoeff=i, dcoeff=d, h_init=0.9, sigma_min=LOW)
+    samples = run(sampler)
+    y, s, h, end, gains, tries = flow()[0], -math.log(HIGH), 0.9, -math.log(LOW), [1.0, 1.0], 0
+    before, rejected = y, 0
+    while s < end:
+        h, tries = min(h, end - s), tries + 1
+        now, middle, then = np.exp([-s, -s - h / 2, -s - h])
+        first = noise(y, now)
+        lower = y + (then - now) * first
+        higher = y + (then - now) * noise(y + (middle - now) * first, middle)
+        scale = np.maximum(0.0078, 0.05 * np.maximum(abs(lower), abs(before)))
+        gain = 1 / np.sqrt(np.mean(((lower - higher) / scale) ** 2, axis=1)).max()
+        powers = ((p + i + d) / 2, -(p + 2 * d) / 2, d / 2)
+        factor = math.prod(g**power for g, power in zip((gain, *gains), powers, strict=True))
+        factor = 1 + math.atan(factor - 1)
+        if factor >= 0.81:
+            y, before, s, gains = higher, lower, s + h, [gain, gains[0]]
+        else:
+            rejected += 1
+        h *= factor
+    assert rejected > 0
+    assert samples.nfe == 2 * tries + 1
+    np.testing.assert_allclose(samples.x, denoised(y, LOW), atol=2e-4)
+
+
+def test_frames_are_even_in_the_log_snr_and_end_at_sigma_min():
+    sampler = samplers.DPMAdaptive(rtol=1e-3, atol=1e-3, sigma_min=LOW, denoise=False)
+    samples = run(sampler, n_frames=2)
+    np.testing.assert_array_equal(samples.path[-1], samples.x)
+    half = run(samplers.UniPC(40, sigma_min=1.0, denoise=False)).x
+    np.testing.assert_allclose(samples.path[0], half, atol=0.03)
+
+
+def test_one_sample_that_is_not_finite_ends_the_solve():
+    """Where the score breaks, after a part of the way, a step's error is not a number."""
+
+    def score_fn(x, t):
+        return jnp.where(
+            (t[:, None] < 1) & (jnp.arange(N)[:, None] == 3), jnp.nan, -x / t[:, None] ** 2
+        )
+
+    samples = run(samplers.DPMAdaptive(), score_fn=score_fn, n_frames=1)
+    assert jnp.isnan(samples.x).all()
+    assert jnp.isnan(samples.path).all()
+    assert samples.nfe < 100
+
+
+def test_numbers_are_checked():
+    for wrong in ({"rtol": 0.0}, {"atol": -1.0}, {"h_init": 0.0}, {"sigma_min": math.inf}):
+        with pytest.raises(ValueError, match="it must be positive"):
+            samplers.DPMAdaptive(**wrong)
+    with pytest.raises(ValueError, match="order is 1: it must be one of 2, 3"):
+        samplers.DPMAdaptive(order=1)
+    with pytest.raises(ValueError, match="sigma_min is 20: the start's noise level, 10, is no"):
+        run(samplers.DPMAdaptive(sigma_min=20.0))
+    with pytest.raises(ValueError, match="it must return the shape of x"):
+        samplers.DPMAdaptive()(jax.random.key(0), SDE, lambda x, t: t, (2, 2))

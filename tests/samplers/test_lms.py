@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from flows import denoised, flow, noise, order, run
+
+import samplers
+from samplers.lms import basis_integrals
+
+GRID = (10.0, 6.0, 3.5, 2.0, 1.3, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_polynomials_are_integrated_exactly_on_an_uneven_grid(order):
+    """Those of a degree below the step's order: 0, 1, ... at first, then order - 1."""
+    now, then = np.array(GRID[:-1]), np.array(GRID[1:])
+    weights = samplers.LMS(6, order=order).plan(now, then).coefficients
+    for k in range(6):
+        past = now[max(0, k - 3) : k + 1][::-1]
+        used = weights[k, : len(past)]
+        assert not weights[k, min(k + 1, order) :].any()
+        for power in range(min(k + 1, order)):
+            exact = (then[k] ** (power + 1) - now[k] ** (power + 1)) / (power + 1)
+            assert used @ past**power == pytest.approx(exact, rel=1e-12)
+
+
+def test_the_coefficients_of_even_steps_are_those_of_adams_and_bashforth():
+    now = np.arange(9.0, 4.0, -1)
+    weights = samplers.LMS(6, order=4).plan(now, now - 1).coefficients
+    np.testing.assert_allclose(weights[-1], -np.array([55, -59, 37, -9]) / 24, rtol=1e-12)
+
+
+def test_integrals_have_a_kernel():
+    """Of e^x and e^x x, on nodes beside the interval."""
+    integrals = basis_integrals(np.array([1.0, -1.0]), 0.0, 2.0, np.exp)
+    assert integrals.sum() == pytest.approx(np.exp(2) - 1, rel=1e-13)
+    assert integrals @ [1, -1] == pytest.approx(np.exp(2) + 1, rel=1e-13)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_orders_of_convergence(k):
+    """From 32 steps to 64, where order 4 is still held up by its first steps."""
+    assert order("lms", 32, order=k) == pytest.approx(k, abs=0.15 * k)
+
+
+def test_it_starts_by_euler_and_ends_by_the_denoised():
+    samples = run(samplers.LMS(3, (10.0, 4.0, 1.0), order=2))
+    assert samples.nfe == 3
+    y = first = flow()[0]
+    y = y + (4 - 10) * noise(first, 10)
+    # Integrals of the line through noises at 10 and 4, from 4 to 1.
+    y = y + (-3 - 0.75) * noise(y, 4) + 0.75 * noise(first, 10)
+    np.testing.assert_allclose(samples.x, denoised(y, 1), atol=1e-5)
+
+
+def test_orders_are_checked():
+    for k in (0, 5):
+        with pytest.raises(ValueError, match=f"order is {k}: it must be one of 1, 2, 3, 4"):
+            samplers.LMS(order=k)
+    with pytest.raises(ValueError, match="n_steps is 3: it must be at least 4"):
+        samplers.LMS(3)
