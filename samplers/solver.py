@@ -111,9 +111,11 @@ class NoiseLevelSolver(abc.ABC):
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
             if value is not None and not 0 < value < np.inf:
-                raise ValueError(f"{name} is {value}: it must be positive, or None for the SDE's")
+                raise ValueError(f"{name} is {value:g}: it must be positive, or None for the SDE's")
             if value is not None and not isinstance(self.grid, str):
-                raise ValueError(f"{name} is {value}: with levels given as grid, leave it at None")
+                raise ValueError(
+                    f"{name} is {value:g}: with levels given as grid, leave it at None"
+                )
 
     @abc.abstractmethod
     def plan(self, now: Levels, then: Levels) -> Plan:

@@ -1,0 +1,145 @@
+"""What all solvers between noise levels have from the one loop."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import Mixture
+from exact import SDES
+from flows import HIGH, LOW, SDE, N, denoised, flow, run
+
+import samplers
+import sde_lib
+
+DETERMINISTIC = {
+    "ddim": {},
+    "dpm_2": {"s_churn": 1.0},
+    "dpm_adaptive": {"rtol": 1.0, "h_init": 3.0},
+    "dpm_fast": {},
+    "dpm_solver": {"order": 2},
+    "dpmpp_2m": {},
+    "dpmpp_2s": {},
+    "edm": {"s_churn": 1.0},
+    "euler": {},
+    "heun": {},
+    "lms": {},
+    "unipc": {},
+}
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_nfe_is_the_number_of_evaluations_really_made(name):
+    calls = []
+
+    def score_fn(x, t):
+        calls.append(isinstance(x, jax.core.Tracer))
+        return -x / t[:, None] ** 2
+
+    steps = {} if name == "dpm_adaptive" else {"n_steps": 5}
+    sampler = samplers.create(name, sigma_min=1.0, **DETERMINISTIC[name], **steps)
+    start = samplers.Start(jnp.ones((1, 1)), HIGH)
+    with jax.disable_jit():
+        samples = sampler(jax.random.key(0), SDE, score_fn, (1, 1), start=start)
+    assert samples.nfe == calls.count(False)
+
+
+@pytest.mark.parametrize("name", ["ve", "vp", "subvp", "cosine", "flow"])
+def test_the_flow_is_the_same_under_every_sde(name):
+    """A state y of the noise level HIGH ends at one x_0, whatever alpha scales it by."""
+    sde, (y, end) = SDES[name], flow()
+    t = sde.inverse_noise_level(jnp.float32(HIGH))
+    start = samplers.Start(sde.alpha(t) * jnp.asarray(y, jnp.float32), float(t))
+    samples = run(samplers.UniPC(40, sigma_min=LOW), sde, start=start)
+    np.testing.assert_allclose(samples.x, denoised(end, LOW), atol=5e-4)
+
+
+def test_a_model_of_vp_in_ve_coordinates_ends_where_its_flow_does():
+    """s(y, l) = alpha s_VP(alpha y, t): Karras et al. 2022, Eq. 20, by hand."""
+    vp = SDES["vp"]
+    score_fn = Mixture().score_fn(vp)
+    high, low = (float(vp.noise_level(t)) for t in (vp.t_max, vp.t_min))
+    ve = sde_lib.EDM(t_max=high, t_min=low, train_t_min=low)
+
+    def score_of_y(y, level):
+        t = vp.inverse_noise_level(level)
+        alpha = vp.alpha(t)[:, None]
+        return alpha * score_fn(alpha * y, t)
+
+    exact = run(samplers.ProbabilityFlow(1e-5, 1e-5), vp, score_fn, start=None).x
+    y = run(samplers.UniPC(60, denoise=False), ve, score_of_y, start=None).x
+    np.testing.assert_allclose(vp.alpha(vp.t_min) * y, exact, atol=1e-3)
+
+
+def test_frames_are_the_states_on_the_way():
+    sampler = samplers.DPMpp2M(9, sigma_min=LOW, denoise=False)
+    samples = run(sampler, n_frames=3)
+    np.testing.assert_array_equal(samples.path[-1], samples.x)
+    levels = np.linspace(HIGH ** (1 / 7), LOW ** (1 / 7), 10) ** 7
+    third = run(samplers.DPMpp2M(3, tuple(levels[:4]), denoise=False))
+    np.testing.assert_allclose(samples.path[0], third.x, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampler", [samplers.EDM(6, s_churn=2.0), samplers.UniPC(6)], ids=["edm", "unipc"]
+)
+def test_sample_i_does_not_depend_on_its_batch(sampler):
+    together = run(sampler, start=None).x
+    alone = run(sampler, shape=(1, 2), start=None, first_index=9).x
+    np.testing.assert_allclose(together[9], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [samplers.Euler(1, sigma_max=5.0), samplers.Euler(1, (5.0,))],
+    ids=["sigma_max", "given levels"],
+)
+def test_the_start_has_the_noise_of_the_first_level(sampler):
+    """One step: D of the prior's draw, scaled."""
+    y = 5 / 80 * np.asarray(SDE.prior_sample(jax.random.key(0), (N, 2)), np.float64)
+    samples = run(sampler, start=None)
+    assert samples.nfe == 1
+    np.testing.assert_allclose(samples.x, denoised(y, 5.0), atol=1e-5)
+
+
+def test_levels_beyond_those_of_training_are_told():
+    for sampler in (
+        samplers.Euler(2, sigma_max=100.0),
+        samplers.Euler(2, sigma_min=0.001),
+        samplers.Euler(2, (100.0, 0.002)),
+        samplers.DPMAdaptive(sigma_max=100.0),
+    ):
+        with pytest.warns(UserWarning, match=r"from \S+ to \S+, training those from 80 to 0.002"):
+            trace(sampler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace(samplers.Euler(2))
+        trace(samplers.Euler(2, sigma_max=80.0, sigma_min=0.002))
+
+
+def trace(sampler, score_fn=lambda x, t: x, **options):
+    return jax.eval_shape(
+        lambda key: sampler(key, SDE, score_fn, (2, 2), **options), jax.random.key(0)
+    )
+
+
+def test_mistakes_are_refused():
+    with pytest.raises(ValueError, match="n_steps is 0: it must be at least 1"):
+        samplers.Euler(0)
+    with pytest.raises(
+        ValueError, match="grid gives 3 noise levels: n_steps = 3, with denoise = F"
+    ):
+        samplers.Euler(3, (3.0, 2.0, 1.0), denoise=False)
+    with pytest.raises(ValueError, match="sigma_max is 0: it must be positive"):
+        samplers.Euler(sigma_max=0.0)
+    with pytest.raises(ValueError, match="sigma_max is 3: with levels given as grid"):
+        samplers.Euler(2, (3.0, 1.0), sigma_max=3.0)
+    with pytest.raises(ValueError, match="n_frames is 18: there are only 17 steps to record"):
+        trace(samplers.Euler(), n_frames=18)
+    with pytest.raises(ValueError, match="it must return the shape of x"):
+        trace(samplers.Euler(), lambda x, t: t)
+    with pytest.raises(ValueError, match="grid begins with 3, `start` with a noise level of 10"):
+        trace(samplers.Euler(2, (3.0, 1.0)), start=samplers.Start(jnp.zeros((2, 2)), HIGH))
+    with pytest.raises(ValueError, match="from 80 to 90 must decrease"):
+        trace(samplers.Euler(sigma_min=90.0))
