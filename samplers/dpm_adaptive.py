@@ -59,7 +59,7 @@ class DPMAdaptive:
         accept_safety: a step is accepted where the next is at least so much longer.
         sigma_max: sigma / alpha to start from; None for the prior's.
         sigma_min: sigma / alpha to end at; None for that of t_min.
-        denoise: end with x_0, for one more evaluation; otherwise x at sigma_min.
+        denoise: end with x_0, for one evaluation more; otherwise x at sigma_min.
 
     Raises:
         ValueError: another order, or a number that is not positive.
@@ -75,7 +75,7 @@ class DPMAdaptive:
     accept_safety: float = 0.81
     sigma_max: float | None = None
     sigma_min: float | None = None
-    denoise: bool = True
+    denoise: bool = False
 
     def __post_init__(self):
         check_order(self.order, (2, 3))

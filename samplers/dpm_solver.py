@@ -117,8 +117,11 @@ class DPMSolver(_Singlestep):
 class DPMFast(_Singlestep):
     """DPM-Solver-fast (Section 3.4): n_steps is the number of evaluations, that for x_0 included.
 
-    They are spent on steps of order 3, then one of order 1 or 2, or one of 2 and one of 1.
+    They are spent on steps of order 3, then one of order 1 or 2, or one of 2 and one of 1. By
+    default it ends at sigma_min: an evaluation less for the steps is worse than the noise there.
     """
+
+    denoise: bool = False
 
     @property
     def orders(self) -> list[int]:

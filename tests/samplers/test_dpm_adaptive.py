@@ -11,9 +11,8 @@ import samplers
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_the_error_follows_the_tolerance(order):
-    options = {"sigma_min": LOW, "denoise": False}
-    loose = error(samplers.DPMAdaptive(order, 1e-2, 1e-2, **options))
-    tight = error(samplers.DPMAdaptive(order, 1e-4, 1e-4, **options))
+    loose = error(samplers.DPMAdaptive(order, 1e-2, 1e-2, sigma_min=LOW))
+    tight = error(samplers.DPMAdaptive(order, 1e-4, 1e-4, sigma_min=LOW))
     assert loose < 2e-2
     assert tight < min(2e-4, loose / 20)
 
@@ -21,7 +20,9 @@ def test_the_error_follows_the_tolerance(order):
 def test_it_is_its_algorithm():
     """DPM-Solver-12 (Lu et al. 2022, Appendix C) with a PID controller, by a loop in numpy."""
     p, i, d = 0.1, 0.4, 0.05
-    sampler = samplers.DPMAdaptive(2, pcoeff=p, icoeff=i, dcoeff=d, h_init=0.9, sigma_min=LOW)
+    sampler = samplers.DPMAdaptive(
+        2, pcoeff=p, icoeff=i, dcoeff=d, h_init=0.9, sigma_min=LOW, denoise=True
+    )
     samples = run(sampler)
     y, s, h, end, gains, tries = flow()[0], -math.log(HIGH), 0.9, -math.log(LOW), [1.0, 1.0], 0
     before, rejected = y, 0
@@ -47,7 +48,7 @@ def test_it_is_its_algorithm():
 
 
 def test_frames_are_even_in_the_log_snr_and_end_at_sigma_min():
-    sampler = samplers.DPMAdaptive(rtol=1e-3, atol=1e-3, sigma_min=LOW, denoise=False)
+    sampler = samplers.DPMAdaptive(rtol=1e-3, atol=1e-3, sigma_min=LOW)
     samples = run(sampler, n_frames=2)
     np.testing.assert_array_equal(samples.path[-1], samples.x)
     half = run(samplers.UniPC(40, sigma_min=1.0, denoise=False)).x

@@ -49,15 +49,15 @@ def test_order_2_is_dpm_2():
 def test_fast_spends_every_evaluation():
     orders = {1: [1], 2: [2], 3: [2, 1], 4: [3, 1], 5: [3, 2], 6: [3, 2, 1], 20: [3] * 6 + [2]}
     for n, expected in orders.items():
-        assert samplers.DPMFast(n, denoise=False).orders == expected
-        assert samplers.DPMFast(n + 1).orders == expected
-        assert samplers.DPMFast(n, denoise=False).nfe == samplers.DPMFast(n).nfe == n
-    assert samplers.DPMFast(1).orders == []
+        assert samplers.DPMFast(n).orders == expected
+        assert samplers.DPMFast(n + 1, denoise=True).orders == expected
+        assert samplers.DPMFast(n).nfe == samplers.DPMFast(n, denoise=True).nfe == n
+    assert samplers.DPMFast(1, denoise=True).orders == []
 
 
 def test_fast_changes_order_on_the_way():
     """5 evaluations: DPM-Solver-3 over half of the log-SNR, DPM-Solver-2 over the other."""
-    fast = run(samplers.DPMFast(5, sigma_min=0.1, denoise=False)).x
+    fast = run(samplers.DPMFast(5, sigma_min=0.1)).x
     half = samplers.DPMSolver(1, sigma_min=1.0, denoise=False)
     start = samplers.Start(run(half).x, 1.0)
     other = samplers.DPMSolver(1, order=2, sigma_min=0.1, denoise=False)

@@ -16,7 +16,7 @@ import sde_lib
 DETERMINISTIC = {
     "ddim": {},
     "dpm_2": {"s_churn": 1.0},
-    "dpm_adaptive": {"rtol": 1.0, "h_init": 3.0},
+    "dpm_adaptive": {"rtol": 1.0, "h_init": 3.0, "denoise": True},
     "dpm_fast": {},
     "dpm_solver": {"order": 2},
     "dpmpp_2m": {},
