@@ -32,14 +32,14 @@ def denoised(y, level):
 
 
 @functools.cache
-def flow():
-    """States at HIGH and where the flow takes them: at LOW."""
+def flow(low=LOW):
+    """States at HIGH and where the flow takes them: at `low`."""
     start = HIGH * np.random.RandomState(0).randn(N, 2).astype(np.float32).astype(np.float64)
 
     def rate(level, y):
         return noise(y.reshape(N, 2), level).ravel()
 
-    end = solve_ivp(rate, (HIGH, LOW), start.ravel(), "DOP853", rtol=1e-9, atol=1e-9).y[:, -1]
+    end = solve_ivp(rate, (HIGH, low), start.ravel(), "DOP853", rtol=1e-9, atol=1e-9).y[:, -1]
     return start, end.reshape(N, 2)
 
 

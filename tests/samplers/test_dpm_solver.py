@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from flows import flow, noise, order, run
+from flows import SDE, flow, noise, order, run
 
 import samplers
 
@@ -40,10 +40,13 @@ def test_order_1_is_euler():
 
 
 def test_order_2_is_dpm_2():
-    expected = run(samplers.DPM2(3, GRID[:3]))
-    samples = run(samplers.DPMSolver(3, GRID[:3], order=2))
-    assert samples.nfe == expected.nfe == 5
-    np.testing.assert_allclose(samples.x, expected.x, atol=1e-5)
+    """The second stage takes the first's half step back."""
+    now, then = np.array(GRID[:-1]), np.array(GRID[1:])
+    half, whole = samplers.DPM2().plan(now, then).coefficients
+    levels = np.sort([*GRID, *np.sqrt(now * then)])[::-1]
+    weights = samplers.DPMSolver(4, order=2).plan(levels[:-1], levels[1:]).coefficients
+    np.testing.assert_allclose(weights[::2], half[:, None] * [1, 0, 0], rtol=1e-12)
+    np.testing.assert_allclose(weights[1::2], np.stack([whole, -half, 0 * half], 1), rtol=1e-12)
 
 
 def test_fast_spends_every_evaluation():
@@ -57,11 +60,13 @@ def test_fast_spends_every_evaluation():
 
 def test_fast_changes_order_on_the_way():
     """5 evaluations: DPM-Solver-3 over half of the log-SNR, DPM-Solver-2 over the other."""
-    fast = run(samplers.DPMFast(5, sigma_min=0.1)).x
-    half = samplers.DPMSolver(1, sigma_min=1.0, denoise=False)
-    start = samplers.Start(run(half).x, 1.0)
-    other = samplers.DPMSolver(1, order=2, sigma_min=0.1, denoise=False)
-    np.testing.assert_allclose(fast, run(other, start=start).x, atol=1e-5)
+    levels = samplers.DPMFast(5).levels(SDE, 10.0, 0.1)
+    np.testing.assert_allclose(np.log10(levels), [1, 2 / 3, 1 / 3, 0, -1 / 2, -1], atol=1e-14)
+    weights = samplers.DPMFast(5).plan(levels[:-1], levels[1:]).coefficients
+    for k, part in ((3, slice(0, 3)), (2, slice(3, 5))):
+        alone = samplers.DPMSolver(1, order=k, denoise=False)
+        expected = alone.plan(levels[:-1][part], levels[1:][part]).coefficients
+        np.testing.assert_array_equal(weights[part], expected)
 
 
 def test_orders_are_checked():

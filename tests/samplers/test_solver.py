@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_forms import Mixture
+from closed_forms import Gaussian
 from exact import SDES
 from flows import HIGH, LOW, SDE, N, denoised, flow, run
 
@@ -16,7 +16,6 @@ import sde_lib
 DETERMINISTIC = {
     "ddim": {},
     "dpm_2": {"s_churn": 1.0},
-    "dpm_adaptive": {"rtol": 1.0, "h_init": 3.0, "denoise": True},
     "dpm_fast": {},
     "dpm_solver": {"order": 2},
     "dpmpp_2m": {},
@@ -30,22 +29,21 @@ DETERMINISTIC = {
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_nfe_is_the_number_of_evaluations_really_made(name):
+@pytest.mark.parametrize("denoise", [False, True])
+def test_nfe_is_the_number_of_evaluations_made(name, denoise):
+    """Traced are the check of score_fn, a step of the loop, and the step to x_0."""
     calls = []
 
     def score_fn(x, t):
-        calls.append(isinstance(x, jax.core.Tracer))
-        return -x / t[:, None] ** 2
+        calls.append(x)
+        return -x
 
-    steps = {} if name == "dpm_adaptive" else {"n_steps": 5}
-    sampler = samplers.create(name, sigma_min=1.0, **DETERMINISTIC[name], **steps)
-    start = samplers.Start(jnp.ones((1, 1)), HIGH)
-    with jax.disable_jit():
-        samples = sampler(jax.random.key(0), SDE, score_fn, (1, 1), start=start)
-    assert samples.nfe == calls.count(False)
+    sampler = samplers.create(name, n_steps=6, denoise=denoise, **DETERMINISTIC[name])
+    trace(sampler, score_fn)
+    assert sampler.nfe == (len(calls) - 1 - denoise) * sampler.n_moves + denoise
 
 
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp", "cosine", "flow"])
+@pytest.mark.parametrize("name", ["ve", "vp", "subvp", "flow"])
 def test_the_flow_is_the_same_under_every_sde(name):
     """A state y of the noise level HIGH ends at one x_0, whatever alpha scales it by."""
     sde, (y, end) = SDES[name], flow()
@@ -57,8 +55,8 @@ def test_the_flow_is_the_same_under_every_sde(name):
 
 def test_a_model_of_vp_in_ve_coordinates_ends_where_its_flow_does():
     """s(y, l) = alpha s_VP(alpha y, t): Karras et al. 2022, Eq. 20, by hand."""
-    vp = SDES["vp"]
-    score_fn = Mixture().score_fn(vp)
+    vp, gaussian = SDES["vp"], Gaussian()
+    score_fn = gaussian.score_fn(vp)
     high, low = (float(vp.noise_level(t)) for t in (vp.t_max, vp.t_min))
     ve = sde_lib.EDM(t_max=high, t_min=low, train_t_min=low)
 
@@ -67,9 +65,11 @@ def test_a_model_of_vp_in_ve_coordinates_ends_where_its_flow_does():
         alpha = vp.alpha(t)[:, None]
         return alpha * score_fn(alpha * y, t)
 
-    exact = run(samplers.ProbabilityFlow(1e-5, 1e-5), vp, score_fn, start=None).x
-    y = run(samplers.UniPC(60, denoise=False), ve, score_of_y, start=None).x
-    np.testing.assert_allclose(vp.alpha(vp.t_min) * y, exact, atol=1e-3)
+    mean, std = gaussian.marginal(vp, vp.t_max)
+    end_mean, end_std = gaussian.marginal(vp, vp.t_min)
+    exact = end_mean + end_std / std * (vp.prior_sample(jax.random.key(0), (N, 2)) - mean)
+    y = run(samplers.UniPC(40, denoise=False), ve, score_of_y, start=None).x
+    np.testing.assert_allclose(vp.alpha(vp.t_min) * y, exact, atol=2e-3)
 
 
 def test_frames_are_the_states_on_the_way():
