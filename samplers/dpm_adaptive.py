@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from samplers.base import Samples, Start
 from samplers.dpm_solver import STAGES, stage_weights
 from samplers.lms import check_order, combine
-from samplers.solver import Model, enter, model_at
+from samplers.solver import Model, enter, model_at, warn_of_untrained
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, expand
 
@@ -104,6 +104,7 @@ class DPMAdaptive:
         """
         check_score_fn(score_fn, shape)
         y, high, low = enter(key, sde, shape, first_index, start, self.sigma_max, self.sigma_min)
+        warn_of_untrained(sde, np.array([high, low]))
         if not low < high:
             raise ValueError(f"sigma_min is {low:g}: the start's noise level, {high:g}, is no more")
         first, end = np.float32(-np.log(high)), np.float32(-np.log(low))

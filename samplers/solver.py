@@ -185,6 +185,7 @@ class NoiseLevelSolver(abc.ABC):
             ends = self.grid[0], self.grid[-1]
         y, high, low = enter(key, sde, shape, first_index, start, *ends)
         levels = self.levels(sde, high, low)
+        warn_of_untrained(sde, self.inflated(levels)[0])
         keys = sample_keys(key, shape[0], first_index)
         alpha = model_at(sde, score_fn, levels).alpha
         frames = jnp.zeros((n_frames, *shape))
@@ -257,21 +258,25 @@ def enter(
 ) -> tuple[Batch, float, float]:
     """The states y to start from, their noise level, and the level to end at.
 
-    `start` decides before sigma_max, and sigma_max before the prior. Warns of levels beyond those
-    of training.
+    `start` decides before sigma_max, and sigma_max before the prior.
     """
-    least, *trained = levels_at(sde, [sde.t_min, sde.train_t_min, sde.t_max])
-    low = sigma_min or float(least)
+    low = sigma_min or float(levels_at(sde, [sde.t_min])[0])
     if start is None and sigma_max is not None:
         high = sigma_max
         y = high / sde.prior_std * sde.prior_sample(key, shape, first_index)
     else:
         x, t = starting_point(key, sde, shape, first_index, start)
         high, y = float(levels_at(sde, [t])[0]), x / sde.alpha(t)
-    if low < trained[0] * (1 - SLACK) or high > trained[1] * (1 + SLACK):
+    return y, high, low
+
+
+def warn_of_untrained(sde: SDE, levels: np.ndarray) -> None:
+    """Warns, for the caller's caller, of noise levels beyond those of training."""
+    high, low = levels.max(), levels.min()
+    least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
+    if low < least * (1 - SLACK) or high > most * (1 + SLACK):
         warnings.warn(
             f"sampling visits the noise levels sigma/alpha from {high:g} to {low:g}, training "
-            f"those from {trained[1]:g} to {trained[0]:g}: set sigma_max and sigma_min within",
+            f"those from {most:g} to {least:g}: keep sigma_max, sigma_min and churn within",
             stacklevel=3,
         )
-    return y, high, low

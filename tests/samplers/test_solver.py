@@ -15,12 +15,12 @@ import sde_lib
 
 DETERMINISTIC = {
     "ddim": {},
-    "dpm_2": {"s_churn": 1.0},
+    "dpm_2": {"s_churn": 1.0, "s_tmax": 50.0},
     "dpm_fast": {},
     "dpm_solver": {"order": 2},
     "dpmpp_2m": {},
     "dpmpp_2s": {},
-    "edm": {"s_churn": 1.0},
+    "edm": {"s_churn": 1.0, "s_tmax": 50.0},
     "euler": {},
     "heun": {},
     "lms": {},
@@ -82,7 +82,7 @@ def test_frames_are_the_states_on_the_way():
 
 
 @pytest.mark.parametrize(
-    "sampler", [samplers.EDM(6, s_churn=2.0), samplers.UniPC(6)], ids=["edm", "unipc"]
+    "sampler", [samplers.EDM(6, s_churn=2.0, s_tmax=50.0), samplers.UniPC(6)], ids=["edm", "unipc"]
 )
 def test_sample_i_does_not_depend_on_its_batch(sampler):
     together = run(sampler, start=None).x
@@ -109,6 +109,7 @@ def test_levels_beyond_those_of_training_are_told():
         samplers.Euler(2, sigma_min=0.001),
         samplers.Euler(2, (100.0, 0.002)),
         samplers.DPMAdaptive(sigma_max=100.0),
+        samplers.EDM(18, s_churn=5.0),
     ):
         with pytest.warns(UserWarning, match=r"from \S+ to \S+, training those from 80 to 0.002"):
             trace(sampler)
@@ -116,6 +117,7 @@ def test_levels_beyond_those_of_training_are_told():
         warnings.simplefilter("error")
         trace(samplers.Euler(2))
         trace(samplers.Euler(2, sigma_max=80.0, sigma_min=0.002))
+        trace(samplers.EDM(18, s_churn=5.0, s_tmax=50.0))
 
 
 def trace(sampler, score_fn=lambda x, t: x, **options):
