@@ -28,7 +28,8 @@ def basis_integrals(
 ) -> Levels:
     """Integrals, from start to end, of the kernel times each of the nodes' Lagrange polynomials.
 
-    By Gauss-Legendre quadrature: exact for kernels that a polynomial of degree 28 is.
+    By Gauss-Legendre quadrature: exact for a polynomial kernel of degree 28, and so, but for
+    rounding, for e^x over the lengths of steps.
     """
     x, weights = np.polynomial.legendre.leggauss(16)
     x = start + (end - start) * (x + 1) / 2

@@ -58,10 +58,10 @@ class UniPC(NoiseLevelSolver):
         return Plan(now[:, None], (correct, predict))
 
     def _weights(self, nodes: Levels, end: float) -> Levels:
-        """Of the evaluations at `nodes` in a step from nodes[0] to `end`, Eq. 3 and 8.
+        """Of the evaluations at `nodes` in a step from nodes[0] to `end`.
 
-        With two or more differences the weights that R_p(h) a_p B(h) = phi_p(h) has are, for any B,
-        the integrals of the polynomial through the nodes; with one, a_1 = 1/2.
+        With several differences the solution of R_p(h) a_p B(h) = psi_p(h) gives, for any B, the
+        integral of the polynomial through the nodes; with one, a_1 = 1/2 for all h.
         """
         start, h = nodes[0], end - nodes[0]
         if len(nodes) != 2:

@@ -54,7 +54,7 @@ def test_the_flow_is_the_same_under_every_sde(name):
 
 
 def test_a_model_of_vp_in_ve_coordinates_ends_where_its_flow_does():
-    """s(y, l) = alpha s_VP(alpha y, t): Karras et al. 2022, Eq. 20, by hand."""
+    """s(y, l) = alpha s_VP(alpha y, t): Karras et al. 2022, Appendix B, by hand."""
     vp, gaussian = SDES["vp"], Gaussian()
     score_fn = gaussian.score_fn(vp)
     high, low = (float(vp.noise_level(t)) for t in (vp.t_max, vp.t_min))

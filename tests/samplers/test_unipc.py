@@ -55,7 +55,7 @@ def test_it_is_its_algorithm(variant):
 
 
 def test_unip_2_is_dpmpp_2m():
-    """Zhao et al. 2023, Section 3.4: DPM-Solver++(2M) has B(h) = e^h - 1 and no corrector."""
+    """With B(h) = e^h - 1, as the paper remarks."""
     now, then = np.array(GRID[:-1]), np.array(GRID[1:])
     _, predict = samplers.UniPC(order=2, variant="bh2").plan(now, then).coefficients
     expected = samplers.DPMpp2M().plan(now, then).coefficients
