@@ -22,7 +22,7 @@ LEAST_STEP = 1e-5  # of the whole: a model that is not finite gets here at once
 
 
 class _State(NamedTuple):
-    """y at half the log-SNR s; `lower`, the lower order's; frames [F, B, ...]."""
+    """y at half the log-SNR s; `lower`, the lower order's; frames, y's, [F, B, ...]."""
 
     y: Batch
     lower: Batch
@@ -56,7 +56,7 @@ class DPMAdaptive:
         pcoeff: the controller's P.
         icoeff: its I.
         dcoeff: its D.
-        accept_safety: a step is accepted where the next is at least so much longer.
+        accept_safety: a step is accepted where the controller lengthens it at least by this.
         sigma_max: sigma / alpha to start from; None for the prior's.
         sigma_min: sigma / alpha to end at; None for that of t_min.
         denoise: end with x_0, for one evaluation more; otherwise x at sigma_min.
@@ -109,7 +109,6 @@ class DPMAdaptive:
             raise ValueError(f"sigma_min is {low:g}: the start's noise level, {high:g}, is no more")
         first, end = np.float32(-np.log(high)), np.float32(-np.log(low))
         marks = np.linspace(first, end, n_frames + 1)[1:]
-        alphas = model_at(sde, score_fn, np.exp(-marks)).alpha
 
         def unfinished(carry):
             state, control = carry
@@ -123,27 +122,23 @@ class DPMAdaptive:
             model = model_at(sde, score_fn, jnp.exp(-state.s - h * np.array(STAGES[self.order])))
             lower, higher = self._step(model, y, h)
             s = jnp.where(last, end, state.s + h)
-            way = jnp.expm1(state.s - marks) / jnp.expm1(-h)
-            between = expand(alphas, frames) * (y + expand(way, frames) * (higher - y))
-            passed = expand((state.s < marks) & (marks <= s), frames)
-            after = _State(higher, lower, s, jnp.where(passed, between, state.frames))
+            way = expand(jnp.expm1(state.s - marks) / jnp.expm1(-h), state.frames)
+            passed = expand((state.s < marks) & (marks <= s), state.frames)
+            frames = jnp.where(passed, y + way * (higher - y), state.frames)
             accepted, control = self._control(lower, higher, state, control._replace(h=h))
-            state = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), after, state)
-            return state, control
+            after = _State(higher, lower, s, frames)
+            return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), after, state), control
 
-        frames = jnp.zeros((n_frames, *shape))
+        state = _State(y, y, jnp.asarray(first), jnp.zeros((n_frames, *shape)))
         control = _Control(jnp.float32(self.h_init), jnp.ones(2), jnp.int32(0))
-        carry = _State(y, y, jnp.asarray(first), frames), control
-        state, control = jax.lax.while_loop(unfinished, attempt, carry)
+        state, control = jax.lax.while_loop(unfinished, attempt, (state, control))
 
-        y, frames = jax.tree.map(
-            lambda a: jnp.where(state.s < end, jnp.nan, a), (state.y, state.frames)
-        )
-        nfe, model = (
-            self.order * control.tries + self.denoise,
-            model_at(sde, score_fn, np.array([low])),
-        )
-        return Samples(model.denoised(y) if self.denoise else model.alpha[0] * y, nfe, frames)
+        failure = jnp.where(state.s < end, jnp.nan, 1.0)
+        alphas = model_at(sde, score_fn, np.exp(-marks)).alpha
+        frames = failure * expand(alphas, state.frames) * state.frames
+        model, y = model_at(sde, score_fn, np.array([low])), failure * state.y
+        x = model.denoised(y) if self.denoise else model.alpha[0] * y
+        return Samples(x, self.order * control.tries + self.denoise, frames)
 
     def _step(self, model: Model, y: Batch, h: Array) -> tuple[Batch, Batch]:
         """y after a step by DPM-Solver-1 or -2, whose r_1 is the other's, and the order above."""

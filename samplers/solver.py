@@ -65,7 +65,7 @@ class Model(NamedTuple):
         return Model(self.score_fn, self.level[k], self.t[k], self.alpha[k])
 
 
-def model_at(sde: SDE, score_fn: ScoreFn, levels: Array | np.ndarray) -> Model:
+def model_at(sde: SDE, score_fn: ScoreFn, levels: np.ndarray | Array) -> Model:
     """The model at noise levels, [S] or [N, S]."""
     level = jnp.asarray(levels, jnp.float32)
     t = sde.inverse_noise_level(level)
