@@ -52,9 +52,9 @@ def get_config() -> Config:
     sampling.snr = 0.16
     sampling.noise_removal = True
     sampling.probability_flow = False
-    sampling.rtol = 1e-5  # of the adaptive methods
-    sampling.atol = 1e-5
     own = config_dict.placeholder  # None: the method's own
+    sampling.rtol = own(float)  # of the adaptive methods
+    sampling.atol = own(float)
     sampling.step_size = own(float)  # of "annealed_langevin"
     sampling.grid = own(str)  # a name in samplers.noise_levels.GRIDS
     sampling.rho = own(float)  # of the grids "karras" and "polyexponential"
@@ -62,6 +62,7 @@ def get_config() -> Config:
     sampling.sigma_min = own(float)  # and to end at
     sampling.eta = own(float)  # how much noise the steps add: 0 for none
     sampling.order = own(int)
+    sampling.variant = own(str)  # of "unipc": "bh1" or "bh2"
     sampling.alpha = own(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
     sampling.s_churn = 0.0  # of "edm", "euler" and "dpm_2": noise before a step,
     sampling.s_tmin = 0.0  # between these noise levels,

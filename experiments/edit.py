@@ -120,13 +120,18 @@ def _interpolate(config, key, sde, score_fn, x, first_index):
 
 
 def _encode(config, sde, score_fn, x):
-    return editing.encode(sde, score_fn, x, config.sampling.rtol, config.sampling.atol)
+    return editing.encode(sde, score_fn, x, **_tolerances(config))
 
 
 def _decode(config, key, sde, score_fn, latent):
-    decoder = samplers.ProbabilityFlow(config.sampling.rtol, config.sampling.atol)
+    decoder = samplers.ProbabilityFlow(**_tolerances(config))
     start = samplers.Start(latent, sde.t_max)
     return decoder(key, sde, score_fn, latent.shape, start=start).x
+
+
+def _tolerances(config):
+    given = {name: config.sampling[name] for name in ("rtol", "atol")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _repeat(config, x):
