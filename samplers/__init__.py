@@ -4,9 +4,12 @@ from samplers import editing, guidance, measurement
 from samplers.annealed_langevin import AnnealedLangevin
 from samplers.base import Samples, Start
 from samplers.dpm_2 import DPM2
+from samplers.dpm_2_ancestral import DPM2Ancestral
 from samplers.dpm_adaptive import DPMAdaptive
 from samplers.dpm_solver import DPMFast, DPMSolver
 from samplers.dpmpp import DPMpp2M, DPMpp2S
+from samplers.dpmpp_multistep_sde import DPMpp2MSDE, DPMpp3MSDE
+from samplers.dpmpp_sde import DPMpp2SAncestral, DPMppSDE
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral
 from samplers.euler_maruyama import EulerMaruyama
@@ -14,6 +17,7 @@ from samplers.lms import LMS
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.registry import SAMPLERS, create
+from samplers.stochastic_runge_kutta import AdaptiveSDE, StochasticRungeKutta
 from samplers.unipc import UniPC
 
 __all__ = [
@@ -25,12 +29,18 @@ __all__ = [
     "LMS",
     "PREDICTORS",
     "SAMPLERS",
+    "AdaptiveSDE",
     "AnnealedLangevin",
+    "DPM2Ancestral",
     "DPMAdaptive",
     "DPMFast",
     "DPMSolver",
     "DPMpp2M",
+    "DPMpp2MSDE",
     "DPMpp2S",
+    "DPMpp2SAncestral",
+    "DPMpp3MSDE",
+    "DPMppSDE",
     "Euler",
     "EulerAncestral",
     "EulerMaruyama",
@@ -39,6 +49,7 @@ __all__ = [
     "ProbabilityFlow",
     "Samples",
     "Start",
+    "StochasticRungeKutta",
     "UniPC",
     "create",
     "editing",

@@ -1,61 +1,96 @@
-"""Brownian motion along the noise levels: a sample's path is one, whatever the steps through it."""
+"""Brownian motion along the noise levels: a sample's path is one, whatever the steps through it.
 
-from collections.abc import Sequence
-from typing import NamedTuple
+W with Var(W(b) - W(a)) = b^(-2 rate) - a^(-2 rate) for levels a > b drives y / l^(1 + rate) where
+y follows the reverse SDE dy = (1 + rate) eps dl + sqrt(2 rate l) dw: a step makes the very noise
+that two halves of it make. Halfway (in log level) between known points W is a draw of the Brownian
+bridge, numbered by its place, and so on (Levy's construction). So W is a weighted sum of draws, and
+the weights, which the levels alone decide, are known in float64 before any draw is made.
+"""
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
-from sde_lib.batch import Batch
+from sde_lib.batch import Batch, fold_in, normal
 
 DEPTH = 12  # halvings of the way in log level: 4,096 pieces, from 40,000 down to 1 each of 0.26%
 
+Draw = Callable[[Array, Batch], tuple[Array, Batch]]
 
-class BrownianPath(NamedTuple):
-    """W with Var(W(b) - W(a)) = b^(-2 rate) - a^(-2 rate) for levels a > b, and W(high) = 0.
 
-    It drives y / l^(1 + rate) where y follows the reverse SDE dy = (1 + rate) eps dl +
-    sqrt(2 rate l) dw, so a step makes the very noise that two halves of it make. Halfway (in log
-    level) between known points W is a draw of the Brownian bridge, by a key of that place; so on
-    for DEPTH times, and once more at the level asked for.
+def increments(
+    keys: Key[Array, " batch"],
+    now: Float[np.ndarray, " steps"],
+    stops: Float[np.ndarray, "steps stops"],
+    high: float,
+    low: float,
+    rate: float,
+    shape: Sequence[int],
+) -> tuple[Draw, Batch]:
+    """The increments of W from now[k] to each of stops[k], one step after the other.
+
+    Args:
+        keys: of the samples' paths.
+        now: the levels that steps start at: each the last stop of the step before.
+        stops: the levels below, decreasing, that increments reach to.
+        high: no level is above it; with `low` and `rate` it decides on the path. W(high) = 0.
+        low: no level is below it.
+        rate: positive.
+        shape: (B, ...).
+
+    Returns:
+        draw(k, w), the increments divided by their standard deviations, [stops, B, ...], and the
+        next step's w; and the first step's w, which is W / (its level)^(-rate).
     """
+    log_ratio = np.log(stops / now[:, None])
+    gaps = np.diff(-log_ratio, axis=1, prepend=0)  # two levels in one piece would share its draw
+    depth = max(DEPTH, int(np.ceil(np.log2(np.log(high / low) / gaps.min()))))
+    ratio, rest = np.exp(rate * log_ratio), -np.expm1(2 * rate * log_ratio)
+    rows = *levy(stops, high, low, rate, depth), ratio / np.sqrt(rest), 1 / np.sqrt(rest)
+    places, *floats = jax.tree.map(jnp.asarray, rows)
+    weights, of_now, of_then = (jnp.asarray(a, jnp.float32) for a in floats)
 
-    keys: Key[Array, " batch"]
-    high: float
-    low: float
-    rate: float
+    def value(places, weights):
+        def add(term, w):
+            return w + weights[term] * normal(fold_in(keys, places[term]), shape)
 
-    def time(self, level: Array | float) -> Array:
-        """What W's variance grows with: 1 at `low`."""
-        return jnp.asarray(self.low / level) ** (2 * self.rate)
+        return jax.lax.fori_loop(0, len(places), add, jnp.zeros(tuple(shape)))
 
-    def at(self, level: Array, shape: Sequence[int]) -> Batch:
-        """W at a level in [low, high], of `shape` = (B, ...)."""
-        return jax.vmap(lambda key: self._of_one(key, level, tuple(shape[1:])))(self.keys)
+    def draw(k, w):
+        then = jax.lax.map(lambda row: value(*row), (places[k], weights[k]))
+        by_stop = (-1, *(1,) * len(shape))
+        z = of_then[k].reshape(by_stop) * then - of_now[k].reshape(by_stop) * w
+        return z, then[-1]
 
-    def _of_one(self, key: Array, level: Array, shape: tuple[int, ...]) -> Array:
-        def draw(node):
-            return jax.random.normal(jax.random.fold_in(key, node), shape)
+    first = levy(now[0], high, low, rate, depth)
+    return draw, value(jnp.asarray(first[0]), jnp.asarray(first[1], jnp.float32))
 
-        def bridge(a, b, middle, node):
-            (level_a, w_a), (level_b, w_b) = a, b
-            t_a, t_b, t = self.time(level_a), self.time(level_b), self.time(middle)
-            part = jnp.clip((t - t_a) / (t_b - t_a), 0, 1)
-            std = jnp.sqrt(part * jnp.maximum(t_b - t, 0))
-            return w_a + part * (w_b - w_a) + std * draw(node)
 
-        def halve(_, piece):
-            a, b, node = piece
-            middle = jnp.sqrt(a[0] * b[0])
-            at_middle = middle, bridge(a, b, middle, node)
-            lower = level < middle
-            a, b = jax.tree.map(
-                lambda *three: jnp.where(lower, three[1], three[0]), (a, at_middle), (at_middle, b)
-            )
-            return a, b, 2 * node + lower
+def levy(
+    levels: Float[np.ndarray, "*shape"], high: float, low: float, rate: float, depth: int = DEPTH
+) -> tuple[Int[np.ndarray, "*shape terms"], Float[np.ndarray, "*shape terms"]]:
+    """Places and weights of the draws whose sum is W(level) level^rate, given W(high) = 0."""
 
-        end = jnp.sqrt(1 - self.time(self.high)) * draw(0)
-        first = (jnp.float32(self.high), jnp.zeros(shape)), (jnp.float32(self.low), end), 1
-        a, b, node = jax.lax.fori_loop(0, DEPTH, halve, first)
-        return bridge(a, b, level, node)
+    def time(level):
+        return (low / level) ** (2 * rate)
+
+    levels = np.asarray(levels, np.float64)
+    a, b = np.full_like(levels, high), np.full_like(levels, low)
+    w_a = np.zeros((*levels.shape, depth + 2))
+    w_b = w_a.copy()
+    w_b[..., 0] = np.sqrt(1 - time(high))
+    places, place, w = np.zeros(w_a.shape, np.int32), np.ones(levels.shape, np.int32), w_b
+    for term in range(1, depth + 2):
+        middle = np.sqrt(a * b) if term <= depth else levels
+        part = (time(middle) - time(a)) / (time(b) - time(a))
+        w = w_a + part[..., None] * (w_b - w_a)
+        w[..., term] = np.sqrt(np.maximum(part * (time(b) - time(middle)), 0))
+        places[..., term] = place
+        lower = levels < middle
+        a, b = np.where(lower, middle, a), np.where(lower, b, middle)
+        w_a, w_b = (np.where(lower[..., None], *pair) for pair in ((w, w_a), (w_b, w)))
+        place = 2 * place + lower
+    return places, w / np.sqrt(time(levels))[..., None]

@@ -12,18 +12,9 @@ from jaxtyping import Array
 from samplers.churn import Churn
 from samplers.noise_levels import Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
+from samplers.stochastic import Ancestral
 from sde_lib.batch import Batch
 from sde_lib.checks import check_name
-
-
-def ancestral_split(now: Levels, then: Levels, eta: float) -> tuple[Levels, Levels]:
-    """(down, up): a step to the level `down`, then noise of std `up`, reach `then`.
-
-    DDIM's sigma_t(eta) (Song et al. 2021, arXiv 2010.02502, Eq. 16) in terms of noise levels; eta =
-    1 is the variance of q(x_s | x_t, x_0).
-    """
-    up = eta * then * np.sqrt((now - then) * (now + then)) / now
-    return np.sqrt((then - up) * (then + up)), up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,24 +32,14 @@ class Euler(Churn):
 
 
 @dataclasses.dataclass(frozen=True)
-class EulerAncestral(NoiseLevelSolver):
+class EulerAncestral(Ancestral):
     """Euler's method to a lower level, and noise back up: DDIM's step with eta.
 
-    Attributes:
-        eta: 0 is Euler's method, 1 the variance of q(x_s | x_t, x_0).
-
-    Raises:
-        ValueError: eta outside [0, 1].
+    Fields: as of NoiseLevelSolver and Ancestral.
     """
 
-    eta: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_eta(self.eta)
-
     def plan(self, now: Levels, then: Levels) -> Plan:
-        down, up = ancestral_split(now, then, self.eta)
+        down, up = self.split(now, then)
         return Plan(now[:, None], (down - now, up), then[:, None], self.eta**2)
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
@@ -99,15 +80,8 @@ class DDPM(NoiseLevelSolver):
         check_name("variance", self.variance, ("beta", "posterior"))
 
     def plan(self, now: Levels, then: Levels) -> Plan:
-        down, up = ancestral_split(now, then, eta=1.0)
-        if self.variance == "beta":
-            up = np.sqrt((now - then) * (now + then) * (1 + then**2) / (1 + now**2))
-        return Plan(now[:, None], (down - now, up), then[:, None], rate=1.0)
+        below = np.sqrt((1 + then**2) / (1 + now**2)) if self.variance == "beta" else then / now
+        up = below * np.sqrt((now - then) * (now + then))
+        return Plan(now[:, None], (then**2 / now - now, up), then[:, None], rate=1.0)
 
     step = EulerAncestral.step
-
-
-def check_eta(eta: float) -> None:
-    """Raises ValueError unless eta is in [0, 1]."""
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}: it must lie in [0, 1], from no noise to all of it")

@@ -5,9 +5,12 @@ from typing import Any
 
 from samplers.annealed_langevin import AnnealedLangevin
 from samplers.dpm_2 import DPM2
+from samplers.dpm_2_ancestral import DPM2Ancestral
 from samplers.dpm_adaptive import DPMAdaptive
 from samplers.dpm_solver import DPMFast, DPMSolver
 from samplers.dpmpp import DPMpp2M, DPMpp2S
+from samplers.dpmpp_multistep_sde import DPMpp2MSDE, DPMpp3MSDE
+from samplers.dpmpp_sde import DPMpp2SAncestral, DPMppSDE
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral
 from samplers.euler_maruyama import EulerMaruyama
@@ -15,28 +18,37 @@ from samplers.lms import LMS
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.solver import NoiseLevelSolver
+from samplers.stochastic_runge_kutta import AdaptiveSDE, StochasticRungeKutta
 from samplers.unipc import UniPC
 from sde_lib.checks import check_name
 
 Sampler = (
-    AnnealedLangevin
+    AdaptiveSDE
+    | AnnealedLangevin
     | DPMAdaptive
     | EulerMaruyama
     | NoiseLevelSolver
     | PredictorCorrector
     | ProbabilityFlow
+    | StochasticRungeKutta
 )
 
 SAMPLERS: dict[str, Any] = {
+    "adaptive_sde": AdaptiveSDE,
     "annealed_langevin": AnnealedLangevin,
     "ddim": DDIM,
     "ddpm": DDPM,
     "dpm_2": DPM2,
+    "dpm_2_ancestral": DPM2Ancestral,
     "dpm_adaptive": DPMAdaptive,
     "dpm_fast": DPMFast,
     "dpm_solver": DPMSolver,
     "dpmpp_2m": DPMpp2M,
+    "dpmpp_2m_sde": DPMpp2MSDE,
     "dpmpp_2s": DPMpp2S,
+    "dpmpp_2s_ancestral": DPMpp2SAncestral,
+    "dpmpp_3m_sde": DPMpp3MSDE,
+    "dpmpp_sde": DPMppSDE,
     "edm": EDM,
     "euler": Euler,
     "euler_ancestral": EulerAncestral,
@@ -45,6 +57,7 @@ SAMPLERS: dict[str, Any] = {
     "lms": LMS,
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
+    "stochastic_runge_kutta": StochasticRungeKutta,
     "unipc": UniPC,
 }
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from samplers.base import Samples, Start, starting_point
-from samplers.brownian import BrownianPath
+from samplers.brownian import Draw, increments
 from samplers.noise_levels import SLACK, Levels, check_grid, levels_at, noise_levels
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, fold_in, normal, sample_keys
@@ -190,17 +190,17 @@ class NoiseLevelSolver(abc.ABC):
         alpha = model_at(sde, score_fn, levels).alpha
         frames = jnp.zeros((n_frames, *shape))
         if n_moves:
-            move = self._mover(sde, score_fn, keys, levels)
+            move, w = self._mover(sde, score_fn, keys, levels, shape)
 
             def body(k, carry):
-                y, past, frames = carry
-                y, past = move(k, y, past)
+                y, past, w, frames = carry
+                y, past, w = move(k, y, past, w)
                 if n_frames:
                     frames = frames.at[k * n_frames // n_moves].set(alpha[k + 1] * y)
-                return y, past, frames
+                return y, past, w, frames
 
             past = jnp.zeros((self.n_past, *shape))
-            y, _, frames = jax.lax.fori_loop(0, n_moves, body, (y, past, frames))
+            y, *_, frames = jax.lax.fori_loop(0, n_moves, body, (y, past, w, frames))
 
         if not self.denoise:
             return Samples(alpha[-1] * y, self.nfe, frames)
@@ -210,41 +210,43 @@ class NoiseLevelSolver(abc.ABC):
         return Samples(model_at(sde, score_fn, level).denoised(y), self.nfe, frames)
 
     def _mover(
-        self, sde: SDE, score_fn: ScoreFn, keys: Key[Array, " batch"], levels: Levels
-    ) -> Callable[[Array, Batch, Array], tuple[Batch, Array]]:
-        """move(k, y, past): the step with the number k, of those from one level to the next."""
+        self,
+        sde: SDE,
+        score_fn: ScoreFn,
+        keys: Key[Array, " batch"],
+        levels: Levels,
+        shape: Sequence[int],
+    ) -> tuple[Callable[[Array, Batch, Array, Array], tuple[Batch, Array, Array]], Array]:
+        """move(k, y, past, w), the step with the number k, of those from one level to the next.
+
+        With it, the first w: a step needs the Brownian path's value that the one before it found.
+        """
         now, std = self.inflated(levels[:-1])
         plan = self.plan(now, levels[1:])
         models = model_at(sde, score_fn, plan.evaluations)
         rows = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (plan.coefficients, std))
-        draw = self._noise(sde, keys, now, plan)
+        draw, w = self._noise(sde, keys, now, plan, shape)
 
-        def move(k, y, past):
+        def move(k, y, past, w):
             c, added = jax.tree.map(lambda a: a[k], rows)
             if std.any():
                 y += added * normal(fold_in(keys, k), y.shape)
-            return self.step(models.row(k), y, c, past, draw(k, y.shape))
+            z, w = draw(k, w)
+            return *self.step(models.row(k), y, c, past, z), w
 
-        return move
+        return move, w
 
     def _noise(
-        self, sde: SDE, keys: Key[Array, " batch"], now: Levels, plan: Plan
-    ) -> Callable[[Array, Sequence[int]], Array]:
-        """draw(row, shape): the standard normal draws, [stops, B, ...], that a step is given."""
+        self, sde: SDE, keys: Key[Array, " batch"], now: Levels, plan: Plan, shape: Sequence[int]
+    ) -> tuple[Draw, Array]:
+        """draw(k, w), the standard normal draws, [stops, B, ...], of a step; and the first w."""
         if plan.stops is None or plan.rate == 0:
-            return lambda row, shape: jnp.zeros((self.evaluations, *(1,) * len(shape)))
+            none = jnp.zeros((self.evaluations, *(1,) * len(shape)))
+            return lambda k, w: (none, w), none
         low, high = levels_at(sde, [sde.train_t_min, sde.t_max])
-        low, high = min(low, plan.stops.min()), max(high, now.max())
-        path = BrownianPath(fold_in(keys, BROWNIAN), high, low, plan.rate)
-        visited = jnp.asarray(np.column_stack([now, plan.stops]), jnp.float32)
-
-        def draw(row, shape):
-            times = path.time(visited[row])
-            w = jax.lax.map(lambda level: path.at(level, shape), visited[row])
-            std = jnp.sqrt(times[1:] - times[0])
-            return (w[1:] - w[0]) / std.reshape(-1, *(1,) * len(shape))
-
-        return draw
+        low, high = min(low or np.inf, plan.stops.min()), max(high, now.max())
+        keys = fold_in(keys, BROWNIAN)
+        return increments(keys, now, plan.stops, high, low, plan.rate, shape)
 
 
 def enter(

@@ -62,7 +62,7 @@ def solve_ode(
         stepsize_controller=diffrax.PIDController(
             rtol,
             atol,
-            norm=_worst_sample,
+            norm=worst_sample,
             dtmin=LEAST_STEP * abs(t1 - t0),
             force_dtmin=False,
         ),
@@ -76,7 +76,9 @@ def solve_ode(
     return Solution(end, path, 1 + 6 * solution.stats["num_steps"])
 
 
-def _worst_sample(error: PyTree[Float[Array, "batch ..."]]) -> Float[Array, ""]:
+def worst_sample(error: PyTree[Float[Array, "batch ..."]]) -> Float[Array, ""]:
+    """The largest, over samples and leaves, of a sample's root mean square."""
+
     def rms(leaf):
         return jnp.sqrt(jnp.mean(leaf.reshape(leaf.shape[0], -1) ** 2, axis=1))
 

@@ -1,0 +1,109 @@
+"""Brownian motion with its integral, for stochastic Runge-Kutta methods of order 1.5."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sde_lib.batch import Batch
+
+DEPTH = 14  # halvings: steps shorter than 1 / 16,384 of the way have noise that is too smooth
+
+
+class SpaceTimePath(diffrax.AbstractBrownianPath):
+    """A Brownian path for each sample, the same at every step, from its own key.
+
+    diffrax.VirtualBrownianTree, but for a batch of keys and without its check of the times, which
+    calls back to the host. W and H = mean(W) - W / 2 of an interval are found from those of a
+    longer one by Foster's formula (Jelincic, Foster & Kidger 2024, arXiv 2405.06464, Section 3).
+
+    Attributes:
+        keys: of the samples.
+        t0: where W = 0.
+        t1: the last time.
+        shape: (B, ...).
+    """
+
+    keys: Key[Array, " batch"]
+    t0: float
+    t1: float
+    shape: Sequence[int] = eqx.field(static=True)
+    levy_area = diffrax.SpaceTimeLevyArea
+
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
+        """W(t1) - W(t0), or W(t0) - 0 without t1; with use_levy and H of [t0, t1]."""
+        if t1 is None:
+            t0, t1 = self.t0, t0
+        (w0, area0), (w1, area1) = (
+            jax.vmap(self._of_one, (0, None))(self.keys, self._place(t)) for t in (t0, t1)
+        )
+        scale, dt = jnp.sqrt(self.t1 - self.t0), jnp.asarray(t1 - t0)
+        w = scale * (w1 - w0)
+        if not use_levy:
+            return w
+        length = jnp.maximum(self._place(t1) - self._place(t0), jnp.finfo(dt.dtype).tiny)
+        h = scale * ((area1 - area0) / length - 0.5 * (w0 + w1))
+        return diffrax.SpaceTimeLevyArea(dt=dt, W=w, H=h)
+
+    def _place(self, t: Any) -> Array:
+        return jnp.clip((t - self.t0) / (self.t1 - self.t0), 0.0, 1.0)
+
+    def _of_one(self, key: Array, place: Array) -> tuple[Array, Array]:
+        """W and its integral from 0 to a place in [0, 1]."""
+
+        def normals(node):
+            return jax.random.normal(jax.random.fold_in(key, node), (2, *self.shape[1:]))
+
+        def halve(_, carry):
+            start, length, state, whole, node = carry
+            first, second = split(whole, length, 0.5, normals(node))
+            length, second_half = length / 2, place >= start + length / 2
+            state, whole = jax.tree.map(
+                lambda a, b: jnp.where(second_half, a, b),
+                (after(state, first, length), second),
+                (state, first),
+            )
+            return start + length * second_half, length, state, whole, 2 * node + second_half
+
+        w, h = normals(0)
+        zero = jnp.zeros_like(w)
+        carry = (0.0, 1.0, (zero, zero), (w, h / jnp.sqrt(12.0)), 1)
+        start, length, state, whole, node = jax.lax.fori_loop(0, DEPTH, halve, carry)
+        part = jnp.clip((place - start) / length, 0.0, 1.0)
+        first, _ = split(whole, length, part, normals(node))
+        return after(state, first, part * length)
+
+
+Increment = tuple[Batch, Batch]
+"""(W, length H) of an interval."""
+
+
+def split(
+    whole: Increment, length: Array | float, part: Array | float, z: Float[Array, "2 *shape"]
+) -> tuple[Increment, Increment]:
+    """Increments over the first `part` of an interval and the rest, given the whole's.
+
+    Args:
+        whole: of the interval, of this length.
+        z: two standard normal draws.
+    """
+    w, area = whole
+    rest = 1 - part
+    d = jnp.sqrt(part**3 + rest**3)
+    root = jnp.sqrt(part * rest)
+    a, b, c = root * part**3 / (2 * d), root * rest**3 / (2 * d), (part * rest) ** 1.5 / d
+    w_first = part * w + 6 * part * rest * area / length + root * d * jnp.sqrt(length) * z[0]
+    third = length**1.5 * c / jnp.sqrt(12.0) * z[1]
+    first = w_first, part**3 * area - length**1.5 * a * z[0] + third
+    second = w - w_first, rest**3 * area - length**1.5 * b * z[0] - third
+    return first, second
+
+
+def after(state: tuple[Batch, Batch], step: Increment, length: Array | float) -> Increment:
+    """W and its integral after an increment over an interval of this length."""
+    (w, integral), (dw, area) = state, step
+    return w + dw, integral + length * (w + 0.5 * dw) + area

@@ -1,0 +1,213 @@
+"""The reverse SDE by a stochastic Runge-Kutta method of diffrax, on a grid or with adaptive steps.
+
+In the time -log l and for v = y / sqrt(1 + l^2), which keeps the size of the data, it is
+dv = (l^2 / (1 + l^2) v - (1 + eta) l / sqrt(1 + l^2) eps) dtime + sqrt(2 eta l^2 / (1 + l^2)) dw.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import lineax
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from samplers.base import Samples, Start
+from samplers.euler import Euler
+from samplers.noise_levels import Levels, levels_at, noise_levels
+from samplers.solver import BROWNIAN, model_at
+from samplers.space_time_path import SpaceTimePath
+from samplers.stochastic import check_range
+from sde_lib import SDE, ScoreFn, check_score_fn
+from sde_lib.batch import Batch, fold_in, sample_keys
+from sde_lib.checks import check_at_least
+from sde_lib.solve import MAX_STEPS, worst_sample
+
+LEAST_STEP = 1e-4  # of the way: the Brownian path has little noise in shorter ones
+SOLVER = diffrax.ShARK()
+EVALUATIONS = 2  # of a step
+
+
+@dataclasses.dataclass(frozen=True)
+class _RungeKutta(abc.ABC):
+    """The reverse SDE by ShARK (Foster et al. 2023, arXiv 2210.17543): strong order 1.5.
+
+    Attributes:
+        eta: 0 is the probability flow, 1 the diffusion reversed.
+        sigma_max: sigma / alpha to start from; None for the prior's.
+        sigma_min: sigma / alpha of the last level; None for that of t_min.
+        denoise: end with E[x_0 | x], one more evaluation; otherwise x at sigma_min.
+    """
+
+    eta: float = dataclasses.field(default=1.0, kw_only=True)
+    sigma_max: float | None = dataclasses.field(default=None, kw_only=True)
+    sigma_min: float | None = dataclasses.field(default=None, kw_only=True)
+    denoise: bool = dataclasses.field(default=True, kw_only=True)
+
+    def __post_init__(self):
+        check_range(np.inf, eta=self.eta)
+        self._ends()
+
+    def _ends(self) -> Euler:
+        return Euler(sigma_max=self.sigma_max, sigma_min=self.sigma_min)
+
+    @abc.abstractmethod
+    def levels(self, sde: SDE, high: float, low: float) -> Levels:
+        """The levels to go through, from high to low."""
+
+    @abc.abstractmethod
+    def solve(
+        self, terms: diffrax.MultiTerm, v: Batch, levels: Levels, n_frames: int
+    ) -> tuple[Batch, Float[Array, "frames *shape"], Levels, int | Int[Array, ""]]:
+        """v at the last level; frames, and their levels; the number of steps."""
+
+    def __call__(
+        self,
+        key: PRNGKeyArray,
+        sde: SDE,
+        score_fn: ScoreFn,
+        shape: Sequence[int],
+        first_index: int | Array = 0,
+        n_frames: int = 0,
+        start: Start | None = None,
+    ) -> Samples:
+        """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector."""
+        check_score_fn(score_fn, shape)
+        y, high, low = self._ends().enter(key, sde, shape, first_index, start)
+        levels = self.levels(sde, high, low)
+        least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
+        least, most = min(least or np.inf, levels[-1]), max(most, levels[0])
+        keys = fold_in(sample_keys(key, shape[0], first_index), BROWNIAN)
+        path = SpaceTimePath(keys, -np.log(most), -np.log(least), tuple(shape))
+        terms = self._terms(sde, score_fn, path)
+
+        v, frames, seen, n_steps = self.solve(terms, y / _size(levels[0]), levels, n_frames)
+
+        frames = (model_at(sde, score_fn, seen).alpha * _size(seen)).reshape(
+            -1, *(1,) * len(shape)
+        ) * frames
+        model, y = model_at(sde, score_fn, levels[-1:]), _size(levels[-1]) * v
+        x = model.denoised(y) if self.denoise else model.alpha[0] * y
+        return Samples(x, EVALUATIONS * n_steps + self.denoise, frames)
+
+    def _terms(self, sde: SDE, score_fn: ScoreFn, path: SpaceTimePath) -> diffrax.MultiTerm:
+        def drift(time, v, _):
+            level = jnp.exp(-time)
+            size = _size(level)
+            noise = model_at(sde, score_fn, level[None]).noise(size * v)
+            return (level / size) ** 2 * v - (1 + self.eta) * level / size * noise
+
+        def diffusion(time, v, _):
+            level = jnp.exp(-time)
+            std = jnp.sqrt(2 * self.eta) * level / _size(level)
+            return lineax.DiagonalLinearOperator(jnp.full(v.shape, std))
+
+        return diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
+
+
+@dataclasses.dataclass(frozen=True)
+class StochasticRungeKutta(_RungeKutta):
+    """n_steps steps on a grid; with `denoise` the last is the model's estimate of x_0.
+
+    Attributes:
+        n_steps: of two evaluations each.
+        grid: as of NoiseLevelSolver. Steps of more than 2 / (1 + eta) in log level are unstable.
+        rho: the grid's parameter.
+
+    Raises:
+        ValueError: an unknown grid, an impossible number.
+    """
+
+    n_steps: int = 25
+    grid: str | tuple[float, ...] = "log_snr"
+    rho: float | None = None
+
+    def _ends(self) -> Euler:
+        return Euler(
+            self.n_steps, self.grid, self.rho, self.sigma_max, self.sigma_min, self.denoise
+        )
+
+    def levels(self, sde: SDE, high: float, low: float) -> Levels:
+        n = self.n_steps + 1 - self.denoise
+        return noise_levels(sde, self.grid, high, low, n, self.rho, self.denoise)
+
+    def solve(
+        self, terms: diffrax.MultiTerm, v: Batch, levels: Levels, n_frames: int
+    ) -> tuple[Batch, Float[Array, "frames *shape"], Levels, int]:
+        n_moves = len(levels) - 1
+        check_at_least(n_frames, n_steps=n_moves)
+        times = -jnp.log(jnp.asarray(levels, jnp.float32))
+
+        def body(k, carry):
+            v, frames = carry
+            v, *_ = SOLVER.step(terms, times[k], times[k + 1], v, None, None, False)
+            if n_frames:
+                frames = frames.at[k * n_frames // n_moves].set(v)
+            return v, frames
+
+        v, frames = jax.lax.fori_loop(0, n_moves, body, (v, jnp.zeros((n_frames, *v.shape))))
+        last = -(-np.arange(1, n_frames + 1) * n_moves // max(n_frames, 1))
+        return v, frames, levels[last], n_moves
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveSDE(_RungeKutta):
+    """Steps as long as the error allows.
+
+    Samples of one batch share their steps, so a sample depends on its batch to solver tolerance.
+    A solve that fails ends with NaN.
+
+    Attributes:
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step, in units of x / sqrt(alpha^2 + sigma^2).
+
+    Raises:
+        ValueError: an impossible number.
+    """
+
+    rtol: float = 0.05
+    atol: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be positive")
+
+    def levels(self, sde: SDE, high: float, low: float) -> Levels:
+        return np.array([high, low])
+
+    def solve(
+        self, terms: diffrax.MultiTerm, v: Batch, levels: Levels, n_frames: int
+    ) -> tuple[Batch, Float[Array, "frames *shape"], Levels, Int[Array, ""]]:
+        first, last = -np.log(levels)
+        recorded = np.linspace(first, last, n_frames + 1)[1:]
+        solution = diffrax.diffeqsolve(
+            terms,
+            SOLVER,
+            first,
+            last,
+            dt0=0.01 * (last - first),  # only a start
+            y0=v,
+            saveat=diffrax.SaveAt(ts=jnp.append(jnp.asarray(recorded), last)),
+            stepsize_controller=diffrax.PIDController(
+                self.rtol,
+                self.atol,
+                pcoeff=0.1,  # of Burrage et al. 2004, for noise
+                icoeff=0.3,
+                norm=worst_sample,
+                dtmin=LEAST_STEP * (last - first),
+                force_dtmin=False,
+            ),
+            max_steps=MAX_STEPS,
+            throw=False,  # raising from compiled code needs a host callback
+        )
+        failed = solution.result != diffrax.RESULTS.successful
+        v = jnp.where(failed, jnp.nan, solution.ys)
+        return v[-1], v[:-1], np.exp(-recorded), solution.stats["num_steps"]
+
+
+def _size(level: Array | Levels | float) -> Array:
+    return jnp.sqrt(1 + jnp.square(jnp.asarray(level, jnp.float32)))
