@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from sde_lib.batch import Batch
 
-DEPTH = 14  # halvings: steps shorter than 1 / 16,384 of the way have noise that is too smooth
+DEPTH = 14  # halvings: the noise of steps below 1 / 16,384 is too smooth
 
 
 class SpaceTimePath(diffrax.AbstractBrownianPath):
@@ -23,34 +23,29 @@ class SpaceTimePath(diffrax.AbstractBrownianPath):
 
     Attributes:
         keys: of the samples.
-        t0: where W = 0.
-        t1: the last time.
         shape: (B, ...).
     """
 
     keys: Key[Array, " batch"]
-    t0: float
-    t1: float
     shape: Sequence[int] = eqx.field(static=True)
-    levy_area = diffrax.SpaceTimeLevyArea
+
+    t0 = 0.0
+    t1 = 1.0
+    levy_area: type[diffrax.BrownianIncrement | diffrax.SpaceTimeLevyArea] = eqx.field(
+        static=True, default=diffrax.SpaceTimeLevyArea
+    )
 
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
-        """W(t1) - W(t0), or W(t0) - 0 without t1; with use_levy and H of [t0, t1]."""
-        if t1 is None:
-            t0, t1 = self.t0, t0
+        """W(t1) - W(t0), or W(t0) without t1; with use_levy, and H of [t0, t1]. Times in [0, 1]."""
+        t0, t1 = (0.0, t0) if t1 is None else (t0, t1)
         (w0, area0), (w1, area1) = (
-            jax.vmap(self._of_one, (0, None))(self.keys, self._place(t)) for t in (t0, t1)
+            jax.vmap(self._of_one, (0, None))(self.keys, jnp.clip(t, 0.0, 1.0)) for t in (t0, t1)
         )
-        scale, dt = jnp.sqrt(self.t1 - self.t0), jnp.asarray(t1 - t0)
-        w = scale * (w1 - w0)
         if not use_levy:
-            return w
-        length = jnp.maximum(self._place(t1) - self._place(t0), jnp.finfo(dt.dtype).tiny)
-        h = scale * ((area1 - area0) / length - 0.5 * (w0 + w1))
-        return diffrax.SpaceTimeLevyArea(dt=dt, W=w, H=h)
-
-    def _place(self, t: Any) -> Array:
-        return jnp.clip((t - self.t0) / (self.t1 - self.t0), 0.0, 1.0)
+            return w1 - w0
+        dt = jnp.asarray(t1 - t0)
+        h = (area1 - area0) / jnp.where(dt == 0, 1.0, dt) - 0.5 * (w0 + w1)
+        return diffrax.SpaceTimeLevyArea(dt=dt, W=w1 - w0, H=h)
 
     def _of_one(self, key: Array, place: Array) -> tuple[Array, Array]:
         """W and its integral from 0 to a place in [0, 1]."""
@@ -103,7 +98,9 @@ def split(
     return first, second
 
 
-def after(state: tuple[Batch, Batch], step: Increment, length: Array | float) -> Increment:
+def after(
+    state: tuple[Batch, Batch], step: Increment, length: Array | float
+) -> tuple[Batch, Batch]:
     """W and its integral after an increment over an interval of this length."""
     (w, integral), (dw, area) = state, step
     return w + dw, integral + length * (w + 0.5 * dw) + area

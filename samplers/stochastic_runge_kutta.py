@@ -1,7 +1,8 @@
 """The reverse SDE by a stochastic Runge-Kutta method of diffrax, on a grid or with adaptive steps.
 
-In the time -log l and for v = y / sqrt(1 + l^2), which keeps the size of the data, it is
-dv = (l^2 / (1 + l^2) v - (1 + eta) l / sqrt(1 + l^2) eps) dtime + sqrt(2 eta l^2 / (1 + l^2)) dw.
+For v = y / sqrt(1 + l^2), which keeps the size of the data, it is in the log level s = -log l
+dv = (l^2 / (1 + l^2) v - (1 + eta) l / sqrt(1 + l^2) eps) ds + sqrt(2 eta l^2 / (1 + l^2)) dw.
+The solver's time is s, scaled to [0, 1] between the model's highest and lowest levels.
 """
 
 import abc
@@ -22,9 +23,10 @@ from samplers.solver import BROWNIAN, model_at
 from samplers.space_time_path import SpaceTimePath
 from samplers.stochastic import check_range
 from sde_lib import SDE, ScoreFn, check_score_fn
-from sde_lib.batch import Batch, fold_in, sample_keys
-from sde_lib.checks import check_at_least
+from sde_lib.batch import Batch, expand, fold_in, sample_keys
 from sde_lib.solve import MAX_STEPS, worst_sample
+
+Times = Float[np.ndarray, " times"]
 
 LEAST_STEP = 1e-4  # of the way: the Brownian path has little noise in shorter ones
 SOLVER = diffrax.ShARK()
@@ -60,9 +62,9 @@ class _RungeKutta(abc.ABC):
 
     @abc.abstractmethod
     def solve(
-        self, terms: diffrax.MultiTerm, v: Batch, levels: Levels, n_frames: int
-    ) -> tuple[Batch, Float[Array, "frames *shape"], Levels, int | Int[Array, ""]]:
-        """v at the last level; frames, and their levels; the number of steps."""
+        self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
+    ) -> tuple[Batch, Float[Array, "frames *shape"], Times, int | Int[Array, ""]]:
+        """v at the last time; frames, and their times; the number of steps."""
 
     def __call__(
         self,
@@ -79,33 +81,30 @@ class _RungeKutta(abc.ABC):
         y, high, low = self._ends().enter(key, sde, shape, first_index, start)
         levels = self.levels(sde, high, low)
         least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
-        least, most = min(least or np.inf, levels[-1]), max(most, levels[0])
+        most, span = max(most, levels[0]), np.log(most / min(least or np.inf, levels[-1]))
         keys = fold_in(sample_keys(key, shape[0], first_index), BROWNIAN)
-        path = SpaceTimePath(keys, -np.log(most), -np.log(least), tuple(shape))
-        terms = self._terms(sde, score_fn, path)
 
-        v, frames, seen, n_steps = self.solve(terms, y / _size(levels[0]), levels, n_frames)
-
-        frames = (model_at(sde, score_fn, seen).alpha * _size(seen)).reshape(
-            -1, *(1,) * len(shape)
-        ) * frames
-        model, y = model_at(sde, score_fn, levels[-1:]), _size(levels[-1]) * v
-        x = model.denoised(y) if self.denoise else model.alpha[0] * y
-        return Samples(x, EVALUATIONS * n_steps + self.denoise, frames)
-
-    def _terms(self, sde: SDE, score_fn: ScoreFn, path: SpaceTimePath) -> diffrax.MultiTerm:
         def drift(time, v, _):
-            level = jnp.exp(-time)
+            level = most * jnp.exp(-span * time)
             size = _size(level)
             noise = model_at(sde, score_fn, level[None]).noise(size * v)
-            return (level / size) ** 2 * v - (1 + self.eta) * level / size * noise
+            return span * ((level / size) ** 2 * v - (1 + self.eta) * level / size * noise)
 
         def diffusion(time, v, _):
-            level = jnp.exp(-time)
-            std = jnp.sqrt(2 * self.eta) * level / _size(level)
+            level = most * jnp.exp(-span * time)
+            std = jnp.sqrt(2 * self.eta * span) * level / _size(level)
             return lineax.DiagonalLinearOperator(jnp.full(v.shape, std))
 
-        return diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
+        path = SpaceTimePath(keys=keys, shape=tuple(shape))
+        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
+        times = np.log(most / levels) / span
+        v, frames, seen, n_steps = self.solve(terms, y / _size(levels[0]), times, n_frames)
+
+        seen = most * np.exp(-span * seen)
+        scale = model_at(sde, score_fn, seen).alpha * _size(seen)
+        model, y = model_at(sde, score_fn, levels[-1:]), _size(levels[-1]) * v
+        x = model.denoised(y) if self.denoise else model.alpha[0] * y
+        return Samples(x, EVALUATIONS * n_steps + self.denoise, expand(scale, frames) * frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,22 +134,23 @@ class StochasticRungeKutta(_RungeKutta):
         return noise_levels(sde, self.grid, high, low, n, self.rho, self.denoise)
 
     def solve(
-        self, terms: diffrax.MultiTerm, v: Batch, levels: Levels, n_frames: int
-    ) -> tuple[Batch, Float[Array, "frames *shape"], Levels, int]:
-        n_moves = len(levels) - 1
-        check_at_least(n_frames, n_steps=n_moves)
-        times = -jnp.log(jnp.asarray(levels, jnp.float32))
+        self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
+    ) -> tuple[Batch, Float[Array, "frames *shape"], Times, int]:
+        n_moves = len(times) - 1
+        if n_frames > n_moves:
+            raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
+        at = jnp.asarray(times, jnp.float32)
 
         def body(k, carry):
             v, frames = carry
-            v, *_ = SOLVER.step(terms, times[k], times[k + 1], v, None, None, False)
+            v, *_ = SOLVER.step(terms, at[k], at[k + 1], v, None, None, False)
             if n_frames:
                 frames = frames.at[k * n_frames // n_moves].set(v)
             return v, frames
 
         v, frames = jax.lax.fori_loop(0, n_moves, body, (v, jnp.zeros((n_frames, *v.shape))))
         last = -(-np.arange(1, n_frames + 1) * n_moves // max(n_frames, 1))
-        return v, frames, levels[last], n_moves
+        return v, frames, times[last], n_moves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +180,9 @@ class AdaptiveSDE(_RungeKutta):
         return np.array([high, low])
 
     def solve(
-        self, terms: diffrax.MultiTerm, v: Batch, levels: Levels, n_frames: int
-    ) -> tuple[Batch, Float[Array, "frames *shape"], Levels, Int[Array, ""]]:
-        first, last = -np.log(levels)
+        self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
+    ) -> tuple[Batch, Float[Array, "frames *shape"], Times, Int[Array, ""]]:
+        first, last = times
         recorded = np.linspace(first, last, n_frames + 1)[1:]
         solution = diffrax.diffeqsolve(
             terms,
@@ -205,8 +205,8 @@ class AdaptiveSDE(_RungeKutta):
             throw=False,  # raising from compiled code needs a host callback
         )
         failed = solution.result != diffrax.RESULTS.successful
-        v = jnp.where(failed, jnp.nan, solution.ys)
-        return v[-1], v[:-1], np.exp(-recorded), solution.stats["num_steps"]
+        v = jnp.where(failed, jnp.nan, jnp.asarray(solution.ys))
+        return v[-1], v[:-1], recorded, solution.stats["num_steps"]
 
 
 def _size(level: Array | Levels | float) -> Array:

@@ -1,0 +1,101 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import linear
+import numpy as np
+import pytest
+from closed_forms import Gaussian
+
+import samplers
+import sde_lib
+from samplers import noise_levels
+
+BETAS = np.linspace(0.01, 0.3, 20)
+KNOWN = Gaussian(0.3, 0.0)  # x_0 is one point: D is constant
+
+
+def test_weak_and_strong_order_one():
+    for create in (samplers.Euler, samplers.EulerAncestral, samplers.DDPM):
+        np.testing.assert_allclose(linear.weak_orders(create), 1, atol=0.05)
+        np.testing.assert_allclose(linear.strong_orders(create), 1, atol=0.3)
+    half = functools.partial(samplers.EulerAncestral, eta=0.5)
+    np.testing.assert_allclose(linear.weak_orders(half), 1, atol=0.05)
+
+
+def test_known_data_is_reached_alike_in_any_number_of_steps_and_any_batch():
+    def draw(n_steps, first_index):
+        sampler = samplers.EulerAncestral(n_steps, denoise=False)
+        score_fn = KNOWN.score_fn(sde_lib.EDM())
+        return sampler(jax.random.key(0), sde_lib.EDM(), score_fn, (4, 2), first_index).x
+
+    run = jax.jit(draw, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+    few, many, shifted = run(2, 0), run(9, 0), run(9, 1)
+    np.testing.assert_allclose(few, many, atol=1e-6)
+    np.testing.assert_array_equal(many[1:], shifted[:-1])
+    np.testing.assert_allclose(np.std(many - KNOWN.mean), 0.002, rtol=0.6)
+
+
+def test_ddim_without_noise_is_euler_and_with_all_of_it_ddpm_with_the_smaller_variance():
+    now, then = linear.karras(9)[:-1], linear.karras(9)[1:]
+    length = samplers.Euler(9).plan(now, then).coefficients
+    down, up = samplers.DDIM(9).plan(now, then).coefficients
+    np.testing.assert_allclose(down, length, rtol=1e-12)
+    np.testing.assert_array_equal(up, 0)
+    ddim = samplers.DDIM(9, eta=1.0).plan(now, then)
+    ddpm = samplers.DDPM(9, variance="posterior").plan(now, then)
+    np.testing.assert_allclose(ddim.coefficients, ddpm.coefficients, rtol=1e-12)
+    assert ddim.rate == ddpm.rate == 1
+
+
+@pytest.mark.parametrize("variance", ["beta", "posterior"])
+def test_ddpm_on_all_levels_is_its_chain(variance):
+    """Ho et al. 2020, Algorithm 2, of which mean and variance are known for Gaussian data."""
+    products = np.cumprod(1 - BETAS)
+    levels = np.sqrt(1 / products - 1)[::-1]
+    data, sampler = Gaussian(), samplers.DDPM(len(BETAS), variance=variance)
+    plan = sampler.plan(levels[:-1], levels[1:])
+    x, z = np.random.default_rng(0).normal(size=(2, 5))
+    for k in range(len(BETAS) - 1):
+        t = len(BETAS) - 1 - k
+        alpha, before = products[t] ** 0.5, products[t - 1] ** 0.5
+        std = np.sqrt(products[t] * data.std**2 + 1 - products[t])
+        noise = np.sqrt(1 - products[t]) * (x - alpha * data.mean) / std**2
+        mean = (x - BETAS[t] / np.sqrt(1 - products[t]) * noise) / np.sqrt(1 - BETAS[t])
+        smaller = (1 - products[t - 1]) / (1 - products[t]) * BETAS[t]
+        chain = mean + np.sqrt(BETAS[t] if variance == "beta" else smaller) * z
+        c = tuple(a[k] for a in plan.coefficients)
+        model = linear.Linear(plan.evaluations[k])
+        ours, _ = sampler.step(model, x / alpha, c, None, z[None])
+        np.testing.assert_allclose(before * ours, chain, rtol=1e-9)
+        x = chain
+
+
+def test_ddpm_steps_as_the_ancestral_predictor():
+    sde, data = sde_lib.from_betas(BETAS), Gaussian()
+    index = np.array([19, 10, 1])
+    t = jnp.asarray(index / 19)
+    now, then = np.float64(sde.noise_level(t)), np.float64(sde.noise_level(t - 1 / 19))
+    x, z = jax.random.normal(jax.random.key(0), (2, 3, 1))
+    step = samplers.PREDICTORS["ancestral_sampling"]
+    expected, _ = step(sde, data.score_fn(sde), x, t, 1 / 19, z)
+    sampler = samplers.DDPM(20)
+    plan = sampler.plan(now, then)
+    y = np.asarray(x)[:, 0] / sde.alpha(t)
+    ours, _ = sampler.step(linear.Linear([now]), y, plan.coefficients, None, z[None, :, 0])
+    np.testing.assert_allclose(sde.alpha(t - 1 / 19) * ours, expected[:, 0], rtol=1e-4)
+
+
+def test_strides_are_counted_in_integers():
+    """1000 (1 - 48 / 50) is 40.00000000000003: its ceiling is not its stride."""
+    levels = noise_levels.GRIDS["ddim"](sde_lib.EDM(), 80.0, 0.002, 50, None)
+    np.testing.assert_allclose(levels * 999 / 80, np.arange(999, 0, -20), rtol=1e-6)
+
+
+def test_impossible_options_are_refused():
+    with pytest.raises(ValueError, match=r"eta is 1.5: it must be in \[0, 1\]"):
+        samplers.EulerAncestral(eta=1.5)
+    with pytest.raises(ValueError, match="s_noise is -1"):
+        samplers.DDIM(s_noise=-1)
+    with pytest.raises(ValueError, match="variance 'large' is unknown"):
+        samplers.DDPM(variance="large")  # pyright: ignore[reportArgumentType]
