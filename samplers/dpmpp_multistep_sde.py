@@ -17,7 +17,7 @@ from sde_lib.checks import check_name
 
 @dataclasses.dataclass(frozen=True)
 class _Multistep(Stochastic):
-    """D is a polynomial through its last values, `order` of them once there are as many.
+    """D is a polynomial through its last n_past + 1 values, once there are as many.
 
     y' = (1 - decay) mean + decay y + std z, where `mean` is that of the polynomial over the step
     from u = 0 to 1 in log level, in which D counts by decay^(-u) (Lu et al. 2022, arXiv 2211.01095,
@@ -26,11 +26,11 @@ class _Multistep(Stochastic):
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         decay, std = self.exact(now, then)
-        weights = np.zeros((len(now), self.order - 1))
+        weights = np.zeros((len(now), self.n_past))
         for k in range(len(now)):
             u, counts = self.quadrature()
             counts = counts * decay[k] ** -u
-            last = self.variable(now[: k + 1][-self.order :][::-1])
+            last = self.variable(now[: k + 1][-1 - self.n_past :][::-1])
             visited = self.variable(now[k] * (then[k] / now[k]) ** u)
             powers, powers_visited = (
                 np.vander((v - last[0]) / (visited[-1] - last[0]), len(last), increasing=True)
@@ -70,7 +70,7 @@ class DPMpp2MSDE(_Multistep):
 
     solver_type: Literal["midpoint", "heun"] = "midpoint"
 
-    order: ClassVar[int] = 2
+    least_steps: ClassVar[int] = 2
     n_past: ClassVar[int] = 1
 
     def __post_init__(self):
@@ -96,7 +96,7 @@ class DPMpp3MSDE(_Multistep):
     Fields: as of NoiseLevelSolver and Stochastic.
     """
 
-    order: ClassVar[int] = 3
+    least_steps: ClassVar[int] = 3
     n_past: ClassVar[int] = 2
 
     def variable(self, levels: Levels) -> Levels:

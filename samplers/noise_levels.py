@@ -13,7 +13,6 @@ from sde_lib.checks import check_name
 Levels = Float[np.ndarray, " levels"]
 
 SLACK = 1e-4  # relative, of levels that are compared
-CHAIN = 1000  # levels that DDIM's strides count in, where the SDE has no table of its own
 
 
 def _karras(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
@@ -45,14 +44,16 @@ def _quadratic(sde: SDE, high: float, low: float, n: int, rho: float | None) -> 
 
 
 def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
-    """Every (N/n)-th level of a chain of N, the highest among them, so that n strides reach x_0.
+    """n even strides in t reach x_0; they visit the table's own levels, where the SDE has one.
 
-    DDIM counts the strides from the lowest level, and so starts below the prior's (Lin et al.
+    DDIM counts its strides from the lowest level, and so starts below the prior's (Lin et al.
     2024, Section 3.3).
     """
-    chain = len(sde.log_snrs) if isinstance(sde, Table) else CHAIN
-    indices = (chain * np.arange(n, 0, -1) - 1) // n  # ceil(chain k / n) - 1
-    return levels_at(sde, indices / (chain - 1) * time_of(sde, high))
+    t = np.arange(n, 0, -1) / n
+    if isinstance(sde, Table):
+        chain = len(sde.log_snrs)
+        t = (chain * np.arange(n, 0, -1) - 1) // n / (chain - 1)  # ceil(chain t) - 1
+    return levels_at(sde, t * time_of(sde, high))
 
 
 GRIDS: dict[str, Callable[[SDE, float, float, int, float | None], Levels]] = {

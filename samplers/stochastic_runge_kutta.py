@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from samplers.base import Samples, Start
 from samplers.euler import Euler
 from samplers.noise_levels import Levels, levels_at, noise_levels
-from samplers.solver import BROWNIAN, model_at
+from samplers.solver import BROWNIAN, enter, model_at, warn_of_untrained
 from samplers.space_time_path import SpaceTimePath
 from samplers.stochastic import check_range
 from sde_lib import SDE, ScoreFn, check_score_fn
@@ -78,8 +78,9 @@ class _RungeKutta(abc.ABC):
     ) -> Samples:
         """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector."""
         check_score_fn(score_fn, shape)
-        y, high, low = self._ends().enter(key, sde, shape, first_index, start)
+        y, high, low = enter(key, sde, shape, first_index, start, self.sigma_max, self.sigma_min)
         levels = self.levels(sde, high, low)
+        warn_of_untrained(sde, levels)
         least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
         most, span = max(most, levels[0]), np.log(most / min(least or np.inf, levels[-1]))
         keys = fold_in(sample_keys(key, shape[0], first_index), BROWNIAN)

@@ -47,11 +47,11 @@ def test_polynomials_are_integrated_exactly(create):
     levels = linear.karras(4, 5.0, 0.3)
     plan = solver.plan(levels[:-1], levels[1:])
     decay, _, weights = (a[-1] for a in plan.coefficients)
-    last = levels[-2 : -2 - solver.order : -1]
+    last = levels[-2 : -3 - solver.n_past : -1]
     s = np.linspace(0, 1, 20_001)
     visited = levels[-2] * (levels[-1] / levels[-2]) ** s
     kernel = decay**-s / np.trapezoid(decay**-s, s)
-    for power in range(solver.order):
+    for power in range(solver.n_past + 1):
         d = solver.variable(last) ** power
         mean = d[0] + weights @ (d[1:] - d[0])
         expected = np.trapezoid(kernel * solver.variable(visited) ** power, s)
