@@ -14,9 +14,9 @@ No training run has been measured. It needs a GPU: a step of vp took 80 seconds 
 busy CPU cores.
 """
 
-from configs import default
+from configs import default, published
 
-VARIANTS = ("vp", "ve")
+VARIANTS = ("vp", "ve", "edm")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -43,7 +43,20 @@ def get_config(variant: str = "vp") -> default.Config:
     model.ema_rate = 0.999
     config.optim.warmup = 1000
 
-    if variant == "vp":
+    if variant == "edm":
+        config.update_from_flattened_dict(published.EDM_METHOD)
+        training.n_iters = 3000
+        training.batch_size = 32
+        model.nf = 32
+        model.num_res_blocks = 1
+        model.attn_resolutions = (8,)
+        model.dropout = 0.0
+        model.embedding_type = "positional"
+        model.progressive_input = "none"
+        model.fir = False
+        config.optim.lr = 1e-3
+        config.optim.warmup = 200
+    elif variant == "vp":
         training.likelihood_weighting = True
         training.importance_sampling = True
         training.stratified = True
