@@ -14,15 +14,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 import sde_lib
 from experiments import pictures
 from samplers import AnnealedLangevin, Start
-from sde_lib.batch import PerSample
 
-WEIGHTS = np.array([0.2, 0.8])
-MEANS = np.array([[-5.0, -5.0], [5.0, 5.0]])  # of two Gaussians with unit variance
+MIXTURE = sde_lib.GaussianMixture((0.2, 0.8), ((-5.0, -5.0), (5.0, 5.0)), std=1.0)
 SDE = sde_lib.VE(sigma_min=0.01, sigma_max=20.0)
 HALF_WIDTH = 8.0
 N_SAMPLES = 1000
@@ -34,18 +31,6 @@ PLAIN = AnnealedLangevin(n_levels=1, n_steps_each=1500, step_size=1000.0, denois
 ANNEALED = AnnealedLangevin(n_levels=30, n_steps_each=50, step_size=0.1)
 
 
-def log_density(x: Array, t: Array) -> PerSample:
-    """Log density of x_t, [B, 2], in nats."""
-    variance = 1 + SDE.sigma(t) ** 2
-    squares = jnp.sum((x[:, None] - MEANS) ** 2, axis=-1) / variance[:, None]
-    log_parts = jnp.log(WEIGHTS) - 0.5 * squares
-    return jax.nn.logsumexp(log_parts, axis=1) - jnp.log(2 * jnp.pi * variance)
-
-
-def score_fn(x: Array, t: Array) -> Array:
-    return jax.grad(lambda x: jnp.sum(log_density(x, t)))(x)
-
-
 def run(output: Path) -> Path:
     """Draws both panels, and prints their titles, with the share of samples in the upper mode."""
     key, shape = jax.random.key(0), (N_SAMPLES, 2)
@@ -54,17 +39,17 @@ def run(output: Path) -> Path:
         "Langevin dynamics": (PLAIN, uniform),
         "annealed Langevin dynamics": (ANNEALED, SDE.prior_sample(key, shape)),
     }
-    panels = {}
+    score_fn, panels = MIXTURE.score_fn(SDE), {}
     for name, (sampler, x) in starts.items():
         samples = sampler(key, SDE, score_fn, shape, n_frames=N_FRAMES, start=Start(x, SDE.t_max))
         share = jnp.mean(jnp.sum(samples.x, axis=1) > 0)
-        title = f"{name}: {share:.0%} in the upper mode, of weight {WEIGHTS[1]:.0%}"
+        title = f"{name}: {share:.0%} in the upper mode, of weight {MIXTURE.weights[1]:.0%}"
         print(title)
         panels[title] = np.concatenate([x[None], samples.path])
     ticks = np.linspace(-HALF_WIDTH, HALF_WIDTH, MESH_SIDE)
     mesh = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     field = np.asarray(score_fn(jnp.asarray(mesh), jnp.full(len(mesh), SDE.t_min)))
-    about = pictures.provenance(weights=WEIGHTS, means=MEANS, samplers=str((PLAIN, ANNEALED)))
+    about = pictures.provenance(mixture=str(MIXTURE), samplers=str((PLAIN, ANNEALED)))
     return pictures.save_point_paths(output, panels, N_PATHS, mesh, field, HALF_WIDTH, about)
 
 

@@ -51,42 +51,6 @@ class Gaussian:
         return latent, np.prod(x.shape[1:]) * jnp.log(end_std / std)
 
 
-@dataclasses.dataclass(frozen=True)
-class Mixture:
+def Mixture():  # noqa: N802
     """Two Gaussians in the plane, of weights 0.3 and 0.7."""
-
-    weights = np.array([0.3, 0.7])
-    means = np.array([[-1.0, 0.5], [1.0, -0.5]])
-    std = 0.4
-
-    def _log_density(self, x, alpha, sigma):
-        variance = (alpha * self.std) ** 2 + sigma**2
-        squares = jnp.sum((x[:, None] - alpha[:, None, None] * self.means) ** 2, axis=-1)
-        log_parts = jnp.log(self.weights) - 0.5 * squares / variance[:, None]
-        return jax.nn.logsumexp(log_parts, axis=1) - jnp.log(2 * jnp.pi * variance)
-
-    def score_fn(self, sde):
-        def score(x, t):
-            total = lambda x: jnp.sum(self._log_density(x, sde.alpha(t), sde.sigma(t)))  # noqa: E731
-            return jax.grad(total)(x)
-
-        return score
-
-    def log_prob(self, x):
-        ones = jnp.ones(len(x))
-        return self._log_density(x, ones, 0 * ones)
-
-    def sample(self, key, n):
-        key_component, key_noise = jax.random.split(key)
-        component = jax.random.choice(key_component, 2, (n,), p=jnp.asarray(self.weights))
-        noise = jax.random.normal(key_noise, (n, 2))
-        return jnp.asarray(self.means, jnp.float32)[component] + self.std * noise
-
-    @property
-    def mean(self):
-        return self.weights @ self.means
-
-    @property
-    def covariance(self):
-        centred = self.means - self.mean
-        return centred.T @ np.diag(self.weights) @ centred + self.std**2 * np.eye(2)
+    return sde_lib.GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.5)), 0.4)

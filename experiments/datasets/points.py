@@ -2,21 +2,21 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from sklearn import datasets as sklearn_datasets
 
 from experiments.datasets.dataset import Dataset
 from models.config import Config
+from sde_lib import GaussianMixture
 
 N_POINTS = 20_000
 N_TEST_POINTS = 2_000
-MIXTURE_CENTRES = 2 * np.stack(
-    [np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1
+_ANGLES = np.arange(8) * np.pi / 4
+MIXTURE = GaussianMixture(
+    weights=(0.125,) * 8,
+    means=tuple((2 * np.cos(angle), 2 * np.sin(angle)) for angle in _ANGLES),
+    std=0.2,
 )
-MIXTURE_STD = 0.2
 
 
 def load(config: Config) -> Dataset:
@@ -25,14 +25,6 @@ def load(config: Config) -> Dataset:
     points = DRAWS[config.data.dataset](total, np.random.RandomState(0)).astype(np.float32)
     points = points[np.random.RandomState(1).permutation(total)]
     return Dataset(points[N_TEST_POINTS:], points[:N_TEST_POINTS], levels=None)
-
-
-def mixture_log_prob(x: Float[Array, "batch 2"]) -> Float[Array, " batch"]:
-    """Log density of the data set "mixture", in nats."""
-    centres = jnp.asarray(MIXTURE_CENTRES, jnp.float32)
-    squares = jnp.sum((x[:, None] - centres) ** 2, axis=-1)
-    log_norm = np.log(2 * np.pi * MIXTURE_STD**2) + np.log(len(MIXTURE_CENTRES))
-    return jax.nn.logsumexp(-0.5 * squares / MIXTURE_STD**2, axis=1) - log_norm
 
 
 def _swiss_roll(n, random):
@@ -52,7 +44,8 @@ def _checkerboard(n, random):
 
 
 def _mixture(n, random):
-    return MIXTURE_CENTRES[random.randint(8, size=n)] + MIXTURE_STD * random.randn(n, 2)
+    centres = np.asarray(MIXTURE.means)
+    return centres[random.randint(8, size=n)] + MIXTURE.std * random.randn(n, 2)
 
 
 DRAWS: dict[str, Callable[[int, np.random.RandomState], np.ndarray]] = {

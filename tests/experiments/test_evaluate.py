@@ -15,7 +15,7 @@ import models
 from configs import digits, points
 from experiments import build, data, evaluate, parts, sample, state, workdir
 from experiments.checkpoint import Checkpoints
-from experiments.datasets.points import MIXTURE_STD
+from experiments.datasets.points import MIXTURE
 from experiments.quality import Moments
 
 GAUSSIAN = Gaussian(mean=0.1, std=0.3)
@@ -189,7 +189,7 @@ def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(state, "saved_steps", lambda folder: [3])
     monkeypatch.setattr(state, "load", lambda *_: (ExactPoints(), {}, 3))
     evaluate.run(config, tmp_path / "run")
-    data_std = np.sqrt(2 + MIXTURE_STD**2)  # of eight centres on a circle of radius 2
+    data_std = np.sqrt(2 + MIXTURE.std**2)  # of eight centres on a circle of radius 2
     expected = 2 * 0.3**2 + 2 * (data_std - 0.7) ** 2
     distance = printed(capsys.readouterr().out, "frechet_distance(coordinates)")
     assert distance == pytest.approx(expected, rel=0.05)

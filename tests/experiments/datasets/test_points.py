@@ -24,7 +24,7 @@ def test_checkerboard_has_points_on_its_dark_squares_only():
 
 def test_mixture_density_is_that_of_its_samples():
     total, _ = integrate.dblquad(
-        lambda y, x: float(np.exp(points.mixture_log_prob(jnp.array([[x, y]]))[0])),
+        lambda y, x: float(np.exp(points.MIXTURE.log_prob(jnp.array([[x, y]]))[0])),
         *(-0.9, 0.9, -3.0, -1.0),
         epsabs=1e-4,
     )

@@ -1,0 +1,85 @@
+"""A mixture of Gaussians: data whose every marginal, score and moment is known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sde_lib.batch import Batch, PerSample, expand
+from sde_lib.sde import SDE, ScoreFn
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianMixture:
+    """x_0 is N(means[k], std^2 I) with the probability weights[k].
+
+    Attributes:
+        weights: of K Gaussians.
+        means: K points of D coordinates each.
+        std: of every Gaussian, in every direction.
+
+    Raises:
+        ValueError: weights that are not positive or do not add up to 1, means that are not K points
+            of one dimension, or std <= 0.
+    """
+
+    weights: tuple[float, ...]
+    means: tuple[tuple[float, ...], ...]
+    std: float
+
+    def __post_init__(self):
+        if not (min(self.weights, default=0) > 0 and abs(sum(self.weights) - 1) < 1e-6):
+            raise ValueError(f"weights are {self.weights}: they must be positive and add up to 1")
+        if len(self.means) != len(self.weights) or len({len(mean) for mean in self.means}) != 1:
+            raise ValueError(f"means must be {len(self.weights)} points; they are {self.means}")
+        if not self.std > 0:
+            raise ValueError(f"std is {self.std}: it must be positive")
+
+    def log_prob(self, x: Batch) -> PerSample:
+        """Log density of x_0, in nats; x is [B, D]."""
+        log_parts = self._log_parts(x, jnp.ones(len(x)), jnp.full(len(x), self.std**2))
+        log_norm = 0.5 * x.shape[1] * np.log(2 * np.pi * self.std**2)
+        return jax.nn.logsumexp(log_parts, axis=1) - log_norm
+
+    def score_fn(self, sde: SDE) -> ScoreFn:
+        """The score of x_t under `sde`; x is [B, D]."""
+
+        def score(x: Array, t: Array) -> Array:
+            alpha = sde.alpha(t)
+            variance = (alpha * self.std) ** 2 + sde.sigma(t) ** 2
+            share = jax.nn.softmax(self._log_parts(x, alpha, variance), axis=1)
+            mean = expand(alpha, x) * jnp.dot(share, self._means, precision="highest")
+            return (mean - x) / expand(variance, x)
+
+        return score
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Batch:
+        """n exact draws of x_0, [n, D]."""
+        key_component, key_noise = jax.random.split(key)
+        weights = jnp.asarray(self.weights)
+        component = jax.random.choice(key_component, len(weights), (n,), p=weights)
+        noise = jax.random.normal(key_noise, (n, len(self.means[0])))
+        return self._means[component] + self.std * noise
+
+    @property
+    def mean(self) -> Float[np.ndarray, " dims"]:
+        """E x_0."""
+        return np.asarray(self.weights) @ np.asarray(self.means)
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "dims dims"]:
+        """Cov x_0."""
+        centred = np.asarray(self.means) - self.mean
+        within = self.std**2 * np.eye(len(self.mean))
+        return centred.T @ (np.asarray(self.weights)[:, None] * centred) + within
+
+    @property
+    def _means(self) -> Array:
+        return jnp.asarray(self.means, jnp.float32)
+
+    def _log_parts(self, x: Batch, alpha: PerSample, variance: PerSample) -> Array:
+        """log weights[k] N(x; alpha means[k], variance) but for the normalisation, [B, K]."""
+        squares = jnp.sum((x[:, None] - expand(alpha, x[:, None]) * self._means) ** 2, axis=-1)
+        return jnp.log(jnp.asarray(self.weights)) - 0.5 * squares / variance[:, None]

@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import SDES
+from scipy import stats
+
+from sde_lib import GaussianMixture
+
+MIXTURE = GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.5)), 0.4)
+
+
+def density(x, alpha, sigma):
+    """Of x_t, in float64."""
+    variance = (alpha * MIXTURE.std) ** 2 + sigma**2
+    parts = [stats.multivariate_normal(alpha * np.array(m), variance) for m in MIXTURE.means]
+    return sum(w * part.pdf(x) for w, part in zip(MIXTURE.weights, parts, strict=True))
+
+
+def test_density_is_the_mixture_s():
+    x = np.random.RandomState(0).randn(20, 2)
+    np.testing.assert_allclose(MIXTURE.log_prob(jnp.array(x)), np.log(density(x, 1, 0)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_score_is_the_gradient_of_the_marginal_s_log_density(name):
+    sde = SDES[name]
+    for t in (0.1, 0.7):
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        x = alpha * np.random.RandomState(0).randn(20, 2)
+        step = 1e-4 * np.hypot(alpha * MIXTURE.std, sigma) * np.eye(2)
+        gradient = np.stack(
+            [
+                (np.log(density(x + h, alpha, sigma)) - np.log(density(x - h, alpha, sigma)))
+                / (2 * np.sum(h))
+                for h in step
+            ],
+            axis=1,
+        )
+        score = MIXTURE.score_fn(sde)(jnp.array(x), jnp.full(20, t))
+        np.testing.assert_allclose(score, gradient, rtol=2e-4, atol=2e-5 / sigma)
+
+
+def test_moments_are_those_of_the_density_and_of_samples():
+    ticks = np.arange(-4, 4, 0.05)  # a sum over a grid is exact for what is smooth and ends in 0
+    points = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    mass = 0.05**2 * density(points, 1, 0)
+    mean = mass @ points
+    covariance = (points - mean).T @ (mass[:, None] * (points - mean))
+    np.testing.assert_allclose(MIXTURE.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(MIXTURE.covariance, covariance, rtol=1e-6)
+    x = np.asarray(MIXTURE.sample(jax.random.key(0), 40_000), np.float64)
+    np.testing.assert_allclose(x.mean(axis=0), mean, atol=0.02)
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("weights", "means", "std", "message"),
+    [
+        ((0.3, 0.6), ((0.0,), (1.0,)), 1.0, "add up to 1"),
+        ((), (), 1.0, "add up to 1"),
+        ((0.5, 0.5), ((0.0,),), 1.0, "must be 2 points"),
+        ((0.5, 0.5), ((0.0,), (1.0, 2.0)), 1.0, "must be 2 points"),
+        ((1.0,), ((0.0,),), 0.0, "std is 0.0"),
+    ],
+)
+def test_an_impossible_mixture_is_refused(weights, means, std, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(weights, means, std)
