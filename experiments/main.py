@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 import models
 from experiments import (
+    benchmark_solvers,
     build,
     data,
     edit,
@@ -37,7 +38,10 @@ DISK_FULL = os.strerror(errno.ENOSPC)
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py[:VARIANT].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/FILE[-VARIANT]).")
 MODE = flags.DEFINE_string(
-    "mode", "train", "What to do: train, plan, sample, likelihood, evaluate, stats, edit or import."
+    "mode",
+    "train",
+    "What to do: train, plan, sample, likelihood, evaluate, stats, edit, benchmark_solvers or "
+    "import.",
 )
 TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: .pth of score_sde, .npz of EDM.")
@@ -80,6 +84,7 @@ MODES = {
     "evaluate": evaluate.run,
     "stats": evaluate.run_stats,
     "edit": edit.run,
+    "benchmark_solvers": benchmark_solvers.run,
     "import": import_mode,
 }
 

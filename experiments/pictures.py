@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -69,6 +70,33 @@ def save_loss_curve(path: Path, metrics: list[dict], about: dict[str, str]) -> P
         axes.set_ylabel(name, color=colour)
         axes.set_yscale("log")
     left.set_xlabel("step")
+    return _save(figure, path, about)
+
+
+class Curves(NamedTuple):
+    """A panel: errors over counts by name, and the error that is as good as none."""
+
+    title: str
+    curves: dict[str, list[tuple[int, float]]]
+    floor: float
+
+
+def save_work_precision(path: Path, panels: Sequence[Curves], about: dict[str, str]) -> Path:
+    """Each sampler's errors over its network evaluations, the least accurate first."""
+    figure, all_axes = plt.subplots(
+        1, len(panels), figsize=(6.5 * len(panels), 4.5), layout="constrained"
+    )
+    for axes, (title, curves, floor) in zip(all_axes, panels, strict=True):
+        by_last_error = sorted(curves.items(), key=lambda curve: -curve[1][-1][1])
+        for k, (name, points) in enumerate(by_last_error):
+            style = {"color": f"C{k % 10}", "marker": "os^Dv"[k % 5], "markersize": 4}
+            axes.loglog(*zip(*points, strict=True), label=name, linewidth=1, **style)
+        axes.axhline(floor, color="0.5", linewidth=1, linestyle=":", label="exact")
+        ticks = (5, 10, 20, 50, 100, 200)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set(title=title, xlabel="network evaluations")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return _save(figure, path, about)
 
 

@@ -1,5 +1,6 @@
 """Points in the plane, drawn anew and alike at each load."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,10 +12,9 @@ from sde_lib import GaussianMixture
 
 N_POINTS = 20_000
 N_TEST_POINTS = 2_000
-_ANGLES = np.arange(8) * np.pi / 4
 MIXTURE = GaussianMixture(
     weights=(0.125,) * 8,
-    means=tuple((2 * np.cos(angle), 2 * np.sin(angle)) for angle in _ANGLES),
+    means=tuple((2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)) for k in range(8)),
     std=0.2,
 )
 
