@@ -5,37 +5,39 @@
 What is sampled is the run's trained model or, for the data set "mixture" without a run, that
 mixture by its exact score. A sampler that draws no noise on its way is judged by the distance of
 its samples to where the probability flow takes the same starts; one that does, by the sliced
-Wasserstein-1 distance of its samples to the distribution that they should have.
+Wasserstein-1 distance of its samples to the distribution that they should have. Each has its own
+default options.
 """
 
 import csv
 import dataclasses
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-import models
 import samplers
-from experiments import build, pictures, sharding, state
+from experiments import build, pictures, scores, sharding, state
 from experiments import workdir as workdirs
 from experiments.datasets.points import MIXTURE
 from experiments.quality import Moments
 from models.config import Config
 from samplers.registry import Sampler
-from sde_lib import ScoreFn
+from sde_lib import SDE, ScoreFn
 
 BUDGETS = (5, 10, 20, 50, 100)  # evaluations
-TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of adaptive samplers
-OPTIONS: dict[str, dict[str, Any]] = {"edm": {"s_churn": 10.0}}  # with 0 it is Heun's method
-FINE = samplers.ProbabilityFlow(rtol=1e-5, atol=1e-6, denoise=True)
-LOOSER = dataclasses.replace(FINE, rtol=1e-4, atol=1e-5)
+TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)  # of adaptive samplers, within the budgets
+OPTIONS: dict[str, dict[str, Any]] = {  # without churn it is Heun's method
+    "edm": {"s_churn": 10.0, "s_tmin": 0.05, "s_tmax": 50.0}
+}
+FINE = samplers.ProbabilityFlow(rtol=1e-5, atol=1e-6)
+LOOSER = samplers.ProbabilityFlow(rtol=1e-4, atol=1e-5)
 EXACT_FACTOR = 10  # times as many exact samples, where they cost nothing
 N_FLOORS = 5  # sets of exact samples whose errors are averaged
 N_DIRECTIONS = 64
@@ -45,12 +47,14 @@ SAME = 1e-4  # RMS between samples that differ by rounding alone
 class Problem(NamedTuple):
     """What is sampled.
 
-    about: says it. score_fn(params): its score. exact(n): as many exact samples, [n, D]; or None.
+    about: says it. score_fn(params, indices): inside jit, the score of the samples of these
+    indices. exact(n): as many exact samples, [n, D]; or None.
     """
 
     config: Config
+    sde: SDE
     about: str
-    score_fn: Callable[[Any], ScoreFn]
+    score_fn: Callable[[Any, jax.Array], ScoreFn]
     params: Any
     exact: Callable[[int], np.ndarray] | None
 
@@ -114,12 +118,12 @@ class Truth:
 class Reference(NamedTuple):
     """What errors are measured from, and the least that can be measured.
 
-    endpoints: where the flow takes the starts. endpoint_error: theirs. floors: the truth.errors of
-    samples of the very distribution.
+    endpoints: where the flow takes the starts, and as its key denoise=True what the model makes of
+    that. endpoint_error: theirs. floors: the truth.errors of samples of the very distribution.
     """
 
     truth: Truth
-    endpoints: Float[np.ndarray, "n dims"]
+    endpoints: dict[bool, Float[np.ndarray, "n dims"]]
     endpoint_error: float
     floors: tuple[float, float, float]
 
@@ -129,7 +133,7 @@ def run(config: Config, workdir: Path) -> None:
     problem = make_problem(config, workdir)
     print(f"samples of {problem.about}")
     reference = make_reference(problem)
-    settings = [setting for name in samplers.SAMPLERS for setting in settings_of(name)]
+    settings = [setting for name in samplers.SAMPLERS for setting in settings_of(name, problem.sde)]
     results = list(measure(problem, reference, tqdm(settings)))
     panels = curves(reference, results)
     print("\n".join([*table(reference, results), *best(panels)]))
@@ -144,36 +148,49 @@ def make_problem(config: Config, workdir: Path) -> Problem:
     Raises:
         ValueError: there is no run, and the data set is not the mixture.
     """
-    sde = build.make_sde(config)
+    sde, mesh = build.make_sde(config), sharding.make_mesh(config)
     if config.data.dataset == "mixture" and not (workdir / "checkpoints").exists():
         about = f"eight Gaussians on a circle, by their exact score, under {sde}"
-        key = jax.random.key(config.seed + 1)
-        exact = lambda n: np.asarray(MIXTURE.sample(key, n), np.float64)  # noqa: E731
-        return Problem(config, about, lambda _: MIXTURE.score_fn(sde), {}, exact)
+        exact_score_fn, key = MIXTURE.score_fn(sde), jax.random.key(config.seed + 1)
+        return Problem(
+            config,
+            sde,
+            about,
+            score_fn=lambda *_: sharding.spread(mesh, exact_score_fn),
+            params={},
+            exact=lambda n: np.asarray(MIXTURE.sample(key, n), np.float64),
+        )
     model, params, step = state.load(config, workdir)
     about = f"the model of {workdir} after {step} steps, under {sde}"
-    score_fn = lambda params: models.score_fn(config, sde, model, params)  # noqa: E731
-    return Problem(config, about, score_fn, params, None)
+
+    def score_fn(params, indices):
+        classes = scores.sampled_classes(config, config.data.num_classes, indices)
+        return scores.score_fn(config, sde, model, mesh, params, classes)
+
+    return Problem(config, sde, about, score_fn, params, exact=None)
 
 
 def make_reference(problem: Problem) -> Reference:
     """By a fine solution of the probability flow, and exact samples or those of another such."""
     n, seed = problem.config.eval.num_samples, problem.config.seed
-    endpoints, looser = draw(problem, FINE, seed).x, draw(problem, LOOSER, seed).x
+    x, looser = draw(problem, FINE, seed).x, draw(problem, LOOSER, seed).x
+    denoised = draw(problem, dataclasses.replace(FINE, denoise=True), seed).x
     if problem.exact is None:
-        x, others = draw(problem, FINE, seed + 1).x, endpoints[None]
+        true, others = draw(problem, FINE, seed + 1).x, x[None]
     else:
-        x = problem.exact((EXACT_FACTOR + N_FLOORS) * n)
-        x, others = x[: EXACT_FACTOR * n], x[EXACT_FACTOR * n :].reshape(N_FLOORS, n, -1)
-    truth = Truth.of(x, n)
-    floors = np.mean([truth.errors(other) for other in others], axis=0)
-    return Reference(truth, endpoints, rms(looser - endpoints), tuple(floors.tolist()))
+        true = problem.exact((EXACT_FACTOR + N_FLOORS) * n)
+        true, others = np.split(true, [EXACT_FACTOR * n])
+        others = others.reshape(N_FLOORS, n, -1)
+    truth = Truth.of(true, n)
+    mean, covariance, distance = np.mean([truth.errors(other) for other in others], axis=0).tolist()
+    endpoints = {False: x, True: denoised}
+    return Reference(truth, endpoints, rms(looser - x), (mean, covariance, distance))
 
 
-def settings_of(name: str) -> Iterator[tuple[str, Sampler]]:
+def settings_of(name: str, sde: SDE) -> Iterator[tuple[str, Sampler]]:
     """The sampler with the steps that each budget allows; an adaptive one with each tolerance."""
     fields = {field.name for field in dataclasses.fields(samplers.SAMPLERS[name])}
-    options = OPTIONS.get(name, {}) | ({"denoise": True} if "denoise" in fields else {})
+    options = OPTIONS.get(name, {})
     if "rtol" in fields:
         for tolerance in TOLERANCES:
             tolerances = {field: tolerance for field in ("rtol", "atol") if field in fields}
@@ -181,48 +198,78 @@ def settings_of(name: str) -> Iterator[tuple[str, Sampler]]:
         return
     count = "n_steps" if "n_steps" in fields else "n_levels"
     for budget in BUDGETS:
-        for n in range(budget, 0, -1):
-            with suppress(ValueError):  # fewer steps than the sampler's order
-                sampler: Any = samplers.create(name, **options, **{count: n})
-                if sampler.nfe <= budget:
-                    yield name, sampler
-                    break
+        try:
+            create = lambda n: samplers.create(name, **options, **{count: n})  # noqa: E731
+            yield name, longest(create, sde, budget)
+        except ValueError as error:
+            print(f"no {name} of {budget} evaluations: {error}")
+
+
+def longest(create: Callable[[int], Sampler], sde: SDE, budget: int) -> Sampler:
+    """create(n) with the greatest n that stays within the budget.
+
+    Raises:
+        ValueError: there is no such n.
+    """
+    n = budget
+    while (nfe := evaluations(create(n), sde)) > budget:
+        n = min(n - 1, n * budget // nfe + 1)  # no further than evaluations in proportion to n
+    return create(n)
+
+
+def evaluations(sampler: Sampler, sde: SDE) -> int:
+    """What a sampler of fixed steps says of itself when it is traced.
+
+    Raises:
+        ValueError: the SDE does not admit it.
+    """
+    said: list[Any] = []
+
+    def trace(key):
+        said.append(sampler(key, sde, lambda x, t: x, (1, 2)).nfe)
+
+    jax.eval_shape(trace, jax.random.key(0))
+    return said[0]
 
 
 def measure(
     problem: Problem, reference: Reference, settings: Iterable[tuple[str, Sampler]]
 ) -> Iterator[Result]:
-    """The errors of each; what the SDE does not admit, or is not finite, is told and left out."""
+    """The errors of each; samples that are not finite are told of and left out."""
+    beyond = set()  # those that cost more than the last budget already
     for name, sampler in settings:
-        try:
-            drawn = draw(problem, sampler, problem.config.seed)
-            errors = reference.truth.errors(drawn.x)
-        except ValueError as error:
-            tqdm.write(f"left out: {sampler}: {error}")
+        if name in beyond:
             continue
-        endpoint = None if drawn.noisy else rms(drawn.x - reference.endpoints)
-        yield Result(name, drawn.nfe, endpoint, *errors)
+        drawn = draw(problem, sampler, problem.config.seed)
+        if drawn.nfe > BUDGETS[-1]:
+            beyond.add(name)
+        if not np.isfinite(drawn.x).all():
+            tqdm.write(f"samples of {sampler} are not finite")
+            continue
+        endpoints = reference.endpoints[getattr(sampler, "denoise", False)]
+        endpoint = None if drawn.noisy else rms(drawn.x - endpoints)
+        yield Result(name, drawn.nfe, endpoint, *reference.truth.errors(drawn.x))
 
 
 def draw(problem: Problem, sampler: Sampler, seed: int) -> Drawn:
     """config.eval.num_samples samples, from the prior draws of a seed."""
     config, n = problem.config, problem.config.eval.num_samples
-    sde, mesh = build.make_sde(config), sharding.make_mesh(config)
-    size = sharding.round_up(mesh, min(config.sampling.batch_size, n))
+    size = min(config.sampling.batch_size, n)
+    size = sharding.round_up(sharding.make_mesh(config), size)
     shape = (size, *build.image_shape(config))
 
     @jax.jit
     def batch(params, start_key, key, first):
-        score_fn = problem.score_fn(sharding.gather(mesh, params))
-        start = samplers.Start(sde.prior_sample(start_key, shape, first), sde.t_max)
-        return sampler(key, sde, sharding.spread(mesh, score_fn), shape, first, start=start)
+        score_fn = problem.score_fn(params, first + jnp.arange(size))
+        start = samplers.Start(problem.sde.prior_sample(start_key, shape, first), problem.sde.t_max)
+        return sampler(key, problem.sde, score_fn, shape, first, start=start)
 
     key, other = jax.random.key(seed), jax.random.key(seed + 1)
     results = [batch(problem.params, key, key, first) for first in range(0, n, size)]
     x = np.concatenate([sharding.fetch(result.x).reshape(size, -1) for result in results])
     again = sharding.fetch(batch(problem.params, key, other, 0).x).reshape(size, -1)
     nfe = max(int(result.nfe) for result in results)
-    return Drawn(x[:n].astype(np.float64), nfe, noisy=rms(again - x[:size]) > SAME)
+    return Drawn(x[:n].astype(np.float64), nfe, noisy=not rms(again - x[:size]) <= SAME)
 
 
 def rms(difference: np.ndarray) -> float:

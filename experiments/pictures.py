@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 
 LEAST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged
 TITLE_HEIGHT = 14
+WORST = 4.0  # error of samples that still resemble data
 
 
 def provenance(**details) -> dict[str, str]:
@@ -89,8 +90,9 @@ def save_work_precision(path: Path, panels: Sequence[Curves], about: dict[str, s
     for axes, (title, curves, floor) in zip(all_axes, panels, strict=True):
         by_last_error = sorted(curves.items(), key=lambda curve: -curve[1][-1][1])
         for k, (name, points) in enumerate(by_last_error):
-            style = {"color": f"C{k % 10}", "marker": "os^Dv"[k % 5], "markersize": 4}
+            style = {"color": f"C{k % 10}", "marker": "os^Dv*X"[k % 7], "markersize": 4}
             axes.loglog(*zip(*points, strict=True), label=name, linewidth=1, **style)
+        axes.set_ylim(top=min(axes.get_ylim()[1], WORST))
         axes.axhline(floor, color="0.5", linewidth=1, linestyle=":", label="exact")
         ticks = (5, 10, 20, 50, 100, 200)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -22,11 +22,6 @@ class EulerMaruyama:
     def _as_predictor(self) -> PredictorCorrector:
         return PredictorCorrector(self.n_steps, "euler_maruyama", corrector="none", denoise=False)
 
-    @property
-    def nfe(self) -> int:
-        """Network evaluations a sample."""
-        return self.n_steps
-
     def __call__(
         self,
         key: PRNGKeyArray,
