@@ -279,11 +279,11 @@ def rms(difference: np.ndarray) -> float:
 
 def table(reference: Reference, results: Sequence[Result]) -> Iterator[str]:
     """A header, and a line for each result; first, for what none can be better than."""
-    yield f"{'sampler':<20}{'NFE':>5}" + "".join(f"{name:>20}" for name in Result._fields[2:])
+    yield f"{'sampler':<24}{'NFE':>5}" + "".join(f"{name:>20}" for name in Result._fields[2:])
     exact = ("exact", "-", reference.endpoint_error, *reference.floors)
     for name, nfe, *errors in (exact, *results):
         figures = ("-" if error is None else f"{error:.2e}" for error in errors)
-        yield f"{name:<20}{nfe:>5}" + "".join(f"{figure:>20}" for figure in figures)
+        yield f"{name:<24}{nfe:>5}" + "".join(f"{figure:>20}" for figure in figures)
 
 
 def curves(reference: Reference, results: Sequence[Result]) -> list[pictures.Curves]:
