@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from samplers.lms import check_order, combine
 from samplers.solver import Model, enter, model_at, warn_of_untrained
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, expand
+from sde_lib.checks import check_name
 
 MAX_TRIES = 10_000
 LEAST_STEP = 1e-5  # of the whole: a model that is not finite gets here at once
@@ -43,10 +44,10 @@ class DPMAdaptive:
     """DPM-Solver-12 or -23 with adaptive steps (Lu et al. 2022, arXiv 2206.00927, Appendix C).
 
     An error is the difference of the two orders, relative to max(atol, rtol |y|); the batch's is
-    the largest over samples of a sample's root mean square, so that a sample depends on its batch
-    to tolerance. The PID controller of step lengths (Soederlind 2003) and the numbers are those of
-    k-diffusion. A solve that fails (a model that is not finite, more than MAX_TRIES steps) ends
-    early with NaN.
+    the largest over samples of a sample's root mean square, so that no sample hides behind the
+    others. A sample depends on its batch to tolerance. The PID controller of step lengths
+    (Soederlind 2003) and the numbers are those of k-diffusion. A solve that fails (a model that is
+    not finite, more than MAX_TRIES steps) ends early with NaN.
 
     Attributes:
         order: 3 for DPM-Solver-23, 2 for DPM-Solver-12.
@@ -60,9 +61,10 @@ class DPMAdaptive:
         sigma_max: sigma / alpha to start from; None for the prior's.
         sigma_min: sigma / alpha to end at; None for that of t_min.
         denoise: end with x_0, for one evaluation more; otherwise x at sigma_min.
+        norm: "sample", or "batch" for k-diffusion's error, the root mean square of all.
 
     Raises:
-        ValueError: another order, or a number that is not positive.
+        ValueError: another order or norm, or a number that is not positive.
     """
 
     order: int = 3
@@ -76,9 +78,11 @@ class DPMAdaptive:
     sigma_max: float | None = None
     sigma_min: float | None = None
     denoise: bool = False
+    norm: Literal["sample", "batch"] = "sample"
 
     def __post_init__(self):
         check_order(self.order, (2, 3))
+        check_name("norm", self.norm, ("sample", "batch"))
         for name in ("rtol", "atol", "h_init", "accept_safety", "sigma_max", "sigma_min"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -158,7 +162,8 @@ class DPMAdaptive:
         """Whether a step is accepted, and the control of the next."""
         size = jnp.maximum(jnp.abs(lower), jnp.abs(state.lower))
         errors = (lower - higher) / jnp.maximum(self.atol, self.rtol * size)
-        error = jnp.sqrt(jnp.max(jnp.mean(errors**2, axis=tuple(range(1, errors.ndim)))))
+        squares = jnp.mean(errors**2, axis=tuple(range(1, errors.ndim)))
+        error = jnp.sqrt(jnp.max(squares) if self.norm == "sample" else jnp.mean(squares))
         gain = 1 / (error + 1e-8)
         p, i, d = (k / self.order for k in (self.pcoeff, self.icoeff, self.dcoeff))
         last, before = control.gains

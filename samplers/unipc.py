@@ -19,8 +19,9 @@ class UniPC(NoiseLevelSolver):
     """UniPC-p, multistep, by the denoised data: UniP-p predicts a state, and UniC-p corrects it.
 
     A step evaluates the model once, at its predicted state y: first it corrects y, then it predicts
-    the next from there (Algorithms 1 and 2). The first steps are of the orders 1, 2, ... The state
-    that the last step ends at is not corrected: that would take an evaluation.
+    the next from there (Algorithms 1 and 2). The first steps are of the orders 1, 2, ..., and with
+    `denoise` the last ones of ..., 2, 1. The state that the last step ends at is not corrected:
+    that would take an evaluation.
 
     Attributes:
         order: p, from 1 to 3; the order of convergence is p + 1.
@@ -30,7 +31,7 @@ class UniPC(NoiseLevelSolver):
         ValueError: another order or variant, or fewer steps than the order.
     """
 
-    order: int = 3
+    order: int = 2
     variant: Literal["bh1", "bh2"] = "bh2"
 
     n_past: ClassVar[int] = 4  # the last corrected state, and three evaluations
@@ -47,7 +48,8 @@ class UniPC(NoiseLevelSolver):
         correct, predict = np.zeros((len(now), 6)), np.zeros((len(now), 4))
         correct[0, 0] = 1.0  # nothing to correct by: the state as it is
         for k in range(len(now)):
-            nodes = log_snr[max(0, k + 1 - self.order) : k + 1][::-1]
+            order = min(self.order, self.n_steps - k) if self.denoise else self.order
+            nodes = log_snr[max(0, k + 1 - order) : k + 1][::-1]
             predict[k, 0] = then[k] / now[k]
             predict[k, 1 : 1 + len(nodes)] = self._weights(nodes, ends[k])
             if k + 1 < len(now):

