@@ -185,13 +185,11 @@ class Attention(nn.Module):
         b, h, w, c = x.shape
         y = group_norm(c, self.group_size, self.epsilon, name="GroupNorm_0")(x)
         q, k, v = (
-            nin(c, self.qkv_scale, name=f"NIN_{i}")(y)
-            .reshape(b, h * w, self.heads, c // self.heads)
-            .swapaxes(1, 2)
+            nin(c, self.qkv_scale, name=f"NIN_{i}")(y).reshape(b, h * w, self.heads, -1)
             for i in range(3)
         )
-        weights = nn.softmax(jnp.einsum("bhqc,bhkc->bhqk", q, k) * (c // self.heads) ** -0.5)
-        y = jnp.einsum("bhqk,bhkc->bhqc", weights, v).swapaxes(1, 2).reshape(b, h * w, c)
+        weights = nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", q, k) * (c // self.heads) ** -0.5)
+        y = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(b, h * w, c)
         y = nin(c, self.init_scale, name="NIN_3")(y)
         return add_skip(x, y.reshape(x.shape), self.skip_rescale)
 
