@@ -30,7 +30,9 @@ class Churn(NoiseLevelSolver):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_tmin <= self.s_tmax):
+        finite = math.isfinite(self.s_churn) and math.isfinite(self.s_noise)
+        positive = self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_tmin <= self.s_tmax
+        if not (finite and positive):
             raise ValueError(
                 f"s_churn = {self.s_churn}, s_tmin = {self.s_tmin}, s_tmax = {self.s_tmax}, s_noise"
                 f" = {self.s_noise}: none may be negative, and s_tmin not above s_tmax"

@@ -16,7 +16,7 @@ from samplers.lms import check_order, combine
 from samplers.solver import Model, enter, model_at, warn_of_untrained
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, expand
-from sde_lib.checks import check_name
+from sde_lib.checks import check_at_least, check_name
 
 MAX_TRIES = 10_000
 LEAST_STEP = 1e-5  # of the whole: a model that is not finite gets here at once
@@ -87,6 +87,11 @@ class DPMAdaptive:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}: it must be positive")
+        if not (min(self.pcoeff, self.icoeff, self.dcoeff) >= 0 and self.accept_safety < 1):
+            raise ValueError(
+                f"pcoeff = {self.pcoeff}, icoeff = {self.icoeff}, dcoeff = {self.dcoeff}, "
+                f"accept_safety = {self.accept_safety}: none may be negative, nor the last above 1"
+            )
 
     def __call__(
         self,
@@ -107,10 +112,10 @@ class DPMAdaptive:
             ValueError: a score_fn or start of another shape; a sigma_min above the start.
         """
         check_score_fn(score_fn, shape)
-        y, high, low = enter(key, sde, shape, first_index, start, self.sigma_max, self.sigma_min)
+        check_at_least(0, n_frames=n_frames)
+        ends = "log_snr", self.sigma_max, self.sigma_min
+        y, high, low = enter(key, sde, shape, first_index, start, *ends)
         warn_of_untrained(sde, np.array([high, low]))
-        if not low < high:
-            raise ValueError(f"sigma_min is {low:g}: the start's noise level, {high:g}, is no more")
         first, end = np.float32(-np.log(high)), np.float32(-np.log(low))
         marks = np.linspace(first, end, n_frames + 1)[1:]
 

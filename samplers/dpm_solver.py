@@ -50,7 +50,8 @@ class _Singlestep(NoiseLevelSolver):
     """Steps of one to three stages.
 
     Every stage is a step of the loop, by a sum of the noises so far as in LMS: so a program holds
-    the network once, whatever the orders, and once more for the step to x_0.
+    the network once, whatever the orders, and once more for the step to x_0. Frames may show a
+    stage.
     """
 
     grid: str | tuple[float, ...] = "log_snr"

@@ -12,7 +12,6 @@ from jaxtyping import Array
 from samplers.noise_levels import Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
 from sde_lib.batch import Batch
-from sde_lib.checks import check_at_least
 
 
 def combine(weights: Iterable[Any], terms: Iterable[Batch]) -> Batch:
@@ -64,7 +63,7 @@ class LMS(NoiseLevelSolver):
     def __post_init__(self):
         super().__post_init__()
         check_order(self.order, (1, 2, 3, 4))
-        check_at_least(self.order, n_steps=self.n_steps)
+        self.check_steps(self.order)
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         weights = np.zeros((len(now), self.n_past + 1))

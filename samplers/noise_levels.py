@@ -11,6 +11,8 @@ from sde_lib import SDE, Table
 from sde_lib.checks import check_name
 
 Levels = Float[np.ndarray, " levels"]
+Grid = str | tuple[float, ...]
+"""A name in GRIDS, or the levels themselves."""
 
 SLACK = 1e-4  # relative, of levels that are compared
 
@@ -49,11 +51,12 @@ def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Level
     DDIM counts its strides from the lowest level, and so starts below the prior's (Lin et al.
     2024, Section 3.3).
     """
-    t = np.arange(n, 0, -1) / n
+    t = np.arange(n, 0, -1) / n * time_of(sde, high)
     if isinstance(sde, Table):
-        chain = len(sde.log_snrs)
-        t = (chain * np.arange(n, 0, -1) - 1) // n / (chain - 1)  # ceil(chain t) - 1
-    return levels_at(sde, t * time_of(sde, high))
+        last = len(sde.log_snrs) - 1
+        chain = round(t[0] / sde.t_max * last) + 1
+        t = (chain * np.arange(n, 0, -1) - 1) // n * (sde.t_max / last)  # ceil(chain k / n) - 1
+    return levels_at(sde, t)
 
 
 GRIDS: dict[str, Callable[[SDE, float, float, int, float | None], Levels]] = {
@@ -69,7 +72,7 @@ GRIDS: dict[str, Callable[[SDE, float, float, int, float | None], Levels]] = {
 
 def noise_levels(
     sde: SDE,
-    grid: str | tuple[float, ...],
+    grid: Grid,
     high: float,
     low: float,
     n: int,
@@ -85,7 +88,7 @@ def noise_levels(
         low: the last, but of the grid "ddim" with `denoise`.
         n: how many.
         rho: of "karras" and "polyexponential"; None for their own.
-        denoise: whether a step from the last level to x_0 follows.
+        denoise: whether a step from the last level to x_0 follows; "ddim" without is "uniform".
 
     Raises:
         ValueError: levels that do not decrease, or are not positive; given ones that do not
@@ -98,26 +101,38 @@ def noise_levels(
                 f"grid begins with {levels[0]:g}, `start` with a noise level of {high:g}: they "
                 "must agree"
             )
-    elif grid == "ddim" and not denoise:
-        levels = np.append(_ddim(sde, high, low, n - 1, rho), low)
     else:
-        levels = GRIDS[grid](sde, high, low, n, rho)
+        name = "uniform" if grid == "ddim" and not denoise else grid
+        levels = GRIDS[name](sde, high, low, n, rho)
     if not ((np.diff(levels) < 0).all() and levels[-1] > 0):
         raise ValueError(
             f"the grid {grid!r} of {n} noise levels from {high:g} to {low:g} must decrease to "
-            f"a positive number; it is {np.array2string(levels, threshold=10)}"
+            f"a positive number: take fewer steps, or another grid than "
+            f"{np.array2string(levels, threshold=10)}"
         )
     return levels
 
 
-def check_grid(grid: str | tuple[float, ...], rho: float | None) -> None:
-    """Raises ValueError for a grid that is unknown or does not decrease, or rho <= 0."""
+def check_grid(grid: Grid, rho: float | None) -> Grid:
+    """The grid, levels as a tuple.
+
+    Raises:
+        ValueError: an unknown grid, levels that do not decrease, a rho out of range, or one that
+            the grid has no use for.
+    """
+    if rho is not None and not 0.1 <= rho <= 100:
+        raise ValueError(f"rho is {rho}: it must be in [0.1, 100]")
+    if rho is not None and grid not in ("karras", "polyexponential"):
+        raise ValueError(f"rho is {rho}, of the grids 'karras' and 'polyexponential' alone")
     if isinstance(grid, str):
         check_name("grid", grid, GRIDS)
-    elif not (np.diff(grid) < 0).all() or not min(grid, default=0) > 0:
-        raise ValueError(f"grid is {grid}: noise levels must decrease, and be positive")
-    if rho is not None and not 0 < rho < np.inf:
-        raise ValueError(f"rho is {rho}: it must be positive")
+        return grid
+    levels = np.asarray(grid, np.float64)
+    if levels.ndim != 1 or not (np.isfinite(levels) & (levels > 0)).all() or not levels.size:
+        raise ValueError(f"grid is {grid}: it must be a name, or positive noise levels")
+    if not (np.diff(levels) < 0).all():
+        raise ValueError(f"grid is {grid}: noise levels must decrease")
+    return tuple(levels.tolist())
 
 
 def time_of(sde: SDE, level: float) -> float:

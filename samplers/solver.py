@@ -19,7 +19,15 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from samplers.base import Samples, Start, starting_point
 from samplers.brownian import Draw, increments
-from samplers.noise_levels import SLACK, Levels, check_grid, levels_at, noise_levels
+from samplers.noise_levels import (
+    SLACK,
+    Grid,
+    Levels,
+    check_grid,
+    levels_at,
+    noise_levels,
+    time_of,
+)
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least
@@ -90,7 +98,7 @@ class NoiseLevelSolver(abc.ABC):
     """
 
     n_steps: int = 18
-    grid: str | tuple[float, ...] = "karras"
+    grid: Grid = "karras"
     rho: float | None = None
     sigma_max: float | None = None
     sigma_min: float | None = None
@@ -101,8 +109,8 @@ class NoiseLevelSolver(abc.ABC):
     n_past: ClassVar[int] = 0  # evaluations kept for later steps
 
     def __post_init__(self):
-        check_grid(self.grid, self.rho)
-        check_at_least(self.least_steps, n_steps=self.n_steps)
+        object.__setattr__(self, "grid", check_grid(self.grid, self.rho))
+        self.check_steps(self.least_steps)
         if not isinstance(self.grid, str) and len(self.grid) != self.n_levels:
             raise ValueError(
                 f"grid gives {len(self.grid)} noise levels: n_steps = {self.n_steps}, with denoise "
@@ -116,6 +124,12 @@ class NoiseLevelSolver(abc.ABC):
                 raise ValueError(
                     f"{name} is {value:g}: with levels given as grid, leave it at None"
                 )
+        if self.sigma_min is not None and self.grid == "ddim" and self.denoise:
+            raise ValueError("the grid 'ddim' ends a stride before x_0: leave sigma_min at None")
+
+    def check_steps(self, least: int) -> None:
+        """Raises ValueError where `least` steps, the one to x_0 apart, are not made."""
+        check_at_least(least + (self.denoise and least > 1), n_steps=self.n_steps)
 
     @abc.abstractmethod
     def plan(self, now: Levels, then: Levels) -> Plan:
@@ -177,12 +191,10 @@ class NoiseLevelSolver(abc.ABC):
         """
         check_score_fn(score_fn, shape)
         n_moves = self.n_moves
+        check_at_least(0, n_frames=n_frames)
         if n_frames > n_moves:
             raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
-        if isinstance(self.grid, str):
-            ends = self.sigma_max, self.sigma_min
-        else:
-            ends = self.grid[0], self.grid[-1]
+        ends = self.grid, self.sigma_max, self.sigma_min
         y, high, low = enter(key, sde, shape, first_index, start, *ends)
         levels = self.levels(sde, high, low)
         warn_of_untrained(sde, self.inflated(levels)[0])
@@ -255,13 +267,20 @@ def enter(
     shape: Sequence[int],
     first_index: int | Array,
     start: Start | None,
+    grid: Grid,
     sigma_max: float | None,
     sigma_min: float | None,
 ) -> tuple[Batch, float, float]:
     """The states y to start from, their noise level, and the level to end at.
 
-    `start` decides before sigma_max, and sigma_max before the prior.
+    `start` decides before given levels or sigma_max, and these before the prior.
+
+    Raises:
+        ValueError: a start of another shape; an end at level 0, or above the start; a level that
+            the SDE has at no time.
     """
+    if not isinstance(grid, str):
+        sigma_max, sigma_min = grid[0], grid[-1]
     low = sigma_min or float(levels_at(sde, [sde.t_min])[0])
     if start is None and sigma_max is not None:
         high = sigma_max
@@ -269,6 +288,18 @@ def enter(
     else:
         x, t = starting_point(key, sde, shape, first_index, start)
         high, y = float(levels_at(sde, [t])[0]), x / sde.alpha(t)
+    if not 0 < low <= high:
+        raise ValueError(
+            f"sampling starts at the noise level {high:g} and ends at {low:g}: set sigma_min to a "
+            "positive number below the start's"
+        )
+    for level in (high, low):
+        nearest = levels_at(sde, [time_of(sde, level)])[0]
+        if abs(nearest / level - 1) > 100 * SLACK:
+            raise ValueError(
+                f"{sde} has no time of the noise level {level:g}, the nearest is {nearest:g}: set "
+                "sigma_max and sigma_min within its range"
+            )
     return y, high, low
 
 

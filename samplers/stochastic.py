@@ -8,6 +8,8 @@ import numpy as np
 from samplers.noise_levels import Levels
 from samplers.solver import NoiseLevelSolver
 
+MOST_ETA = 10.0  # beyond it the noise's levels are too many orders apart for float32
+
 
 @dataclasses.dataclass(frozen=True)
 class Stochastic(NoiseLevelSolver):
@@ -24,7 +26,7 @@ class Stochastic(NoiseLevelSolver):
     eta: float = 1.0
     s_noise: float = 1.0
 
-    most_eta: ClassVar[float] = np.inf
+    most_eta: ClassVar[float] = MOST_ETA
 
     def __post_init__(self):
         super().__post_init__()

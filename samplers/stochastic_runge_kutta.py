@@ -21,9 +21,10 @@ from samplers.euler import Euler
 from samplers.noise_levels import Levels, levels_at, noise_levels
 from samplers.solver import BROWNIAN, enter, model_at, warn_of_untrained
 from samplers.space_time_path import SpaceTimePath
-from samplers.stochastic import check_range
+from samplers.stochastic import MOST_ETA, check_range
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, expand, fold_in, sample_keys
+from sde_lib.checks import check_at_least
 from sde_lib.solve import MAX_STEPS, worst_sample
 
 Times = Float[np.ndarray, " times"]
@@ -50,7 +51,7 @@ class _RungeKutta(abc.ABC):
     denoise: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self):
-        check_range(np.inf, eta=self.eta)
+        check_range(MOST_ETA, eta=self.eta)
         self._ends()
 
     def _ends(self) -> Euler:
@@ -78,7 +79,9 @@ class _RungeKutta(abc.ABC):
     ) -> Samples:
         """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector."""
         check_score_fn(score_fn, shape)
-        y, high, low = enter(key, sde, shape, first_index, start, self.sigma_max, self.sigma_min)
+        check_at_least(0, n_frames=n_frames)
+        ends = self._ends().grid, self.sigma_max, self.sigma_min
+        y, high, low = enter(key, sde, shape, first_index, start, *ends)
         levels = self.levels(sde, high, low)
         warn_of_untrained(sde, levels)
         least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
@@ -174,8 +177,8 @@ class AdaptiveSDE(_RungeKutta):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be positive")
+        if not (0 < self.rtol < 1 and 0 < self.atol < 1):
+            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be in (0, 1)")
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
         return np.array([high, low])

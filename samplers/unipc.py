@@ -11,7 +11,7 @@ from samplers.lms import basis_integrals, check_order, combine
 from samplers.noise_levels import Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
 from sde_lib.batch import Batch
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class UniPC(NoiseLevelSolver):
     def __post_init__(self):
         super().__post_init__()
         check_order(self.order, (1, 2, 3))
-        check_at_least(self.order, n_steps=self.n_steps)
+        self.check_steps(self.order)
         check_name("variant", self.variant, ("bh1", "bh2"))
 
     def plan(self, now: Levels, then: Levels) -> Plan:

@@ -16,8 +16,8 @@ def change_sde(score_fn: ScoreFn, source: SDE, target: SDE) -> ScoreFn:
     Args:
         score_fn: the score of source's marginals.
         source: the SDE that it was trained under.
-        target: the SDE that it is to be used under; noise levels beyond source's are those of
-            times beyond its.
+        target: the SDE that it is to be used under. At noise levels that source has at no time,
+            or that it was not trained at, the result is not the score.
     """
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Checks of what a user names or counts, with errors that say what to do."""
 
+import numbers
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -14,7 +15,9 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def check_at_least(least: int, **counts: int) -> None:
-    """Raises ValueError, naming it, for a count that is below `least`."""
+    """Raises ValueError, naming it, for a count that is no integer, or below `least`."""
     for name, count in counts.items():
+        if not isinstance(count, numbers.Integral) or isinstance(count, bool):
+            raise ValueError(f"{name} is {count!r}: it must be an integer")
         if count < least:
             raise ValueError(f"{name} is {count}: it must be at least {least}")

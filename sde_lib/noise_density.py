@@ -40,8 +40,8 @@ def create(
     "log_logistic": k-diffusion's, with `std` as the scale.
     "v_diffusion": k-diffusion's: a uniform angle arctan(l / sigma_data). At sigma_data = 1 it is
         the cosine schedule at uniform t.
-    "cosine_interpolated": that, shifted at low noise for images beyond 32 pixels, and less and less
-        towards high noise (simple diffusion, Hoogeboom et al. 2023, arXiv 2301.11093).
+    "cosine_interpolated": that, shifted at high noise for images beyond 32 pixels, and less and
+        less towards low noise (simple diffusion, Hoogeboom et al. 2023, arXiv 2301.11093).
 
     Args:
         name: one of these.
@@ -57,20 +57,22 @@ def create(
             an SDE with levels down to 0 or up to infinity.
     """
     for what, value in (("std", std), ("std_above", std_above), ("sigma_data", sigma_data)):
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError(f"{what} of the noise density is {value}: it must be positive")
+    if not math.isfinite(mean):
+        raise ValueError(f"mean of the noise density is {mean}: it must be a number")
     if name == "uniform":
         return None
     if name == "log_uniform":
         return log_uniform(sde)
     shift = math.log(sigma_data)
-    shift_low = shift + math.log(max(image_size / LEAST_SIZE, 1))
+    shift_high = shift + math.log(max(image_size / LEAST_SIZE, 1))
     quantiles = {
         "log_normal": partial(_split_normal, mean=mean, std=std, std_above=std),
         "split_log_normal": partial(_split_normal, mean=mean, std=std, std_above=std_above),
         "log_logistic": partial(_logistic, mean=mean, scale=std),
         "v_diffusion": partial(_angle, shift=shift),
-        "cosine_interpolated": partial(_interpolated, shift_low=shift_low, shift=shift),
+        "cosine_interpolated": partial(_interpolated, shift_high=shift_high, shift=shift),
     }
     check_name("noise density", name, {"uniform", "log_uniform", *quantiles})
     quantile = quantiles[name]
@@ -137,6 +139,6 @@ def _angle(u: PerSample, low: Array, high: Array, shift: float) -> PerSample:
 
 
 def _interpolated(
-    u: PerSample, low: Array, high: Array, shift_low: float, shift: float
+    u: PerSample, low: Array, high: Array, shift_high: float, shift: float
 ) -> PerSample:
-    return (1 - u) * _angle(u, low, high, shift_low) + u * _angle(u, low, high, shift)
+    return u * _angle(u, low, high, shift_high) + (1 - u) * _angle(u, low, high, shift)

@@ -37,6 +37,8 @@ class SDE(abc.ABC):
     train_t_min: float = dataclasses.field(default=1e-5, kw_only=True)
 
     def __post_init__(self):
+        if not 0 < self.t_max < math.inf:
+            raise ValueError(f"t_max is {self.t_max}: it must be a positive number")
         for name in ("t_min", "train_t_min"):
             value = getattr(self, name)
             if not 0 <= value < self.t_max:

@@ -73,7 +73,7 @@ def test_numbers_are_checked():
             samplers.DPMAdaptive(**wrong)
     with pytest.raises(ValueError, match="order is 1: it must be one of 2, 3"):
         samplers.DPMAdaptive(order=1)
-    with pytest.raises(ValueError, match="sigma_min is 20: the start's noise level, 10, is no"):
+    with pytest.raises(ValueError, match="starts at the noise level 10 and ends at 20"):
         run(samplers.DPMAdaptive(sigma_min=20.0))
     with pytest.raises(ValueError, match="it must return the shape of x"):
         samplers.DPMAdaptive()(jax.random.key(0), SDE, lambda x, t: t, (2, 2))

@@ -42,5 +42,5 @@ def test_2s_is_its_algorithm():
 
 
 def test_2m_needs_two_steps():
-    with pytest.raises(ValueError, match="n_steps is 1: it must be at least 2"):
+    with pytest.raises(ValueError, match="n_steps is 1: it must be at least 3"):
         samplers.DPMpp2M(1)

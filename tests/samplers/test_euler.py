@@ -89,10 +89,9 @@ def test_ddpm_steps_as_the_ancestral_predictor():
 def test_strides_are_counted_in_integers():
     """1000 (1 - 48 / 50) is 40.00000000000003: its ceiling is not its stride."""
     sde = sde_lib.from_betas(np.linspace(1e-4, 0.02, 1000))
-    high = float(sde.noise_level(1.0))
-    levels = noise_levels.GRIDS["ddim"](sde, high, 0.01, 50, None)
-    t = sde.inverse_noise_level(levels)
-    np.testing.assert_allclose(999 * t, np.arange(999, 0, -20), atol=1e-3)
+    chain = noise_levels.levels_at(sde, np.linspace(0, 1, 1000))
+    levels = noise_levels.GRIDS["ddim"](sde, chain[-1], chain[0], 50, None)
+    np.testing.assert_allclose(levels, chain[999::-20], rtol=1e-5)
 
 
 def test_as_many_strides_as_a_chain_has_levels_need_no_chain():

@@ -16,8 +16,10 @@ def classifier(sde, component):
     def log_prob(x, t):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         variance = (alpha * mixture.std) ** 2 + sigma**2
-        squares = jnp.sum((x[:, None] - alpha[:, None, None] * mixture.means) ** 2, axis=-1)
-        logits = jnp.log(mixture.weights) - 0.5 * squares / variance[:, None]
+        squares = jnp.sum(
+            (x[:, None] - alpha[:, None, None] * jnp.array(mixture.means)) ** 2, axis=-1
+        )
+        logits = jnp.log(jnp.array(mixture.weights)) - 0.5 * squares / variance[:, None]
         return jax.nn.log_softmax(logits)[:, component]
 
     return log_prob
@@ -31,7 +33,7 @@ def test_a_classifier_turns_the_score_of_all_into_that_of_its_class(name):
     x = expand(sigma, jnp.zeros((4, 2))) * jax.random.normal(jax.random.key(0), (4, 2))
     guided = guidance.gradient(mixture.score_fn(sde), classifier(sde, 0))
     variance = (alpha * mixture.std) ** 2 + sigma**2
-    exact = -(x - alpha[:, None] * mixture.means[0]) / variance[:, None]
+    exact = -(x - alpha[:, None] * jnp.array(mixture.means[0])) / variance[:, None]
     np.testing.assert_allclose(guided(x, t), exact, rtol=1e-4, atol=1e-4)
 
 

@@ -55,5 +55,5 @@ def test_orders_are_checked():
     for k in (0, 5):
         with pytest.raises(ValueError, match=f"order is {k}: it must be one of 1, 2, 3, 4"):
             samplers.LMS(order=k)
-    with pytest.raises(ValueError, match="n_steps is 3: it must be at least 4"):
+    with pytest.raises(ValueError, match="n_steps is 3: it must be at least 5"):
         samplers.LMS(3)

@@ -53,17 +53,17 @@ def test_ddim_strides_through_the_levels_of_the_chain():
     high, low = levels_at(sde, [sde.t_max, sde.t_min])
     np.testing.assert_allclose(grid("ddim", 10, sde, high, low), chain[999::-100], rtol=1e-5)
     whole = grid("ddim", 11, sde, high, low, denoise=False)
-    np.testing.assert_allclose(whole, [*chain[999::-100], chain[0]], rtol=1e-5)
+    np.testing.assert_array_equal(whole, grid("uniform", 11, sde, high, low))
 
 
 def test_levels_are_checked():
     for wrong in ((1.0, 2.0), (2.0, 2.0), (1.0, -1.0), (1.0, float("nan")), ()):
-        with pytest.raises(ValueError, match="noise levels must decrease, and be positive"):
+        with pytest.raises(ValueError, match="noise levels"):
             check_grid(wrong, None)
     with pytest.raises(ValueError, match="grid 'karas' is unknown: did you mean 'karras'"):
         check_grid("karas", None)
     for rho in (0.0, -1.0, float("inf")):
-        with pytest.raises(ValueError, match="it must be positive"):
+        with pytest.raises(ValueError, match="it must be in"):
             check_grid("karras", rho)
     with pytest.raises(ValueError, match="from 1 to 2 must decrease to a positive number"):
         grid("karras", high=1.0, low=2.0)

@@ -87,7 +87,7 @@ def test_a_score_that_is_not_finite_ends_with_nan():
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="both must be positive"):
+    with pytest.raises(ValueError, match="both must be in"):
         samplers.AdaptiveSDE(rtol=0.0)
     with pytest.raises(ValueError, match="eta is -1"):
         samplers.AdaptiveSDE(eta=-1)

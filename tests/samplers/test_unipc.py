@@ -65,7 +65,7 @@ def test_unip_2_is_dpmpp_2m():
 def test_options_are_checked():
     with pytest.raises(ValueError, match="order is 4: it must be one of 1, 2, 3"):
         samplers.UniPC(order=4)
-    with pytest.raises(ValueError, match="n_steps is 2: it must be at least 3"):
+    with pytest.raises(ValueError, match="n_steps is 2: it must be at least 4"):
         samplers.UniPC(2, order=3)
     with pytest.raises(ValueError, match="variant 'bh3' is unknown: did you mean 'bh"):
         samplers.UniPC(variant="bh3")  # pyright: ignore[reportArgumentType]

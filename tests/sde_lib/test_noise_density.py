@@ -54,13 +54,13 @@ def test_each_density_has_its_closed_form_truncated_to_the_levels_of_training(na
     np.testing.assert_allclose((cdf(level) - low) / (high - low), U, atol=2e-6)
 
 
-def test_large_images_have_the_low_levels_shifted():
-    """By the logarithm of 256 / 32, less and less with u; but the ends stay."""
+def test_large_images_have_the_high_levels_shifted():
+    """By the logarithm of 256 / 32, more and more with u; but the ends stay."""
     wide = sde_lib.VE(1e-4, 1e4, train_t_min=0.0)
     cosine = levels("cosine_interpolated", sde=wide, sigma_data=1.0)
     shifted = levels("cosine_interpolated", sde=wide, sigma_data=1.0, image_size=256)
     middle = slice(50, -50)
-    expected = (1 - U) * np.log(8)
+    expected = U * np.log(8)
     np.testing.assert_allclose((shifted - cosine)[middle], expected[middle], atol=0.02)
     ends = levels("cosine_interpolated", [0.0, 1.0], wide, sigma_data=1.0, image_size=256)
     np.testing.assert_allclose(ends, np.log([1e-4, 1e4]), atol=1e-2)
