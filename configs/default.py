@@ -64,10 +64,10 @@ def get_config() -> Config:
     sampling.order = own(int)
     sampling.variant = own(str)  # of "unipc": "bh1" or "bh2"
     sampling.alpha = own(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
-    sampling.s_churn = 0.0  # of "edm", "euler" and "dpm_2": noise before a step,
-    sampling.s_tmin = 0.0  # between these noise levels,
-    sampling.s_tmax = float("inf")
-    sampling.s_noise = 1.0  # and its standard deviation
+    sampling.s_churn = own(float)  # of "edm", "euler" and "dpm_2": noise before a step,
+    sampling.s_tmin = own(float)  # between these noise levels,
+    sampling.s_tmax = own(float)
+    sampling.s_noise = own(float)  # and its standard deviation
     sampling.classifier = ""  # the folder of a trained one, which guides
     sampling.label = -1  # the class to guide to, or of a model with classes; -1: all in turn
     sampling.guidance_weight = 1.0
@@ -135,7 +135,7 @@ def get_config() -> Config:
     optim.weight_decay = 0.0
     optim.warmup = 5000
     optim.grad_clip = 1.0
-    optim.nan_to_num = False  # a gradient that is not finite counts as 0, as in EDM
+    optim.nan_to_num = False  # gradients: NaN counts as 0, infinity as 1e5 (EDM)
     return config
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import get_args
@@ -25,6 +26,11 @@ SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
     "n_corrector_steps": "n_steps_each",
     "n_levels": "n_steps",
 }
+
+OWN = (  # fields of config.sampling that are None, or an option of the method
+    *("step_size", "grid", "rho", "sigma_max", "sigma_min", "eta", "order", "variant", "alpha"),
+    *("s_churn", "s_tmin", "s_tmax", "s_noise"),
+)
 
 
 def make_sde(config: Config) -> sde_lib.SDE:
@@ -59,21 +65,32 @@ def make_sampler(config: Config):
     fields = {field.name for field in dataclasses.fields(samplers.SAMPLERS[options.method])}
     values = {field: options.get(SAMPLING_NAMES.get(field, field)) for field in fields}
     given = {field: value for field, value in values.items() if value is not None}
+    unused = [name for name in OWN if options.get(name) is not None and name not in fields]
+    if unused:
+        raise ValueError(
+            f"config.sampling.{unused[0]} is {options[unused[0]]}, but the method "
+            f"{options.method!r} has no such option: leave it out"
+        )
     return samplers.create(options.method, **given)
 
 
-def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
-    """sde_lib.denoising_score_matching with the options of config.training."""
-    training, sigma_data = config.training, config.model.sigma_data
-    noise_density = sde_lib.noise_density.create(
+def make_noise_density(config: Config) -> sde_lib.noise_density.Quantile | None:
+    """The density of noise levels in training; None where t is uniform."""
+    training = config.training
+    return sde_lib.noise_density.create(
         training.noise_density,
         make_sde(config),
         training.noise_mean,
         training.noise_std,
         training.noise_std_above,
-        sigma_data,
+        config.model.sigma_data,
         config.data.image_size,
     )
+
+
+def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
+    """sde_lib.denoising_score_matching with the options of config.training."""
+    training, sigma_data = config.training, config.model.sigma_data
     return partial(
         sde_lib.denoising_score_matching,
         likelihood_weighting=training.likelihood_weighting,
@@ -82,7 +99,7 @@ def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSam
         stratified=training.stratified,
         n_strata=training.batch_size,
         n_levels=None if training.continuous else config.model.num_scales,
-        noise_density=noise_density,
+        noise_density=make_noise_density(config),
         weighting=sde_lib.weighting.create(training.weighting, sigma_data, training.weighting_bias),
     )
 
@@ -133,7 +150,8 @@ def check(config: Config) -> None:
     _check_training(config)
     # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), and the loss.
     key, x = jax.random.key(0), jnp.zeros((1, 2))
-    jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, x.shape), key)
+    with warnings.catch_warnings(action="ignore"):  # sampling itself will warn
+        jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, x.shape), key)
     jax.eval_shape(lambda key: make_loss(config)(key, sde, lambda x, t: x, x), key)
 
 
@@ -163,6 +181,12 @@ def _check_training(config: Config) -> None:
             raise ValueError(f"config.{name} is {p}: it must be a probability, in [0, 1]")
     if model.class_conditional:
         scores.check_label(config, data.num_classes)
+    elif config.sampling.label >= 0 and not config.sampling.classifier:
+        raise ValueError(
+            "config.sampling.label needs a model with classes (config.model.class_conditional), or "
+            "a guide: give config.sampling.classifier"
+        )
+    check_at_least(0, **{"config.model.augment_dim": model.augment_dim})
     if model.label_dropout and not model.class_conditional:
         raise ValueError("config.model.label_dropout needs config.model.class_conditional=True")
     if data.augment and model.augment_dim != augment.N_LABELS:

@@ -21,6 +21,7 @@ from models.config import Config
 from samplers import guidance
 from sde_lib import SDE, ScoreFn
 from sde_lib.batch import Batch, PerSample
+from sde_lib.noise_density import Quantile
 
 Guide = Callable[[ScoreFn, Any, jax.Array], ScoreFn]
 """guide(score_fn, parameters of the classifier, indices of the samples) -> score_fn"""
@@ -39,13 +40,14 @@ def cross_entropy(
     x0: Batch,
     labels: jax.Array,
     first_index: int | jax.Array = 0,
+    noise_density: Quantile | None = None,
 ) -> tuple[PerSample, dict[str, PerSample]]:
-    """-log p(label | x_t, t) in nats of each sample, at a uniform t; sample i has its own key.
+    """-log p(label | x_t, t) in nats of each sample, at a random t; sample i has its own key.
 
     Returns:
         The losses [B], and metrics [B]: "t" and "correct", whether the likeliest is the label.
     """
-    x, t, *_ = sde_lib.perturb(key, sde, x0, first_index=first_index)
+    x, t, *_ = sde_lib.perturb(key, sde, x0, noise_density, first_index=first_index)
     logits = logits_fn(x, t)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses, {"t": t, "correct": (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)}
@@ -53,13 +55,14 @@ def cross_entropy(
 
 def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
     """objective(params, keys, x, labels, first_index): mean cross-entropy of a microbatch."""
-    sde = build.make_sde(config)
+    sde, noise_density = build.make_sde(config), build.make_noise_density(config)
 
     def objective(params, keys, x, labels, first_index):
         logits = logits_fn(
             config, sde, model, params, train=True, rngs={"dropout": keys["dropout"]}
         )
-        return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, labels, first_index)[0])
+        about = labels, first_index, noise_density
+        return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, *about)[0])
 
     return objective
 
@@ -71,15 +74,10 @@ def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
     number. Without a classifier the score stays what it is.
 
     Raises:
-        ValueError: the folder's model is no classifier, or not one of this noise and data; a label
-            without a classifier, of a model without classes.
+        ValueError: the folder's model is no classifier, or not one of this noise and data, or
+            without the class.
     """
     options = config.sampling
-    if not options.classifier and not config.model.class_conditional and options.label >= 0:
-        raise ValueError(
-            "config.sampling.label needs a model with classes (config.model.class_conditional), or "
-            "a guide: give config.sampling.classifier"
-        )
     if not options.classifier:
         return lambda score_fn, *_: score_fn, None
     folder = Path(options.classifier)

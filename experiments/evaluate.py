@@ -28,6 +28,7 @@ from experiments import (
     sample,
     sharding,
     state,
+    train,
 )
 from experiments import workdir as workdirs
 from experiments.datasets.lazy_images import LazyImages
@@ -71,7 +72,7 @@ def run(config: Config, workdir: Path) -> None:
     _check(config)
     options = config.eval
     steps = state.saved_steps(workdir)
-    dataset = data.load(config)
+    dataset = train.load_data(config)
     measures = {
         "enable_loss": test_loss,
         "enable_bpd": test_bits,
@@ -110,7 +111,7 @@ def run_stats(config: Config, workdir: Path) -> None:
 def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
     """The training loss of the averaged model on the test set, without dropout."""
     mesh, batch = sharding.make_mesh(config), held_out.make_losses(config, model, dataset)
-    inputs = [config.eval.batch_size, params, _identity(dataset.test)]
+    inputs = [config.eval.batch_size, params, _identity(dataset.test), dataset.test_labels]
     part = _parts(config, workdir, step, "loss", inputs)
     values = (dataset.test, dataset.test_labels)
     losses = parts.passes(config, mesh, values, partial(batch, params), part)["loss"]
@@ -121,7 +122,8 @@ def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     """Bits/dim of the test set."""
     options = config.eval
     inputs = [options.batch_size, options.rtol, options.atol, options.probe, options.n_probes]
-    part = _parts(config, workdir, step, "bits", [*inputs, params, _identity(dataset.test)])
+    inputs += [params, _identity(dataset.test), dataset.test_labels]
+    part = _parts(config, workdir, step, "bits", inputs)
     bits = likelihood.bits_per_dim(config, model, params, dataset, part)
     return {"test bits/dim": Figure(bits.mean, bits.error, {"nfe": bits.nfe})}
 

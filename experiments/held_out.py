@@ -6,13 +6,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import models
 from experiments import build, classifier, data, parts, scores, sharding
 from experiments.state import TrainState
 from models.config import Config
-from sde_lib import SDE
+from sde_lib import EDM, SDE, VP
 
 N_BUCKETS = 5
 
@@ -28,7 +29,7 @@ def make_losses(
     """
     sde, loss, mesh = build.make_sde(config), build.make_loss(config), sharding.make_mesh(config)
     is_classifier = models.is_classifier(config)
-    dequantize = config.data.uniform_dequantization
+    dequantize, density = config.data.uniform_dequantization, build.make_noise_density(config)
 
     @jax.jit
     def losses(params, key, batch, first_index):
@@ -36,7 +37,7 @@ def make_losses(
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
         if is_classifier:
             fn = classifier.logits_fn(config, sde, model, sharding.gather(mesh, params))
-            values, about = classifier.cross_entropy(key, sde, fn, x, labels, first_index)
+            values, about = classifier.cross_entropy(key, sde, fn, x, labels, first_index, density)
         else:
             fn = scores.score_fn(config, sde, model, mesh, params, labels)
             options = {"first_index": first_index, "stratified": False}
@@ -72,7 +73,12 @@ def make_evaluation(
 
 
 def along_time(sde: SDE, t: np.ndarray, values: np.ndarray) -> dict[float, float]:
-    """Means over equal intervals of t, by their upper ends; without those that t leaves empty."""
+    """Means over equal intervals of t, by their upper ends; without those that t leaves empty.
+
+    Under EDM, whose t is the noise level, the intervals are of VP's t.
+    """
+    if isinstance(sde, EDM):
+        sde, t = VP(), np.asarray(VP().inverse_noise_level(jnp.asarray(t)))
     bucket = np.minimum(t / sde.t_max * N_BUCKETS, N_BUCKETS - 1).astype(int)
     return {
         (k + 1) / N_BUCKETS * sde.t_max: float(values[bucket == k].mean())

@@ -20,7 +20,6 @@ import models
 from experiments import (
     benchmark_solvers,
     build,
-    data,
     edit,
     evaluate,
     hosts,
@@ -65,7 +64,7 @@ def sample_mode(config, workdir: Path) -> None:
 def likelihood_mode(config, workdir: Path) -> None:
     """Scores the test set by a trained model."""
     model, params, _ = state.load(config, workdir)
-    bits = likelihood.bits_per_dim(config, model, params, data.load(config))
+    bits = likelihood.bits_per_dim(config, model, params, train.load_data(config))
     print(f"test bits/dim {bits}")
 
 

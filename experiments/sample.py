@@ -75,7 +75,8 @@ def check_finite(x: np.ndarray) -> None:
 
 def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) -> np.ndarray:
     """The first samples on their way: [N_FRAMES + 1 at most, n_samples, ...], the prior first."""
-    n_frames = max(1, min(N_FRAMES, config.sampling.n_steps - 1))
+    n_steps = getattr(build.make_sampler(config), "n_moves", config.sampling.n_steps - 1)
+    n_frames = min(N_FRAMES, n_steps)
     path = make_draw(config, model, params, n_samples, n_frames)(0).path
     frames = sharding.fetch(path)[:, :n_samples]
     prior = build.make_sde(config).prior_sample(_key(config), frames.shape[1:])

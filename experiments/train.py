@@ -80,6 +80,14 @@ def takes_labels(config: Config) -> bool:
     return models.is_classifier(config) or config.model.class_conditional
 
 
+def load_data(config: Config) -> data.Dataset:
+    """data.load, with labels that fit the model if it takes them."""
+    dataset = data.load(config)
+    if takes_labels(config):
+        data.check_labels(dataset, config.data.num_classes)
+    return dataset
+
+
 def _keys(config: Config, step: jax.Array) -> dict[str, jax.Array]:
     """The keys of a step, by what they are for."""
     key = jax.random.fold_in(jax.random.key(config.seed), step)
@@ -172,11 +180,9 @@ def run(config: Config, workdir: Path) -> None:
     """
     mesh, training = sharding.make_mesh(config), config.training
     shape = batch_shape(mesh, training)
-    dataset = data.load(config)
+    dataset = load_data(config)
     model = models.create(config)
     is_classifier = models.is_classifier(config)
-    if takes_labels(config):
-        data.check_labels(dataset, config.data.num_classes)
     workdirs.check_owner(config, workdir)
     abstract = abstract_state(config, model)
     workdirs.claim(config, workdir)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sde_lib import SDE, Table
+from sde_lib import EDM, SDE, VP, Table
 from sde_lib.checks import check_name
 
 Levels = Float[np.ndarray, " levels"]
@@ -48,9 +48,12 @@ def _quadratic(sde: SDE, high: float, low: float, n: int, rho: float | None) -> 
 def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
     """n even strides in t reach x_0; they visit the table's own levels, where the SDE has one.
 
-    DDIM counts its strides from the lowest level, and so starts below the prior's (Lin et al.
-    2024, Section 3.3).
+    Under EDM, whose t is the noise level, the strides are those of VP. DDIM counts its strides from
+    the lowest level, and so starts below the prior's (Lin et al. 2024, Section 3.3).
     """
+    if isinstance(sde, EDM):
+        vp = VP()
+        return levels_at(vp, np.arange(n, 0, -1) / n * time_of(vp, high))
     t = np.arange(n, 0, -1) / n * time_of(sde, high)
     if isinstance(sde, Table):
         last = len(sde.log_snrs) - 1

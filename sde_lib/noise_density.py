@@ -53,14 +53,19 @@ def create(
         image_size: of "cosine_interpolated", in pixels.
 
     Raises:
-        ValueError: an unknown name, a std or sigma_data that is not positive, or "log_uniform" for
-            an SDE with levels down to 0 or up to infinity.
+        ValueError: an unknown name, a mean far from the levels, a std or sigma_data that is not
+            positive, or "log_uniform" for an SDE with levels down to 0 or up to infinity.
     """
     for what, value in (("std", std), ("std_above", std_above), ("sigma_data", sigma_data)):
         if not 0 < value < math.inf:
             raise ValueError(f"{what} of the noise density is {value}: it must be positive")
-    if not math.isfinite(mean):
-        raise ValueError(f"mean of the noise density is {mean}: it must be a number")
+    with jax.ensure_compile_time_eval():
+        least, largest = (float(level) for level in _log_levels(sde))
+    if not least - 4 * std <= mean <= largest + 4 * std_above:
+        raise ValueError(
+            f"mean of the noise density is {mean}: too far from log(sigma / alpha) of the SDE, which "
+            f"goes from {least:g} to {largest:g} in training"
+        )
     if name == "uniform":
         return None
     if name == "log_uniform":

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import models
+import samplers
+import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
 from experiments import build, train
 from experiments.state import init_state
@@ -194,6 +196,19 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
     assert config.model.augment_dim == (9 if config.data.augment else 0)
     assert not config.data.random_flip
     assert not config.data.uniform_dequantization
+    training, model, optim = config.training, config.model, config.optim
+    assert (training.sde, training.noise_density, training.weighting) == (
+        "edm",
+        "log_normal",
+        "edm",
+    )
+    assert (training.noise_mean, training.noise_std) == (-1.2, 1.2)
+    assert (model.parametrization, model.sigma_data, model.ema_rampup) == ("edm", 0.5, 0.05)
+    assert (optim.grad_clip, optim.nan_to_num, optim.beta2) == (-1, True, 0.999)
+    sampler = build.make_sampler(config)
+    assert isinstance(sampler, samplers.EDM)
+    assert (sampler.grid, sampler.rho, sampler.alpha) == ("karras", None, 1.0)
+    assert build.make_sde(config) == sde_lib.EDM(t_min=0.002, t_max=80.0)
     network = models.create(config)
     classes = {cifar10: 10 * ("conditional" in variant), imagenet64: 1000}
     assert network.num_classes == classes.get(module, 0)
@@ -230,8 +245,9 @@ def test_imagenet_is_sampled_stochastically_with_511_evaluations():
     assert (2 * sampling.n_steps - 1, *churn) == (511, 40, 0.05, 50, 1.003)
 
 
-def test_a_published_train_step_keeps_its_shapes():
-    config = cifar10.get_config("vp_ddpm")
+@pytest.mark.parametrize("variant", ["vp_ddpm", "edm_ddpmpp_conditional"])
+def test_a_published_train_step_keeps_its_shapes(variant):
+    config = cifar10.get_config(variant)
     model = models.create(config)
     state = jax.eval_shape(lambda: init_state(config, model))
     batch = jax.ShapeDtypeStruct((1, 128, 32, 32, 3), jnp.uint8)

@@ -94,9 +94,13 @@ def test_strides_are_counted_in_integers():
     np.testing.assert_allclose(levels, chain[999::-20], rtol=1e-5)
 
 
-def test_as_many_strides_as_a_chain_has_levels_need_no_chain():
-    levels = noise_levels.GRIDS["ddim"](sde_lib.EDM(), 80.0, 0.002, 1000, None)
-    np.testing.assert_allclose(levels, np.arange(80, 0, -0.08), rtol=1e-6)
+@pytest.mark.parametrize("sde", [sde_lib.EDM(), sde_lib.VP()])
+def test_as_many_strides_as_a_chain_has_levels_need_no_chain(sde):
+    """They are even in VP's t, also under EDM."""
+    vp = sde_lib.VP()
+    levels = noise_levels.GRIDS["ddim"](sde, 80.0, 0.002, 1000, None)
+    t = float(vp.inverse_noise_level(jnp.float32(80.0))) * np.arange(1000, 0, -1) / 1000
+    np.testing.assert_allclose(levels, vp.noise_level(jnp.asarray(t, jnp.float32)), rtol=1e-5)
 
 
 def test_impossible_options_are_refused():
