@@ -63,8 +63,8 @@ def create(
         least, largest = (float(level) for level in _log_levels(sde))
     if not least - 4 * std <= mean <= largest + 4 * std_above:
         raise ValueError(
-            f"mean of the noise density is {mean}: too far from log(sigma / alpha) of the SDE, which "
-            f"goes from {least:g} to {largest:g} in training"
+            f"mean of the noise density is {mean}: too far from log(sigma / alpha) in training, "
+            f"which goes from {least:g} to {largest:g}"
         )
     if name == "uniform":
         return None
