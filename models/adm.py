@@ -31,6 +31,8 @@ ZERO = initializers.zeros
 class ADM(nn.Module):
     """A U-Net whose blocks the noise level and the class scale and shift.
 
+    Biases start at 0; EDM draws them like the weights.
+
     Attributes:
         nf: channels at full resolution.
         ch_mult: their multiple at each level; each level has half the resolution of the one before.

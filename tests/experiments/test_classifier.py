@@ -126,7 +126,7 @@ def test_a_missing_classifier_or_class_is_refused(tmp_path):
     ours = config("exact")
     ours.sampling.label = 1
     with pytest.raises(ValueError, match="label needs a model with classes"):
-        classifier.load_guide(ours, build.make_sde(ours))
+        build.check(ours)
     ours.sampling.label = -1
     ours.sampling.classifier = str(tmp_path)
     with pytest.raises(ValueError, match="give the folder of a trained model"):

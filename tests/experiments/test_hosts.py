@@ -77,6 +77,7 @@ def test_sigterm_to_one_process_saves_all_at_one_step_and_one_alone_goes_on(tmp_
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.slow
 def test_processes_of_different_configs_or_folders_are_told(tmp_path):
     configs = pair(f"--workdir={tmp_path / 'a'}", different=("", "--config.optim.lr=0.5"))
     apart = [tmp_path / "one", tmp_path / "other"]

@@ -141,7 +141,7 @@ def test_evaluate_prints_and_keeps_its_figures(whole):
         (["--config=configs/digits.py", "--config.model.beta_min=30."], "0 < beta_min < beta_max"),
         (["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
         (["--config=configs/digits.py", "--mode=import"], "needs --checkpoint=FILE.pth"),
-        (["--config=configs/points.py", "--config.model.name=ncsnpp"], "which are points"),
+        (["--config=configs/points.py", "--config.model.name=ddpm"], "which are points"),
         (
             ["--config=configs/digits.py:classifier", "--mode=sample"],
             "for --mode=train or plan alone",

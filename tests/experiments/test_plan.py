@@ -99,6 +99,7 @@ def command(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_mesh_larger_than_the_machine(tmp_path):
     """Four devices share the large kernels, which are nearly all of the state."""
     options = ("--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.model.nf=512")

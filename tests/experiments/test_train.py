@@ -53,6 +53,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, quiet):
     jax.tree.map(np.testing.assert_array_equal, whole[1], parts[1])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_saves_and_says_so(tmp_path, quiet, monkeypatch, capsys):
     """SIGTERM between two lines of metrics, where an evaluation is due: nothing of them is lost."""
 
@@ -139,6 +140,7 @@ def test_new_weights_that_are_not_finite_are_not_taken(step):
     assert int(after.step) == int(state.step) + 1
 
 
+@pytest.mark.slow
 def test_many_such_steps_in_a_row_stop_the_run_and_keep_the_last_good_weights(
     tmp_path, quiet, monkeypatch
 ):

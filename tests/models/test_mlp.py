@@ -10,6 +10,7 @@ from configs import points
 from models.mlp import MLP
 
 
+@pytest.mark.slow
 def test_it_learns_the_score_of_a_mixture():
     """Trained for seconds, its error is within a tenth of the noise's own, at every noise level."""
     sde, mixture, config = SDES["vp"], Mixture(), points.get_config()
