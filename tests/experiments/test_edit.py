@@ -76,6 +76,7 @@ def test_interpolation_goes_from_one_image_to_the_next(config, tmp_path, capsys)
     assert steps.max() < 1.5 * steps.min()
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_how_many_rows_are_made_at_a_time(config, tmp_path, capsys):
     """Interpolated pairs overlap by an image; noise belongs to a result's place in the picture."""
     for task in ("variations", "interpolate"):

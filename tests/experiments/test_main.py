@@ -93,7 +93,9 @@ def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
     assert lines == metrics(whole[0])[: len(lines)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_exits_with_0(whole, tmp_path, number):
     process = start(*QUICK, "--config.training.n_iters=1000000", f"--workdir={tmp_path}")
     wait_for_step(tmp_path, 250)

@@ -30,7 +30,7 @@ def test_mixture_likelihood_is_the_closed_form(name):
     assert abs(difference) < 1e-3
 
 
-@pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("probe", ["rademacher", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_hutchinson_is_unbiased_and_more_probes_help(probe):
     sde, mixture = SDES["vp"], Mixture()
     x = jnp.tile(jnp.array([[0.1, 0.2]]), (1500, 1))
