@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from samplers.base import Samples, Start, starting_point
+from samplers.base import Samples, Start, check_frames, starting_point
 from samplers.predictor_corrector import langevin_step
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import expand, fold_in, normal, sample_keys
@@ -65,8 +65,7 @@ class AnnealedLangevin:
         """Draws samples of `shape` = (B, ...); arguments and errors as for PredictorCorrector."""
         check_score_fn(score_fn, shape)
         n_moves = self.n_levels * self.n_steps_each
-        if n_frames > n_moves:
-            raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
+        check_frames(n_frames, n_moves)
         x, t_start = starting_point(key, sde, shape, first_index, start)
         # Laid from the end, so that a single level is the last one.
         log_snr = jnp.linspace(sde.log_snr(sde.t_min), sde.log_snr(t_start), self.n_levels)[::-1]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sde_lib import SDE
 from sde_lib.batch import Batch
+from sde_lib.checks import check_at_least
 
 
 class Samples(NamedTuple):
@@ -49,3 +50,10 @@ def starting_point(
     if not sde.t_min < t <= sde.t_max:
         raise ValueError(f"start.t is {t}: it must lie in (t_min, t_max] = {sde.t_min, sde.t_max}")
     return x, t
+
+
+def check_frames(n_frames: int, n_moves: int) -> None:
+    """Raises ValueError for a negative number of frames, or more than there are moves."""
+    check_at_least(0, n_frames=n_frames)
+    if n_frames > n_moves:
+        raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from samplers.lms import LMS, check_order
-from samplers.noise_levels import Levels
+from samplers.noise_levels import Grid, Levels
 from samplers.solver import NoiseLevelSolver, Plan
 from sde_lib import SDE
 
@@ -54,7 +54,7 @@ class _Singlestep(NoiseLevelSolver):
     stage.
     """
 
-    grid: str | tuple[float, ...] = "log_snr"
+    grid: Grid = "log_snr"
 
     n_past: ClassVar[int] = 2
 

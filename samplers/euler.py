@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from samplers.churn import Churn
-from samplers.noise_levels import Levels
+from samplers.noise_levels import Grid, Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
 from samplers.stochastic import Ancestral
 from sde_lib.batch import Batch
@@ -55,7 +55,7 @@ class DDIM(EulerAncestral):
         eta: 0 is deterministic, 1 is DDPM with the smaller of its variances.
     """
 
-    grid: str | tuple[float, ...] = "ddim"
+    grid: Grid = "ddim"
     eta: float = 0.0
 
 
@@ -72,7 +72,7 @@ class DDPM(NoiseLevelSolver):
     """
 
     n_steps: int = 1000
-    grid: str | tuple[float, ...] = "ddim"
+    grid: Grid = "ddim"
     variance: Literal["beta", "posterior"] = "beta"
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples, Start, starting_point
+from samplers.base import Samples, Start, check_frames, starting_point
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least, check_name
@@ -212,8 +212,7 @@ class PredictorCorrector:
         """
         check_score_fn(score_fn, shape)
         n_moves = self.n_steps - self.denoise
-        if n_frames > n_moves:
-            raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
+        check_frames(n_frames, n_moves)
         x, t_start = starting_point(key, sde, shape, first_index, start)
         dt = (t_start - sde.t_min) / n_moves
         keys = sample_keys(key, shape[0], first_index)

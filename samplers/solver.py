@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from samplers.base import Samples, Start, starting_point
+from samplers.base import Samples, Start, check_frames, starting_point
 from samplers.brownian import Draw, increments
 from samplers.noise_levels import (
     SLACK,
@@ -191,9 +191,7 @@ class NoiseLevelSolver(abc.ABC):
         """
         check_score_fn(score_fn, shape)
         n_moves = self.n_moves
-        check_at_least(0, n_frames=n_frames)
-        if n_frames > n_moves:
-            raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
+        check_frames(n_frames, n_moves)
         ends = self.grid, self.sigma_max, self.sigma_min
         y, high, low = enter(key, sde, shape, first_index, start, *ends)
         levels = self.levels(sde, high, low)

@@ -16,9 +16,9 @@ import lineax
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from samplers.base import Samples, Start
+from samplers.base import Samples, Start, check_frames
 from samplers.euler import Euler
-from samplers.noise_levels import Levels, levels_at, noise_levels
+from samplers.noise_levels import Grid, Levels, levels_at
 from samplers.solver import BROWNIAN, enter, model_at, warn_of_untrained
 from samplers.space_time_path import SpaceTimePath
 from samplers.stochastic import MOST_ETA, check_range
@@ -125,7 +125,7 @@ class StochasticRungeKutta(_RungeKutta):
     """
 
     n_steps: int = 25
-    grid: str | tuple[float, ...] = "log_snr"
+    grid: Grid = "log_snr"
     rho: float | None = None
 
     def _ends(self) -> Euler:
@@ -134,15 +134,13 @@ class StochasticRungeKutta(_RungeKutta):
         )
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
-        n = self.n_steps + 1 - self.denoise
-        return noise_levels(sde, self.grid, high, low, n, self.rho, self.denoise)
+        return self._ends().levels(sde, high, low)
 
     def solve(
         self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
     ) -> tuple[Batch, Float[Array, "frames *shape"], Times, int]:
         n_moves = len(times) - 1
-        if n_frames > n_moves:
-            raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")
+        check_frames(n_frames, n_moves)
         at = jnp.asarray(times, jnp.float32)
 
         def body(k, carry):
