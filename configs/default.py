@@ -40,6 +40,7 @@ def get_config() -> Config:
     training.noise_std_above = 1.2  # above the mean, in "split_log_normal"
     training.weighting = "variance"  # or "edm" and others (sde_lib/weighting.py)
     training.weighting_bias = 2.0  # of "sigmoid"
+    training.input_perturbation = 0.0  # extra noise in the network's input alone; published: 0.1
 
     sampling = config.sampling = ml_collections.ConfigDict()
     sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
@@ -68,9 +69,29 @@ def get_config() -> Config:
     sampling.s_tmin = own(float)  # between these noise levels,
     sampling.s_tmax = own(float)
     sampling.s_noise = own(float)  # and its standard deviation
-    sampling.classifier = ""  # the folder of a trained one, which guides
     sampling.label = -1  # the class to guide to, or of a model with classes; -1: all in turn
-    sampling.guidance_weight = 1.0
+    sampling.confidence = 1.0  # in that class, of a model with label_confidence
+    sampling.cfg_weight = 1.0  # classifier-free guidance: 1 is the class alone, 0 leaves it out
+    sampling.negative_label = -1  # the class to keep away from; -1: none
+    sampling.negative_terms = 3  # of that: 3 with the score without a class, 2 without
+    sampling.classifier = ""  # the folder of a trained one, which guides
+    sampling.guidance_weight = 1.0  # of its gradient
+    sampling.guidance_schedule = "constant"  # of both weights (samplers/guidance_schedules.py)
+    sampling.schedule_low = own(float)  # "interval": guides between these noise levels
+    sampling.schedule_high = own(float)
+    sampling.schedule_least = own(float)  # "clamp_linear": the least weight
+    sampling.schedule_power = own(float)  # "power_cosine"
+    sampling.discriminator = ""  # the folder of a trained one, which guides
+    sampling.dg_weight_1st_order = 1.0  # of its gradient, in a step's first evaluation,
+    sampling.dg_weight_2nd_order = 0.0  # and in the others
+    sampling.dg_boost = False  # twice where it takes the sample for a fake
+    sampling.dg_sigma_min = own(float)  # noise levels at which it guides; None: the published
+    sampling.dg_sigma_max = own(float)
+    sampling.eps_scale = 1.0  # what the predicted noise is divided by, at t = 0
+    sampling.eps_scale_slope = 0.0  # its change with t
+    sampling.eps_scale_guided = False  # divide the guided noise; otherwise what is then guided
+    sampling.time_shift_window = 0.0  # how far in t the network's time may follow the variance
+    sampling.time_shift_cutoff = 0.0  # the least t for that
 
     evaluation = config.eval = ml_collections.ConfigDict()
     evaluation.batch_size = 256
@@ -94,6 +115,19 @@ def get_config() -> Config:
     edit.strength = 0.3  # of variations: 0 changes nothing, 1 everything
     edit.n_iterations = 3  # of conjugate gradients, for inpainting and colorizing
 
+    exposure = config.exposure_bias = ml_collections.ConfigDict()
+    exposure.solvers = ("euler", "heun")
+    exposure.nfe = (13, 21, 35)  # network evaluations a sample
+    exposure.n_samples = 1000
+
+    ablate = config.ablate = ml_collections.ConfigDict()
+    ablate.solvers = ("euler", "heun")
+    ablate.nfe = (13, 21, 35)
+    ablate.weights = (0.5, 1.0, 1.67)  # of the discriminator's guidance
+    ablate.scales = (1.0004, 1.002, 1.005)  # of the predicted noise
+    ablate.n_samples = 2000
+    ablate.n_seeds = 3  # sample sets that the figures are of, beside the one for choosing
+
     data = config.data = ml_collections.ConfigDict()
     data.dataset = ""
     data.path = ""  # of cifar10, folder, npz and huggingface: a file, a folder or a name
@@ -102,6 +136,8 @@ def get_config() -> Config:
     data.image_size = 32
     data.num_channels = 3
     data.num_classes = 0  # of labelled data
+    data.confidence = ""  # the folder of a classifier, whose trust in the labels is learned from
+    data.generated = ""  # of a discriminator: the .npz file that mode generate made
     data.centered = True  # in [-1, 1]; otherwise [0, 1]
     data.random_flip = False
     data.augment = 0.0  # probability of each of EDM's augmentations; needs model.augment_dim = 9
@@ -123,6 +159,9 @@ def get_config() -> Config:
     model.num_res_blocks = 4
     model.class_conditional = False  # the network sees which of data.num_classes an image is of
     model.label_dropout = 0.0  # probability, in training, that it does not
+    model.label_confidence = False  # it also sees how sure that class is
+    model.encoder = "wideresnet"  # of a "discriminator": the network below its head
+    model.pretrained = ""  # the folder of the run whose weights that has, frozen; "": learn them
     model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
     model.remat = False  # train with less memory (but not on CPU), in more time
 

@@ -22,6 +22,8 @@ FREE = (  # what a run may change when it goes on, or when its model is used
     "sampling",
     "eval",
     "edit",
+    "exposure_bias",
+    "ablate",
     "mesh",
     "data.cache",
     "model.remat",
