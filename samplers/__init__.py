@@ -2,7 +2,7 @@
 
 from samplers import editing, guidance, measurement
 from samplers.annealed_langevin import AnnealedLangevin
-from samplers.base import Samples, Start
+from samplers.base import Samples, Scores, Start
 from samplers.dpm_2 import DPM2
 from samplers.dpm_2_ancestral import DPM2Ancestral
 from samplers.dpm_adaptive import DPMAdaptive
@@ -48,6 +48,7 @@ __all__ = [
     "PredictorCorrector",
     "ProbabilityFlow",
     "Samples",
+    "Scores",
     "Start",
     "StochasticRungeKutta",
     "UniPC",

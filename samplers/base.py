@@ -6,9 +6,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sde_lib import SDE
+from sde_lib import SDE, ScoreFn
 from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least
+
+Scores = ScoreFn | tuple[ScoreFn, ...]
+"""A score function, or those of the first, second, ... evaluation of a solver's step."""
 
 
 class Samples(NamedTuple):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from samplers.base import Samples, Start, check_frames, starting_point
+from samplers.base import Samples, Scores, Start, check_frames, starting_point
 from samplers.brownian import Draw, increments
 from samplers.noise_levels import (
     SLACK,
@@ -52,16 +52,17 @@ class Plan(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A score function at S noise levels: all but the function are [S], or [N, S] for N steps."""
+    """Score functions at S noise levels: all but the functions are [S], or [N, S] for N steps."""
 
-    score_fn: ScoreFn
+    score_fns: tuple[ScoreFn, ...]
     level: Array
     t: Array
     alpha: Array
 
     def noise(self, y: Batch, i: int = 0) -> Batch:
         """eps(y) at the i-th level."""
-        score = self.score_fn(self.alpha[i] * y, jnp.full(len(y), self.t[i]))
+        score_fn = self.score_fns[min(i, len(self.score_fns) - 1)]
+        score = score_fn(self.alpha[i] * y, jnp.full(len(y), self.t[i]))
         return -self.alpha[i] * self.level[i] * score
 
     def denoised(self, y: Batch, i: int = 0) -> Batch:
@@ -70,14 +71,14 @@ class Model(NamedTuple):
 
     def row(self, k: Array) -> "Model":
         """Of the k-th step."""
-        return Model(self.score_fn, self.level[k], self.t[k], self.alpha[k])
+        return Model(self.score_fns, self.level[k], self.t[k], self.alpha[k])
 
 
-def model_at(sde: SDE, score_fn: ScoreFn, levels: np.ndarray | Array) -> Model:
+def model_at(sde: SDE, score_fn: Scores, levels: np.ndarray | Array) -> Model:
     """The model at noise levels, [S] or [N, S]."""
     level = jnp.asarray(levels, jnp.float32)
     t = sde.inverse_noise_level(level)
-    return Model(score_fn, level, t, sde.alpha(t))
+    return Model(_all(score_fn), level, t, sde.alpha(t))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ class NoiseLevelSolver(abc.ABC):
         self,
         key: PRNGKeyArray,
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         shape: Sequence[int],
         first_index: int | Array = 0,
         n_frames: int = 0,
@@ -183,13 +184,17 @@ class NoiseLevelSolver(abc.ABC):
     ) -> Samples:
         """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector.
 
+        score_fn may be a tuple: its first is evaluated first in a step, and for x_0 at the end; its
+        second second, and so on; its last in all that follow.
+
         Warns of noise levels beyond those of training.
 
         Raises:
             ValueError: a score_fn or start of another shape; more frames than steps; a grid whose
                 levels do not decrease, or begin elsewhere than `start`.
         """
-        check_score_fn(score_fn, shape)
+        for each in _all(score_fn):
+            check_score_fn(each, shape)
         n_moves = self.n_moves
         check_frames(n_frames, n_moves)
         ends = self.grid, self.sigma_max, self.sigma_min
@@ -200,7 +205,7 @@ class NoiseLevelSolver(abc.ABC):
         alpha = model_at(sde, score_fn, levels).alpha
         frames = jnp.zeros((n_frames, *shape))
         if n_moves:
-            move, w = self._mover(sde, score_fn, keys, levels, shape)
+            move, w = self.mover(sde, score_fn, keys, levels, shape)
 
             def body(k, carry):
                 y, past, w, frames = carry
@@ -219,17 +224,27 @@ class NoiseLevelSolver(abc.ABC):
             y += std[0] * normal(fold_in(keys, n_moves), shape)
         return Samples(model_at(sde, score_fn, level).denoised(y), self.nfe, frames)
 
-    def _mover(
+    def mover(
         self,
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         keys: Key[Array, " batch"],
         levels: Levels,
         shape: Sequence[int],
     ) -> tuple[Callable[[Array, Batch, Array, Array], tuple[Batch, Array, Array]], Array]:
-        """move(k, y, past, w), the step with the number k, of those from one level to the next.
+        """The steps between `levels` one by one, for studies that look at the states between them.
 
-        With it, the first w: a step needs the Brownian path's value that the one before it found.
+        Args:
+            sde: the forward SDE.
+            score_fn: its score, or a tuple as above.
+            keys: of the samples (sde_lib.batch.sample_keys).
+            levels: decreasing, such as self.levels(sde, high, low).
+            shape: of the states.
+
+        Returns:
+            move(k, y, past, w) -> (y, past, w), the step from levels[k] to levels[k + 1]: of states
+            y = x / alpha, [B, ...], what earlier steps keep, [n_past, B, ...], zeros at first, and
+            the Brownian path's value that the step before found. With it, the first w.
         """
         now, std = self.inflated(levels[:-1])
         plan = self.plan(now, levels[1:])
@@ -257,6 +272,10 @@ class NoiseLevelSolver(abc.ABC):
         low, high = min(low or np.inf, plan.stops.min()), max(high, now.max())
         keys = fold_in(keys, BROWNIAN)
         return increments(keys, now, plan.stops, high, low, plan.rate, shape)
+
+
+def _all(score_fn: Scores) -> tuple[ScoreFn, ...]:
+    return score_fn if isinstance(score_fn, tuple) else (score_fn,)
 
 
 def enter(

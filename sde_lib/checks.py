@@ -1,8 +1,10 @@
 """Checks of what a user names or counts, with errors that say what to do."""
 
+import math
 import numbers
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
@@ -21,3 +23,16 @@ def check_at_least(least: int, **counts: int) -> None:
             raise ValueError(f"{name} is {count!r}: it must be an integer")
         if count < least:
             raise ValueError(f"{name} is {count}: it must be at least {least}")
+
+
+def check_positive(or_zero: bool = False, **values: Any) -> None:
+    """Raises ValueError, naming it, for a number that is not positive and finite; or_zero allows 0.
+
+    What is no Python number passes: an array may be traced.
+    """
+    for name, value in values.items():
+        if not isinstance(value, numbers.Real):
+            continue
+        if not (0 < float(value) < math.inf or (or_zero and value == 0)):
+            least = "at least 0" if or_zero else "positive"
+            raise ValueError(f"{name} is {value}: it must be {least}, and finite")

@@ -8,13 +8,17 @@ from jaxtyping import PRNGKeyArray
 
 from sde_lib import noise_density as noise_densities
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+from sde_lib.checks import check_positive
 from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
 from sde_lib.weighting import Weighting
 
 
 class Noisy(NamedTuple):
-    """x = alpha(t) x_0 + std z: [B, ...], with t and std = sigma(t) of [B]."""
+    """x = alpha(t) x_0 + std z: [B, ...], with t and std = sigma(t) of [B].
+
+    With an input perturbation gamma, x = alpha(t) x_0 + std (z + gamma xi).
+    """
 
     x: Batch
     t: PerSample
@@ -31,11 +35,13 @@ def perturb(
     n_levels: int | None = None,
     first_index: int | jax.Array = 0,
     n_strata: int | None = None,
+    input_perturbation: float = 0.0,
 ) -> Noisy:
     """Data with noise of a random level; denoising_score_matching has the arguments.
 
     Sample i's draws depend on key and i alone unless stratified.
     """
+    check_positive(or_zero=True, input_perturbation=input_perturbation)
     keys = sample_keys(key, x0.shape[0], first_index)
     u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
     if stratified:
@@ -50,7 +56,10 @@ def perturb(
         t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
     z = normal(fold_in(keys, 1), x0.shape)
     mean, std = sde.marginal(x0, t)
-    return Noisy(mean + expand(std, x0) * z, t, z, std)
+    noise = z
+    if input_perturbation:
+        noise = z + input_perturbation * normal(fold_in(keys, 2), x0.shape)
+    return Noisy(mean + expand(std, x0) * noise, t, z, std)
 
 
 def denoising_score_matching(
@@ -67,6 +76,7 @@ def denoising_score_matching(
     n_strata: int | None = None,
     noise_density: Quantile | None = None,
     weighting: Weighting | None = None,
+    input_perturbation: float = 0.0,
 ) -> tuple[PerSample, dict[str, PerSample]]:
     """Denoising score matching, continuous (Song et al. 2021, Eq. 7) or at discrete levels.
 
@@ -94,13 +104,16 @@ def denoising_score_matching(
             stream lies in stratum i % n_strata; default B.
         noise_density: of sigma / alpha (sde_lib.noise_density); None draws t uniformly.
         weighting: w of the log-SNR (sde_lib.weighting), in place of the two above.
+        input_perturbation: gamma of x_t = alpha x_0 + sigma (z + gamma xi), where xi is more noise
+            that the target z knows nothing of: training on inputs as far off as those of sampling
+            (Ning et al. 2023, arXiv 2301.11706, Algorithm 1; there 0.1).
 
     Returns:
         The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.
 
     Raises:
         ValueError: importance_sampling without likelihood_weighting; two densities of t, or two
-            weightings; n_levels for an SDE that has none.
+            weightings; n_levels for an SDE that has none; a negative input_perturbation.
     """
     if importance_sampling and not likelihood_weighting:
         raise ValueError("importance_sampling belongs to likelihood_weighting: set both or neither")
@@ -113,7 +126,8 @@ def denoising_score_matching(
     if noise_density and n_levels:
         name = "importance_sampling" if importance_sampling else "noise_density"
         raise ValueError(f"{name} draws a continuous t: leave it out at n_levels")
-    x, t, z, std = perturb(key, sde, x0, noise_density, stratified, n_levels, first_index, n_strata)
+    draw = noise_density, stratified, n_levels, first_index, n_strata, input_perturbation
+    x, t, z, std = perturb(key, sde, x0, *draw)
     weight = jnp.ones_like(t)
     if importance_sampling:
         highest, lowest = noise_densities.log_snrs(sde)

@@ -162,6 +162,12 @@ def check_score_fn(score_fn: ScoreFn, shape: Sequence[int]) -> None:
 
     The function is traced, not run.
     """
+    if isinstance(score_fn, tuple):
+        raise ValueError(
+            "score_fn is a tuple, of one function for each evaluation of a step: only solvers from "
+            "noise level to noise level (Heun, EDM, DPM-Solver and their kin) take it; take one of "
+            "them, or give one function, as discriminator guidance of equal weights is"
+        )
     shape = tuple(shape)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     out = jax.eval_shape(score_fn, x, jax.ShapeDtypeStruct(shape[:1], jnp.float32))

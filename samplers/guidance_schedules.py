@@ -1,0 +1,105 @@
+"""Weights of guidance that change along sampling (Wang et al. 2024, arXiv 2404.13040).
+
+A schedule is (weight, sde, **options) -> w(t), [B] -> [B]. They count from noise to data: the
+progress p = 1 - t / t_max is 0 where sampling starts and 1 where it ends, so that "linear" guides
+data the most. Under EDM, whose t is the noise level, p is that of VP at the same noise level.
+
+w follows the convention s + w (s_c - s) (samplers/guidance.py), in which 1, not 0, is the
+conditional score alone. As published, `weight` is the mean of w over p; of "clamp_linear" before
+the clamp. Of "power_cosine" it is the greatest w, of "interval" that inside.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from samplers.noise_levels import time_of
+from sde_lib import EDM, SDE, VP
+from sde_lib.batch import PerSample
+from sde_lib.checks import check_name, check_positive
+
+Schedule = Callable[[PerSample], PerSample]
+
+
+def progress(sde: SDE, t: PerSample) -> PerSample:
+    """p, from 0 at t_max to 1 at t = 0."""
+    if isinstance(sde, EDM):
+        share = VP().inverse_noise_level(t) / time_of(VP(), sde.t_max)
+    else:
+        share = t / sde.t_max
+    return jnp.clip(1 - share, 0, 1)
+
+
+def _follow(
+    shape: Callable[[PerSample], PerSample], weight: float | Float[Array, ""], sde: SDE
+) -> Schedule:
+    """weight shape(p)."""
+    check_positive(or_zero=True, weight=weight)
+    return lambda t: weight * shape(progress(sde, t))
+
+
+def _clamp_linear(weight: float | Float[Array, ""], sde: SDE, least: float) -> Schedule:
+    """Linear, but at least `least`: a weight, the paper's c."""
+    check_positive(or_zero=True, least=least)
+    rising = _follow(lambda p: 2 * p, weight, sde)
+    return lambda t: jnp.maximum(least, rising(t))
+
+
+def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> Schedule:
+    """weight (1 - cos(pi p^power)) / 2: the greater the power, the later."""
+    check_positive(power=power)
+    return _follow(lambda p: (1 - jnp.cos(jnp.pi * p**power)) / 2, weight, sde)
+
+
+def _interval(
+    weight: float | Float[Array, ""], sde: SDE, low: float, high: float, outside: float = 1.0
+) -> Schedule:
+    """weight at noise levels sigma / alpha in (low, high] (Kynkaanniemi et al. 2024, 2404.07724).
+
+    outside: 1 for the conditional score alone, where that is guided; 0 for no gradient.
+    """
+    check_positive(or_zero=True, weight=weight, outside=outside)
+    if not 0 <= low < high:
+        raise ValueError(f"low is {low} and high {high}: noise levels must be 0 <= low < high")
+
+    def interval(t: PerSample) -> PerSample:
+        level = sde.noise_level(t)
+        return jnp.where((low < level) & (level <= high), weight, outside)
+
+    return interval
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": partial(_follow, jnp.ones_like),
+    "linear": partial(_follow, lambda p: 2 * p),
+    "inverse_linear": partial(_follow, lambda p: 2 * (1 - p)),
+    "cosine": partial(_follow, lambda p: 1 - jnp.cos(math.pi * p)),  # increasing
+    "sine": partial(_follow, lambda p: 1 + jnp.cos(math.pi * p)),  # decreasing
+    "v": partial(_follow, lambda p: 2 * jnp.abs(2 * p - 1)),
+    "lambda": partial(_follow, lambda p: 2 - 2 * jnp.abs(2 * p - 1)),
+    "clamp_linear": _clamp_linear,
+    "power_cosine": _power_cosine,
+    "interval": _interval,
+}
+
+
+def create(
+    name: str, weight: float | Float[Array, ""], sde: SDE, **options: float | None
+) -> Schedule:
+    """A schedule by its name in SCHEDULES; options that are None are left out.
+
+    Raises:
+        ValueError: an unknown name, an option that the schedule lacks or misses, an impossible
+            number.
+    """
+    check_name("guidance schedule", name, SCHEDULES)
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        inspect.signature(SCHEDULES[name]).bind(weight, sde, **given)
+    except TypeError as error:
+        raise ValueError(f"guidance schedule {name!r}: {error}") from None
+    return SCHEDULES[name](weight, sde, **given)
