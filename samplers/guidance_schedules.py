@@ -98,8 +98,10 @@ def create(
     """
     check_name("guidance schedule", name, SCHEDULES)
     given = {key: value for key, value in options.items() if value is not None}
+    signature = inspect.signature(SCHEDULES[name])
     try:
-        inspect.signature(SCHEDULES[name]).bind(weight, sde, **given)
+        signature.bind(weight, sde, **given)
     except TypeError as error:
-        raise ValueError(f"guidance schedule {name!r}: {error}") from None
+        takes = ", ".join(list(signature.parameters)[2:]) or "no options"
+        raise ValueError(f"guidance schedule {name!r}: {error}; it takes {takes}") from None
     return SCHEDULES[name](weight, sde, **given)

@@ -51,6 +51,46 @@ class Gaussian:
         return latent, np.prod(x.shape[1:]) * jnp.log(end_std / std)
 
 
+@dataclasses.dataclass(frozen=True)
+class Correlated:
+    """x_0 ~ N(mean, factor factor^T), with x of [B, D]."""
+
+    mean: tuple[float, ...]
+    factor: tuple[tuple[float, ...], ...]
+
+    @property
+    def covariance(self):
+        return np.asarray(self.factor) @ np.asarray(self.factor).T
+
+    def sample(self, key, n):
+        z = jax.random.normal(key, (n, len(self.mean)))
+        return jnp.asarray(self.mean) + z @ jnp.asarray(self.factor).T
+
+    def log_prob(self, sde):
+        """log p_t(x) as a function of x and t, but for a constant."""
+        variances, axes = np.linalg.eigh(self.covariance)
+
+        def log_prob(x, t):
+            alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+            variance = alpha**2 * variances + sigma**2
+            along = (x - alpha * jnp.asarray(self.mean)) @ jnp.asarray(axes, jnp.float32)
+            return -0.5 * jnp.sum(along**2 / variance + jnp.log(variance), axis=1)
+
+        return log_prob
+
+    def score_fn(self, sde):
+        log_prob = self.log_prob(sde)
+        return lambda x, t: jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x)
+
+    def divergence(self, x):
+        """KL, in nats, from this to the Gaussian with the mean and the covariance of x."""
+        x = np.asarray(x, np.float64)
+        inverse, covariance = np.linalg.inv(self.covariance), np.cov(x.T)
+        away, product = x.mean(0) - self.mean, inverse @ covariance
+        log_det = np.linalg.slogdet(product)[1]
+        return 0.5 * (np.trace(product) - len(away) - log_det + away @ inverse @ away)
+
+
 def Mixture():  # noqa: N802
     """Two Gaussians in the plane, of weights 0.3 and 0.7."""
     return sde_lib.GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.5)), 0.4)

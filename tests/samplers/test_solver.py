@@ -12,6 +12,7 @@ from flows import HIGH, LOW, SDE, N, denoised, flow, run
 
 import samplers
 import sde_lib
+from sde_lib.batch import sample_keys
 
 DETERMINISTIC = {
     "ddim": {},
@@ -118,6 +119,71 @@ def test_levels_beyond_those_of_training_are_told():
         trace(samplers.Euler(2))
         trace(samplers.Euler(2, sigma_max=80.0, sigma_min=0.002))
         trace(samplers.EDM(18, s_churn=5.0, s_tmax=50.0))
+
+
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2s", "dpm_2", "euler"])
+def test_a_tuple_has_a_score_function_for_each_evaluation_of_a_step(name):
+    """Traced are a step and that to x_0: the last function takes what is left."""
+    calls = []
+
+    def score_fn(number):
+        return lambda x, t: (calls.append(number), -x)[1]
+
+    sampler = samplers.create(name, n_steps=4)
+    key = jax.random.key(0)
+    for n in (1, 2, 3):
+        jax.eval_shape(
+            lambda key, n=n: sampler(key, SDE, tuple(map(score_fn, range(n))), (2, 2)), key
+        )
+        evaluations = [min(i, n - 1) for i in range(sampler.evaluations)]
+        assert calls == [*range(n), *evaluations, 0]
+        calls.clear()
+
+
+def test_a_step_of_heun_with_two_score_functions_is_the_formula():
+    first, later = (lambda x, t, c=c: -c * x / (1 + t[:, None]) for c in (0.5, 0.2))
+    sampler = samplers.Heun(1, (2.0, 1.0), denoise=False)
+    start = samplers.Start(jnp.ones((1, 2)), 2.0)
+    slope = 2.0 * 0.5 / 3
+    there = 1.0 * 0.2 / 2 * (1 - slope)
+    x = run(sampler, SDE, (first, later), (1, 2), start=start).x
+    np.testing.assert_allclose(x, np.full((1, 2), 1 - (slope + there) / 2), rtol=1e-6)
+    x = run(samplers.Heun(1, (2.0,)), SDE, (first, later), (1, 2), start=start).x
+    np.testing.assert_allclose(x, np.full((1, 2), 1 - 2.0 * slope), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        samplers.AdaptiveSDE(),
+        samplers.AnnealedLangevin(),
+        samplers.DPMAdaptive(),
+        samplers.EulerMaruyama(),
+        samplers.PredictorCorrector(),
+        samplers.ProbabilityFlow(),
+        samplers.StochasticRungeKutta(),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_other_samplers_refuse_a_tuple(sampler):
+    with pytest.raises(ValueError, match=r"score_fn is a tuple, .* only solvers from noise level"):
+        trace(sampler, (lambda x, t: x,) * 2)
+
+
+@pytest.mark.parametrize("sampler", [samplers.Heun(6), samplers.DPMpp2M(6), samplers.DPMppSDE(6)])
+def test_steps_one_by_one_are_those_of_the_sampler(sampler):
+    sde, score_fn, shape, key = SDE, Gaussian().score_fn(SDE), (3, 2), jax.random.key(0)
+    keys = sample_keys(key, 3)
+    levels = sampler.levels(sde, sde.t_max, sde.t_min)
+    y, past = sde.prior_sample(key, shape), jnp.zeros((sampler.n_past, *shape))
+    move, w = sampler.mover(sde, score_fn, keys, levels, shape)
+    move = jax.jit(move)
+    states = []
+    for k in range(sampler.n_moves):
+        y, past, w = move(k, y, past, w)
+        states.append(y)  # EDM's alpha is 1
+    path = run(sampler, shape=shape, score_fn=score_fn, start=None, n_frames=5).path
+    np.testing.assert_allclose(path, states, rtol=1e-5, atol=1e-5)
 
 
 def trace(sampler, score_fn=lambda x, t: x, **options):

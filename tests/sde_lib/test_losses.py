@@ -168,3 +168,37 @@ def test_importance_sampling_of_likelihood_is_the_log_uniform_density():
 def test_two_densities_or_weightings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         losses(SDES["vp"], n=4, **options)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_input_perturbation_adds_to_the_noise_of_the_input_alone(name):
+    """Measured by its variance, sigma^2 (1 + gamma^2), and the least error that it leaves."""
+    sde, gaussian, gamma, key = SDES[name], Gaussian(), 0.5, jax.random.key(0)
+    x0 = gaussian.sample(jax.random.key(100), (N, 3))
+    plain = sde_lib.perturb(key, sde, x0)
+    noisy = sde_lib.perturb(key, sde, x0, input_perturbation=gamma)
+    for ours, theirs in zip(noisy[1:], plain[1:], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    xi = (noisy.x - plain.x) / (gamma * plain.std[:, None])
+    usable = np.asarray(plain.std) > 0.01 * np.abs(plain.x).max(axis=1)  # float32 tells them apart
+    xi, z = (np.asarray(a)[usable].ravel() for a in (xi, plain.z))
+    np.testing.assert_allclose([xi.mean(), xi.std(), np.mean(xi * z)], [0, 1, 0], atol=0.03)
+
+    def variance(t):
+        return (sde.alpha(t) * gaussian.std) ** 2 + (1 + gamma**2) * sde.sigma(t) ** 2
+
+    def best(x, t):  # -E[z | x] / sigma
+        return -(x - sde.alpha(t)[:, None] * gaussian.mean) / variance(t)[:, None]
+
+    _, metrics = losses(sde, score_fn=best, input_perturbation=gamma)
+    t = metrics["t"]
+    difference = metrics["error"] - (1 - sde.sigma(t) ** 2 / variance(t))
+    assert abs(float(difference.mean())) < 4 * standard_error(difference)
+
+
+def test_without_input_perturbation_not_a_bit_changes():
+    plain, _ = losses(SDES["vp"], n=64)
+    same, _ = losses(SDES["vp"], n=64, input_perturbation=0.0)
+    np.testing.assert_array_equal(plain, same)
+    with pytest.raises(ValueError, match=r"input_perturbation is -0\.1: it must be at least 0"):
+        losses(SDES["vp"], n=4, input_perturbation=-0.1)
