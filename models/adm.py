@@ -13,6 +13,7 @@ from models.layers import (
     Attention,
     AugmentLabels,
     ClassLabels,
+    Confidences,
     Embedding,
     Resample,
     check_halvings,
@@ -42,6 +43,7 @@ class ADM(nn.Module):
         dropout: probability, in training.
         num_classes: that the network tells apart, 0 for none.
         augment_dim: augmentation labels that it sees, 0 for none.
+        label_confidence: whether it sees how sure the classes are.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
     """
@@ -54,6 +56,7 @@ class ADM(nn.Module):
     dropout: float = 0.1
     num_classes: int = 0
     augment_dim: int = 0
+    label_confidence: bool = False
     centered: bool = False
     remat: bool = False
 
@@ -65,6 +68,7 @@ class ADM(nn.Module):
         train: bool = False,
         class_labels: ClassLabels | None = None,
         augment_labels: AugmentLabels | None = None,
+        confidences: Confidences | None = None,
     ) -> Image:
         """The output, of the shape of x; labels are what the parametrization conditions on.
 
@@ -74,7 +78,7 @@ class ADM(nn.Module):
         """
         levels = len(self.ch_mult)
         check_halvings(x, levels - 1)
-        temb = self._embedding(labels, class_labels, augment_labels)
+        temb = self._embedding(labels, class_labels, augment_labels, confidences)
         block = partial(recomputed(ADMBlock, self.remat, static=(3,)), dropout=self.dropout)
         shrink, grow = (partial(resample, kernel=(1, 1)) for resample in (downsample, upsample))
 
@@ -101,8 +105,8 @@ class ADM(nn.Module):
         h = nn.swish(group_norm(h.shape[-1], epsilon=EPSILON)(h))
         return _conv(x.shape[-1], ZERO)(h)
 
-    def _embedding(self, labels, class_labels, augment_labels) -> Embedding:
-        classes, augments = conditions(self, len(labels), class_labels, augment_labels)
+    def _embedding(self, labels, *given) -> Embedding:
+        classes, augments, trust = conditions(self, len(labels), *given)
         temb = _positional_embedding(labels, self.nf)
         if augments is not None:
             temb += _dense(self.nf, ZERO, use_bias=False, name="augment_embedding")(augments)
@@ -111,6 +115,8 @@ class ADM(nn.Module):
         if classes is not None:
             normal = initializers.normal(1.0)
             temb += _dense(4 * self.nf, normal, use_bias=False, name="class_embedding")(classes)
+        if trust is not None:
+            temb += _dense(4 * self.nf, use_bias=False, name="confidence_embedding")(trust)
         return nn.swish(temb)
 
     def _attend(self, h: Image, always: bool = False) -> Image:

@@ -17,6 +17,7 @@ from sde_lib.checks import check_at_least
 Embedding = Float[Array, "batch features"]
 ClassLabels = Int[Array, " batch"]
 AugmentLabels = Float[Array, "batch augment_dim"]
+Confidences = Float[Array, " batch"]
 Resample = Callable[[Image], Image]
 Activation = Callable[[Array], Array]
 Module = TypeVar("Module", bound=nn.Module)
@@ -104,18 +105,22 @@ def conditions(
     batch: int,
     class_labels: ClassLabels | None,
     augment_labels: AugmentLabels | None,
-) -> tuple[Embedding | None, AugmentLabels | None]:
-    """The labels that a network adds to its embedding: classes one-hot, -1 all zeros.
+    confidences: Confidences | None,
+) -> tuple[Embedding | None, AugmentLabels | None, Embedding | None]:
+    """What a network adds to its embedding: classes one-hot, -1 all zeros; confidences embedded.
 
     None for those that it does not know, and for no augmentation. Its initialisation takes zeros.
+    Confidences in [0, 1] are embedded like times, and 0 without a class (Dufour et al. 2024).
 
     Args:
-        network: has num_classes and augment_dim, 0 for labels that it does not know.
+        network: has num_classes and augment_dim, 0 for labels that it does not know, and
+            label_confidence, whether it knows how sure the classes are.
 
     Raises:
         ValueError: labels that the network needs or does not know, or of another shape.
     """
     num_classes, augment_dim = network.num_classes, network.augment_dim
+    takes_confidences = network.label_confidence and num_classes > 0
     if class_labels is not None and not num_classes:
         raise ValueError(
             "class_labels were given to a network without classes: leave them out, or train one "
@@ -129,16 +134,27 @@ def conditions(
     if network.is_initializing():
         class_labels = jnp.zeros(batch, int) if num_classes else None
         augment_labels = jnp.zeros((batch, augment_dim)) if augment_dim else None
+        confidences = jnp.zeros(batch) if takes_confidences else None
     if class_labels is None and num_classes:
         raise ValueError(
             f"a network with {num_classes} classes was given no class_labels: give it an integer "
             "for each image, -1 for none of them"
         )
-    for labels, shape in ((class_labels, (batch,)), (augment_labels, (batch, augment_dim))):
+    if (confidences is None) == takes_confidences:
+        raise ValueError(
+            "a network with classes takes confidences in them if it was trained with "
+            f"config.model.label_confidence: {takes_confidences} here"
+        )
+    shapes = ((batch,), (batch, augment_dim), (batch,))
+    given = (class_labels, augment_labels, confidences)
+    for labels, shape in zip(given, shapes, strict=True):
         if labels is not None and labels.shape != shape:
             raise ValueError(f"labels of shape {labels.shape} were given, not of {shape}")
     classes = None if class_labels is None else nn.one_hot(class_labels, num_classes)
-    return classes, augment_labels
+    if class_labels is None or confidences is None:
+        return classes, augment_labels, None
+    known = jnp.where(class_labels < 0, 0.0, confidences)
+    return classes, augment_labels, positional_embedding(999 * known, network.nf)
 
 
 def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:

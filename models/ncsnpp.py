@@ -13,6 +13,7 @@ from models.layers import (
     AugmentLabels,
     ClassLabels,
     Combine,
+    Confidences,
     Downsample,
     FourierEmbedding,
     ResnetBlock,
@@ -54,6 +55,7 @@ class NCSNpp(nn.Module):
         log_labels: Fourier features are of the labels' logarithms; EDM's of the labels.
         num_classes: that the network tells apart, 0 for none.
         augment_dim: augmentation labels that it sees, 0 for none.
+        label_confidence: whether it sees how sure the classes are.
         nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
@@ -81,6 +83,7 @@ class NCSNpp(nn.Module):
     log_labels: bool = True
     num_classes: int = 0
     augment_dim: int = 0
+    label_confidence: bool = False
     nonlinearity: str = "swish"
     scale_by_sigma: bool = True
     sigma_min: float = 0.01
@@ -97,6 +100,7 @@ class NCSNpp(nn.Module):
         train: bool = False,
         class_labels: ClassLabels | None = None,
         augment_labels: AugmentLabels | None = None,
+        confidences: Confidences | None = None,
     ) -> Image:
         """The output, of the shape of x; labels are what the parametrization conditions on.
 
@@ -124,7 +128,8 @@ class NCSNpp(nn.Module):
         def head(h, features, scale):
             return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
 
-        classes, augments = conditions(self, len(x), class_labels, augment_labels)
+        given = class_labels, augment_labels, confidences
+        classes, augments, trust = conditions(self, len(x), *given)
         temb = None
         if self.conditional:
             if self.embedding_type == "fourier":
@@ -135,6 +140,8 @@ class NCSNpp(nn.Module):
             linear = partial(nn.Dense, temb.shape[-1], kernel_init=init())
             if classes is not None:
                 temb += linear(name="class_embedding")(classes * self.num_classes**0.5)
+            if trust is not None:
+                temb += linear(name="confidence_embedding", use_bias=False)(trust)
             if augments is not None:
                 temb += linear(name="augment_embedding", use_bias=False)(augments)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)

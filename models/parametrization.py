@@ -122,6 +122,7 @@ def score_fn(
     dropout_key: PRNGKeyArray | None = None,
     class_labels: Int[Array, " batch"] | None = None,
     augment_labels: Float[Array, "batch augmentations"] | None = None,
+    confidences: Float[Array, " batch"] | None = None,
 ) -> ScoreFn:
     """The score function of a network whose output config.model.parametrization names.
 
@@ -138,6 +139,7 @@ def score_fn(
         dropout_key: needed in training when the model has dropout.
         class_labels: [B] of a network with classes; -1: none.
         augment_labels: [B, augment_dim] of a network with augmentations; None: not augmented.
+        confidences: [B] in [0, 1], of a network that takes them, in its class_labels.
 
     Raises:
         ValueError: an unknown parametrization, or a sigma_data that is not positive.
@@ -149,7 +151,11 @@ def score_fn(
         name = "score" if gives_score else "epsilon"
     sigma_data = config.model.get("sigma_data", 0.5)
     labels = noise_labels(config, sde)
-    conditions = {"class_labels": class_labels, "augment_labels": augment_labels}
+    conditions = {
+        "class_labels": class_labels,
+        "augment_labels": augment_labels,
+        "confidences": confidences,
+    }
     options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
     options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
 

@@ -47,7 +47,7 @@ def create(config: Config) -> nn.Module:
 
     Raises:
         ValueError: an unknown network, an unknown choice for one of its fields, or remat,
-            class_conditional or augment_dim of a network without it.
+            class_conditional, augment_dim or label_confidence of a network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
@@ -61,7 +61,8 @@ def create(config: Config) -> nn.Module:
             f"config.model.remat is True, but the network {options.name!r} has no blocks whose "
             "activations could be computed again: set it to False"
         )
-    for field, known in {"class_conditional": "num_classes", "augment_dim": "augment_dim"}.items():
+    for field in ("class_conditional", "augment_dim", "label_confidence"):
+        known = "num_classes" if field == "class_conditional" else field
         if options.get(field) and (known not in fields or not options.get("conditional", True)):
             raise ValueError(
                 f"config.model.{field} is {options[field]}, but the network {options.name!r} "

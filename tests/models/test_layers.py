@@ -134,6 +134,43 @@ def test_no_class_and_no_augmentation_are_no_condition(name):
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
+def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_there_is(name):
+    """The layers of a network without confidences stay as they are, in number and shape."""
+    plain = CONDITIONAL[name].clone(num_classes=3)
+    network = plain.clone(label_confidence=True)
+    params = weights.random(network, X, LABELS)
+    others = {layer: value for layer, value in params.items() if layer != "confidence_embedding"}
+    assert jax.tree.map(jnp.shape, others) == jax.tree.map(
+        jnp.shape, weights.shapes(plain, X, LABELS)
+    )
+    known, none, low, high = (
+        jnp.array(values) for values in ([0, 2], [-1, -1], [0.0, 0.0], [1.0, 0.3])
+    )
+
+    @jax.jit
+    def run(params, others):
+        apply = partial(network.apply, {"params": params}, X, LABELS)
+        blind = others | {
+            "confidence_embedding": {"kernel": 0 * params["confidence_embedding"]["kernel"]}
+        }
+        return (
+            apply(class_labels=known, confidences=low),
+            apply(class_labels=known, confidences=high),
+            apply(class_labels=none, confidences=low),
+            apply(class_labels=none, confidences=high),
+            network.apply({"params": blind}, X, LABELS, class_labels=known, confidences=high),
+            plain.apply({"params": others}, X, LABELS, class_labels=known),
+        )
+
+    unsure, sure, nothing, still_nothing, blind, expected = run(params, others)
+    np.testing.assert_array_equal(nothing, still_nothing)
+    np.testing.assert_allclose(blind, expected, rtol=1e-4, atol=1e-5)
+    least = 1e-2 * np.abs(expected).max()
+    assert np.abs(sure - unsure).max(axis=(1, 2, 3)).min() > least
+    assert np.abs(unsure - nothing).max(axis=(1, 2, 3)).min() > least
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
 @pytest.mark.parametrize(
     ("fields", "given", "message"),
     [
@@ -146,6 +183,12 @@ def test_no_class_and_no_augmentation_are_no_condition(name):
             r"shape \(2, 3\) .*, not of \(2,\)",
         ),
         ({"augment_dim": 9}, {"augment_labels": [[0.0]] * 2}, r"shape \(2, 1\) .* of \(2, 9\)"),
+        ({}, {"confidences": [0.0, 1.0]}, "takes confidences in them if .*: False here"),
+        (
+            {"num_classes": 3, "label_confidence": True},
+            {"class_labels": [0, 1]},
+            "takes confidences in them if .*: True here",
+        ),
     ],
     ids=str,
 )
