@@ -164,8 +164,7 @@ def make_problem(config: Config, workdir: Path) -> Problem:
     about = f"the model of {workdir} after {step} steps, under {sde}"
 
     def score_fn(params, indices):
-        classes = scores.sampled_classes(config, config.data.num_classes, indices)
-        return scores.score_fn(config, sde, model, mesh, params, classes)
+        return scores.sampling_score_fn(config, sde, model, mesh, params, indices)
 
     return Problem(config, sde, about, score_fn, params, exact=None)
 

@@ -149,6 +149,7 @@ def check(config: Config) -> None:
             raise ValueError(f"config.eval.{name} is {evaluation[name]}: it must be positive")
     _check_conditioning(config)
     _check_training(config)
+    scores.check(config, sde)
     # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), and the loss.
     key, x = jax.random.key(0), jnp.zeros((1, 2))
     with warnings.catch_warnings(action="ignore"):  # sampling itself will warn
@@ -184,16 +185,12 @@ def _check_training(config: Config) -> None:
     for name, p in (("model.label_dropout", model.label_dropout), ("data.augment", data.augment)):
         if not 0 <= p <= 1:
             raise ValueError(f"config.{name} is {p}: it must be a probability, in [0, 1]")
-    if model.class_conditional:
-        scores.check_label(config, data.num_classes)
-    elif config.sampling.label >= 0 and not config.sampling.classifier:
-        raise ValueError(
-            "config.sampling.label needs a model with classes (config.model.class_conditional), or "
-            "a guide: give config.sampling.classifier"
-        )
     check_at_least(0, **{"config.model.augment_dim": model.augment_dim})
-    if model.label_dropout and not model.class_conditional:
-        raise ValueError("config.model.label_dropout needs config.model.class_conditional=True")
+    for name in ("label_dropout", "label_confidence"):
+        if model[name] and not model.class_conditional:
+            raise ValueError(f"config.model.{name} needs config.model.class_conditional=True")
+    if data.confidence and not model.label_confidence:
+        raise ValueError("config.data.confidence needs config.model.label_confidence=True")
     if data.augment and model.augment_dim != augment.N_LABELS:
         raise ValueError(
             f"config.model.augment_dim is {model.augment_dim}: config.data.augment has "

@@ -54,10 +54,10 @@ def cross_entropy(
 
 
 def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, x, labels, first_index): mean cross-entropy of a microbatch."""
+    """objective(params, keys, first_index, x, labels): mean cross-entropy of a microbatch."""
     sde, noise_density = build.make_sde(config), build.make_noise_density(config)
 
-    def objective(params, keys, x, labels, first_index):
+    def objective(params, keys, first_index, x, labels):
         logits = logits_fn(
             config, sde, model, params, train=True, rngs={"dropout": keys["dropout"]}
         )

@@ -49,8 +49,9 @@ def load(config: Config) -> Dataset:
     dataset = LOADERS[name](config)
     if hosts.is_first():
         hosts.everyone(True)
-    _check_part(f"train data of {name!r}", dataset.train, dataset.levels, dataset.train_labels)
-    _check_part(f"test data of {name!r}", dataset.test, dataset.levels, dataset.test_labels)
+    training = dataset.train, dataset.train_labels, dataset.train_confidences
+    _check_part(f"train data of {name!r}", dataset.levels, *training)
+    _check_part(f"test data of {name!r}", dataset.levels, *dataset.test_values)
     if (dataset.levels is None) != (config.model.name == "mlp"):
         what = "points" if dataset.levels is None else "images"
         raise ValueError(
@@ -103,7 +104,7 @@ def batches(
 
     Args:
         values: sequences of one length N that an array of indices can index; one of them, or a
-            pytree, such as (images, labels): a batch then has the same structure.
+            pytree, such as (images, labels, confidences): a batch then has the same structure.
         seed: of the order.
         shape: of the samples in a batch, such as (microbatches, samples in each).
         start: the batch to start at.
@@ -192,7 +193,11 @@ def to_uint8(config: Config, x: np.ndarray) -> UInt8[np.ndarray, "..."]:
 
 
 def _check_part(
-    what: str, values: np.ndarray | LazyImages, levels: int | None, labels: np.ndarray | None
+    what: str,
+    levels: int | None,
+    values: np.ndarray | LazyImages,
+    labels: np.ndarray | None,
+    confidences: np.ndarray | None,
 ) -> None:
     if len(values) < 2:
         raise ValueError(f"{what}: there are {len(values)} samples, it takes 2 at least")
@@ -209,3 +214,14 @@ def _check_part(
         raise ValueError(f"{what}: labels of shape {labels.shape} for {len(values)} samples")
     if labels is not None and labels.min() < 0:
         raise ValueError(f"{what}: the label {labels.min()} is negative, classes count from 0")
+    if confidences is None:
+        return
+    if confidences.shape != (len(values),):
+        raise ValueError(
+            f"{what}: confidences of shape {confidences.shape} for {len(values)} samples"
+        )
+    if not ((0 <= confidences) & (confidences <= 1)).all():
+        raise ValueError(
+            f"{what}: confidences from {confidences.min()} to {confidences.max()}: they must be in "
+            "[0, 1]"
+        )

@@ -21,7 +21,9 @@ N_BUCKETS = 5
 def make_losses(
     config: Config, model: nn.Module, dataset: data.Dataset
 ) -> Callable[..., dict[str, jax.Array]]:
-    """losses(params, key, (x, labels), first_index): what training minimises, without dropout.
+    """losses(params, key, batch, first_index): what training minimises, without dropout.
+
+    A batch is of dataset.test_values.
 
     "loss" [B] comes with "t" [B] and, of a score model, "error" [B], the mean square of
     sigma score + z, which is 1 for a model that knows nothing; of a classifier, "correct" [B].
@@ -33,13 +35,14 @@ def make_losses(
 
     @jax.jit
     def losses(params, key, batch, first_index):
-        x, labels = batch
+        x, *conditions = batch
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
         if is_classifier:
             fn = classifier.logits_fn(config, sde, model, sharding.gather(mesh, params))
-            values, about = classifier.cross_entropy(key, sde, fn, x, labels, first_index, density)
+            about = conditions[0], first_index, density
+            values, about = classifier.cross_entropy(key, sde, fn, x, *about)
         else:
-            fn = scores.score_fn(config, sde, model, mesh, params, labels)
+            fn = scores.score_fn(config, sde, model, mesh, params, *conditions)
             options = {"first_index": first_index, "stratified": False}
             values, about = loss(key, sde, fn, x, **options)
         return {"loss": values} | about
@@ -59,7 +62,7 @@ def make_evaluation(
     losses, key = make_losses(config, model, dataset), jax.random.key(config.seed)
     n = len(dataset.test)
     indices = np.linspace(0, n - 1, min(n, config.eval.batch_size)).astype(int)
-    values = jax.tree.map(lambda leaf: leaf[indices], (dataset.test, dataset.test_labels))
+    values = jax.tree.map(lambda leaf: leaf[indices], dataset.test_values)
 
     def evaluation(step: int, state: TrainState) -> dict[str, float]:
         result = parts.over(mesh, values, len(indices), partial(losses, state.ema_params, key))
@@ -91,8 +94,7 @@ def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset)
     """A classifier's accuracy on the test set, each sample at one uniform t, and along t."""
     mesh, sde = sharding.make_mesh(config), build.make_sde(config)
     losses = partial(make_losses(config, model, dataset), params, jax.random.key(config.seed))
-    values = dataset.test, dataset.test_labels
-    result = parts.over(mesh, values, config.eval.batch_size, losses)
+    result = parts.over(mesh, dataset.test_values, config.eval.batch_size, losses)
     along = along_time(sde, result["t"], result["correct"]).items()
     along_t = ", ".join(f"{mean:.2f} to t = {edge:g}" for edge, mean in along)
     return f"test accuracy {result['correct'].mean():.3f}: {along_t}"

@@ -33,8 +33,9 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits/dim of dataset.test, every sample once in each of config.eval.n_repeats passes.
 
-    A model with classes is told that of each sample. In each pass a sample is dequantised anew, by
-    a key of its own; the error is that of the mean over samples.
+    A model with classes is told that of each sample, and its confidence if it takes that. In each
+    pass a sample is dequantised anew, by a key of its own; the error is that of the mean over
+    samples.
 
     Raises:
         FloatingPointError: a likelihood is not finite.
@@ -44,12 +45,12 @@ def bits_per_dim(
 
     @jax.jit
     def batch(params, key, values, first_index):
-        x, labels = values
+        x, *conditions = values
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
         result = sde_lib.log_likelihood(
             key,
             sde,
-            scores.score_fn(config, sde, model, mesh, params, labels),
+            scores.score_fn(config, sde, model, mesh, params, *conditions),
             x,
             config.eval.rtol,
             config.eval.atol,
@@ -60,8 +61,7 @@ def bits_per_dim(
         bits = sde_lib.bits_per_dim(result.log_prob, shape, data.data_range(config), dataset.levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
-    values = (dataset.test, dataset.test_labels)
-    result = parts.passes(config, mesh, values, partial(batch, params), part)
+    result = parts.passes(config, mesh, dataset.test_values, partial(batch, params), part)
     bits = result["bits"]
     if not np.isfinite(bits).all():
         raise FloatingPointError(

@@ -96,6 +96,8 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     batch = [jax.ShapeDtypeStruct((*shape, *build.image_shape(config)), dtype, sharding=place)]
     if train.takes_labels(config):
         batch.append(jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place))
+    if config.model.label_confidence:
+        batch.append(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place))
     state = abstract_state(config, model, mesh)
     step = train.make_train_step(config, model, levels, mesh)
     return state, train.compiled(step, state).lower(state, *batch)

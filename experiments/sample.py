@@ -29,7 +29,7 @@ def make_draw(
     """draw(first_index): samples from that index on, compiled once, split over all devices.
 
     They are `size`, and as many more as it takes for the devices to divide them. Sample i is the
-    same in any batch; config.sampling.label is its class, if the model has classes, and
+    same in any batch; scores.sampling_score_fn says what it is drawn by, and
     config.sampling.classifier, if given, guides it.
     """
     sde, sampler = build.make_sde(config), build.make_sampler(config)
@@ -41,8 +41,7 @@ def make_draw(
     @jax.jit
     def batch(params, guide_params, key, first_index):
         indices = first_index + jnp.arange(size)
-        classes = scores.sampled_classes(config, config.data.num_classes, indices)
-        score_fn = scores.score_fn(config, sde, model, mesh, params, classes)
+        score_fn = scores.sampling_score_fn(config, sde, model, mesh, params, indices)
         score_fn = guide(score_fn, sharding.gather(mesh, guide_params), indices)
         return sampler(key, sde, sharding.spread(mesh, score_fn), shape, first_index, n_frames)
 

@@ -18,6 +18,7 @@ from experiments import (
     augment,
     build,
     classifier,
+    confidence,
     data,
     held_out,
     likelihood,
@@ -38,8 +39,9 @@ HUGE = 1e5  # in place of an infinite gradient, with config.optim.nan_to_num (ED
 def make_train_step(
     config: Config, model: nn.Module, levels: int | None, mesh: Mesh | None = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """step(state, batch, labels=None) -> (state, metrics): pure; labels where takes_labels(config).
+    """step(state, batch, *conditions) -> (state, metrics): pure; conditions of a batch's samples.
 
+    They are labels where takes_labels(config), and confidences with config.model.label_confidence.
     The result is a function of config, state and batch alone. batch is [microbatches, samples in
     each, ...]. Where the loss, the gradient or new weights are not finite, nothing but state.step
     changes; with config.optim.nan_to_num, a gradient is made finite first. The mesh is
@@ -49,7 +51,7 @@ def make_train_step(
     make = classifier.make_objective if models.is_classifier(config) else _make_objective
     loss_and_gradient = _accumulated(make(config, model), config.training.n_microbatches, mesh)
 
-    def train_step(state, batch, labels=None):
+    def train_step(state, batch, *conditions):
         keys = _keys(config, state.step)
         if config.data.random_flip and levels is not None:
             flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
@@ -57,7 +59,7 @@ def make_train_step(
         dequantize = config.data.uniform_dequantization
         x = data.to_model_space(config, levels, keys["dequantize"], batch, dequantize)
 
-        loss, grads = loss_and_gradient(state.params, keys, x, labels)
+        loss, grads = loss_and_gradient(state.params, keys, x, *conditions)
         if config.optim.nan_to_num:
             grads = jax.tree.map(partial(jnp.nan_to_num, posinf=HUGE, neginf=-HUGE), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -81,11 +83,11 @@ def takes_labels(config: Config) -> bool:
 
 
 def load_data(config: Config) -> data.Dataset:
-    """data.load, with labels that fit the model if it takes them."""
+    """data.load, with labels and confidences that fit the model if it takes them."""
     dataset = data.load(config)
     if takes_labels(config):
         data.check_labels(dataset, config.data.num_classes)
-    return dataset
+    return confidence.load(config, dataset) if config.model.label_confidence else dataset
 
 
 def _keys(config: Config, step: jax.Array) -> dict[str, jax.Array]:
@@ -114,11 +116,11 @@ def _ema_rate(config: Config, step: jax.Array) -> jax.Array:
 
 
 def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, x, labels, first_index): mean score-matching loss of a microbatch."""
+    """objective(params, keys, first_index, x, *conditions): mean loss of a microbatch."""
     sde, loss = build.make_sde(config), build.make_loss(config)
 
-    def objective(params, keys, x, labels, first_index):
-        conditions = {}
+    def objective(params, keys, first_index, x, labels=None, confidences=None):
+        conditions = {"confidences": confidences}
         if config.data.augment:
             p = config.data.augment
             x, conditions["augment_labels"] = augment.augment(keys["augment"], x, p, first_index)
@@ -143,13 +145,13 @@ def _drop_labels(
 def _accumulated(
     objective: Callable[..., jax.Array], n: int, mesh: Mesh
 ) -> Callable[..., tuple[jax.Array, Any]]:
-    """(params, keys, x, labels) -> loss and gradient, their means over n microbatches."""
+    """(params, keys, x, *conditions) -> loss and gradient, their means over n microbatches."""
 
-    def of_one(k, params, keys, x, labels):
-        x, labels = jax.tree.map(lambda leaf: leaf[k], (x, labels))
+    def of_one(k, params, keys, *batch):
+        x, *conditions = jax.tree.map(lambda leaf: leaf[k], batch)
         keys = keys | {"dropout": jax.random.fold_in(keys["dropout"], k)}
         whole = sharding.gather(mesh, params)
-        loss, grads = jax.value_and_grad(objective)(whole, keys, x, labels, k * len(x))
+        loss, grads = jax.value_and_grad(objective)(whole, keys, k * len(x), x, *conditions)
         # Added up whole first: else XLA for TPU computes slice after slice, in more memory.
         grads = sharding.gather(mesh, grads)
         return loss, jax.lax.with_sharding_constraint(grads, sharding.of_state(mesh, grads))
@@ -202,13 +204,15 @@ def run(config: Config, workdir: Path) -> None:
         state = checkpoints.restore(like=abstract) or init_state(config, model)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
-        labels = (dataset.train_labels,) if takes_labels(config) else ()
+        values = [dataset.train]
+        values += [dataset.train_labels] if takes_labels(config) else []
+        values += [dataset.train_confidences] if config.model.label_confidence else []
         place = sharding.of_batch(mesh, axis=1)
         state, stopped = loop.fit(
             training,
             compiled(make_train_step(config, model, dataset.levels), abstract),
             state,
-            data.batches((dataset.train, *labels), config.seed, shape, int(state.step), place),
+            data.batches(tuple(values), config.seed, shape, int(state.step), place),
             checkpoints,
             workdir,
             periodic,

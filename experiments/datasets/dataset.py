@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from experiments.datasets.lazy_images import LazyImages
 
@@ -12,7 +12,8 @@ from experiments.datasets.lazy_images import LazyImages
 class Dataset:
     """train and test: uint8 images [N, H, W, C] of grey levels 0 to levels - 1, or float points.
 
-    levels is None for points. Labels are int32 [N], classes counted from 0, or None.
+    levels is None for points. Labels are int32 [N], classes counted from 0, or None; confidences
+    in them float32 [N], in [0, 1], or None.
     """
 
     train: np.ndarray | LazyImages
@@ -20,6 +21,13 @@ class Dataset:
     levels: int | None
     train_labels: Int[np.ndarray, " train"] | None = None
     test_labels: Int[np.ndarray, " test"] | None = None
+    train_confidences: Float[np.ndarray, " train"] | None = None
+    test_confidences: Float[np.ndarray, " test"] | None = None
+
+    @property
+    def test_values(self) -> tuple:
+        """The test data with their labels and confidences, as far as there are."""
+        return self.test, self.test_labels, self.test_confidences
 
     @property
     def n_classes(self) -> int:

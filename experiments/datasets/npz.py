@@ -8,11 +8,14 @@ import numpy as np
 from experiments.datasets.dataset import Dataset, split
 from models.config import Config
 
-PARTS = {"train", "test", "train_labels", "test_labels"}
+PARTS = {"train", "test"}
+LABELS = {"labels", "train_labels", "test_labels"}
+CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
 LAYOUT = (
     "uint8 images [N, H, W, C] in arrays 'train' and 'test', with integers 'train_labels' and "
-    "'test_labels' if there are classes; or in one array of any other name, with 'labels', from "
-    "which config.data.test_fraction is kept for tests"
+    "'test_labels' if there are classes, and 'train_confidence' and 'test_confidence' in [0, 1] if "
+    "these are more or less sure; or in one array of any other name, with 'labels' and "
+    "'confidence', from which config.data.test_fraction is kept for tests"
 )
 
 
@@ -27,21 +30,27 @@ def load(config: Config) -> Dataset:
         raise ValueError(f"config.data.path = {config.data.path!r} is no .npz file of {LAYOUT}")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
-    for name in arrays.keys() & {"labels", "train_labels", "test_labels"}:
+    for name in arrays.keys() & LABELS:
         if not np.issubdtype(arrays[name].dtype, np.integer):
             raise ValueError(f"{path}: {name} are {arrays[name].dtype}, they must be integers")
         arrays[name] = arrays[name].astype(np.int32)
+    for name in arrays.keys() & CONFIDENCES:
+        arrays[name] = arrays[name].astype(np.float32)
 
-    images = arrays.keys() - {"labels"}
-    if {"train", "test"} <= images <= PARTS and "labels" not in arrays:
-        train_labels, test_labels = arrays.get("train_labels"), arrays.get("test_labels")
-        return Dataset(arrays["train"], arrays["test"], 256, train_labels, test_labels)
-    if len(images) != 1 or images <= PARTS:
+    images, about = arrays.keys() - LABELS - CONFIDENCES, arrays.keys() & (LABELS | CONFIDENCES)
+    if images == PARTS and not about & {"labels", "confidence"}:
+        more = {name.replace("confidence", "confidences"): arrays[name] for name in about}
+        return Dataset(arrays["train"], arrays["test"], 256, **more)
+    if len(images) != 1 or images <= PARTS or not about <= {"labels", "confidence"}:
         raise ValueError(f"{path} holds {sorted(arrays)}: expected {LAYOUT}")
-    values, labels = arrays[images.pop()], arrays.get("labels")
+    values = arrays[images.pop()]
+    for name in about:
+        if len(arrays[name]) != len(values):
+            raise ValueError(f"{path} holds {len(arrays[name])} {name} for {len(values)} images")
     train, test = split(len(values), config.data.test_fraction)
-    if labels is None:
-        return Dataset(values[train], values[test], 256)
-    if len(labels) != len(values):
-        raise ValueError(f"{path} holds {len(labels)} labels for {len(values)} images")
-    return Dataset(values[train], values[test], 256, labels[train], labels[test])
+    more = {
+        f"{part}_{name.replace('confidence', 'confidences')}": arrays[name][rows]
+        for name in about
+        for part, rows in (("train", train), ("test", test))
+    }
+    return Dataset(values[train], values[test], 256, **more)
