@@ -220,7 +220,7 @@ def _check_part(
         raise ValueError(
             f"{what}: confidences of shape {confidences.shape} for {len(values)} samples"
         )
-    if not ((0 <= confidences) & (confidences <= 1)).all():
+    if not ((confidences >= 0) & (confidences <= 1)).all():
         raise ValueError(
             f"{what}: confidences from {confidences.min()} to {confidences.max()}: they must be in "
             "[0, 1]"

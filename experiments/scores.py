@@ -1,8 +1,5 @@
 """A trained model as a score function, evaluated on all devices."""
 
-import inspect
-import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,10 +10,9 @@ from jax.sharding import Mesh
 import models
 from experiments import sharding
 from models.config import Config
-from samplers import guidance
+from samplers import guidance, guidance_schedules
 from sde_lib import SDE, ScoreFn
-from sde_lib.batch import PerSample
-from sde_lib.checks import check_name
+from sde_lib.checks import check_positive
 
 
 def score_fn(
@@ -33,11 +29,12 @@ def score_fn(
     class_labels and the confidences in them, [B], reach a model that takes them, and no other.
     """
     params = sharding.gather(mesh, params)
-    conditions = {
-        "class_labels": class_labels if config.model.class_conditional else None,
-        "confidences": confidences if config.model.label_confidence else None,
-    }
-    return sharding.spread(mesh, models.score_fn(config, sde, model, params, **conditions))
+    labels = class_labels if config.model.class_conditional else None
+    trust = confidences if config.model.label_confidence else None
+    return sharding.spread(
+        mesh,
+        models.score_fn(config, sde, model, params, class_labels=labels, confidences=trust),
+    )
 
 
 def sampling_score_fn(
@@ -87,7 +84,7 @@ def sampled_classes(config: Config, n_classes: int, indices: jax.Array) -> jax.A
 
 def schedule(
     config: Config, sde: SDE, weight: float | jax.Array, outside: float = 1.0
-) -> float | jax.Array | Callable[[PerSample], PerSample]:
+) -> guidance.Weight:
     """config.sampling.guidance_schedule of a weight: as it is if constant, else a function of t.
 
     Args:
@@ -95,33 +92,21 @@ def schedule(
             classifier-free guidance; of a gradient, 0 leaves it out.
 
     Raises:
-        ValueError: an unknown schedule, or options that are missing or not its own.
+        ValueError: an unknown schedule, options that are missing or not its own, or a weight that
+            is negative or not finite.
     """
     name, options = config.sampling.guidance_schedule, config.sampling
-    check_name("config.sampling.guidance_schedule", name, guidance.SCHEDULES)
-    takes = inspect.signature(guidance.SCHEDULES[name]).parameters
-    given = {}
-    for field in ("low", "high", "least", "power"):
-        value = options[f"schedule_{field}"]
-        if (value is None) == (field in takes):
-            wrong = f"needs a config.sampling.schedule_{field}" if value is None else "has no such"
-            raise ValueError(f"config.sampling.guidance_schedule = {name!r} {wrong}")
-        if value is not None:
-            given[field] = value
-    if name == "constant":
-        return weight
-    if "outside" in takes:
-        given["outside"] = outside
-    return guidance.SCHEDULES[name](weight, sde, **given)
+    own = {field: options[f"schedule_{field}"] for field in ("low", "high", "least", "power")}
+    if name == "interval":
+        own["outside"] = outside
+    made = guidance_schedules.create(name, weight, sde, **own)
+    return weight if name == "constant" else made
 
 
 def check(config: Config, sde: SDE) -> None:
     """Raises ValueError for what config.sampling cannot ask of the model, or of any."""
     model, options, n_classes = config.model, config.sampling, config.data.num_classes
-    if not 0 <= options.cfg_weight < math.inf:
-        raise ValueError(
-            f"config.sampling.cfg_weight is {options.cfg_weight}: it must be finite, and 0 or more"
-        )
+    check_positive(or_zero=True, **{"config.sampling.cfg_weight": options.cfg_weight})
     schedule(config, sde, options.cfg_weight)
     if not 0 <= options.confidence <= 1:
         raise ValueError(

@@ -119,7 +119,7 @@ def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array
     """objective(params, keys, first_index, x, *conditions): mean loss of a microbatch."""
     sde, loss = build.make_sde(config), build.make_loss(config)
 
-    def objective(params, keys, first_index, x, labels=None, confidences=None):
+    def objective(params, keys, first_index, x, labels: Any = None, confidences: Any = None):
         conditions = {"confidences": confidences}
         if config.data.augment:
             p = config.data.augment
