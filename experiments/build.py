@@ -18,7 +18,7 @@ from experiments import augment, scores
 from models import parametrization
 from models.config import Config
 from sde_lib.batch import PerSample
-from sde_lib.checks import check_at_least, check_name, check_positive
+from sde_lib.checks import check_at_least, check_name
 from sde_lib.likelihood import Probe
 
 SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
@@ -176,10 +176,6 @@ def _check_training(config: Config) -> None:
     for name in ("ema_halflife", "ema_rampup"):
         if not model[name] >= 0:
             raise ValueError(f"config.model.{name} is {model[name]}: it must be 0 or more")
-    check_positive(
-        or_zero=True,
-        **{"config.training.input_perturbation": config.training.input_perturbation},
-    )
     if not config.optim.lr > 0:
         raise ValueError(f"config.optim.lr is {config.optim.lr}: it must be positive")
     for name, p in (("model.label_dropout", model.label_dropout), ("data.augment", data.augment)):

@@ -57,6 +57,7 @@ class _Singlestep(NoiseLevelSolver):
     grid: Grid = "log_snr"
 
     n_past: ClassVar[int] = 2
+    takes_tuple: ClassVar[bool] = False  # a step of the loop knows not which stage it is
 
     @property
     @abc.abstractmethod

@@ -52,7 +52,7 @@ def _clamp_linear(weight: float | Float[Array, ""], sde: SDE, least: float) -> S
 def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> Schedule:
     """weight (1 - cos(pi p^power)) / 2: the greater the power, the later."""
     check_positive(power=power)
-    return _follow(lambda p: (1 - jnp.cos(jnp.pi * p**power)) / 2, weight, sde)
+    return _follow(lambda p: (1 - jnp.cos(math.pi * p**power)) / 2, weight, sde)
 
 
 def _interval(

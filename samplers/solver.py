@@ -108,6 +108,7 @@ class NoiseLevelSolver(abc.ABC):
     least_steps: ClassVar[int] = 1
     evaluations: ClassVar[int] = 1  # a step
     n_past: ClassVar[int] = 0  # evaluations kept for later steps
+    takes_tuple: ClassVar[bool] = True  # of score functions
 
     def __post_init__(self):
         object.__setattr__(self, "grid", check_grid(self.grid, self.rho))
@@ -193,7 +194,7 @@ class NoiseLevelSolver(abc.ABC):
             ValueError: a score_fn or start of another shape; more frames than steps; a grid whose
                 levels do not decrease, or begin elsewhere than `start`.
         """
-        for each in _all(score_fn):
+        for each in _all(score_fn) if self.takes_tuple else [score_fn]:
             check_score_fn(each, shape)
         n_moves = self.n_moves
         check_frames(n_frames, n_moves)

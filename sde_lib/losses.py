@@ -106,7 +106,7 @@ def denoising_score_matching(
         weighting: w of the log-SNR (sde_lib.weighting), in place of the two above.
         input_perturbation: gamma of x_t = alpha x_0 + sigma (z + gamma xi), where xi is more noise
             that the target z knows nothing of: training on inputs as far off as those of sampling
-            (Ning et al. 2023, arXiv 2301.11706, Algorithm 1; there 0.1).
+            (Ning et al. 2023, arXiv 2301.11706; there 0.1).
 
     Returns:
         The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.

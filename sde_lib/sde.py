@@ -157,16 +157,16 @@ class SDE(abc.ABC):
         return self.inverse_log_snr(-2 * jnp.log(level))
 
 
-def check_score_fn(score_fn: ScoreFn, shape: Sequence[int]) -> None:
+def check_score_fn(score_fn: ScoreFn | tuple[ScoreFn, ...], shape: Sequence[int]) -> None:
     """Raises ValueError unless score_fn maps x of `shape` and t of [B] to the shape of x.
 
-    The function is traced, not run.
+    The function is traced, not run. A tuple of them, as some solvers take, is refused.
     """
     if isinstance(score_fn, tuple):
         raise ValueError(
-            "score_fn is a tuple, of one function for each evaluation of a step: only solvers from "
-            "noise level to noise level (Heun, EDM, DPM-Solver and their kin) take it; take one of "
-            "them, or give one function, as discriminator guidance of equal weights is"
+            "score_fn is a tuple, of one function for each evaluation in a step: take a solver of "
+            "such steps (Heun, EDM, DPM2 and their kin), or give one function, as discriminator "
+            "guidance of equal weights is"
         )
     shape = tuple(shape)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)

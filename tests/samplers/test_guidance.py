@@ -67,8 +67,8 @@ def test_a_classifier_turns_the_score_of_all_into_that_of_its_class(name):
     sde, mixture = SDES[name], Mixture()
     x, t = states(sde)
     guided = guidance.gradient(mixture.score_fn(sde), classifier(sde, 0))
-    exact = of_class(sde)(x, t, jnp.zeros(4, int))
-    np.testing.assert_allclose(guided(x, t), exact, rtol=1e-4, atol=1e-4)
+    exact = jax.jit(of_class(sde))(x, t, jnp.zeros(4, int))
+    np.testing.assert_allclose(jax.jit(guided)(x, t), exact, rtol=1e-4, atol=1e-4)
 
 
 def test_a_sampler_given_the_guided_score_draws_that_class():
@@ -118,11 +118,11 @@ def test_the_best_discriminator_turns_a_wrong_model_into_the_data(name):
 
 
 def test_a_trained_discriminator_comes_near():
-    """Measured: mean to 0.02, covariance to 9% of its largest entry, KL from 2.4 to 0.008."""
-    guided = guidance.discriminator(MODEL.score_fn(EDM), EDM, trained(1000, 512), 1.0, 1.0)
+    """Measured: mean to 0.05, covariance to 6% of its largest entry, KL from 2.4 to 0.011."""
+    guided = guidance.discriminator(MODEL.score_fn(EDM), EDM, trained(1000, 128), 1.0, 1.0)
     x = heun(guided, (N, 3))
-    np.testing.assert_allclose(x.mean(0), DATA.mean, atol=0.05)
-    assert np.abs(np.cov(x.T) - DATA.covariance).max() < 0.15 * DATA.covariance.max()
+    np.testing.assert_allclose(x.mean(0), DATA.mean, atol=0.1)
+    assert np.abs(np.cov(x.T) - DATA.covariance).max() < 0.1 * DATA.covariance.max()
     assert DATA.divergence(x) < 0.02 * unguided_divergence()
 
 
@@ -187,10 +187,10 @@ def test_boosting_doubles_the_gradient_of_fakes():
 def test_classifier_free_guidance_is_classifier_guidance_by_bayes_rule():
     sde, label = SDES["vp"], jnp.array([0, 1, 0, 1])
     x, t = states(sde)
-    guided = guidance.classifier_free(of_class(sde), label, 2.5)
+    guided = jax.jit(guidance.classifier_free(of_class(sde), label, 2.5))(x, t)
     for k in (0, 1):
-        exact = guidance.gradient(Mixture().score_fn(sde), classifier(sde, k), 2.5)(x, t)
-        np.testing.assert_allclose(guided(x, t)[k::2], exact[k::2], rtol=1e-4, atol=1e-4)
+        exact = guidance.gradient(Mixture().score_fn(sde), classifier(sde, k), 2.5)
+        np.testing.assert_allclose(guided[k::2], jax.jit(exact)(x, t)[k::2], rtol=1e-4, atol=1e-4)
 
 
 def test_two_terms_draw_from_the_gaussian_beyond_that_of_the_condition():
@@ -270,9 +270,14 @@ def test_a_sample_that_looks_like_another_time_is_given_its_noise(name):
 
 
 def test_what_changes_nothing_is_the_plain_sampler_bit_for_bit():
-    score, label = of_class(EDM), jnp.arange(8) % 2
-    plain, given = Mixture().score_fn(EDM), functools.partial(score, label=label)
-    log_prob, zero, one = classifier(EDM, 0), jnp.float32(0), jnp.float32(1)
+    def score(x, t, label):
+        return -jnp.sin(x - label[:, None]) / (1 + t[:, None] ** 2)
+
+    def log_prob(x, t):
+        return jnp.sum(jnp.cos(x), axis=1) / (1 + t)
+
+    label, zero, one = jnp.arange(8) % 2, jnp.float32(0), jnp.float32(1)
+    given, plain = (functools.partial(score, label=y) for y in (label, jnp.full(8, -1)))
     assert guidance.gradient(plain, log_prob, 0) is plain
     assert guidance.discriminator(plain, EDM, log_prob, 0.0, 0.0) is plain
     assert guidance.discriminator(plain, EDM, log_prob, 1.0)[1] is plain

@@ -5,7 +5,8 @@ import pytest
 from closed_forms import SDES
 
 import sde_lib
-from samplers import guidance, guidance_schedules
+from samplers import guidance_schedules
+from samplers.guidance import SCHEDULES
 
 OPTIONS = {
     "clamp_linear": {"least": 1.5},
@@ -13,11 +14,12 @@ OPTIONS = {
     "interval": {"low": 0.5, "high": 5.0},
 }
 VP = SDES["vp"]
+LIKE_VP = sde_lib.EDM(t_max=float(VP.noise_level(1.0)))
 T = np.linspace(0, 1, 10_001)
 
 
 def weights(name, sde=VP, t=T, w=3.0, **options):
-    schedule = guidance.SCHEDULES[name](w, sde, **(options or OPTIONS.get(name, {})))
+    schedule = SCHEDULES[name](w, sde, **(options or OPTIONS.get(name, {})))
     return np.asarray(schedule(jnp.asarray(t, jnp.float32)))
 
 
@@ -62,28 +64,25 @@ def test_an_interval_is_of_noise_levels():
         np.testing.assert_array_equal(outside, [0, 3, 3, 3])
 
 
-@pytest.mark.parametrize("name", guidance.SCHEDULES)
-def test_edm_has_the_weights_of_vp_at_its_noise_levels(name):
-    """Progress is 0 at EDM's own t_max, and stays there."""
-    high = float(VP.noise_level(1.0))
-    t = np.linspace(0.01, 1, 7)
-    level = np.asarray(VP.noise_level(t))
-    edm = weights(name, sde_lib.EDM(t_max=high), level)
-    np.testing.assert_allclose(edm, weights(name, t=t), atol=1e-4)
-    ends = weights(name, sde_lib.EDM(), [100.0, 80.0])
-    np.testing.assert_allclose(ends, weights(name, t=[1.0, 1.0]), atol=1e-5)
+@jax.jit
+def all_weights(w, t_vp, level):
+    """Of VP; of an EDM that starts where VP does; of EDM at its start and beyond."""
+
+    def make(sde, t):
+        create = guidance_schedules.create
+        return {name: create(name, w, sde, **OPTIONS.get(name, {}))(t) for name in SCHEDULES}
+
+    return make(VP, t_vp), make(LIKE_VP, level), make(sde_lib.EDM(), jnp.array([100.0, 80.0]))
 
 
-def test_a_weight_may_be_traced():
-    t = jnp.array([0.2, 0.7])
-
-    @jax.jit
-    def all_weights(w):
-        make = guidance_schedules.create
-        return {name: make(name, w, VP, **OPTIONS.get(name, {}))(t) for name in guidance.SCHEDULES}
-
-    for name, w in all_weights(3.0).items():
-        np.testing.assert_allclose(w, weights(name, t=t), rtol=1e-6)
+def test_edm_has_the_weights_of_vp_at_its_noise_levels():
+    """The weight may be traced. Progress is 0 at EDM's own t_max, and stays there."""
+    t = jnp.linspace(0.01, 1, 7)
+    of_vp, of_edm, ends = all_weights(3.0, t, VP.noise_level(t))
+    for name in SCHEDULES:
+        np.testing.assert_allclose(of_vp[name], weights(name, t=t), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(of_edm[name], of_vp[name], atol=1e-4)
+        np.testing.assert_allclose(ends[name], of_vp[name][-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_mistakes_are_refused(name, options, message):
         guidance_schedules.create(name, 1.0, VP, **options)
 
 
-@pytest.mark.parametrize("name", guidance.SCHEDULES)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_impossible_weights_are_refused(name):
     for weight in (-1.0, np.inf):
         with pytest.raises(ValueError, match=f"weight is {weight}: it must be at least 0"):
