@@ -1,4 +1,4 @@
-"""Fifty training steps on digits, and samples of given weights: the same on any mesh.
+"""Fifty training steps on digits and their classes, and guided samples: the same on any mesh.
 
 python tests/fifty_steps.py FOLDER DATAxFSDP ... [HOST:PORT PROCESS_ID]
 """
@@ -28,6 +28,8 @@ def make_config(rows=-1, columns=1):
     config.mesh.data, config.mesh.fsdp = rows, columns
     config.model.nf, config.model.ch_mult, config.model.attn_resolutions = 8, (1,), (8,)
     config.model.dropout = 0.1
+    config.model.class_conditional, config.model.label_dropout = True, 0.1
+    config.sampling.cfg_weight = 1.5
     config.training.batch_size = 32
     config.data.random_flip = True
     config.sampling.n_steps, config.sampling.corrector = 30, "langevin"
@@ -41,10 +43,14 @@ def steps(config):
 
     rows = sharding.of_batch(sharding.make_mesh(config), axis=1)
     shape = (1, config.training.batch_size)
-    batches = data.batches((dataset.train,), config.seed, shape, 0, rows)
+    values = dataset.train, dataset.train_labels
+    batches = data.batches(values, config.seed, shape, 0, rows)
     train_step = train.make_train_step(config, model, dataset.levels)
-    batch = jax.ShapeDtypeStruct((*shape, 8, 8, 1), np.uint8, sharding=rows)
-    program = train.compiled(train_step, abstract).lower(abstract, batch).compile(QUICK)
+    batch = (
+        jax.ShapeDtypeStruct((*shape, 8, 8, 1), np.uint8, sharding=rows),
+        jax.ShapeDtypeStruct(shape, np.int32, sharding=rows),
+    )
+    program = train.compiled(train_step, abstract).lower(abstract, *batch).compile(QUICK)
     losses = []
     for _ in range(N_STEPS):
         made, metrics = program(made, *next(batches))
