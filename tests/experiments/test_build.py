@@ -61,6 +61,8 @@ def test_optimizer_warms_up_and_clips():
         ("training.input_perturbation", -0.1, "input_perturbation is -0.1: it must be at least 0"),
         ("model.label_dropout", 1.5, "label_dropout is 1.5: it must be a probability"),
         ("model.label_dropout", 0.1, "needs config.model.class_conditional=True"),
+        ("model.label_confidence", True, "needs config.model.class_conditional=True"),
+        ("data.confidence", "folder", "needs config.model.label_confidence=True"),
         ("data.augment", -0.1, "data.augment is -0.1: it must be a probability"),
         ("data.augment", 0.1, "augment_dim is 0: config.data.augment has 9 labels"),
         ("training.noise_density", "lognormal", "did you mean 'log_normal'"),

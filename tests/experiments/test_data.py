@@ -117,6 +117,22 @@ def test_labels_that_do_not_fit_are_refused(monkeypatch, labels, message):
         data.load(digits.get_config())
 
 
+@pytest.mark.parametrize(
+    ("confidences", "message"),
+    [
+        (np.ones(99), r"train data of 'digits': confidences of shape \(99,\) for 100 samples"),
+        (np.linspace(-0.1, 1, 100), r"confidences from -0.1 to 1.0: they must be in \[0, 1\]"),
+        (np.full(100, np.nan), "confidences from nan to nan"),
+    ],
+)
+def test_confidences_that_do_not_fit_are_refused(monkeypatch, confidences, message):
+    images = np.zeros((100, 8, 8, 1), np.uint8)
+    loaded = data.Dataset(images, images, 17, train_confidences=confidences)
+    monkeypatch.setitem(data.LOADERS, "digits", lambda _: loaded)
+    with pytest.raises(ValueError, match=message):
+        data.load(digits.get_config())
+
+
 def test_a_class_conditional_model_needs_labels_of_its_classes():
     dataset = data.load(digits.get_config())
     data.check_labels(dataset, 10)

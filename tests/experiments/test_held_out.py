@@ -47,23 +47,26 @@ def test_times_that_are_not_drawn_are_left_out():
 
 
 class Classes:
-    """A network whose score under VP is that of data which is its class, over 10."""
+    """A network whose score under VP is that of data which is its class, if sure, over 10."""
 
-    def apply(self, variables, x, labels, train, rngs, class_labels):
+    def apply(self, variables, x, labels, train, rngs, class_labels, confidences):
         sde, t = build.make_sde(digits.get_config()), labels / 999
-        alpha, sigma = (a[:, None, None, None] for a in (sde.alpha(t), sde.sigma(t)))
-        return (x - alpha * class_labels[:, None, None, None] / 10) / sigma
+        alpha, sigma, level = (
+            a[:, None, None, None] for a in (sde.alpha(t), sde.sigma(t), class_labels * confidences)
+        )
+        return (x - alpha * level / 10) / sigma
 
 
-def test_a_class_conditional_model_sees_the_classes():
+def test_a_class_conditional_model_sees_the_classes_and_their_confidences():
     config = digits.get_config()
     config.model.class_conditional, config.model.label_dropout = True, 0.5
+    config.model.label_confidence = True
     config.training.likelihood_weighting = config.training.importance_sampling = False
     config.data.uniform_dequantization = config.data.centered = False
     config.eval.batch_size = 16
-    classes = np.arange(16) % 10
-    images = np.tile(classes[:, None, None, None], (1, SIDE, SIDE, 1)).astype(np.uint8)
-    dataset = data.Dataset(images, images, 11, classes, classes)
+    classes, sure = np.arange(16) % 10, np.arange(16) % 3 > 0
+    images = np.tile((classes * sure)[:, None, None, None], (1, SIDE, SIDE, 1)).astype(np.uint8)
+    dataset = data.Dataset(images, images, 11, *[classes] * 2, *[sure.astype(np.float32)] * 2)
     evaluation = held_out.make_evaluation(config, Classes(), dataset)  # pyright: ignore
     metrics = evaluation(1, TrainState(np.zeros(()), {}, {}, ()))  # pyright: ignore
     assert metrics["eval_loss"] == pytest.approx(0, abs=1e-3)

@@ -255,12 +255,16 @@ class Linear(nn.Module):
 
     num_classes: int = 10
     augment_dim: int = 9
+    label_confidence: bool = False
 
     @nn.compact
-    def __call__(self, x, labels, train=False, class_labels=None, augment_labels=None):
+    def __call__(
+        self, x, labels, train=False, class_labels=None, augment_labels=None, confidences=None
+    ):
         weight, root = (self.param(n, nn.initializers.zeros, ()) for n in ("weight", "root"))
         if not self.is_initializing():
-            jax.debug.callback(self.record, x, class_labels, augment_labels, ordered=True)
+            conditions = class_labels, augment_labels, confidences
+            jax.debug.callback(self.record, x, *conditions, ordered=True)
         classes = 0.0 if class_labels is None else class_labels[:, None, None, None]
         return weight * x + jnp.sqrt(root) + 0.01 * weight * classes
 
@@ -282,13 +286,13 @@ def linear(monkeypatch):
     return config
 
 
-def steps(config, n, batch, labels=None):
+def steps(config, n, batch, *conditions):
     """The states after 0, ..., n steps on one batch, and the metrics of the last."""
     train_step = quickly_compiled(train.make_train_step(config, models.create(config), 17))
     state, metrics = init_state(config, models.create(config)), {}
     states = [state]
     for _ in range(n):
-        state, metrics = train_step(state, batch, labels)
+        state, metrics = train_step(state, batch, *conditions)
         states.append(state)
     jax.effects_barrier()
     return states, metrics
@@ -329,7 +333,7 @@ def test_classes_are_dropped_each_by_its_own_key(linear):
         linear.training.n_microbatches = n
         shape = n, 512 // n
         steps(linear, 1, images.reshape(*shape, 8, 8, 1), labels.reshape(shape))
-    whole, *parts = (classes for _, classes, _ in SEEN)
+    whole, *parts = (classes for _, classes, *_ in SEEN)
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     dropped = whole == -1
     np.testing.assert_array_equal(whole[~dropped], labels[~dropped])
@@ -343,7 +347,7 @@ def test_augmented_images_come_with_their_labels(linear):
     batch = np.zeros((1, 400, 8, 8, 1), np.uint8)
     batch[:, :, :, :4] = 16
     steps(linear, 1, batch)
-    x, _, labels = SEEN[0]
+    x, _, labels, _ = SEEN[0]
     difference = x[:, :, 4:].mean((1, 2, 3)) - x[:, :, :4].mean((1, 2, 3))
     clear = np.abs(difference) > 0.7
     np.testing.assert_array_equal(difference[clear] > 0, labels[clear, 0] == 1)
@@ -357,7 +361,7 @@ def test_a_class_conditional_model_trains_on_labelled_data_alone(linear, tmp_pat
     linear.training.eval_freq, linear.eval.batch_size = 3, 8
     train.run(linear, tmp_path)
     assert [line["step"] for line in workdir.read_metrics(tmp_path)] == [1, 2, 3, 3]
-    assert all(classes.min() >= 0 and classes.max() < 10 for _, classes, _ in SEEN)
+    assert all(classes.min() >= 0 and classes.max() < 10 for _, classes, *_ in SEEN)
     linear.data.num_classes = 9
     with pytest.raises(ValueError, match="have 10 classes, but the model has only 9"):
         train.run(linear, tmp_path / "fewer")

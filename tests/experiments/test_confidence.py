@@ -1,0 +1,92 @@
+import dataclasses
+from contextlib import closing
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from configs import digits
+from experiments import build, confidence, data, state, train, workdir
+from experiments.checkpoint import Checkpoints
+
+
+class Brightness(nn.Module):
+    """A classifier whose logits are proportional to brightness, class and noise."""
+
+    num_outputs: int = 0
+
+    @nn.compact
+    def __call__(self, x, labels, train=False):
+        slope = self.param("slope", nn.initializers.ones, ())
+        brightness = x.mean((1, 2, 3)) + labels
+        return slope * brightness[:, None] * jnp.arange(self.num_outputs)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "brightness", Brightness)
+    monkeypatch.setattr(models.registry, "CLASSIFIERS", {"brightness"})
+
+
+def save_run(theirs, folder):
+    workdir.claim(theirs, folder)
+    with closing(Checkpoints(folder)) as checkpoints:
+        checkpoints.save(1, state.init_state(theirs, models.create(theirs)))
+    return str(folder)
+
+
+def classifier(**changes):
+    config = digits.get_config("classifier")
+    config.model.name = "brightness"
+    config.data.uniform_dequantization = config.data.centered = False
+    config.data.update(changes)
+    return config
+
+
+def config(folder=""):
+    result = digits.get_config()
+    result.model.class_conditional = result.model.label_confidence = True
+    result.data.confidence, result.eval.batch_size = folder, 700
+    return result
+
+
+def test_a_classifier_s_is_its_probability_of_the_label(tmp_path):
+    """Of images in its own range, [0, 1] here, at its least noise."""
+    theirs = classifier()
+    ours = config(save_run(theirs, tmp_path))
+    build.check(ours)
+    dataset = train.load_data(ours)
+    least = 999 * build.make_sde(theirs).train_t_min
+    for images, labels, found in (
+        (dataset.train, dataset.train_labels, dataset.train_confidences),
+        (dataset.test, dataset.test_labels, dataset.test_confidences),
+    ):
+        weights = np.exp(np.arange(10) * (images.mean((1, 2, 3)) / 16 + least)[:, None])
+        expected = weights[np.arange(len(labels)), labels] / weights.sum(axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_data_s_own_are_taken_or_missed():
+    dataset = data.load(config())
+    with pytest.raises(ValueError, match="needs a confidence of each label: give the folder"):
+        confidence.load(config(), dataset)
+    own = np.ones(len(dataset.train)), np.zeros(len(dataset.test))
+    dataset = dataclasses.replace(dataset, train_confidences=own[0], test_confidences=own[1])
+    assert confidence.load(config(), dataset) is dataset
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (digits.get_config(), "holds the model 'ncsnpp': that is no classifier"),
+        (classifier(image_size=4), "the shape of data of the classifier in .* here"),
+        (classifier(num_classes=9), "the number of classes of the classifier in .* is 9, here 10"),
+    ],
+)
+def test_a_classifier_of_other_data_is_refused(tmp_path, theirs, message):
+    workdir.claim(theirs, tmp_path)
+    ours = config(str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        confidence.load(ours, data.load(ours))
