@@ -25,7 +25,7 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogra
 
 from configs import default, published
 
-VARIANTS = ("vp", "ve", "subvp", "long", "edm", "classifier")
+VARIANTS = ("vp", "ve", "subvp", "long", "edm", "classifier", "edm_classifier", "discriminator")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -81,13 +81,16 @@ def get_config(variant: str = "vp") -> default.Config:
         model.dropout = 0.1
         model.ema_rate = 0.9995
         config.optim.lr = 1e-3
-    elif variant == "edm":
+    if variant in ("edm", "edm_classifier", "discriminator"):
         config.update_from_flattened_dict(published.EDM_METHOD)
         training.likelihood_weighting = training.importance_sampling = False
         model.sigma_data = 0.75
-    elif variant == "classifier":
+    if variant in ("classifier", "edm_classifier", "discriminator"):
         model.name = "wideresnet"
         model.blocks_per_group = 1
         model.channel_multiplier = 2
         training.n_iters = 1500
+    if variant == "discriminator":
+        model.name = "discriminator"
+        training.noise_density = "log_uniform"
     return config

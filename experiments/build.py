@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -106,13 +106,20 @@ def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSam
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam with linear warm-up, after clipping the gradient to a global norm."""
+    """Adam with linear warm-up, after clipping the gradient to a global norm.
+
+    The encoder that a discriminator has of another run stays, without moments or decay.
+    """
     optim = config.optim
     check_name("config.optim.optimizer", optim.optimizer, ("Adam",))
     rate = optax.linear_schedule(0.0, optim.lr, optim.warmup) if optim.warmup else optim.lr
     clip = optax.clip_by_global_norm(optim.grad_clip) if optim.grad_clip > 0 else optax.identity()
     adam = optax.adamw(rate, optim.beta1, optim.beta2, optim.eps, weight_decay=optim.weight_decay)
-    return optax.chain(clip, adam)
+    optimizer = optax.chain(clip, adam)
+    if not (models.is_discriminator(config) and config.model.pretrained):
+        return optimizer
+    parts: Any = {"encoder": optax.set_to_zero(), "head": optimizer}
+    return optax.partition(parts, {part: part for part in parts})
 
 
 def check(config: Config) -> None:
@@ -202,16 +209,17 @@ def _check_conditioning(config: Config) -> None:
     """Raises ValueError for a network that cannot make sense of its labels (models.score_fn)."""
     parametrization.check(config)
     model, continuous = config.model, config.training.continuous
-    if model.name == "mlp" or models.is_classifier(config):
+    network = models.encoder_name(config)
+    if network == "mlp" or models.encoder_is_classifier(config):
         return
     kind, name = _kind_of_labels(config), model.get("parametrization", "score_sde")
     embedding = model.get("embedding_type", "fourier")  # NCSNpp's default
-    fourier = model.name == "ncsnpp" and embedding == "fourier"
+    fourier = network == "ncsnpp" and embedding == "fourier"
     takes_logarithm = fourier and model.get("log_labels", True)
-    what = f"config.model.name = {model.name!r}"
-    if model.name == "ncsnpp":
+    what = f"the network {network!r}"
+    if network == "ncsnpp":
         what += f" with embedding_type = {embedding!r}"
-    knows_levels_only = model.name.startswith("ncsnv2") or model.name == "ncsn"
+    knows_levels_only = network.startswith("ncsnv2") or network == "ncsn"
     if knows_levels_only and (continuous or name in parametrization.LEVEL_LABELS):
         raise ValueError(
             f"{what} knows discrete levels only: set config.training.continuous=False and "
@@ -234,7 +242,7 @@ def _check_conditioning(config: Config) -> None:
             "set config.training.continuous=False (VE only)"
         )
     ve = config.training.sde in ("vesde", "edm")
-    default = getattr(models.MODELS.get(model.name), "scale_by_sigma", False)
+    default = getattr(models.MODELS.get(network), "scale_by_sigma", False)
     if model.get("scale_by_sigma", default) and not (ve and name in ("score_sde", "score")):
         raise ValueError(
             "config.model.scale_by_sigma makes the output a score, which is VE's convention with "
@@ -244,7 +252,7 @@ def _check_conditioning(config: Config) -> None:
 
 def image_shape(config: Config) -> tuple[int, ...]:
     """Shape of one sample of config.data: of an image, or (2,) for points."""
-    if config.model.name == "mlp":
+    if models.encoder_name(config) == "mlp":
         return (2,)
     return (config.data.image_size, config.data.image_size, config.data.num_channels)
 

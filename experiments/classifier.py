@@ -1,11 +1,10 @@
-"""Classifiers of noisy data: their training, their accuracy, and sampling guided by one.
+"""Classifiers of noisy data: their training.
 
 p(label | x, t) turns the score of p_t(x) into that of p_t(x | label) by Bayes' rule (Song et al.
 2021, Section 5 and Appendix I). A classifier is a run of its own, in a folder of its own.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,22 +14,17 @@ import optax
 
 import models
 import sde_lib
-from experiments import build, data, scores, state
-from experiments import workdir as workdirs
+from experiments import build
 from models.config import Config
-from samplers import guidance
 from sde_lib import SDE, ScoreFn
 from sde_lib.batch import Batch, PerSample
 from sde_lib.noise_density import Quantile
 
-Guide = Callable[[ScoreFn, Any, jax.Array], ScoreFn]
-"""guide(score_fn, parameters of the classifier, indices of the samples) -> score_fn"""
-
 
 def logits_fn(config: Config, sde: SDE, model: nn.Module, params: Any, **options) -> ScoreFn:
     """logits(x, t): [B, classes]. The classifier sees the noise as a score network does."""
-    noise_labels = models.noise_labels(config, sde)
-    return lambda x, t: model.apply({"params": params}, x, noise_labels(t), **options)  # pyright: ignore
+    inputs = models.network_inputs(config, sde)
+    return lambda x, t: model.apply({"params": params}, *inputs(x, t), **options)  # pyright: ignore
 
 
 def cross_entropy(
@@ -65,44 +59,3 @@ def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]
         return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, *about)[0])
 
     return objective
-
-
-def load_guide(config: Config, sde: SDE) -> tuple[Guide, Any]:
-    """What config.sampling.classifier, the folder of one, makes of a score, and its parameters.
-
-    config.sampling.label is the class of all samples; with -1, sample i is of class i modulo their
-    number. Without a classifier the score stays what it is.
-
-    Raises:
-        ValueError: the folder's model is no classifier, or not one of this noise and data, or
-            without the class.
-    """
-    options = config.sampling
-    if not options.classifier:
-        return lambda score_fn, *_: score_fn, None
-    folder = Path(options.classifier)
-    theirs = workdirs.load_config(folder)
-    theirs.mesh = config.mesh
-    if not models.is_classifier(theirs):
-        raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")
-    for what, ours, other in (
-        ("SDE", sde, build.make_sde(theirs)),
-        ("shape of data", build.image_shape(config), build.image_shape(theirs)),
-        ("range of data", data.data_range(config), data.data_range(theirs)),
-    ):
-        if ours != other:
-            raise ValueError(f"the {what} of the classifier in {folder} is {other}, here {ours}")
-    n_classes = theirs.data.num_classes
-    scores.check_label(config, n_classes)
-    model, params, _ = state.load(theirs, folder)
-
-    def guide(score_fn, params, indices):
-        labels = scores.sampled_classes(config, n_classes, indices)
-
-        def log_prob(x, t):
-            logits = logits_fn(theirs, sde, model, params)(x, t)
-            return jnp.take_along_axis(nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
-
-        return guidance.gradient(score_fn, log_prob, options.guidance_weight)
-
-    return guide, params

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+import models
 from experiments import hosts, sharding
 from experiments.datasets import cifar10, digits, emoji, files, huggingface, npz, points
 from experiments.datasets.dataset import Dataset as Dataset
@@ -52,7 +53,7 @@ def load(config: Config) -> Dataset:
     training = dataset.train, dataset.train_labels, dataset.train_confidences
     _check_part(f"train data of {name!r}", dataset.levels, *training)
     _check_part(f"test data of {name!r}", dataset.levels, *dataset.test_values)
-    if (dataset.levels is None) != (config.model.name == "mlp"):
+    if (dataset.levels is None) != (models.encoder_name(config) == "mlp"):
         what = "points" if dataset.levels is None else "images"
         raise ValueError(
             f"config.model.name = {config.model.name!r} does not go with {name!r}, which are "

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
-from experiments import build, data, pictures, scores, sharding, state
+from configs import default
+from experiments import build, data, guides, pictures, scores, sharding, state
 from models.config import Config
 from samplers import editing, measurement
 from sde_lib.checks import check_at_least, check_name
@@ -62,8 +63,12 @@ def check(config: Config) -> None:
         check_at_least(count, **{f"config.edit.{name}": edit[name]})
     if not 0 <= edit.strength <= 1:
         raise ValueError(f"config.edit.strength is {edit.strength}: it must lie in [0, 1]")
-    if config.sampling.classifier:
-        raise ValueError("config.sampling.classifier guides mode sample: leave it out of mode edit")
+    plain = default.get_config().sampling
+    for name in guides.OF_SAMPLING:
+        if config.sampling[name] != plain[name]:
+            raise ValueError(
+                f"config.sampling.{name} is for mode sample: leave it out of mode edit"
+            )
     if config.model.class_conditional:
         raise ValueError("mode edit needs a model without classes, not model.class_conditional")
     if len(build.image_shape(config)) == 1:

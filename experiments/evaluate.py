@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from experiments import (
     build,
-    classifier,
     data,
     features,
+    guides,
     held_out,
     hosts,
     likelihood,
@@ -80,6 +80,8 @@ def run(config: Config, workdir: Path) -> None:
     }
     for step in steps if options.checkpoints == "all" else steps[-1:]:
         model, params, _ = state.load(config, workdir, step)
+        if options.enable_sampling:
+            guides.load(config, build.make_sde(config), params)
         figures: Figures = {}
         for name, measure in measures.items():
             if options[name]:
@@ -98,7 +100,6 @@ def _check(config: Config) -> None:
     if options.enable_sampling:
         check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})
         feature_function(config)
-        classifier.load_guide(config, build.make_sde(config))
 
 
 def run_stats(config: Config, workdir: Path) -> None:
@@ -133,7 +134,7 @@ def sample_quality(
     """Distances between samples and training data, by the features of config.eval.features."""
     fn = feature_function(config)
     truth = reference(config, dataset, fn, workdir)
-    _, guide_params = classifier.load_guide(config, build.make_sde(config))
+    _, guide_params = guides.load(config, build.make_sde(config), params)
     settings = config.sampling.to_dict() | {"n_samples": None}
     part = _parts(config, workdir, step, "samples", [settings, params, guide_params])
     mesh, n = sharding.make_mesh(config), config.eval.num_samples

@@ -22,6 +22,8 @@ from experiments import (
     build,
     edit,
     evaluate,
+    generate,
+    guides,
     hosts,
     import_checkpoint,
     likelihood,
@@ -39,8 +41,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/
 MODE = flags.DEFINE_string(
     "mode",
     "train",
-    "What to do: train, plan, sample, likelihood, evaluate, stats, edit, benchmark_solvers or "
-    "import.",
+    "What to do: train, plan, sample, likelihood, evaluate, stats, edit, benchmark_solvers, "
+    "import or generate.",
 )
 TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: .pth of score_sde, .npz of EDM.")
@@ -85,6 +87,7 @@ MODES = {
     "edit": edit.run,
     "benchmark_solvers": benchmark_solvers.run,
     "import": import_mode,
+    "generate": generate.run,
 }
 
 
@@ -107,6 +110,7 @@ def main(argv: list[str]) -> None:
         sys.stdout = io.StringIO()
         logging.getLogger("experiments").setLevel(logging.WARNING)
     build.check(config)
+    guides.check(config)
     if models.is_classifier(config) and MODE.value not in ("train", "plan"):
         raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train or plan alone")
     folder = "-".join([Path(file).stem, *filter(None, [variant])])

@@ -13,7 +13,7 @@ import numpy as np
 
 import samplers
 import sde_lib
-from experiments import build, classifier, data, pictures, scores, sharding
+from experiments import build, data, guides, pictures, scores, sharding
 from experiments import workdir as workdirs
 from models.config import Config
 
@@ -29,21 +29,21 @@ def make_draw(
     """draw(first_index): samples from that index on, compiled once, split over all devices.
 
     They are `size`, and as many more as it takes for the devices to divide them. Sample i is the
-    same in any batch; scores.sampling_score_fn says what it is drawn by, and
-    config.sampling.classifier, if given, guides it.
+    same in any batch; scores.sampling_score_fn and guides say what it is drawn by.
     """
     sde, sampler = build.make_sde(config), build.make_sampler(config)
     mesh = sharding.make_mesh(config)
     size = sharding.round_up(mesh, size)
-    guide, guide_params = classifier.load_guide(config, sde)
+    guide, guide_params = guides.load(config, sde, params)
     shape = (size, *build.image_shape(config))
 
     @jax.jit
     def batch(params, guide_params, key, first_index):
         indices = first_index + jnp.arange(size)
         score_fn = scores.sampling_score_fn(config, sde, model, mesh, params, indices)
-        score_fn = guide(score_fn, sharding.gather(mesh, guide_params), indices)
-        return sampler(key, sde, sharding.spread(mesh, score_fn), shape, first_index, n_frames)
+        guided = guide(score_fn, sharding.gather(mesh, guide_params), indices)
+        guided = jax.tree.map(partial(sharding.spread, mesh), guided)
+        return sampler(key, sde, guided, shape, first_index, n_frames)
 
     return partial(batch, params, guide_params, _key(config))
 

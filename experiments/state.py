@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import models
-from experiments import build, sharding
+from experiments import build, data, sharding
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from models.config import Config
@@ -60,6 +60,26 @@ def load(config: Config, workdir: Path, step: int | None = None) -> tuple[nn.Mod
         state = checkpoints.restore(like, step=step)
     assert state is not None  # restore raises where checkpoints are, and none can be read
     return model, state.ema_params, int(state.step)
+
+
+def load_related_config(config: Config, folder: Path, what: str) -> Config:
+    """The config of another run, whose model is to see the same noisy data, on the same devices.
+
+    Raises:
+        ValueError: there is no run, or one of another SDE, or of data of another shape or range.
+    """
+    theirs = workdirs.load_config(folder)
+    theirs.mesh = config.mesh
+    for name, of in (
+        ("SDE", build.make_sde),
+        ("shape of data", build.image_shape),
+        ("range of data", data.data_range),
+    ):
+        if of(config) != of(theirs):
+            raise ValueError(
+                f"the {name} of the {what} in {folder} is {of(theirs)}, here {of(config)}"
+            )
+    return theirs
 
 
 def saved_steps(workdir: Path) -> list[int]:

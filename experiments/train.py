@@ -20,6 +20,7 @@ from experiments import (
     classifier,
     confidence,
     data,
+    discriminator,
     held_out,
     likelihood,
     loop,
@@ -28,7 +29,7 @@ from experiments import (
 )
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
-from experiments.state import TrainState, abstract_state, init_state
+from experiments.state import TrainState, abstract_state
 from models.config import Config
 from sde_lib.batch import sample_keys
 
@@ -65,7 +66,10 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = _ema_rate(config, state.step)
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - rate)
+        # Exact for weights that stay, as a frozen encoder's.
+        ema_params = jax.tree.map(
+            lambda new, old: old + (1 - rate) * (new - old), params, state.ema_params
+        )
         new = TrainState(state.step, params, ema_params, opt_state)
 
         norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
@@ -85,6 +89,8 @@ def takes_labels(config: Config) -> bool:
 def load_data(config: Config) -> data.Dataset:
     """data.load, with labels and confidences that fit the model if it takes them."""
     dataset = data.load(config)
+    if models.is_discriminator(config):
+        return discriminator.load_data(config, dataset)
     if takes_labels(config):
         data.check_labels(dataset, config.data.num_classes)
     return confidence.load(config, dataset) if config.model.label_confidence else dataset
@@ -187,7 +193,12 @@ def run(config: Config, workdir: Path) -> None:
     is_classifier = models.is_classifier(config)
     workdirs.check_owner(config, workdir)
     abstract = abstract_state(config, model)
+    is_discriminator = models.is_discriminator(config)
+    if is_discriminator and config.model.pretrained:
+        discriminator.check_encoder(config)
     workdirs.claim(config, workdir)
+    if is_discriminator:
+        discriminator.claim(config, dataset, workdir)
 
     def pictures(step, state):
         if step < training.n_iters:
@@ -201,7 +212,7 @@ def run(config: Config, workdir: Path) -> None:
         loop.stop_signals() as stop,
         closing(Checkpoints(workdir, training.snapshot_freq)) as checkpoints,
     ):
-        state = checkpoints.restore(like=abstract) or init_state(config, model)
+        state = checkpoints.restore(like=abstract) or discriminator.init_state(config, model)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
         values = [dataset.train]

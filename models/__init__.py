@@ -1,14 +1,25 @@
 """Score networks, and what turns a network's output into a score."""
 
 from models import inception, torch_import
-from models.parametrization import noise_labels, score_fn
-from models.registry import MODELS, create, is_classifier
+from models.parametrization import network_inputs, noise_labels, score_fn
+from models.registry import (
+    MODELS,
+    create,
+    encoder_is_classifier,
+    encoder_name,
+    is_classifier,
+    is_discriminator,
+)
 
 __all__ = [
     "MODELS",
     "create",
+    "encoder_is_classifier",
+    "encoder_name",
     "inception",
     "is_classifier",
+    "is_discriminator",
+    "network_inputs",
     "noise_labels",
     "score_fn",
     "torch_import",

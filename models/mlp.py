@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import FourierEmbedding
+from models.layers import Embedding, FourierEmbedding
 
 Points = Float[Array, "batch dims"]
 
@@ -23,12 +23,23 @@ class MLP(nn.Module):
     fourier_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Points, labels: Float[Array, " batch"], train: bool = False) -> Points:
-        """The output, of the shape of x; labels > 0 grow with the noise level."""
+    def __call__(
+        self,
+        x: Points,
+        labels: Float[Array, " batch"],
+        train: bool = False,
+        features: bool = False,
+    ) -> Points | tuple[Points, Embedding]:
+        """The output, of the shape of x; labels > 0 grow with the noise level.
+
+        With `features`, what the output is a linear function of, and the noise's embedding.
+        """
         temb = FourierEmbedding(self.nf // 2, self.fourier_scale)(jnp.log(labels))
         temb = nn.swish(nn.Dense(self.nf)(temb))
         h = nn.Dense(self.nf)(x)
         for _ in range(self.num_res_blocks):
             y = nn.swish(nn.LayerNorm()(h)) + nn.Dense(self.nf)(temb)
             h += nn.Dense(self.nf)(nn.swish(nn.Dense(self.nf)(y)))
+        if features:
+            return nn.swish(h), temb
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(nn.swish(h))

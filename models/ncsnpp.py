@@ -15,6 +15,7 @@ from models.layers import (
     Combine,
     Confidences,
     Downsample,
+    Embedding,
     FourierEmbedding,
     ResnetBlock,
     Upsample,
@@ -101,8 +102,11 @@ class NCSNpp(nn.Module):
         class_labels: ClassLabels | None = None,
         augment_labels: AugmentLabels | None = None,
         confidences: Confidences | None = None,
-    ) -> Image:
+        features: bool = False,
+    ) -> Image | tuple[Image, Embedding | None]:
         """The output, of the shape of x; labels are what the parametrization conditions on.
+
+        With `features`, those between the way down and the way up, and the labels' embedding.
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), or conditions are
@@ -175,6 +179,8 @@ class NCSNpp(nn.Module):
         h = block(h.shape[-1])(h, temb, train)
         h = attention()(h)
         h = block(h.shape[-1])(h, temb, train)
+        if features:
+            return h, temb
 
         output = None
         for level, mult in reversed(list(enumerate(self.ch_mult))):

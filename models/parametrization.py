@@ -17,8 +17,8 @@ x = alpha x_0 + sigma eps, and EDM's noise level l = sigma / alpha, F learns
 | "edm_iddpm"          |                                                        | 999 - j       |
 """
 
-import functools
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.config import Config
-from models.registry import is_classifier
+from models.registry import encoder_is_classifier, encoder_name
 from sde_lib import EDM, SDE, VE, VP, ScoreFn
 from sde_lib.batch import PerSample, expand
 from sde_lib.checks import check_name
@@ -88,7 +88,7 @@ PARAMETRIZATIONS: dict[str, Callable[[SDE, PerSample, float], Coefficients]] = {
 """a, b and c of (sde, t, sigma_data)."""
 
 
-@functools.cache
+@cache
 def _iddpm_boundaries() -> Float[np.ndarray, " levels"]:
     """Half-way points between the levels u_M = 0, ..., u_0 (Karras et al. 2022, Table 1)."""
     m, c1, c2 = 1000, 0.001, 0.008
@@ -145,12 +145,7 @@ def score_fn(
         ValueError: an unknown parametrization, or a sigma_data that is not positive.
     """
     check(config)
-    name = config.model.get("parametrization", "score_sde")
-    if name == "score_sde":
-        gives_score = isinstance(sde, VE | EDM) and config.model.name != "mlp"
-        name = "score" if gives_score else "epsilon"
-    sigma_data = config.model.get("sigma_data", 0.5)
-    labels = noise_labels(config, sde)
+    coefficients, inputs = _coefficients(config, sde), network_inputs(config, sde)
     conditions = {
         "class_labels": class_labels,
         "augment_labels": augment_labels,
@@ -160,25 +155,45 @@ def score_fn(
     options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
-        coefficients = PARAMETRIZATIONS[name](sde, t, sigma_data)
-        a, b, c = (expand(jnp.asarray(k), x) for k in coefficients)
-        output: Any = model.apply({"params": params}, c * x, labels(t), train=train, **options)
+        a, b, _ = (expand(jnp.asarray(k), x) for k in coefficients(t))
+        output: Any = model.apply({"params": params}, *inputs(x, t), train=train, **options)
         return a * x + b * output
 
     return score
 
 
+def network_inputs(
+    config: Config, sde: SDE
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """inputs(x, t): x as a network sees it, and its noise label. A classifier sees x as it is."""
+    labels, coefficients = noise_labels(config, sde), _coefficients(config, sde)
+    if encoder_is_classifier(config):
+        return lambda x, t: (x, labels(t))
+    return lambda x, t: (expand(jnp.asarray(coefficients(t)[2]), x) * x, labels(t))
+
+
+def _coefficients(config: Config, sde: SDE) -> Callable[[jax.Array], Coefficients]:
+    name = config.model.get("parametrization", "score_sde")
+    if name == "score_sde":
+        gives_score = isinstance(sde, VE | EDM) and encoder_name(config) != "mlp"
+        name = "score" if gives_score else "epsilon"
+    sigma_data = config.model.get("sigma_data", 0.5)
+    return lambda t: PARAMETRIZATIONS[name](sde, t, sigma_data)
+
+
 def noise_labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
     """labels(t): what a network is conditioned on; a classifier, as a network for the noise.
+
+    A discriminator is conditioned as its encoder is.
 
     EDM's parametrizations have labels of their own. With the others, the network sees sigma(t)
     under VE and EDM, and 999 t / t_max under other SDEs; with config.training.continuous = False,
     the index, among config.model.num_scales levels, of the level that is as noisy as x at t: an
     integer at a level, a fraction between two. The network for points always sees sigma(t).
     """
-    if config.model.name == "mlp":
+    if encoder_name(config) == "mlp":
         return sde.sigma
-    classifier = is_classifier(config)
+    classifier = encoder_is_classifier(config)
     of_level = LEVEL_LABELS.get(config.model.get("parametrization", "score_sde"))
     if of_level and not classifier:
         return lambda t: of_level(sde.noise_level(t))

@@ -8,6 +8,7 @@ import flax.linen as nn
 from models.adm import ADM
 from models.config import Config
 from models.ddpm import DDPM
+from models.discriminator import Discriminator
 from models.layers import ACTIVATIONS
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
@@ -25,9 +26,12 @@ MODELS: dict[str, type[nn.Module]] = {
     "ncsnv2_256": NCSNv2At256,
     "wideresnet": WideResNet,
     "mlp": MLP,
+    "discriminator": Discriminator,
 }
 
-CLASSIFIERS = {"wideresnet"}
+CLASSIFIERS = {"wideresnet", "discriminator"}
+ENCODERS = ("wideresnet", "ncsnpp", "mlp")
+"""Networks that give features, to a discriminator."""
 
 CHOICES = {
     "resblock_type": ("ddpm", "biggan"),
@@ -51,21 +55,34 @@ def create(config: Config) -> nn.Module:
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
+    if not is_discriminator(config):
+        return _network(config, options.name)
+    check_name("config.model.encoder", options.encoder, ENCODERS)
+    if options.get("class_conditional"):
+        raise ValueError(
+            "config.model.class_conditional is True, but a discriminator sees no classes: set it "
+            "to False"
+        )
+    encoder = _network(config, options.encoder)
+    return Discriminator(encoder, bool(options.pretrained), options.get("dropout", 0.0))
+
+
+def _network(config: Config, name: str) -> nn.Module:
+    options, network = config.model, MODELS[name]
     for field, choices in CHOICES.items():
         if field in options:
             check_name(f"config.model.{field}", options[field], choices)
-    network = MODELS[options.name]
     fields = {field.name for field in dataclasses.fields(network)} - {"name"}
     if options.get("remat") and "remat" not in fields:
         raise ValueError(
-            f"config.model.remat is True, but the network {options.name!r} has no blocks whose "
+            f"config.model.remat is True, but the network {name!r} has no blocks whose "
             "activations could be computed again: set it to False"
         )
     for field in ("class_conditional", "augment_dim", "label_confidence"):
         known = "num_classes" if field == "class_conditional" else field
         if options.get(field) and (known not in fields or not options.get("conditional", True)):
             raise ValueError(
-                f"config.model.{field} is {options[field]}, but the network {options.name!r} "
+                f"config.model.{field} is {options[field]}, but the network {name!r} "
                 "sees no labels: take 'ncsnpp' or 'adm', with config.model.conditional=True"
             )
     values: dict[str, Any] = {
@@ -85,3 +102,18 @@ def create(config: Config) -> nn.Module:
 def is_classifier(config: Config) -> bool:
     """Whether config.model gives logits of classes, and no score."""
     return config.model.name in CLASSIFIERS
+
+
+def is_discriminator(config: Config) -> bool:
+    """Whether config.model tells samples of a model from the data."""
+    return config.model.name == "discriminator"
+
+
+def encoder_name(config: Config) -> str:
+    """The network that sees the data: that of config.model, or of a discriminator its encoder."""
+    return config.model.encoder if is_discriminator(config) else config.model.name
+
+
+def encoder_is_classifier(config: Config) -> bool:
+    """Whether that network is a classifier's, which sees the data unscaled."""
+    return encoder_name(config) in CLASSIFIERS

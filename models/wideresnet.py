@@ -33,8 +33,16 @@ class WideResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Logits:
+    def __call__(
+        self,
+        x: Image,
+        labels: Float[Array, " batch"],
+        train: bool = False,
+        features: bool = False,
+    ) -> Logits | tuple[Image, Embedding]:
         """The logits; labels > 0 grow with the noise level. `train` changes nothing.
+
+        With `features`, what the logits are of before its pixels' mean, and the noise's embedding.
 
         Raises:
             ValueError: height or width is not a multiple of 4.
@@ -55,10 +63,12 @@ class WideResNet(nn.Module):
                     shrink=group > 0 and block == 0,
                     activate_skip=group == block == 0,
                 )(h, temb)
-        h = nn.relu(group_norm(h.shape[-1])(h)).mean((1, 2))
+        h = nn.relu(group_norm(h.shape[-1])(h))
+        if features:
+            return h, temb
         # Uniform on +- 1 / sqrt(classes).
         kernel_init = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
-        return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h)
+        return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h.mean((1, 2)))
 
 
 class WideBlock(nn.Module):

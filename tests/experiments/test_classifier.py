@@ -6,7 +6,7 @@ import pytest
 
 import models
 from configs import digits
-from experiments import build, classifier, data, held_out, sample, state, workdir
+from experiments import build, classifier, data, guides, held_out, sample, state, workdir
 from experiments.checkpoint import Checkpoints
 from sde_lib.batch import expand
 
@@ -119,7 +119,7 @@ def test_a_classifier_of_other_noise_or_data_is_refused(tmp_path, change, messag
     theirs.update(change)
     ours.sampling.classifier = save_run(theirs, tmp_path)
     with pytest.raises(ValueError, match=message):
-        classifier.load_guide(ours, build.make_sde(ours))
+        guides.load(ours, build.make_sde(ours), {})
 
 
 def test_a_missing_classifier_or_class_is_refused(tmp_path):
@@ -130,8 +130,8 @@ def test_a_missing_classifier_or_class_is_refused(tmp_path):
     ours.sampling.label = -1
     ours.sampling.classifier = str(tmp_path)
     with pytest.raises(ValueError, match="give the folder of a trained model"):
-        classifier.load_guide(ours, build.make_sde(ours))
+        guides.load(ours, build.make_sde(ours), {})
     ours.sampling.classifier = save_run(config("bayes"), tmp_path)
     ours.sampling.label = 2
     with pytest.raises(ValueError, match="a class, 0 to 1"):
-        classifier.load_guide(ours, build.make_sde(ours))
+        guides.load(ours, build.make_sde(ours), {})

@@ -1,0 +1,170 @@
+"""All that config.sampling has for guiding a score function, composed."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import models
+from experiments import build, classifier, parts, scores, state
+from models.config import Config
+from samplers import guidance
+from samplers.base import Scores
+from sde_lib import SDE, ScoreFn
+from sde_lib.batch import Batch, PerSample
+from sde_lib.checks import check_positive
+
+Guide = Callable[[ScoreFn, Any, jax.Array], Scores]
+"""guide(score_fn, parameters of the guides, indices of the samples) -> score functions"""
+OF_SAMPLING = ("classifier", "discriminator", "eps_scale", "eps_scale_slope", "time_shift_window")
+"""What each guide begins with in config.sampling: at its default, that guide does nothing."""
+LogRatio = Callable[[Any, Batch, PerSample], PerSample]
+"""log_ratio(parameters, x, t): [B]"""
+
+
+def load(config: Config, sde: SDE, params: Any) -> tuple[Guide, Any]:
+    """What config.sampling makes of a score, and the parameters that this takes.
+
+    First the model's own errors are seen to, by time_shift and epsilon_scaling; then the classifier
+    adds its gradient, then the discriminator. With eps_scale_guided, epsilon_scaling is the last.
+    What config.sampling leaves out changes nothing.
+
+    Args:
+        config: of the model to be guided.
+        params: of that model, whose samples the discriminator must know.
+
+    Raises:
+        ValueError: a folder without such a guide, or one of other noise or data.
+    """
+    log_prob, log_ratio, guide_params = None, None, {}
+    if config.sampling.classifier:
+        log_prob, guide_params["classifier"] = load_classifier(config, sde)
+    if config.sampling.discriminator:
+        log_ratio, guide_params["discriminator"] = load_discriminator(config, sde, params)
+    return _composed(config, sde, log_prob, log_ratio), guide_params
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for what no guide can do, before anything is loaded."""
+    options, sde = config.sampling, build.make_sde(config)
+
+    def named(*names: str) -> dict[str, Any]:
+        return {f"config.sampling.{name}": options[name] for name in names}
+
+    check_positive(**named("eps_scale", "dg_sigma_min", "dg_sigma_max"))
+    check_positive(or_zero=True, **named("dg_weight_1st_order", "dg_weight_2nd_order"))
+    check_positive(or_zero=True, **named("guidance_weight", "time_shift_window"))
+    check_positive(or_zero=True, **named("time_shift_cutoff"))
+    last = options.eps_scale + options.eps_scale_slope * sde.t_max
+    check_positive(**{f"config.sampling's eps_scale + {sde.t_max:g} eps_scale_slope": last})
+    for name in ("dg_boost", "dg_sigma_min", "dg_sigma_max"):
+        if options[name] and not options.discriminator:
+            raise ValueError(
+                f"config.sampling.{name} is {options[name]}: it needs the folder of a "
+                "discriminator, config.sampling.discriminator"
+            )
+    # Tracing tells whether the sampler takes a score for each evaluation of a step.
+    guide = _composed(config, sde, None, lambda *_: jnp.zeros(1))
+    guided: Any = guide(lambda x, t: x, {"discriminator": None}, jnp.zeros(1))
+    if options.discriminator and isinstance(guided, tuple):
+        sampler = build.make_sampler(config)
+        jax.eval_shape(lambda key: sampler(key, sde, guided, (1, 2)), jax.random.key(0))
+
+
+def _composed(
+    config: Config,
+    sde: SDE,
+    log_prob: Callable[..., PerSample] | None,
+    log_ratio: LogRatio | None,
+) -> Guide:
+    options = config.sampling
+    b = guidance.linear(options.eps_scale_slope, options.eps_scale)
+    scaled = partial(guidance.epsilon_scaling, b=b)
+
+    def guide(score_fn, params, indices):
+        shift = options.time_shift_window, options.time_shift_cutoff
+        score_fn = guidance.time_shift(score_fn, sde, *shift)
+        if not options.eps_scale_guided:
+            score_fn = scaled(score_fn)
+        if log_prob:
+            weight = scores.schedule(config, sde, options.guidance_weight, outside=0.0)
+            given = partial(log_prob, params["classifier"], indices)
+            score_fn = guidance.gradient(score_fn, given, weight)
+        result: Scores = score_fn
+        if log_ratio:
+            result = guidance.discriminator(
+                score_fn,
+                sde,
+                partial(log_ratio, params["discriminator"]),
+                options.dg_weight_1st_order,
+                options.dg_weight_2nd_order,
+                options.dg_sigma_min,
+                options.dg_sigma_max,
+                options.dg_boost,
+            )
+        return jax.tree.map(scaled, result) if options.eps_scale_guided else result
+
+    return guide
+
+
+def load_classifier(config: Config, sde: SDE) -> tuple[Callable[..., PerSample], Any]:
+    """log_prob(params, indices, x, t): [B], of config.sampling.classifier; and its parameters.
+
+    config.sampling.label is the class of all samples; with -1, sample i is of class i modulo their
+    number.
+
+    Raises:
+        ValueError: the folder's model is no classifier, or not one of this noise and data, or
+            without the class.
+    """
+    folder = Path(config.sampling.classifier)
+    theirs = state.load_related_config(config, folder, "classifier")
+    if not models.is_classifier(theirs) or models.is_discriminator(theirs):
+        raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")
+    n_classes = theirs.data.num_classes
+    scores.check_label(config, n_classes)
+    model, params, _ = state.load(theirs, folder)
+
+    def log_prob(params: Any, indices: jax.Array, x: Batch, t: PerSample) -> PerSample:
+        labels = scores.sampled_classes(config, n_classes, indices)
+        log_probs = nn.log_softmax(classifier.logits_fn(theirs, sde, model, params)(x, t))
+        return jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
+
+    return log_prob, params
+
+
+def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio, Any]:
+    """log_ratio(params, x, t): [B], of config.sampling.discriminator; and its parameters.
+
+    The logarithm of the densities of data over samples at x_t = x: the difference of its logits,
+    without the log odds of the two in its training.
+
+    Raises:
+        ValueError: the folder's model is no discriminator, or not one of this noise and data, or
+            one of the samples of another model than that of params.
+    """
+    folder = Path(config.sampling.discriminator)
+    theirs = state.load_related_config(config, folder, "discriminator")
+    if not models.is_discriminator(theirs):
+        raise ValueError(
+            f"{folder} holds the model {theirs.model.name!r}: that is no discriminator"
+        )
+    about = json.loads((folder / "generated.json").read_text())
+    if about["model"] != parts.digest(params):
+        raise ValueError(
+            f"the discriminator in {folder} knows samples of another model, or of this one at "
+            f"another step than here: theirs is {about['step']}. Make new ones by --mode=generate, "
+            "and train a discriminator of them"
+        )
+    model, weights, _ = state.load(theirs, folder)
+
+    def log_ratio(params: Any, x: Batch, t: PerSample) -> PerSample:
+        logits = classifier.logits_fn(theirs, sde, model, params)(x, t)
+        return logits[:, 1] - logits[:, 0] - about["log_odds"]
+
+    return log_ratio, weights

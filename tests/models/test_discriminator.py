@@ -1,0 +1,122 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import weights
+
+import models
+from configs import digits, points
+from models.mlp import MLP
+from models.ncsnpp import NCSNpp
+from models.wideresnet import WideResNet
+
+IMAGES = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+LABELS = jnp.array([0.5, 3.0])
+U_NET = NCSNpp(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), fir=False)
+
+
+def config(pretrained="somewhere", dropout=0.0):
+    result = points.get_config()
+    result.model.update(name="discriminator", encoder="mlp", nf=8, num_res_blocks=1)
+    result.model.pretrained = pretrained
+    with result.unlocked():
+        result.model.dropout = dropout
+    return result
+
+
+def test_features_are_what_the_rest_of_the_network_sees():
+    for network, x, last in (
+        (WideResNet(blocks_per_group=1, channel_multiplier=1), IMAGES, "Dense_2"),
+        (MLP(nf=8, num_res_blocks=1), IMAGES[:, 0, 0, :2], "Dense_5"),
+    ):
+        params = weights.random(network, x, LABELS)
+
+        @jax.jit
+        def run(params, network=network, x=x):
+            h, _ = network.apply({"params": params}, x, LABELS, features=True)
+            return h, network.apply({"params": params}, x, LABELS)
+
+        h, output = run(params)
+        mean = h.mean(tuple(range(1, h.ndim - 1)))
+        linear = mean @ params[last]["kernel"] + params[last]["bias"]
+        np.testing.assert_allclose(linear, output, atol=1e-4)
+
+
+def test_features_of_a_u_net_are_those_of_its_middle_and_take_no_more():
+    params = weights.random(U_NET, IMAGES, LABELS)
+
+    @jax.jit
+    def run(params):
+        h, _ = U_NET.apply({"params": params}, IMAGES, LABELS, features=True)
+        _, seen = U_NET.apply({"params": params}, IMAGES, LABELS, capture_intermediates=True)
+        return h, seen["intermediates"]
+
+    h, seen = run(params)
+    middle = seen["ResnetBlock_4"]["__call__"][0]  # two blocks down, one that halves, two
+    np.testing.assert_array_equal(h, middle)
+    assert h.shape == (2, 4, 4, 8)
+    used = jax.eval_shape(lambda: U_NET.init(jax.random.key(0), IMAGES, LABELS, features=True))
+    assert "ResnetBlock_5" in params
+    assert "ResnetBlock_5" not in used["params"]
+    assert all(
+        jax.tree.map(jnp.shape, params[name]) == jax.tree.map(jnp.shape, used["params"][name])
+        for name in used["params"]
+    )
+
+
+def test_it_starts_with_equal_logits():
+    discriminator, x = models.create(config()), jax.random.normal(jax.random.key(0), (4, 2))
+    logits, _ = jax.jit(discriminator.init_with_output)(jax.random.key(1), x, jnp.ones(4))
+    np.testing.assert_array_equal(logits, np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_training_moves_a_frozen_encoder_not_and_guidance_sees_through_it(frozen):
+    discriminator = models.create(config("somewhere" if frozen else "", dropout=0.5))
+    x, labels = jax.random.normal(jax.random.key(0), (4, 2)), jnp.ones(4)
+    params = weights.random(discriminator, x, labels)
+
+    def total(params, x, train):
+        rngs = {"dropout": jax.random.key(0)}
+        logits = discriminator.apply({"params": params}, x, labels, train, rngs=rngs)
+        return nn.log_softmax(logits)[:, 1].sum()
+
+    of_params, of_x = jax.jit(
+        lambda: (jax.grad(total)(params, x, True), jax.grad(total, 1)(params, x, False))
+    )()
+    size = {part: max(map(jnp.max, jax.tree.leaves(of_params[part]))) for part in of_params}
+    assert size["head"] > 1e-3
+    assert (size["encoder"] == 0) == frozen
+    assert np.abs(of_x).min(axis=1).min() > 0
+
+
+def test_the_encoder_sees_what_it_sees_in_its_own_run():
+    """EDM's network c_in x and log(sigma) / 4; a classifier x and sigma."""
+    from experiments import build
+
+    ours = digits.get_config("edm")
+    sigma, sigma_data, x = jnp.array([0.1, 2.0]), ours.model.sigma_data, IMAGES
+    c_in = 1 / jnp.sqrt(sigma**2 + sigma_data**2)
+    expected = {"ncsnpp": (c_in[:, None, None, None] * x, jnp.log(sigma) / 4)}
+    expected["wideresnet"] = x, sigma
+    for encoder, inputs in expected.items():
+        ours.model.name, ours.model.encoder = "discriminator", encoder
+        seen = models.network_inputs(ours, build.make_sde(ours))(x, sigma)
+        for one, other in zip(seen, inputs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encoder": "wideresnt"}, "config.model.encoder.*did you mean 'wideresnet'"),
+        ({"encoder": "ddpm"}, "config.model.encoder 'ddpm' is unknown"),
+        ({"class_conditional": True}, "a discriminator sees no classes"),
+    ],
+)
+def test_encoders_that_it_cannot_have_are_refused(values, message):
+    ours = config()
+    ours.model.update(values)
+    with pytest.raises(ValueError, match=message):
+        models.create(ours)
