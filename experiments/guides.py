@@ -72,7 +72,7 @@ def check(config: Config) -> None:
     guide = _composed(config, sde, None, lambda *_: jnp.zeros(1))
     guided: Any = guide(lambda x, t: x, {"discriminator": None}, jnp.zeros(1))
     if options.discriminator and isinstance(guided, tuple):
-        sampler = build.make_sampler(config)
+        sampler: Any = build.make_sampler(config)
         jax.eval_shape(lambda key: sampler(key, sde, guided, (1, 2)), jax.random.key(0))
 
 
