@@ -8,7 +8,7 @@ import pytest
 
 import models
 from configs import digits
-from experiments import build, confidence, data, state, train, workdir
+from experiments import build, confidence, data, sample, state, train, workdir
 from experiments.checkpoint import Checkpoints
 
 
@@ -45,8 +45,8 @@ def classifier(**changes):
     return config
 
 
-def config(folder=""):
-    result = digits.get_config()
+def config(folder="", variant="vp"):
+    result = digits.get_config(variant)
     result.model.class_conditional = result.model.label_confidence = True
     result.data.confidence, result.eval.batch_size = folder, 700
     return result
@@ -75,6 +75,42 @@ def test_the_data_s_own_are_taken_or_missed():
     own = np.ones(len(dataset.train)), np.zeros(len(dataset.test))
     dataset = dataclasses.replace(dataset, train_confidences=own[0], test_confidences=own[1])
     assert confidence.load(config(), dataset) is dataset
+
+
+@pytest.mark.slow
+def test_a_model_tells_sure_labels_from_random_ones(tmp_path, monkeypatch):
+    """Bright and dark images, half of whose labels are random and said to be so.
+
+    Samples are of their class at confidence 1, guided by confidence or not, and half of them at 0.
+    """
+    generator = np.random.RandomState(0)
+    truth, sure = generator.randint(2, size=(2, 512))
+    labels = np.where(sure, truth, generator.randint(2, size=512))
+    images = (60 + 120 * truth + generator.randint(20, size=512)).astype(np.uint8)
+    ours = config(variant="edm")
+    ours.data.update(dataset="npz", path=str(tmp_path / "data.npz"), image_size=4, num_classes=2)
+    ours.data.test_fraction = 0.25
+    np.savez(
+        ours.data.path,
+        images=np.tile(images[:, None, None, None], (1, 4, 4, 1)),
+        labels=labels,
+        confidence=sure,
+    )
+    ours.model.nf, ours.model.ch_mult, ours.model.attn_resolutions = 16, (1,), ()
+    ours.training.n_iters, ours.sampling.batch_size = 400, 200
+    for module, name in ((train.likelihood, "bits_per_dim"), (train.sample, "save_pictures")):
+        monkeypatch.setattr(module, name, lambda *_: [])
+    train.run(ours, tmp_path / "run")
+    model, params, _ = state.load(ours, tmp_path / "run")
+
+    def share_of_its_class(confidence, weight=1.0):
+        ours.sampling.confidence, ours.sampling.cfg_weight = confidence, weight
+        x, _ = sample.draw(ours, model, params, 200)
+        return np.mean((x.mean((1, 2, 3)) > 0) == np.arange(200) % 2)
+
+    assert share_of_its_class(1.0) > 0.95
+    assert share_of_its_class(1.0, weight=2.0) > 0.95
+    assert share_of_its_class(0.0) == pytest.approx(0.5, abs=0.15)
 
 
 @pytest.mark.parametrize(

@@ -328,12 +328,16 @@ def test_gradients_that_are_not_finite_are_skipped_or_replaced(linear):
 def test_classes_are_dropped_each_by_its_own_key(linear):
     linear.model.class_conditional, linear.model.label_dropout = True, 0.3
     linear.data.num_classes, linear.training.batch_size = 10, 512
+    linear.model.label_confidence = True
     images, labels = np.zeros((512, 8, 8, 1), np.uint8), np.arange(512) % 10
+    sure = (np.arange(512) / 512).astype(np.float32)
     for n in (1, 2):
         linear.training.n_microbatches = n
         shape = n, 512 // n
-        steps(linear, 1, images.reshape(*shape, 8, 8, 1), labels.reshape(shape))
+        conditions = labels.reshape(shape), sure.reshape(shape)
+        steps(linear, 1, images.reshape(*shape, 8, 8, 1), *conditions)
     whole, *parts = (classes for _, classes, *_ in SEEN)
+    np.testing.assert_array_equal(np.concatenate([seen[-1] for seen in SEEN[1:]]), sure)
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     dropped = whole == -1
     np.testing.assert_array_equal(whole[~dropped], labels[~dropped])
