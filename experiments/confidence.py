@@ -24,7 +24,7 @@ def load(config: Config, dataset: data.Dataset) -> data.Dataset:
         ValueError: there are none, or the folder's model is no classifier of these data.
     """
     if not config.data.confidence:
-        if dataset.train_confidences is None or dataset.test_confidences is None:
+        if dataset.train_confidence is None or dataset.test_confidence is None:
             raise ValueError(
                 "config.model.label_confidence needs a confidence of each label: give the folder "
                 "of a trained classifier as config.data.confidence, or an .npz file with arrays "
@@ -59,6 +59,6 @@ def load(config: Config, dataset: data.Dataset) -> data.Dataset:
 
     return dataclasses.replace(
         dataset,
-        train_confidences=of(dataset.train, dataset.train_labels),
-        test_confidences=of(dataset.test, dataset.test_labels),
+        train_confidence=of(dataset.train, dataset.train_labels),
+        test_confidence=of(dataset.test, dataset.test_labels),
     )

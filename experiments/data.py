@@ -50,7 +50,7 @@ def load(config: Config) -> Dataset:
     dataset = LOADERS[name](config)
     if hosts.is_first():
         hosts.everyone(True)
-    training = dataset.train, dataset.train_labels, dataset.train_confidences
+    training = dataset.train, dataset.train_labels, dataset.train_confidence
     _check_part(f"train data of {name!r}", dataset.levels, *training)
     _check_part(f"test data of {name!r}", dataset.levels, *dataset.test_values)
     if (dataset.levels is None) != (models.encoder_name(config) == "mlp"):

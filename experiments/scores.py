@@ -48,10 +48,6 @@ def sampling_score_fn(
     confidence 0 (Dufour et al. 2024).
     """
     options = config.sampling
-    params = sharding.gather(mesh, params)
-
-    def conditional_score_fn(x, t, condition):
-        return score_fn(config, sde, model, mesh, params, *condition)(x, t)
 
     def condition(classes, confidence=options.confidence):
         return classes, jnp.full(classes.shape, confidence)
@@ -59,6 +55,11 @@ def sampling_score_fn(
     classes = sampled_classes(config, config.data.num_classes, indices)
     if not is_guided(config):
         return score_fn(config, sde, model, mesh, params, *condition(classes))
+    params = sharding.gather(mesh, params)  # here, and not in every call
+
+    def conditional_score_fn(x, t, condition):
+        return score_fn(config, sde, model, mesh, params, *condition)(x, t)
+
     none = jnp.full_like(classes, -1) if config.model.label_dropout else classes
     negative = options.negative_label >= 0
     two_terms = negative and options.negative_terms == 2

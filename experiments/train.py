@@ -217,7 +217,7 @@ def run(config: Config, workdir: Path) -> None:
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
         values = [dataset.train]
         values += [dataset.train_labels] if takes_labels(config) else []
-        values += [dataset.train_confidences] if config.model.label_confidence else []
+        values += [dataset.train_confidence] if config.model.label_confidence else []
         place = sharding.of_batch(mesh, axis=1)
         state, stopped = loop.fit(
             training,

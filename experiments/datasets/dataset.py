@@ -21,13 +21,13 @@ class Dataset:
     levels: int | None
     train_labels: Int[np.ndarray, " train"] | None = None
     test_labels: Int[np.ndarray, " test"] | None = None
-    train_confidences: Float[np.ndarray, " train"] | None = None
-    test_confidences: Float[np.ndarray, " test"] | None = None
+    train_confidence: Float[np.ndarray, " train"] | None = None
+    test_confidence: Float[np.ndarray, " test"] | None = None
 
     @property
     def test_values(self) -> tuple:
         """The test data with their labels and confidences, as far as there are."""
-        return self.test, self.test_labels, self.test_confidences
+        return self.test, self.test_labels, self.test_confidence
 
     @property
     def n_classes(self) -> int:

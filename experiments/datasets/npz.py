@@ -39,8 +39,7 @@ def load(config: Config) -> Dataset:
 
     images, about = arrays.keys() - LABELS - CONFIDENCES, arrays.keys() & (LABELS | CONFIDENCES)
     if images == PARTS and not about & {"labels", "confidence"}:
-        more = {name.replace("confidence", "confidences"): arrays[name] for name in about}
-        return Dataset(arrays["train"], arrays["test"], 256, **more)
+        return Dataset(levels=256, **arrays)
     if len(images) != 1 or images <= PARTS or not about <= {"labels", "confidence"}:
         raise ValueError(f"{path} holds {sorted(arrays)}: expected {LAYOUT}")
     values = arrays[images.pop()]
@@ -49,7 +48,7 @@ def load(config: Config) -> Dataset:
             raise ValueError(f"{path} holds {len(arrays[name])} {name} for {len(values)} images")
     train, test = split(len(values), config.data.test_fraction)
     more = {
-        f"{part}_{name.replace('confidence', 'confidences')}": arrays[name][rows]
+        f"{part}_{name}": arrays[name][rows]
         for name in about
         for part, rows in (("train", train), ("test", test))
     }

@@ -60,8 +60,8 @@ def test_a_classifier_s_is_its_probability_of_the_label(tmp_path):
     dataset = train.load_data(ours)
     least = 999 * build.make_sde(theirs).train_t_min
     for images, labels, found in (
-        (dataset.train, dataset.train_labels, dataset.train_confidences),
-        (dataset.test, dataset.test_labels, dataset.test_confidences),
+        (dataset.train, dataset.train_labels, dataset.train_confidence),
+        (dataset.test, dataset.test_labels, dataset.test_confidence),
     ):
         weights = np.exp(np.arange(10) * (images.mean((1, 2, 3)) / 16 + least)[:, None])
         expected = weights[np.arange(len(labels)), labels] / weights.sum(axis=1)
@@ -73,7 +73,7 @@ def test_the_data_s_own_are_taken_or_missed():
     with pytest.raises(ValueError, match="needs a confidence of each label: give the folder"):
         confidence.load(config(), dataset)
     own = np.ones(len(dataset.train)), np.zeros(len(dataset.test))
-    dataset = dataclasses.replace(dataset, train_confidences=own[0], test_confidences=own[1])
+    dataset = dataclasses.replace(dataset, train_confidence=own[0], test_confidence=own[1])
     assert confidence.load(config(), dataset) is dataset
 
 

@@ -125,9 +125,9 @@ def test_labels_that_do_not_fit_are_refused(monkeypatch, labels, message):
         (np.full(100, np.nan), "confidences from nan to nan"),
     ],
 )
-def test_confidences_that_do_not_fit_are_refused(monkeypatch, confidences, message):
+def test_confidence_that_do_not_fit_are_refused(monkeypatch, confidences, message):
     images = np.zeros((100, 8, 8, 1), np.uint8)
-    loaded = data.Dataset(images, images, 17, train_confidences=confidences)
+    loaded = data.Dataset(images, images, 17, train_confidence=confidences)
     monkeypatch.setitem(data.LOADERS, "digits", lambda _: loaded)
     with pytest.raises(ValueError, match=message):
         data.load(digits.get_config())

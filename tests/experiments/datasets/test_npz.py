@@ -22,12 +22,12 @@ def test_both_parts_are_read_with_their_labels(tmp_path):
     dataset = load(tmp_path, train=IMAGES[:15], test=IMAGES[15:], **labels)
     np.testing.assert_array_equal(dataset.train_labels, np.arange(15))
     assert dataset.test_labels.dtype == np.int32
-    assert dataset.train_confidences is dataset.test_confidences is None
+    assert dataset.train_confidence is dataset.test_confidence is None
     sure = {"train_confidence": np.arange(15) / 15, "test_confidence": np.ones(5, int)}
     dataset = load(tmp_path, train=IMAGES[:15], test=IMAGES[15:], **labels, **sure)
-    np.testing.assert_allclose(dataset.train_confidences, np.arange(15) / 15)
-    np.testing.assert_array_equal(dataset.test_confidences, np.ones(5))
-    assert dataset.test_confidences.dtype == np.float32
+    np.testing.assert_allclose(dataset.train_confidence, np.arange(15) / 15)
+    np.testing.assert_array_equal(dataset.test_confidence, np.ones(5))
+    assert dataset.test_confidence.dtype == np.float32
 
 
 def test_one_array_is_split(tmp_path):
@@ -37,8 +37,8 @@ def test_one_array_is_split(tmp_path):
     np.testing.assert_array_equal(dataset.test[:], IMAGES[dataset.test_labels])
     assert load(tmp_path, arr_0=IMAGES).test_labels is None
     sure = load(tmp_path, arr_0=IMAGES, labels=np.arange(20), confidence=np.arange(20) / 20)
-    np.testing.assert_allclose(sure.train_confidences, sure.train_labels / 20)
-    np.testing.assert_allclose(sure.test_confidences, sure.test_labels / 20)
+    np.testing.assert_allclose(sure.train_confidence, sure.train_labels / 20)
+    np.testing.assert_allclose(sure.test_confidence, sure.test_labels / 20)
 
 
 def test_what_is_no_such_file_is_refused(tmp_path):
