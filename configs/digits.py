@@ -90,7 +90,8 @@ def get_config(variant: str = "vp") -> default.Config:
         model.blocks_per_group = 1
         model.channel_multiplier = 2
         training.n_iters = 1500
+    if variant in ("edm_classifier", "discriminator"):
+        training.noise_density = "log_uniform"
     if variant == "discriminator":
         model.name = "discriminator"
-        training.noise_density = "log_uniform"
     return config

@@ -66,9 +66,7 @@ def check(config: Config) -> None:
     plain = default.get_config().sampling
     for name in guides.OF_SAMPLING:
         if config.sampling[name] != plain[name]:
-            raise ValueError(
-                f"config.sampling.{name} is for mode sample: leave it out of mode edit"
-            )
+            raise ValueError(f"config.sampling.{name} guides samples: leave it out of mode edit")
     if config.model.class_conditional:
         raise ValueError("mode edit needs a model without classes, not model.class_conditional")
     if len(build.image_shape(config)) == 1:
