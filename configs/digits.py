@@ -10,7 +10,17 @@
 | long    | vp with dropout, longer    | 50 minutes    | see below     |
 | edm     | EDM                        | as vp         | 1.88 +- 0.014 |
 
-classifier (1 minute) learns to tell noisy digits apart, to guide vp by their class.
+classifier (1 minute) learns to tell noisy digits apart, to guide vp by their class; edm_classifier
+does so under EDM's noise. discriminator (2 minutes) learns to tell edm's samples from the data, to
+guide edm to these (Kim et al. 2023):
+
+    main="python -m experiments.main --config=configs/digits.py"
+    $main:edm
+    $main:edm --mode=generate --config.sampling.n_samples=6000
+    $main:discriminator
+    $main:edm --mode=evaluate --config.sampling.discriminator=runs/digits-discriminator
+
+It is a head on edm's own way down, which stays (config.model.encoder and pretrained).
 
 Fréchet and kernel distance of 4,000 samples to the training data (--mode=evaluate, with random
 features), and network evaluations a sample: edm 0.0065 and 0.00008 at 35; vp 0.027 and 0.0007 at
@@ -93,5 +103,8 @@ def get_config(variant: str = "vp") -> default.Config:
     if variant in ("edm_classifier", "discriminator"):
         training.noise_density = "log_uniform"
     if variant == "discriminator":
-        model.name = "discriminator"
+        model.name, model.encoder = "discriminator", "ncsnpp"
+        config.data.generated = "runs/digits-edm/generated.npz"
+        model.pretrained = "runs/digits-edm"
+        training.n_iters = 4000
     return config

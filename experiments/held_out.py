@@ -91,10 +91,11 @@ def along_time(sde: SDE, t: np.ndarray, values: np.ndarray) -> dict[float, float
 
 
 def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset) -> str:
-    """A classifier's accuracy on the test set, each sample at one uniform t, and along t."""
+    """A classifier's accuracy and loss on the test set, each sample at a random t, and along t."""
     mesh, sde = sharding.make_mesh(config), build.make_sde(config)
     losses = partial(make_losses(config, model, dataset), params, jax.random.key(config.seed))
     result = parts.over(mesh, dataset.test_values, config.eval.batch_size, losses)
     along = along_time(sde, result["t"], result["correct"]).items()
     along_t = ", ".join(f"{mean:.2f} to t = {edge:g}" for edge, mean in along)
-    return f"test accuracy {result['correct'].mean():.3f}: {along_t}"
+    accuracy, loss = result["correct"].mean(), result["loss"].mean()
+    return f"test accuracy {accuracy:.3f}, loss {loss:.4f}; accuracy {along_t}"

@@ -186,6 +186,11 @@ def run(config: Config, workdir: Path) -> None:
         FloatingPointError: config.training.max_skipped steps in a row had no finite loss and
             gradient.
     """
+    if config.sampling.discriminator:
+        raise ValueError(
+            "config.sampling.discriminator guides a trained model, whose samples it knows: leave it "
+            "out of mode train"
+        )
     mesh, training = sharding.make_mesh(config), config.training
     shape = batch_shape(mesh, training)
     dataset = load_data(config)

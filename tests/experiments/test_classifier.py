@@ -92,7 +92,7 @@ def test_the_report_is_the_accuracy_of_the_least_error(tmp_path):
     sde, t = build.make_sde(ours), np.linspace(1e-5, 1, 2001)
     alpha, sigma = np.asarray(sde.alpha(t)), np.asarray(sde.sigma(t))
     error = stats.norm.cdf(-2 * alpha * 0.5 / np.sqrt((alpha * STD) ** 2 + sigma**2)).mean()
-    assert float(text.split()[2].rstrip(":")) == pytest.approx(1 - error, abs=0.03)
+    assert float(text.split()[2].rstrip(",")) == pytest.approx(1 - error, abs=0.03)
     assert "to t = 0.2" in text
 
 
