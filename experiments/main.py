@@ -22,6 +22,7 @@ from experiments import (
     build,
     edit,
     evaluate,
+    exposure_bias,
     generate,
     guides,
     hosts,
@@ -42,7 +43,7 @@ MODE = flags.DEFINE_string(
     "mode",
     "train",
     "What to do: train, plan, sample, likelihood, evaluate, stats, edit, benchmark_solvers, "
-    "import or generate.",
+    "import, generate or exposure_bias.",
 )
 TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: .pth of score_sde, .npz of EDM.")
@@ -88,6 +89,7 @@ MODES = {
     "benchmark_solvers": benchmark_solvers.run,
     "import": import_mode,
     "generate": generate.run,
+    "exposure_bias": exposure_bias.run,
 }
 
 

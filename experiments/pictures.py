@@ -102,6 +102,47 @@ def save_work_precision(path: Path, panels: Sequence[Curves], about: dict[str, s
     return _save(figure, path, about)
 
 
+class Ratios(NamedTuple):
+    """A panel: (noise level, ratio, half width of its band) by curve, of a name and a number."""
+
+    title: str
+    curves: dict[tuple[str, int], list[tuple[float, float, float]]]
+
+
+def save_ratios(path: Path, panels: Sequence[Ratios], columns: int, about: dict[str, str]) -> Path:
+    """Ratios over noise levels, sampling from left to right, in rows of `columns` panels.
+
+    Names have colours; a name's curves of other numbers have other markers and lines.
+    """
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.5 + 4.5 * columns, 0.8 + 3.3 * rows),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+    )
+    shown = {}
+    names = list(dict.fromkeys(name for panel in panels for name, _ in panel.curves))
+    for panel, (title, curves) in zip(axes.flat, panels, strict=False):
+        for (name, number), points in curves.items():
+            level, ratio, width = np.transpose(points)
+            colour, style = f"C{names.index(name)}", "os^Dv"[number % 5 - 1]
+            panel.fill_between(level, ratio - width, ratio + width, color=colour, alpha=0.15, lw=0)
+            line = "-" if number == 1 else ":"
+            label = name if number == 1 else f"{name}, evaluation {number}"
+            (shown[label],) = panel.plot(level, ratio, line + style, color=colour, ms=3, lw=1)
+        panel.axhline(1, color="0.5", linewidth=1, zorder=0)
+        panel.set(title=title, xscale="log", xlabel="noise level")
+        panel.grid(alpha=0.3)
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper", frameon=False)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("predicted noise / training's")
+    axes[0, 0].invert_xaxis()
+    return _save(figure, path, about)
+
+
 def save_points(
     path: Path,
     data: Float[np.ndarray, "n 2"],

@@ -130,6 +130,20 @@ def test_evaluate_prints_and_keeps_its_figures(whole):
     assert f"{kept['test loss']['value']:.3f}" in lines[0]
 
 
+def test_exposure_bias_studies_the_trained_model(whole):
+    workdir, _ = whole
+    options = ("solvers=('heun',)", "nfe=(9,)", "n_samples=64")
+    options = [f"--config.exposure_bias.{option}" for option in options]
+    options += ["--config.sampling.eps_scale=1.01", f"--workdir={workdir}", "--mode=exposure_bias"]
+    studied = run(*QUICK, *options)
+    assert studied.returncode == 0, studied.stderr
+    about, _, plain, scaled, *paths = studied.stdout.splitlines()
+    assert f"the model of {workdir} after 1000 steps" in about
+    assert plain.split()[:4] == ["heun", "9", "EDM", "1.00000"]
+    assert scaled.split()[:4] == ["heun", "9", "EDM-ES", "1.01000"]
+    assert all(Path(path).is_file() for path in paths)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
