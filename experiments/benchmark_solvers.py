@@ -9,9 +9,7 @@ Wasserstein-1 distance of its samples to the distribution that they should have.
 default options.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +136,7 @@ def run(config: Config, workdir: Path) -> None:
     panels = curves(reference, results)
     print("\n".join([*table(reference, results), *best(panels)]))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=problem.about)
-    print(save_table(workdir / "solvers.csv", results))
+    print(workdirs.write_table(workdir / "solvers.csv", Result._fields, results))
     print(pictures.save_work_precision(workdir / "solvers.png", panels, about))
 
 
@@ -321,12 +319,3 @@ def best(panels: Sequence[pictures.Curves]) -> Iterator[str]:
             if within:
                 error, name, nfe = min(within)
                 yield f"  within {budget:>3} evaluations: {name} ({nfe}), {error:.2e}"
-
-
-def save_table(path: Path, results: Sequence[Result]) -> Path:
-    """The results as comma-separated values."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Result._fields, *results])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workdirs.write_text(path, text.getvalue())
-    return path

@@ -1,5 +1,6 @@
 """From a config to the objects that it names."""
 
+import copy
 import dataclasses
 import threading
 import warnings
@@ -26,6 +27,8 @@ SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
     "n_corrector_steps": "n_steps_each",
     "n_levels": "n_steps",
 }
+
+SOLVERS = ("euler", "heun")  # of the studies
 
 OWN = (  # fields of config.sampling that are None, or an option of the method
     *("step_size", "grid", "rho", "sigma_max", "sigma_min", "eta", "order", "variant", "alpha"),
@@ -72,6 +75,27 @@ def make_sampler(config: Config):
             f"{options.method!r} has no such option: leave it out"
         )
     return samplers.create(options.method, **given)
+
+
+def make_solver(config: Config, name: str, nfe: int) -> Any:
+    """The solver of the studies by its name and network evaluations, the last of which gives x_0.
+
+    What else config.sampling says of noise levels holds for it too.
+
+    Raises:
+        ValueError: another name, or evaluations that its steps do not add up to.
+    """
+    check_name("solver", name, SOLVERS)
+    a_step = samplers.SAMPLERS[name].evaluations
+    moves, rest = divmod(nfe - 1, a_step)
+    if moves < 1 or rest:
+        raise ValueError(
+            f"{name} cannot take {nfe} evaluations: they are {a_step} a step and one for x_0, such "
+            f"as {a_step * max(moves, 1) + 1}"
+        )
+    config = copy.deepcopy(config)
+    config.sampling.update(method=name, n_steps=moves + 1, noise_removal=True)
+    return make_sampler(config)
 
 
 def make_noise_density(config: Config) -> sde_lib.noise_density.Quantile | None:

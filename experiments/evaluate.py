@@ -5,11 +5,13 @@ What takes long is kept in parts: an evaluation that was stopped goes on where i
 
 import dataclasses
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -33,7 +35,7 @@ from experiments import (
 from experiments import workdir as workdirs
 from experiments.datasets.lazy_images import LazyImages
 from experiments.features import FeatureFunction
-from experiments.parts import Parts
+from experiments.parts import Part, Parts
 from experiments.quality import Moments
 from models.config import Config
 from sde_lib.checks import check_at_least, check_name
@@ -140,34 +142,17 @@ def sample_quality(
     mesh, n = sharding.make_mesh(config), config.eval.num_samples
     size = sharding.round_up(mesh, config.sampling.batch_size)
     draw = sample.make_draw(config, model, params, size)
-
-    def images(first: int) -> parts.Arrays:
-        x = sharding.fetch(draw(first).x)
-        sample.check_finite(x)
-        return {"images": data.to_grey(config, dataset.levels, x)}
-
-    moments, rows = None, []
-    for first in tqdm(range(0, n, size), unit="batch", desc="samples", disable=None):
-        made = part(f"images_{first}_{size}", partial(images, first))["images"]
-        measure = partial(_features, mesh, dataset.levels, fn, made, np.arange(len(made)))
-        row = part(f"{fn.name}-{fn.version}_{first}_{size}", measure)
-        row = {name: values[: n - first] for name, values in row.items()}
-        new = Moments.of(row["features"])
-        moments = moments.merge(new) if moments else new
-        rows.append(row)
-    assert moments is not None
-    values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    images = lambda first: draw(first).x  # noqa: E731
+    moments, values = sampled_features(config, dataset.levels, fn, images, size, n, part)
     about = {"samples": n, "data": truth.moments.n, "features": f"{fn.name}-{fn.version}"}
     about |= {"seed": config.seed}
 
-    paired = values["features"][:PAIRED], truth.features
-    subset = min(KERNEL_SUBSET, min(map(len, paired)) // 2)
-    kernel = quality.kernel_distance(*paired, subset_size=subset, seed=config.seed)
-    closeness = quality.precision_recall(paired[1], paired[0])
-    frechet = quality.frechet_distance(moments, truth.moments)
+    distance = distances(moments, values["features"], truth, config.seed)
+    kernel = distance.kernel, distance.kernel_error, about | {"subset": distance.subset}
+    closeness = quality.precision_recall(truth.features, values["features"][:PAIRED])
     figures = {
-        fn.figure("frechet_distance"): Figure(frechet, None, about),
-        fn.figure("kernel_distance"): Figure(*kernel, about | {"subset": subset}),
+        fn.figure("frechet_distance"): Figure(distance.frechet, None, about),
+        fn.figure("kernel_distance"): Figure(*kernel),
         fn.figure("precision"): Figure(closeness.precision, None, about),
         fn.figure("recall"): Figure(closeness.recall, None, about),
     }
@@ -176,12 +161,72 @@ def sample_quality(
     return figures
 
 
+def sampled_features(
+    config: Config,
+    levels: int | None,
+    fn: FeatureFunction,
+    draw: Callable[[int], jax.Array],
+    size: int,
+    n: int,
+    part: Part = parts.always,
+) -> tuple[Moments, parts.Arrays]:
+    """The moments of the features of n samples, and their features and logits, [n, ...].
+
+    Args:
+        config: with the data's range and the mesh.
+        levels: grey levels of the data, None for points.
+        fn: gives the features.
+        draw: the samples, as many as `size`, from an index on.
+        size: of a batch.
+        n: how many samples count.
+        part: keeps each batch's samples, and their features.
+
+    Raises:
+        FloatingPointError: a sample is not finite.
+    """
+    mesh, moments, rows = sharding.make_mesh(config), None, []
+
+    def images(first: int) -> parts.Arrays:
+        x = sharding.fetch(draw(first))
+        sample.check_finite(x)
+        return {"images": data.to_grey(config, levels, x)}
+
+    bar = tqdm(range(0, n, size), unit="batch", desc="samples", leave=None, disable=None)
+    for first in bar:
+        made = part(f"images_{first}_{size}", partial(images, first))["images"]
+        measure = partial(_features, mesh, levels, fn, made, np.arange(len(made)))
+        row = part(f"{fn.name}-{fn.version}_{first}_{size}", measure)
+        row = {name: values[: n - first] for name, values in row.items()}
+        new = Moments.of(row["features"])
+        moments = moments.merge(new) if moments else new
+        rows.append(row)
+    assert moments is not None
+    return moments, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
 class Reference(NamedTuple):
     """What samples are compared with: moments of all training data, features of some."""
 
     path: Path
     moments: Moments
     features: np.ndarray
+
+
+class Distances(NamedTuple):
+    """Between samples and data: kernel_error is the standard error, subset what it is made of."""
+
+    frechet: float
+    kernel: float
+    kernel_error: float
+    subset: int
+
+
+def distances(moments: Moments, rows: np.ndarray, truth: Reference, seed: int) -> Distances:
+    """From the moments of all samples, and the features of PAIRED at most; seed: of subsets."""
+    paired = rows[:PAIRED], truth.features
+    subset = min(KERNEL_SUBSET, min(map(len, paired)) // 2)
+    kernel = quality.kernel_distance(*paired, subset_size=subset, seed=seed)
+    return Distances(quality.frechet_distance(moments, truth.moments), *kernel, subset)
 
 
 def reference(
