@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 import models
 from experiments import (
+    ablate,
     benchmark_solvers,
     build,
     edit,
@@ -43,7 +44,7 @@ MODE = flags.DEFINE_string(
     "mode",
     "train",
     "What to do: train, plan, sample, likelihood, evaluate, stats, edit, benchmark_solvers, "
-    "import, generate or exposure_bias.",
+    "import, generate, exposure_bias or ablate.",
 )
 TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: .pth of score_sde, .npz of EDM.")
@@ -90,6 +91,7 @@ MODES = {
     "import": import_mode,
     "generate": generate.run,
     "exposure_bias": exposure_bias.run,
+    "ablate": ablate.run,
 }
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -143,6 +143,48 @@ def save_ratios(path: Path, panels: Sequence[Ratios], columns: int, about: dict[
     return _save(figure, path, about)
 
 
+def save_arms(
+    path: Path, panels: dict[str, dict[str, list[float]]], columns: int, about: dict[str, str]
+) -> Path:
+    """Distances by the arms of a study, of each seed (joined), their mean and its standard error.
+
+    A panel for each title, in rows of `columns`.
+    """
+    figure, all_axes = _panels(len(panels), columns, "Fréchet distance")
+    for axes, (title, arms) in zip(all_axes, panels.items(), strict=True):
+        values, places = np.array(list(arms.values())), range(len(arms))
+        axes.plot(places, values, "o-", color="0.7", linewidth=0.8, markersize=4)
+        errors = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
+        style = {"fmt": "_", "color": "black", "markersize": 16, "capsize": 3}
+        axes.errorbar(places, values.mean(axis=1), errors, **style)
+        axes.set_xticks(places, list(arms))
+        axes.set_xlim(-0.5, len(arms) - 0.5)
+        axes.set_title(title)
+    return _save(figure, path, about)
+
+
+class Grid(NamedTuple):
+    """A panel: (b, distance) for each value of w; and what each arm chose of them."""
+
+    curves: dict[str, list[tuple[float, float]]]
+    chosen: dict[str, tuple[float, float]]
+
+
+def save_grids(path: Path, panels: dict[str, Grid], columns: int, about: dict[str, str]) -> Path:
+    """Distances over the scale of the noise; panels as of save_arms."""
+    figure, all_axes = _panels(len(panels), columns, "Fréchet distance")
+    for axes, (title, (curves, chosen)) in zip(all_axes, panels.items(), strict=True):
+        for name, points in curves.items():
+            axes.plot(*zip(*sorted(points), strict=True), ".-", linewidth=1, label=name)
+        for marker, (arm, point) in zip("os^D", chosen.items(), strict=False):
+            style = {"fillstyle": "none", "color": "black", "linestyle": "none"}
+            axes.plot(*point, marker, markersize=9, label=arm, **style)
+        axes.set(title=title, xlabel="b")
+        axes.ticklabel_format(useOffset=False)
+    all_axes[columns - 1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return _save(figure, path, about)
+
+
 def save_points(
     path: Path,
     data: Float[np.ndarray, "n 2"],
@@ -203,6 +245,19 @@ def save_point_paths(
         panel.set_title(title, fontsize=10)
         panel.set_aspect("equal")
     return _save(figure, path, about)
+
+
+def _panels(n: int, columns: int, label: str) -> tuple[Any, list[Any]]:
+    """A figure of n panels in rows of `columns`, the first of each row with the label."""
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4 * columns + 1, 3 * rows), layout="constrained", squeeze=False
+    )
+    for row in axes:
+        row[0].set_ylabel(label)
+    for panel in axes.flat:
+        panel.grid(alpha=0.3)
+    return figure, list(axes.flat)
 
 
 def _save(figure, path: Path, about: dict[str, str]) -> Path:
