@@ -1,8 +1,10 @@
 """Data are N(0, 0.7^2); the model's noise is 1.05 times that of N(0.3, 0.7^2)."""
 
+import contextlib
 import csv
+import io
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,23 +56,35 @@ def make_config():
     return config
 
 
-@pytest.fixture
-def stubs(monkeypatch):
-    """A run with that model, the discriminator that knows, and cheap figures."""
+@pytest.fixture(scope="module", autouse=True)
+def data_moments():
+    """In place of a run: that model, the discriminator that knows; and cheap figures."""
     x = np.asarray(DATA.sample(jax.random.key(7), (2000, 2)))
     state, dataset = (NETWORK, jnp.float32(FACTOR), 7), Dataset(x, x[:100], None)
-    monkeypatch.setattr(ablate.state, "saved_steps", lambda _: [7])
-    monkeypatch.setattr(ablate.state, "load", lambda *_: state)
-    monkeypatch.setattr(ablate.train, "load_data", lambda _: dataset)
-    monkeypatch.setattr(ablate.guides, "load_discriminator", lambda *_: (log_ratio, jnp.ones(())))
-    monkeypatch.setattr(evaluate, "KERNEL_SUBSET", 50)
-    return Moments.of(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablate.state, "saved_steps", lambda _: [7])
+        patch.setattr(ablate.state, "load", lambda *_: state)
+        patch.setattr(ablate.train, "load_data", lambda _: dataset)
+        patch.setattr(ablate.guides, "load_discriminator", lambda *_: (log_ratio, jnp.ones(())))
+        patch.setattr(evaluate, "KERNEL_SUBSET", 50)
+        yield Moments.of(x)
+
+
+class Study(NamedTuple):
+    text: str
+    rows: list[dict[str, str]]
 
 
 def study(config, workdir):
-    ablate.run(config, workdir)
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        ablate.run(config, workdir)
     with (workdir / "ablation.csv").open() as file:
-        return list(csv.DictReader(file))
+        return Study(text.getvalue(), list(csv.DictReader(file)))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return study(make_config(), tmp_path_factory.mktemp("whole"))
 
 
 def by_arm(rows, solver, role="report"):
@@ -102,8 +116,8 @@ def endpoints(solver, b, seed):
     return y - levels[-1] * noise(y, levels[-1])
 
 
-def test_the_study_finds_what_is_wrong(stubs, tmp_path, capsys):
-    rows, text = study(make_config(), tmp_path), capsys.readouterr().out
+def test_the_study_finds_what_is_wrong(whole, data_moments):
+    text, rows = whole
     for solver in ("euler", "heun"):
         arms = by_arm(rows, solver)
         assert {float(row["b"]) for row in arms["EDM-ES"]} == {FACTOR}
@@ -111,7 +125,7 @@ def test_the_study_finds_what_is_wrong(stubs, tmp_path, capsys):
         for arm in ("EDM", "EDM-ES"):
             for row in arms[arm]:
                 x = endpoints(solver, float(row["b"]), int(row["seed"]))
-                expected = frechet_distance(Moments.of(x), stubs)
+                expected = frechet_distance(Moments.of(x), data_moments)
                 assert float(row["frechet"]) == pytest.approx(expected, rel=2e-3)
         means = {arm: np.mean([float(row["frechet"]) for row in arms[arm]]) for arm in arms}
         assert 10 * means["SEDM-G++"] < means["EDM-ES"] < means["EDM"]
@@ -128,14 +142,13 @@ def test_the_study_finds_what_is_wrong(stubs, tmp_path, capsys):
     assert {float(row["w"]) for row in by_arm(rows, "euler")["SEDM-G++"]} == {1.0}
     assert "euler 31: SEDM-G++ may be better with a larger w" in text
     assert "EDM-ES may be better" not in text
-    with Image.open(tmp_path / "ablation.png") as image:
+    with Image.open(text.splitlines()[-1]) as image:
         assert "Generated" in image.info["Description"]
 
 
-def test_what_is_stopped_goes_on_and_measures_nothing_twice(stubs, tmp_path, monkeypatch, capsys):
+def test_what_is_stopped_goes_on_and_measures_nothing_twice(whole, tmp_path, monkeypatch):
     config = make_config()
     config.ablate.solvers = ("euler",)
-    whole = study(config, tmp_path / "whole")
     features, save, measured = evaluate.sampled_features, parts.save, []
 
     def counted(*arguments):
@@ -151,32 +164,57 @@ def test_what_is_stopped_goes_on_and_measures_nothing_twice(stubs, tmp_path, mon
     monkeypatch.setattr(parts, "save", dying)
     for _ in range(SETS // 7):
         with pytest.raises(KeyboardInterrupt):
-            study(config, tmp_path / "parts")
-    assert study(config, tmp_path / "parts") == whole
+            study(config, tmp_path)
+    rows = study(config, tmp_path).rows
+    assert rows == [row for row in whole.rows if row["solver"] == "euler"]
     assert len(measured) == SETS
     monkeypatch.setattr(parts, "save", save)
     config.ablate.n_seeds, config.ablate.scales = 3, (FACTOR,)
-    study(config, tmp_path / "parts")
+    study(config, tmp_path)
     assert len(measured) == SETS + 4
     config.sampling.discriminator = ""
-    capsys.readouterr()
-    assert set(by_arm(study(config, tmp_path / "parts"), "euler")) == {"EDM", "EDM-ES"}
+    text, rows = study(config, tmp_path)
+    assert set(by_arm(rows, "euler")) == {"EDM", "EDM-ES"}
+    assert "EDM-G++ and SEDM-G++ are left out" in text
     assert len(measured) == SETS + 4
-    assert "EDM-G++ and SEDM-G++ are left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
-def test_without_weight_and_scale_samples_are_the_plain_samplers(stubs, solver):
+def test_without_weight_and_scale_samples_are_the_plain_samplers(solver):
     config = make_config()
     draw = ablate.make_draw(config, NETWORK, 64, solver, NFE, None)
-    key = jax.random.key(config.seed)
-    x = draw(FACTOR, None, 0.0, 1.0, key, 64)
+    x = draw(FACTOR, None, 0.0, 1.0, jax.random.key(config.seed), 64)
     config.sampling.discriminator = ""
+    np.testing.assert_array_equal(x, sampled(config, solver)(64).x)
+
+
+def sampled(config, solver):
+    """What mode sample draws by."""
     config.sampling.method = solver
     config.sampling.n_steps = build.make_solver(config, solver, NFE).n_steps
-    plain = sample.make_draw(config, NETWORK, FACTOR, 64)(64)
-    assert int(plain.nfe) == NFE
-    np.testing.assert_array_equal(x, plain.x)
+    draw = sample.make_draw(config, NETWORK, FACTOR, 64)
+    assert int(draw(0).nfe) == NFE
+    return draw
+
+
+@pytest.mark.parametrize("scaled_last", [False, True])
+def test_one_program_draws_what_mode_sample_does_with_these_numbers(scaled_last):
+    traced, config = [], make_config()
+    config.sampling.eps_scale_guided = scaled_last
+
+    def counted(*arguments):
+        traced.append(arguments)
+        return log_ratio(*arguments)
+
+    draw = ablate.make_draw(config, NETWORK, 64, "heun", NFE, counted)
+    key = jax.random.key(config.seed)
+    others = [draw(FACTOR, 1.0, w, b, key, 0) for w, b in ((0.0, 1.0), (0.7, 1.0), (0.0, 1.02))]
+    n = len(traced)
+    x = draw(FACTOR, 1.0, 0.7, 1.02, key, 0)
+    assert len(traced) == n > 0
+    assert all(np.abs(x - other).max() > 1e-3 for other in others)
+    config.sampling.dg_weight_1st_order, config.sampling.eps_scale = 0.7, 1.02
+    np.testing.assert_allclose(x, sampled(config, "heun")(0).x, atol=1e-5)
 
 
 def test_verdicts_name_the_best_and_the_doubt():

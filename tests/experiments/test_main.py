@@ -144,6 +144,19 @@ def test_exposure_bias_studies_the_trained_model(whole):
     assert all(Path(path).is_file() for path in paths)
 
 
+@pytest.mark.slow
+def test_ablate_compares_what_the_trained_model_can(whole):
+    options = ("--config.ablate.nfe=(5,)", "--config.ablate.n_samples=64")
+    ablated = run(*QUICK, *options, f"--workdir={whole[0]}", "--mode=ablate")
+    assert ablated.returncode == 0, ablated.stderr
+    without, _, *lines, table, arms, grid = ablated.stdout.splitlines()
+    assert "EDM-G++ and SEDM-G++ are left out" in without
+    assert [line.split()[2] for line in lines[:4]] == ["EDM", "EDM-ES"] * 2
+    assert lines[-3].startswith("euler 5: EDM")
+    assert lines[-2].startswith("heun 5: EDM")
+    assert all(Path(path).is_file() for path in (table, arms, grid))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
