@@ -122,8 +122,6 @@ def check(config: Config) -> None:
         check_positive(or_zero=True, **{"config.ablate.weights": w})
     for b in options.scales:
         check_positive(**{"config.ablate.scales": b})
-    later = config.sampling.dg_weight_2nd_order
-    check_positive(or_zero=True, **{"config.sampling.dg_weight_2nd_order": later})
     check_at_least(evaluate.LEAST, **{"config.ablate.n_samples": options.n_samples})
     check_at_least(2, **{"config.ablate.n_seeds": options.n_seeds})
 

@@ -1,6 +1,5 @@
 """From a config to the objects that it names."""
 
-import copy
 import dataclasses
 import threading
 import warnings
@@ -18,6 +17,7 @@ import sde_lib
 from experiments import augment, scores
 from models import parametrization
 from models.config import Config
+from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import PerSample
 from sde_lib.checks import check_at_least, check_name
 from sde_lib.likelihood import Probe
@@ -27,8 +27,6 @@ SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
     "n_corrector_steps": "n_steps_each",
     "n_levels": "n_steps",
 }
-
-SOLVERS = ("euler", "heun")  # of the studies
 
 OWN = (  # fields of config.sampling that are None, or an option of the method
     *("step_size", "grid", "rho", "sigma_max", "sigma_min", "eta", "order", "variant", "alpha"),
@@ -77,25 +75,31 @@ def make_sampler(config: Config):
     return samplers.create(options.method, **given)
 
 
-def make_solver(config: Config, name: str, nfe: int) -> Any:
-    """The solver of the studies by its name and network evaluations, the last of which gives x_0.
+def make_solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
+    """The solver of this name that ends with x_0 after nfe network evaluations.
 
-    What else config.sampling says of noise levels holds for it too.
+    What else config.sampling says of solvers holds for it too.
 
     Raises:
-        ValueError: another name, or evaluations that its steps do not add up to.
+        ValueError: no solver from noise level to noise level, or none of nfe evaluations.
     """
-    check_name("solver", name, SOLVERS)
-    a_step = samplers.SAMPLERS[name].evaluations
-    moves, rest = divmod(nfe - 1, a_step)
-    if moves < 1 or rest:
+    known = {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, NoiseLevelSolver)}
+    check_name("solver", name, known)
+    check_at_least(2, nfe=nfe)
+    config = config.copy_and_resolve_references()
+    config.sampling.update(method=name, noise_removal=True)
+
+    def create(n_steps: int) -> Any:
+        config.sampling.n_steps = n_steps
+        return make_sampler(config)
+
+    solver = next(solver for solver in map(create, range(nfe, 0, -1)) if solver.nfe <= nfe)
+    if solver.nfe != nfe:
         raise ValueError(
-            f"{name} cannot take {nfe} evaluations: they are {a_step} a step and one for x_0, such "
-            f"as {a_step * max(moves, 1) + 1}"
+            f"{name} makes {solver.nfe} network evaluations in {solver.n_steps} steps and "
+            f"{create(solver.n_steps + 1).nfe} in one more, never {nfe}: choose of those"
         )
-    config = copy.deepcopy(config)
-    config.sampling.update(method=name, n_steps=moves + 1, noise_removal=True)
-    return make_sampler(config)
+    return solver
 
 
 def make_noise_density(config: Config) -> sde_lib.noise_density.Quantile | None:
