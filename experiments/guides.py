@@ -70,7 +70,7 @@ def check(config: Config) -> None:
             )
     # Tracing tells whether the sampler takes a score for each evaluation of a step.
     guide = _composed(config, sde, None, lambda *_: jnp.zeros(1))
-    guided: Any = guide(lambda x, t: x, {"discriminator": None}, jnp.zeros(1))
+    guided = guide(lambda x, t: x, {"discriminator": None}, jnp.zeros(1))
     if options.discriminator and isinstance(guided, tuple):
         sampler: Any = build.make_sampler(config)
         jax.eval_shape(lambda key: sampler(key, sde, guided, (1, 2)), jax.random.key(0))

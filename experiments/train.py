@@ -188,8 +188,8 @@ def run(config: Config, workdir: Path) -> None:
     """
     if config.sampling.discriminator:
         raise ValueError(
-            "config.sampling.discriminator guides a trained model, whose samples it knows: leave it "
-            "out of mode train"
+            "config.sampling.discriminator guides a trained model, whose samples it knows: leave "
+            "it out of mode train"
         )
     mesh, training = sharding.make_mesh(config), config.training
     shape = batch_shape(mesh, training)
