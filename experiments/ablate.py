@@ -40,7 +40,6 @@ from experiments import workdir as workdirs
 from experiments.evaluate import Distances
 from experiments.parts import Parts
 from models.config import Config
-from samplers import guidance
 from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least, check_positive
 
@@ -204,29 +203,17 @@ def make_draw(
     Without log_ratio(d_params, x, t), the discriminator's log d / (1 - d), w is of no effect.
     """
     sde, sampler = build.make_sde(config), build.make_solver(config, solver, nfe)
-    mesh, options = sharding.make_mesh(config), config.sampling
+    mesh = sharding.make_mesh(config)
     shape = (size, *build.image_shape(config))
 
     @jax.jit
     def draw(params, d_params, w, b, key, first):
-        def scale(score_fn):
-            return guidance.epsilon_scaling(score_fn, b)
-
-        def guide(score_fn):
-            if log_ratio is None:
-                return score_fn
-            ratio = partial(log_ratio, sharding.gather(mesh, d_params))
-            ends = options.dg_sigma_min, options.dg_sigma_max, options.dg_boost
-            return guidance.discriminator(
-                score_fn, sde, ratio, w, options.dg_weight_2nd_order, *ends
-            )
-
+        ratio = log_ratio and partial(log_ratio, sharding.gather(mesh, d_params))
         indices = first + jnp.arange(size)
-        score_fn: Any = scores.sampling_score_fn(config, sde, model, mesh, params, indices)
-        order = (guide, scale) if options.eps_scale_guided else (scale, guide)
-        for transform in (*order, partial(sharding.spread, mesh)):
-            score_fn = jax.tree.map(transform, score_fn)
-        return sampler(key, sde, score_fn, shape, first).x
+        score_fn = scores.sampling_score_fn(config, sde, model, mesh, params, indices)
+        guided = guides.corrected(config, sde, score_fn, ratio, w, b)
+        guided = jax.tree.map(partial(sharding.spread, mesh), guided)
+        return sampler(key, sde, guided, shape, first).x
 
     return draw
 

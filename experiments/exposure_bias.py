@@ -25,10 +25,8 @@ errors, the solver's too, b makes up for only on average. It is constant but for
 config.sampling.eps_scale_slope may give: one equation, one number.
 """
 
-import csv
-import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +56,7 @@ from samplers.noise_levels import Levels
 from samplers.solver import NoiseLevelSolver, enter, model_at
 from sde_lib import SDE, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand, sample_keys
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least
 
 TRAINING = "training"
 ARMS = {False: ("EDM", "EDM-ES"), True: ("EDM-G++", "SEDM-G++")}  # by whether one guides
@@ -139,7 +137,7 @@ def run(config: Config, workdir: Path) -> None:
     options = config.exposure_bias
     check(config)
     settings = [(name, nfe) for name in options.solvers for nfe in options.nfe]
-    solvers = [make_solver(config, *setting) for setting in settings]
+    solvers = [build.make_solver(config, *setting) for setting in settings]
     study = make_study(config, workdir)
     about = study.problem.about
     print(f"noise predicted by {about}; {options.n_samples} samples\n{HEADER}")
@@ -151,46 +149,21 @@ def run(config: Config, workdir: Path) -> None:
             if arm.name != TRAINING:
                 print(line(arm), flush=True)
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=about)
-    print(save_table(workdir / "exposure_bias.csv", itertools.chain.from_iterable(panels)))
+    rows = [
+        (arm.solver, arm.nfe, arm.name, *arm.scale, *point)
+        for arm in itertools.chain.from_iterable(panels)
+        for point in arm.points
+    ]
+    header = ["solver", "nfe", "arm", "b", "b_error", *Point._fields]
+    print(workdirs.write_table(workdir / "exposure_bias.csv", header, rows))
     path = workdir / "exposure_bias.png"
     print(pictures.save_ratios(path, [*map(panel, panels)], len(options.nfe), about))
-
-
-def make_solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
-    """The solver of this name that ends with x_0 after nfe network evaluations.
-
-    Raises:
-        ValueError: no solver from noise level to noise level, or none of nfe evaluations.
-    """
-    known = {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, NoiseLevelSolver)}
-    check_name("the solver", name, known)
-    check_at_least(2, **{"config.exposure_bias.nfe": nfe})
-    config = config.copy_and_resolve_references()
-    config.sampling.method = name
-
-    def create(n_steps: int) -> NoiseLevelSolver:
-        config.sampling.n_steps = n_steps
-        solver = build.make_sampler(config)
-        assert isinstance(solver, NoiseLevelSolver)
-        return solver
-
-    solver = next(solver for solver in map(create, range(nfe, 0, -1)) if solver.nfe <= nfe)
-    if solver.nfe != nfe:
-        raise ValueError(
-            f"config.exposure_bias.nfe has {nfe}, but {name} makes {solver.nfe} network "
-            f"evaluations in {solver.n_steps} steps and {create(solver.n_steps + 1).nfe} in one "
-            "more: choose of those"
-        )
-    return solver
 
 
 def check(config: Config) -> None:
     """Raises ValueError for numbers that cannot be, and for what no arm has a place for."""
     options, defaults = config.sampling, default.get_config().sampling
     check_at_least(2, **{"config.exposure_bias.n_samples": config.exposure_bias.n_samples})
-    guidance.linear(options.eps_scale_slope, options.eps_scale)
-    sde, score_fn = build.make_sde(config), lambda x, t: x
-    guidance.discriminator(score_fn, sde, lambda x, t: t, **_guidance(config))
     for name in NOT_HERE:
         if options[name] != defaults[name]:
             raise ValueError(
@@ -232,7 +205,9 @@ def measure(study: Study, name: str, solver: NoiseLevelSolver, folder: Path) -> 
     yield arm(TRAINING, Scale(1.0), training)
     yield from measure_arms(study, solver, False, training, over, arm)
     if study.log_ratio is not None:
-        inputs += [_guidance(config), config.sampling.eps_scale_guided, study.discriminator_params]
+        own = ("dg_", "eps_scale_guided")
+        options = {k: v for k, v in config.sampling.items() if k.startswith(own)}
+        inputs += [options, study.discriminator_params]
         over = partial(over, part=parts.Parts(folder, f"{name}-{solver.nfe}", inputs))
         yield from measure_arms(study, solver, True, training, over, arm)
 
@@ -331,7 +306,8 @@ def recorded(
     inputs: parameters of the model and of the discriminator, b, and its slope.
     """
     params, discriminator_params, b, slope = inputs
-    problem, options = study.problem, study.problem.config.sampling
+    problem = study.problem
+    config, mesh = problem.config, sharding.make_mesh(problem.config)
     norms: dict[str, list[PerSample]] = {"network": [], "solver": []}
 
     def record(name: str, score_fn: ScoreFn) -> ScoreFn:
@@ -342,16 +318,13 @@ def recorded(
 
         return recording
 
-    scale = partial(guidance.epsilon_scaling, b=guidance.linear(slope, b))
     score_fn = record("network", problem.score_fn(params, classes))  # whose sample i is of class i
-    scale_last = guided and options.eps_scale_guided
-    scores: samplers.Scores = score_fn if scale_last else scale(score_fn)
-    mesh = sharding.make_mesh(problem.config)
+    log_ratio = None
     if guided:
         assert study.log_ratio is not None
         log_ratio = partial(study.log_ratio, sharding.gather(mesh, discriminator_params))
-        scores = guidance.discriminator(scores, problem.sde, log_ratio, **_guidance(problem.config))
-    scores = jax.tree.map(scale, scores) if scale_last else scores
+    weight, b = config.sampling.dg_weight_1st_order, guidance.linear(slope, b)
+    scores = guides.corrected(config, problem.sde, score_fn, log_ratio, weight, b)
     scores = jax.tree.map(lambda fn: record("solver", sharding.spread(mesh, fn)), scores)
     return scores, lambda: {name: jnp.stack(each, axis=1) for name, each in norms.items()}
 
@@ -474,33 +447,9 @@ def panel(arms: Sequence[Arm]) -> pictures.Ratios:
     return pictures.Ratios(f"{arms[0].solver}, NFE {arms[0].nfe}", curves)
 
 
-def save_table(path: Path, arms: Iterable[Arm]) -> Path:
-    """Every point, as comma-separated values."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["solver", "nfe", "arm", "b", "b_error", *Point._fields])
-    for solver, nfe, name, scale, _, points in arms:
-        writer.writerows((solver, nfe, name, *scale, *point) for point in points)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workdirs.write_text(path, text.getvalue())
-    return path
-
-
 def _enter(
     config: Config, sde: SDE, solver: NoiseLevelSolver, n: int, first: int | jax.Array
 ) -> tuple[Batch, float, float]:
     key, shape = jax.random.key(config.seed), (n, *build.image_shape(config))
     ends = solver.grid, solver.sigma_max, solver.sigma_min
     return enter(key, sde, shape, first, None, *ends)
-
-
-def _guidance(config: Config) -> dict[str, Any]:
-    """Options of guidance.discriminator."""
-    options = config.sampling
-    return {
-        "weight": options.dg_weight_1st_order,
-        "later_weight": options.dg_weight_2nd_order,
-        "sigma_min": options.dg_sigma_min,
-        "sigma_max": options.dg_sigma_max,
-        "boost": options.dg_boost,
-    }

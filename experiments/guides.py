@@ -83,33 +83,47 @@ def _composed(
     log_ratio: LogRatio | None,
 ) -> Guide:
     options = config.sampling
-    b = guidance.linear(options.eps_scale_slope, options.eps_scale)
-    scaled = partial(guidance.epsilon_scaling, b=b)
 
     def guide(score_fn, params, indices):
+        ratio = partial(log_ratio, params["discriminator"]) if log_ratio else None
+        b = guidance.linear(options.eps_scale_slope, options.eps_scale)
         shift = options.time_shift_window, options.time_shift_cutoff
         score_fn = guidance.time_shift(score_fn, sde, *shift)
-        if not options.eps_scale_guided:
-            score_fn = scaled(score_fn)
+        result = corrected(config, sde, score_fn, ratio, options.dg_weight_1st_order, b)
         if log_prob:
             weight = scores.schedule(config, sde, options.guidance_weight, outside=0.0)
             given = partial(log_prob, params["classifier"], indices)
-            score_fn = guidance.gradient(score_fn, given, weight)
-        result: Scores = score_fn
-        if log_ratio:
-            result = guidance.discriminator(
-                score_fn,
-                sde,
-                partial(log_ratio, params["discriminator"]),
-                options.dg_weight_1st_order,
-                options.dg_weight_2nd_order,
-                options.dg_sigma_min,
-                options.dg_sigma_max,
-                options.dg_boost,
-            )
-        return jax.tree.map(scaled, result) if options.eps_scale_guided else result
+            guided = partial(guidance.gradient, log_prob=given, weight=weight)
+            result = jax.tree.map(guided, result)
+        return result
 
     return guide
+
+
+def corrected(
+    config: Config,
+    sde: SDE,
+    score_fn: ScoreFn,
+    log_ratio: Callable[[Batch, PerSample], PerSample] | None,
+    weight: guidance.Weight,
+    b: guidance.Weight,
+) -> Scores:
+    """Scaled by b and, by a discriminator, guided with a weight, in config.sampling's order."""
+    options = config.sampling
+
+    def scale(score_fn: ScoreFn) -> ScoreFn:
+        return guidance.epsilon_scaling(score_fn, b)
+
+    def guide(score_fn: ScoreFn) -> Scores:
+        if log_ratio is None:
+            return score_fn
+        own = options.dg_sigma_min, options.dg_sigma_max, options.dg_boost
+        later = options.dg_weight_2nd_order
+        return guidance.discriminator(score_fn, sde, log_ratio, weight, later, *own)
+
+    if options.eps_scale_guided:
+        return jax.tree.map(scale, guide(score_fn))
+    return guide(scale(score_fn))
 
 
 def load_classifier(config: Config, sde: SDE) -> tuple[Callable[..., PerSample], Any]:
