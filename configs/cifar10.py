@@ -32,6 +32,8 @@
 | edm_ncsnpp                    |  1.98 |      |         |          |  56,397,955 |
 | edm_ddpmpp_conditional        |  1.79 |      |         |          |  55,735,299 |
 | edm_ncsnpp_conditional        |  1.79 |      |         |          |  56,400,771 |
+| edm_discriminator             |       |      |         |          |  23,835,010 |
+| sedm_gpp                      |  1.73 |      |         |          |  55,733,891 |
 
 Song et al. 2021 (Tables 2 and 3) report these, Song and Ermon 2019 and 2020 those of ncsn (without
 the last denoising) and ncsnv2; nothing else was published. "ODE FID" is of samples of the
@@ -39,6 +41,21 @@ probability flow ODE (--config.sampling.method=probability_flow), bits/dim its l
 
 Karras et al. 2022 (Table 2) report EDM's, each the least of three, with 35 network evaluations a
 sample; "VP" is what they call DDPM++, and "VE" NCSN++.
+
+sedm_gpp is edm_ddpmpp, sampled with epsilon scaling (Ning et al. 2023) and the guidance of a
+discriminator (Kim et al. 2023); 1.73 is what a thesis reports of the two together, at 35 network
+evaluations, and is not reproduced here. All of it, from published weights (README.md tells how to
+make edm.npz; without the first command's options, edm_ddpmpp is trained):
+
+    main="python -m experiments.main --config=configs/cifar10.py"
+    $main:edm_ddpmpp --mode=import --checkpoint=edm.npz
+    $main:edm_ddpmpp --mode=generate --config.sampling.n_samples=50000
+    $main:edm_discriminator
+    $main:sedm_gpp --workdir=runs/cifar10-edm_ddpmpp --mode=sample
+    $main:sedm_gpp --workdir=runs/cifar10-edm_ddpmpp --mode=evaluate --config.eval.features=FILE
+
+FILE has Inception's weights (README.md, Evaluation). --mode=exposure_bias and --mode=ablate, in
+the same folder, tell what b and the weights should be.
 
 The class-conditional samples of Song et al. are guided by the network of ve_classifier_continuous
 (config.sampling.classifier); how long it was trained is not published.
@@ -60,9 +77,11 @@ from configs.published import (
     DEEP,
     EDM,
     EDM_DDPMPP,
+    EDM_DISCRIMINATOR,
     EDM_NCSNPP,
     FOURIER,
     NCSNPP,
+    SEDM_GPP,
     SUBVP,
     VE,
     VE_DISCRETE,
@@ -99,6 +118,8 @@ VARIANTS = {
     "edm_ncsnpp": (EDM, EDM_NCSNPP),
     "edm_ddpmpp_conditional": (EDM, EDM_DDPMPP, CONDITIONAL),
     "edm_ncsnpp_conditional": (EDM, EDM_NCSNPP, CONDITIONAL),
+    "edm_discriminator": (EDM, EDM_DDPMPP, EDM_DISCRIMINATOR),
+    "sedm_gpp": (EDM, EDM_DDPMPP, SEDM_GPP),
 }
 
 

@@ -107,6 +107,25 @@ EDM: Part = {
     "optim.grad_clip": -1.0,
     "optim.nan_to_num": True,
 }
+SEDM_GPP: Part = {  # with epsilon scaling and a discriminator's guidance
+    "sampling.discriminator": "runs/cifar10-edm_discriminator",
+    "sampling.dg_weight_1st_order": 1.67,
+    "sampling.dg_weight_2nd_order": 0.0,
+    "sampling.eps_scale": 1.0004,
+}
+EDM_DISCRIMINATOR: Part = {  # a head on the way down of a score network
+    "training.n_iters": 50_000,  # 64 times the data and as many samples
+    "training.batch_size": 128,
+    "training.noise_density": "log_uniform",
+    "data.generated": "runs/cifar10-edm_ddpmpp/generated.npz",
+    "data.random_flip": True,
+    "data.augment": 0.0,
+    "model.name": "discriminator",
+    "model.encoder": "ncsnpp",
+    "model.pretrained": "runs/cifar10-edm_ddpmpp",
+    "optim.lr": 3e-4,
+    "optim.warmup": 1000,
+}
 EDM_64: Part = {  # images of 64 x 64 pixels
     **EDM,
     "training.n_iters": 781_250,

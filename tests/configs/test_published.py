@@ -11,7 +11,7 @@ import models
 import samplers
 import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
-from experiments import build, train
+from experiments import build, guides, train
 from experiments.state import init_state
 
 # Read from score_sde's files one by one. The columns are a name in SAMPLERS, FIELDS ("-" where one
@@ -101,6 +101,7 @@ edm_ddpmpp              200 .5  512 1e-3 .13 .12  18 32  55733891
 edm_ncsnpp              200 .5  512 1e-3 .13 .12  18 32  56397955
 edm_ddpmpp_conditional  200 .5  512 1e-3 .13 .12  18 32  55735299
 edm_ncsnpp_conditional  200 .5  512 1e-3 .13 .12  18 32  56400771
+sedm_gpp                200 .5  512 1e-3 .13 .12  18 32  55733891
 """,
     ffhq: """
 edm_ddpmpp              200 .5  256 2e-4 .05 .15  40 64  61805571
@@ -116,6 +117,9 @@ edm_adm                2500 50 4096 1e-4 .10   0 256 64 295899267
 }
 
 
+DISCRIMINATORS = {cifar10: "edm_discriminator 23835010"}
+
+
 def rows(tables):
     return [
         pytest.param(module, *line.split(maxsplit=2), id=f"{module.__name__}:{line.split()[0]}")
@@ -126,17 +130,18 @@ def rows(tables):
 
 def variants(module):
     """Those of score_sde."""
-    return [variant for variant in module.VARIANTS if not variant.startswith("edm")]
+    return [name for name in module.VARIANTS if not name.startswith(("edm", "sedm"))]
 
 
 @pytest.mark.parametrize("module", PUBLISHED | EDM)
 def test_the_tables_are_complete(module):
-    table = PUBLISHED.get(module, "").strip() + EDM.get(module, "").rstrip()
-    rows = [line.split() for line in table.splitlines() if line]
-    assert [row[0] for row in rows] == list(module.VARIANTS)
-    lines = [line.strip("| ").split() for line in module.__doc__.splitlines()]
-    described = [(line[0], line[-1]) for line in lines if line and line[0] in module.VARIANTS]
-    assert described == [(row[0], f"{int(row[-1]):,}") for row in rows]
+    tables = [table.get(module, "").strip() for table in (PUBLISHED, EDM, DISCRIMINATORS)]
+    rows = [line.split() for table in tables for line in table.splitlines()]
+    assert sorted(row[0] for row in rows) == sorted(module.VARIANTS)
+    lines = [line.strip("| ").split() for line in module.__doc__.splitlines() if "|" in line]
+    described = {line[0]: line[-1] for line in lines if line[0] in module.VARIANTS}
+    assert list(described) == list(module.VARIANTS)
+    assert described == {row[0]: f"{int(row[-1]):,}" for row in rows}
 
 
 @functools.cache
@@ -211,6 +216,27 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
     assert network.num_classes == classes.get(module, 0)
     assert network.centered
     assert parameters(network.clone(dropout=0.0), config.data.image_size) == int(size)
+
+
+def test_sedm_gpp_is_edm_with_the_published_guides():
+    config, plain = (cifar10.get_config(name) for name in ("sedm_gpp", "edm_ddpmpp"))
+    guides.check(config)
+    options = config.sampling
+    assert (options.eps_scale, options.eps_scale_guided) == (1.0004, False)
+    assert (options.dg_weight_1st_order, options.dg_weight_2nd_order) == (1.67, 0)
+    assert build.make_sampler(config) == samplers.EDM(n_steps=18)
+    assert build.make_sampler(config).nfe == 35
+    config.sampling = plain.sampling
+    assert config == plain
+
+
+def test_the_discriminator_s_encoder_is_the_network_that_it_guides():
+    config = cifar10.get_config("edm_discriminator")
+    build.check(config)
+    network, guided = (models.create(c) for c in (config, cifar10.get_config("edm_ddpmpp")))
+    assert network.encoder == guided
+    assert (network.frozen, config.training.noise_density) == (True, "log_uniform")
+    assert parameters(network, 32) == int(DISCRIMINATORS[cifar10].split()[1])
 
 
 @pytest.mark.parametrize(
