@@ -34,7 +34,7 @@ def load(config: Config, dataset: data.Dataset) -> data.Dataset:
     folder = Path(config.data.confidence)
     theirs = workdirs.load_config(folder)
     theirs.mesh = config.mesh
-    if not models.is_classifier(theirs):
+    if not models.is_classifier(theirs) or models.is_discriminator(theirs):
         raise ValueError(f"{folder} holds the model {theirs.model.name!r}: that is no classifier")
     for what, ours, other in (
         ("shape of data", build.image_shape(config), build.image_shape(theirs)),
