@@ -9,6 +9,7 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models.convolution import Conv
 from models.layers import (
     Attention,
     AugmentLabels,
@@ -170,4 +171,4 @@ def _dense(features: int, kernel_init: initializers.Initializer = INIT, **option
 
 
 def _conv(features: int, kernel_init: initializers.Initializer = INIT, size: int = 3) -> nn.Conv:
-    return nn.Conv(features, (size, size), kernel_init=kernel_init)
+    return Conv(features, (size, size), kernel_init=kernel_init)

@@ -11,6 +11,7 @@ from jax import lax
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
+from models.convolution import Conv
 from models.resample import Image, downsample, smooth, upsample
 from sde_lib.checks import check_at_least
 
@@ -36,11 +37,11 @@ def init(scale: float = 1.0) -> initializers.Initializer:
 
 
 def conv3x3(features: int, scale: float = 1.0, **options) -> nn.Conv:
-    return nn.Conv(features, (3, 3), kernel_init=init(scale), **options)
+    return Conv(features, (3, 3), kernel_init=init(scale), **options)
 
 
 def conv1x1(features: int, scale: float = 1.0, **options) -> nn.Conv:
-    return nn.Conv(features, (1, 1), kernel_init=init(scale), **options)
+    return Conv(features, (1, 1), kernel_init=init(scale), **options)
 
 
 def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:

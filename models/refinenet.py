@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from models.convolution import Conv
 from models.layers import Activation
 from models.resample import Image, downsample
 
@@ -24,7 +25,7 @@ POOLS: dict[str, Layer] = {  # over 5 x 5 pixels; beyond the border are zeros, w
 
 def conv(features: int, size: int = 3, **options) -> nn.Conv:
     kernel_init = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nn.Conv(features, (size, size), kernel_init=kernel_init, **options)
+    return Conv(features, (size, size), kernel_init=kernel_init, **options)
 
 
 class InstanceNormPlus(nn.Module):

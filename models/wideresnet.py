@@ -6,6 +6,7 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models.convolution import Conv
 from models.layers import Embedding, FourierEmbedding, check_halvings, group_norm, recomputed
 from models.resample import Image, downsample
 
@@ -96,4 +97,4 @@ class WideBlock(nn.Module):
 
 def _conv(features: int, **options) -> nn.Conv:
     kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
-    return nn.Conv(features, (3, 3), use_bias=False, kernel_init=kernel_init, **options)
+    return Conv(features, (3, 3), use_bias=False, kernel_init=kernel_init, **options)
