@@ -7,7 +7,7 @@ The arms are EDM, EDM-ES (scaled: Ning et al. 2023), EDM-G++ (guided: Kim et al.
 (both), for each solver and number of network evaluations (NFE). The weight w of an arm's guidance
 and the scale b of its predicted noise are those of the least Fréchet distance on one set of
 samples; what is reported is of other sets, which start from the same noise in all arms. All else is
-as config.sampling has it. A study that was stopped goes on.
+as config.sampling has it; what it has of w and b does not count. A study that was stopped goes on.
 """
 
 import functools
@@ -46,6 +46,8 @@ from sde_lib.checks import check_at_least, check_positive
 NOT_HERE = ("classifier", "eps_scale_slope", "time_shift_window")  # that no arm has
 EDM, SCALED, GUIDED, BOTH = "EDM", "EDM-ES", "EDM-G++", "SEDM-G++"
 
+CLAIMS = ((SCALED, EDM), (GUIDED, EDM), (BOTH, SCALED), (BOTH, GUIDED))
+"""Pairs of arms of which the first should be the better."""
 Arms = dict[str, list[tuple[float, float]]]
 """The settings (w, b) that each arm chooses from."""
 Measure = Callable[[str, int, float, float, int], Distances]
@@ -91,12 +93,12 @@ def run(config: Config, workdir: Path) -> None:
     """
     check(config)
     arms, step = arms_of(config), state.saved_steps(workdir)[-1]
-    if BOTH not in arms:
-        print(f"without config.sampling.discriminator: {GUIDED} and {BOTH} are left out")
     options = config.ablate
     n_sets = sum(len(settings) + options.n_seeds for settings in arms.values())
     n_sets *= len(options.solvers) * len(options.nfe)
     sets = study(config, arms, make_measure(config, workdir, step))
+    if BOTH not in arms:
+        print(f"without config.sampling.discriminator: {GUIDED} and {BOTH} are left out")
     runs = list(tqdm(sets, total=n_sets, unit="set", disable=None))
     print("\n".join([*table(runs), *open_ends(runs), *verdicts(runs)]))
     print(workdirs.write_table(workdir / "ablation.csv", Run._fields, runs))
@@ -118,7 +120,7 @@ def check(config: Config) -> None:
     for solver, nfe in itertools.product(options.solvers, options.nfe):
         benchmark_solvers.evaluations(build.make_solver(config, solver, nfe), sde)
     for w in options.weights:
-        check_positive(or_zero=True, **{"config.ablate.weights": w})
+        check_positive(**{"config.ablate.weights": w})
     for b in options.scales:
         check_positive(**{"config.ablate.scales": b})
     check_at_least(evaluate.LEAST, **{"config.ablate.n_samples": options.n_samples})
@@ -155,11 +157,11 @@ def study(config: Config, arms: Arms, measure: Measure) -> Iterator[Run]:
 def make_measure(config: Config, workdir: Path, step: int) -> Measure:
     """Of samples of a checkpoint; what is measured is kept in the run's folder."""
     model, params, _ = state.load(config, workdir, step)
-    dataset, fn = train.load_data(config), evaluate.feature_function(config)
-    truth = evaluate.reference(config, dataset, fn, workdir)
     log_ratio, d_params = None, None
     if config.sampling.discriminator:
         log_ratio, d_params = guides.load_discriminator(config, build.make_sde(config), params)
+    dataset, fn = train.load_data(config), evaluate.feature_function(config)
+    truth = evaluate.reference(config, dataset, fn, workdir)
 
     settings = config.sampling.to_dict() | {"n_samples": config.ablate.n_samples}
     without = {k: v for k, v in settings.items() if not k.startswith(("dg_", "discriminator"))}
@@ -227,10 +229,10 @@ def reported(runs: Sequence[Run]) -> dict[tuple[str, int], dict[str, list[Run]]]
     return cells
 
 
-def differences(arms: dict[str, list[Run]], arm: str) -> Mean:
-    """How much farther from the data an arm is than EDM, from the same noise."""
-    pairs = zip(arms[arm], arms[EDM], strict=True)
-    return Mean.of([run.frechet - plain.frechet for run, plain in pairs])
+def difference(arms: dict[str, list[Run]], arm: str, other: str) -> Mean:
+    """How much farther from the data an arm is than another, from the same noise."""
+    pairs = zip(arms[arm], arms[other], strict=True)
+    return Mean.of([run.frechet - theirs.frechet for run, theirs in pairs])
 
 
 def table(runs: Sequence[Run]) -> Iterator[str]:
@@ -246,42 +248,43 @@ def table(runs: Sequence[Run]) -> Iterator[str]:
             frechet, kernel = (
                 Mean.of([getattr(run, name) for run in sets]) for name in ("frechet", "kernel")
             )
-            less = "-" if arm == EDM else differences(arms, arm)
+            less = "-" if arm == EDM else difference(arms, arm, EDM)
             yield (
                 f"{solver:<8}{nfe:>4}  {arm:<9}{sets[0].w:>6g}{sets[0].b:>8g}"
-                + "".join(f"{figure!s:>24}" for figure in (frechet, less, kernel))
+                + "".join(f"  {figure!s:>22}" for figure in (frechet, less, kernel))
                 + "  "
                 + " ".join(f"{run.frechet:.4g}" for run in sets)
             )
 
 
 def verdicts(runs: Sequence[Run]) -> Iterator[str]:
-    """For each solver and NFE the arms in order, and what is to be made of the first."""
+    """For each solver and NFE the arms in order, and whether what the method claims holds."""
     n_seeds = 0
     for (solver, nfe), arms in reported(runs).items():
         n_seeds = len(arms[EDM])
         means = {arm: np.mean([run.frechet for run in sets]) for arm, sets in arms.items()}
-        order = sorted(arms, key=lambda arm: means[arm])
-        best = order[0]
-        verdict = "no arm is better than EDM"
-        if best != EDM:
-            less = differences(arms, best)
-            sure = "more" if -less.value > 2 * less.error else "no more"
-            verdict = f"{best} less EDM {less}, {sure} than twice its standard error"
-        ordering = " < ".join(f"{arm} {means[arm]:.4g}" for arm in order)
-        yield f"{solver} {nfe}: {ordering}; {verdict}"
-    chance = 2 * scipy.stats.t.sf(2, n_seeds - 1)
-    yield f"(of {n_seeds} seeds, chance alone makes it more than twice in {chance:.0%} of cases)"
+        ordering = " < ".join(
+            f"{arm} {means[arm]:.4g}" for arm in sorted(arms, key=lambda arm: means[arm])
+        )
+        yield f"{solver} {nfe}: {ordering}"
+        for arm, other in CLAIMS:
+            if arm in arms:
+                less = difference(arms, arm, other)
+                certain = abs(less.value) > scipy.stats.t.ppf(0.975, n_seeds - 1) * less.error
+                verdict = ("better" if less.value < 0 else "worse") if certain else "cannot be told"
+                yield f"  {arm} less {other}: {less}, {verdict}"
+    yield f"(better or worse: by a paired t test of {n_seeds} seeds at 5%, each pair by itself)"
 
 
 def open_ends(runs: Sequence[Run]) -> Iterator[str]:
-    """Of each arm that chose the largest of several values, that a larger one may be better."""
+    """Of each arm that chose the last of several values, that one beyond may be better."""
     for run, *_ in (sets for arms in reported(runs).values() for sets in arms.values()):
         tried = [other for other in runs if other[:3] == run[:3] and other.role == "choose"]
         for name in ("w", "b"):
             values = {getattr(other, name) for other in tried}
-            if len(values) > 1 and getattr(run, name) == max(values):
-                yield f"{run.solver} {run.nfe}: {run.arm} may be better with a larger {name}"
+            for end, beyond in ((max(values), "larger"), (min(values), "smaller")):
+                if len(values) > 1 and getattr(run, name) == end:
+                    yield f"{run.solver} {run.nfe}: {run.arm} may be better with a {beyond} {name}"
 
 
 def arm_panels(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:

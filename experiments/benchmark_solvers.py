@@ -21,7 +21,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 import samplers
-from experiments import build, pictures, scores, sharding, state
+from experiments import build, guides, pictures, scores, sharding, state
 from experiments import workdir as workdirs
 from experiments.datasets.points import MIXTURE
 from experiments.quality import Moments
@@ -128,6 +128,7 @@ class Reference(NamedTuple):
 
 def run(config: Config, workdir: Path) -> None:
     """Measures every sampler; prints the table and the best, and saves them with a plot."""
+    guides.refuse(config, "benchmark_solvers")
     problem = make_problem(config, workdir)
     print(f"samples of {problem.about}")
     reference = make_reference(problem)

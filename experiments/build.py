@@ -81,7 +81,8 @@ def make_solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
     What else config.sampling says of solvers holds for it too.
 
     Raises:
-        ValueError: no solver from noise level to noise level, or none of nfe evaluations.
+        ValueError: no solver from noise level to noise level, none of nfe evaluations, or one that
+            config.sampling.discriminator cannot guide.
     """
     known = {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, NoiseLevelSolver)}
     check_name("solver", name, known)
@@ -98,6 +99,11 @@ def make_solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
         raise ValueError(
             f"{name} makes {solver.nfe} network evaluations in {solver.n_steps} steps and "
             f"{create(solver.n_steps + 1).nfe} in one more, never {nfe}: choose of those"
+        )
+    if config.sampling.discriminator and not solver.takes_tuple:
+        raise ValueError(
+            f"{name} does not tell the first evaluation of a step from the others, which a "
+            "discriminator's weights do: take another solver"
         )
     return solver
 

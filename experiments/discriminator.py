@@ -127,6 +127,11 @@ def check_encoder(config: Config) -> Config:
     """
     folder = Path(config.model.pretrained)
     theirs = state.load_related_config(config, folder, "encoder")
+    if theirs.model.class_conditional:
+        raise ValueError(
+            f"the network in {folder} is told classes, which a discriminator is not: take another "
+            "config.model.pretrained"
+        )
     fields = {"model.name": (config.model.encoder, theirs.model.name)}
     if theirs.model.name == config.model.encoder:
         ours, other = models.create(config).encoder, models.create(theirs)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
-from configs import default
 from experiments import build, data, guides, pictures, scores, sharding, state
 from models.config import Config
 from samplers import editing, measurement
@@ -63,10 +62,7 @@ def check(config: Config) -> None:
         check_at_least(count, **{f"config.edit.{name}": edit[name]})
     if not 0 <= edit.strength <= 1:
         raise ValueError(f"config.edit.strength is {edit.strength}: it must lie in [0, 1]")
-    plain = default.get_config().sampling
-    for name in guides.OF_SAMPLING:
-        if config.sampling[name] != plain[name]:
-            raise ValueError(f"config.sampling.{name} guides samples: leave it out of mode edit")
+    guides.refuse(config, "edit")
     if config.model.class_conditional:
         raise ValueError("mode edit needs a model without classes, not model.class_conditional")
     if len(build.image_shape(config)) == 1:

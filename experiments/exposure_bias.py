@@ -20,9 +20,11 @@ b is config.sampling.eps_scale or, where that is 1, fitted for each solver and N
 logarithm of the norm over training's vanish, on average over the evaluations. The norm is the
 network's own, before it is scaled and guided. For of a network whose noise is wrong by one factor
 c everywhere, b = c gives the very trajectories of the right one; along these its own norms are
-those along training inputs, both c times the right ones, and the scaled norms are not. Other
-errors, the solver's too, b makes up for only on average. It is constant but for the slope that
-config.sampling.eps_scale_slope may give: one equation, one number.
+those along training inputs, both c times the right ones, and the scaled norms are not. The greater
+b, the less noise is removed and the greater these norms: b < 1 where they are above training's,
+though Ning et al. take b > 1 for that; mode ablate tells what samples are nearest to the data.
+Other errors, the solver's too, b makes up for only on average. It is constant but for the slope
+that config.sampling.eps_scale_slope may give: one equation, one number.
 """
 
 import itertools
@@ -69,7 +71,10 @@ N_RUNS = 12
 CLOSE = 0.05  # of a fitted b's error: how far it may still be off
 CONFIDENT = 1.96  # standard errors: a band of 95%
 WIDTH = 20
-HEADER = f"{'solver':<{WIDTH}}{'NFE':>5}  {'arm':<10}{'b':<22}{'gap':<20}most, and where"
+HEADER = (
+    f"{'solver':<{WIDTH}}{'NFE':>5}  {'arm':<10}{'b':<22}{'gap, its mean':<20}{'RMS':>8}"
+    "  most, and at which sigma / alpha"
+)
 
 
 class Study(NamedTuple):
@@ -233,7 +238,7 @@ def measure_arms(
     given = Scale(options.eps_scale)
     scale = fit(lambda b: gap(along(b), training)) if given.b == 1 else given
     if scale is None:
-        print(f"no b near 1 closes the gap of {scaled} at NFE {solver.nfe}")
+        print(f"{type(solver).__name__}, NFE {solver.nfe}: no b near 1 closes the gap of {scaled}")
     else:
         yield arm(scaled, scale, along(scale.b))
 
@@ -424,13 +429,15 @@ def make_arm(
 
 
 def line(arm: Arm) -> str:
-    """Of the table: b, the gap, and the evaluation farthest from training's."""
+    """Of the table: b, the gap's mean and root mean square, and where it is largest."""
     b, error = arm.scale
+    logs = np.log([point.ratio for point in arm.points])
     scale = f"{b:.5f}" + (f" +- {error:.5f}" if error else "")
-    most = max(arm.points, key=lambda point: abs(np.log(point.ratio)))
-    figures = percent(arm.gap.value, arm.gap.error), percent(most.ratio - 1, most.ratio_error)
+    most = arm.points[np.abs(logs).argmax()]
+    mean = "0, by the fit" if error else percent(arm.gap.value, arm.gap.error)
+    rms, largest = np.sqrt(np.mean(logs**2)), percent(most.ratio - 1, most.ratio_error)
     names = f"{arm.solver:<{WIDTH}}{arm.nfe:>5}  {arm.name:<10}"
-    return f"{names}{scale:<22}{figures[0]:<20}{figures[1]} at {most.noise_level:.3g}"
+    return f"{names}{scale:<22}{mean:<20}{rms:>8.2%}  {largest} at {most.noise_level:.3g}"
 
 
 def percent(value: float, error: float) -> str:

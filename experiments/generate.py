@@ -18,21 +18,20 @@ FIRST = 1 << 30  # the first sample's number: no other mode draws so many, its n
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Draws config.sampling.n_samples samples, as config.sampling says, for a discriminator.
+    """Draws config.sampling.n_samples samples of the model itself, for a discriminator.
 
     <workdir>/generated.npz has them in "samples": grey levels, uint8, or points. Its "about" tells
     what decides on them. A set that is there is not drawn again, nor are its batches.
 
     Raises:
-        ValueError: no checkpoint, or guides that do not fit.
+        ValueError: no checkpoint, or guides: a discriminator corrects what the model does alone.
         FloatingPointError: a sample is not finite.
     """
+    guides.refuse(config, "generate")
     model, params, step = state.load(config, workdir)
-    _, guide_params = guides.load(config, build.make_sde(config), params)
     levels, n = data.load(config).levels, config.sampling.n_samples
     about = identity(config, levels) | {
         "model": parts.digest(params),
-        "guides": parts.digest(guide_params),
         "step": step,
         "seed": config.seed,
         "sampling": config.sampling.to_dict(),
@@ -57,7 +56,7 @@ def run(config: Config, workdir: Path) -> None:
         ]
         rows = np.concatenate(batches)[:n]
         parts.save(path, samples=rows, about=np.asarray(json.dumps(about)))
-    print(path)
+    print(f"{path}: {n} samples of step {step}")
 
 
 def identity(config: Config, levels: int | None) -> dict[str, Any]:

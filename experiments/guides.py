@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import models
+from configs import default
 from experiments import build, classifier, parts, scores, state
 from models.config import Config
 from samplers import guidance
@@ -30,8 +31,8 @@ LogRatio = Callable[[Any, Batch, PerSample], PerSample]
 def load(config: Config, sde: SDE, params: Any) -> tuple[Guide, Any]:
     """What config.sampling makes of a score, and the parameters that this takes.
 
-    First the model's own errors are seen to, by time_shift and epsilon_scaling; then the classifier
-    adds its gradient, then the discriminator. With eps_scale_guided, epsilon_scaling is the last.
+    First the model's own errors are seen to: by time_shift, epsilon_scaling and the discriminator,
+    the last two the other way round with eps_scale_guided. Then the classifier adds its gradient.
     What config.sampling leaves out changes nothing.
 
     Args:
@@ -62,18 +63,44 @@ def check(config: Config) -> None:
     check_positive(or_zero=True, **named("time_shift_cutoff"))
     last = options.eps_scale + options.eps_scale_slope * sde.t_max
     check_positive(**{f"config.sampling's eps_scale + {sde.t_max:g} eps_scale_slope": last})
-    for name in ("dg_boost", "dg_sigma_min", "dg_sigma_max"):
-        if options[name] and not options.discriminator:
-            raise ValueError(
-                f"config.sampling.{name} is {options[name]}: it needs the folder of a "
-                "discriminator, config.sampling.discriminator"
-            )
-    # Tracing tells whether the sampler takes a score for each evaluation of a step.
-    guide = _composed(config, sde, None, lambda *_: jnp.zeros(1))
-    guided = guide(lambda x, t: x, {"discriminator": None}, jnp.zeros(1))
-    if options.discriminator and isinstance(guided, tuple):
-        sampler: Any = build.make_sampler(config)
-        jax.eval_shape(lambda key: sampler(key, sde, guided, (1, 2)), jax.random.key(0))
+    corrected(config, sde, lambda x, t: x, lambda x, t: t, 1.0, 1.0)
+    plain = default.get_config().sampling
+    for prefix, guide, what in (
+        ("dg_", "discriminator", "the folder of one"),
+        ("time_shift_cutoff", "time_shift_window", "a positive one"),
+    ):
+        for name in options:
+            unused = name.startswith(prefix) and options[name] != plain[name]
+            if unused and not options[guide]:
+                raise ValueError(
+                    f"config.sampling.{name} is {options[name]}, which does nothing without "
+                    f"config.sampling.{guide}: give {what}, or leave it out"
+                )
+    if options.discriminator and config.model.class_conditional:
+        raise ValueError(
+            "config.sampling.discriminator knows no classes, but the model has them "
+            "(config.model.class_conditional): it would guide to the data of all classes"
+        )
+
+
+def check_sampler(config: Config) -> None:
+    """Raises ValueError if config.sampling's method cannot weigh a discriminator as it says."""
+    options, sampler = config.sampling, build.make_sampler(config)
+    alike = options.dg_weight_1st_order == options.dg_weight_2nd_order
+    if options.discriminator and not alike and not getattr(sampler, "takes_tuple", False):
+        raise ValueError(
+            f"config.sampling.method = {options.method!r} does not tell the first evaluation of a "
+            "step from the others: take 'edm', 'heun' or another solver of noise levels, or the "
+            "same config.sampling.dg_weight_1st_order and dg_weight_2nd_order"
+        )
+
+
+def refuse(config: Config, mode: str) -> None:
+    """Raises ValueError for guides in config.sampling, of which a mode makes no use."""
+    plain = default.get_config().sampling
+    for name in OF_SAMPLING:
+        if config.sampling[name] != plain[name]:
+            raise ValueError(f"config.sampling.{name} guides samples: leave it out of mode {mode}")
 
 
 def _composed(
@@ -166,14 +193,16 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
     theirs = state.load_related_config(config, folder, "discriminator")
     if not models.is_discriminator(theirs):
         raise ValueError(
-            f"{folder} holds the model {theirs.model.name!r}: that is no discriminator"
+            f"config.sampling.discriminator, {folder}, holds the model {theirs.model.name!r}: give "
+            "the folder of a trained discriminator (README.md, Guidance)"
         )
-    about = json.loads((folder / "generated.json").read_text())
-    if about["model"] != parts.digest(params):
+    path, ours = folder / "generated.json", parts.digest(params)
+    about = json.loads(path.read_text()) if path.exists() else {"model": "none", "step": 0}
+    if about["model"] != ours:
         raise ValueError(
-            f"the discriminator in {folder} knows samples of another model, or of this one at "
-            f"another step than here: theirs is {about['step']}. Make new ones by --mode=generate, "
-            "and train a discriminator of them"
+            f"the discriminator in {folder} knows samples of the model {about['model']}, at step "
+            f"{about['step']}; the one to be guided is {ours}, another or at another step. Make "
+            "samples of it by --mode=generate, and train a discriminator of them"
         )
     model, weights, _ = state.load(theirs, folder)
 

@@ -98,4 +98,8 @@ def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset)
     along = along_time(sde, result["t"], result["correct"]).items()
     along_t = ", ".join(f"{mean:.2f} to t = {edge:g}" for edge, mean in along)
     accuracy, loss = result["correct"].mean(), result["loss"].mean()
-    return f"test accuracy {accuracy:.3f}, loss {loss:.4f}; accuracy {along_t}"
+    commonest = np.bincount(np.asarray(dataset.test_labels)).max() / len(result["correct"])
+    return (
+        f"test accuracy {accuracy:.3f} (the commonest class: {commonest:.3f}), loss {loss:.4f}; "
+        f"accuracy {along_t}"
+    )

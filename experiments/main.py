@@ -95,6 +95,9 @@ MODES = {
 }
 
 
+STUDIES = ("exposure_bias", "ablate")  # which take solvers of their own
+
+
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
@@ -115,6 +118,8 @@ def main(argv: list[str]) -> None:
         logging.getLogger("experiments").setLevel(logging.WARNING)
     build.check(config)
     guides.check(config)
+    if MODE.value not in STUDIES:
+        guides.check_sampler(config)
     if models.is_classifier(config) and MODE.value not in ("train", "plan"):
         raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train or plan alone")
     folder = "-".join([Path(file).stem, *filter(None, [variant])])
@@ -155,7 +160,9 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
-        hosts.leave("interrupted")
+        sys.stdout.flush()
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(1)  # XLA's threads, in the middle of compiling, would crash on the way out
     except (OSError, ValueError, FloatingPointError) as error:
         if DISK_FULL in str(error):  # an OSError, or what orbax makes of it
             error = "the disk is full; the checkpoint before is good: make room, run the same again"

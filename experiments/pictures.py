@@ -112,7 +112,7 @@ class Ratios(NamedTuple):
 def save_ratios(path: Path, panels: Sequence[Ratios], columns: int, about: dict[str, str]) -> Path:
     """Ratios over noise levels, sampling from left to right, in rows of `columns` panels.
 
-    Names have colours; a name's curves of other numbers have other markers and lines.
+    Names have colours and markers; a name's curves of other numbers are dotted, with open ones.
     """
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
@@ -128,17 +128,19 @@ def save_ratios(path: Path, panels: Sequence[Ratios], columns: int, about: dict[
     for panel, (title, curves) in zip(axes.flat, panels, strict=False):
         for (name, number), points in curves.items():
             level, ratio, width = np.transpose(points)
-            colour, style = f"C{names.index(name)}", "os^Dv"[number % 5 - 1]
+            colour, marker = f"C{names.index(name)}", "os^D"[names.index(name) % 4]
+            style = {"color": colour, "marker": marker, "markersize": 7 - 1.5 * names.index(name)}
+            style |= {"fillstyle": "full" if number == 1 else "none", "linewidth": 1}
             panel.fill_between(level, ratio - width, ratio + width, color=colour, alpha=0.15, lw=0)
             line = "-" if number == 1 else ":"
             label = name if number == 1 else f"{name}, evaluation {number}"
-            (shown[label],) = panel.plot(level, ratio, line + style, color=colour, ms=3, lw=1)
+            (shown[label],) = panel.plot(level, ratio, line, **style)
         panel.axhline(1, color="0.5", linewidth=1, zorder=0)
         panel.set(title=title, xscale="log", xlabel="noise level")
         panel.grid(alpha=0.3)
     figure.legend(shown.values(), shown.keys(), loc="outside right upper", frameon=False)
     for panel in axes[:, 0]:
-        panel.set_ylabel("predicted noise / training's")
+        panel.set_ylabel("predicted noise / training's, 95%")
     axes[0, 0].invert_xaxis()
     return _save(figure, path, about)
 
@@ -150,7 +152,7 @@ def save_arms(
 
     A panel for each title, in rows of `columns`.
     """
-    figure, all_axes = _panels(len(panels), columns, "Fréchet distance")
+    figure, all_axes = _panels(len(panels), columns, "Fréchet distance, reported sets")
     for axes, (title, arms) in zip(all_axes, panels.items(), strict=True):
         values, places = np.array(list(arms.values())), range(len(arms))
         axes.plot(places, values, "o-", color="0.7", linewidth=0.8, markersize=4)
@@ -172,7 +174,7 @@ class Grid(NamedTuple):
 
 def save_grids(path: Path, panels: dict[str, Grid], columns: int, about: dict[str, str]) -> Path:
     """Distances over the scale of the noise; panels as of save_arms."""
-    figure, all_axes = _panels(len(panels), columns, "Fréchet distance")
+    figure, all_axes = _panels(len(panels), columns, "Fréchet distance, choosing set")
     for axes, (title, (curves, chosen)) in zip(all_axes, panels.items(), strict=True):
         for name, points in curves.items():
             axes.plot(*zip(*sorted(points), strict=True), ".-", linewidth=1, label=name)

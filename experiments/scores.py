@@ -73,8 +73,15 @@ def sampling_score_fn(
 
 
 def is_guided(config: Config) -> bool:
-    """Whether config.sampling asks for more than the score of the class."""
-    return config.sampling.cfg_weight != 1 or config.sampling.negative_label >= 0
+    """Whether config.sampling asks for more than the score of the class.
+
+    So does a schedule, of the weight 1 too; that of "interval" is 1 everywhere. With a classifier,
+    and nothing else said, it is the classifier's.
+    """
+    options = config.sampling
+    scheduled = options.guidance_schedule not in ("constant", "interval")
+    scheduled &= config.model.class_conditional and not options.classifier
+    return scheduled or options.cfg_weight != 1 or options.negative_label >= 0
 
 
 def sampled_classes(config: Config, n_classes: int, indices: jax.Array) -> jax.Array:
@@ -119,6 +126,11 @@ def check(config: Config, sde: SDE) -> None:
         raise ValueError(
             f"config.sampling.negative_terms is {options.negative_terms}: it must be 3, or 2 to "
             "leave out the score without a class"
+        )
+    if options.guidance_schedule != "constant" and not (is_guided(config) or options.classifier):
+        raise ValueError(
+            f"config.sampling.guidance_schedule is {options.guidance_schedule!r}, but there is "
+            "nothing to guide: give config.sampling.cfg_weight or classifier, or leave it out"
         )
     if not model.class_conditional:
         if is_guided(config):

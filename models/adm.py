@@ -70,8 +70,11 @@ class ADM(nn.Module):
         class_labels: ClassLabels | None = None,
         augment_labels: AugmentLabels | None = None,
         confidences: Confidences | None = None,
-    ) -> Image:
+        features: bool = False,
+    ) -> Image | tuple[Image, Embedding]:
         """The output, of the shape of x; labels are what the parametrization conditions on.
+
+        With `features`, those between the way down and the way up, and the labels' embedding.
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), channels do not fit the
@@ -95,6 +98,8 @@ class ADM(nn.Module):
 
         h = self._attend(block(h.shape[-1])(h, temb, train), always=True)
         h = block(h.shape[-1])(h, temb, train)
+        if features:
+            return h, temb
 
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             if level < levels - 1:

@@ -30,7 +30,7 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 CLASSIFIERS = {"wideresnet", "discriminator"}
-ENCODERS = ("wideresnet", "ncsnpp", "mlp")
+ENCODERS = ("wideresnet", "ncsnpp", "adm", "mlp")
 """Networks that give features, to a discriminator."""
 
 CHOICES = {

@@ -60,9 +60,11 @@ def gradient(
             return jnp.sum(values)
 
         score, w = score_fn(x, t), _at(weight, t, x)
-        if not callable(weight):
-            return score + w * jax.grad(total)(x)
-        return jax.lax.cond(jnp.any(w != 0), lambda: score + w * jax.grad(total)(x), lambda: score)
+
+        def add() -> Array:
+            return jnp.where(w != 0, score + w * jax.grad(total)(x), score)
+
+        return jax.lax.cond(jnp.any(w != 0), add, lambda: score) if callable(weight) else add()
 
     return guided
 
@@ -102,7 +104,7 @@ def discriminator(
         function, for any sampler.
 
     Raises:
-        ValueError: weights or levels that are negative or not finite, sigma_min >= sigma_max.
+        ValueError: weights or a sigma_min that are negative or not finite, sigma_min >= sigma_max.
     """
     published = levels_at(VP(), list(GUIDED_TIMES))
     low = published[0] if sigma_min is None else sigma_min
@@ -192,9 +194,10 @@ def classifier_free(
 
 
 def epsilon_scaling(score_fn: ScoreFn, b: Weight) -> ScoreFn:
-    """score_fn / b: the predicted noise made smaller by b > 1 (Ning et al. 2023, arXiv 2308.15321).
+    """score_fn / b: the predicted noise divided by b (Ning et al. 2023, arXiv 2308.15321).
 
-    Along sampling a model predicts more noise than along training; b makes up for it.
+    It makes up for a model that predicts b times the noise, and, as published with b > 1, for the
+    errors of sampling; what b that takes, and of which sign, depends on solver and steps.
 
     Raises:
         ValueError: a b that is not positive, or not finite.
@@ -219,8 +222,8 @@ def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> Sco
     """The noise predicted as of the time that x looks like (Li et al. 2023, arXiv 2305.15583).
 
     At t > cutoff, -sigma(t) score is the noise that the model predicts at (x, tau). tau is the time
-    within window / 2 of t, and within the SDE's, whose noise variance sigma(tau)^2 is nearest to
-    the variance of a sample over its dimensions. That variance also has the data's part,
+    within window / 2 of t, and not below both t and t_min, whose noise variance sigma(tau)^2 is
+    nearest to the variance of a sample over its dimensions. That variance also has the data's part,
     alpha^2 Var x_0, which the noise must outweigh: hence the cutoff.
 
     Args:
@@ -245,7 +248,8 @@ def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> Sco
             above = sde.sigma(middle) > std
             return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
-        ends = (jnp.clip(t + way * window, sde.t_min, sde.t_max) for way in (-0.5, 0.5))
+        least = jnp.minimum(t, sde.t_min)
+        ends = [jnp.clip(t + way * window, least, sde.t_max) for way in (-0.5, 0.5)]
         low, high = jax.lax.fori_loop(0, 24, halve, tuple(ends))  # float32's digits
         tau = jnp.where(t > cutoff, 0.5 * (low + high), t)
         return expand(sde.sigma(tau) / sde.sigma(t), x) * score_fn(x, tau)

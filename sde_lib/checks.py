@@ -10,6 +10,8 @@ from typing import Any
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """Raises ValueError, with the nearest known name, unless name is known."""
     known = sorted(known)
+    if not isinstance(name, str):
+        raise ValueError(f"{kind} is {name!r}: choose one of {', '.join(known)}")
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""

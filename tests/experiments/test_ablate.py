@@ -129,9 +129,10 @@ def test_the_study_finds_what_is_wrong(whole, data_moments):
                 assert float(row["frechet"]) == pytest.approx(expected, rel=2e-3)
         means = {arm: np.mean([float(row["frechet"]) for row in arms[arm]]) for arm in arms}
         assert 10 * means["SEDM-G++"] < means["EDM-ES"] < means["EDM"]
-        pairs = zip(arms["SEDM-G++"], arms["EDM"], strict=True)
-        less = [float(a["frechet"]) - float(b["frechet"]) for a, b in pairs]
-        assert f"SEDM-G++ less EDM {ablate.Mean.of(less)}, more than twice" in text
+        for arm, other in ablate.CLAIMS:
+            pairs = zip(arms[arm], arms[other], strict=True)
+            less = [float(a["frechet"]) - float(b["frechet"]) for a, b in pairs]
+            assert f"  {arm} less {other}: {ablate.Mean.of(less)}, " in text
         seeds = {role: set() for role in ("choose", "report")}
         for row in rows:
             seeds[row["role"]].add(int(row["seed"]))
@@ -221,17 +222,21 @@ def test_verdicts_name_the_best_and_the_doubt():
     def run(arm, seed, frechet):
         return ablate.Run("heun", 13, arm, 0.0, 1.0, "report", seed, frechet, 0.0, 0.0)
 
-    plain = [run("EDM", 43, 1.0), run("EDM", 44, 3.0)]
-    better = [run("EDM-ES", 43, 0.8), run("EDM-ES", 44, 2.9)]
-    first, chance = ablate.verdicts([*plain, *better])
-    assert first.startswith("heun 13: EDM-ES 1.85 < EDM 2; EDM-ES less EDM -0.150 +- 0.050, more")
-    assert "2 seeds, chance alone makes it more than twice in 30%" in chance
-    better[1] = run("EDM-ES", 44, 3.1)
-    first, _ = ablate.verdicts([*plain, *better])
-    assert "less EDM -0.05 +- 0.15, no more than twice its standard error" in first
-    better[0] = run("EDM-ES", 43, 1.1)
-    first, _ = ablate.verdicts([*plain, *better])
-    assert first == "heun 13: EDM 2 < EDM-ES 2.1; no arm is better than EDM"
+    plain = [run("EDM", 43, 1.0), run("EDM", 44, 3.0), run("EDM", 45, 2.0)]
+    change = np.array([-0.2, -0.1, -0.1])  # its mean is 4 standard errors, of which t allows 4.3
+
+    def verdicts(change):
+        pairs = zip(plain, change, strict=True)
+        return list(
+            ablate.verdicts([*plain, *(run("EDM-ES", p.seed, p.frechet + c) for p, c in pairs)])
+        )
+
+    order, doubtful, test = verdicts(change)
+    assert order == "heun 13: EDM-ES 1.867 < EDM 2"
+    assert doubtful == "  EDM-ES less EDM: -0.133 +- 0.033, cannot be told"
+    assert "a paired t test of 3 seeds at 5%" in test
+    assert verdicts(change - 0.02)[1].endswith("EDM: -0.153 +- 0.033, better")
+    assert verdicts(0.02 - change)[1].endswith("EDM: 0.153 +- 0.033, worse")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +247,7 @@ def test_verdicts_name_the_best_and_the_doubt():
         ("ablate.nfe", (14,), "heun makes 13 network evaluations in 7 steps and 15 in one more"),
         ("ablate.nfe", (1,), "nfe is 1: it must be at least 2"),
         ("ablate.weights", (), "config.ablate.weights is empty"),
-        ("ablate.weights", (1.0, -0.5), "config.ablate.weights is -0.5: it must be at least 0"),
+        ("ablate.weights", (1.0, -0.5), "config.ablate.weights is -0.5: it must be positive"),
         ("ablate.weights", (float("nan"),), "config.ablate.weights is nan"),
         ("ablate.scales", (), "config.ablate.scales is empty"),
         ("ablate.scales", (0.0,), "config.ablate.scales is 0.0: it must be positive"),

@@ -54,8 +54,9 @@ def test_nothing_is_asked_for_and_nothing_changes():
         ({"guidance_weight": float("nan")}, "guidance_weight is nan: it must be"),
         ({"time_shift_window": -0.1}, "time_shift_window is -0.1"),
         ({"dg_sigma_min": 200.0}, "sigma_min is 200: it must be below sigma_max"),
-        ({"method": "predictor_corrector", "n_steps": 50}, "take a solver of such steps"),
-        ({"discriminator": "", "dg_boost": True}, "dg_boost is True: it needs the folder of a"),
+        ({"discriminator": "", "dg_boost": True}, "dg_boost is True, which does nothing without"),
+        ({"discriminator": "", "dg_weight_1st_order": 2.0}, "1st_order is 2.0, which does nothing"),
+        ({"time_shift_cutoff": 0.5}, "cutoff is 0.5, which does nothing without .*_window"),
     ],
 )
 def test_what_no_guide_can_do_is_refused(config, values, message):
@@ -65,16 +66,26 @@ def test_what_no_guide_can_do_is_refused(config, values, message):
         guides.check(config)
 
 
-def test_other_samplers_take_one_weight(config):
-    config.sampling.update(method="predictor_corrector", n_steps=50, dg_weight_2nd_order=1.0)
-    guides.check(config)
+def test_a_discriminator_guides_no_model_with_classes(config):
+    config.model.class_conditional = True
+    with pytest.raises(ValueError, match="discriminator knows no classes, but the model has them"):
+        guides.check(config)
+
+
+@pytest.mark.parametrize("method", ["predictor_corrector", "dpm_fast"])
+def test_other_samplers_take_one_weight(config, method):
+    config.sampling.update(method=method, n_steps=50)
+    with pytest.raises(ValueError, match=f"'{method}' does not tell the first evaluation of a"):
+        guides.check_sampler(config)
+    config.sampling.dg_weight_2nd_order = 1.0
+    guides.check_sampler(config)
 
 
 def test_folders_of_something_else_are_refused(tmp_path):
     config, sde = model_config(), build.make_sde(model_config())
     params = save_run(config, tmp_path)
     config.sampling.discriminator = str(tmp_path)
-    with pytest.raises(ValueError, match="holds the model 'mlp': that is no discriminator"):
+    with pytest.raises(ValueError, match="holds the model 'mlp': give the folder of a trained"):
         guides.load(config, sde, params)
     save_samples(tmp_path, model=parts.digest(params))
     theirs, folder = config_of(tmp_path), tmp_path / "discriminator"
@@ -85,8 +96,11 @@ def test_folders_of_something_else_are_refused(tmp_path):
         guides.load(config, sde, params)
     config.sampling.discriminator, config.sampling.classifier = str(folder), ""
     other = jax.tree.map(lambda leaf: leaf + 1, params)
-    with pytest.raises(ValueError, match="knows samples of another model, or of this one at anot"):
+    with pytest.raises(ValueError, match=r"be guided is .*, another or at another step"):
         guides.load(config, sde, other)
+    (folder / "generated.json").rename(tmp_path / "lost.json")
+    with pytest.raises(ValueError, match="knows samples of the model none"):
+        guides.load(config, sde, params)
     config.data.centered = False
     with pytest.raises(ValueError, match="the range of data of the discriminator"):
         guides.load(config, sde, params)

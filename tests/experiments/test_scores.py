@@ -84,12 +84,18 @@ def test_guidance_by_confidence_starts_from_none(dropout):
 
 
 def test_a_weight_of_1_is_the_score_of_the_class_bit_for_bit():
-    ours, network = config(guidance_schedule="cosine"), Gaussians()
+    ours, network = config(), Gaussians()
     sde, mesh = build.make_sde(ours), sharding.make_mesh(ours)
     plain = scores.score_fn(ours, sde, network, mesh, {}, CLASSES)  # pyright: ignore
     guided = scores.sampling_score_fn(ours, sde, network, mesh, {}, CLASSES)  # pyright: ignore
     given = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([0.1, 0.5, 0.9])
     np.testing.assert_array_equal(guided(*given), plain(*given))
+
+
+def test_a_schedule_of_weight_1_guides_too():
+    assert scores.is_guided(config(guidance_schedule="cosine"))
+    assert not scores.is_guided(config(guidance_schedule="interval"))
+    assert not scores.is_guided(config(guidance_schedule="cosine", classifier="anywhere"))
 
 
 def test_a_schedule_weighs_by_time():

@@ -7,6 +7,7 @@ import weights
 
 import models
 from configs import digits, points
+from models.adm import ADM
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.wideresnet import WideResNet
@@ -14,6 +15,8 @@ from models.wideresnet import WideResNet
 IMAGES = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([0.5, 3.0])
 U_NET = NCSNpp(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), fir=False)
+
+A_D_M = ADM(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), num_head_channels=8)
 
 
 def config(pretrained="somewhere", dropout=0.0):
@@ -43,22 +46,23 @@ def test_features_are_what_the_rest_of_the_network_sees():
         np.testing.assert_allclose(linear, output, atol=1e-4)
 
 
-def test_features_of_a_u_net_are_those_of_its_middle_and_take_no_more():
-    params = weights.random(U_NET, IMAGES, LABELS)
+@pytest.mark.parametrize(("network", "block"), [(U_NET, "ResnetBlock"), (A_D_M, "ADMBlock")])
+def test_features_of_a_u_net_are_those_of_its_middle_and_take_no_more(network, block):
+    params = weights.random(network, IMAGES, LABELS)
 
     @jax.jit
     def run(params):
-        h, _ = U_NET.apply({"params": params}, IMAGES, LABELS, features=True)
-        _, seen = U_NET.apply({"params": params}, IMAGES, LABELS, capture_intermediates=True)
+        h, _ = network.apply({"params": params}, IMAGES, LABELS, features=True)
+        _, seen = network.apply({"params": params}, IMAGES, LABELS, capture_intermediates=True)
         return h, seen["intermediates"]
 
     h, seen = run(params)
-    middle = seen["ResnetBlock_4"]["__call__"][0]  # two blocks down, one that halves, two
+    middle = seen[f"{block}_4"]["__call__"][0]  # two blocks down, one that halves, two
     np.testing.assert_array_equal(h, middle)
     assert h.shape == (2, 4, 4, 8)
-    used = jax.eval_shape(lambda: U_NET.init(jax.random.key(0), IMAGES, LABELS, features=True))
-    assert "ResnetBlock_5" in params
-    assert "ResnetBlock_5" not in used["params"]
+    used = jax.eval_shape(lambda: network.init(jax.random.key(0), IMAGES, LABELS, features=True))
+    assert f"{block}_5" in params
+    assert f"{block}_5" not in used["params"]
     assert all(
         jax.tree.map(jnp.shape, params[name]) == jax.tree.map(jnp.shape, used["params"][name])
         for name in used["params"]

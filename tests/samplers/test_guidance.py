@@ -409,3 +409,26 @@ def test_mistakes_are_refused():
         guided = guidance.classifier_free(score, condition, 2.0)
         with pytest.raises(ValueError, match=r"condition has the shape .*, x \(4, 2\)"):
             guided(jnp.zeros((4, 2)), jnp.zeros(4))
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_with_its_weight():
+    """For one sample of a batch as for all of it."""
+
+    def log_prob(x, t):
+        return jnp.sum(jnp.sqrt(x), axis=1)  # its gradient at 0 is infinite
+
+    guided = guidance.gradient(lambda x, t: -x, log_prob, lambda t: jnp.where(t > 0.5, 1.0, 0.0))
+    x = jnp.array([[0.0, 0.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(guided(x, jnp.array([0.2, 0.8])), [[0, 0], [-0.5, -0.5]])
+
+
+def test_a_time_is_shifted_within_its_window_near_the_data_too():
+    sde, t = sde_lib.VP(), jnp.array([1e-4, 5e-4])
+    seen = []
+
+    def score_fn(x, t):
+        seen.append(t)
+        return -x
+
+    guidance.time_shift(score_fn, sde, window=1e-5, cutoff=0.0)(jnp.ones((2, 3)), t)
+    np.testing.assert_allclose(seen[0], t, atol=0.51e-5)
