@@ -268,16 +268,15 @@ def test_imagenet_is_sampled_stochastically_with_511_evaluations():
     assert (2 * sampling.n_steps - 1, *churn) == (511, 40, 0.05, 50, 1.003)
 
 
-@pytest.mark.parametrize("variant", ["vp_ddpm", "edm_ddpmpp_conditional"])
-def test_a_published_train_step_keeps_its_shapes(variant):
-    config = cifar10.get_config(variant)
+def test_a_published_train_step_keeps_its_shapes():
+    config = cifar10.get_config("edm_ddpmpp_conditional")
     model = models.create(config)
     state = jax.eval_shape(lambda: init_state(config, model))
     shape = (1, config.training.batch_size)
-    batch = [jax.ShapeDtypeStruct((*shape, 32, 32, 3), jnp.uint8)]
-    if train.takes_labels(config):
-        batch.append(jax.ShapeDtypeStruct(shape, jnp.int32))
-    after, metrics = jax.eval_shape(train.make_train_step(config, model, 256), state, *batch)
+    images = jax.ShapeDtypeStruct((*shape, 32, 32, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct(shape, jnp.int32)
+    step = train.make_train_step(config, model, 256)
+    after, metrics = jax.eval_shape(step, state, images, labels)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert metrics["loss"].shape == ()
 

@@ -130,6 +130,7 @@ def test_evaluate_prints_and_keeps_its_figures(whole):
     assert f"{kept['test loss']['value']:.3f}" in lines[0]
 
 
+@pytest.mark.slow
 def test_exposure_bias_studies_the_trained_model(whole):
     workdir, _ = whole
     options = ("solvers=('heun',)", "nfe=(9,)", "n_samples=64")

@@ -127,6 +127,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, quiet, monke
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), after, later)))
 
 
+@pytest.mark.slow
 def test_new_weights_that_are_not_finite_are_not_taken(step):
     """0 / 0 in Adam, where a gradient is zero, as those behind a layer of zeros are at first."""
     config, _, state, images = step
