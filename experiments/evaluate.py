@@ -142,7 +142,10 @@ def sample_quality(
     mesh, n = sharding.make_mesh(config), config.eval.num_samples
     size = sharding.round_up(mesh, config.sampling.batch_size)
     draw = sample.make_draw(config, model, params, size)
-    images = lambda first: draw(first).x  # noqa: E731
+
+    def images(first: int) -> jax.Array:
+        return draw(first).x
+
     moments, values = sampled_features(config, dataset.levels, fn, images, size, n, part)
     about = {"samples": n, "data": truth.moments.n, "features": f"{fn.name}-{fn.version}"}
     about |= {"seed": config.seed}
