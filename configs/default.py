@@ -123,8 +123,8 @@ def get_config() -> Config:
     ablate = config.ablate = ml_collections.ConfigDict()
     ablate.solvers = ("euler", "heun")
     ablate.nfe = (13, 21, 35)
-    ablate.weights = (0.5, 1.0, 1.67)  # of the discriminator's guidance
-    ablate.scales = (1.0004, 1.002, 1.005)  # of the predicted noise
+    ablate.weights = (1.0, 1.67, 2.5)  # of the discriminator's guidance
+    ablate.scales = (1.0004, 1.005, 1.02, 1.05)  # of the predicted noise
     ablate.n_samples = 2000
     ablate.n_seeds = 3  # sample sets that the figures are of, beside the one for choosing
 
