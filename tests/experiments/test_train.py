@@ -159,6 +159,7 @@ def test_many_such_steps_in_a_row_stop_the_run_and_keep_the_last_good_weights(
     jax.tree.map(np.testing.assert_array_equal, good, last)
 
 
+@pytest.mark.slow
 def test_the_loss_goes_down(tmp_path, quiet):
     config = points.get_config("moons")
     config.training.n_iters, config.training.log_freq = 400, 100
