@@ -14,6 +14,26 @@ from experiments import workdir as workdirs
 from models.config import Config
 
 
+def claim(config: Config, workdir: Path) -> None:
+    """Writes confidence.json: whose trust in the labels a run learns from.
+
+    Raises:
+        ValueError: the folder's run began with another's, or the same one's at another step.
+    """
+    if not config.data.confidence:
+        return
+    folder = Path(config.data.confidence)
+    theirs = workdirs.load_config(folder)
+    theirs.mesh = config.mesh
+    _, params, step = state.load(theirs, folder)
+    workdirs.record(
+        workdir / "confidence.json",
+        {"model": parts.digest(params), "step": step},
+        f"the model in {workdir} was trained with the confidences of another model than that now "
+        f"in {folder}: choose another --workdir",
+    )
+
+
 def load(config: Config, dataset: data.Dataset) -> data.Dataset:
     """The data with a confidence of each label: their own, or the trust of a classifier.
 

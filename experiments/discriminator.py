@@ -7,7 +7,6 @@ classifier (experiments/classifier.py), of two classes: 0 are samples, 1 data.
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -92,13 +91,12 @@ def claim(config: Config, dataset: Dataset, workdir: Path) -> None:
     about = generate.read_about(Path(config.data.generated))
     n_samples, n_data = np.bincount(np.asarray(dataset.train_labels))
     about["log_odds"] = math.log(n_data / n_samples)
-    path = workdir / "generated.json"
-    if path.exists() and json.loads(path.read_text()) != about:
-        raise ValueError(
-            f"the discriminator in {workdir} was trained on other samples than those that are now "
-            f"in {config.data.generated}: choose another --workdir"
-        )
-    workdirs.write_text(path, json.dumps(about, indent=2) + "\n")
+    workdirs.record(
+        workdir / "generated.json",
+        about,
+        f"the discriminator in {workdir} was trained on other samples than those that are now in "
+        f"{config.data.generated}: choose another --workdir",
+    )
 
 
 def init_state(config: Config, model: nn.Module) -> TrainState:

@@ -202,6 +202,7 @@ def run(config: Config, workdir: Path) -> None:
     if is_discriminator and config.model.pretrained:
         discriminator.check_encoder(config)
     workdirs.claim(config, workdir)
+    confidence.claim(config, workdir)
     if is_discriminator:
         discriminator.claim(config, dataset, workdir)
 

@@ -79,6 +79,17 @@ def claim(config: Config, workdir: Path) -> None:
     write_text(workdir / "config.json", _to_json(config))
 
 
+def record(path: Path, about: dict[str, Any], changed: str) -> None:
+    """Writes what a run depends on beside its config, or sees that it is still the same.
+
+    Raises:
+        ValueError: `changed`, if it is not.
+    """
+    if path.exists() and json.loads(path.read_text()) != about:
+        raise ValueError(changed)
+    write_text(path, json.dumps(about, indent=2) + "\n")
+
+
 def _to_json(config: Config) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 

@@ -68,6 +68,18 @@ def test_a_classifier_s_is_its_probability_of_the_label(tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_a_run_goes_on_with_the_confidences_that_it_began_with(tmp_path):
+    theirs, ours = classifier(), config(save_run(classifier(), tmp_path / "theirs"))
+    (tmp_path / "ours").mkdir()
+    for _ in range(2):
+        confidence.claim(ours, tmp_path / "ours")
+    with closing(Checkpoints(tmp_path / "theirs")) as checkpoints:
+        later = state.init_state(theirs, models.create(theirs))
+        checkpoints.save(2, later._replace(step=later.step + 2))
+    with pytest.raises(ValueError, match="with the confidences of another model than that now"):
+        confidence.claim(ours, tmp_path / "ours")
+
+
 def test_the_data_s_own_are_taken_or_missed():
     dataset = data.load(config())
     with pytest.raises(ValueError, match="needs a confidence of each label: give the folder"):
