@@ -260,8 +260,8 @@ def make_walk(
     """walk(b, slope, classes, first index): the solver's own samples, and the norms on its way.
 
     The norms are of the noise that the "network" predicts and of that which the "solver" is given,
-    [B, evaluations]. A step is compiled once, whatever b, and called from Python: within a loop,
-    XLA's gradients of convolutions are slow on CPU.
+    [B, evaluations]. A step is compiled once, whatever b, and called from Python: a loop inside
+    the program would keep the norms to itself.
     """
     problem = study.problem
     config, sde = problem.config, problem.sde

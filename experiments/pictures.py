@@ -114,18 +114,11 @@ def save_ratios(path: Path, panels: Sequence[Ratios], columns: int, about: dict[
 
     Names have colours and markers; a name's curves of other numbers are dotted, with open ones.
     """
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.5 + 4.5 * columns, 0.8 + 3.3 * rows),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-    )
+    label = "predicted noise / training's, 95%"
+    figure, axes = _panels(len(panels), columns, label, sharex=True)
     shown = {}
     names = list(dict.fromkeys(name for panel in panels for name, _ in panel.curves))
-    for panel, (title, curves) in zip(axes.flat, panels, strict=False):
+    for panel, (title, curves) in zip(axes, panels, strict=True):
         for (name, number), points in curves.items():
             level, ratio, width = np.transpose(points)
             colour, marker = f"C{names.index(name)}", "os^D"[names.index(name) % 4]
@@ -137,11 +130,8 @@ def save_ratios(path: Path, panels: Sequence[Ratios], columns: int, about: dict[
             (shown[label],) = panel.plot(level, ratio, line, **style)
         panel.axhline(1, color="0.5", linewidth=1, zorder=0)
         panel.set(title=title, xscale="log", xlabel="noise level")
-        panel.grid(alpha=0.3)
     figure.legend(shown.values(), shown.keys(), loc="outside right upper", frameon=False)
-    for panel in axes[:, 0]:
-        panel.set_ylabel("predicted noise / training's, 95%")
-    axes[0, 0].invert_xaxis()
+    axes[0].invert_xaxis()
     return _save(figure, path, about)
 
 
@@ -249,12 +239,11 @@ def save_point_paths(
     return _save(figure, path, about)
 
 
-def _panels(n: int, columns: int, label: str) -> tuple[Any, list[Any]]:
+def _panels(n: int, columns: int, label: str, **options: Any) -> tuple[Any, list[Any]]:
     """A figure of n panels in rows of `columns`, the first of each row with the label."""
     rows = -(-n // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4 * columns + 1, 3 * rows), layout="constrained", squeeze=False
-    )
+    options |= {"figsize": (4 * columns + 1, 3 * rows), "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
     for row in axes:
         row[0].set_ylabel(label)
     for panel in axes.flat:

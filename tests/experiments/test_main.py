@@ -159,6 +159,16 @@ def test_ablate_compares_what_the_trained_model_can(whole):
     assert all(Path(path).is_file() for path in (table, arms, grid))
 
 
+SEEN_IN_PROCESS = [  # by other tests
+    (["--config=configs/digits.py", "--config.optim.lr=abc"], "could not convert"),
+    (["--config=configs/digits.py", "--config.model.beta_min=30."], "0 < beta_min < beta_max"),
+    (["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
+    (["--config=configs/digits.py", "--mode=import"], "needs --checkpoint=FILE.pth"),
+    (["--config=configs/points.py", "--config.model.name=ddpm"], "which are points"),
+    (["--config=configs/cifar10.py", "--config.data.path=/none"], "/none"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -168,40 +178,11 @@ def test_ablate_compares_what_the_trained_model_can(whole):
         (["--config=configs/digits.py", "--workdi=x"], "Did you mean: workdir"),
         (["--config=configs/digit.py"], "there is no config 'configs/digit.py'"),
         (["--config=configs/digits.py", "more"], "unexpected arguments: more"),
-        pytest.param(
-            ["--config=configs/digits.py", "--config.optim.lr=abc"],
-            "could not convert",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["--config=configs/digits.py", "--config.model.beta_min=30."],
-            "0 < beta_min < beta_max",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"],
-            "cannot be halved",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["--config=configs/digits.py", "--mode=import"],
-            "needs --checkpoint=FILE.pth",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["--config=configs/points.py", "--config.model.name=ddpm"],
-            "which are points",
-            marks=pytest.mark.slow,
-        ),
         (
             ["--config=configs/digits.py:classifier", "--mode=sample"],
             "for --mode=train or plan alone",
         ),
-        pytest.param(
-            ["--config=configs/cifar10.py", "--config.data.path=/none"],
-            "/none",
-            marks=pytest.mark.slow,
-        ),
+        *(pytest.param(*mistake, marks=pytest.mark.slow) for mistake in SEEN_IN_PROCESS),
     ],
 )
 def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):
