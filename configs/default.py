@@ -24,6 +24,7 @@ def get_config() -> Config:
     training.n_iters = 1_300_001
     training.batch_size = 128
     training.n_microbatches = 1  # parts of a batch, in turn: less memory, n gradients to add up
+    training.steps_per_jit = 1  # steps in one program: less to wait for the host, on accelerators
     training.log_freq = 50  # steps between lines of metrics
     training.snapshot_freq = 50_000  # steps between pictures, and checkpoints that stay
     training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to go on from
@@ -132,6 +133,7 @@ def get_config() -> Config:
     data.dataset = ""
     data.path = ""  # of cifar10, folder, npz and huggingface: a file, a folder or a name
     data.cache = "~/.cache/score-sde-jax"  # keeps what is downloaded or rendered
+    data.resident_bytes = 2**30  # the most of a data set that lives on every device
     data.test_fraction = 0.1  # of data that come without a test set
     data.image_size = 32
     data.num_channels = 3
@@ -163,6 +165,7 @@ def get_config() -> Config:
     model.encoder = "wideresnet"  # of a "discriminator": the network below its head
     model.pretrained = ""  # the folder of the run whose weights that has, frozen; "": learn them
     model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
+    model.dtype = "float32"  # of activations: "bfloat16" is faster on accelerators
     model.remat = False  # train with less memory (but not on CPU), in more time
 
     optim = config.optim = ml_collections.ConfigDict()
