@@ -23,7 +23,7 @@ from experiments.datasets.dataset import Dataset
 from experiments.state import TrainState
 from models.config import Config
 
-FREE = {"name", "parent", "remat", "dropout", "num_outputs"}  # of networks with the same features
+FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}  # the features stay
 
 
 @dataclasses.dataclass(frozen=True)

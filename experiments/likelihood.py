@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import models
 import sde_lib
 from experiments import build, data, parts, scores, sharding
 from models.config import Config
@@ -33,6 +34,8 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits/dim of dataset.test, every sample once in each of config.eval.n_repeats passes.
 
+    In float32, whatever config.model.dtype is.
+
     A model with classes is told that of each sample, and its confidence if it takes that. In each
     pass a sample is dequantised anew, by a key of its own; the error is that of the mean over
     samples.
@@ -50,7 +53,7 @@ def bits_per_dim(
         result = sde_lib.log_likelihood(
             key,
             sde,
-            scores.score_fn(config, sde, model, mesh, params, *conditions),
+            scores.score_fn(config, sde, models.in_float32(model), mesh, params, *conditions),
             x,
             config.eval.rtol,
             config.eval.atol,

@@ -7,6 +7,7 @@ from models.registry import (
     create,
     encoder_is_classifier,
     encoder_name,
+    in_float32,
     is_classifier,
     is_discriminator,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "create",
     "encoder_is_classifier",
     "encoder_name",
+    "in_float32",
     "inception",
     "is_classifier",
     "is_discriminator",

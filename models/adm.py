@@ -9,12 +9,13 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from models.convolution import Conv
 from models.layers import (
     Attention,
     AugmentLabels,
     ClassLabels,
     Confidences,
+    Conv,
+    Dense,
     Embedding,
     Resample,
     check_halvings,
@@ -47,6 +48,7 @@ class ADM(nn.Module):
         label_confidence: whether it sees how sure the classes are.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
+        dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
     """
 
     nf: int = 192
@@ -60,6 +62,7 @@ class ADM(nn.Module):
     label_confidence: bool = False
     centered: bool = False
     remat: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -86,7 +89,7 @@ class ADM(nn.Module):
         block = partial(recomputed(ADMBlock, self.remat, static=(3,)), dropout=self.dropout)
         shrink, grow = (partial(resample, kernel=(1, 1)) for resample in (downsample, upsample))
 
-        h = _conv(self.nf)(x if self.centered else 2 * x - 1)
+        h = _conv(self.nf)((x if self.centered else 2 * x - 1).astype(self.dtype))
         skips = [h]
         for level, mult in enumerate(self.ch_mult):
             if level:
@@ -109,7 +112,7 @@ class ADM(nn.Module):
                 h = self._attend(block(self.nf * mult)(h, temb, train))
 
         h = nn.swish(group_norm(h.shape[-1], epsilon=EPSILON)(h))
-        return _conv(x.shape[-1], ZERO)(h)
+        return _conv(x.shape[-1], ZERO)(h).astype(jnp.float32)
 
     def _embedding(self, labels, *given) -> Embedding:
         classes, augments, trust = conditions(self, len(labels), *given)
@@ -123,7 +126,7 @@ class ADM(nn.Module):
             temb += _dense(4 * self.nf, normal, use_bias=False, name="class_embedding")(classes)
         if trust is not None:
             temb += _dense(4 * self.nf, use_bias=False, name="confidence_embedding")(trust)
-        return nn.swish(temb)
+        return nn.swish(temb).astype(self.dtype)
 
     def _attend(self, h: Image, always: bool = False) -> Image:
         if not always and h.shape[1] not in self.attn_resolutions:
@@ -172,7 +175,7 @@ def _positional_embedding(labels: Float[Array, " batch"], features: int) -> Embe
 
 
 def _dense(features: int, kernel_init: initializers.Initializer = INIT, **options) -> nn.Dense:
-    return nn.Dense(features, kernel_init=kernel_init, **options)
+    return Dense(features, kernel_init=kernel_init, **options)
 
 
 def _conv(features: int, kernel_init: initializers.Initializer = INIT, size: int = 3) -> nn.Conv:

@@ -43,6 +43,7 @@ class DDPM(nn.Module):
             sigma_max down to sigma_min.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
+        dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
     """
 
     nf: int = 128
@@ -59,6 +60,7 @@ class DDPM(nn.Module):
     num_scales: int = 1000
     centered: bool = False
     remat: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
@@ -90,9 +92,9 @@ class DDPM(nn.Module):
         if self.conditional:
             temb = positional_embedding(labels, self.nf)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
-            temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb))
+            temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb)).astype(self.dtype)
 
-        h = conv3x3(self.nf)(x if self.centered else 2 * x - 1)
+        h = conv3x3(self.nf)((x if self.centered else 2 * x - 1).astype(self.dtype))
         skips = [h]
         for level, mult in enumerate(self.ch_mult):
             if level:
@@ -117,7 +119,7 @@ class DDPM(nn.Module):
                 h = resample(Upsample, h)
 
         h = act(group_norm(h.shape[-1], group_size=1)(h))
-        output = conv3x3(x.shape[-1], 0.0)(h)
+        output = conv3x3(x.shape[-1], 0.0)(h).astype(jnp.float32)
         if self.scale_by_sigma:
             sigma = level_sigma(labels, self.sigma_min, self.sigma_max, self.num_scales)
             output = output / expand(sigma, output)

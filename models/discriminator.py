@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -51,4 +52,4 @@ class Head(nn.Module):
             h = h[:, None, None]
         block = ResnetBlock(channels, nn.swish, "ddpm", self.dropout, True, 0.0)
         h = nn.swish(group_norm(channels)(block(h, temb, train)))
-        return nn.Dense(2, kernel_init=nn.initializers.zeros)(h.mean((1, 2)))
+        return nn.Dense(2, kernel_init=nn.initializers.zeros)(h.mean((1, 2), jnp.float32))

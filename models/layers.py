@@ -11,7 +11,7 @@ from jax import lax
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
-from models.convolution import Conv
+from models import convolution
 from models.resample import Image, downsample, smooth, upsample
 from sde_lib.checks import check_at_least
 
@@ -36,6 +36,16 @@ def init(scale: float = 1.0) -> initializers.Initializer:
     return initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
+def in_type_of_first(*values: Any, **_: Any) -> list[Any]:
+    """Input, kernel and bias or None in the input's type, for linen's field promote_dtype."""
+    return [x if x is None else x.astype(values[0].dtype) for x in values]
+
+
+# They compute in the type of what they are given; their parameters are float32.
+Conv = partial(convolution.Conv, promote_dtype=in_type_of_first)
+Dense = partial(nn.Dense, promote_dtype=in_type_of_first)
+
+
 def conv3x3(features: int, scale: float = 1.0, **options) -> nn.Conv:
     return Conv(features, (3, 3), kernel_init=init(scale), **options)
 
@@ -46,7 +56,7 @@ def conv1x1(features: int, scale: float = 1.0, **options) -> nn.Conv:
 
 def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
     """'Network in network': a linear map of the channels."""
-    return nn.Dense(features, kernel_init=init(scale), **options)
+    return Dense(features, kernel_init=init(scale), **options)
 
 
 def group_norm(
@@ -58,7 +68,7 @@ def group_norm(
 
 def add_skip(x: Array, y: Array, rescale: bool) -> Array:
     """x + y, over sqrt(2) when rescaled so that the variance stays."""
-    return (x + y) / np.sqrt(2.0, dtype=np.float32) if rescale else x + y
+    return (x + y) / 2**0.5 if rescale else x + y
 
 
 def recomputed(block: type[Module], remat: bool, static: tuple[int, ...] = ()) -> type[Module]:
@@ -285,9 +295,7 @@ class ResnetBlock(nn.Module):
             h, x = self.resample(h), self.resample(x)
         h = conv3x3(self.features, name="Conv_0")(h)
         if temb is not None:
-            h += nn.Dense(self.features, kernel_init=init(), name="Dense_0")(self.act(temb))[
-                :, None, None
-            ]
+            h += Dense(self.features, kernel_init=init())(self.act(temb))[:, None, None]
         h = self.act(group_norm(self.features, self.group_size, name="GroupNorm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, self.init_scale, name="Conv_1")(h)

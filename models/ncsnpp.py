@@ -62,6 +62,7 @@ class NCSNpp(nn.Module):
             label-th of num_scales levels, from sigma_max down to sigma_min.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
+        dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
     """
 
     nf: int = 128
@@ -92,6 +93,7 @@ class NCSNpp(nn.Module):
     num_scales: int = 1000
     centered: bool = False
     remat: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -149,9 +151,9 @@ class NCSNpp(nn.Module):
             if augments is not None:
                 temb += linear(name="augment_embedding", use_bias=False)(augments)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
-            temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb))
+            temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb)).astype(self.dtype)
 
-        pyramid = x if self.centered else 2 * x - 1
+        pyramid = (x if self.centered else 2 * x - 1).astype(self.dtype)
         h = conv3x3(self.nf)(pyramid)
         skips = [h]
 
@@ -204,6 +206,7 @@ class NCSNpp(nn.Module):
 
         if output is None or self.progressive != "output_skip":
             output = head(h, channels, self.init_scale)
+        output = output.astype(jnp.float32)
         if self.scale_by_sigma:
             sigma = labels
             if self.embedding_type == "positional":

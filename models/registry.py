@@ -40,6 +40,7 @@ CHOICES = {
     "progressive_combine": ("sum", "cat"),
     "embedding_type": ("fourier", "positional"),
     "nonlinearity": tuple(ACTIVATIONS),
+    "dtype": ("float32", "bfloat16"),
 }
 
 
@@ -51,7 +52,7 @@ def create(config: Config) -> nn.Module:
 
     Raises:
         ValueError: an unknown network, an unknown choice for one of its fields, or remat,
-            class_conditional, augment_dim or label_confidence of a network without it.
+            dtype, class_conditional, augment_dim or label_confidence of a network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
@@ -78,6 +79,12 @@ def _network(config: Config, name: str) -> nn.Module:
             f"config.model.remat is True, but the network {name!r} has no blocks whose "
             "activations could be computed again: set it to False"
         )
+    if options.get("dtype", "float32") != "float32" and "dtype" not in fields:
+        able = ", ".join(repr(name) for name, other in MODELS.items() if hasattr(other, "dtype"))
+        raise ValueError(
+            f"config.model.dtype is {options.dtype!r}, but the network {name!r} computes in "
+            f"float32 alone: set it to that, or take one of {able}"
+        )
     for field in ("class_conditional", "augment_dim", "label_confidence"):
         known = "num_classes" if field == "class_conditional" else field
         if options.get(field) and (known not in fields or not options.get("conditional", True)):
@@ -97,6 +104,11 @@ def _network(config: Config, name: str) -> nn.Module:
     if "num_outputs" in fields:
         values["num_outputs"] = config.data.num_classes
     return network(**values)
+
+
+def in_float32(model: nn.Module) -> nn.Module:
+    """The network with the same parameters that computes in float32, for exact likelihoods."""
+    return model.clone(dtype="float32") if hasattr(model, "dtype") else model
 
 
 def is_classifier(config: Config) -> bool:

@@ -6,8 +6,15 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from models.convolution import Conv
-from models.layers import Embedding, FourierEmbedding, check_halvings, group_norm, recomputed
+from models.layers import (
+    Conv,
+    Dense,
+    Embedding,
+    FourierEmbedding,
+    check_halvings,
+    group_norm,
+    recomputed,
+)
 from models.resample import Image, downsample
 
 Logits = Float[Array, "batch classes"]
@@ -25,6 +32,7 @@ class WideResNet(nn.Module):
         num_outputs: classes.
         fourier_scale: standard deviation of the Fourier frequencies.
         remat: compute each block's activations again in the backward pass, to save memory.
+        dtype: of the blocks; parameters, statistics, the embedding and the logits are float32.
     """
 
     blocks_per_group: int = 4
@@ -32,6 +40,7 @@ class WideResNet(nn.Module):
     num_outputs: int = 10
     fourier_scale: float = 16.0
     remat: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -50,12 +59,12 @@ class WideResNet(nn.Module):
         """
         check_halvings(x, 2)
         temb = FourierEmbedding(128, self.fourier_scale)(jnp.log(labels))
-        temb = nn.Dense(512)(nn.swish(nn.Dense(512)(temb)))
+        temb = nn.Dense(512)(nn.swish(nn.Dense(512)(temb))).astype(self.dtype)
 
         axes = (1, 2, 3)
         least = 1 / np.sqrt(np.prod(x.shape[1:]))  # so that a flat image stays finite
         std = jnp.maximum(x.std(axes, keepdims=True), least)
-        h = _conv(16)((x - x.mean(axes, keepdims=True)) / std)
+        h = _conv(16)(((x - x.mean(axes, keepdims=True)) / std).astype(self.dtype))
         residual = recomputed(WideBlock, self.remat)
         for group, width in enumerate((16, 32, 64)):
             for block in range(self.blocks_per_group):
@@ -69,7 +78,7 @@ class WideResNet(nn.Module):
             return h, temb
         # Uniform on +- 1 / sqrt(classes).
         kernel_init = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
-        return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h.mean((1, 2)))
+        return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h.mean((1, 2), jnp.float32))
 
 
 class WideBlock(nn.Module):
@@ -89,7 +98,7 @@ class WideBlock(nn.Module):
         h = nn.relu(group_norm(x.shape[-1])(x))
         x = h if self.activate_skip else x
         h = _conv(self.features, strides=2 if self.shrink else 1)(h)
-        h += nn.Dense(self.features)(nn.swish(temb))[:, None, None]
+        h += Dense(self.features)(nn.swish(temb))[:, None, None]
         h = _conv(self.features)(nn.relu(group_norm(self.features)(h)))
         x = downsample(x, (1, 1)) if self.shrink else x
         return h + jnp.pad(x, ((0, 0),) * 3 + ((0, self.features - x.shape[-1]),))
