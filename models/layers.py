@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -190,6 +191,20 @@ class FourierEmbedding(nn.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
+def attention_route(q: Array, device: Any) -> Literal["cudnn", "xla"]:
+    """Whose attention jax.nn takes for queries [B, positions, heads, channels] on a device.
+
+    cuDNN's flash attention is of 16-bit numbers, on NVIDIA GPUs since Ampere, with at most 128
+    channels a head, 256 on Hopper. It has no forward derivative; XLA's has.
+    """
+    if q.dtype == jnp.float32 or "cuda" not in device.client.platform_version:
+        return "xla"
+    generation = int(device.compute_capability.split(".")[0])
+    positions, channels = q.shape[1], q.shape[3]
+    fits = channels % 8 == 0 and channels <= (256 if generation == 9 else 128)
+    return "cudnn" if generation >= 8 and positions > 1 and fits else "xla"
+
+
 class Attention(nn.Module):
     """Self-attention over positions, in heads side by side.
 
@@ -215,8 +230,8 @@ class Attention(nn.Module):
             nin(c, self.qkv_scale, name=f"NIN_{i}")(y).reshape(b, h * w, self.heads, -1)
             for i in range(3)
         )
-        weights = nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", q, k) * (c // self.heads) ** -0.5)
-        y = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(b, h * w, c)
+        route = attention_route(q, jax.local_devices()[0])
+        y = jax.nn.dot_product_attention(q, k, v, implementation=route).reshape(b, h * w, c)
         y = nin(c, self.init_scale, name="NIN_3")(y)
         return add_skip(x, y.reshape(x.shape), self.skip_rescale)
 
