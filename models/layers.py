@@ -247,6 +247,30 @@ class Combine(nn.Module):
         return x + y if self.method == "sum" else jnp.concatenate([x, y], axis=-1)
 
 
+def convolve_spread(x: Image, kernel: Array, *_: Any, **__: Any) -> Image:
+    """x with a zero between pixels, convolved: [B, 2 H + 1, 2 W + 1, features]; a kernel 3 x 3.
+
+    No zero is multiplied: each tap is a matrix product, and these overlap. XLA's CPU backend takes
+    several times as long for the kernel's gradient of a convolution with dilated input.
+    """
+    taps = [[x @ kernel[i, j] for j in range(3)] for i in range(3)]
+    return _overlap([_overlap(row, axis=2) for row in taps], axis=1)
+
+
+def _overlap(taps: Sequence[Array], axis: int) -> Array:
+    """Pixels meet the middle tap; between them, that before the first, that behind the last."""
+
+    def pad(x, *width):
+        return jnp.pad(x, [(0, 0)] * axis + [width] + [(0, 0)] * (3 - axis))
+
+    first, middle, last = taps
+    between, pixels = pad(first, 1, 0) + pad(last, 0, 1), pad(middle, 0, 1)
+    size = 2 * middle.shape[axis]
+    shape = (*middle.shape[:axis], size + 2, *middle.shape[axis + 1 :])
+    both = jnp.stack([between, pixels], axis + 1).reshape(shape)
+    return lax.slice_in_dim(both, 0, size + 1, axis=axis)
+
+
 class Upsample(nn.Module):
     """Doubles the image, with a convolution to `features` channels unless that is None."""
 
@@ -260,11 +284,12 @@ class Upsample(nn.Module):
             return upsample(x, self.kernel)
         if not self.fir:
             return conv3x3(self.features, name="Conv_0")(upsample(x, self.kernel))
-        # The convolution sees x with zeros between its pixels; the filter then fills them in.
-        conv = conv3x3(self.features, name="Conv2d_0", padding=2, input_dilation=2, use_bias=False)
+        spread = {"use_bias": False, "conv_general_dilated": convolve_spread}
+        x = conv3x3(self.features, name="Conv2d_0", **spread)(x)
         p = len(self.kernel) - 4
-        x = 4 * smooth(conv(x), self.kernel, (p + 1) // 2 + 1, p // 2 + 1)
-        return x + self.param("bias", initializers.zeros, (self.features,))
+        x = 4 * smooth(x, self.kernel, (p + 1) // 2 + 1, p // 2 + 1)
+        bias = self.param("bias", initializers.zeros, (self.features,))
+        return x + bias.astype(x.dtype)
 
 
 class Downsample(nn.Module):
