@@ -1,4 +1,5 @@
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import weights
 
 from models.adm import ADM
 from models.ddpm import DDPM
-from models.layers import Attention, level_sigma
+from models.layers import Attention, attention_route, convolve_spread, level_sigma
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 from models.wideresnet import WideResNet
@@ -102,6 +103,41 @@ def test_heads_attend_side_by_side():
     y = np.concatenate(heads, -1) @ params["NIN_3"]["kernel"] + params["NIN_3"]["bias"]
     output = attention.apply({"params": values}, x)
     np.testing.assert_allclose(output, x + y.reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "capability", "route"),
+    [
+        ("bfloat16", (256, 64), "8.0", "cudnn"),
+        ("bfloat16", (256, 256), "9.0", "cudnn"),
+        ("bfloat16", (256, 256), "8.0", "xla"),
+        ("bfloat16", (256, 256), "10.0", "xla"),
+        ("bfloat16", (256, 128), "10.0", "cudnn"),
+        ("bfloat16", (256, 64), "7.5", "xla"),
+        ("bfloat16", (256, 60), "9.0", "xla"),
+        ("bfloat16", (1, 64), "9.0", "xla"),
+        ("float32", (256, 64), "9.0", "xla"),
+        ("bfloat16", (256, 64), None, "xla"),
+    ],
+)
+def test_attention_is_cudnn_s_where_its_kernels_fit(dtype, shape, capability, route):
+    platform = "cuda 12090" if capability else "cpu"
+    client = SimpleNamespace(platform_version=platform)
+    device = SimpleNamespace(client=client, compute_capability=capability)
+    positions, channels = shape
+    queries = jax.ShapeDtypeStruct((2, positions, 3, channels), dtype)
+    assert attention_route(queries, device) == route
+
+
+def test_a_convolution_of_spread_pixels_is_that_of_dilated_input():
+    x, kernel = (
+        np.random.RandomState(i).standard_normal(shape).astype("f4")
+        for i, shape in enumerate([(2, 4, 3, 5), (3, 3, 5, 2)])
+    )
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(convolve_spread(x, kernel), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)

@@ -31,6 +31,7 @@ def test_lists_become_tuples():
         ("progressive", "output_skp", "output_skip"),
         ("embedding_type", "forier", "fourier"),
         ("nonlinearity", "swich", "swish"),
+        ("dtype", "bfloat", "bfloat16"),
     ],
 )
 def test_unknown_choices_are_refused_with_the_near_one(field, value, near):
@@ -74,6 +75,16 @@ def test_conditions_of_a_network_that_sees_none_are_refused(values, message):
     config = digits.get_config()
     config.update_from_flattened_dict(values)
     with pytest.raises(ValueError, match=message):
+        models.create(config)
+
+
+@pytest.mark.parametrize("name", ["mlp", "ncsnv2_64", "discriminator"])
+def test_bfloat16_of_a_network_without_it_is_refused(name):
+    config = digits.get_config()
+    config.model.update(name=name, encoder="mlp", dtype="bfloat16")
+    able = "'ncsnpp', 'adm', 'ddpm', 'wideresnet'"
+    network = "mlp" if name == "discriminator" else name
+    with pytest.raises(ValueError, match=f"'{network}' computes in float32 alone: .* {able}"):
         models.create(config)
 
 
