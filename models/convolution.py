@@ -1,4 +1,4 @@
-"""Convolutions whose gradient in the image is fast inside loops on a CPU too."""
+"""Convolutions whose gradients are fast inside loops on a CPU too."""
 
 from functools import partial
 from typing import Any
@@ -18,46 +18,91 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """lax.conv_general_dilated, for nn.Conv's field of that name.
 
-    The gradient in x of a convolution that keeps the size ("SAME", stride 1, a kernel of odd sides)
-    is the convolution with the flipped kernel, features swapped. XLA's CPU backend runs that as it
-    does the convolution itself; with the features swapped by the convolution, as JAX has it, it
-    takes 15 times as long inside a loop, such as that of a sampler with a classifier's gradient.
+    The gradients of a convolution are convolutions: in x of the gradient with the flipped kernel,
+    features swapped; in the kernel of x with the gradient, features and batch swapped. XLA's CPU
+    backend runs these as it does the convolution itself if the operands are swapped before it;
+    where the convolution swaps them, as JAX has it, it takes 3 to 150 times as long inside a loop,
+    such as that of training steps, or of a sampler with a classifier's gradient.
     """
-    odd = all(side % 2 for side in kernel.shape[:2])
-    ones = *strides, *options["lhs_dilation"], *options["rhs_dilation"]
-    grouped = options["feature_group_count"] != 1
-    if padding == "SAME" and odd and x.ndim == 4 and set(ones) == {1} and not grouped:
-        return _convolution.bind(x, kernel)
-    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    if x.ndim != 4 or options["feature_group_count"] != 1:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    lhs_dilation, rhs_dilation = options["lhs_dilation"], options["rhs_dilation"]
+    if isinstance(padding, str):
+        sides = map(_dilated, x.shape[1:3], lhs_dilation), map(_dilated, kernel.shape, rhs_dilation)
+        padding = lax.padtype_to_pads(*map(tuple, sides), strides, padding)
+    return _convolution.bind(
+        x,
+        kernel,
+        strides=tuple(strides),
+        padding=tuple(map(tuple, padding)),
+        lhs_dilation=tuple(lhs_dilation),
+        rhs_dilation=tuple(rhs_dilation),
+        precision=options["precision"],
+    )
 
 
-def _same(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+def _plain(x: Array, kernel: Array, **options: Any) -> Array:
+    padding, strides = options.pop("padding"), options.pop("strides")
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=LAYOUT, **options
+    )
 
 
-def _shaped(x: Any, kernel: Any) -> ShapedArray:
-    return ShapedArray((*x.shape[:3], kernel.shape[3]), x.dtype)
+def _shape(x: Any, kernel: Any, **options: Any) -> ShapedArray:
+    result = jax.eval_shape(partial(_plain, **options), x, kernel)
+    return ShapedArray(result.shape, result.dtype)
 
 
-def _in_x(g: Array, x: Any, kernel: Array) -> Array:
-    return _convolution.bind(g, jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3))
+def _dilated(n: int, by: int) -> int:
+    return (n - 1) * by + 1
 
 
-def _in_kernel(g: Array, x: Array, kernel: Any) -> Array:
-    return jax.linear_transpose(lambda kernel: _same(x, kernel), kernel.aval)(g)[0]
+def _in_x(g: Array, x: Any, kernel: Array, *, strides, padding, lhs_dilation, **options) -> Array:
+    before = [
+        _dilated(k, by) - 1 - pad
+        for k, by, (pad, _) in zip(kernel.shape, options["rhs_dilation"], padding, strict=False)
+    ]
+    kernel = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+    options |= {"strides": lhs_dilation, "lhs_dilation": strides}
+    return _convolution.bind(
+        g, kernel, padding=_padding(before, g, kernel, x.aval.shape[1:3], **options), **options
+    )
 
 
-def _batched(arguments: Any, axes: Any) -> tuple[Array, int]:
-    return jax.vmap(_same, axes)(*arguments), 0
+def _in_kernel(g: Array, x: Array, kernel: Any, **options: Any) -> Array:
+    def swapped(g, x):
+        x, g = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
+        strides, dilation = options["rhs_dilation"], options["strides"]
+        window = options | {"strides": strides, "rhs_dilation": dilation}
+        before = [pad for pad, _ in options["padding"]]
+        window["padding"] = _padding(before, x, g, kernel.aval.shape[:2], **window)
+        return jnp.transpose(_convolution.bind(x, g, **window), (1, 2, 0, 3))
+
+    def transposed(g, x):  # which XLA for accelerators knows
+        return jax.linear_transpose(lambda kernel: _plain(x, kernel, **options), kernel.aval)(g)[0]
+
+    return lax.platform_dependent(g, x, cpu=swapped, default=transposed)
 
 
-# A primitive, since its gradient has gradients of its own, in likelihoods of guided models.
-_convolution = Primitive("same_convolution")
-_convolution.def_impl(jax.jit(_same))
-_convolution.def_abstract_eval(
-    lambda x, kernel: ShapedArray((*x.shape[:3], kernel.shape[3]), x.dtype)
-)
-mlir.register_lowering(_convolution, mlir.lower_fun(_same, multiple_results=False))
+def _padding(before, x, kernel, sides, *, strides, lhs_dilation, rhs_dilation, **_):
+    """`before`, and after whatever makes the result's height and width `sides`."""
+    n = map(_dilated, x.shape[1:3], lhs_dilation)
+    k = map(_dilated, kernel.shape[:2], rhs_dilation)
+    last = map(_dilated, sides, strides)
+    return tuple(
+        (pad, last + k - 1 - n - pad) for pad, n, k, last in zip(before, n, k, last, strict=True)
+    )
+
+
+def _batched(arguments: Any, axes: Any, **options: Any) -> tuple[Array, int]:
+    return jax.vmap(partial(_plain, **options), axes)(*arguments), 0
+
+
+# A primitive, since its gradients have gradients of their own, in likelihoods of guided models.
+_convolution = Primitive("convolution")
+_convolution.def_impl(lambda *xs, **options: jax.jit(partial(_plain, **options))(*xs))
+_convolution.def_abstract_eval(_shape)
+mlir.register_lowering(_convolution, mlir.lower_fun(_plain, multiple_results=False))
 ad.defbilinear(_convolution, _in_x, _in_kernel)
 batching.primitive_batchers[_convolution] = _batched
 

@@ -9,56 +9,100 @@ from jax import lax
 from models.convolution import LAYOUT, Conv
 
 
-def plain(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+def plain(x, kernel, strides=(1, 1), padding="SAME", input_dilation=None, kernel_dilation=None):
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, input_dilation, kernel_dilation, dimension_numbers=LAYOUT
+    )
 
 
-def ours(x, kernel):
-    conv = Conv(kernel.shape[3], kernel.shape[:2], use_bias=False)
+def ours(x, kernel, **window):
+    conv = Conv(kernel.shape[3], kernel.shape[:2], use_bias=False, **window)
     return conv.apply({"params": {"kernel": kernel}}, x)
 
 
-def gradients(convolve, x, kernel, w):
-    return jax.grad(lambda x, k: jnp.sum(w * jnp.tanh(convolve(x, k))), (0, 1))(x, kernel)
+def gradients(f, x, kernel):
+    return jax.grad(lambda *xs: jnp.sum(jnp.sin(3 * jnp.tanh(f(*xs)))), (0, 1))(x, kernel)
 
 
-TRANSFORMS = {
-    "value": lambda f, x, k, w: f(x, k),
-    "gradients": gradients,
-    "jvp": lambda f, x, k, w: jax.jvp(f, (x, k), (2 * x, k**2)),
-    "jvp of the gradients": lambda f, x, k, w: jax.jvp(
-        lambda x, k: gradients(f, x, k, w), (x, k), (2 * x, k**2)
+def transforms(f, x, kernel):
+    """The value and all kinds of derivatives, in one program."""
+
+    def remat_gradients(x, kernel):
+        return gradients(jax.checkpoint(f), x, kernel)
+
+    tangents = 2 * x, kernel**2
+    return {
+        "value": f(x, kernel),
+        "gradients": gradients(f, x, kernel),
+        "jvp": jax.jvp(f, (x, kernel), tangents),
+        "jvp of the gradients": jax.jvp(remat_gradients, (x, kernel), tangents),
+        "gradients of the gradients": jax.grad(
+            lambda *xs: sum(jnp.sum(g**3) for g in gradients(f, *xs)), (0, 1)
+        )(x, kernel),
+        "a batch of batches": jax.vmap(lambda x: gradients(f, x, kernel))(jnp.stack([x, 2 * x])),
+    }
+
+
+def arguments(size=(3, 3), dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0))
+    shapes = (2, 5, 6, 3), (*size, 3, 4)
+    return [jax.random.normal(*pair, dtype) for pair in zip(keys, shapes, strict=True)]
+
+
+WINDOWS = {
+    "odd": ((3, 3), {}),
+    "strided": ((3, 3), {"strides": (2, 2), "padding": ((0, 1), (0, 1))}),
+    "all": (
+        (3, 2),
+        {
+            "strides": (2, 3),
+            "kernel_dilation": (1, 2),
+            "input_dilation": (3, 1),
+            "padding": ((1, 2), (3, 0)),
+        },
     ),
-    "gradients, recomputed": lambda f, x, k, w: gradients(jax.checkpoint(f), x, k, w),
-    "a batch of batches": lambda f, x, k, w: jax.vmap(lambda x: f(x, k))(jnp.stack([x, 2 * x])),
 }
 
 
-@pytest.mark.parametrize("size", [(3, 3), (1, 3)])
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_it_is_xla_s(name, size):
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = ((2, 5, 6, 3), (*size, 3, 4), (2, 5, 6, 4))
-    arguments = [jax.random.normal(*pair) for pair in zip(keys, shapes, strict=True)]
-    found, exact = (jax.tree.leaves(TRANSFORMS[name](f, *arguments)) for f in (ours, plain))
+@pytest.mark.parametrize("name", WINDOWS)
+def test_it_is_xla_s(name):
+    size, window = WINDOWS[name]
+    found, exact = (
+        jax.jit(lambda *xs, f=f: transforms(lambda *ys: f(*ys, **window), *xs))(*arguments(size))
+        for f in (ours, plain)
+    )
+    for (path, ours_), theirs in zip(
+        jax.tree.leaves_with_path(found), jax.tree.leaves(exact), strict=True
+    ):
+        tolerance = 1e-5 * np.abs(theirs).max()
+        np.testing.assert_allclose(ours_, theirs, rtol=1e-5, atol=tolerance, err_msg=str(path))
+
+
+def test_bfloat16_stays():
+    x, kernel = arguments(dtype=jnp.bfloat16)
+    found, exact = (gradients(f, x, kernel) for f in (ours, plain))
     for ours_, theirs in zip(found, exact, strict=True):
-        np.testing.assert_allclose(ours_, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+        assert ours_.dtype == jnp.bfloat16
+        np.testing.assert_allclose(*(np.float32(g) for g in (ours_, theirs)), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("options", [{"strides": 2}, {"kernel_dilation": 2}, {"padding": "VALID"}])
-def test_others_are_xla_s_own(options):
-    conv = Conv(4, (3, 3), **options)
+def test_groups_are_xla_s_own():
+    conv = Conv(4, (3, 3), feature_group_count=2)
     jaxpr = jax.make_jaxpr(lambda x: conv.init_with_output(jax.random.key(0), x)[0])
-    assert "same_convolution" not in str(jaxpr(jnp.ones((1, 8, 8, 3))))
+    assert "feature_group_count=2" in str(jaxpr(jnp.ones((1, 8, 8, 4))))
 
 
-def test_its_gradient_takes_the_kernel_as_the_convolution_does():
-    """Features swapped are what XLA's CPU backend is slow at, inside loops."""
+@pytest.mark.parametrize("window", [{}, {"strides": (2, 2)}])
+def test_its_gradients_are_convolutions_of_the_same_layout(window):
+    """Operands swapped are what XLA's CPU backend is slow at, inside loops."""
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
 
-    def layouts(convolve):
-        text = jax.jit(jax.grad(lambda x: convolve(x, kernel).sum())).lower(x).as_text()
-        return [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    def layouts(f):
+        gradient = jax.jit(jax.grad(lambda *xs: jnp.sum(f(*xs, **window) ** 2), (0, 1)))
+        lowered = gradient.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+        lines = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
+        return [line.split("dim_numbers = ")[1].split(", window")[0] for line in lines]
 
-    assert all("x[0, 1, o, i]->" in line for line in layouts(plain))
-    assert all("x[0, 1, i, o]->" in line for line in layouts(ours))
+    standard = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+    assert layouts(ours) == 3 * [standard]
+    assert layouts(plain).count(standard) == 1
