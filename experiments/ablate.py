@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy.special
 from tqdm import tqdm
 
 from experiments import (
@@ -270,7 +270,7 @@ def verdicts(runs: Sequence[Run]) -> Iterator[str]:
         for arm, other in CLAIMS:
             if arm in arms:
                 less = difference(arms, arm, other)
-                certain = abs(less.value) > scipy.stats.t.ppf(0.975, n_seeds - 1) * less.error
+                certain = abs(less.value) > scipy.special.stdtrit(n_seeds - 1, 0.975) * less.error
                 verdict = ("better" if less.value < 0 else "worse") if certain else "cannot be told"
                 yield f"  {arm} less {other}: {less}, {verdict}"
     yield f"(better or worse: by a paired t test of {n_seeds} seeds at 5%, each pair by itself)"

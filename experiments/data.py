@@ -8,7 +8,8 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 import models
@@ -133,6 +134,25 @@ def batches(
     )
     iterator.set_state({"next_index": start})
     return iterator
+
+
+def resident(mesh: Mesh, values: Any, most: int) -> Any | None:
+    """A pytree of arrays whole on every device; None for those of more than `most` bytes together.
+
+    And for images that are decoded when a batch asks for them.
+    """
+    leaves = jax.tree.leaves(values)
+    if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return None
+    if sum(leaf.nbytes for leaf in leaves) > most:
+        return None
+    everywhere = NamedSharding(mesh, P())
+    return jax.tree.map(lambda leaf: sharding.put(everywhere, leaf, np.arange(len(leaf))), values)
+
+
+def fetch(values: Any | None, batch: Any) -> Any:
+    """Inside jit: a batch of resident values, from their indices; without such, it is one."""
+    return batch if values is None else jax.tree.map(lambda leaf: leaf[batch], values)
 
 
 def to_model_space(

@@ -99,9 +99,9 @@ def claim(config: Config, dataset: Dataset, workdir: Path) -> None:
     )
 
 
-def init_state(config: Config, model: nn.Module) -> TrainState:
+def init_state(config: Config, model: nn.Module, abstract: TrainState | None = None) -> TrainState:
     """state.init_state, with the weights of config.model.pretrained, averaged, in the encoder."""
-    made = state.init_state(config, model)
+    made = state.init_state(config, model, abstract)
     if not models.is_discriminator(config) or not config.model.pretrained:
         return made
     _, params, _ = state.load(check_encoder(config), Path(config.model.pretrained))

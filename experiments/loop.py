@@ -22,32 +22,35 @@ from experiments.checkpoint import Checkpoints
 from models.config import Config
 
 LOG = logging.getLogger(__name__)
-IN_FLIGHT = 2  # steps that may run before their metrics are read
+IN_FLIGHT = 2  # programs that may run before their metrics are read
 Periodic = tuple[int, Callable[[int, Any], dict[str, float] | None]]
 """A period, and what to do at the steps that it divides: (step, state) -> metrics, or None."""
 
 
 def fit(
     training: Config,
-    train_step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+    program: Callable[..., tuple[Any, dict[str, jax.Array]]],
     state: Any,
     batches: Iterator[tuple],
     checkpoints: Checkpoints,
     workdir: Path,
     periodic: Sequence[Periodic] = (),
-    stop: Callable[[int], bool] = lambda step: False,
+    stop: Callable[[int], bool] = lambda n_programs: False,
 ) -> tuple[Any, bool]:
-    """Repeats state, metrics = train_step(state, *batch) up to step training.n_iters.
+    """Repeats state, metrics = program(state, *batch) up to step training.n_iters.
 
     Args:
         training: config.training; says how often to log and save, and when to give up.
-        train_step: compiled; leaves the state as it is where a metric is not finite.
+        program: compiled; one step, or as many as its metrics are long. A step leaves the state as
+            it is where a metric is not finite.
         state: has `step`, at which the loop starts.
         batches: tuples, the first for step state.step + 1.
         checkpoints: where to save.
         workdir: where metrics.jsonl is.
-        periodic: evaluations, say, and pictures.
-        stop: whether to end after a step; what is due at that step is done when the run goes on.
+        periodic: evaluations, say, and pictures. Their periods, and those of `training`, are due
+            at the ends of programs alone.
+        stop: of the number of programs so far, whether to end; what is due then is done when the
+            run goes on.
 
     Returns:
         The last state, and whether `stop` ended the loop.
@@ -76,25 +79,31 @@ def fit(
                     clock.restart()
 
         def settle(in_flight: int) -> None:
-            """Reads the metrics of all but the last steps: so the loop runs ahead of the device."""
+            """Reads the metrics of all but the last programs: so the loop runs ahead of the device.
+
+            They are on their way since these were started.
+            """
             while len(pending) > in_flight:
-                step, values = pending.popleft()
-                begin(f"step {step}: computing")
-                journal.add(step, {name: float(value) for name, value in values.items()})
+                first, values = pending.popleft()
+                begin(f"step {first}: computing")
+                journal.add(first, jax.device_get(values))
 
         try:
             if metrics.kept.get("stopped"):
                 act(start)
                 journal.keep(start, stopped=False)  # that is done
-            for step in range(start + 1, training.n_iters + 1):
-                begin(f"step {step}: waiting for data")
+            step, n_programs = start, 0
+            while step < training.n_iters:
+                begin(f"step {step + 1}: waiting for data")
                 with clock.waiting():
                     batch = next(batches)
-                begin(f"step {step}: starting")
-                state, values = train_step(state, *batch)
-                pending.append((step, values))
+                begin(f"step {step + 1}: starting")
+                state, values = program(state, *batch)
+                jax.tree.map(lambda leaf: leaf.copy_to_host_async(), values)
+                pending.append((step + 1, values))
+                step, n_programs = step + next(iter(values.values())).size, n_programs + 1
                 settle(IN_FLIGHT)
-                stopped = stop(step)
+                stopped = stop(n_programs)
                 if stopped:
                     settle(0)
                     journal.keep(step, stopped)
@@ -130,14 +139,19 @@ class _Journal:
         self._rows: list[dict[str, float]] = metrics.kept.get("rows", [])  # since the last line
         self._skipped: list[int] = []  # the last steps, as far as they were skipped
 
-    def add(self, step: int, row: dict[str, float]) -> None:
-        self._clock.step()
+    def add(self, first: int, values: dict[str, np.ndarray]) -> None:
+        """The metrics of a program's steps, from step `first` on."""
+        table = np.stack(list(values.values()), axis=-1).reshape(-1, len(values))
+        rows = [dict(zip(values, row, strict=True)) for row in table.tolist()]
+        self._clock.step(len(rows))
+        for step, row in enumerate(rows, first):
+            self._rows.append(row)
+            if _is_finite(row):
+                self._skipped.clear()
+            else:
+                self._skip(step, row)
+        step = first + len(rows) - 1
         self._progress(step)
-        self._rows.append(row)
-        if _is_finite(row):
-            self._skipped.clear()
-        else:
-            self._skip(step, row)
         if step % self._training.log_freq == 0 or step == self._training.n_iters:
             self._log(step)
 
@@ -197,7 +211,7 @@ def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[...,
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """stop(step): whether to save and end after that step, on all hosts at the same.
+    """stop(n): whether to save and end after the n-th program, on all hosts after the same.
 
     A process alone does so upon SIGINT or SIGTERM; a second signal acts as it did before. Several
     do so when one of them has had SIGTERM: JAX tells the others. Afterwards it ends a process.
@@ -221,6 +235,6 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     for number in previous:
         signal.signal(number, ask)
     try:
-        yield lambda step: event.is_set()
+        yield lambda n_programs: event.is_set()
     finally:
         restore()

@@ -95,6 +95,10 @@ MODES = {
 }
 
 
+COMPILED = {  # kept from command to command; each unless the environment sets it, in capitals
+    "jax_compilation_cache_dir": os.path.expanduser("~/.cache/score-sde-jax/xla"),
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+}
 STUDIES = ("exposure_bias", "ablate")  # which take solvers of their own
 
 
@@ -157,6 +161,9 @@ def run() -> None:
     flags.mark_flag_as_required("config")
     absl.logging.set_verbosity(absl.logging.ERROR)  # orbax would tell every step it takes
     logging.getLogger("experiments").setLevel(logging.INFO)
+    for name, value in COMPILED.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:

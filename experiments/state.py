@@ -23,9 +23,13 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(config: Config, model: nn.Module) -> TrainState:
-    """The state before the first step, born sharded: a function of config and config.seed."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, model))
+def init_state(config: Config, model: nn.Module, abstract: TrainState | None = None) -> TrainState:
+    """The state before the first step, born sharded: a function of config and config.seed.
+
+    `abstract` is abstract_state(config, model), where it is there already.
+    """
+    abstract = abstract or abstract_state(config, model)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(lambda: _initial(config, model), out_shardings=shardings)()
 
 

@@ -1,7 +1,8 @@
 """Mode train: a score model, or a classifier of noisy data, to config.training.n_iters."""
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -32,6 +34,7 @@ from experiments.checkpoint import Checkpoints
 from experiments.state import TrainState, abstract_state
 from models.config import Config
 from sde_lib.batch import sample_keys
+from sde_lib.checks import check_at_least
 
 LOG = logging.getLogger(__name__)
 HUGE = 1e5  # in place of an infinite gradient, with config.optim.nan_to_num (EDM's number)
@@ -79,6 +82,52 @@ def make_train_step(
         return new._replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def make_program(
+    config: Config, model: nn.Module, levels: int | None, mesh: Mesh | None = None
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """program(state, resident, *batches) -> (state, metrics [steps]): a train step for each batch.
+
+    They are what make_batches gives, and so is `resident`: the data that they are indices of.
+    """
+    mesh = mesh or sharding.make_mesh(config)
+    train_step = make_train_step(config, model, levels, mesh)
+
+    def program(state, resident, *batches):
+        def step(state, batch):
+            return train_step(state, *data.fetch(resident, batch))
+
+        if sharding.is_slow_in_loops(mesh):
+            rows = []
+            for batch in batches:
+                state, row = step(state, batch)
+                rows.append(row)
+            return state, jax.tree.map(lambda *values: jnp.stack(values), *rows)
+        return jax.lax.scan(step, state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
+
+    return program
+
+
+def make_batches(config: Config, dataset: data.Dataset, start: int) -> Iterator[tuple]:
+    """The arguments after the state of one program after another, to step training.n_iters.
+
+    A program is of training.steps_per_jit steps; it ends at a multiple of that, or at the end.
+    """
+    mesh, training = sharding.make_mesh(config), config.training
+    values: tuple = (dataset.train,)
+    values += (dataset.train_labels,) if takes_labels(config) else ()
+    values += (dataset.train_confidence,) if config.model.label_confidence else ()
+    resident = data.resident(mesh, values, config.data.resident_bytes)
+    if resident is not None:
+        values = np.arange(len(dataset.train), dtype=np.int32)
+    shape, place = batch_shape(mesh, training), sharding.of_batch(mesh, axis=1)
+    stream = data.batches(values, config.seed, shape, start, place)
+    while start < training.n_iters:
+        n_steps = training.steps_per_jit - start % training.steps_per_jit
+        n_steps = min(n_steps, training.n_iters - start)
+        yield resident, *itertools.islice(stream, n_steps)
+        start += n_steps
 
 
 def takes_labels(config: Config) -> bool:
@@ -169,7 +218,7 @@ def _accumulated(
         if n == 1:
             return of_one(0, params, *arguments)
         total = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-        if mesh.devices.flat[0].platform == "cpu":  # where XLA is slow in loops
+        if sharding.is_slow_in_loops(mesh):
             for k in range(n):
                 total = add(k, total)
         else:
@@ -192,7 +241,8 @@ def run(config: Config, workdir: Path) -> None:
             "it out of mode train"
         )
     mesh, training = sharding.make_mesh(config), config.training
-    shape = batch_shape(mesh, training)
+    batch_shape(mesh, training)
+    check_periods(training)
     dataset = load_data(config)
     model = models.create(config)
     is_classifier = models.is_classifier(config)
@@ -218,18 +268,15 @@ def run(config: Config, workdir: Path) -> None:
         loop.stop_signals() as stop,
         closing(Checkpoints(workdir, training.snapshot_freq)) as checkpoints,
     ):
-        state = checkpoints.restore(like=abstract) or discriminator.init_state(config, model)
+        state = checkpoints.restore(like=abstract)
+        state = state or discriminator.init_state(config, model, abstract)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
-        values = [dataset.train]
-        values += [dataset.train_labels] if takes_labels(config) else []
-        values += [dataset.train_confidence] if config.model.label_confidence else []
-        place = sharding.of_batch(mesh, axis=1)
         state, stopped = loop.fit(
             training,
-            compiled(make_train_step(config, model, dataset.levels), abstract),
+            compiled(make_program(config, model, dataset.levels), abstract),
             state,
-            data.batches(tuple(values), config.seed, shape, int(state.step), place),
+            make_batches(config, dataset, int(state.step)),
             checkpoints,
             workdir,
             periodic,
@@ -250,9 +297,24 @@ def run(config: Config, workdir: Path) -> None:
 
 
 def compiled(train_step: Callable[..., Any], abstract: TrainState) -> Any:
-    """train_step in place: the new state takes the old one's memory and shardings."""
+    """train_step in place: the new state takes the old one's memory and shardings.
+
+    So does a program of several; every host can read its metrics.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, shardings.step))
+
+
+def check_periods(training: Config) -> None:
+    """Raises ValueError unless what is to be done between steps is due between programs."""
+    k = training.steps_per_jit
+    check_at_least(1, **{"config.training.steps_per_jit": k})
+    names = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption")
+    wrong = [f"config.training.{name} = {training[name]}" for name in names if training[name] % k]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)}: with config.training.steps_per_jit = {k}, give multiples of {k}"
+        )
 
 
 def batch_shape(mesh: Mesh, training: Config) -> tuple[int, int]:

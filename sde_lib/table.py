@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.interpolate import PchipInterpolator
 
 from sde_lib.batch import Batch, expand
 from sde_lib.sde import SDE, Time
@@ -43,6 +42,8 @@ class Table(SDE):
     @functools.cached_property
     def _cubics(self) -> Float[np.ndarray, "4 intervals"]:
         """Coefficients of 1, u, u^2, u^3 between a level (u = 0) and the next (u = 1)."""
+        from scipy.interpolate import PchipInterpolator  # takes 0.4 s, which is for tables alone
+
         return PchipInterpolator(np.arange(len(self.log_snrs)), self.log_snrs).c[::-1]
 
     def log_snr(self, t: Time) -> Array:

@@ -41,20 +41,14 @@ def steps(config):
     model, dataset = models.create(config), data.load(config)
     abstract, made = state.abstract_state(config, model), state.init_state(config, model)
 
-    rows = sharding.of_batch(sharding.make_mesh(config), axis=1)
-    shape = (1, config.training.batch_size)
-    values = dataset.train, dataset.train_labels
-    batches = data.batches(values, config.seed, shape, 0, rows)
-    train_step = train.make_train_step(config, model, dataset.levels)
-    batch = (
-        jax.ShapeDtypeStruct((*shape, 8, 8, 1), np.uint8, sharding=rows),
-        jax.ShapeDtypeStruct(shape, np.int32, sharding=rows),
-    )
-    program = train.compiled(train_step, abstract).lower(abstract, *batch).compile(QUICK)
+    config.training.n_iters = N_STEPS
+    batches = list(train.make_batches(config, dataset, 0))
+    program = train.compiled(train.make_program(config, model, dataset.levels), abstract)
+    program = program.lower(abstract, *batches[0]).compile(QUICK)
     losses = []
-    for _ in range(N_STEPS):
-        made, metrics = program(made, *next(batches))
-        losses.append(float(metrics["loss"]))
+    for batch in batches:
+        made, metrics = program(made, *batch)
+        losses.extend(np.asarray(metrics["loss"]))
     leaves = jax.tree.leaves(made)
     result = collectives(program.as_text()) | {
         "losses": losses,

@@ -9,8 +9,11 @@ from PIL import Image
 
 from configs import cifar10, digits, points
 from experiments import data, sharding
+from experiments.datasets.lazy_images import LazyImages
 
-ROWS = sharding.of_batch(sharding.make_mesh(digits.get_config()))
+ROWS, COLUMNS = (
+    sharding.of_batch(sharding.make_mesh(digits.get_config()), axis) for axis in (0, 1)
+)
 
 
 def test_batches_visit_every_sample_once_an_epoch_and_start_anywhere():
@@ -38,6 +41,30 @@ def test_batches_of_several_sequences_keep_them_together():
         np.testing.assert_array_equal(batch, next(unlabelled)[0])
     with pytest.raises(ValueError, match=r"one length, these have \[59, 60\]"):
         data.batches((images, labels[1:]), seed=3, shape=(20,), start=0, placement=ROWS)
+
+
+def test_resident_values_are_the_same_batches():
+    images = np.random.RandomState(0).randint(256, size=(60, 8, 8, 1)).astype(np.uint8)
+    values = images, np.arange(60, dtype=np.int32), None
+    streamed = data.batches(values, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
+    size = images.nbytes + 60 * 4
+    resident, order = data.resident(COLUMNS.mesh, values, size), np.arange(60, dtype=np.int32)
+    indices = data.batches(order, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
+    fetch = jax.jit(data.fetch)
+    for _ in range(4):
+        batch = next(streamed)
+        same = fetch(resident, next(indices))
+        assert [leaf.dtype for leaf in same[:2]] == [np.uint8, np.int32]
+        jax.tree.map(np.testing.assert_array_equal, same, batch)
+    jax.tree.map(np.testing.assert_array_equal, fetch(None, batch), batch)
+
+
+def test_values_that_are_too_large_or_not_decoded_are_not_resident():
+    mesh, images = ROWS.mesh, np.zeros((10, 8, 8, 1), np.uint8)
+    lazy = LazyImages("none", np.arange(10), lambda _: None, (8, 8, 1))  # pyright: ignore
+    assert data.resident(mesh, (images,), images.nbytes - 1) is None
+    assert data.resident(mesh, (images,), 0) is None
+    assert data.resident(mesh, (lazy, np.arange(10)), 2**30) is None
 
 
 def test_a_folder_gives_the_batches_of_the_array(tmp_path):

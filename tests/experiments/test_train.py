@@ -117,6 +117,7 @@ def poison(monkeypatch, bad):
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, quiet, monkeypatch, caplog):
     poison(monkeypatch, lambda step: step in (4, 7))
     config = tiny(8)
+    config.data.resident_bytes = 0
     config.training.log_freq, config.training.max_skipped = 4, 2
     config.training.snapshot_freq_for_preemption = 1
     train.run(config, tmp_path)
@@ -148,6 +149,7 @@ def test_many_such_steps_in_a_row_stop_the_run_and_keep_the_last_good_weights(
     poison(monkeypatch, lambda step: step > 3)
     train.run(tiny(3), tmp_path / "good")
     config = tiny(20)
+    config.data.resident_bytes = 0
     config.training.max_skipped = 4
     config.training.snapshot_freq_for_preemption = 3
     with pytest.raises(FloatingPointError, match="gradient from step 4 to 7: stopped"):
@@ -359,6 +361,49 @@ def test_augmented_images_come_with_their_labels(linear):
     np.testing.assert_array_equal(difference[clear] > 0, labels[clear, 0] == 1)
     assert labels[:, 0].mean() == pytest.approx(0.5, abs=0.1)
     assert not labels[:, 1:].any()
+
+
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_steps_in_one_program_are_the_steps(tmp_path, quiet, monkeypatch, in_a_loop):
+    """A run that begins with programs of 1 step, goes on with those of 4 and ends between two."""
+    config, sizes, compiled = points.get_config("moons"), [], train.compiled
+    config.model.nf, config.training.batch_size = 8, 64
+    config.training.log_freq = config.training.snapshot_freq_for_preemption = 4
+
+    def counted(*arguments):
+        program = compiled(*arguments)
+        return lambda *inputs: (sizes.append(len(inputs) - 2), program(*inputs))[1]
+
+    def run(folder, n_iters, steps_per_jit, resident_bytes):
+        config.training.n_iters, config.training.steps_per_jit = n_iters, steps_per_jit
+        config.data.resident_bytes = resident_bytes
+        train.run(config, tmp_path / folder)
+        return final_state(config, tmp_path / folder)
+
+    monkeypatch.setattr(train, "compiled", counted)
+    monkeypatch.setattr(sharding, "is_slow_in_loops", lambda _: not in_a_loop)
+    step, params, metrics = run("one", 10, 1, 0)
+    run("four", 2, 1, 2**30)
+    assert sizes == 12 * [1]
+    steps_of_four, params_of_four, metrics_of_four = run("four", 10, 4, 2**30)
+    assert sizes[12:] == [2, 4, 2]
+    assert steps_of_four == step == 10
+    assert [line["step"] for line in metrics] == [4, 8, 10]
+    for line, other in zip(metrics_of_four, metrics, strict=True):
+        assert line == pytest.approx(other, rel=1e-5)
+    for leaf, other in zip(*map(jax.tree.leaves, (params_of_four, params)), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-7)
+
+
+def test_periods_that_end_within_a_program_are_refused(tmp_path):
+    config = tiny(1)
+    config.training.steps_per_jit, config.training.eval_freq = 4, 6
+    message = r"log_freq = 1, .*eval_freq = 6, .*preemption = 2: with .*steps_per_jit = 4, give mul"
+    with pytest.raises(ValueError, match=message):
+        train.run(config, tmp_path)
+    config.training.steps_per_jit = 0
+    with pytest.raises(ValueError, match="steps_per_jit is 0: it must be at least 1"):
+        train.run(config, tmp_path)
 
 
 def test_a_class_conditional_model_trains_on_labelled_data_alone(linear, tmp_path, quiet):
