@@ -11,9 +11,8 @@ from configs import cifar10, digits, points
 from experiments import data, sharding
 from experiments.datasets.lazy_images import LazyImages
 
-ROWS, COLUMNS = (
-    sharding.of_batch(sharding.make_mesh(digits.get_config()), axis) for axis in (0, 1)
-)
+MESH = sharding.make_mesh(digits.get_config())
+ROWS, COLUMNS = sharding.of_batch(MESH), sharding.of_batch(MESH, axis=1)
 
 
 def test_batches_visit_every_sample_once_an_epoch_and_start_anywhere():
@@ -48,7 +47,7 @@ def test_resident_values_are_the_same_batches():
     values = images, np.arange(60, dtype=np.int32), None
     streamed = data.batches(values, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
     size = images.nbytes + 60 * 4
-    resident, order = data.resident(COLUMNS.mesh, values, size), np.arange(60, dtype=np.int32)
+    resident, order = data.resident(MESH, values, size), np.arange(60, dtype=np.int32)
     indices = data.batches(order, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
     fetch = jax.jit(data.fetch)
     for _ in range(4):
@@ -56,15 +55,15 @@ def test_resident_values_are_the_same_batches():
         same = fetch(resident, next(indices))
         assert [leaf.dtype for leaf in same[:2]] == [np.uint8, np.int32]
         jax.tree.map(np.testing.assert_array_equal, same, batch)
-    jax.tree.map(np.testing.assert_array_equal, fetch(None, batch), batch)
+        jax.tree.map(np.testing.assert_array_equal, fetch(None, batch), batch)
 
 
 def test_values_that_are_too_large_or_not_decoded_are_not_resident():
-    mesh, images = ROWS.mesh, np.zeros((10, 8, 8, 1), np.uint8)
+    images = np.zeros((10, 8, 8, 1), np.uint8)
     lazy = LazyImages("none", np.arange(10), lambda _: None, (8, 8, 1))  # pyright: ignore
-    assert data.resident(mesh, (images,), images.nbytes - 1) is None
-    assert data.resident(mesh, (images,), 0) is None
-    assert data.resident(mesh, (lazy, np.arange(10)), 2**30) is None
+    assert data.resident(MESH, (images,), images.nbytes - 1) is None
+    assert data.resident(MESH, (images,), 0) is None
+    assert data.resident(MESH, (lazy, np.arange(10)), 2**30) is None
 
 
 def test_a_folder_gives_the_batches_of_the_array(tmp_path):

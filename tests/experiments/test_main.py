@@ -211,3 +211,29 @@ def test_a_full_disk_ends_in_one_line(monkeypatch):
     monkeypatch.setattr(app, "run", fail)
     with pytest.raises(SystemExit, match="error: the disk is full; the checkpoint before is good"):
         main.run()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, own):
+    from absl import app
+
+    from experiments import main
+
+    kept = {}
+    monkeypatch.setattr(app, "run", lambda *_, **__: None)
+    monkeypatch.setattr(main.jax.config, "update", kept.__setitem__)
+    for name in main.COMPILED:
+        monkeypatch.delenv(name.upper(), raising=False)
+    if own:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "own")
+    main.run()
+    assert kept.pop("jax_compilation_cache_dir", "own").endswith("own" if own else "/xla")
+    assert kept == {"jax_persistent_cache_min_compile_time_secs": 0.1}
+
+
+@pytest.mark.slow
+def test_a_folder_that_compiled_programs_cannot_be_kept_in_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/dev/null/none")
+    finished = run(*QUICK, "--config.training.n_iters=10", f"--workdir={tmp_path}")
+    assert finished.returncode == 0, finished.stderr
+    assert "Error reading persistent compilation cache" in finished.stderr
