@@ -1,0 +1,1 @@
+"""What everything around the network costs, and how fast the network itself is."""

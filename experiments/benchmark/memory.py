@@ -1,0 +1,65 @@
+"""Bytes that a training step and a batch of samples take, for each image."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import models
+from experiments import build, plan, sample, sharding, train
+from experiments.benchmark.measure import Figure
+from experiments.benchmark.presets import MAIN, Preset
+from experiments.benchmark.sampling import sampling_config
+from experiments.benchmark.subject import Network
+from experiments.state import abstract_state, init_state
+from models.config import Config
+
+
+def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
+    """As XLA lays it out, over what the program is given: the state, or the weights.
+
+    Where the device counts its memory, also its peak so far, if it is a new one.
+    """
+    for subject in preset.subjects:
+        config, n = subject.config(), preset.n_samples
+        network = Network.of(sampling := sampling_config(preset, subject, MAIN[0]))
+        draw: Any = sample.make_draw(sampling, network.model, network.params, n)
+        program = draw.func.lower(*draw.args, 0).compile()
+        details = _peak(lambda program=program, draw=draw: program(*draw.args, 0))
+        yield _figure(str(subject), "sampling", program, details, n)
+        program, state, batch = train_step(config)
+        details = _peak(lambda run=program, given=(state, batch): run(*given))
+        yield _figure(str(subject), "training", program, details, config.training.batch_size)
+
+
+def train_step(config: Config) -> tuple[Any, Any, jax.Array]:
+    """The trainer's step, compiled, and what it is given."""
+    mesh, model = sharding.make_mesh(config), models.create(config)
+    shape = *train.batch_shape(mesh, config.training), *build.image_shape(config)
+    batch = jax.device_put(jnp.zeros(shape, jnp.uint8), sharding.of_batch(mesh, axis=1))
+    step = train.compiled(train.make_train_step(config, model, 256), abstract_state(config, model))
+    state = init_state(config, model)
+    return step.lower(state, batch).compile(), state, batch
+
+
+def _figure(
+    subject: str, name: str, program: jax.stages.Compiled, details: dict[str, int], n: int
+) -> Figure:
+    memory: Any = program.memory_analysis()
+    in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in (*plan.HELD, "output"))
+    in_all -= memory.alias_size_in_bytes  # outputs in the place of arguments
+    in_bytes = {"bytes": in_all, **details}
+    each = {f"{name}/image": round(n_bytes / n) for name, n_bytes in in_bytes.items()}
+    return Figure("memory", subject, name, in_all / memory.argument_size_in_bytes, {}, 1, each)
+
+
+def _peak(run: Any) -> dict[str, int]:
+    """The device's peak, if run() makes a new one."""
+    device = jax.devices()[0]
+    if not device.memory_stats():
+        return {}
+    before = device.memory_stats()["peak_bytes_in_use"]
+    jax.block_until_ready(run())
+    peak = device.memory_stats()["peak_bytes_in_use"]
+    return {"peak bytes": peak} if peak > before else {}

@@ -1,0 +1,71 @@
+"""A network's arithmetic a second, over the most that this machine was seen to do."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.benchmark import measure
+from experiments.benchmark.measure import Figure, Run
+from experiments.benchmark.presets import Preset
+from experiments.benchmark.subject import Network
+from experiments.benchmark.training import bare_step, bare_steps
+
+
+def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
+    """A call and a gradient step of config.training.batch_size images, each over the peak.
+
+    That is the faster of a matrix product and a convolution, of the network's dtype.
+    """
+    for subject in preset.networks:
+        config = subject.config()
+        network, size = Network.of(config), config.training.batch_size
+        step, state, batch = bare_step(config)
+        work = {
+            "call": flops(network.score, network.params, *network.inputs(size)),
+            "gradient step": flops(step, *state, *batch),
+        }
+        runs: dict[str, Run] = {
+            "call": network.call(size),
+            "gradient step": partial(bare_steps(config), 1),
+        }
+        for name, (function, arguments) in peaks(preset, config.model.dtype).items():
+            work[name] = flops(function, *arguments)
+            runs[name] = partial(jax.jit(function), *arguments)
+        measure.compiled(*runs.values())
+        times, (*own, product, convolution) = measure.in_turns(runs, repeats), runs
+        seconds = measure.medians(times)
+        rates = {name: work[name] / seconds[name] / 1e9 for name in runs}
+        best = max(product, convolution, key=rates.__getitem__)
+        for name in own:
+            ratio = measure.ratio(times, best, [name]) * work[name] / work[best]
+            figure = {other: seconds[other] for other in (name, product, convolution)}
+            details = {f"{other} GFLOP/s": rates[other] for other in figure}
+            yield Figure("network", str(subject), name, ratio, figure, repeats, details)
+
+
+def peaks(preset: Preset, dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """A matrix product and a convolution, with their arguments."""
+    n, side, channels = preset.convolution
+    images = jnp.ones((n, side, side, channels), dtype)
+    kernel = jnp.ones((3, 3, channels, channels), dtype)
+    matrix = jnp.ones((preset.matrix, preset.matrix), dtype)
+    layout = ("NHWC", "HWIO", "NHWC")
+    convolve = partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=layout,
+    )
+    return {"product": (jnp.matmul, (matrix, matrix)), "convolution": (convolve, (images, kernel))}
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """Of a call as it is written, before XLA; a multiply-add is two."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+    with jax.default_device(jax.devices("cpu")[0]):  # GPUs' compilers have no such figures
+        costs = jax.jit(function).lower(*shapes).cost_analysis()
+    assert costs is not None  # XLA for CPU has them
+    return costs["flops"]

@@ -1,0 +1,115 @@
+"""What is measured on which machines."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+import samplers
+from experiments import build
+from experiments.benchmark.subject import Subject
+
+MAIN = ("predictor_corrector", "euler_maruyama", "heun", "probability_flow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Sizes of the measurements.
+
+    Attributes:
+        subjects: whose training, likelihood, sampling by MAIN and memory is measured.
+        solved: the one whose sampling by all the others is; None for no others.
+        networks: whose calls and gradient steps are compared with the machine's peak.
+        guided: a model with classes, guided without a classifier and by `critic`.
+        critic: a discriminator.
+        started: what is started as a command.
+        train_steps: of a run of the trainer.
+        save_every: steps between checkpoints, where it is these that are measured.
+        n_samples: drawn, or scored, at once.
+        n_steps: of a sampler.
+        matrix: side of the square matrices whose product gives the machine's peak.
+        convolution: images, their side and channels, of the 3 x 3 convolution that does so too.
+        random_images: in the place of the data set; 0 for the config's own.
+    """
+
+    subjects: tuple[Subject, ...]
+    solved: Subject | None
+    networks: tuple[Subject, ...]
+    guided: Subject
+    critic: Subject
+    started: Subject
+    train_steps: int
+    save_every: int
+    n_samples: int
+    n_steps: int
+    matrix: int
+    convolution: tuple[int, int, int]
+    random_images: int = 0
+
+    def methods(self) -> list[tuple[Subject, str]]:
+        """What samples, and by which sampler."""
+        pairs = [(subject, name) for subject in self.subjects for name in MAIN]
+        others = [name for name in samplers.SAMPLERS if name not in MAIN]
+        return pairs + [(self.solved, name) for name in others if self.solved]
+
+    def with_data(self, folder: Path) -> "Preset":
+        """Where the data set is replaced: with random images in a file there."""
+        if not self.random_images:
+            return self
+        path, shape = folder / "images.npz", build.image_shape(self.started.config())
+        shape = (self.random_images, *shape)
+        np.savez(path, images=np.random.RandomState(0).randint(256, size=shape, dtype=np.uint8))
+
+        def changed(subject: Subject) -> Subject:
+            return subject.having(data__dataset="npz", data__path=str(path))
+
+        return dataclasses.replace(
+            self,
+            subjects=tuple(map(changed, self.subjects)),
+            networks=tuple(map(changed, self.networks)),
+            started=changed(self.started),
+        )
+
+
+_DIGITS = Subject("digits", "vp")
+_DIGITS_EDM = Subject("digits", "edm")
+_CIFAR10 = tuple(
+    Subject("cifar10", variant, changes)
+    for variant in ("ve_ncsnpp_continuous", "vp_ddpmpp_continuous")
+    for changes in ((), (("model.dtype", "bfloat16"),))
+)
+
+PRESETS = {
+    "cpu": Preset(
+        subjects=(_DIGITS,),
+        solved=_DIGITS_EDM,
+        networks=(
+            _DIGITS,
+            Subject("cifar10", "ve_ncsnpp_continuous").having(training__batch_size=4),
+        ),
+        guided=_DIGITS_EDM.having(model__class_conditional=True),
+        critic=Subject("digits", "discriminator"),
+        started=_DIGITS,
+        train_steps=400,
+        save_every=100,
+        n_samples=32,
+        n_steps=25,
+        matrix=2048,
+        convolution=(16, 32, 128),
+    ),
+    "gpu": Preset(
+        subjects=_CIFAR10,
+        solved=None,
+        networks=_CIFAR10,
+        guided=Subject("cifar10", "edm_ddpmpp_conditional"),
+        critic=Subject("cifar10", "edm_discriminator"),
+        started=_CIFAR10[0],
+        train_steps=100,
+        save_every=50,
+        n_samples=128,
+        n_steps=25,
+        matrix=8192,
+        convolution=(128, 64, 512),
+        random_images=50_000,
+    ),
+}

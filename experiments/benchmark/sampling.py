@@ -1,0 +1,104 @@
+"""Sampling, over as many calls of the compiled network as it evaluates; guided too."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import samplers
+import sde_lib
+from experiments import build, classifier, sample
+from experiments.benchmark import measure
+from experiments.benchmark.measure import Figure, Run
+from experiments.benchmark.presets import Preset
+from experiments.benchmark.subject import Network, Subject
+from models.config import Config
+from samplers.noise_levels import levels_at
+
+
+def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
+    """mode sample's batch of each sampler, over its NFE times the network's call."""
+    for subject, name in preset.methods():
+        network = Network.of(config := sampling_config(preset, subject, name))
+        draw = sample.make_draw(config, network.model, network.params, preset.n_samples)
+        nfe = int(draw(0).nfe)
+        calls = {"network": (network.call(preset.n_samples), nfe)}
+        yield over_parts("sample", str(subject), name, partial(draw, 0), calls, repeats)
+
+
+def sampling_config(preset: Preset, subject: Subject, name: str) -> Config:
+    """With this sampler, of few steps."""
+    config = subject.config()
+    config.sampling.method, config.sampling.n_steps = name, preset.n_steps
+    config.sampling.corrector = "langevin"
+    return config
+
+
+def guidance_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
+    """EDM's sampler, guided, over calls of the network, and of the discriminator's gradient."""
+    network, n = Network.of(config := preset.guided.config()), preset.n_samples
+    critic = Network.of(other := preset.critic.config())
+    sde, sampler = network.sde, samplers.EDM(n_steps=preset.n_steps)
+    classes, shape = jnp.arange(n) % config.data.num_classes, (n, *build.image_shape(config))
+
+    def conditional(params, x, t, classes):
+        return network.score(params, x, t, class_labels=classes)
+
+    def log_ratio(params, x, t):
+        logits = classifier.logits_fn(other, sde, critic.model, params)(x, t)
+        return jnp.diff(logits)[:, 0]
+
+    @jax.jit
+    def free(params, key):
+        score_fn = samplers.guidance.classifier_free(partial(conditional, params), classes, 2.0)
+        return sampler(key, sde, score_fn, shape).x
+
+    @jax.jit
+    def critical(params, critic_params, key):
+        score_fn = samplers.guidance.discriminator(
+            lambda x, t: conditional(params, x, t, classes), sde, partial(log_ratio, critic_params)
+        )
+        return sampler(key, sde, score_fn, shape).x
+
+    gradient = jax.jit(jax.grad(lambda x, t, params: log_ratio(params, x, t).sum()))
+    call, key, p = jax.jit(conditional), jax.random.key(0), network.params
+    one, two = network.inputs(n), network.inputs(2 * n)
+    twice = partial(call, p, *two, jnp.concatenate([classes, classes]))
+    once = partial(call, p, *one, classes)
+    slope = partial(gradient, *one, critic.params)
+    wholes: dict[str, tuple[Run, dict[str, tuple[Run, int]]]] = {
+        "classifier_free": (partial(free, p, key), {"network of two": (twice, sampler.nfe)}),
+        "discriminator": (
+            partial(critical, p, critic.params, key),
+            {"network": (once, sampler.nfe), "gradient": (slope, n_guided(sampler, sde))},
+        ),
+    }
+    for name, (whole, calls) in wholes.items():
+        yield over_parts("guidance", str(preset.guided), name, whole, calls, repeats)
+
+
+def n_guided(sampler: samplers.EDM, sde: sde_lib.SDE) -> int:
+    """The steps at whose first level a discriminator guides by default."""
+    low, high = levels_at(sde_lib.VP(), list(samplers.guidance.GUIDED_TIMES))
+    first = sampler.levels(sde, *levels_at(sde, [sde.t_max, sde.t_min]))[:-1]
+    return int(np.sum((low <= first) & (first <= high)))
+
+
+def over_parts(
+    kind: str,
+    subject: str,
+    name: str,
+    whole: Run,
+    calls: dict[str, tuple[Run, int]],
+    repeats: int,
+) -> Figure:
+    """A whole over calls, each of which is made so many times."""
+    measure.compiled(whole, *(call for call, _ in calls.values()))
+    parts = {name: measure.repeated(call, n) for name, (call, n) in calls.items()}
+    times = measure.in_turns({"whole": whole, **parts}, repeats)
+    ratio, seconds = measure.ratio(times, "whole", parts), measure.medians(times)
+    numbers: dict[str, Any] = {f"calls of {name}": n for name, (_, n) in calls.items()}
+    return Figure(kind, subject, name, ratio, seconds, repeats, numbers)

@@ -1,0 +1,69 @@
+"""From the command to the first training step, and to the first picture."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from experiments import workdir as workdirs
+from experiments.benchmark import measure
+from experiments.benchmark.measure import Figure, Times
+from experiments.benchmark.presets import Preset
+
+POLL = 0.02  # seconds
+PATIENCE = 1800.0  # seconds
+SOON = ("--config.training.log_freq=1", "--config.training.snapshot_freq=1")
+
+
+def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
+    """A command that has been run before over one that has not: its programs are compiled."""
+    taken: dict[str, Times] = {"first step": {}, "first picture": {}}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            for kind in ("warm", "cold")[::-1]:
+                for name, seconds in start(preset.started.flags(), Path(cache)).items():
+                    taken[name].setdefault(kind, []).append(seconds)
+    for name, times in taken.items():
+        ratio, seconds = measure.ratio(times, "warm", ["cold"]), measure.medians(times)
+        yield Figure("start", str(preset.started), name, ratio, seconds, repeats, {})
+
+
+def start(flags: list[str], cache: Path) -> dict[str, float]:
+    """Seconds to the first metrics in the run's folder, and to its first picture.
+
+    Raises:
+        OSError: the command ended before.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", "experiments.main", *flags, *SOON, f"--workdir={folder}"]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+        begun = time.perf_counter()
+        with (folder / "output").open("w+") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            try:
+                return {
+                    "first step": _until(process, begun, lambda: workdirs.read_metrics(folder)),
+                    "first picture": _until(
+                        process, begun, lambda: any(folder.glob("samples/*.png"))
+                    ),
+                }
+            except OSError as error:
+                output.seek(0)
+                raise OSError(f"{' '.join(command)}: {error}\n{output.read()[-2000:]}") from error
+            finally:
+                process.kill()
+                process.wait()
+
+
+def _until(process: subprocess.Popen, begun: float, done: Callable[[], object]) -> float:
+    while not done():
+        if process.poll() is not None:
+            raise OSError(f"ended with {process.returncode}")
+        if time.perf_counter() - begun > PATIENCE:
+            raise OSError(f"not there after {PATIENCE:.0f} s")
+        time.sleep(POLL)
+    return time.perf_counter() - begun

@@ -1,0 +1,126 @@
+"""Training, over bare gradient steps; its data, over what these take; its checkpoints."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import models
+from experiments import build, data, loop, sharding, train
+from experiments.benchmark import measure
+from experiments.benchmark.measure import Figure
+from experiments.benchmark.presets import Preset
+from experiments.benchmark.subject import Network
+from experiments.checkpoint import Checkpoints
+from experiments.state import abstract_state, init_state
+from models.config import Config
+
+
+def train_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
+    """The trainer with checkpoints at the config's frequency over bare steps; then with many.
+
+    The second is over the first: what more checkpoints cost.
+    """
+    n = preset.train_steps
+    for subject in preset.subjects:
+        config = subject.config()
+        run, bare = trainer(config), bare_steps(config)
+        measure.compiled(partial(run, 2, 1), partial(bare, 2))
+        runs = {
+            "trainer": partial(run, n, config.training.snapshot_freq_for_preemption),
+            "checkpoints": partial(run, n, preset.save_every),
+            "bare": partial(bare, n),
+        }
+        times = measure.in_turns(runs, repeats)
+        for whole, part in (("trainer", "bare"), ("checkpoints", "trainer")):
+            seconds = measure.medians({name: times[name] for name in (whole, part)})
+            ratio = measure.ratio(times, whole, [part])
+            yield Figure("train", str(subject), whole, ratio, seconds, repeats, {"steps": n})
+
+
+def data_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
+    """Batches a second of the pipeline over those that bare steps take."""
+    n = preset.train_steps
+    for subject in preset.subjects:
+        config = subject.config()
+        bare = bare_steps(config)
+
+        def pipeline(config=config):
+            batches = batches_of(config, data.load(config))
+            for _ in range(n):
+                jax.block_until_ready(next(batches))
+
+        measure.compiled(partial(bare, 1))
+        times = measure.in_turns({"bare": partial(bare, n), "pipeline": pipeline}, repeats)
+        seconds, ratio = measure.medians(times), measure.ratio(times, "bare", ["pipeline"])
+        images = n * config.training.batch_size
+        rates = {f"{name} images/s": images / taken for name, taken in seconds.items()}
+        yield Figure("data", str(subject), "pipeline", ratio, seconds, repeats, rates)
+
+
+def trainer(config: Config) -> Callable[[int, int], None]:
+    """run(n, every): the next n steps of a training that saves every so many, to the last write."""
+    model, dataset = models.create(config), data.load(config)
+    train_step = train.make_train_step(config, model, dataset.levels)
+    step = train.compiled(train_step, abstract_state(config, model))
+    state, batches = init_state(config, model), batches_of(config, dataset)
+
+    def run(n: int, every: int) -> None:
+        nonlocal state
+        training = config.training.copy_and_resolve_references()
+        training.n_iters = int(state.step) + n
+        training.snapshot_freq_for_preemption = every
+        with tempfile.TemporaryDirectory() as name, closing(Checkpoints(Path(name))) as kept:
+            state, _ = loop.fit(training, step, state, batches, kept, Path(name))
+
+    return run
+
+
+def batches_of(config: Config, dataset: data.Dataset) -> Iterator[Any]:
+    """The trainer's, of a data set's training images."""
+    mesh = sharding.make_mesh(config)
+    shape, place = train.batch_shape(mesh, config.training), sharding.of_batch(mesh, axis=1)
+    return data.batches((dataset.train,), config.seed, shape, 0, place)
+
+
+def bare_steps(config: Config) -> Callable[[int], Any]:
+    """run(n): as many gradient steps on one batch, each launched when its turn comes."""
+    step, state, batch = bare_step(config)
+
+    def run(n: int) -> Any:
+        nonlocal state
+        loss = None
+        for _ in range(n):
+            *state, loss = step(*state, *batch)
+        return loss
+
+    return run
+
+
+def bare_step(config: Config) -> tuple[Any, Any, Any]:
+    """Compiled step(*state, *batch) -> (*state, loss), and what it starts from.
+
+    The gradient of the loss and the optimizer's update, and nothing else.
+    """
+    network = Network.of(config)
+    loss, optimizer = build.make_loss(config), build.make_optimizer(config)
+
+    def objective(params, key, x):
+        score_fn = models.score_fn(config, network.sde, network.model, params, True, key)
+        return jnp.mean(loss(key, network.sde, score_fn, x)[0])
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, opt_state, key, x):
+        value, grads = jax.value_and_grad(objective)(params, key, x)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    x, _ = network.inputs(config.training.batch_size)
+    state = network.params, jax.jit(optimizer.init)(network.params)
+    return step, state, (jax.random.key(config.seed), x)
