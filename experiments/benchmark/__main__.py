@@ -106,4 +106,7 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-import models
-from experiments import build, plan, sample, sharding, train
+from experiments import plan, sample
 from experiments.benchmark.measure import Figure
-from experiments.benchmark.presets import MAIN, Preset
+from experiments.benchmark.presets import Preset
 from experiments.benchmark.sampling import sampling_config
 from experiments.benchmark.subject import Network
-from experiments.state import abstract_state, init_state
-from models.config import Config
+from experiments.benchmark.training import make_training
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
@@ -23,24 +20,16 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     """
     for subject in preset.subjects:
         config, n = subject.config(), preset.n_samples
-        network = Network.of(sampling := sampling_config(preset, subject, MAIN[0]))
+        network = Network.of(sampling := sampling_config(preset, subject, "predictor_corrector"))
         draw: Any = sample.make_draw(sampling, network.model, network.params, n)
         program = draw.func.lower(*draw.args, 0).compile()
         details = _peak(lambda program=program, draw=draw: program(*draw.args, 0))
         yield _figure(str(subject), "sampling", program, details, n)
-        program, state, batch = train_step(config)
-        details = _peak(lambda run=program, given=(state, batch): run(*given))
+        step, state, batches = make_training(config)
+        given = state, *next(batches)
+        program = step.lower(*given).compile()
+        details = _peak(lambda program=program, given=given: program(*given))
         yield _figure(str(subject), "training", program, details, config.training.batch_size)
-
-
-def train_step(config: Config) -> tuple[Any, Any, jax.Array]:
-    """The trainer's step, compiled, and what it is given."""
-    mesh, model = sharding.make_mesh(config), models.create(config)
-    shape = *train.batch_shape(mesh, config.training), *build.image_shape(config)
-    batch = jax.device_put(jnp.zeros(shape, jnp.uint8), sharding.of_batch(mesh, axis=1))
-    step = train.compiled(train.make_train_step(config, model, 256), abstract_state(config, model))
-    state = init_state(config, model)
-    return step.lower(state, batch).compile(), state, batch
 
 
 def _figure(

@@ -10,6 +10,7 @@ from experiments import build
 from experiments.benchmark.subject import Subject
 
 MAIN = ("predictor_corrector", "euler_maruyama", "heun", "probability_flow")
+OTHERS = tuple(name for name in samplers.SAMPLERS if name not in MAIN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +18,8 @@ class Preset:
     """Sizes of the measurements.
 
     Attributes:
-        subjects: whose training, likelihood, sampling by MAIN and memory is measured.
-        solved: the one whose sampling by all the others is; None for no others.
+        subjects: whose memory, training and likelihood is measured.
+        sampled: what is drawn, and the samplers that draw it.
         networks: whose calls and gradient steps are compared with the machine's peak.
         guided: a model with classes, guided without a classifier and by `critic`.
         critic: a discriminator.
@@ -33,7 +34,7 @@ class Preset:
     """
 
     subjects: tuple[Subject, ...]
-    solved: Subject | None
+    sampled: tuple[tuple[Subject, tuple[str, ...]], ...]
     networks: tuple[Subject, ...]
     guided: Subject
     critic: Subject
@@ -45,12 +46,6 @@ class Preset:
     matrix: int
     convolution: tuple[int, int, int]
     random_images: int = 0
-
-    def methods(self) -> list[tuple[Subject, str]]:
-        """What samples, and by which sampler."""
-        pairs = [(subject, name) for subject in self.subjects for name in MAIN]
-        others = [name for name in samplers.SAMPLERS if name not in MAIN]
-        return pairs + [(self.solved, name) for name in others if self.solved]
 
     def with_data(self, folder: Path) -> "Preset":
         """Where the data set is replaced: with random images in a file there."""
@@ -66,6 +61,7 @@ class Preset:
         return dataclasses.replace(
             self,
             subjects=tuple(map(changed, self.subjects)),
+            sampled=tuple((changed(subject), names) for subject, names in self.sampled),
             networks=tuple(map(changed, self.networks)),
             started=changed(self.started),
         )
@@ -82,7 +78,7 @@ _CIFAR10 = tuple(
 PRESETS = {
     "cpu": Preset(
         subjects=(_DIGITS,),
-        solved=_DIGITS_EDM,
+        sampled=((_DIGITS, MAIN), (_DIGITS_EDM, OTHERS)),
         networks=(
             _DIGITS,
             Subject("cifar10", "ve_ncsnpp_continuous").having(training__batch_size=4),
@@ -99,7 +95,7 @@ PRESETS = {
     ),
     "gpu": Preset(
         subjects=_CIFAR10,
-        solved=None,
+        sampled=tuple((subject, MAIN) for subject in _CIFAR10),
         networks=_CIFAR10,
         guided=Subject("cifar10", "edm_ddpmpp_conditional"),
         critic=Subject("cifar10", "edm_discriminator"),

@@ -20,13 +20,15 @@ from samplers.noise_levels import levels_at
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """mode sample's batch of each sampler, over its NFE times the network's call."""
-    for subject, name in preset.methods():
-        network = Network.of(config := sampling_config(preset, subject, name))
-        draw = sample.make_draw(config, network.model, network.params, preset.n_samples)
-        nfe = int(draw(0).nfe)
-        calls = {"network": (network.call(preset.n_samples), nfe)}
-        yield over_parts("sample", str(subject), name, partial(draw, 0), calls, repeats)
+    """Mode sample's batch of each sampler, over its NFE times the network's call."""
+    for subject, names in preset.sampled:
+        network = Network.of(subject.config())
+        call = network.call(preset.n_samples)
+        for name in names:
+            config = sampling_config(preset, subject, name)
+            draw = sample.make_draw(config, network.model, network.params, preset.n_samples)
+            calls = {"network": (call, int(draw(0).nfe))}
+            yield over_parts("sample", str(subject), name, partial(draw, 0), calls, repeats)
 
 
 def sampling_config(preset: Preset, subject: Subject, name: str) -> Config:

@@ -18,7 +18,7 @@ from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.subject import Network
 from experiments.checkpoint import Checkpoints
-from experiments.state import abstract_state, init_state
+from experiments.state import TrainState, abstract_state, init_state
 from models.config import Config
 
 
@@ -66,10 +66,7 @@ def data_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
 
 def trainer(config: Config) -> Callable[[int, int], None]:
     """run(n, every): the next n steps of a training that saves every so many, to the last write."""
-    model, dataset = models.create(config), data.load(config)
-    train_step = train.make_train_step(config, model, dataset.levels)
-    step = train.compiled(train_step, abstract_state(config, model))
-    state, batches = init_state(config, model), batches_of(config, dataset)
+    step, state, batches = make_training(config)
 
     def run(n: int, every: int) -> None:
         nonlocal state
@@ -80,6 +77,14 @@ def trainer(config: Config) -> Callable[[int, int], None]:
             state, _ = loop.fit(training, step, state, batches, kept, Path(name))
 
     return run
+
+
+def make_training(config: Config) -> tuple[Any, TrainState, Iterator[Any]]:
+    """The trainer's step, to be compiled, the first state and the batches."""
+    model, dataset = models.create(config), data.load(config)
+    train_step = train.make_train_step(config, model, dataset.levels)
+    step = train.compiled(train_step, abstract_state(config, model))
+    return step, init_state(config, model), batches_of(config, dataset)
 
 
 def batches_of(config: Config, dataset: data.Dataset) -> Iterator[Any]:

@@ -1,0 +1,130 @@
+import json
+
+import jax
+import pytest
+
+import models
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.presets import PRESETS, Preset
+from experiments.benchmark.subject import Subject
+from experiments.state import abstract_state
+
+TINY = {
+    "model.nf": 16,
+    "training.batch_size": 8,
+    "training.log_freq": 2,
+    "training.snapshot_freq_for_preemption": 3,
+    "eval.rtol": 0.1,
+    "eval.atol": 0.1,
+}
+MOONS = Subject("points", "moons", tuple(TINY.items()))
+PRESET = Preset(
+    subjects=(MOONS,),
+    sampled=((MOONS, ("heun", "probability_flow")),),
+    networks=(MOONS,),
+    guided=MOONS,
+    critic=MOONS,
+    started=MOONS,
+    train_steps=4,
+    save_every=2,
+    n_samples=8,
+    n_steps=25,
+    matrix=64,
+    convolution=(2, 8, 4),
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Of all figures but those of commands and of guides."""
+    path = tmp_path_factory.mktemp("benchmark") / "report.json"
+    only = "memory,train,data,sample,likelihood,network"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "cpu", PRESET)
+        benchmark.main([f"--output={path}", "--repeats=1", f"--only={only}"])
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def figures(report):
+    return {(figure["kind"], figure["name"]): figure for figure in report["figures"]}
+
+
+def test_the_report_says_of_what_it_is(report, figures):
+    assert report["preset"] == "cpu"
+    assert set(report["versions"]) == {"jax", "jaxlib", "flax"}
+    assert list(figures) == [
+        ("memory", "sampling"),
+        ("memory", "training"),
+        ("train", "trainer"),
+        ("train", "checkpoints"),
+        ("data", "pipeline"),
+        ("sample", "heun"),
+        ("sample", "probability_flow"),
+        ("likelihood", "log_likelihood"),
+        ("network", "call"),
+        ("network", "gradient step"),
+    ]
+    assert {figure["subject"] for figure in report["figures"]} == {str(MOONS)}
+
+
+def test_a_ratio_is_that_of_its_seconds(figures):
+    """Of one round: with more, it is the median of the rounds' own."""
+    for kind, name in figures:
+        seconds = list(figures[kind, name]["seconds"].values())
+        if kind in ("train", "sample", "likelihood", "data"):
+            assert figures[kind, name]["ratio"] == pytest.approx(seconds[0] / sum(seconds[1:]))
+
+
+def test_samplers_are_compared_with_as_many_calls_as_they_make(figures):
+    assert figures["sample", "heun"]["details"] == {"calls of network": 2 * 24 + 1}
+    (calls,) = figures["likelihood", "log_likelihood"]["details"].values()
+    assert calls > 6
+
+
+def test_arithmetic_is_the_same_however_long_it_takes(figures):
+    def work(name):
+        figure = figures["network", name]
+        rate = {key.removesuffix(" GFLOP/s"): value for key, value in figure["details"].items()}
+        best = max(rate["product"], rate["convolution"])
+        assert figure["ratio"] == pytest.approx(rate[name] / best)
+        assert rate["product"] * figure["seconds"]["product"] * 1e9 == pytest.approx(2 * 64**3)
+        return rate[name] * figure["seconds"][name]
+
+    # Three products for each of the call's, and what the optimizer does to each weight.
+    assert 3 < work("gradient step") / work("call") < 5
+
+
+def test_memory_holds_what_the_program_is_given(figures):
+    config = MOONS.config()
+    for name in ("training", "sampling"):
+        assert figures["memory", name]["ratio"] > 1
+    n_params = sum(
+        leaf.size for leaf in jax.tree.leaves(abstract_state(config, models.create(config)).params)
+    )
+    # The weights, their average and two moments, for 8 images; gradients come on top.
+    assert figures["memory", "training"]["details"]["bytes/image"] > 4 * 4 * n_params / 8
+
+
+def test_the_table_is_aligned(report, capsys):
+    rows = list(benchmark.table([benchmark.Figure(**row) for row in report["figures"]]))
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows) == 2 + len(report["figures"])
+    assert set(rows[1]) == set("| -")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--preset=tpu", "invalid choice: 'tpu'"),
+        ("--only=train,smaple", "no smaple: choose of start, memory, train"),
+        ("--repeats=0", "--repeats is 0: it must be at least 1"),
+        ("--output=/none/there.json", "there is no folder /none"),
+        ("--pre=cpu", "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_flag_ends_with_what_is_right(flag, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main([flag])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

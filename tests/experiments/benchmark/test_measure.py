@@ -1,0 +1,28 @@
+import itertools
+
+import pytest
+
+from experiments.benchmark import measure
+
+
+def test_everything_runs_once_in_each_round_in_turns():
+    now, said = itertools.count(), []
+    runs = {"a": lambda: said.append("a"), "b": lambda: said.append("b")}
+    times = measure.in_turns(runs, 3, clock=lambda: next(now) ** 2)
+    assert said == ["a", "b"] * 3
+    # Readings k^2: the differences of each pair are 1, 5, 9, ...
+    assert times == {"a": [1, 9, 17], "b": [5, 13, 21]}
+    assert measure.medians(times) == {"a": 9, "b": 13}
+
+
+def test_ratio_is_the_median_of_the_rounds_own():
+    times = {"whole": [2.0, 6.0, 9.0], "one": [1.0, 1.0, 2.0], "two": [1.0, 0.5, 1.0]}
+    assert measure.ratio(times, "whole", ["one", "two"]) == 3  # of 1, 4 and 3
+    assert measure.ratio(times, "whole", ["one"]) == 4.5
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_repeated_runs_so_often(n):
+    said = []
+    measure.repeated(lambda: said.append(1), n)()
+    assert len(said) == n
