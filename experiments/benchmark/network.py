@@ -11,7 +11,7 @@ from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.subject import Network
-from experiments.benchmark.training import bare_step, bare_steps
+from experiments.benchmark.training import Bare
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
@@ -22,15 +22,12 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     for subject in preset.networks:
         config = subject.config()
         network, size = Network.of(config), config.training.batch_size
-        step, state, batch = bare_step(config)
+        bare = Bare(config)
         work = {
             "call": flops(network.score, network.params, *network.inputs(size)),
-            "gradient step": flops(step, *state, *batch),
+            "gradient step": flops(bare.step, *bare.arguments),
         }
-        runs: dict[str, Run] = {
-            "call": network.call(size),
-            "gradient step": partial(bare_steps(config), 1),
-        }
+        runs: dict[str, Run] = {"call": network.call(size), "gradient step": partial(bare.run, 1)}
         for name, (function, arguments) in peaks(preset, config.model.dtype).items():
             work[name] = flops(function, *arguments)
             runs[name] = partial(jax.jit(function), *arguments)

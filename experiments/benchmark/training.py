@@ -16,7 +16,6 @@ from experiments import build, data, loop, sharding, train
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
-from experiments.benchmark.subject import Network
 from experiments.checkpoint import Checkpoints
 from experiments.state import TrainState, abstract_state, init_state
 from models.config import Config
@@ -30,7 +29,7 @@ def train_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     n = preset.train_steps
     for subject in preset.subjects:
         config = subject.config()
-        run, bare = trainer(config), bare_steps(config)
+        run, bare = trainer(config), Bare(config).run
         measure.compiled(partial(run, 2, 1), partial(bare, 2))
         runs = {
             "trainer": partial(run, n, config.training.snapshot_freq_for_preemption),
@@ -49,7 +48,7 @@ def data_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     n = preset.train_steps
     for subject in preset.subjects:
         config = subject.config()
-        bare = bare_steps(config)
+        bare = Bare(config).run
 
         def pipeline(config=config):
             batches = batches_of(config, data.load(config))
@@ -94,38 +93,35 @@ def batches_of(config: Config, dataset: data.Dataset) -> Iterator[Any]:
     return data.batches((dataset.train,), config.seed, shape, 0, place)
 
 
-def bare_steps(config: Config) -> Callable[[int], Any]:
-    """run(n): as many gradient steps on one batch, each launched when its turn comes."""
-    step, state, batch = bare_step(config)
+class Bare:
+    """Gradient steps and nothing else: of the loss on one batch, and the optimizer's update.
 
-    def run(n: int) -> Any:
-        nonlocal state
-        loss = None
-        for _ in range(n):
-            *state, loss = step(*state, *batch)
-        return loss
-
-    return run
-
-
-def bare_step(config: Config) -> tuple[Any, Any, Any]:
-    """Compiled step(*state, *batch) -> (*state, loss), and what it starts from.
-
-    The gradient of the loss and the optimizer's update, and nothing else.
+    Attributes:
+        step: compiled step(params, opt_state, key, x) -> (params, opt_state, loss), in place.
+        arguments: its next ones.
     """
-    network = Network.of(config)
-    loss, optimizer = build.make_loss(config), build.make_optimizer(config)
 
-    def objective(params, key, x):
-        score_fn = models.score_fn(config, network.sde, network.model, params, True, key)
-        return jnp.mean(loss(key, network.sde, score_fn, x)[0])
+    def __init__(self, config: Config):
+        sde, model = build.make_sde(config), models.create(config)
+        loss, optimizer = build.make_loss(config), build.make_optimizer(config)
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, opt_state, key, x):
-        value, grads = jax.value_and_grad(objective)(params, key, x)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, value
+        def objective(params, key, x):
+            score_fn = models.score_fn(config, sde, model, params, True, key)
+            return jnp.mean(loss(key, sde, score_fn, x)[0])
 
-    x, _ = network.inputs(config.training.batch_size)
-    state = network.params, jax.jit(optimizer.init)(network.params)
-    return step, state, (jax.random.key(config.seed), x)
+        @partial(jax.jit, donate_argnums=(0, 1))
+        def step(params, opt_state, key, x):
+            value, grads = jax.value_and_grad(objective)(params, key, x)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, value
+
+        state, key = init_state(config, model), jax.random.key(config.seed)
+        x = jnp.zeros((config.training.batch_size, *build.image_shape(config)))
+        self.step, self.arguments = step, (state.params, state.opt_state, key, x)
+
+    def run(self, n: int) -> Any:
+        """n steps, each launched without waiting for the last; what is to be waited for."""
+        for _ in range(n):
+            *state, _ = self.step(*self.arguments)
+            self.arguments = (*state, *self.arguments[2:])
+        return self.arguments

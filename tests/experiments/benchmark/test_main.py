@@ -20,7 +20,7 @@ TINY = {
 MOONS = Subject("points", "moons", tuple(TINY.items()))
 PRESET = Preset(
     subjects=(MOONS,),
-    sampled=((MOONS, ("heun", "probability_flow")),),
+    sampled=((MOONS, ("heun",)),),
     networks=(MOONS,),
     guided=MOONS,
     critic=MOONS,
@@ -60,7 +60,6 @@ def test_the_report_says_of_what_it_is(report, figures):
         ("train", "checkpoints"),
         ("data", "pipeline"),
         ("sample", "heun"),
-        ("sample", "probability_flow"),
         ("likelihood", "log_likelihood"),
         ("network", "call"),
         ("network", "gradient step"),
