@@ -13,6 +13,7 @@
 | guidance   | guided samples                                 | bare calls of the networks    |
 | likelihood | log-likelihoods                                | NFE bare jvps of the score    |
 | network    | FLOP/s of a call, and of a gradient step       | the machine's peak            |
+| profile    | time in convolutions and matrix products       | that in all operations        |
 
 The weights are untrained: what is measured does not depend on them, but for the NFE of adaptive
 solvers. The preset gpu takes random images in the place of CIFAR-10.
@@ -29,7 +30,7 @@ from pathlib import Path
 import absl.logging
 import jax
 
-from experiments.benchmark import likelihood, memory, network, sampling, start, training
+from experiments.benchmark import likelihood, memory, network, profile, sampling, start, training
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import PRESETS, Preset
 
@@ -42,6 +43,7 @@ FIGURES: dict[str, Callable[[Preset, int], Iterator[Figure]]] = {
     "guidance": sampling.guidance_figures,
     "likelihood": likelihood.figures,
     "network": network.figures,
+    "profile": profile.figures,
 }
 
 

@@ -38,7 +38,7 @@ PRESET = Preset(
 def report(tmp_path_factory):
     """Of all figures but those of commands and of guides."""
     path = tmp_path_factory.mktemp("benchmark") / "report.json"
-    only = "memory,train,data,sample,likelihood,network"
+    only = "memory,train,data,sample,likelihood,network,profile"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "cpu", PRESET)
         benchmark.main([f"--output={path}", "--repeats=1", f"--only={only}"])
@@ -63,6 +63,8 @@ def test_the_report_says_of_what_it_is(report, figures):
         ("likelihood", "log_likelihood"),
         ("network", "call"),
         ("network", "gradient step"),
+        ("profile", "sampling"),
+        ("profile", "training"),
     ]
     assert {figure["subject"] for figure in report["figures"]} == {str(MOONS)}
 
@@ -103,6 +105,14 @@ def test_memory_holds_what_the_program_is_given(figures):
     )
     # The weights, their average and two moments, for 8 images; gradients come on top.
     assert figures["memory", "training"]["details"]["bytes/image"] > 4 * 4 * n_params / 8
+
+
+def test_a_profile_shares_the_time_out(figures):
+    for name in ("sampling", "training"):
+        seconds = figures["profile", name]["seconds"]
+        assert {"product", "elementwise"} <= set(seconds)
+        ratio = figures["profile", name]["ratio"]
+        assert ratio == pytest.approx(seconds["product"] / sum(seconds.values()))
 
 
 def test_the_table_is_aligned(report, capsys):
