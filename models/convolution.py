@@ -28,8 +28,9 @@ def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     lhs_dilation, rhs_dilation = options["lhs_dilation"], options["rhs_dilation"]
     if isinstance(padding, str):
-        sides = map(_dilated, x.shape[1:3], lhs_dilation), map(_dilated, kernel.shape, rhs_dilation)
-        padding = lax.padtype_to_pads(*map(tuple, sides), strides, padding)
+        image = list(map(_dilated, x.shape[1:3], lhs_dilation))
+        window = list(map(_dilated, kernel.shape, rhs_dilation))
+        padding = lax.padtype_to_pads(image, window, strides, padding)
     return _convolution.bind(
         x,
         kernel,

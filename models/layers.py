@@ -13,6 +13,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
 from models import convolution
+from models.normalization import GroupNorm
 from models.resample import Image, downsample, smooth, upsample
 from sde_lib.checks import check_at_least
 
@@ -60,11 +61,9 @@ def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
     return Dense(features, kernel_init=init(scale), **options)
 
 
-def group_norm(
-    channels: int, group_size: int = 4, epsilon: float = 1e-6, **options
-) -> nn.GroupNorm:
+def group_norm(channels: int, group_size: int = 4, epsilon: float = 1e-6, **options) -> GroupNorm:
     """Groups of at least `group_size` channels, 32 of them at most."""
-    return nn.GroupNorm(min(channels // group_size, 32), epsilon=epsilon, **options)
+    return GroupNorm(min(channels // group_size, 32), epsilon=epsilon, **options)
 
 
 def add_skip(x: Array, y: Array, rescale: bool) -> Array:

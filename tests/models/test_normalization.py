@@ -1,0 +1,76 @@
+"""models.normalization against flax's, and against double precision."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.normalization import GroupNorm
+
+X = jax.random.normal(jax.random.key(0), (2, 4, 6, 8))
+SCALE, SHIFT = jax.random.normal(jax.random.key(1), (2, 2, 8))
+PARAMS = {"scale": jnp.linspace(-1.0, 2.0, 8), "bias": jnp.linspace(0.0, 1.0, 8)}
+
+
+def ours(params, x, *modulation):
+    return jnp.asarray(GroupNorm(4, 1e-5).apply({"params": params}, x, *modulation))
+
+
+def flax_s(params, x, scale=0.0, shift=0.0):
+    scale, shift = (jnp.broadcast_to(m, (2, 8))[:, None, None] for m in (scale, shift))
+    y = nn.GroupNorm(4, epsilon=1e-5, use_fast_variance=False).apply({"params": params}, x)
+    return y * (1 + scale) + shift
+
+
+def exact(x, groups, epsilon):
+    x = np.asarray(x, np.float64).reshape(len(x), -1, groups, x.shape[-1] // groups)
+    y = (x - x.mean((1, 3), keepdims=True)) / np.sqrt(x.var((1, 3), keepdims=True) + epsilon)
+    return y.reshape(X.shape)
+
+
+@pytest.mark.parametrize("modulation", [(), (SCALE, SHIFT)])
+def test_it_is_flax_s_derivatives_included(modulation):
+    def derivatives(f):
+        def loss(*xs):
+            return jnp.sum(jnp.sin(f(*xs)))
+
+        gradient = jax.grad(loss, tuple(range(2 + len(modulation))))
+        xs = PARAMS, X, *modulation
+        return loss(*xs), gradient(*xs), jax.jvp(gradient, xs, xs)
+
+    found, expected = (jax.jit(derivatives, static_argnums=0)(f) for f in (ours, flax_s))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected
+    )
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_a_large_mean_costs_no_digits(mean):
+    params = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    x = X + mean
+    np.testing.assert_allclose(ours(params, x), exact(x, 4, 1e-5), rtol=1e-5, atol=2e-6)
+
+
+def test_a_constant_is_normalised_to_the_bias():
+    np.testing.assert_array_equal(
+        ours(PARAMS, jnp.full(X.shape, 1.7)), jnp.broadcast_to(PARAMS["bias"], X.shape)
+    )
+
+
+def test_statistics_of_bfloat16_are_in_float32():
+    x = (3 + X).astype(jnp.bfloat16)
+    y = ours(PARAMS, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, ours(PARAMS, x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+def test_parameters_are_named_and_initialised_as_flax_s():
+    variables = (m.init(jax.random.key(0), X) for m in (GroupNorm(4), nn.GroupNorm(4)))
+    jax.tree.map(np.testing.assert_array_equal, *variables)
+
+
+@pytest.mark.parametrize("groups", [0, 3])
+def test_groups_divide_the_channels(groups):
+    with pytest.raises(ValueError, match=f"8 channels cannot be normalised in {groups} groups"):
+        GroupNorm(groups).init(jax.random.key(0), X)
