@@ -19,7 +19,8 @@ def ours(params, x, *modulation):
 
 def flax_s(params, x, scale=0.0, shift=0.0):
     scale, shift = (jnp.broadcast_to(m, (2, 8))[:, None, None] for m in (scale, shift))
-    y = nn.GroupNorm(4, epsilon=1e-5, use_fast_variance=False).apply({"params": params}, x)
+    module = nn.GroupNorm(4, epsilon=1e-5, use_fast_variance=False)
+    y = jnp.asarray(module.apply({"params": params}, x))
     return y * (1 + scale) + shift
 
 
