@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sde_lib.batch import Batch, PerSample, normal, sample_keys
-from sde_lib.sde import SDE, ScoreFn, check_score_fn
+from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
+from sde_lib.sde import SDE, ScoreFn, Time, check_score_fn
 from sde_lib.solve import solve_ode
 
+DATA_STD = 0.25  # typical of images in [-1, 1]: it decides on the steps, not on the density
 Probe = Literal["rademacher", "gaussian", "exact"]
 
 
@@ -41,13 +42,19 @@ def log_likelihood(
     The ODE runs from sde.train_t_min to sde.t_max. Sample i's probes depend on key and
     first_index + i alone.
 
+    What is solved is y = x / sqrt(alpha^2 s^2 + sigma^2), s being about the sample's root mean
+    square: Gaussian data of that scale would rest, and of log|dx_T / dx_0| only what it has more
+    than theirs is left to integrate, in nats per dimension. The solver's time is
+    1 - (1 + sigma / (alpha DATA_STD))^(-1/2): it gives levels of noise near the data's the most
+    room, goes as sigma before and slowly after, and does not depend on the SDE's pace.
+
     Args:
         key: randomness of the probes; unused when probe = "exact".
         sde: the forward SDE.
         score_fn: the score of its marginals.
         x0: [B, ...] data.
-        rtol: relative tolerance of one solver step.
-        atol: absolute tolerance of one solver step.
+        rtol: relative tolerance of one solver step, in y and in nats per dimension.
+        atol: absolute tolerance of one solver step, likewise.
         probe: distribution of the probes, or "exact" for the exact trace.
         n_probes: probes a sample; the network runs once for all, its derivative for each.
         first_index: index of x0's first sample in its data set.
@@ -61,23 +68,58 @@ def log_likelihood(
         raise ValueError(f"n_probes is {n_probes}: it must be at least 1")
     check_score_fn(score_fn, x0.shape)
     probes = _probes(key, probe, n_probes, x0.shape, first_index)
-    axes = tuple(range(1, x0.ndim))
+    scale, axes = _scale(x0), tuple(range(1, x0.ndim))
 
-    def field(t, state):
-        def velocity(x):
-            return sde.flow_drift(x, t, score_fn(x, t))
+    def field(place, state):
+        t = _time(sde, place)
+        std, rate = expand(_std(sde, t, scale), x0), expand(_rate(sde, t), x0)
+
+        def velocity(y):
+            return -rate / std * (score_fn(std * y, t) + y / std)
 
         def directional(v):
             drift, tangent = jax.jvp(velocity, (state[0],), (v,))
-            return drift, jnp.sum(v * tangent, axis=axes)
+            return drift, jnp.mean(v * tangent, axis=axes)
 
         drift, projections = jax.vmap(directional, out_axes=(None, 0))(probes)
         combine = jnp.sum if probe == "exact" else jnp.mean
         return drift, combine(projections, axis=0)
 
-    y0 = (x0, jnp.zeros(x0.shape[0]))
-    (latent, log_det), _, nfe = solve_ode(field, y0, sde.train_t_min, sde.t_max, rtol, atol)
+    start, end = (_std(sde, t, scale) for t in (sde.train_t_min, sde.t_max))
+    y0 = (x0 / expand(start, x0), jnp.zeros(len(x0)))
+    (y, excess), _, nfe = solve_ode(field, y0, *_ends(sde), rtol, atol)
+    latent, dims = expand(end, y) * y, math.prod(x0.shape[1:])
+    log_det = dims * (jnp.log(end / start) + excess)
     return LogLikelihood(sde.prior_logp(latent) + log_det, latent, nfe)
+
+
+def _scale(x0: Batch) -> PerSample:
+    """Root mean square of a sample's values and DATA_STD, which keeps it from 0."""
+    squares = jnp.sum(x0**2, axis=tuple(range(1, x0.ndim)))
+    return jnp.sqrt((squares + DATA_STD**2) / (math.prod(x0.shape[1:]) + 1))
+
+
+def _std(sde: SDE, t: Time, scale: PerSample) -> PerSample:
+    """Standard deviation of x_t, for x_0 of that scale."""
+    return jnp.hypot(sde.alpha(t) * scale, sde.sigma(t))
+
+
+def _ends(sde: SDE) -> list[float]:
+    """The places of train_t_min and t_max."""
+    with jax.ensure_compile_time_eval():
+        levels = [float(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max)]
+    return [-math.expm1(-0.5 * math.log1p(level / DATA_STD)) for level in levels]
+
+
+def _time(sde: SDE, place: PerSample) -> PerSample:
+    t = sde.inverse_noise_level(DATA_STD * place * (2 - place) / (1 - place) ** 2)
+    return jnp.clip(t, sde.train_t_min, sde.t_max)
+
+
+def _rate(sde: SDE, t: PerSample) -> PerSample:
+    """g^2 / 2 dt / dplace."""
+    rise = (1 + sde.noise_level(t) / DATA_STD) ** 1.5
+    return 2 * DATA_STD * sde.alpha(t) * sde.sigma(t) * rise
 
 
 def _probes(key, probe: Probe, n_probes: int, shape, first_index) -> Float[Array, "probes ..."]:

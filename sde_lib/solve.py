@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 MAX_STEPS = 10_000
+FIRST_STEP = 0.05  # of the whole; only a start: the controller takes over from there
 LEAST_STEP = 1e-8  # of the whole: a field that is not finite gets here in a dozen tries
 
 
@@ -56,7 +57,7 @@ def solve_ode(
         diffrax.Tsit5(),
         t0,
         t1,
-        dt0=1e-3 * (t1 - t0),  # only a start: the controller takes over from the first step
+        dt0=FIRST_STEP * (t1 - t0),
         y0=y0,
         saveat=diffrax.SaveAt(ts=recorded),
         stepsize_controller=diffrax.PIDController(

@@ -21,6 +21,27 @@ def test_gaussian_likelihood_is_the_closed_form(name):
     np.testing.assert_allclose(result.latent, latent, rtol=1e-3, atol=1e-3 * sde.prior_std)
 
 
+@pytest.mark.parametrize(("name", "most"), [("ve", 55), ("vp", 40), ("subvp", 56)])
+def test_evaluations_that_data_of_one_scale_takes(name, most):
+    """Images of 192 values of std 0.25: within 1e-4 bits/dim, by few evaluations."""
+    sde, gaussian = SDES[name], Gaussian(mean=0.0, std=0.25)
+    x = gaussian.sample(jax.random.key(1), (64, 8, 8, 3))
+    result = sde_lib.log_likelihood(jax.random.key(0), sde, gaussian.score_fn(sde), x)
+    latent, log_det = gaussian.flow(sde, x, sde.train_t_min)
+    error = (result.log_prob - sde.prior_logp(latent) - log_det) / (192 * np.log(2))
+    assert np.abs(error).max() < 1e-4
+    assert 20 < int(result.nfe) <= most
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 100.0])
+def test_the_scale_of_a_sample_decides_on_steps_alone(scale):
+    """Points far less, and far more, spread than the data that they are scored under."""
+    sde, gaussian = SDES["vp"], Gaussian(mean=0.0)
+    x = scale * gaussian.sample(jax.random.key(1), (16, 4))
+    result = sde_lib.log_likelihood(jax.random.key(0), sde, gaussian.score_fn(sde), x)
+    np.testing.assert_allclose(result.log_prob, gaussian.log_prob(x), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", SDES)
 def test_mixture_likelihood_is_the_closed_form(name):
     sde, mixture = SDES[name], Mixture()
