@@ -1,5 +1,6 @@
 """Training, over bare gradient steps; its data, over what these take; its checkpoints."""
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import models
-from experiments import build, data, loop, sharding, train
+from experiments import build, data, loop, train
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
@@ -44,10 +45,11 @@ def train_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
 
 
 def data_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """Batches a second of the pipeline over those that bare steps take."""
+    """Batches a second of the pipeline, of data that live on the host, over those of bare steps."""
     n = preset.train_steps
     for subject in preset.subjects:
         config = subject.config()
+        config.data.resident_bytes, config.training.steps_per_jit = 0, 1
         bare = Bare(config).run
 
         def pipeline(config=config):
@@ -79,18 +81,18 @@ def trainer(config: Config) -> Callable[[int, int], None]:
 
 
 def make_training(config: Config) -> tuple[Any, TrainState, Iterator[Any]]:
-    """The trainer's step, to be compiled, the first state and the batches."""
+    """The trainer's program, to be compiled, the first state and the batches."""
     model, dataset = models.create(config), data.load(config)
-    train_step = train.make_train_step(config, model, dataset.levels)
-    step = train.compiled(train_step, abstract_state(config, model))
-    return step, init_state(config, model), batches_of(config, dataset)
+    program = train.make_program(config, model, dataset.levels)
+    program = train.compiled(program, abstract_state(config, model))
+    return program, init_state(config, model), batches_of(config, dataset)
 
 
 def batches_of(config: Config, dataset: data.Dataset) -> Iterator[Any]:
-    """The trainer's, of a data set's training images."""
-    mesh = sharding.make_mesh(config)
-    shape, place = train.batch_shape(mesh, config.training), sharding.of_batch(mesh, axis=1)
-    return data.batches((dataset.train,), config.seed, shape, 0, place)
+    """The trainer's, without an end."""
+    config = config.copy_and_resolve_references()
+    config.training.n_iters = sys.maxsize
+    return train.make_batches(config, dataset, 0)
 
 
 class Bare:
