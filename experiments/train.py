@@ -115,7 +115,7 @@ def make_batches(config: Config, dataset: data.Dataset, start: int) -> Iterator[
     A program is of training.steps_per_jit steps; it ends at a multiple of that, or at the end.
     """
     mesh, training = sharding.make_mesh(config), config.training
-    values: tuple = (dataset.train,)
+    values: Any = (dataset.train,)
     values += (dataset.train_labels,) if takes_labels(config) else ()
     values += (dataset.train_confidence,) if config.model.label_confidence else ()
     resident = data.resident(mesh, values, config.data.resident_bytes)
