@@ -1,7 +1,14 @@
-"""Convolutions whose gradients are fast inside loops on a CPU too."""
+"""Convolutions whose gradients are fast inside loops on a CPU too.
 
-from functools import partial
-from typing import Any
+They are bilinear, and so are their gradients, in the image and in the kernel: each one's gradients
+are the other two. On a CPU all three are convolutions of the same layout, since XLA takes 3 to 150
+times as long there, inside a loop such as that of a sampler, where the convolution is to swap its
+operands' axes, as JAX has it. Elsewhere they are JAX's own.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,97 +22,146 @@ from jaxtyping import Array
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
-    """lax.conv_general_dilated, for nn.Conv's field of that name.
+class Window(NamedTuple):
+    """How the kernel moves over the image: arguments of lax.conv_general_dilated."""
 
-    The gradients of a convolution are convolutions: in x of the gradient with the flipped kernel,
-    features swapped; in the kernel of x with the gradient, features and batch swapped. XLA's CPU
-    backend runs these as it does the convolution itself if the operands are swapped before it;
-    where the convolution swaps them, as JAX has it, it takes 3 to 150 times as long inside a loop,
-    such as that of training steps, or of a sampler with a classifier's gradient.
-    """
+    window_strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    precision: Any
+
+
+def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+    """lax.conv_general_dilated, for nn.Conv's field of that name."""
     if x.ndim != 4 or options["feature_group_count"] != 1:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    lhs_dilation, rhs_dilation = options["lhs_dilation"], options["rhs_dilation"]
+    lhs_dilation, rhs_dilation = tuple(options["lhs_dilation"]), tuple(options["rhs_dilation"])
     if isinstance(padding, str):
-        image = list(map(_dilated, x.shape[1:3], lhs_dilation))
-        window = list(map(_dilated, kernel.shape, rhs_dilation))
-        padding = lax.padtype_to_pads(image, window, strides, padding)
-    return _convolution.bind(
-        x,
-        kernel,
-        strides=tuple(strides),
-        padding=tuple(map(tuple, padding)),
-        lhs_dilation=tuple(lhs_dilation),
-        rhs_dilation=tuple(rhs_dilation),
-        precision=options["precision"],
-    )
+        sides = _dilated(x.shape[1:3], lhs_dilation), _dilated(kernel.shape[:2], rhs_dilation)
+        padding = lax.padtype_to_pads(*sides, strides, padding)
+    padding = tuple(map(tuple, padding))
+    window = Window(tuple(strides), padding, lhs_dilation, rhs_dilation, options["precision"])
+    return _value.bind(x, kernel, window=window)
 
 
-def _plain(x: Array, kernel: Array, **options: Any) -> Array:
-    padding, strides = options.pop("padding"), options.pop("strides")
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=LAYOUT, **options
-    )
+def _convolved(x: Array, kernel: Array, window: Window) -> Array:
+    return lax.conv_general_dilated(x, kernel, dimension_numbers=LAYOUT, **window._asdict())
 
 
-def _shape(x: Any, kernel: Any, **options: Any) -> ShapedArray:
-    result = jax.eval_shape(partial(_plain, **options), x, kernel)
-    return ShapedArray(result.shape, result.dtype)
+def _transposed_in_x(g: Array, kernel: Array, shape: tuple[int, ...], window: Window) -> Array:
+    x = jax.ShapeDtypeStruct(shape, g.dtype)
+    return jax.linear_transpose(lambda x: _convolved(x, kernel, window), x)(g)[0]
 
 
-def _dilated(n: int, by: int) -> int:
-    return (n - 1) * by + 1
+def _transposed_in_kernel(g: Array, x: Array, shape: tuple[int, ...], window: Window) -> Array:
+    kernel = jax.ShapeDtypeStruct(shape, g.dtype)
+    return jax.linear_transpose(lambda kernel: _convolved(x, kernel, window), kernel)(g)[0]
 
 
-def _in_x(g: Array, x: Any, kernel: Array, *, strides, padding, lhs_dilation, **options) -> Array:
-    before = [
-        _dilated(k, by) - 1 - pad
-        for k, by, (pad, _) in zip(kernel.shape, options["rhs_dilation"], padding, strict=False)
+def _convolved_in_x(g: Array, kernel: Array, shape: tuple[int, ...], window: Window) -> Array:
+    """The same: g with the flipped kernel, features swapped; strides become dilation."""
+    flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+    sides = _dilated(kernel.shape[:2], window.rhs_dilation)
+    before = [side - 1 - pad for side, (pad, _) in zip(sides, window.padding, strict=True)]
+    window = window._replace(window_strides=window.lhs_dilation, lhs_dilation=window.window_strides)
+    return _convolved(g, flipped, _padded(window, before, g, flipped, shape[1:3]))
+
+
+def _convolved_in_kernel(g: Array, x: Array, shape: tuple[int, ...], window: Window) -> Array:
+    """The same: x with g, the batch in the features' place; strides become g's dilation."""
+    x, g = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
+    before = [pad for pad, _ in window.padding]
+    window = window._replace(window_strides=window.rhs_dilation, rhs_dilation=window.window_strides)
+    kernel = _convolved(x, g, _padded(window, before, x, g, shape[:2]))
+    return jnp.transpose(kernel, (1, 2, 0, 3))
+
+
+def _padded(
+    window: Window, before: Sequence[int], x: Array, kernel: Array, sides: Sequence[int]
+) -> Window:
+    """With `before`, and after whatever makes the result's height and width `sides`."""
+    images = _dilated(x.shape[1:3], window.lhs_dilation)
+    kernels = _dilated(kernel.shape[:2], window.rhs_dilation)
+    results = _dilated(sides, window.window_strides)
+    padding = [
+        (pad, result + side - 1 - image - pad)
+        for pad, image, side, result in zip(before, images, kernels, results, strict=True)
     ]
-    kernel = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
-    options |= {"strides": lhs_dilation, "lhs_dilation": strides}
-    return _convolution.bind(
-        g, kernel, padding=_padding(before, g, kernel, x.aval.shape[1:3], **options), **options
+    return window._replace(padding=tuple(padding))
+
+
+def _dilated(sides: Sequence[int], by: Sequence[int]) -> tuple[int, ...]:
+    return tuple((side - 1) * step + 1 for side, step in zip(sides, by, strict=True))
+
+
+@cache
+def _shape(x: tuple[int, ...], kernel: tuple[int, ...], window: Window) -> tuple[int, ...]:
+    arguments = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, kernel))
+    return jax.eval_shape(partial(_convolved, window=window), *arguments).shape
+
+
+# Primitives of JAX, since gradients have gradients of their own, in likelihoods of guided models.
+_value, _in_x, _in_kernel = map(Primitive, ("convolution", "convolution_x", "convolution_kernel"))
+
+
+def _define(
+    primitive: Primitive,
+    shape: Callable[..., tuple[int, ...]],
+    rules: tuple[Callable[..., Array], Callable[..., Array]],
+    default: Callable[..., Array],
+    on_cpu: Callable[..., Array],
+) -> None:
+    """`rules` are the gradients in the two operands; `shape`, of the result, sees the operands'."""
+
+    def batched(arguments, axes, **options):
+        return jax.vmap(partial(on_cpu, **options), axes)(*arguments), 0
+
+    names = ("shape", "window")
+    primitive.def_impl(jax.jit(lambda *xs, **k: primitive.bind(*xs, **k), static_argnames=names))
+    primitive.def_abstract_eval(
+        lambda a, b, **options: ShapedArray(shape(a.shape, b.shape, **options), a.dtype)
     )
+    ad.defbilinear(primitive, *rules)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), "cpu")
 
 
-def _in_kernel(g: Array, x: Array, kernel: Any, **options: Any) -> Array:
-    def swapped(g, x):
-        x, g = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
-        strides, dilation = options["rhs_dilation"], options["strides"]
-        window = options | {"strides": strides, "rhs_dilation": dilation}
-        before = [pad for pad, _ in options["padding"]]
-        window["padding"] = _padding(before, x, g, kernel.aval.shape[:2], **window)
-        return jnp.transpose(_convolution.bind(x, g, **window), (1, 2, 0, 3))
-
-    def transposed(g, x):  # which XLA for accelerators knows
-        return jax.linear_transpose(lambda kernel: _plain(x, kernel, **options), kernel.aval)(g)[0]
-
-    return lax.platform_dependent(g, x, cpu=swapped, default=transposed)
-
-
-def _padding(before, x, kernel, sides, *, strides, lhs_dilation, rhs_dilation, **_):
-    """`before`, and after whatever makes the result's height and width `sides`."""
-    n = map(_dilated, x.shape[1:3], lhs_dilation)
-    k = map(_dilated, kernel.shape[:2], rhs_dilation)
-    last = map(_dilated, sides, strides)
-    return tuple(
-        (pad, last + k - 1 - n - pad) for pad, n, k, last in zip(before, n, k, last, strict=True)
-    )
-
-
-def _batched(arguments: Any, axes: Any, **options: Any) -> tuple[Array, int]:
-    return jax.vmap(partial(_plain, **options), axes)(*arguments), 0
-
-
-# A primitive, since its gradients have gradients of their own, in likelihoods of guided models.
-_convolution = Primitive("convolution")
-_convolution.def_impl(lambda *xs, **options: jax.jit(partial(_plain, **options))(*xs))
-_convolution.def_abstract_eval(_shape)
-mlir.register_lowering(_convolution, mlir.lower_fun(_plain, multiple_results=False))
-ad.defbilinear(_convolution, _in_x, _in_kernel)
-batching.primitive_batchers[_convolution] = _batched
+_define(
+    _value,
+    _shape,
+    (
+        lambda g, x, kernel, window: _in_x.bind(g, kernel, shape=x.aval.shape, window=window),
+        lambda g, x, kernel, window: _in_kernel.bind(g, x, shape=kernel.aval.shape, window=window),
+    ),
+    _convolved,
+    _convolved,
+)
+_define(
+    _in_x,
+    lambda g, kernel, shape, window: shape,
+    (
+        lambda x, g, kernel, shape, window: _value.bind(x, kernel, window=window),
+        lambda x, g, kernel, shape, window: _in_kernel.bind(
+            g, x, shape=kernel.aval.shape, window=window
+        ),
+    ),
+    _transposed_in_x,
+    _convolved_in_x,
+)
+_define(
+    _in_kernel,
+    lambda g, x, shape, window: shape,
+    (
+        lambda kernel, g, x, shape, window: _value.bind(x, kernel, window=window),
+        lambda kernel, g, x, shape, window: _in_x.bind(
+            g, kernel, shape=x.aval.shape, window=window
+        ),
+    ),
+    _transposed_in_kernel,
+    _convolved_in_kernel,
+)
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
 """nn.Conv, by `convolve`."""
