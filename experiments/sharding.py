@@ -41,11 +41,6 @@ def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def is_slow_in_loops(mesh: Mesh) -> bool:
-    """Whether XLA is slow there with a loop's body, the gradient of a convolution say: on CPU."""
-    return mesh.devices.flat[0].platform == "cpu"
-
-
 def of_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Split along `axis`, over all devices."""
     return NamedSharding(mesh, P(*(None,) * axis, AXES))

@@ -98,12 +98,6 @@ def make_program(
         def step(state, batch):
             return train_step(state, *data.fetch(resident, batch))
 
-        if sharding.is_slow_in_loops(mesh):
-            rows = []
-            for batch in batches:
-                state, row = step(state, batch)
-                rows.append(row)
-            return state, jax.tree.map(lambda *values: jnp.stack(values), *rows)
         return jax.lax.scan(step, state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
 
     return program
@@ -218,11 +212,7 @@ def _accumulated(
         if n == 1:
             return of_one(0, params, *arguments)
         total = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-        if sharding.is_slow_in_loops(mesh):
-            for k in range(n):
-                total = add(k, total)
-        else:
-            total = jax.lax.fori_loop(0, n, add, total)
+        total = jax.lax.fori_loop(0, n, add, total)
         return jax.tree.map(lambda leaf: leaf / n, total)
 
     return of_all

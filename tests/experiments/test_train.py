@@ -363,8 +363,7 @@ def test_augmented_images_come_with_their_labels(linear):
     assert not labels[:, 1:].any()
 
 
-@pytest.mark.parametrize("in_a_loop", [False, True])
-def test_steps_in_one_program_are_the_steps(tmp_path, quiet, monkeypatch, in_a_loop):
+def test_steps_in_one_program_are_the_steps(tmp_path, quiet, monkeypatch):
     """A run that begins with programs of 1 step, goes on with those of 4 and ends between two."""
     config, sizes = points.get_config("moons"), []
     config.model.nf, config.training.batch_size = 8, 64
@@ -381,7 +380,6 @@ def test_steps_in_one_program_are_the_steps(tmp_path, quiet, monkeypatch, in_a_l
         return final_state(config, tmp_path / folder)
 
     monkeypatch.setattr(train, "compiled", counted)
-    monkeypatch.setattr(sharding, "is_slow_in_loops", lambda _: not in_a_loop)
     step, params, metrics = run("one", 10, 1, 0)
     run("four", 2, 1, 2**30)
     assert sizes == 12 * [1]
