@@ -13,6 +13,7 @@ from sde_lib.sde import SDE, ScoreFn, Time, check_score_fn
 from sde_lib.solve import solve_ode
 
 DATA_STD = 0.25  # typical of images in [-1, 1]: it decides on the steps, not on the density
+FIRST_STEP, PROPORTIONAL = 0.05, 0.2  # measured on Gaussian images and on networks of digits
 Probe = Literal["rademacher", "gaussian", "exact"]
 
 
@@ -87,7 +88,9 @@ def log_likelihood(
 
     start, end = (_std(sde, t, scale) for t in (sde.train_t_min, sde.t_max))
     y0 = (x0 / expand(start, x0), jnp.zeros(len(x0)))
-    (y, excess), _, nfe = solve_ode(field, y0, *_ends(sde), rtol, atol)
+    (y, excess), _, nfe = solve_ode(
+        field, y0, *_ends(sde), rtol, atol, None, FIRST_STEP, PROPORTIONAL
+    )
     latent, dims = expand(end, y) * y, math.prod(x0.shape[1:])
     log_det = dims * (jnp.log(end / start) + excess)
     return LogLikelihood(sde.prior_logp(latent) + log_det, latent, nfe)

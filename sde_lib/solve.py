@@ -9,8 +9,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 MAX_STEPS = 10_000
-FIRST_STEP = 0.05  # of the whole; only a start: the controller takes over from there
 LEAST_STEP = 1e-8  # of the whole: a field that is not finite gets here in a dozen tries
+
+
+class _Controller(diffrax.PIDController):
+    """That counts the tries of the first step: each evaluates the field at t0 anew."""
+
+    def init(self, *args):  # pyright: ignore
+        step, state = super().init(*args)
+        return step, (state, jnp.array(True), jnp.array(0))
+
+    def adapt_step_size(self, *args):  # pyright: ignore
+        *args, (state, first, tries) = args
+        keep, t0, t1, made_jump, state, result = super().adapt_step_size(*args, state)  # pyright: ignore
+        return keep, t0, t1, made_jump, (state, first & ~keep, tries + first), result
 
 
 class Solution(NamedTuple):
@@ -29,6 +41,8 @@ def solve_ode(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     path_times: Float[Array, " times"] | None = None,
+    first_step: float = 1e-3,
+    proportional: float = 0.0,
 ) -> Solution:
     """Integrates dy/dt = field(t, y), t of shape [B], by Tsitouras' 5(4) Runge-Kutta pair.
 
@@ -44,6 +58,9 @@ def solve_ode(
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step.
         path_times: between t0 and t1, in the order of travel: where to record y.
+        first_step: share of the way that is tried first; from there on the controller decides.
+        proportional: part of the controller that looks at how the error has changed, the rest
+            being integral: some saves rejected steps where a field is rough.
 
     Raises:
         ValueError: a tolerance is not positive.
@@ -57,12 +74,14 @@ def solve_ode(
         diffrax.Tsit5(),
         t0,
         t1,
-        dt0=FIRST_STEP * (t1 - t0),
+        dt0=first_step * (t1 - t0),
         y0=y0,
-        saveat=diffrax.SaveAt(ts=recorded),
-        stepsize_controller=diffrax.PIDController(
+        saveat=diffrax.SaveAt(ts=recorded, controller_state=True),
+        stepsize_controller=_Controller(
             rtol,
             atol,
+            pcoeff=proportional,
+            icoeff=1 - proportional,
             norm=worst_sample,
             dtmin=LEAST_STEP * abs(t1 - t0),
             force_dtmin=False,
@@ -74,7 +93,8 @@ def solve_ode(
     path = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y), solution.ys)
     end, path = jax.tree.map(lambda y: y[-1], path), jax.tree.map(lambda y: y[:-1], path)
     # Tsit5 takes six evaluations a step: its seventh is the next step's first.
-    return Solution(end, path, 1 + 6 * solution.stats["num_steps"])
+    _, _, first_tries = solution.controller_state  # pyright: ignore
+    return Solution(end, path, first_tries + 6 * solution.stats["num_steps"])
 
 
 def worst_sample(error: PyTree[Float[Array, "batch ..."]]) -> Float[Array, ""]:
