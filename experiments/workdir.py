@@ -29,6 +29,7 @@ FREE = (  # what a run may change when it goes on, or when its model is used
     "mesh",
     "data.cache",
     "data.resident_bytes",
+    "model.dtype",
     "model.remat",
     "training.n_iters",
     "training.n_microbatches",
