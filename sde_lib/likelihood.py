@@ -88,8 +88,9 @@ def log_likelihood(
 
     start, end = (_std(sde, t, scale) for t in (sde.train_t_min, sde.t_max))
     y0 = (x0 / expand(start, x0), jnp.zeros(len(x0)))
+    first, last = _ends(sde)
     (y, excess), _, nfe = solve_ode(
-        field, y0, *_ends(sde), rtol, atol, None, FIRST_STEP, PROPORTIONAL
+        field, y0, first, last, rtol, atol, None, FIRST_STEP, PROPORTIONAL
     )
     latent, dims = expand(end, y) * y, math.prod(x0.shape[1:])
     log_det = dims * (jnp.log(end / start) + excess)
@@ -107,11 +108,12 @@ def _std(sde: SDE, t: Time, scale: PerSample) -> PerSample:
     return jnp.hypot(sde.alpha(t) * scale, sde.sigma(t))
 
 
-def _ends(sde: SDE) -> list[float]:
+def _ends(sde: SDE) -> tuple[float, float]:
     """The places of train_t_min and t_max."""
     with jax.ensure_compile_time_eval():
-        levels = [float(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max)]
-    return [-math.expm1(-0.5 * math.log1p(level / DATA_STD)) for level in levels]
+        levels = (float(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max))
+        low, high = (-math.expm1(-0.5 * math.log1p(level / DATA_STD)) for level in levels)
+    return low, high
 
 
 def _time(sde: SDE, place: PerSample) -> PerSample:
