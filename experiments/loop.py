@@ -65,7 +65,7 @@ def fit(
     with (
         closing(workdirs.Metrics(workdir, start)) as metrics,
         _progress(start, training.n_iters, training.batch_size) as progress,
-        watch.stall_warnings(training.stall_seconds) as begin,
+        watch.stall_warnings(training.stall_seconds * training.steps_per_jit) as begin,
     ):
         journal = _Journal(training, metrics, clock, progress)
 

@@ -74,10 +74,16 @@ def flops(config: Config) -> float:
     """Of a train step of the whole batch as it is written, before XLA; a multiply-add is two."""
     alone = config.copy_and_resolve_references()
     alone.mesh.data = alone.mesh.fsdp = alone.training.n_microbatches = 1  # loops count once
-    _, lowered = _lower(alone, sharding.make_mesh(alone, jax.devices("cpu")[:1]))
-    costs = lowered.cost_analysis()
-    assert costs is not None  # XLA for CPU has them, plug-ins have not
-    return costs["flops"]
+    cpu = jax.devices("cpu")[0]
+    with jax.default_device(cpu):
+        return costs(_lower(alone, sharding.make_mesh(alone, [cpu]))[1])
+
+
+def costs(lowered: jax.stages.Lowered) -> float:
+    """The FLOPs of a program lowered for CPU, whose compiler, unlike GPUs', counts them."""
+    counted = lowered.cost_analysis()
+    assert counted is not None
+    return counted["flops"]
 
 
 def bytes_each(tree: Any) -> int:

@@ -158,8 +158,8 @@ class ADMBlock(nn.Module):
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = _conv(self.features)(h)
-        scale, shift = jnp.split(_dense(2 * self.features)(temb)[:, None, None], 2, -1)
-        h = nn.swish(group_norm(self.features, epsilon=EPSILON)(h) * (1 + scale) + shift)
+        modulation = jnp.split(_dense(2 * self.features)(temb), 2, -1)
+        h = nn.swish(group_norm(self.features, epsilon=EPSILON)(h, *modulation))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = _conv(self.features, ZERO)(h)
         if x.shape[-1] != self.features:

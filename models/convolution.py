@@ -6,8 +6,8 @@ times as long there, inside a loop such as that of a sampler, where the convolut
 operands' axes, as JAX has it. Elsewhere they are JAX's own.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +20,8 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Of the result, the image and the kernel."""
 
 
 class Window(NamedTuple):
@@ -42,38 +44,40 @@ def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any
         padding = lax.padtype_to_pads(*sides, strides, padding)
     padding = tuple(map(tuple, padding))
     window = Window(tuple(strides), padding, lhs_dilation, rhs_dilation, options["precision"])
-    return _value.bind(x, kernel, window=window)
+    result = jax.eval_shape(partial(_convolved, window=window), x, kernel)
+    shapes = result.shape, x.shape, kernel.shape
+    return PRIMITIVES[0].bind(x, kernel, shapes=shapes, window=window)
 
 
-def _convolved(x: Array, kernel: Array, window: Window) -> Array:
+def _convolved(x: Array, kernel: Array, window: Window, shapes: Any = None) -> Array:
     return lax.conv_general_dilated(x, kernel, dimension_numbers=LAYOUT, **window._asdict())
 
 
-def _transposed_in_x(g: Array, kernel: Array, shape: tuple[int, ...], window: Window) -> Array:
-    x = jax.ShapeDtypeStruct(shape, g.dtype)
+def _transposed_in_x(g: Array, kernel: Array, window: Window, shapes: Shapes) -> Array:
+    x = jax.ShapeDtypeStruct(shapes[1], g.dtype)
     return jax.linear_transpose(lambda x: _convolved(x, kernel, window), x)(g)[0]
 
 
-def _transposed_in_kernel(g: Array, x: Array, shape: tuple[int, ...], window: Window) -> Array:
-    kernel = jax.ShapeDtypeStruct(shape, g.dtype)
+def _transposed_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) -> Array:
+    kernel = jax.ShapeDtypeStruct(shapes[2], g.dtype)
     return jax.linear_transpose(lambda kernel: _convolved(x, kernel, window), kernel)(g)[0]
 
 
-def _convolved_in_x(g: Array, kernel: Array, shape: tuple[int, ...], window: Window) -> Array:
+def _convolved_in_x(g: Array, kernel: Array, window: Window, shapes: Shapes) -> Array:
     """The same: g with the flipped kernel, features swapped; strides become dilation."""
     flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
     sides = _dilated(kernel.shape[:2], window.rhs_dilation)
     before = [side - 1 - pad for side, (pad, _) in zip(sides, window.padding, strict=True)]
     window = window._replace(window_strides=window.lhs_dilation, lhs_dilation=window.window_strides)
-    return _convolved(g, flipped, _padded(window, before, g, flipped, shape[1:3]))
+    return _convolved(g, flipped, _padded(window, before, g, flipped, shapes[1][1:3]))
 
 
-def _convolved_in_kernel(g: Array, x: Array, shape: tuple[int, ...], window: Window) -> Array:
+def _convolved_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) -> Array:
     """The same: x with g, the batch in the features' place; strides become g's dilation."""
     x, g = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
     before = [pad for pad, _ in window.padding]
     window = window._replace(window_strides=window.rhs_dilation, rhs_dilation=window.window_strides)
-    kernel = _convolved(x, g, _padded(window, before, x, g, shape[:2]))
+    kernel = _convolved(x, g, _padded(window, before, x, g, shapes[2][:2]))
     return jnp.transpose(kernel, (1, 2, 0, 3))
 
 
@@ -95,73 +99,45 @@ def _dilated(sides: Sequence[int], by: Sequence[int]) -> tuple[int, ...]:
     return tuple((side - 1) * step + 1 for side, step in zip(sides, by, strict=True))
 
 
-@cache
-def _shape(x: tuple[int, ...], kernel: tuple[int, ...], window: Window) -> tuple[int, ...]:
-    arguments = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, kernel))
-    return jax.eval_shape(partial(_convolved, window=window), *arguments).shape
+# The value, and the gradients in the image and in the kernel: each of the other two's operands.
+# Primitives of JAX, since these have gradients again, in likelihoods of guided models.
+PRIMITIVES = tuple(map(Primitive, ("convolution", "convolution_x", "convolution_kernel")))
+LOWERED = (
+    (_convolved, _convolved),
+    (_transposed_in_x, _convolved_in_x),
+    (_transposed_in_kernel, _convolved_in_kernel),
+)
 
 
-# Primitives of JAX, since gradients have gradients of their own, in likelihoods of guided models.
-_value, _in_x, _in_kernel = map(Primitive, ("convolution", "convolution_x", "convolution_kernel"))
+def _define(i: int) -> None:
+    """Everything that JAX asks of PRIMITIVES[i], whose operands are the other two, in order."""
+    primitive, (anywhere, on_cpu) = PRIMITIVES[i], LOWERED[i]
+    others = [j for j in range(3) if j != i]
 
+    def gradient(j, k):
+        """In operand j; the other one is k."""
 
-def _define(
-    primitive: Primitive,
-    shape: Callable[..., tuple[int, ...]],
-    rules: tuple[Callable[..., Array], Callable[..., Array]],
-    default: Callable[..., Array],
-    on_cpu: Callable[..., Array],
-) -> None:
-    """`rules` are the gradients in the two operands; `shape`, of the result, sees the operands'."""
+        def rule(g, a, b, **options):
+            other = a if k == others[0] else b
+            operands = (g, other) if i < k else (other, g)
+            return PRIMITIVES[j].bind(*operands, **options)
 
-    def batched(arguments, axes, **options):
-        return jax.vmap(partial(on_cpu, **options), axes)(*arguments), 0
+        return rule
 
-    names = ("shape", "window")
-    primitive.def_impl(jax.jit(lambda *xs, **k: primitive.bind(*xs, **k), static_argnames=names))
-    primitive.def_abstract_eval(
-        lambda a, b, **options: ShapedArray(shape(a.shape, b.shape, **options), a.dtype)
-    )
-    ad.defbilinear(primitive, *rules)
+    def batched(operands, axes, **options):
+        return jax.vmap(partial(on_cpu, **options), axes)(*operands), 0
+
+    run = jax.jit(lambda *xs, **k: primitive.bind(*xs, **k), static_argnames=("shapes", "window"))
+    primitive.def_impl(run)
+    primitive.def_abstract_eval(lambda a, _, shapes, window: ShapedArray(shapes[i], a.dtype))
+    ad.defbilinear(primitive, gradient(*others), gradient(*others[::-1]))
     batching.primitive_batchers[primitive] = batched
-    mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(anywhere, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), "cpu")
 
 
-_define(
-    _value,
-    _shape,
-    (
-        lambda g, x, kernel, window: _in_x.bind(g, kernel, shape=x.aval.shape, window=window),
-        lambda g, x, kernel, window: _in_kernel.bind(g, x, shape=kernel.aval.shape, window=window),
-    ),
-    _convolved,
-    _convolved,
-)
-_define(
-    _in_x,
-    lambda g, kernel, shape, window: shape,
-    (
-        lambda x, g, kernel, shape, window: _value.bind(x, kernel, window=window),
-        lambda x, g, kernel, shape, window: _in_kernel.bind(
-            g, x, shape=kernel.aval.shape, window=window
-        ),
-    ),
-    _transposed_in_x,
-    _convolved_in_x,
-)
-_define(
-    _in_kernel,
-    lambda g, x, shape, window: shape,
-    (
-        lambda kernel, g, x, shape, window: _value.bind(x, kernel, window=window),
-        lambda kernel, g, x, shape, window: _in_x.bind(
-            g, kernel, shape=x.aval.shape, window=window
-        ),
-    ),
-    _transposed_in_kernel,
-    _convolved_in_kernel,
-)
+for _i in range(3):
+    _define(_i)
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
 """nn.Conv, by `convolve`."""

@@ -229,7 +229,8 @@ class Attention(nn.Module):
             nin(c, self.qkv_scale, name=f"NIN_{i}")(y).reshape(b, h * w, self.heads, -1)
             for i in range(3)
         )
-        route = attention_route(q, jax.local_devices()[0])
+        config: Any = jax.config
+        route = attention_route(q, config.jax_default_device or jax.local_devices()[0])
         y = jax.nn.dot_product_attention(q, k, v, implementation=route).reshape(b, h * w, c)
         y = nin(c, self.init_scale, name="NIN_3")(y)
         return add_skip(x, y.reshape(x.shape), self.skip_rescale)

@@ -5,8 +5,10 @@ from functools import partial
 
 import jax
 
+import models
 import sde_lib
 from experiments import scores, sharding
+from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.sampling import over_parts
@@ -14,9 +16,10 @@ from experiments.benchmark.subject import Network
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """log_likelihood over its NFE times the score's jvp."""
+    """log_likelihood over its NFE times the score's jvp, in float32."""
     for subject in preset.subjects:
         network = Network.of(config := subject.config())
+        network = network._replace(model=models.in_float32(network.model))
         mesh, (x, t) = sharding.make_mesh(config), network.inputs(preset.n_samples)
 
         @jax.jit
@@ -31,5 +34,10 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
             return jax.jvp(lambda x: network.score(params, x, t), (x,), (v,))
 
         run = partial(whole, network.params, jax.random.key(config.seed), x)
-        calls = {"jvp": (partial(derivative, network.params, x, t, x), int(run().nfe))}
-        yield over_parts("likelihood", str(subject), "log_likelihood", run, calls, repeats)
+
+        def call(x, derivative=derivative, params=network.params, t=t, v=x):
+            return derivative(params, x, t, v)[0]
+
+        nfe = int(run().nfe)
+        parts = {"jvp": (measure.chained(call, x, nfe), nfe)}
+        yield over_parts("likelihood", str(subject), "log_likelihood", run, parts, repeats)

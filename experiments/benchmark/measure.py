@@ -54,14 +54,16 @@ def compiled(*runs: Run) -> None:
         jax.block_until_ready(run())
 
 
-def repeated(run: Run, n: int) -> Run:
-    """n runs, one after the other."""
+def chained(call: Callable[[Any], Any], x: Any, n: int) -> Run:
+    """n calls, each of what the last one gave: launched without waiting, and one at a time."""
 
-    def all_runs() -> None:
+    def all_calls() -> Any:
+        last = x
         for _ in range(n):
-            jax.block_until_ready(run())
+            last = call(last)
+        return last
 
-    return all_runs
+    return all_calls
 
 
 def ratio(times: Times, whole: str, parts: Iterable[str]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import plan
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
@@ -22,12 +23,16 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     for subject in preset.networks:
         config = subject.config()
         network, size = Network.of(config), config.training.batch_size
+        x, t = network.inputs(size)
         bare = Bare(config)
         work = {
-            "call": flops(network.score, network.params, *network.inputs(size)),
+            "call": flops(network.score, network.params, x, t),
             "gradient step": flops(bare.step, *bare.arguments),
         }
-        runs: dict[str, Run] = {"call": network.call(size), "gradient step": partial(bare.run, 1)}
+        runs: dict[str, Run] = {
+            "call": partial(network.call(size), x),
+            "gradient step": partial(bare.run, 1),
+        }
         for name, (function, arguments) in peaks(preset, config.model.dtype).items():
             work[name] = flops(function, *arguments)
             runs[name] = partial(jax.jit(function), *arguments)
@@ -62,7 +67,5 @@ def peaks(preset: Preset, dtype: str) -> dict[str, tuple[Callable[..., Any], tup
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
     """Of a call as it is written, before XLA; a multiply-add is two."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
-    with jax.default_device(jax.devices("cpu")[0]):  # GPUs' compilers have no such figures
-        costs = jax.jit(function).lower(*shapes).cost_analysis()
-    assert costs is not None  # XLA for CPU has them
-    return costs["flops"]
+    with jax.default_device(jax.devices("cpu")[0]):
+        return plan.costs(jax.jit(function).lower(*shapes))

@@ -23,12 +23,13 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     """Mode sample's batch of each sampler, over its NFE times the network's call."""
     for subject, names in preset.sampled:
         network = Network.of(subject.config())
-        call = network.call(preset.n_samples)
+        call, (x, _) = network.call(preset.n_samples), network.inputs(preset.n_samples)
         for name in names:
             config = sampling_config(preset, subject, name)
             draw = sample.make_draw(config, network.model, network.params, preset.n_samples)
-            calls = {"network": (call, int(draw(0).nfe))}
-            yield over_parts("sample", str(subject), name, partial(draw, 0), calls, repeats)
+            nfe = int(draw(0).nfe)
+            parts = {"network": (measure.chained(call, x, nfe), nfe)}
+            yield over_parts("sample", str(subject), name, partial(draw, 0), parts, repeats)
 
 
 def sampling_config(preset: Preset, subject: Subject, name: str) -> Config:
@@ -65,21 +66,24 @@ def guidance_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
         )
         return sampler(key, sde, score_fn, shape).x
 
-    gradient = jax.jit(jax.grad(lambda x, t, params: log_ratio(params, x, t).sum()))
+    slope = jax.jit(jax.grad(lambda x, t, params: log_ratio(params, x, t).sum()))
     call, key, p = jax.jit(conditional), jax.random.key(0), network.params
-    one, two = network.inputs(n), network.inputs(2 * n)
-    twice = partial(call, p, *two, jnp.concatenate([classes, classes]))
-    once = partial(call, p, *one, classes)
-    slope = partial(gradient, *one, critic.params)
+    (x, t), (x2, t2) = network.inputs(n), network.inputs(2 * n)
+
+    def part(call, x, *arguments, times=sampler.nfe):
+        return measure.chained(lambda x: call(x, *arguments), x, times), times
+
+    one, both = partial(call, p), jnp.concatenate([classes, classes])
+    gradient = part(slope, x, t, critic.params, times=n_guided(sampler, sde))
     wholes: dict[str, tuple[Run, dict[str, tuple[Run, int]]]] = {
-        "classifier_free": (partial(free, p, key), {"network of two": (twice, sampler.nfe)}),
+        "classifier_free": (partial(free, p, key), {"network of two": part(one, x2, t2, both)}),
         "discriminator": (
             partial(critical, p, critic.params, key),
-            {"network": (once, sampler.nfe), "gradient": (slope, n_guided(sampler, sde))},
+            {"network": part(one, x, t, classes), "gradient": gradient},
         ),
     }
-    for name, (whole, calls) in wholes.items():
-        yield over_parts("guidance", str(preset.guided), name, whole, calls, repeats)
+    for name, (whole, parts) in wholes.items():
+        yield over_parts("guidance", str(preset.guided), name, whole, parts, repeats)
 
 
 def n_guided(sampler: samplers.EDM, sde: sde_lib.SDE) -> int:
@@ -94,13 +98,13 @@ def over_parts(
     subject: str,
     name: str,
     whole: Run,
-    calls: dict[str, tuple[Run, int]],
+    parts: dict[str, tuple[Run, int]],
     repeats: int,
 ) -> Figure:
-    """A whole over calls, each of which is made so many times."""
-    measure.compiled(whole, *(call for call, _ in calls.values()))
-    parts = {name: measure.repeated(call, n) for name, (call, n) in calls.items()}
-    times = measure.in_turns({"whole": whole, **parts}, repeats)
+    """A whole over its parts, which are so many calls."""
+    runs = {"whole": whole, **{name: part for name, (part, _) in parts.items()}}
+    measure.compiled(*runs.values())
+    times = measure.in_turns(runs, repeats)
     ratio, seconds = measure.ratio(times, "whole", parts), measure.medians(times)
-    numbers: dict[str, Any] = {f"calls of {name}": n for name, (_, n) in calls.items()}
+    numbers: dict[str, Any] = {f"calls of {name}": n for name, (_, n) in parts.items()}
     return Figure(kind, subject, name, ratio, seconds, repeats, numbers)

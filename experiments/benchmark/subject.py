@@ -1,8 +1,8 @@
 """What is measured: an experiment of configs/, with changes, and the network that it names."""
 
 import dataclasses
-import functools
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +66,7 @@ class Network(NamedTuple):
         """x and t of n samples."""
         return jnp.ones((n, *build.image_shape(self.config))), jnp.full(n, 0.5 * self.sde.t_max)
 
-    def call(self, n: int):
-        """run(): the bare compiled call of n samples."""
-        return functools.partial(jax.jit(self.score), self.params, *self.inputs(n))
+    def call(self, n: int) -> Callable[[jax.Array], jax.Array]:
+        """call(x): the bare compiled call of n samples."""
+        score, (_, t) = jax.jit(self.score), self.inputs(n)
+        return lambda x: score(self.params, x, t)

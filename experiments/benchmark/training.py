@@ -50,10 +50,9 @@ def data_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     for subject in preset.subjects:
         config = subject.config()
         config.data.resident_bytes, config.training.steps_per_jit = 0, 1
-        bare = Bare(config).run
+        bare, batches = Bare(config).run, batches_of(config, data.load(config))
 
-        def pipeline(config=config):
-            batches = batches_of(config, data.load(config))
+        def pipeline(batches=batches):
             for _ in range(n):
                 jax.block_until_ready(next(batches))
 

@@ -25,9 +25,10 @@ def flax_s(params, x, scale=0.0, shift=0.0):
 
 
 def exact(x, groups, epsilon):
-    x = np.asarray(x, np.float64).reshape(len(x), -1, groups, x.shape[-1] // groups)
+    shape = x.shape
+    x = np.asarray(x, np.float64).reshape(len(x), -1, groups, shape[-1] // groups)
     y = (x - x.mean((1, 3), keepdims=True)) / np.sqrt(x.var((1, 3), keepdims=True) + epsilon)
-    return y.reshape(X.shape)
+    return y.reshape(shape)
 
 
 @pytest.mark.parametrize("modulation", [(), (SCALE, SHIFT)])
@@ -53,17 +54,25 @@ def test_a_large_mean_costs_no_digits(mean):
     np.testing.assert_allclose(ours(params, x), exact(x, 4, 1e-5), rtol=1e-5, atol=2e-6)
 
 
+def test_nor_does_an_outlier():
+    """Of a corner, say, that was padded with zeros."""
+    x = jax.random.normal(jax.random.key(2), (2, 64, 64, 8)).at[:, 0, 0].set(100.0)
+    params = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    np.testing.assert_allclose(ours(params, x), exact(x, 4, 1e-5), rtol=1e-5, atol=2e-6)
+
+
 def test_a_constant_is_normalised_to_the_bias():
-    np.testing.assert_array_equal(
-        ours(PARAMS, jnp.full(X.shape, 1.7)), jnp.broadcast_to(PARAMS["bias"], X.shape)
-    )
+    expected = jnp.broadcast_to(PARAMS["bias"], X.shape)
+    np.testing.assert_allclose(ours(PARAMS, jnp.full(X.shape, 1.7)), expected, atol=1e-6)
 
 
-def test_statistics_of_bfloat16_are_in_float32():
-    x = (3 + X).astype(jnp.bfloat16)
-    y = ours(PARAMS, x)
+@pytest.mark.parametrize("modulation", [(), (SCALE, SHIFT)])
+def test_statistics_of_bfloat16_are_in_float32(modulation):
+    given = [m.astype(jnp.bfloat16) for m in (3 + X, *modulation)]
+    y = ours(PARAMS, *given)
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(y, ours(PARAMS, x.astype(jnp.float32)).astype(jnp.bfloat16))
+    exact_ones = [m.astype(jnp.float32) for m in given]
+    np.testing.assert_array_equal(y, ours(PARAMS, *exact_ones).astype(jnp.bfloat16))
 
 
 def test_parameters_are_named_and_initialised_as_flax_s():
