@@ -56,7 +56,7 @@ class Preset:
         np.savez(path, images=np.random.RandomState(0).randint(256, size=shape, dtype=np.uint8))
 
         def changed(subject: Subject) -> Subject:
-            return subject.having(data__dataset="npz", data__path=str(path))
+            return subject.having(("data.dataset", "npz"), ("data.path", str(path)))
 
         return dataclasses.replace(
             self,
@@ -81,9 +81,9 @@ PRESETS = {
         sampled=((_DIGITS, MAIN), (_DIGITS_EDM, OTHERS)),
         networks=(
             _DIGITS,
-            Subject("cifar10", "ve_ncsnpp_continuous").having(training__batch_size=4),
+            Subject("cifar10", "ve_ncsnpp_continuous").having(("training.batch_size", 4)),
         ),
-        guided=_DIGITS_EDM.having(model__class_conditional=True),
+        guided=_DIGITS_EDM.having(("model.class_conditional", True)),
         critic=Subject("digits", "discriminator"),
         started=_DIGITS,
         train_steps=400,

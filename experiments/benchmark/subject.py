@@ -28,10 +28,9 @@ class Subject:
     def __str__(self) -> str:
         return " ".join([f"{self.file}:{self.variant}", *(f"{k}={v}" for k, v in self.changes)])
 
-    def having(self, **changes: Any) -> "Subject":
-        """With more changes; a field's dots are underscores in pairs: data__path="x"."""
-        more = tuple((field.replace("__", "."), value) for field, value in changes.items())
-        return dataclasses.replace(self, changes=(*self.changes, *more))
+    def having(self, *changes: tuple[str, Any]) -> "Subject":
+        """With more changes."""
+        return dataclasses.replace(self, changes=(*self.changes, *changes))
 
     def config(self) -> Config:
         config = importlib.import_module(f"configs.{self.file}").get_config(self.variant)

@@ -34,28 +34,37 @@ PRESET = Preset(
 )
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """Of all figures but those of commands and of guides."""
-    path = tmp_path_factory.mktemp("benchmark") / "report.json"
-    only = "memory,train,data,sample,likelihood,network,profile"
+def make_report(folder, only):
+    path = folder / "report.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "cpu", PRESET)
         benchmark.main([f"--output={path}", "--repeats=1", f"--only={only}"])
     return json.loads(path.read_text())
 
 
+def by_name(report):
+    return {(figure["kind"], figure["name"]): figure for figure in report["figures"]}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return make_report(tmp_path_factory.mktemp("benchmark"), "train,data,sample,likelihood,network")
+
+
 @pytest.fixture(scope="module")
 def figures(report):
-    return {(figure["kind"], figure["name"]): figure for figure in report["figures"]}
+    return by_name(report)
+
+
+@pytest.fixture(scope="module")
+def figures_of_programs(tmp_path_factory):
+    return by_name(make_report(tmp_path_factory.mktemp("programs"), "memory,profile"))
 
 
 def test_the_report_says_of_what_it_is(report, figures):
     assert report["preset"] == "cpu"
     assert set(report["versions"]) == {"jax", "jaxlib", "flax"}
     assert list(figures) == [
-        ("memory", "sampling"),
-        ("memory", "training"),
         ("train", "trainer"),
         ("train", "checkpoints"),
         ("data", "pipeline"),
@@ -63,8 +72,6 @@ def test_the_report_says_of_what_it_is(report, figures):
         ("likelihood", "log_likelihood"),
         ("network", "call"),
         ("network", "gradient step"),
-        ("profile", "sampling"),
-        ("profile", "training"),
     ]
     assert {figure["subject"] for figure in report["figures"]} == {str(MOONS)}
 
@@ -73,7 +80,7 @@ def test_a_ratio_is_that_of_its_seconds(figures):
     """Of one round: with more, it is the median of the rounds' own."""
     for kind, name in figures:
         seconds = list(figures[kind, name]["seconds"].values())
-        if kind in ("train", "sample", "likelihood", "data"):
+        if kind != "network":
             assert figures[kind, name]["ratio"] == pytest.approx(seconds[0] / sum(seconds[1:]))
 
 
@@ -96,8 +103,9 @@ def test_arithmetic_is_the_same_however_long_it_takes(figures):
     assert 3 < work("gradient step") / work("call") < 5
 
 
-def test_memory_holds_what_the_program_is_given(figures):
-    config = MOONS.config()
+@pytest.mark.slow
+def test_memory_holds_what_the_program_is_given(figures_of_programs):
+    config, figures = MOONS.config(), figures_of_programs
     for name in ("training", "sampling"):
         assert figures["memory", name]["ratio"] > 1
     n_params = sum(
@@ -107,7 +115,9 @@ def test_memory_holds_what_the_program_is_given(figures):
     assert figures["memory", "training"]["details"]["bytes/image"] > 4 * 4 * n_params / 8
 
 
-def test_a_profile_shares_the_time_out(figures):
+@pytest.mark.slow
+def test_a_profile_shares_the_time_out(figures_of_programs):
+    figures = figures_of_programs
     for name in ("sampling", "training"):
         seconds = figures["profile", name]["seconds"]
         assert {"product", "elementwise"} <= set(seconds)

@@ -9,7 +9,7 @@ from experiments.benchmark.subject import Subject
 
 
 def test_changes_reach_the_config_and_the_command_line():
-    subject = Subject("digits", "edm").having(model__nf=8, optim__lr=0.5)
+    subject = Subject("digits", "edm").having(("model.nf", 8), ("optim.lr", 0.5))
     config = subject.config()
     assert (config.training.sde, config.model.nf, config.optim.lr) == ("edm", 8, 0.5)
     path, *changes = subject.flags()
