@@ -80,6 +80,7 @@ def printed(text, what):
     return float(re.search(rf"{re.escape(what)} (-?[\d.]+)", text)[1])
 
 
+@pytest.mark.slow
 def test_from_image_files_to_figures(config, tmp_path, capsys):
     """bits/dim within 2e-3 of the exact entropy of the grey levels; the loss within its error."""
     config.eval.n_repeats = 2

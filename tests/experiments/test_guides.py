@@ -116,6 +116,7 @@ def test_edits_are_not_guided():
         edit.check(config)
 
 
+@pytest.mark.slow
 def test_a_discriminator_of_samples_makes_them_more_like_the_data(tmp_path):
     """generate, train and sample: of a model that never moves a sample, of too wide a start."""
     config = model_config()
