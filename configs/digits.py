@@ -58,7 +58,7 @@ def get_config(variant: str = "vp") -> default.Config:
 
     config.sampling.n_steps = 300
     config.eval.batch_size = 297
-    config.eval.rtol = config.eval.atol = 1e-3
+    config.eval.rtol = config.eval.atol = 3e-4
     config.eval.num_samples = 1000
 
     model = config.model
