@@ -13,6 +13,7 @@ from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.subject import Network
 from experiments.benchmark.training import Bare
+from models.convolution import LAYOUT
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
@@ -54,12 +55,11 @@ def peaks(preset: Preset, dtype: str) -> dict[str, tuple[Callable[..., Any], tup
     images = jnp.ones((n, side, side, channels), dtype)
     kernel = jnp.ones((3, 3, channels, channels), dtype)
     matrix = jnp.ones((preset.matrix, preset.matrix), dtype)
-    layout = ("NHWC", "HWIO", "NHWC")
     convolve = partial(
         jax.lax.conv_general_dilated,
         window_strides=(1, 1),
         padding="SAME",
-        dimension_numbers=layout,
+        dimension_numbers=LAYOUT,
     )
     return {"product": (jnp.matmul, (matrix, matrix)), "convolution": (convolve, (images, kernel))}
 

@@ -23,7 +23,7 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     taken: dict[str, Times] = {"first step": {}, "first picture": {}}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
-            for kind in ("warm", "cold")[::-1]:
+            for kind in ("cold", "warm"):
                 for name, seconds in start(preset.started.flags(), Path(cache)).items():
                     taken[name].setdefault(kind, []).append(seconds)
     for name, times in taken.items():
