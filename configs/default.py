@@ -14,12 +14,15 @@ def get_config() -> Config:
     config: Config = ml_collections.ConfigDict()
     config.seed = 42
 
+    own = config_dict.placeholder  # None: the method's own
+
     mesh = config.mesh = ml_collections.ConfigDict()  # devices of all hosts; batches go to all
     mesh.data = -1  # rows of devices, each with a copy of the state; -1: what fsdp leaves
     mesh.fsdp = 1  # devices in a row, which share the state out among them
 
     training = config.training = ml_collections.ConfigDict()
-    training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow"
+    training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
+    # "log_linear", "cld"
     training.continuous = True
     training.n_iters = 1_300_001
     training.batch_size = 128
@@ -41,6 +44,11 @@ def get_config() -> Config:
     training.noise_std_above = 1.2  # above the mean, in "split_log_normal"
     training.weighting = "variance"  # or "edm" and others (sde_lib/weighting.py)
     training.weighting_bias = 2.0  # of "sigmoid"
+    training.objective = "denoising"  # "explicit", "sliced", "sliced_vr", "hybrid", "vlb" or "vdm"
+    training.n_projections = 1  # of a sample, in "sliced" and "sliced_vr"
+    training.vlb_weight = 1e-3  # of the bound, in "hybrid"
+    training.loss_history = 0  # losses of each level that t is drawn by; 0: it is not
+    training.soft_truncation = own(float)  # k of a batch's smallest time, of density 1 / time^k
     training.input_perturbation = 0.0  # extra noise in the network's input alone; published: 0.1
 
     sampling = config.sampling = ml_collections.ConfigDict()
@@ -54,7 +62,6 @@ def get_config() -> Config:
     sampling.snr = 0.16
     sampling.noise_removal = True
     sampling.probability_flow = False
-    own = config_dict.placeholder  # None: the method's own
     sampling.rtol = own(float)  # of the adaptive methods
     sampling.atol = own(float)
     sampling.step_size = own(float)  # of "annealed_langevin"
@@ -65,12 +72,18 @@ def get_config() -> Config:
     sampling.eta = own(float)  # how much noise the steps add: 0 for none
     sampling.order = own(int)
     sampling.variant = own(str)  # of "unipc": "bh1" or "bh2"
+    sampling.variance = own(str)  # of "ddpm": "beta", "posterior", "learned" or "analytic"
     sampling.alpha = own(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
     sampling.s_churn = own(float)  # of "edm", "euler" and "dpm_2": noise before a step,
     sampling.s_tmin = own(float)  # between these noise levels,
     sampling.s_tmax = own(float)
     sampling.s_noise = own(float)  # and its standard deviation
     sampling.label = -1  # the class to guide to, or of a model with classes; -1: all in turn
+    sampling.prompt = ""  # of a model with text; "": the captions of the test set
+    sampling.negative_prompt = ""
+    sampling.embeddings = ""  # of a model with embeddings: a file of "prompt" and "negative_prompt"
+    sampling.low_res = ""  # of a super-resolution model: the folder of a run to take images from
+    sampling.low_res_noise = 0.0  # that they are given
     sampling.confidence = 1.0  # in that class, of a model with label_confidence
     sampling.cfg_weight = 1.0  # classifier-free guidance: 1 is the class alone, 0 leaves it out
     sampling.negative_label = -1  # the class to keep away from; -1: none
@@ -104,6 +117,8 @@ def get_config() -> Config:
     evaluation.checkpoints = "last"  # or "all"
     evaluation.enable_loss = True
     evaluation.enable_bpd = True
+    evaluation.enable_bound = False  # the variational bound, term by term,
+    evaluation.bound_steps = 1000  # of so many steps
     evaluation.enable_sampling = True
     evaluation.num_samples = 50_000
     evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
@@ -115,6 +130,10 @@ def get_config() -> Config:
     edit.mask = "left"  # what inpainting is given: "left" half, or all but the "centre"
     edit.strength = 0.3  # of variations: 0 changes nothing, 1 everything
     edit.n_iterations = 3  # of conjugate gradients, for inpainting and colorizing
+
+    detect = config.detect = ml_collections.ConfigDict()
+    detect.n_images = 256  # real ones, and as many samples
+    detect.n_steps = 20  # of Euler's method, there and back
 
     exposure = config.exposure_bias = ml_collections.ConfigDict()
     exposure.solvers = ("euler", "heun")
@@ -138,6 +157,8 @@ def get_config() -> Config:
     data.image_size = 32
     data.num_channels = 3
     data.num_classes = 0  # of labelled data
+    data.autoencoder = ""  # the folder of a trained one, in whose latents all of this happens
+    data.embeddings = ""  # of the captions: an .npz file of arrays "train" and "test"
     data.confidence = ""  # the folder of a classifier, whose trust in the labels is learned from
     data.generated = ""  # of a discriminator: the .npz file that mode generate made
     data.centered = True  # in [-1, 1]; otherwise [0, 1]
@@ -162,11 +183,36 @@ def get_config() -> Config:
     model.class_conditional = False  # the network sees which of data.num_classes an image is of
     model.label_dropout = 0.0  # probability, in training, that it does not
     model.label_confidence = False  # it also sees how sure that class is
+    model.text = ""  # captions that the network sees: "bytes", or "embeddings" of data.embeddings
+    model.text_length = 64  # of a caption at most, in bytes
+    model.text_width = 128
+    model.text_depth = 2  # blocks of the transformer that reads them
+    model.low_res_size = 0  # of images that the network makes larger, 0 for none
+    model.low_res_noise = 0.0  # the most that they are given in training
+    model.learned_variance = False  # the network also gives that of a step of DDPM's chain
+    model.learned_schedule = False  # of "vdm": otherwise log-SNR is linear in t
+    model.gamma_min = -13.3  # -log-SNR at t = 0 of the SDE "log_linear",
+    model.gamma_max = 5.0  # and at t = 1
+    model.fourier_features = ()  # n of sin and cos(2^n pi x), which the network sees beside x
+    model.cld_beta = 4.0  # of the SDE "cld": its pace,
+    model.cld_mass = 0.25
+    model.cld_gamma = 0.04  # and the variance of velocities at t = 0, in masses
     model.encoder = "wideresnet"  # of a "discriminator": the network below its head
     model.pretrained = ""  # the folder of the run whose weights that has, frozen; "": learn them
     model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
     model.dtype = "float32"  # of activations: "bfloat16" is faster on accelerators
     model.remat = False  # train with less memory (but not on CPU), in more time
+
+    autoencoder = config.autoencoder = ml_collections.ConfigDict()  # of model.name = "autoencoder"
+    autoencoder.latent_channels = 4
+    autoencoder.regularization = "kl"  # or "vq"
+    autoencoder.kl_weight = 1e-6
+    autoencoder.codebook_size = 512
+    autoencoder.commitment = 0.25
+    autoencoder.perceptual = ""  # a file of Inception's weights, or the folder of a classifier
+    autoencoder.perceptual_weight = 1.0
+    autoencoder.adversarial_weight = 0.0  # of the patch discriminator,
+    autoencoder.adversarial_start = 0  # from this step on
 
     optim = config.optim = ml_collections.ConfigDict()
     optim.optimizer = "Adam"

@@ -24,6 +24,7 @@ FREE = (  # what a run may change when it goes on, or when its model is used
     "sampling",
     "eval",
     "edit",
+    "detect",
     "exposure_bias",
     "ablate",
     "mesh",
