@@ -48,14 +48,14 @@ def cross_entropy(
 
 
 def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, first_index, x, labels): mean cross-entropy of a microbatch."""
+    """objective(params, keys, first_index, x, told): mean cross-entropy of a microbatch."""
     sde, noise_density = build.make_sde(config), build.make_noise_density(config)
 
-    def objective(params, keys, first_index, x, labels):
+    def objective(params, keys, first_index, x, told):
         logits = logits_fn(
             config, sde, model, params, train=True, rngs={"dropout": keys["dropout"]}
         )
-        about = labels, first_index, noise_density
+        about = told["class_labels"], first_index, noise_density
         return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, *about)[0])
 
     return objective

@@ -54,7 +54,8 @@ def load(config: Config) -> Dataset:
         hosts.everyone(True)
     training = dataset.train, dataset.train_labels, dataset.train_confidence
     _check_part(f"train data of {name!r}", dataset.levels, *training)
-    _check_part(f"test data of {name!r}", dataset.levels, *dataset.test_values)
+    testing = dataset.test, dataset.test_labels, dataset.test_confidence
+    _check_part(f"test data of {name!r}", dataset.levels, *testing)
     if (dataset.levels is None) != (models.encoder_name(config) == "mlp"):
         what = "points" if dataset.levels is None else "images"
         raise ValueError(

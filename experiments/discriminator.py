@@ -78,7 +78,7 @@ def load_data(config: Config, real: Dataset) -> Dataset:
 
     train, test = (real.train, samples[:-n_test]), (real.test, samples[-n_test:])
     images: dict[str, Any] = {"train": Joined(*train), "test": Joined(*test)}
-    about = {"train_labels": labels(*train), "test_labels": labels(*test)}
+    about: dict[str, Any] = {"train_labels": labels(*train), "test_labels": labels(*test)}
     return Dataset(**images, **about, levels=real.levels)
 
 

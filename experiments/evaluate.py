@@ -114,9 +114,10 @@ def run_stats(config: Config, workdir: Path) -> None:
 def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
     """The training loss of the averaged model on the test set, without dropout."""
     mesh, batch = sharding.make_mesh(config), held_out.make_losses(config, model, dataset)
-    inputs = [config.eval.batch_size, params, _identity(dataset.test), *dataset.test_values[1:]]
+    values = held_out.values(config, dataset)
+    inputs = [config.eval.batch_size, params, _identity(dataset.test), values[1]]
     part = _parts(config, workdir, step, "loss", inputs)
-    losses = parts.passes(config, mesh, dataset.test_values, partial(batch, params), part)["loss"]
+    losses = parts.passes(config, mesh, values, partial(batch, params), part)["loss"]
     return {"test loss": Figure(losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses)))}
 
 
@@ -124,7 +125,7 @@ def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     """Bits/dim of the test set."""
     options = config.eval
     inputs = [options.batch_size, options.rtol, options.atol, options.probe, options.n_probes]
-    inputs += [params, _identity(dataset.test), *dataset.test_values[1:]]
+    inputs += [params, _identity(dataset.test), held_out.values(config, dataset)[1]]
     part = _parts(config, workdir, step, "bits", inputs)
     bits = likelihood.bits_per_dim(config, model, params, dataset, part)
     return {"test bits/dim": Figure(bits.mean, bits.error, {"nfe": bits.nfe})}

@@ -169,6 +169,8 @@ def check(config: Config) -> None:
     """Raises ValueError for numbers that cannot be, and for what no arm has a place for."""
     options, defaults = config.sampling, default.get_config().sampling
     check_at_least(2, **{"config.exposure_bias.n_samples": config.exposure_bias.n_samples})
+    if config.model.text:
+        raise ValueError("config.model.text is set, but this study knows of no texts")
     for name in NOT_HERE:
         if options[name] != defaults[name]:
             raise ValueError(

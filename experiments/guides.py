@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import models
 from configs import default
-from experiments import build, classifier, parts, scores, state
+from experiments import build, classifier, conditions, parts, scores, state
 from models.config import Config
 from samplers import guidance
 from samplers.base import Scores
@@ -172,7 +172,7 @@ def load_classifier(config: Config, sde: SDE) -> tuple[Callable[..., PerSample],
     model, params, _ = state.load(theirs, folder)
 
     def log_prob(params: Any, indices: jax.Array, x: Batch, t: PerSample) -> PerSample:
-        labels = scores.sampled_classes(config, n_classes, indices)
+        labels = conditions.classes_in_turn(config.sampling.label, n_classes, indices)
         log_probs = nn.log_softmax(classifier.logits_fn(theirs, sde, model, params)(x, t))
         return jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-from experiments import build, classifier, data, parts, scores, sharding
+from experiments import build, classifier, conditions, data, parts, scores, sharding
 from experiments.state import TrainState
 from models.config import Config
 from sde_lib import EDM, SDE, VP
@@ -18,12 +18,17 @@ from sde_lib import EDM, SDE, VP
 N_BUCKETS = 5
 
 
+def values(config: Config, dataset: data.Dataset) -> tuple[Any, conditions.Conditions]:
+    """The test data, and what the model is told of them."""
+    return dataset.test, conditions.of_data(config, dataset, "test")
+
+
 def make_losses(
     config: Config, model: nn.Module, dataset: data.Dataset
 ) -> Callable[..., dict[str, jax.Array]]:
     """losses(params, key, batch, first_index): what training minimises, without dropout.
 
-    A batch is of dataset.test_values.
+    A batch is of values(config, dataset).
 
     "loss" [B] comes with "t" [B] and, of a score model, "error" [B], the mean square of
     sigma score + z, which is 1 for a model that knows nothing; of a classifier, "correct" [B].
@@ -35,14 +40,14 @@ def make_losses(
 
     @jax.jit
     def losses(params, key, batch, first_index):
-        x, *conditions = batch
+        x, told = batch
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
         if is_classifier:
             fn = classifier.logits_fn(config, sde, model, sharding.gather(mesh, params))
-            about = conditions[0], first_index, density
+            about = told["class_labels"], first_index, density
             values, about = classifier.cross_entropy(key, sde, fn, x, *about)
         else:
-            fn = scores.score_fn(config, sde, model, mesh, params, *conditions)
+            fn = scores.score_fn(config, sde, model, mesh, params, told)
             options = {"first_index": first_index, "stratified": False}
             values, about = loss(key, sde, fn, x, **options)
         return {"loss": values} | about
@@ -62,10 +67,10 @@ def make_evaluation(
     losses, key = make_losses(config, model, dataset), jax.random.key(config.seed)
     n = len(dataset.test)
     indices = np.linspace(0, n - 1, min(n, config.eval.batch_size)).astype(int)
-    values = jax.tree.map(lambda leaf: leaf[indices], dataset.test_values)
+    some = jax.tree.map(lambda leaf: leaf[indices], values(config, dataset))
 
     def evaluation(step: int, state: TrainState) -> dict[str, float]:
-        result = parts.over(mesh, values, len(indices), partial(losses, state.ema_params, key))
+        result = parts.over(mesh, some, len(indices), partial(losses, state.ema_params, key))
         metrics = {"eval_loss": float(result["loss"].mean())}
         for name in result.keys() & {"error", "correct"}:
             along = along_time(sde, result["t"], result[name])
@@ -94,7 +99,7 @@ def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset)
     """A classifier's accuracy and loss on the test set, each sample at a random t, and along t."""
     mesh, sde = sharding.make_mesh(config), build.make_sde(config)
     losses = partial(make_losses(config, model, dataset), params, jax.random.key(config.seed))
-    result = parts.over(mesh, dataset.test_values, config.eval.batch_size, losses)
+    result = parts.over(mesh, values(config, dataset), config.eval.batch_size, losses)
     along = along_time(sde, result["t"], result["correct"]).items()
     along_t = ", ".join(f"{mean:.2f} to t = {edge:g}" for edge, mean in along)
     accuracy, loss = result["correct"].mean(), result["loss"].mean()

@@ -10,7 +10,7 @@ import numpy as np
 
 import models
 import sde_lib
-from experiments import build, data, parts, scores, sharding
+from experiments import build, data, held_out, parts, scores, sharding
 from models.config import Config
 
 
@@ -36,7 +36,7 @@ def bits_per_dim(
 
     In float32, whatever config.model.dtype is.
 
-    A model with classes is told that of each sample, and its confidence if it takes that. In each
+    The model is told what it takes of each sample. In each
     pass a sample is dequantised anew, by a key of its own; the error is that of the mean over
     samples.
 
@@ -48,12 +48,12 @@ def bits_per_dim(
 
     @jax.jit
     def batch(params, key, values, first_index):
-        x, *conditions = values
+        x, told = values
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
         result = sde_lib.log_likelihood(
             key,
             sde,
-            scores.score_fn(config, sde, models.in_float32(model), mesh, params, *conditions),
+            scores.score_fn(config, sde, models.in_float32(model), mesh, params, told),
             x,
             config.eval.rtol,
             config.eval.atol,
@@ -64,7 +64,8 @@ def bits_per_dim(
         bits = sde_lib.bits_per_dim(result.log_prob, shape, data.data_range(config), dataset.levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
-    result = parts.passes(config, mesh, dataset.test_values, partial(batch, params), part)
+    values = held_out.values(config, dataset)
+    result = parts.passes(config, mesh, values, partial(batch, params), part)
     bits = result["bits"]
     if not np.isfinite(bits).all():
         raise FloatingPointError(

@@ -46,6 +46,7 @@ MODE = flags.DEFINE_string(
     "What to do: train, plan, sample, likelihood, evaluate, stats, edit, benchmark_solvers, "
     "import, generate, exposure_bias or ablate.",
 )
+PROMPT = flags.DEFINE_string("prompt", None, "What to draw: short for --config.sampling.prompt.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Mode import: .pth of score_sde, .npz of EDM.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
@@ -112,6 +113,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"there is no config {file!r}: choose one of {', '.join(known)}")
     check_name("--mode", MODE.value, MODES)
     config = CONFIG.value
+    if PROMPT.value is not None:
+        config.sampling.prompt = PROMPT.value
     # Only the training loop asks JAX about SIGTERM; it ends the other modes.
     jax.config.update("jax_enable_preemption_service", MODE.value == "train")
     hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, PATIENCE.value)

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 import models
-from experiments import build, sharding, train
+from experiments import build, captions, conditions, sharding, train
 from experiments.state import TrainState, abstract_state
 from models.config import Config
 
@@ -99,14 +100,19 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     model, levels = models.create(config), None if models.encoder_name(config) == "mlp" else 256
     shape, place = train.batch_shape(mesh, config.training), sharding.of_batch(mesh, axis=1)
     dtype = jnp.float32 if levels is None else jnp.uint8
-    batch = [jax.ShapeDtypeStruct((*shape, *build.image_shape(config)), dtype, sharding=place)]
-    if train.takes_labels(config):
-        batch.append(jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place))
+    batch = jax.ShapeDtypeStruct((*shape, *build.image_shape(config)), dtype, sharding=place)
+    abstract = partial(jax.ShapeDtypeStruct, sharding=place)
+    told = {}
+    if conditions.takes_labels(config):
+        told["class_labels"] = abstract(shape, jnp.int32)
     if config.model.label_confidence:
-        batch.append(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place))
+        told["confidences"] = abstract(shape, jnp.float32)
+    if config.model.text:
+        row = captions.empty(config)
+        told["text"] = abstract((*shape, *row.shape), row.dtype)
     state = abstract_state(config, model, mesh)
     step = train.make_train_step(config, model, levels, mesh)
-    return state, train.compiled(step, state).lower(state, *batch)
+    return state, train.compiled(step, state).lower(state, batch, told)
 
 
 def _slice(topology: str) -> Sequence[Any]:

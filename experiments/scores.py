@@ -4,11 +4,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import models
-from experiments import sharding
+from experiments import captions, conditions, sharding
+from experiments.conditions import Conditions
 from models.config import Config
 from samplers import guidance, guidance_schedules
 from sde_lib import SDE, ScoreFn
@@ -21,20 +21,11 @@ def score_fn(
     model: nn.Module,
     mesh: Mesh,
     params: Any,
-    class_labels: jax.Array | None = None,
-    confidences: jax.Array | None = None,
+    told: Conditions | None = None,
 ) -> ScoreFn:
-    """Inside jit: models.score_fn, without dropout.
-
-    class_labels and the confidences in them, [B], reach a model that takes them, and no other.
-    """
+    """Inside jit: models.score_fn, without dropout; `told` are the conditions of its samples."""
     params = sharding.gather(mesh, params)
-    labels = class_labels if config.model.class_conditional else None
-    trust = confidences if config.model.label_confidence else None
-    return sharding.spread(
-        mesh,
-        models.score_fn(config, sde, model, params, class_labels=labels, confidences=trust),
-    )
+    return sharding.spread(mesh, models.score_fn(config, sde, model, params, **(told or {})))
 
 
 def sampling_score_fn(
@@ -42,52 +33,44 @@ def sampling_score_fn(
 ) -> ScoreFn:
     """Inside jit: the score that samples of these indices, [B], are drawn by.
 
-    Of a model with classes it is that of config.sampling's label and confidence, with classifier-
-    free guidance by cfg_weight and negative_label. What it starts from is the score without a
-    class, or, of a model with label_confidence and no label_dropout, that of the same class at
-    confidence 0 (Dufour et al. 2024).
+    That given what config.sampling says of them (experiments/conditions.py), with classifier-free
+    guidance by cfg_weight, and away from negative_label and negative_prompt.
     """
-    options = config.sampling
-
-    def condition(classes, confidence=options.confidence):
-        return classes, jnp.full(classes.shape, confidence)
-
-    classes = sampled_classes(config, config.data.num_classes, indices)
+    told = conditions.of_samples(config, indices)
     if not is_guided(config):
-        return score_fn(config, sde, model, mesh, params, *condition(classes))
+        return score_fn(config, sde, model, mesh, params, told)
     params = sharding.gather(mesh, params)  # here, and not in every call
 
-    def conditional_score_fn(x, t, condition):
-        return score_fn(config, sde, model, mesh, params, *condition)(x, t)
+    def conditional_score_fn(x, t, told):
+        return score_fn(config, sde, model, mesh, params, told)(x, t)
 
-    none = jnp.full_like(classes, -1) if config.model.label_dropout else classes
-    negative = options.negative_label >= 0
-    two_terms = negative and options.negative_terms == 2
+    negative = conditions.to_avoid(config, told)
+    two_terms = negative is not None and config.sampling.negative_terms == 2
     return guidance.classifier_free(
         conditional_score_fn,
-        condition(classes),
-        schedule(config, sde, options.cfg_weight),
-        None if two_terms else condition(none, 0.0),
-        condition(jnp.full_like(classes, options.negative_label)) if negative else None,
+        told,
+        schedule(config, sde, config.sampling.cfg_weight),
+        None if two_terms else conditions.left_out(config, told),
+        negative,
     )
 
 
 def is_guided(config: Config) -> bool:
-    """Whether config.sampling asks for more than the score of the class.
+    """Whether config.sampling asks for more than the score given a class or a text.
 
     So does a schedule, of the weight 1 too; that of "interval" is 1 everywhere. With a classifier,
     and nothing else said, it is the classifier's.
     """
     options = config.sampling
     scheduled = options.guidance_schedule not in ("constant", "interval")
-    scheduled &= config.model.class_conditional and not options.classifier
-    return scheduled or options.cfg_weight != 1 or options.negative_label >= 0
+    scheduled &= is_conditional(config) and not options.classifier
+    negative = options.negative_label >= 0 or captions.has_negative(config)
+    return scheduled or options.cfg_weight != 1 or negative
 
 
-def sampled_classes(config: Config, n_classes: int, indices: jax.Array) -> jax.Array:
-    """The classes of samples: config.sampling.label, or with -1 all n_classes in turn."""
-    label = config.sampling.label
-    return indices % n_classes if label < 0 else jnp.full_like(indices, label)
+def is_conditional(config: Config) -> bool:
+    """Whether the model knows what can be left out: classes, or texts."""
+    return bool(config.model.class_conditional or config.model.text)
 
 
 def schedule(
@@ -114,6 +97,7 @@ def schedule(
 def check(config: Config, sde: SDE) -> None:
     """Raises ValueError for what config.sampling cannot ask of the model, or of any."""
     model, options, n_classes = config.model, config.sampling, config.data.num_classes
+    captions.check(config)
     check_positive(or_zero=True, **{"config.sampling.cfg_weight": options.cfg_weight})
     schedule(config, sde, options.cfg_weight)
     if not 0 <= options.confidence <= 1:
@@ -132,31 +116,34 @@ def check(config: Config, sde: SDE) -> None:
             f"config.sampling.guidance_schedule is {options.guidance_schedule!r}, but there is "
             "nothing to guide: give config.sampling.cfg_weight or classifier, or leave it out"
         )
-    if not model.class_conditional:
-        if is_guided(config):
-            raise ValueError(
-                "config.sampling.cfg_weight and negative_label need a model with classes "
-                "(config.model.class_conditional); to guide another one, give "
-                "config.sampling.classifier"
-            )
-        if options.label >= 0 and not options.classifier:
-            raise ValueError(
-                "config.sampling.label needs a model with classes (config.model.class_conditional),"
-                " or a guide: give config.sampling.classifier"
-            )
-        return
-    check_label(config, n_classes)
     negative = options.negative_label
-    if not -1 <= negative < n_classes or negative == options.label >= 0:
+    if model.class_conditional:
+        check_label(config, n_classes)
+        if not -1 <= negative < n_classes or negative == options.label >= 0:
+            raise ValueError(
+                f"config.sampling.negative_label is {negative}: it must be a class, 0 to "
+                f"{n_classes - 1}, other than config.sampling.label = {options.label}, or -1 for "
+                "none"
+            )
+    elif negative >= 0 or (options.label >= 0 and not options.classifier):
+        name = "negative_label" if negative >= 0 else "label"
         raise ValueError(
-            f"config.sampling.negative_label is {negative}: it must be a class, 0 to "
-            f"{n_classes - 1}, other than config.sampling.label = {options.label}, or -1 for none"
+            f"config.sampling.{name} needs a model with classes (config.model.class_conditional), "
+            "or a guide: give config.sampling.classifier"
         )
-    two_terms = negative >= 0 and options.negative_terms == 2
-    if is_guided(config) and not (two_terms or model.label_dropout or model.label_confidence):
+    if not is_guided(config):
+        return
+    if not is_conditional(config):
         raise ValueError(
-            f"config.sampling.cfg_weight = {options.cfg_weight} and negative_label = {negative} "
-            "need the score without a class, which this model has not learned: train one with "
+            "config.sampling.cfg_weight needs a model with classes (config.model.class_conditional)"
+            " or text (config.model.text); to guide another one, give config.sampling.classifier"
+        )
+    avoids = negative >= 0 or captions.has_negative(config)
+    two_terms = avoids and options.negative_terms == 2
+    if not (two_terms or model.label_dropout or model.label_confidence):
+        raise ValueError(
+            f"config.sampling.cfg_weight = {options.cfg_weight} and what is negative need the "
+            "score without a class or text, which this model has not learned: train one with "
             "config.model.label_dropout=0.1, or guide by config.sampling.classifier"
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from experiments import (
     augment,
     build,
     classifier,
+    conditions,
     confidence,
     data,
     discriminator,
@@ -33,7 +35,6 @@ from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from experiments.state import TrainState, abstract_state
 from models.config import Config
-from sde_lib.batch import sample_keys
 from sde_lib.checks import check_at_least
 
 LOG = logging.getLogger(__name__)
@@ -43,9 +44,8 @@ HUGE = 1e5  # in place of an infinite gradient, with config.optim.nan_to_num (ED
 def make_train_step(
     config: Config, model: nn.Module, levels: int | None, mesh: Mesh | None = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """step(state, batch, *conditions) -> (state, metrics): pure; conditions of a batch's samples.
+    """step(state, batch, told={}) -> (state, metrics): pure; told are conditions of the samples.
 
-    They are labels where takes_labels(config), and confidences with config.model.label_confidence.
     The result is a function of config, state and batch alone. batch is [microbatches, samples in
     each, ...]. Where the loss, the gradient or new weights are not finite, nothing but state.step
     changes; with config.optim.nan_to_num, a gradient is made finite first. The mesh is
@@ -55,7 +55,7 @@ def make_train_step(
     make = classifier.make_objective if models.is_classifier(config) else _make_objective
     loss_and_gradient = _accumulated(make(config, model), config.training.n_microbatches, mesh)
 
-    def train_step(state, batch, *conditions):
+    def train_step(state, batch, told=MappingProxyType({})):
         keys = _keys(config, state.step)
         if config.data.random_flip and levels is not None:
             flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
@@ -63,7 +63,7 @@ def make_train_step(
         dequantize = config.data.uniform_dequantization
         x = data.to_model_space(config, levels, keys["dequantize"], batch, dequantize)
 
-        loss, grads = loss_and_gradient(state.params, keys, x, *conditions)
+        loss, grads = loss_and_gradient(state.params, keys, x, dict(told))
         if config.optim.nan_to_num:
             grads = jax.tree.map(partial(jnp.nan_to_num, posinf=HUGE, neginf=-HUGE), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -109,9 +109,7 @@ def make_batches(config: Config, dataset: data.Dataset, start: int) -> Iterator[
     A program is of training.steps_per_jit steps; it ends at a multiple of that, or at the end.
     """
     mesh, training = sharding.make_mesh(config), config.training
-    values: Any = (dataset.train,)
-    values += (dataset.train_labels,) if takes_labels(config) else ()
-    values += (dataset.train_confidence,) if config.model.label_confidence else ()
+    values: Any = dataset.train, conditions.of_data(config, dataset, "train")
     resident = data.resident(mesh, values, config.data.resident_bytes)
     if resident is not None:
         values = np.arange(len(dataset.train), dtype=np.int32)
@@ -124,17 +122,12 @@ def make_batches(config: Config, dataset: data.Dataset, start: int) -> Iterator[
         start += n_steps
 
 
-def takes_labels(config: Config) -> bool:
-    """Whether training needs the classes of the data: of a classifier, or as a condition."""
-    return models.is_classifier(config) or config.model.class_conditional
-
-
 def load_data(config: Config) -> data.Dataset:
     """data.load, with labels and confidences that fit the model if it takes them."""
     dataset = data.load(config)
     if models.is_discriminator(config):
         return discriminator.load_data(config, dataset)
-    if takes_labels(config):
+    if conditions.takes_labels(config):
         data.check_labels(dataset, config.data.num_classes)
     return confidence.load(config, dataset) if config.model.label_confidence else dataset
 
@@ -165,42 +158,30 @@ def _ema_rate(config: Config, step: jax.Array) -> jax.Array:
 
 
 def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, first_index, x, *conditions): mean loss of a microbatch."""
+    """objective(params, keys, first_index, x, told): mean loss of a microbatch."""
     sde, loss = build.make_sde(config), build.make_loss(config)
 
-    def objective(params, keys, first_index, x, labels: Any = None, confidences: Any = None):
-        conditions = {"confidences": confidences}
+    def objective(params, keys, first_index, x, told):
+        told = conditions.at_random(config, keys["labels"], told, first_index)
         if config.data.augment:
             p = config.data.augment
-            x, conditions["augment_labels"] = augment.augment(keys["augment"], x, p, first_index)
-        if config.model.class_conditional:
-            p = config.model.label_dropout
-            conditions["class_labels"] = _drop_labels(keys["labels"], labels, p, first_index)
-        score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"], **conditions)
+            x, told["augment_labels"] = augment.augment(keys["augment"], x, p, first_index)
+        score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"], **told)
         return jnp.mean(loss(keys["loss"], sde, score_fn, x, first_index=first_index)[0])
 
     return objective
 
 
-def _drop_labels(
-    key: jax.Array, labels: jax.Array, p: float, first_index: int | jax.Array
-) -> jax.Array:
-    """The labels, each -1 with probability p by a key of its own."""
-    keys = sample_keys(key, len(labels), first_index)
-    dropped = jax.vmap(partial(jax.random.bernoulli, p=p))(keys)
-    return jnp.where(dropped, -1, labels.astype(jnp.int32))
-
-
 def _accumulated(
     objective: Callable[..., jax.Array], n: int, mesh: Mesh
 ) -> Callable[..., tuple[jax.Array, Any]]:
-    """(params, keys, x, *conditions) -> loss and gradient, their means over n microbatches."""
+    """(params, keys, x, told) -> loss and gradient, their means over n microbatches."""
 
     def of_one(k, params, keys, *batch):
-        x, *conditions = jax.tree.map(lambda leaf: leaf[k], batch)
+        x, told = jax.tree.map(lambda leaf: leaf[k], batch)
         keys = keys | {"dropout": jax.random.fold_in(keys["dropout"], k)}
         whole = sharding.gather(mesh, params)
-        loss, grads = jax.value_and_grad(objective)(whole, keys, k * len(x), x, *conditions)
+        loss, grads = jax.value_and_grad(objective)(whole, keys, k * len(x), x, told)
         # Added up whole first: else XLA for TPU computes slice after slice, in more memory.
         grads = sharding.gather(mesh, grads)
         return loss, jax.lax.with_sharding_constraint(grads, sharding.of_state(mesh, grads))

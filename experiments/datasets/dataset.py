@@ -13,7 +13,7 @@ class Dataset:
     """train and test: uint8 images [N, H, W, C] of grey levels 0 to levels - 1, or float points.
 
     levels is None for points. Labels are int32 [N], classes counted from 0, or None; confidences
-    in them float32 [N], in [0, 1], or None.
+    in them float32 [N], in [0, 1], or None; captions N strings, or None.
     """
 
     train: np.ndarray | LazyImages
@@ -23,11 +23,8 @@ class Dataset:
     test_labels: Int[np.ndarray, " test"] | None = None
     train_confidence: Float[np.ndarray, " train"] | None = None
     test_confidence: Float[np.ndarray, " test"] | None = None
-
-    @property
-    def test_values(self) -> tuple:
-        """The test data with their labels and confidences, as far as there are."""
-        return self.test, self.test_labels, self.test_confidence
+    train_captions: np.ndarray | None = None
+    test_captions: np.ndarray | None = None
 
     @property
     def n_classes(self) -> int:

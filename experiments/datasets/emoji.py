@@ -1,6 +1,8 @@
 """OpenMoji's pictures (CC BY-SA 4.0), rendered by resvg on white: small colour images to try on."""
 
 import io
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +69,11 @@ def load(config: Config) -> Dataset:
     kinds = sorted(set(kind_of))
     test_kinds = {kinds[i] for i in split(len(kinds), config.data.test_fraction)[1]}
     test = np.array([kind in test_kinds for kind in kind_of])
-    return Dataset(images[~test], images[test], 256, labels[~test], labels[test])
+    told = {"train_labels": labels[~test], "test_labels": labels[test]}
+    if config.model.text == "bytes":
+        captions = np.array(describe(names, labels))
+        told |= {"train_captions": captions[~test], "test_captions": captions[test]}
+    return Dataset(images[~test], images[test], 256, **told)
 
 
 def classes(names: list[tuple[int, ...]]) -> Int[np.ndarray, " emoji"]:
@@ -84,6 +90,29 @@ def classes(names: list[tuple[int, ...]]) -> Int[np.ndarray, " emoji"]:
         )
 
     return np.array([number(name[0]) for name in names], np.int32)
+
+
+def describe(names: list[tuple[int, ...]], labels: Int[np.ndarray, " emoji"]) -> list[str]:
+    """The name of each emoji, given by its code points, and its class: "red apple, food".
+
+    Of those without a name, as OpenMoji's own, the class alone.
+
+    Raises:
+        ValueError: a package is missing.
+    """
+    known, kinds = require("emoji", "emoji").EMOJI_DATA, list(CLASSES)
+    named = {_text(text): about["en"].strip(":").replace("_", " ") for text, about in known.items()}
+
+    def name(codes: tuple[int, ...]) -> str:
+        text = _text(map(chr, codes))
+        return named.get(text) or (unicodedata.name(text, "").lower() if len(text) == 1 else "")
+
+    pairs = ((name(codes), kinds[label]) for codes, label in zip(names, labels, strict=True))
+    return [", ".join(filter(None, pair)) for pair in pairs]
+
+
+def _text(characters: Iterable[str]) -> str:
+    return "".join(c for c in characters if ord(c) != AS_PICTURE)
 
 
 def _code_points(stem: str) -> tuple[int, ...]:

@@ -86,7 +86,8 @@ def test_guidance_by_confidence_starts_from_none(dropout):
 def test_a_weight_of_1_is_the_score_of_the_class_bit_for_bit():
     ours, network = config(), Gaussians()
     sde, mesh = build.make_sde(ours), sharding.make_mesh(ours)
-    plain = scores.score_fn(ours, sde, network, mesh, {}, CLASSES)  # pyright: ignore
+    told = {"class_labels": CLASSES}
+    plain = scores.score_fn(ours, sde, network, mesh, {}, told)  # pyright: ignore
     guided = scores.sampling_score_fn(ours, sde, network, mesh, {}, CLASSES)  # pyright: ignore
     given = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([0.1, 0.5, 0.9])
     np.testing.assert_array_equal(guided(*given), plain(*given))
@@ -158,12 +159,12 @@ def test_what_a_model_with_classes_cannot_be_asked_is_refused(changes, message):
 def test_guidance_without_what_it_starts_from_is_refused(changes):
     ours = config(**changes)
     ours.model.label_dropout = 0.0
-    with pytest.raises(ValueError, match="the score without a class, which this model has not"):
+    with pytest.raises(ValueError, match="score without a class or text, which this model has not"):
         build.check(ours)
     ours.model.label_confidence = True
     build.check(ours)
     ours.model.class_conditional = ours.model.label_confidence = False
-    with pytest.raises(ValueError, match="need a model with classes"):
+    with pytest.raises(ValueError, match="needs a model with classes"):
         build.check(ours)
 
 

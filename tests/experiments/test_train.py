@@ -107,8 +107,8 @@ def poison(monkeypatch, bad):
 
     def with_bad_ones(values, seed, shape, start, placement):
         stream = batches(values, seed, shape, start, placement)
-        for step, (batch,) in enumerate(stream, start + 1):
-            yield (jnp.full_like(batch, 17) if bad(step) else batch,)
+        for step, (batch, told) in enumerate(stream, start + 1):
+            yield jnp.full_like(batch, 17) if bad(step) else batch, told
 
     monkeypatch.setattr(data, "to_model_space", marked)
     monkeypatch.setattr(data, "batches", with_bad_ones)
@@ -290,13 +290,13 @@ def linear(monkeypatch):
     return config
 
 
-def steps(config, n, batch, *conditions):
+def steps(config, n, batch, **told):
     """The states after 0, ..., n steps on one batch, and the metrics of the last."""
     train_step = quickly_compiled(train.make_train_step(config, models.create(config), 17))
     state, metrics = init_state(config, models.create(config)), {}
     states = [state]
     for _ in range(n):
-        state, metrics = train_step(state, batch, *conditions)
+        state, metrics = train_step(state, batch, told)
         states.append(state)
     jax.effects_barrier()
     return states, metrics
@@ -338,8 +338,8 @@ def test_classes_are_dropped_each_by_its_own_key(linear):
     for n in (1, 2):
         linear.training.n_microbatches = n
         shape = n, 512 // n
-        conditions = labels.reshape(shape), sure.reshape(shape)
-        steps(linear, 1, images.reshape(*shape, 8, 8, 1), *conditions)
+        told = {"class_labels": labels.reshape(shape), "confidences": sure.reshape(shape)}
+        steps(linear, 1, images.reshape(*shape, 8, 8, 1), **told)
     whole, *parts = (classes for _, classes, *_ in SEEN)
     np.testing.assert_array_equal(np.concatenate([seen[-1] for seen in SEEN[1:]]), sure)
     np.testing.assert_array_equal(np.concatenate(parts), whole)

