@@ -21,6 +21,7 @@ from experiments import (
     ablate,
     benchmark_solvers,
     build,
+    detect,
     edit,
     evaluate,
     exposure_bias,
@@ -43,8 +44,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/
 MODE = flags.DEFINE_string(
     "mode",
     "train",
-    "What to do: train, plan, sample, likelihood, evaluate, stats, edit, benchmark_solvers, "
-    "import, generate, exposure_bias or ablate.",
+    "What to do: train, plan, sample, likelihood, evaluate, stats, edit, detect, "
+    "benchmark_solvers, import, generate, exposure_bias or ablate.",
 )
 PROMPT = flags.DEFINE_string("prompt", None, "What to draw: short for --config.sampling.prompt.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Mode plan: of a TPU slice, such as v5e:2x4.")
@@ -88,6 +89,7 @@ MODES = {
     "evaluate": evaluate.run,
     "stats": evaluate.run_stats,
     "edit": edit.run,
+    "detect": detect.run,
     "benchmark_solvers": benchmark_solvers.run,
     "import": import_mode,
     "generate": generate.run,

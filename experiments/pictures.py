@@ -171,6 +171,27 @@ def save_grids(path: Path, panels: dict[str, Grid], columns: int, about: dict[st
     return _save(figure, path, about)
 
 
+def save_detection(
+    path: Path,
+    curve: Float[np.ndarray, "points 2"],
+    errors: dict[str, Float[np.ndarray, " n"]],
+    title: str,
+    about: dict[str, str],
+) -> Path:
+    """A ROC curve, and the histograms of what it is made of: errors by the set's name."""
+    figure, (left, right) = _subplots(1, 2, figsize=(10, 4.2))
+    left.plot(*curve.T)
+    left.plot((0, 1), (0, 1), ":", color="0.5")
+    left.set(title=title, xlabel="real ones taken for samples", ylabel="samples recognised")
+    left.set_aspect("equal")
+    edges = np.histogram_bin_edges(np.concatenate(list(errors.values())), 40)
+    for name, values in errors.items():
+        right.hist(values, edges, alpha=0.5, label=name)
+    right.set(xlabel="error of the reconstruction (RMS)", ylabel="number")
+    right.legend(frameon=False)
+    return _save(figure, path, about)
+
+
 def save_points(
     path: Path,
     data: Float[np.ndarray, "n 2"],

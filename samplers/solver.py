@@ -239,7 +239,8 @@ class NoiseLevelSolver(abc.ABC):
             sde: the forward SDE.
             score_fn: its score, or a tuple as above.
             keys: of the samples (sde_lib.batch.sample_keys).
-            levels: decreasing, such as self.levels(sde, high, low).
+            levels: decreasing, such as self.levels(sde, high, low); of a solver without noise they
+                may increase, on the way from data to noise.
             shape: of the states.
 
         Returns:
