@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -16,9 +16,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from experiments import hosts
+from experiments import workdir as workdirs
 
 LOG = logging.getLogger(__name__)
 KEEP = 3
+CARD = "model_card.md"
 
 
 @cache
@@ -42,17 +44,28 @@ class Checkpoints:
         workdir: the run's folder.
         keep_period: steps that it divides stay for good; of the others, the last KEEP.
         read_only: leave the folder as it is: it may be another process that writes there.
+        describe: of a step, the text of the model card that its folder comes with.
     """
 
-    def __init__(self, workdir: Path, keep_period: int | None = None, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        keep_period: int | None = None,
+        read_only: bool = False,
+        describe: Callable[[int], str] | None = None,
+    ):
         self._folder, self._read_only = workdir.absolute() / "checkpoints", read_only
+        self._describe = describe
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else KEEP,
             keep_period=keep_period,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             # Else threads, and the process's end, wait 5 minutes for a folder that cannot be made.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            async_options=ocp.AsyncOptions(
+                create_directories_asynchronously=False,
+                post_finalization_callback=self._write_card,
+            ),
         )
         self._manager: ocp.CheckpointManager | None = None
         self._step: int | None = None  # the last that was to be saved
@@ -145,6 +158,19 @@ class Checkpoints:
         self._manager = self._manager or ocp.CheckpointManager(self._folder, options=self._options)
         return self._manager
 
+    def _unfinished(self) -> Path:
+        """The folder being written."""
+        return self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
+
+    def _write_card(self) -> None:
+        """Called in orbax's thread, of the first process alone, before the folder gets its name."""
+        if self._describe is None or self._step is None:
+            return
+        try:
+            workdirs.write_text(self._unfinished() / CARD, self._describe(self._step))
+        except (OSError, ValueError) as error:  # a full disk; lines that are no JSON
+            LOG.warning("checkpoint %d comes without its model card: %s", self._step, error)
+
     @contextmanager
     def _surviving(self) -> Iterator[None]:
         """Makes a warning of a failed write, and leaves nothing of it: no file, no manager.
@@ -166,8 +192,7 @@ class Checkpoints:
             if manager:
                 with suppress(Exception):  # the same error, once its threads have ended
                     manager.close()
-            unfinished = self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(self._unfinished(), ignore_errors=True)
             LOG.warning("%s; going on, the next save tries again", self._problem)
 
 

@@ -3,6 +3,9 @@
 What the flow takes to noise and back in few steps (samplers.editing.reconstruct) differs from what
 it was, by less for the model's samples than for other images, say Wang et al. 2023 (DIRE, arXiv
 2303.09295). Both sets are grey levels first, as in a file: no rounding gives a sample away.
+
+The area under the ROC curve is 1/2 where the two cannot be told apart, and below where samples lose
+more than real images: it is 0.36 +- 0.02 of configs/digits.py:edm after 600 steps.
 """
 
 from functools import partial
@@ -19,6 +22,7 @@ from experiments import (
     build,
     data,
     guides,
+    model_card,
     parts,
     pictures,
     sample,
@@ -147,6 +151,7 @@ def _save(config: Config, workdir: Path, step: int, errors: dict[str, Errors]) -
     n, n_steps = config.detect.n_images, config.detect.n_steps
     print(f"AUC {found} (step {step}: {n} samples, {n} of the test set, {n_steps} steps each way)")
     rows = [(name, k, error) for name in errors for k, error in enumerate(errors[name].tolist())]
+    model_card.update(workdir, step, {"AUC of --mode=detect": str(found)})
     print(workdirs.write_table(workdir / f"detect_{step}.csv", ("set", "index", "rms"), rows))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
     path, curve = workdir / "samples" / f"detect_{step}.png", roc(*errors.values())

@@ -25,6 +25,7 @@ from experiments import (
     held_out,
     hosts,
     likelihood,
+    model_card,
     parts,
     quality,
     sample,
@@ -92,6 +93,7 @@ def run(config: Config, workdir: Path) -> None:
                     print(f"step {step}: {what} {figure}")
                 figures |= new
         _record(config, workdir, step, figures)
+        model_card.update(workdir, step, {name: str(figure) for name, figure in figures.items()})
 
 
 def _check(config: Config) -> None:

@@ -176,7 +176,7 @@ class _Journal:
         means = {name: float(np.mean([row[name] for row in good])) for name in names}
         means["skipped"] = len(self._rows) - len(good)
         self._rows.clear()
-        times = self._clock.read()
+        times = self._clock.read() | {"devices": jax.device_count()}
         self._metrics.write(step, means)
         self._metrics.write(step, times, "timing.jsonl")
         self._progress(step, means, times["seconds"])

@@ -30,6 +30,7 @@ from experiments import (
     hosts,
     import_checkpoint,
     likelihood,
+    model_card,
     plan,
     sample,
     state,
@@ -69,9 +70,10 @@ def sample_mode(config, workdir: Path) -> None:
 
 def likelihood_mode(config, workdir: Path) -> None:
     """Scores the test set by a trained model."""
-    model, params, _ = state.load(config, workdir)
+    model, params, step = state.load(config, workdir)
     bits = likelihood.bits_per_dim(config, model, params, train.load_data(config))
     print(f"test bits/dim {bits}")
+    model_card.update(workdir, step, {"test bits/dim": str(bits)})
 
 
 def import_mode(config, workdir: Path) -> None:

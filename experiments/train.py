@@ -28,6 +28,7 @@ from experiments import (
     held_out,
     likelihood,
     loop,
+    model_card,
     sample,
     sharding,
 )
@@ -226,6 +227,8 @@ def run(config: Config, workdir: Path) -> None:
     confidence.claim(config, workdir)
     if is_discriminator:
         discriminator.claim(config, dataset, workdir)
+    n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    describe = partial(model_card.describe, config, workdir, dataset, n_params)
 
     def pictures(step, state):
         if step < training.n_iters:
@@ -237,11 +240,10 @@ def run(config: Config, workdir: Path) -> None:
         periodic.append((training.snapshot_freq, pictures))
     with (
         loop.stop_signals() as stop,
-        closing(Checkpoints(workdir, training.snapshot_freq)) as checkpoints,
+        closing(Checkpoints(workdir, training.snapshot_freq, describe=describe)) as checkpoints,
     ):
         state = checkpoints.restore(like=abstract)
         state = state or discriminator.init_state(config, model, abstract)
-        n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info("%s: %d parameters, from step %d", workdir, n_params, state.step)
         state, stopped = loop.fit(
             training,
@@ -259,9 +261,13 @@ def run(config: Config, workdir: Path) -> None:
         return
     params, step = state.ema_params, int(state.step)
     if is_classifier:
-        print(held_out.report(config, model, params, dataset))
+        report = held_out.report(config, model, params, dataset)
+        print(report)
+        model_card.update(workdir, step, {"test set": report})
     else:
-        print(f"test bits/dim {likelihood.bits_per_dim(config, model, params, dataset)}")
+        bits = likelihood.bits_per_dim(config, model, params, dataset)
+        print(f"test bits/dim {bits}")
+        model_card.update(workdir, step, {"test bits/dim": str(bits)})
         for path in sample.save_pictures(config, model, params, step, workdir):
             print(path)
     print(sample.save_loss_curve(config, step, workdir))

@@ -48,8 +48,7 @@ def check_owner(config: Config, workdir: Path) -> None:
     """Raises ValueError, saying which fields differ, if the folder belongs to another config."""
     if not (workdir / "config.json").exists():
         return
-    theirs = flatten(json.loads(_to_json(load_config(workdir))))
-    ours = flatten(json.loads(_to_json(config)))
+    theirs, ours = fields(load_config(workdir)), fields(config)
     differing = [
         f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}\n"
         for name in sorted(ours.keys() | theirs.keys())
@@ -75,6 +74,11 @@ def load_config(workdir: Path) -> Config:
     with config.ignore_type():
         config.update(json.loads(path.read_text()))
     return config
+
+
+def fields(config: Config) -> dict[str, Any]:
+    """Every field by its full name, as JSON gives it back."""
+    return flatten(json.loads(_to_json(config)))
 
 
 def claim(config: Config, workdir: Path) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.checkpoint import KEEP, Checkpoints
+from experiments.checkpoint import CARD, KEEP, Checkpoints
 
 LIKE = {"x": jnp.zeros((64, 64)), "step": jnp.zeros((), jnp.int32)}
 
@@ -50,6 +50,27 @@ def test_steps_of_the_keep_period_stay(tmp_path):
         checkpoints.save(step, state(step))
     checkpoints.close()
     assert Checkpoints(tmp_path).steps() == [4, 8, 9, 10, 11]
+
+
+def test_a_card_comes_and_goes_with_its_checkpoint(tmp_path, caplog):
+    """One that cannot be made is missed by nobody but its reader."""
+
+    def describe(step):
+        if step == 3:
+            raise OSError("no room")
+        return f"card {step}\n"
+
+    checkpoints = Checkpoints(tmp_path, describe=describe)
+    for step in range(1, KEEP + 2):
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    cards = {path.parent.name: path.read_text() for path in tmp_path.rglob(CARD)}
+    assert cards == {"2": "card 2\n", "4": "card 4\n"}
+    assert "checkpoint 3 comes without its model card: no room" in caplog.text
+    for step in (2, 3, 4):
+        restored = Checkpoints(tmp_path, read_only=True).restore(LIKE, step)
+        assert restored is not None
+        assert int(restored["step"]) == step
 
 
 def test_reading_leaves_the_folder_as_it_is(tmp_path):

@@ -51,6 +51,9 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, quiet):
     assert whole[0] == parts[0] == 5
     assert whole[2] == parts[2]
     jax.tree.map(np.testing.assert_array_equal, whole[1], parts[1])
+    card = (tmp_path / "parts" / "checkpoints" / "5" / "model_card.md").read_text()
+    assert " in 5 steps" in card
+    assert card.endswith("| test bits/dim | unscored | 5 |\n")
 
 
 @pytest.mark.slow
