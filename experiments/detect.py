@@ -20,8 +20,10 @@ from jaxtyping import Float
 
 from experiments import (
     build,
+    conditions,
     data,
     guides,
+    held_out,
     model_card,
     parts,
     pictures,
@@ -77,12 +79,11 @@ def run(config: Config, workdir: Path) -> None:
         return {"images": data.to_grey(config, dataset.levels, x)}
 
     samples = part(f"samples_{n}", drawn)["images"]
-    classes = np.asarray(scores.sampled_classes(config, config.data.num_classes, np.arange(n)))
-    trust = np.full(n, config.sampling.confidence, np.float32)
+    told = sharding.fetch(conditions.of_samples(config, jnp.arange(n)))
     rows = np.linspace(0, len(dataset.test) - 1, n).astype(int)
-    real = jax.tree.map(lambda leaf: leaf[rows], dataset.test_values)
+    real = jax.tree.map(lambda leaf: leaf[rows], held_out.values(config, dataset))
     measure = partial(reconstruction_errors, config, model, params, dataset.levels)
-    sets = {"test": real, "samples": (samples, classes, trust)}
+    sets = {"test": real, "samples": (samples, told)}
     _save(config, workdir, step, {name: measure(values) for name, values in sets.items()})
 
 
@@ -96,8 +97,7 @@ def reconstruction_errors(
         model: a score model.
         params: its parameters.
         levels: grey levels of the data, None for points.
-        values: images of such levels, or points, with labels and confidences: as
-            Dataset.test_values.
+        values: images of such levels, or points, and what the model is told: as held_out.values.
 
     Raises:
         FloatingPointError: one is not finite.
@@ -106,9 +106,9 @@ def reconstruction_errors(
 
     @jax.jit
     def batch(params, values):
-        x, *conditions = values
+        x, told = values
         x = data.to_model_space(config, levels, jax.random.key(0), x, dequantize=False)
-        score_fn = scores.score_fn(config, sde, model, mesh, params, *conditions)
+        score_fn = scores.score_fn(config, sde, model, mesh, params, told)
         away = editing.reconstruct(sde, score_fn, x, config.detect.n_steps) - x
         return {"errors": jnp.sqrt(jnp.mean(away**2, axis=tuple(range(1, x.ndim))))}
 

@@ -69,7 +69,7 @@ def test_data_of_the_model_s_own_distribution_cannot_be_told_apart(config):
     model: Any = ExactNetwork(config)
     keys = jax.random.split(jax.random.key(0))
     sets = [np.asarray(GAUSSIAN.sample(key, (300, 8, 8, 1))) for key in keys]
-    errors = [detect.reconstruction_errors(config, model, {}, None, (x, None, None)) for x in sets]
+    errors = [detect.reconstruction_errors(config, model, {}, None, (x, {})) for x in sets]
     found = detect.auc(*errors)
     assert abs(found.value - 0.5) < 3 * found.error < 0.1
 
