@@ -17,6 +17,7 @@ import sde_lib
 from experiments import augment, scores
 from models import parametrization
 from models.config import Config
+from models.dit import DiT, check_patches
 from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import PerSample
 from sde_lib.checks import check_at_least, check_name
@@ -160,6 +161,10 @@ def check(config: Config) -> None:
     """Raises ValueError for numbers that no run can have, before anything is compiled."""
     sde, sampler = make_sde(config), make_sampler(config)
     make_optimizer(config)
+    network: Any = models.create(config)
+    network = getattr(network, "encoder", network)
+    if isinstance(network, DiT):
+        check_patches(image_shape(config), network.patch_size)
     training, sampling, evaluation = config.training, config.sampling, config.eval
     check_at_least(
         1,

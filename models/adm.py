@@ -15,6 +15,7 @@ from models.layers import (
     ClassLabels,
     Confidences,
     Conv,
+    CrossAttention,
     Dense,
     Embedding,
     Resample,
@@ -24,6 +25,7 @@ from models.layers import (
     recomputed,
 )
 from models.resample import Image, downsample, upsample
+from models.text import Caption, Text, read
 
 EPSILON = 1e-5  # of the normalisations
 SCALE = 1 / 3  # of the weights' variance: they start uniform on +- 1 / sqrt(inputs)
@@ -46,6 +48,10 @@ class ADM(nn.Module):
         num_classes: that the network tells apart, 0 for none.
         augment_dim: augmentation labels that it sees, 0 for none.
         label_confidence: whether it sees how sure the classes are.
+        text: "bytes" or "embeddings" that it reads (models.text), "" for none.
+        text_length: of a caption at most, in bytes.
+        text_width: features of a token.
+        text_depth: blocks of the transformer that reads bytes.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
         dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
@@ -60,6 +66,10 @@ class ADM(nn.Module):
     num_classes: int = 0
     augment_dim: int = 0
     label_confidence: bool = False
+    text: str = ""
+    text_length: int = 64
+    text_width: int = 128
+    text_depth: int = 2
     centered: bool = False
     remat: bool = False
     dtype: str = "float32"
@@ -73,6 +83,7 @@ class ADM(nn.Module):
         class_labels: ClassLabels | None = None,
         augment_labels: AugmentLabels | None = None,
         confidences: Confidences | None = None,
+        text: Text | None = None,
         features: bool = False,
     ) -> Image | tuple[Image, Embedding]:
         """The output, of the shape of x; labels are what the parametrization conditions on.
@@ -81,11 +92,14 @@ class ADM(nn.Module):
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), channels do not fit the
-                heads, or conditions are not those that the network knows (layers.conditions).
+                heads, or conditions are not those that the network knows (layers.conditions,
+                text.read).
         """
         levels = len(self.ch_mult)
         check_halvings(x, levels - 1)
-        temb = self._embedding(labels, class_labels, augment_labels, confidences)
+        caption = read(self, len(x), text)
+        temb = self._embedding(labels, caption, class_labels, augment_labels, confidences)
+        attend = partial(self._attend, caption)
         block = partial(recomputed(ADMBlock, self.remat, static=(3,)), dropout=self.dropout)
         shrink, grow = (partial(resample, kernel=(1, 1)) for resample in (downsample, upsample))
 
@@ -96,10 +110,10 @@ class ADM(nn.Module):
                 h = block(h.shape[-1], resample=shrink)(h, temb, train)
                 skips.append(h)
             for _ in range(self.num_res_blocks):
-                h = self._attend(block(self.nf * mult)(h, temb, train))
+                h = attend(block(self.nf * mult)(h, temb, train))
                 skips.append(h)
 
-        h = self._attend(block(h.shape[-1])(h, temb, train), always=True)
+        h = attend(block(h.shape[-1])(h, temb, train), always=True)
         h = block(h.shape[-1])(h, temb, train)
         if features:
             return h, temb
@@ -109,12 +123,12 @@ class ADM(nn.Module):
                 h = block(h.shape[-1], resample=grow)(h, temb, train)
             for _ in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], -1)
-                h = self._attend(block(self.nf * mult)(h, temb, train))
+                h = attend(block(self.nf * mult)(h, temb, train))
 
         h = nn.swish(group_norm(h.shape[-1], epsilon=EPSILON)(h))
         return _conv(x.shape[-1], ZERO)(h).astype(jnp.float32)
 
-    def _embedding(self, labels, *given) -> Embedding:
+    def _embedding(self, labels, caption: Caption | None, *given) -> Embedding:
         classes, augments, trust = conditions(self, len(labels), *given)
         temb = _positional_embedding(labels, self.nf)
         if augments is not None:
@@ -126,9 +140,11 @@ class ADM(nn.Module):
             temb += _dense(4 * self.nf, normal, use_bias=False, name="class_embedding")(classes)
         if trust is not None:
             temb += _dense(4 * self.nf, use_bias=False, name="confidence_embedding")(trust)
+        if caption is not None:
+            temb += _dense(4 * self.nf, use_bias=False, name="text_embedding")(caption.pooled)
         return nn.swish(temb).astype(self.dtype)
 
-    def _attend(self, h: Image, always: bool = False) -> Image:
+    def _attend(self, caption: Caption | None, h: Image, always: bool = False) -> Image:
         if not always and h.shape[1] not in self.attn_resolutions:
             return h
         heads = max(h.shape[-1] // self.num_head_channels, 1)
@@ -137,8 +153,14 @@ class ADM(nn.Module):
                 f"{h.shape[-1]} channels, config.model.nf times ch_mult, do not fit {heads} heads "
                 f"of num_head_channels = {self.num_head_channels}: change one of them"
             )
-        attention = recomputed(Attention, self.remat)
-        return attention(False, 0.0, heads=heads, qkv_scale=SCALE, epsilon=EPSILON)(h)
+        attention, cross_attention = (
+            partial(recomputed(kind, self.remat), False, 0.0, heads=heads, qkv_scale=SCALE)
+            for kind in (Attention, CrossAttention)
+        )
+        h = attention(epsilon=EPSILON)(h)
+        if caption is None:
+            return h
+        return cross_attention(epsilon=EPSILON)(h, caption.tokens, caption.mask)
 
 
 class ADMBlock(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.nn import initializers
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from models import convolution
 from models.normalization import GroupNorm
@@ -204,8 +204,22 @@ def attention_route(q: Array, device: Any) -> Literal["cudnn", "xla"]:
     return "cudnn" if generation >= 8 and positions > 1 and fits else "xla"
 
 
+def attend(
+    q: Array, k: Array, v: Array, mask: Bool[Array, "batch keys"] | None = None
+) -> Float[Array, "batch queries heads features"]:
+    """Attention of queries [B, positions, heads, channels] to the keys whose mask is True.
+
+    A mask takes XLA's, for cuDNN's kernels train with even numbers of positions alone.
+    """
+    config: Any = jax.config
+    route = attention_route(q, config.jax_default_device or jax.local_devices()[0])
+    if mask is None:
+        return jax.nn.dot_product_attention(q, k, v, implementation=route)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None], implementation="xla")
+
+
 class Attention(nn.Module):
-    """Self-attention over positions, in heads side by side.
+    """Attention of an image's positions to each other, in heads side by side.
 
     Attributes:
         group_size: least channels of a normalised group.
@@ -222,18 +236,28 @@ class Attention(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Image) -> Image:
+    def __call__(
+        self,
+        x: Image,
+        context: Float[Array, "batch tokens width"] | None = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
+    ) -> Image:
         b, h, w, c = x.shape
         y = group_norm(c, self.group_size, self.epsilon, name="GroupNorm_0")(x)
+        y = y.reshape(b, h * w, c)
+        context = y if context is None else context
+        split = self.heads, c // self.heads
         q, k, v = (
-            nin(c, self.qkv_scale, name=f"NIN_{i}")(y).reshape(b, h * w, self.heads, -1)
-            for i in range(3)
+            nin(c, self.qkv_scale, name=f"NIN_{i}")(seen).reshape(*seen.shape[:2], *split)
+            for i, seen in enumerate((y, context, context))
         )
-        config: Any = jax.config
-        route = attention_route(q, config.jax_default_device or jax.local_devices()[0])
-        y = jax.nn.dot_product_attention(q, k, v, implementation=route).reshape(b, h * w, c)
+        y = attend(q, k, v, mask).reshape(b, h * w, c)
         y = nin(c, self.init_scale, name="NIN_3")(y)
         return add_skip(x, y.reshape(x.shape), self.skip_rescale)
+
+
+class CrossAttention(Attention):
+    """Attention to the context's tokens whose mask is True (Rombach et al. 2022, Section 3.3)."""
 
 
 class Combine(nn.Module):

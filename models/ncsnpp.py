@@ -14,6 +14,7 @@ from models.layers import (
     ClassLabels,
     Combine,
     Confidences,
+    CrossAttention,
     Downsample,
     Embedding,
     FourierEmbedding,
@@ -30,6 +31,7 @@ from models.layers import (
     recomputed,
 )
 from models.resample import Image, downsample, upsample
+from models.text import Text, read
 
 
 class NCSNpp(nn.Module):
@@ -57,6 +59,10 @@ class NCSNpp(nn.Module):
         num_classes: that the network tells apart, 0 for none.
         augment_dim: augmentation labels that it sees, 0 for none.
         label_confidence: whether it sees how sure the classes are.
+        text: "bytes" or "embeddings" that it reads (models.text), "" for none.
+        text_length: of a caption at most, in bytes.
+        text_width: features of a token.
+        text_depth: blocks of the transformer that reads bytes.
         nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
@@ -86,6 +92,10 @@ class NCSNpp(nn.Module):
     num_classes: int = 0
     augment_dim: int = 0
     label_confidence: bool = False
+    text: str = ""
+    text_length: int = 64
+    text_width: int = 128
+    text_depth: int = 2
     nonlinearity: str = "swish"
     scale_by_sigma: bool = True
     sigma_min: float = 0.01
@@ -104,6 +114,7 @@ class NCSNpp(nn.Module):
         class_labels: ClassLabels | None = None,
         augment_labels: AugmentLabels | None = None,
         confidences: Confidences | None = None,
+        text: Text | None = None,
         features: bool = False,
     ) -> Image | tuple[Image, Embedding | None]:
         """The output, of the shape of x; labels are what the parametrization conditions on.
@@ -112,7 +123,7 @@ class NCSNpp(nn.Module):
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), or conditions are
-                not those that the network knows (layers.conditions).
+                not those that the network knows (layers.conditions, text.read).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)
@@ -127,12 +138,21 @@ class NCSNpp(nn.Module):
             skip_rescale=self.skip_rescale,
             init_scale=self.init_scale,
         )
-        attention = partial(recomputed(Attention, self.remat), self.skip_rescale, self.init_scale)
+        attention, cross_attention = (
+            partial(recomputed(kind, self.remat), self.skip_rescale, self.init_scale)
+            for kind in (Attention, CrossAttention)
+        )
         grow = partial(Upsample, kernel=kernel, fir=self.fir)
         shrink = partial(Downsample, kernel=kernel, fir=self.fir)
 
         def head(h, features, scale):
             return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
+
+        caption = read(self, len(x), text)
+
+        def attend(h):
+            h = attention()(h)
+            return h if caption is None else cross_attention()(h, caption.tokens, caption.mask)
 
         given = class_labels, augment_labels, confidences
         classes, augments, trust = conditions(self, len(x), *given)
@@ -150,6 +170,8 @@ class NCSNpp(nn.Module):
                 temb += linear(name="confidence_embedding", use_bias=False)(trust)
             if augments is not None:
                 temb += linear(name="augment_embedding", use_bias=False)(augments)
+            if caption is not None:
+                temb += linear(name="text_embedding", use_bias=False)(caption.pooled)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb)).astype(self.dtype)
 
@@ -161,7 +183,7 @@ class NCSNpp(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = block(self.nf * mult)(h, temb, train)
                 if h.shape[1] in self.attn_resolutions:
-                    h = attention()(h)
+                    h = attend(h)
                 skips.append(h)
             if level == levels - 1:
                 break
@@ -179,7 +201,7 @@ class NCSNpp(nn.Module):
             skips.append(h)
 
         h = block(h.shape[-1])(h, temb, train)
-        h = attention()(h)
+        h = attend(h)
         h = block(h.shape[-1])(h, temb, train)
         if features:
             return h, temb
@@ -189,7 +211,7 @@ class NCSNpp(nn.Module):
             for _ in range(self.num_res_blocks + 1):
                 h = block(self.nf * mult)(jnp.concatenate([h, skips.pop()], -1), temb, train)
             if h.shape[1] in self.attn_resolutions:
-                h = attention()(h)
+                h = attend(h)
             if self.progressive == "output_skip":
                 grown = 0 if output is None else upsample(output, kernel)
                 output = grown + head(h, channels, self.init_scale)

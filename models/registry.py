@@ -9,16 +9,19 @@ from models.adm import ADM
 from models.config import Config
 from models.ddpm import DDPM
 from models.discriminator import Discriminator
+from models.dit import CONDITIONING, DiT
 from models.layers import ACTIVATIONS
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2At128, NCSNv2At256
+from models.text import KINDS
 from models.wideresnet import WideResNet
 from sde_lib.checks import check_at_least, check_name
 
 MODELS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "adm": ADM,
+    "dit": DiT,
     "ddpm": DDPM,
     "ncsn": NCSN,
     "ncsnv2_64": NCSNv2,
@@ -30,7 +33,7 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 CLASSIFIERS = {"wideresnet", "discriminator"}
-ENCODERS = ("wideresnet", "ncsnpp", "adm", "mlp")
+ENCODERS = ("wideresnet", "ncsnpp", "adm", "dit", "mlp")
 """Networks that give features, to a discriminator."""
 
 CHOICES = {
@@ -39,6 +42,8 @@ CHOICES = {
     "progressive_input": ("none", "input_skip", "residual"),
     "progressive_combine": ("sum", "cat"),
     "embedding_type": ("fourier", "positional"),
+    "conditioning": CONDITIONING,
+    "text": KINDS,
     "nonlinearity": tuple(ACTIVATIONS),
     "dtype": ("float32", "bfloat16"),
 }
@@ -51,19 +56,21 @@ def create(config: Config) -> nn.Module:
     describe the SDE there too.
 
     Raises:
-        ValueError: an unknown network, an unknown choice for one of its fields, or remat,
-            dtype, class_conditional, augment_dim or label_confidence of a network without it.
+        ValueError: an unknown network, an unknown choice for one of its fields, sizes that it
+            cannot have, or remat, dtype, class_conditional, augment_dim, label_confidence or text
+            of a network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
     if not is_discriminator(config):
         return _network(config, options.name)
     check_name("config.model.encoder", options.encoder, ENCODERS)
-    if options.get("class_conditional"):
-        raise ValueError(
-            "config.model.class_conditional is True, but a discriminator sees no classes: set it "
-            "to False"
-        )
+    for field in ("class_conditional", "text"):
+        if options.get(field):
+            raise ValueError(
+                f"config.model.{field} is {options[field]!r}, but a discriminator sees no classes "
+                f"and no text: set it to {type(options[field])()!r}"
+            )
     encoder = _network(config, options.encoder)
     return Discriminator(encoder, bool(options.pretrained), options.get("dropout", 0.0))
 
@@ -85,13 +92,16 @@ def _network(config: Config, name: str) -> nn.Module:
             f"config.model.dtype is {options.dtype!r}, but the network {name!r} computes in "
             f"float32 alone: set it to that, or take one of {able}"
         )
-    for field in ("class_conditional", "augment_dim", "label_confidence"):
+    for field in ("class_conditional", "augment_dim", "label_confidence", "text"):
         known = "num_classes" if field == "class_conditional" else field
         if options.get(field) and (known not in fields or not options.get("conditional", True)):
             raise ValueError(
-                f"config.model.{field} is {options[field]}, but the network {name!r} "
-                "sees no labels: take 'ncsnpp' or 'adm', with config.model.conditional=True"
+                f"config.model.{field} is {options[field]}, but the network {name!r} sees no "
+                "labels: take 'ncsnpp' (with config.model.conditional=True), 'adm' or 'dit'"
             )
+    if options.get("text"):
+        sizes = {"text_length", "text_width", "text_depth"} & set(options)
+        check_at_least(1, **{f"config.model.{size}": options[size] for size in sizes})
     values: dict[str, Any] = {
         field: tuple(options[field]) if isinstance(options[field], list) else options[field]
         for field in fields & set(options)

@@ -81,6 +81,7 @@ def test_optimizer_warms_up_and_clips():
         ("model.name", "ncsnv2_64", "knows discrete levels only"),
         ("training.sde", "cosin", "did you mean 'cosine'"),
         ("training.sde", "edm", "cannot tell sigmas apart"),
+        ("model.text", "bites", "did you mean 'bytes'"),
         ("model.parametrization", "epsilom", "did you mean 'epsilon'"),
         ("model.sigma_data", 0.0, "config.model.sigma_data is 0.0"),
     ],
@@ -89,6 +90,27 @@ def test_impossible_values_are_refused(field, value, message):
     config = digits.get_config()
     section, name = field.split(".")
     config[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        build.check(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model.patch_size": 3}, "8 x 8 pixels cannot be cut into patches of .*patch_size = 3"),
+        ({"model.patch_size": 0}, "config.model.patch_size is 0: it must be at least 1"),
+        ({"model.num_heads": 5}, "hidden_size is 384: it must be a multiple of 5, for num_heads"),
+        ({"model.hidden_size": 6}, "hidden_size is 6: it must be a multiple of 4, for 2 sines"),
+        ({"training.sde": "vesde"}, "cannot tell sigmas apart"),
+    ],
+    ids=str,
+)
+def test_transformers_that_do_not_fit_are_refused(values, message):
+    config = digits.get_config()
+    with config.unlocked():
+        config.model.update(name="dit", patch_size=2, hidden_size=384, num_heads=6)
+    build.check(config)
+    config.update_from_flattened_dict(values)
     with pytest.raises(ValueError, match=message):
         build.check(config)
 

@@ -9,6 +9,7 @@ import weights
 
 from models.adm import ADM
 from models.ddpm import DDPM
+from models.dit import DiT
 from models.layers import Attention, attention_route, convolve_spread, level_sigma
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
@@ -21,6 +22,7 @@ LABELS = jnp.array([0.5, 3.0])
 CONDITIONAL = {
     "ncsnpp": NCSNpp(nf=8, ch_mult=(1,), num_res_blocks=0, embedding_type="positional"),
     "adm": ADM(nf=8, ch_mult=(1,), num_res_blocks=0),
+    "dit": DiT(hidden_size=8, depth=1, num_heads=2),
 }
 
 
@@ -31,6 +33,7 @@ class OneStage(NCSNv2):
 NETWORKS = {
     "ncsnpp": NCSNpp(nf=8, ch_mult=(1,), num_res_blocks=0, dropout=0.5),
     "adm": ADM(nf=8, ch_mult=(1,), num_res_blocks=0, dropout=0.5),
+    "dit": DiT(hidden_size=8, depth=2, num_heads=2, dropout=0.5),
     "ddpm": DDPM(nf=8, ch_mult=(1, 1), num_res_blocks=1),
     "ncsnv2": OneStage(nf=4, scale_by_sigma=False),
     "wideresnet": WideResNet(blocks_per_group=1, channel_multiplier=1),

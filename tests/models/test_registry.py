@@ -31,6 +31,8 @@ def test_lists_become_tuples():
         ("progressive", "output_skp", "output_skip"),
         ("embedding_type", "forier", "fourier"),
         ("nonlinearity", "swich", "swish"),
+        ("conditioning", "adaln", "adaln_zero"),
+        ("text", "byte", "bytes"),
         ("dtype", "bfloat", "bfloat16"),
     ],
 )
@@ -53,7 +55,7 @@ def test_every_network_takes_its_centring_from_the_data(name):
         assert getattr(network, "centered", centered) == centered
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "adm"])
+@pytest.mark.parametrize("name", ["ncsnpp", "adm", "dit"])
 def test_classes_are_the_data_s_where_the_network_is_conditional(name):
     config = digits.get_config()
     config.model.name, config.model.augment_dim = name, 9
@@ -68,6 +70,8 @@ def test_classes_are_the_data_s_where_the_network_is_conditional(name):
         ({"model.class_conditional": True, "data.num_classes": 0}, "num_classes is 0: it must be"),
         ({"model.class_conditional": True, "model.name": "ddpm"}, "'ddpm' sees no labels: take"),
         ({"model.augment_dim": 9, "model.name": "ncsnv2_64"}, "'ncsnv2_64' sees no labels: take"),
+        ({"model.text": "bytes", "model.name": "ddpm"}, "'ddpm' sees no labels: take"),
+        ({"model.text": "bytes", "model.text_width": 0}, "config.model.text_width is 0: it must"),
     ],
     ids=str,
 )
@@ -82,7 +86,7 @@ def test_conditions_of_a_network_that_sees_none_are_refused(values, message):
 def test_bfloat16_of_a_network_without_it_is_refused(name):
     config = digits.get_config()
     config.model.update(name=name, encoder="mlp", dtype="bfloat16")
-    able = "'ncsnpp', 'adm', 'ddpm', 'wideresnet'"
+    able = "'ncsnpp', 'adm', 'dit', 'ddpm', 'wideresnet'"
     network = "mlp" if name == "discriminator" else name
     with pytest.raises(ValueError, match=f"'{network}' computes in float32 alone: .* {able}"):
         models.create(config)
