@@ -24,10 +24,11 @@ def of_data(config: Config, dataset: Dataset, part: Literal["train", "test"]) ->
     if config.model.text == "embeddings":
         rows = _read(config.data.embeddings, "config.data.embeddings", part)
         n = len(getattr(dataset, part))
-        if len(rows) != n:
+        if (len(rows), rows.shape[2]) != (n, config.model.text_width):
             raise ValueError(
-                f"config.data.embeddings, {config.data.embeddings}, has {len(rows)} in {part!r}: "
-                f"there are {n} such images"
+                f"config.data.embeddings, {config.data.embeddings}, has {len(rows)} of width "
+                f"{rows.shape[2]} in {part!r}: there are {n} such images, and config.model."
+                f"text_width is {config.model.text_width}"
             )
         return rows
     captions = getattr(dataset, f"{part}_captions")
@@ -36,7 +37,7 @@ def of_data(config: Config, dataset: Dataset, part: Literal["train", "test"]) ->
             f"config.model.text is 'bytes', but {config.data.dataset!r} has no captions: take data "
             "with some (README.md, Text), or leave it out"
         )
-    return text.encode(captions, config.model.text_length)
+    return text.encode(list(map(str, captions)), config.model.text_length)
 
 
 def of_samples(config: Config) -> Texts:

@@ -23,7 +23,7 @@ def file(tmp_path):
 
 
 def test_embeddings_are_read_from_files(file):
-    ours = config(text="embeddings")
+    ours = config(text="embeddings", text_width=4)
     ours.data.embeddings = file
     dataset = Dataset(IMAGES, IMAGES, 17)
     np.testing.assert_array_equal(captions.of_data(ours, dataset, "test"), 2 * EMBEDDED)
@@ -32,7 +32,7 @@ def test_embeddings_are_read_from_files(file):
     np.testing.assert_array_equal(captions.of_samples(ours), EMBEDDED[:1])
     assert not captions.has_negative(ours)
     assert captions.empty(ours).shape == (2, 4)
-    with pytest.raises(ValueError, match="has 3 in 'train': there are 2 such images"):
+    with pytest.raises(ValueError, match="has 3 of width 4 in 'train': there are 2 such images"):
         captions.of_data(ours, Dataset(IMAGES[:2], IMAGES, 17), "train")
 
 
@@ -40,7 +40,7 @@ def test_captions_that_are_missing_or_too_long_are_refused():
     with pytest.raises(ValueError, match="'digits' has no captions"):
         captions.of_data(config(), Dataset(IMAGES, IMAGES, 17), "train")
     long = np.array(["a", "b", "Füße"])  # 6 bytes
-    with pytest.raises(ValueError, match="'Füße' has 6 bytes, and the model reads 4"):
+    with pytest.raises(ValueError, match=r"'Füße' has 6 bytes in UTF-8, .*text_length = 4 at most"):
         captions.of_data(config(), Dataset(IMAGES, IMAGES, 17, train_captions=long), "train")
 
 
@@ -49,7 +49,7 @@ def test_captions_that_are_missing_or_too_long_are_refused():
     [
         ({"text": ""}, {"prompt": "fox"}, "but the model knows no text: train one"),
         ({"text": ""}, {"negative_prompt": "fox"}, "sampling.negative_prompt is 'fox'"),
-        ({}, {"prompt": "a fox"}, "'a fox' has 5 bytes, and the model reads 4"),
+        ({}, {"prompt": "a fox"}, r"'a fox' has 5 bytes in UTF-8, .* = 4 at most"),
         ({}, {"embeddings": "e.npz"}, "needs a model that was trained with"),
         ({"text": "embeddings"}, {}, "needs config.data.embeddings"),
     ],
