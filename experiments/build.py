@@ -21,7 +21,7 @@ from models.dit import DiT, check_patches
 from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import PerSample
 from sde_lib.checks import check_at_least, check_name
-from sde_lib.likelihood import Probe
+from sde_lib.probes import Probe
 
 SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
     "denoise": "noise_removal",
@@ -124,10 +124,18 @@ def make_noise_density(config: Config) -> sde_lib.noise_density.Quantile | None:
 
 
 def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
-    """sde_lib.denoising_score_matching with the options of config.training."""
+    """The objective that config.training names, with the options that it has there."""
     training, sigma_data = config.training, config.model.sigma_data
+    sliced = partial(sde_lib.sliced_score_matching, n_projections=training.n_projections)
+    objectives = {
+        "denoising": sde_lib.denoising_score_matching,
+        "explicit": sde_lib.explicit_score_matching,
+        "sliced": sliced,
+        "sliced_vr": partial(sliced, variance_reduction=True),
+    }
+    check_name("config.training.objective", training.objective, objectives)
     return partial(
-        sde_lib.denoising_score_matching,
+        objectives[training.objective],
         likelihood_weighting=training.likelihood_weighting,
         importance_sampling=training.importance_sampling,
         reduce_mean=training.reduce_mean,
@@ -137,6 +145,7 @@ def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSam
         noise_density=make_noise_density(config),
         weighting=sde_lib.weighting.create(training.weighting, sigma_data, training.weighting_bias),
         input_perturbation=training.input_perturbation,
+        soft_truncation=training.soft_truncation,
     )
 
 

@@ -28,7 +28,8 @@ def make_losses(
 ) -> Callable[..., dict[str, jax.Array]]:
     """losses(params, key, batch, first_index): what training minimises, without dropout.
 
-    A batch is of values(config, dataset).
+    A batch is of values(config, dataset). It has no soft truncation, whose smallest time would be one
+    for all of the data.
 
     "loss" [B] comes with "t" [B] and, of a score model, "error" [B], the mean square of
     sigma score + z, which is 1 for a model that knows nothing; of a classifier, "correct" [B].
@@ -48,7 +49,7 @@ def make_losses(
             values, about = classifier.cross_entropy(key, sde, fn, x, *about)
         else:
             fn = scores.score_fn(config, sde, model, mesh, params, told)
-            options = {"first_index": first_index, "stratified": False}
+            options = {"first_index": first_index, "stratified": False, "soft_truncation": None}
             values, about = loss(key, sde, fn, x, **options)
         return {"loss": values} | about
 

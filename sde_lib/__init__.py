@@ -7,6 +7,7 @@ from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching, perturb
 from sde_lib.mixture import GaussianMixture
 from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, Sigmoid
+from sde_lib.score_matching import explicit_score_matching, sliced_score_matching
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
 from sde_lib.table import Table, from_betas
@@ -29,10 +30,12 @@ __all__ = [
     "change_sde",
     "check_score_fn",
     "denoising_score_matching",
+    "explicit_score_matching",
     "from_betas",
     "log_likelihood",
     "noise_density",
     "perturb",
+    "sliced_score_matching",
     "solve_ode",
     "weighting",
 ]

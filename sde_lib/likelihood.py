@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
+from sde_lib.batch import Batch, PerSample, expand, sample_keys
+from sde_lib.probes import Probe, draw
 from sde_lib.sde import SDE, ScoreFn, Time, check_score_fn
 from sde_lib.solve import solve_ode
 
 DATA_STD = 0.25  # typical of images in [-1, 1]: it decides on the steps, not on the density
 FIRST_STEP, PROPORTIONAL = 0.05, 0.2  # measured on Gaussian images and on networks of digits
-Probe = Literal["rademacher", "gaussian", "exact"]
 
 
 class LogLikelihood(NamedTuple):
@@ -63,12 +63,8 @@ def log_likelihood(
     Raises:
         ValueError: an unknown probe, n_probes < 1, or a score_fn that changes the shape.
     """
-    if probe not in get_args(Probe):
-        raise ValueError(f"probe {probe!r} is unknown: choose one of {', '.join(get_args(Probe))}")
-    if n_probes < 1:
-        raise ValueError(f"n_probes is {n_probes}: it must be at least 1")
+    probes = draw(sample_keys(key, len(x0), first_index), probe, n_probes, x0.shape)
     check_score_fn(score_fn, x0.shape)
-    probes = _probes(key, probe, n_probes, x0.shape, first_index)
     scale, axes = _scale(x0), tuple(range(1, x0.ndim))
 
     def field(place, state):
@@ -125,18 +121,6 @@ def _rate(sde: SDE, t: PerSample) -> PerSample:
     """g^2 / 2 dt / dplace."""
     rise = (1 + sde.noise_level(t) / DATA_STD) ** 1.5
     return 2 * DATA_STD * sde.alpha(t) * sde.sigma(t) * rise
-
-
-def _probes(key, probe: Probe, n_probes: int, shape, first_index) -> Float[Array, "probes ..."]:
-    if probe == "exact":
-        dims = math.prod(shape[1:])
-        basis = jnp.eye(dims).reshape(dims, 1, *shape[1:])
-        return jnp.broadcast_to(basis, (dims, *shape))
-    keys = sample_keys(key, shape[0], first_index)
-    draws = normal(keys, (shape[0], n_probes, *shape[1:]))
-    if probe == "rademacher":
-        draws = jnp.where(draws < 0, -1.0, 1.0)
-    return jnp.moveaxis(draws, 1, 0)
 
 
 def bits_per_dim(

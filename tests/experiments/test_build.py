@@ -84,6 +84,8 @@ def test_optimizer_warms_up_and_clips():
         ("model.text", "bites", "did you mean 'bytes'"),
         ("model.parametrization", "epsilom", "did you mean 'epsilon'"),
         ("model.sigma_data", 0.0, "config.model.sigma_data is 0.0"),
+        ("training.objective", "sliced_rv", "did you mean 'sliced_vr'"),
+        ("training.soft_truncation", -1.0, "soft_truncation is -1.0"),
     ],
 )
 def test_impossible_values_are_refused(field, value, message):
@@ -134,6 +136,30 @@ def test_the_loss_has_the_density_and_the_weighting_of_the_config():
     np.testing.assert_allclose(sde.log_snr(metrics["t"]), -0.6, atol=0.01)
     weight = 1 + np.exp(0.6) / 0.8**2
     np.testing.assert_allclose(values, 1.5 * weight * metrics["error"], rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "options"),
+    [
+        ("explicit", sde_lib.explicit_score_matching, {}),
+        ("sliced", sde_lib.sliced_score_matching, {"n_projections": 3}),
+        (
+            "sliced_vr",
+            sde_lib.sliced_score_matching,
+            {"n_projections": 3, "variance_reduction": True},
+        ),
+    ],
+)
+def test_the_objective_of_the_config_has_its_options(name, objective, options):
+    config = points.get_config()
+    training, key, x0 = config.training, jax.random.key(0), jnp.ones((8, 2))
+    training.objective, training.n_projections = name, 3
+    training.stratified, training.soft_truncation = False, 2.0
+    sde, loss = build.make_sde(config), build.make_loss(config)
+    ours, _ = jax.jit(lambda x0: loss(key, sde, lambda x, t: -(x**3), x0))(x0)
+    options = options | {"soft_truncation": 2.0}
+    theirs, _ = jax.jit(lambda x0: objective(key, sde, lambda x, t: -(x**3), x0, **options))(x0)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from closed_forms import SDES, Gaussian
 
 import sde_lib
+from sde_lib.losses import smallest_time
 
 N = 20_000
 
@@ -202,3 +203,65 @@ def test_without_input_perturbation_not_a_bit_changes():
     np.testing.assert_array_equal(plain, same)
     with pytest.raises(ValueError, match=r"input_perturbation is -0\.1: it must be at least 0"):
         losses(SDES["vp"], n=4, input_perturbation=-0.1)
+
+
+@pytest.mark.parametrize("k", [0.0, 0.9, 1.0, 2.0, 3.0])
+def test_smallest_times_of_soft_truncation_have_their_density(k):
+    """Their distribution function takes them to uniform numbers (Kolmogorov-Smirnov, p = 1e-3)."""
+    sde, n = SDES["vp"], 10_000
+    keys = jax.random.split(jax.random.key(0), n)
+    tau = np.asarray(jax.vmap(lambda key: smallest_time(key, sde, k))(keys), np.float64)
+
+    def integral(t):
+        return np.log(t) if k == 1 else t ** (1 - k) / (1 - k)
+
+    first, last = integral(sde.train_t_min), integral(sde.t_max)
+    u = np.sort((integral(tau) - first) / (last - first))
+    assert np.abs(u - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
+
+
+def test_a_batch_has_one_smallest_time_in_all_of_its_parts():
+    sde, x0 = SDES["vp"], jnp.zeros((64, 3))
+
+    def perturb(seed, x0=x0, first_index=0):
+        key = jax.random.key(seed)
+        return sde_lib.perturb(key, sde, x0, first_index=first_index, soft_truncation=1.0)
+
+    whole, part, other = perturb(0), perturb(0, x0[48:], 48), perturb(1)
+    np.testing.assert_array_equal(whole.t[48:], part.t)
+    np.testing.assert_array_equal(whole.weight, np.full(64, whole.weight[0]))
+    assert part.weight[0] == whole.weight[0] != other.weight[0]
+    tau = sde.t_max - whole.weight[0] * (sde.t_max - sde.train_t_min)
+    assert tau <= whole.t.min() < tau + 0.2
+
+
+@pytest.mark.parametrize(("k", "importance_sampling"), [(2.0, False), (1.0, True)])
+def test_soft_truncation_weights_the_loss_by_the_probability_to_be_kept(k, importance_sampling):
+    """Kim et al. 2022, Theorem 1: of the likelihood weighting, g^2 becomes g^2 P(tau <= t)."""
+    sde, gaussian = sde_lib.VP(train_t_min=0.01), Gaussian()
+    options = {"likelihood_weighting": True, "importance_sampling": importance_sampling}
+
+    @jax.jit
+    @jax.vmap
+    def batch_mean(key):
+        x0 = gaussian.sample(jax.random.fold_in(key, 0), (8, 3))
+        arguments = jax.random.fold_in(key, 1), sde, gaussian.score_fn(sde), x0
+        return sde_lib.denoising_score_matching(*arguments, **options, soft_truncation=k)[0].mean()
+
+    means = batch_mean(jax.random.split(jax.random.key(0), 10_000))
+    t = np.linspace(0.01, 1, 100_001)
+    kept = np.log(t / 0.01) / np.log(100) if k == 1 else (100 - 1 / t) / 99
+    weight = np.asarray(sde.diffusion(t) / sde.sigma(t), np.float64) ** 2
+    integrand = 1.5 * kept * weight * np.asarray(exact_error(sde, t), np.float64)
+    exact = np.trapezoid(integrand, t) / 0.99
+    assert abs(float(means.mean()) - exact) < 4 * standard_error(means)
+    assert standard_error(means) < 0.02 * exact
+
+
+def test_soft_truncation_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="soft_truncation draws a continuous t"):
+        losses(SDES["vp"], n=4, n_levels=10, soft_truncation=1.0)
+    with pytest.raises(ValueError, match=r"soft_truncation is -1\.0: it must be at least 0"):
+        losses(SDES["vp"], n=4, soft_truncation=-1.0)
+    with pytest.raises(ValueError, match="has no integral"):
+        losses(sde_lib.VP(train_t_min=0.0), n=4, soft_truncation=1.0)
