@@ -250,6 +250,71 @@ def save_point_paths(
     return _save(figure, path, about)
 
 
+class Estimate(NamedTuple):
+    """A panel: the arrows of a field, on a mesh, and a map of how far it is off."""
+
+    title: str
+    arrows: Float[np.ndarray, "m 2"]
+    error: Float[np.ndarray, "side side"]
+
+
+class Lines(NamedTuple):
+    """A panel: (x, y) by name; dotted ones, of the same names; and the level that is right."""
+
+    title: str
+    label: str
+    curves: dict[str, list[tuple[float, float]]]
+    dotted: dict[str, list[tuple[float, float]]]
+    level: float | None = None
+
+
+def save_estimates(
+    path: Path,
+    mesh: Float[np.ndarray, "m 2"],
+    estimates: Sequence[Estimate],
+    density: Float[np.ndarray, "side side"],
+    lines: Sequence[Lines],
+    half_width: float,
+    about: dict[str, str],
+) -> Path:
+    """Fields over their errors, with outlines of the density of the data; below, the curves."""
+    figure = _figure((3.1 * len(estimates), 7))
+    above, below = figure.subfigures(2, 1)
+    extent, axes = (
+        (-half_width, half_width, -half_width, half_width),
+        above.subplots(1, len(estimates)),
+    )
+    for panel, (title, arrows, error) in zip(axes, estimates, strict=True):
+        style = {"origin": "lower", "extent": extent}
+        panel.imshow(error, cmap="YlOrRd", vmin=0, vmax=1, **style)
+        levels = np.max(density) * np.array([0.02, 0.2, 0.6])
+        panel.contour(density, levels, colors="tab:blue", linewidths=0.7, **style)
+        panel.quiver(*mesh.T, *arrows.T, width=0.004)
+        panel.set_title(title, fontsize=10)
+        panel.set(xticks=[], yticks=[])
+    above.colorbar(axes[0].images[0], ax=axes, shrink=0.7, label="sigma |score - exact|")
+    for panel, (title, label, curves, dotted, level) in zip(
+        below.subplots(1, len(lines)), lines, strict=True
+    ):
+        ticks = [x for x, _ in next(iter(curves.values()))]
+        few = len(ticks) < 10
+        if few:
+            panel.set_xscale("log")
+            panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            panel.minorticks_off()
+        for k, (name, points) in enumerate(curves.items()):
+            style = {"color": f"C{k}", "marker": "os^D"[k] if few else ""}
+            panel.plot(*zip(*points, strict=True), **style, label=name)
+            panel.plot(*np.transpose(dotted.get(name, np.zeros((0, 2)))), ":", color=f"C{k}")
+        if level is not None:
+            panel.axhline(level, color="0.5", linewidth=1, zorder=0)
+        panel.set(yscale="log", xlabel=label)
+        panel.set_title(title, fontsize=10)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, frameon=False)
+    return _save(figure, path, about)
+
+
 def _panels(n: int, columns: int, label: str, **options: Any) -> tuple[Any, list[Any]]:
     """A figure of n panels in rows of `columns`, the first of each row with the label."""
     rows = -(-n // columns)
@@ -266,10 +331,14 @@ def _subplots(
     rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: Any
 ) -> tuple[Any, Any]:
     """A figure of the size, in inches, and its panels, as matplotlib's subplots gives them."""
+    figure = _figure(figsize)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _figure(size: tuple[float, float]) -> Any:
     from matplotlib.figure import Figure  # takes 0.3 s, for which no training is to wait
 
-    figure = Figure(figsize, layout="constrained")
-    return figure, figure.subplots(rows, columns, **options)
+    return Figure(size, layout="constrained")
 
 
 def _save(figure, path: Path, about: dict[str, str]) -> Path:
