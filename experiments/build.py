@@ -306,5 +306,5 @@ def image_shape(config: Config) -> tuple[int, ...]:
 
 
 def dummy_inputs(config: Config):
-    """x and labels to initialise a network with."""
-    return jnp.zeros((1, *image_shape(config))), jnp.ones(1)
+    """A state and labels to initialise a network with."""
+    return jnp.zeros(make_sde(config).state_shape((1, *image_shape(config)))), jnp.ones(1)

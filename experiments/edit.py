@@ -63,6 +63,11 @@ def check(config: Config) -> None:
     if not 0 <= edit.strength <= 1:
         raise ValueError(f"config.edit.strength is {edit.strength}: it must lie in [0, 1]")
     guides.refuse(config, "edit")
+    if not build.make_sde(config).is_scalar:
+        raise ValueError(
+            f"mode edit does not know config.training.sde = {config.training.sde!r}, whose states "
+            "are more than images: take a model of another SDE"
+        )
     if config.model.class_conditional:
         raise ValueError("mode edit needs a model without classes, not model.class_conditional")
     if len(build.image_shape(config)) == 1:

@@ -61,6 +61,11 @@ def check(config: Config) -> None:
     check_positive(or_zero=True, **named("dg_weight_1st_order", "dg_weight_2nd_order"))
     check_positive(or_zero=True, **named("guidance_weight", "time_shift_window"))
     check_positive(or_zero=True, **named("time_shift_cutoff"))
+    if options.time_shift_window and not sde.is_scalar:
+        raise ValueError(
+            "config.sampling.time_shift_window goes by a noise level, which config.training.sde = "
+            f"{config.training.sde!r} has not: leave it out"
+        )
     last = options.eps_scale + options.eps_scale_slope * sde.t_max
     check_positive(**{f"config.sampling's eps_scale + {sde.t_max:g} eps_scale_slope": last})
     corrected(config, sde, lambda x, t: x, lambda x, t: t, 1.0, 1.0)

@@ -35,7 +35,7 @@ def make_draw(
     mesh = sharding.make_mesh(config)
     size = sharding.round_up(mesh, size)
     guide, guide_params = guides.load(config, sde, params)
-    shape = (size, *build.image_shape(config))
+    shape = sde.state_shape((size, *build.image_shape(config)))
 
     @jax.jit
     def batch(params, guide_params, key, first_index):
@@ -43,7 +43,8 @@ def make_draw(
         score_fn = scores.sampling_score_fn(config, sde, model, mesh, params, indices)
         guided = guide(score_fn, sharding.gather(mesh, guide_params), indices)
         guided = jax.tree.map(partial(sharding.spread, mesh), guided)
-        return sampler(key, sde, guided, shape, first_index, n_frames)
+        states = sampler(key, sde, guided, shape, first_index, n_frames)
+        return states._replace(x=sde.data_of(states.x), path=sde.data_of(states.path))
 
     return partial(batch, params, guide_params, _key(config))
 
@@ -77,8 +78,8 @@ def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) ->
     n_steps = getattr(build.make_sampler(config), "n_moves", config.sampling.n_steps - 1)
     n_frames = min(N_FRAMES, n_steps)
     path = make_draw(config, model, params, n_samples, n_frames)(0).path
-    frames = sharding.fetch(path)[:, :n_samples]
-    prior = build.make_sde(config).prior_sample(_key(config), frames.shape[1:])
+    frames, sde = sharding.fetch(path)[:, :n_samples], build.make_sde(config)
+    prior = sde.data_of(sde.prior_sample(_key(config), sde.state_shape(frames.shape[1:])))
     return np.concatenate([prior[None], frames])
 
 

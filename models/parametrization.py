@@ -157,7 +157,7 @@ def score_fn(
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
         a, b, _ = (expand(jnp.asarray(k), x) for k in coefficients(t))
         output: Any = model.apply({"params": params}, *inputs(x, t), train=train, **options)
-        return a * x + b * output
+        return sde.noisy(a * x + b * output)
 
     return score
 

@@ -35,7 +35,7 @@ def euler_maruyama(
         x_mean = x - dt * sde.flow_drift(x, t, score)
         return x_mean, x_mean
     x_mean = x - dt * sde.reverse_drift(x, t, score)
-    return x_mean + expand(sde.diffusion(t) * jnp.sqrt(dt), x) * z, x_mean
+    return x_mean + expand(sde.diffusion(t) * jnp.sqrt(dt), x) * sde.noisy(z), x_mean
 
 
 def reverse_diffusion(
@@ -49,9 +49,9 @@ def reverse_diffusion(
 ) -> tuple[Batch, Batch]:
     """One reverse step of the forward chain of t_max / dt steps (Song et al. 2021, Eq. 46)."""
     f, g = sde.discretize(x, t, sde.t_max / dt)
-    drift = f - (0.5 if probability_flow else 1.0) * expand(g**2, x) * score_fn(x, t)
+    drift = f - (0.5 if probability_flow else 1.0) * expand(g**2, x) * sde.noisy(score_fn(x, t))
     x_mean = x - drift
-    return (x_mean if probability_flow else x_mean + expand(g, x) * z), x_mean
+    return (x_mean if probability_flow else x_mean + expand(g, x) * sde.noisy(z)), x_mean
 
 
 def ancestral_sampling(

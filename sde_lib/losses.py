@@ -20,6 +20,8 @@ BATCH = 2**32 - 1  # in the place of a sample's index: of what a batch has in co
 class Noisy(NamedTuple):
     """x = alpha(t) x_0 + std z: [B, ...], with t, std = sigma(t) and the loss's weight of [B].
 
+    Of a state that is more than its data, they are its own.
+
     With an input perturbation gamma, x = alpha(t) x_0 + std (z + gamma xi).
     """
 
@@ -104,13 +106,11 @@ def perturb(
         t = jnp.clip(sde.inverse_log_snr(noise_density(u)), sde.train_t_min, sde.t_max)
     else:
         t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
-    z = normal(fold_in(keys, 1), x0.shape)
-    mean, std = sde.marginal(x0, t)
-    noise = z
+    z = noise = normal(fold_in(keys, 1), sde.state_shape(x0.shape))
     if input_perturbation:
-        noise = z + input_perturbation * normal(fold_in(keys, 2), x0.shape)
+        noise = z + input_perturbation * normal(fold_in(keys, 2), z.shape)
     weight = share * _weight(sde, t, likelihood_weighting, importance_sampling, weighting)
-    return Noisy(mean + expand(std, x0) * noise, t, z, std, weight)
+    return Noisy(sde.noised(x0, t, noise), t, z, sde.sigma(t), weight)
 
 
 def smallest_time(key: PRNGKeyArray, sde: SDE, k: float) -> Float[Array, ""]:
@@ -159,10 +159,10 @@ def denoising_score_matching(
         ValueError: options that perturb refuses.
     """
     x, t, z, std, weight = perturb(key, sde, x0, **options)
-    residual = expand(std, x0) * score_fn(x, t) + z
-    axes = tuple(range(1, x0.ndim))
-    error = jnp.mean(residual**2, axis=axes)
-    total = error if reduce_mean else 0.5 * jnp.sum(residual**2, axis=axes)
+    residual = sde.noisy(expand(std, x) * score_fn(x, t) + z)
+    square = jnp.sum(residual**2, axis=tuple(range(1, x.ndim)))
+    error = square / math.prod(x0.shape[1:])
+    total = error if reduce_mean else 0.5 * square
     return weight * total, {"t": t, "error": error}
 
 

@@ -59,6 +59,8 @@ def create(
     for what, value in (("std", std), ("std_above", std_above), ("sigma_data", sigma_data)):
         if not 0 < value < math.inf:
             raise ValueError(f"{what} of the noise density is {value}: it must be positive")
+    if name == "uniform":
+        return None
     with jax.ensure_compile_time_eval():
         least, largest = (float(level) for level in _log_levels(sde))
     if not least - 4 * std <= mean <= largest + 4 * std_above:
@@ -66,8 +68,6 @@ def create(
             f"mean of the noise density is {mean}: too far from log(sigma / alpha) in training, "
             f"which goes from {least:g} to {largest:g}"
         )
-    if name == "uniform":
-        return None
     if name == "log_uniform":
         return log_uniform(sde)
     shift = math.log(sigma_data)

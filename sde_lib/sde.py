@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,15 @@ Time = Float[Array, "..."] | float
 class SDE(abc.ABC):
     """A diffusion from data (t = 0) to prior (t = t_max). Subclasses give alpha and sigma.
 
+    What diffuses is the state: here the data themselves; a subclass may add to them (sde_lib.CLD).
+
     Attributes:
         t_max: time of the prior.
         t_min: time at which sampling ends.
         train_t_min: smallest time of training, and the time at which likelihoods start.
     """
+
+    is_scalar: ClassVar[bool] = True  # the state is the data, and alpha and sigma say all
 
     t_max: float = dataclasses.field(default=1.0, kw_only=True)
     t_min: float = dataclasses.field(default=1e-3, kw_only=True)
@@ -70,13 +75,36 @@ class SDE(abc.ABC):
         """Mean (shape of x0) and standard deviation ([B]) of x_t given x_0."""
         return expand(self.alpha(t), x0) * x0, self.sigma(t)
 
+    def noised(self, x0: Batch, t: Time, z: Batch) -> Batch:
+        """The state at t of data x0 and standard normal noise z, which is of the state's shape."""
+        mean, std = self.marginal(x0, t)
+        return mean + expand(std, x0) * z
+
+    def noisy(self, x: Batch) -> Batch:
+        """What is like a state, with zeros where g(t) lets no noise in, and needs no score."""
+        return x
+
+    def state_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the states of data of `shape` = (B, ...)."""
+        return tuple(shape)
+
+    def initial_state(
+        self, key: PRNGKeyArray, x0: Batch, first_index: int | Array = 0
+    ) -> tuple[Batch, PerSample | float]:
+        """The state of data x0 at train_t_min, and the log density of what was drawn for it."""
+        return x0, 0.0
+
+    def data_of(self, x: Batch) -> Batch:
+        """The part of states, [..., B, ...], that is data at t = 0."""
+        return x
+
     def reverse_drift(self, x: Batch, t: Time, score: Batch) -> Batch:
         """Drift of the reverse-time SDE, f x - g^2 score (Song et al. 2021, Eq. 6)."""
-        return self.drift(x, t) - expand(self.diffusion(t) ** 2, x) * score
+        return self.drift(x, t) - expand(self.diffusion(t) ** 2, x) * self.noisy(score)
 
     def flow_drift(self, x: Batch, t: Time, score: Batch) -> Batch:
         """Drift of the probability-flow ODE, f x - g^2 score / 2 (Song et al. 2021, Eq. 13)."""
-        return self.drift(x, t) - 0.5 * expand(self.diffusion(t) ** 2, x) * score
+        return self.drift(x, t) - 0.5 * expand(self.diffusion(t) ** 2, x) * self.noisy(score)
 
     def denoise(self, x: Batch, t: Time, score: Batch) -> Batch:
         """E[x_0 | x_t] = (x + sigma^2 score) / alpha: Tweedie's formula."""
@@ -91,15 +119,12 @@ class SDE(abc.ABC):
     def prior_sample(
         self, key: PRNGKeyArray, shape: Sequence[int], first_index: int | Array = 0
     ) -> Batch:
-        """Draws from the prior; `shape` = (B, ...). Sample i depends on key and i alone."""
+        """Draws from the prior; `shape` = (B, ...), of states. Sample i: by key and i alone."""
         return self.prior_std * normal(sample_keys(key, shape[0], first_index), shape)
 
     def prior_logp(self, x: Batch) -> PerSample:
         """Log density of each x under the prior, in nats."""
-        axes = tuple(range(1, x.ndim))
-        dims = math.prod(x.shape[1:])
-        log_norm = dims * (math.log(self.prior_std) + 0.5 * math.log(2 * math.pi))
-        return -0.5 * jnp.sum((x / self.prior_std) ** 2, axis=axes) - log_norm
+        return log_normal(x, self.prior_std)
 
     def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
         """f(x) and G ([B]) of one step x <- x + f + G z at t of the forward chain of n_steps.
@@ -155,6 +180,14 @@ class SDE(abc.ABC):
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
         """The t with noise_level(t) = level; level > 0 of any shape."""
         return self.inverse_log_snr(-2 * jnp.log(level))
+
+
+def log_normal(x: Batch, std: float) -> PerSample:
+    """Log density of each x under N(0, std^2 I), in nats."""
+    axes = tuple(range(1, x.ndim))
+    dims = math.prod(x.shape[1:])
+    log_norm = dims * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    return -0.5 * jnp.sum((x / std) ** 2, axis=axes) - log_norm
 
 
 def check_score_fn(score_fn: ScoreFn | tuple[ScoreFn, ...], shape: Sequence[int]) -> None:
