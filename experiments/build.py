@@ -51,6 +51,7 @@ def make_sde(config: Config) -> sde_lib.SDE:
         "sigmoid": sde_lib.Sigmoid,
         "linear": sde_lib.Linear,
         "flow": sde_lib.LinearFlow,
+        "cld": lambda: sde_lib.CLD(model.cld_beta, model.cld_mass, model.cld_gamma),
     }
     check_name("config.training.sde", config.training.sde, families)
     sde = families[config.training.sde]()
@@ -205,11 +206,13 @@ def check(config: Config) -> None:
     _check_conditioning(config)
     _check_training(config)
     scores.check(config, sde)
-    # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), and the loss.
+    # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), the loss, and
+    # the parametrization.
     key, x = jax.random.key(0), jnp.zeros((1, 2))
     with warnings.catch_warnings(action="ignore"):  # sampling itself will warn
         jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, x.shape), key)
     jax.eval_shape(lambda key: make_loss(config)(key, sde, lambda x, t: x, x), key)
+    jax.eval_shape(models.network_inputs(config, sde), x, jnp.ones(1))
 
 
 def _kind_of_labels(config: Config) -> str:

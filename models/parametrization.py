@@ -5,7 +5,7 @@ x = alpha x_0 + sigma eps, and EDM's noise level l = sigma / alpha, F learns
 
 | name                 | F                                                      | label         |
 | -------------------- | ------------------------------------------------------ | ------------- |
-| "score_sde"          | score under VE and EDM, eps otherwise                  | noise_labels' |
+| "score_sde"          | score under VE and EDM, eps otherwise (CLD: see below) | noise_labels' |
 | "epsilon"            | eps                                                    | noise_labels' |
 | "x0"                 | x_0                                                    | noise_labels' |
 | "v"                  | alpha eps - sigma x_0 (Salimans & Ho 2022)             | noise_labels' |
@@ -15,6 +15,10 @@ x = alpha x_0 + sigma eps, and EDM's noise level l = sigma / alpha, F learns
 | "edm_vp"             | Table 1): under any SDE, of x / alpha, whose noise has | 999 t, VP's   |
 | "edm_ve"             | the standard deviation l                               | log(l / 2)    |
 | "edm_iddpm"          |                                                        | 999 - j       |
+
+Under CLD only the velocities' half of F counts, whose eps is sigma times the score's negative, and
+"score_sde" is the mixed score: F is what eps has more than for data of unit variance, as if these
+were Gaussian with v independent of x (Dockhorn et al. 2022, Section 3.2).
 """
 
 from collections.abc import Callable
@@ -29,7 +33,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.config import Config
 from models.registry import encoder_is_classifier, encoder_name
-from sde_lib import EDM, SDE, VE, VP, ScoreFn
+from sde_lib import CLD, EDM, SDE, VE, VP, ScoreFn
 from sde_lib.batch import PerSample, expand
 from sde_lib.checks import check_name
 
@@ -72,6 +76,10 @@ def _edm_vp(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
 
 def _edm_ve(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
     return 0.0, 1 / sde.sigma(t), 1 / sde.alpha(t)
+
+
+def _mixed(sde: CLD, t: PerSample) -> Coefficients:
+    return -1 / sde.covariance(t, variance=1.0)[2], -1 / sde.sigma(t), 1.0
 
 
 PARAMETRIZATIONS: dict[str, Callable[[SDE, PerSample, float], Coefficients]] = {
@@ -174,6 +182,8 @@ def network_inputs(
 
 def _coefficients(config: Config, sde: SDE) -> Callable[[jax.Array], Coefficients]:
     name = config.model.get("parametrization", "score_sde")
+    if name == "score_sde" and isinstance(sde, CLD):
+        return lambda t: _mixed(sde, t)
     if name == "score_sde":
         gives_score = isinstance(sde, VE | EDM) and encoder_name(config) != "mlp"
         name = "score" if gives_score else "epsilon"

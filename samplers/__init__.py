@@ -18,6 +18,7 @@ from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrec
 from samplers.probability_flow import ProbabilityFlow
 from samplers.registry import SAMPLERS, create
 from samplers.stochastic_runge_kutta import AdaptiveSDE, StochasticRungeKutta
+from samplers.symmetric_splitting import SymmetricSplitting
 from samplers.unipc import UniPC
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Scores",
     "Start",
     "StochasticRungeKutta",
+    "SymmetricSplitting",
     "UniPC",
     "create",
     "editing",

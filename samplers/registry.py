@@ -19,6 +19,7 @@ from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.solver import NoiseLevelSolver
 from samplers.stochastic_runge_kutta import AdaptiveSDE, StochasticRungeKutta
+from samplers.symmetric_splitting import SymmetricSplitting
 from samplers.unipc import UniPC
 from sde_lib.checks import check_name
 
@@ -31,6 +32,7 @@ Sampler = (
     | PredictorCorrector
     | ProbabilityFlow
     | StochasticRungeKutta
+    | SymmetricSplitting
 )
 
 SAMPLERS: dict[str, Any] = {
@@ -58,6 +60,7 @@ SAMPLERS: dict[str, Any] = {
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
     "stochastic_runge_kutta": StochasticRungeKutta,
+    "symmetric_splitting": SymmetricSplitting,
     "unipc": UniPC,
 }
 

@@ -2,6 +2,7 @@
 
 from sde_lib import noise_density, weighting
 from sde_lib.change import change_sde
+from sde_lib.cld import CLD
 from sde_lib.families import VE, VP, SubVP
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching, perturb
@@ -13,6 +14,7 @@ from sde_lib.solve import solve_ode
 from sde_lib.table import Table, from_betas
 
 __all__ = [
+    "CLD",
     "EDM",
     "SDE",
     "VE",

@@ -94,3 +94,16 @@ class Correlated:
 def Mixture():  # noqa: N802
     """Two Gaussians in the plane, of weights 0.3 and 0.7."""
     return sde_lib.GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.5)), 0.4)
+
+
+def langevin_score_fn(sde, gaussian):
+    """The velocities' score under CLD, of Gaussian data."""
+
+    def score(state, t):
+        x0 = jnp.full_like(sde.data_of(state), gaussian.mean)
+        x, v = jnp.split(state - sde.noised(x0, t, jnp.zeros_like(state)), 2, axis=-1)
+        xx, xv, vv = (expand(c, x) for c in sde.covariance(t, gaussian.std**2))
+        of_v = -(v - xv / xx * x) / (vv - xv**2 / xx)
+        return jnp.concatenate([jnp.zeros_like(of_v), of_v], axis=-1)
+
+    return score

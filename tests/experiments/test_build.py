@@ -222,6 +222,60 @@ def test_labels_that_a_network_takes_the_logarithm_of_are_positive(name, changes
             build.check(config)
 
 
+def langevin_config(module):
+    config = module.get_config()
+    config.training.sde = "cld"
+    config.training.likelihood_weighting = config.training.importance_sampling = False
+    return config
+
+
+def test_langevin_diffusion_builds_with_its_numbers_and_twice_the_channels():
+    config = langevin_config(digits)
+    config.model.cld_mass = 0.5
+    assert build.make_sde(config) == sde_lib.CLD(4.0, 0.5, 0.04)
+    assert build.dummy_inputs(config)[0].shape == (1, 8, 8, 2)
+    assert build.dummy_inputs(langevin_config(points))[0].shape == (1, 4)
+    for method in ("predictor_corrector", "euler_maruyama", "probability_flow"):
+        config.sampling.method = method
+        build.check(config)
+    config.sampling.method, config.sampling.grid = "symmetric_splitting", "quadratic"
+    build.check(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling.method": "heun"}, "no noise level"),
+        ({"sampling.method": "dpm_adaptive"}, "no noise level"),
+        ({"sampling.method": "adaptive_sde"}, "no noise level"),
+        ({"sampling.method": "annealed_langevin"}, "no noise level"),
+        ({"sampling.predictor": "ancestral_sampling"}, "predictor 'euler_maruyama'"),
+        ({"sampling.corrector": "langevin"}, "no corrector"),
+        ({"training.continuous": False}, "no discrete noise levels"),
+        ({"training.noise_density": "log_normal"}, "train at t uniform"),
+        ({"training.weighting": "edm"}, "train at t uniform"),
+        (
+            {"training.likelihood_weighting": True, "training.importance_sampling": True},
+            "without importance_sampling",
+        ),
+        ({"model.parametrization": "edm"}, "parametrization 'score_sde', 'epsilon' or 'score'"),
+        ({"model.parametrization": "v"}, "parametrization 'score_sde', 'epsilon' or 'score'"),
+    ],
+)
+def test_what_needs_a_noise_level_is_refused_of_langevin_diffusion(changes, message):
+    config = langevin_config(digits)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        build.check(config)
+
+
+def test_splitting_is_a_sampler_of_langevin_diffusion():
+    config = digits.get_config()
+    config.sampling.method = "symmetric_splitting"
+    with pytest.raises(ValueError, match="a sampler of CLD"):
+        build.check(config)
+
+
 def test_a_network_divides_by_sigma_unless_told_not_to():
     config = digits.get_config("ve")
     del config.model.scale_by_sigma

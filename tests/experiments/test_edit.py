@@ -136,3 +136,10 @@ def test_what_cannot_be_edited_is_refused(module, fields, message, tmp_path):
     config.edit.update(fields)
     with pytest.raises(ValueError, match=message):
         edit.run(config, tmp_path)
+
+
+def test_states_that_are_more_than_images_are_not_edited(tmp_path):
+    config = digits.get_config()
+    config.training.sde = "cld"
+    with pytest.raises(ValueError, match="whose states are more than images"):
+        edit.run(config, tmp_path)

@@ -66,6 +66,13 @@ def test_what_no_guide_can_do_is_refused(config, values, message):
         guides.check(config)
 
 
+def test_no_time_shift_where_there_is_no_noise_level():
+    config = digits.get_config()
+    config.training.sde, config.sampling.time_shift_window = "cld", 0.1
+    with pytest.raises(ValueError, match=r"noise level, which .* has not"):
+        guides.check(config)
+
+
 def test_a_discriminator_guides_no_model_with_classes(config):
     config.model.class_conditional = True
     with pytest.raises(ValueError, match="discriminator knows no classes, but the model has them"):

@@ -41,6 +41,25 @@ def test_samples_have_the_model_moments_and_do_not_depend_on_batches():
     np.testing.assert_allclose(x, again, atol=1e-5)
 
 
+def test_samples_are_positions_where_states_have_velocities(tmp_path):
+    """By the score of CLD's prior, which positions then keep: N(0, 1)."""
+
+    class PriorNetwork:
+        def apply(self, variables, x, labels, train, rngs):
+            return labels[:, None] * x / 0.25  # labels are sigma, the mass is 0.25
+
+    config = points.get_config("moons")
+    config.training.sde, config.model.parametrization = "cld", "epsilon"
+    config.sampling.method, config.sampling.n_steps = "symmetric_splitting", 20
+    config.sampling.noise_removal = False
+    x, nfe = sample.draw(config, PriorNetwork(), {}, 4096)  # pyright: ignore
+    assert nfe == 20
+    np.testing.assert_allclose(np.cov(x.T), np.eye(2), atol=0.1)
+    path = sample.draw_paths(config, PriorNetwork(), {}, 4096)  # pyright: ignore
+    assert path.shape == (11, 4096, 2)
+    np.testing.assert_allclose(path.std(axis=(1, 2)), 1, atol=0.06)
+
+
 def test_samples_that_are_not_finite_are_an_error():
     class Broken:
         def apply(self, variables, x, labels, train, rngs):

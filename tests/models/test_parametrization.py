@@ -42,6 +42,20 @@ def test_labels_and_scaling_are_the_published_ones(name, network):
     np.testing.assert_allclose(score, expected)
 
 
+def test_langevin_diffusion_s_score_is_mixed_and_of_velocities_alone():
+    """Of a network that gives its input, on top of the score of data of unit variance."""
+    sde, probe = sde_lib.CLD(), Probe()
+    x, t = jax.random.normal(jax.random.key(0), (3, 4)), jnp.array([0.01, 0.3, 1.0])
+    sigma, variance = sde.sigma(t)[:, None], sde.covariance(t, 1.0)[2][:, None]
+    for name, mixed in (("score_sde", 1.0), ("epsilon", 0.0)):
+        config = ml_collections.ConfigDict({"model": {"name": "mlp", "parametrization": name}})
+        score = models.score_fn(config, sde, probe, "params")(x, t)  # pyright: ignore
+        np.testing.assert_allclose(score[:, :2], 0)
+        expected = -mixed * x[:, 2:] / variance - x[:, 2:] / sigma
+        np.testing.assert_allclose(score[:, 2:], expected, rtol=1e-5)
+    np.testing.assert_allclose(probe.seen[1], sde.sigma(t))
+
+
 DISCRETE = {"model": {"name": "ncsnpp", "num_scales": 100}, "training": {"continuous": False}}
 
 
