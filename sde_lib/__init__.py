@@ -7,7 +7,7 @@ from sde_lib.families import VE, VP, SubVP
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching, perturb
 from sde_lib.mixture import GaussianMixture
-from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, Sigmoid
+from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, LogLinear, Sigmoid
 from sde_lib.score_matching import explicit_score_matching, sliced_score_matching
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
@@ -24,6 +24,7 @@ __all__ = [
     "Linear",
     "LinearFlow",
     "LogLikelihood",
+    "LogLinear",
     "ScoreFn",
     "Sigmoid",
     "SubVP",

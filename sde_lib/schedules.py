@@ -8,6 +8,7 @@ noise level is known to 3e-8 / (1 - t) only: hence a t_max below 1, and every in
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -239,6 +240,64 @@ class LinearFlow(_VanishingAlpha):
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
         return _share(level)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogLinear(_Schedule):
+    """Kingma et al. 2021 (VDM, arXiv 2107.00630), Appendix D: log-SNR linear in t.
+
+    alpha^2 + sigma^2 = 1, and gamma = -log-SNR goes from gamma_min at t = 0 to gamma_max at t_max:
+    alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma). Nothing is singular at t = 0, where some
+    noise is left: that is where samples end and likelihoods start.
+
+    Raises ValueError unless -80 <= gamma_min < gamma_max <= 80 (float32's range).
+    """
+
+    gamma_min: float = -13.3
+    gamma_max: float = 5.0
+    t_min: float = dataclasses.field(default=0.0, kw_only=True)
+    train_t_min: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not -80 <= self.gamma_min < self.gamma_max <= 80:
+            raise ValueError(
+                f"gamma_min = {self.gamma_min}, gamma_max = {self.gamma_max}: LogLinear needs "
+                "-80 <= gamma_min < gamma_max <= 80"
+            )
+
+    @property
+    def _rate(self) -> float:
+        """gamma'."""
+        return (self.gamma_max - self.gamma_min) / self.t_max
+
+    def log_snr(self, t: Time) -> Array:
+        return -self.gamma_min - self._rate * jnp.asarray(t, jnp.float32)
+
+    def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
+        return (-self.gamma_min - log_snr) / self._rate
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+
+    def noise_level(self, t: Time) -> Array:
+        return jnp.exp(-0.5 * self.log_snr(t))
+
+    def drift_coefficient(self, t: Time) -> Array:
+        return -0.5 * self._rate * jax.nn.sigmoid(-self.log_snr(t))
+
+    def diffusion(self, t: Time) -> Array:
+        return math.sqrt(self._rate) * self.sigma(t)
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+    def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
+        return self.inverse_log_snr(-2 * jnp.log(level))
 
 
 def _share(odds: Float[Array, "..."]) -> Array:

@@ -40,6 +40,7 @@ EXACT = {
     "sigmoid": _preserving(_gamma),
     "sigmoid_steep": _preserving(lambda t: _gamma(t, 0.0, 3.0, 0.3)),
     "linear": _preserving(lambda t: 1 - t),
+    "log_linear": _preserving(lambda t: _sigmoid(13.3 - 18.3 * t)),
     "flow": (lambda t: 1 - t, lambda t: t),
 }
 SDES = {
@@ -51,6 +52,7 @@ SDES = {
     "sigmoid": sde_lib.Sigmoid(),
     "sigmoid_steep": sde_lib.Sigmoid(0.0, 3.0, 0.3),
     "linear": sde_lib.Linear(),
+    "log_linear": sde_lib.LogLinear(),
     "flow": sde_lib.LinearFlow(),
 }
 
