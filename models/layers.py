@@ -168,6 +168,12 @@ def conditions(
     return classes, augment_labels, positional_embedding(999 * known, network.nf)
 
 
+def with_fourier_features(x: Array, exponents: Sequence[int]) -> Array:
+    """x, then sin(2^n pi x) and cos(2^n pi x) for each n, side by side on the last axis."""
+    angles = [2.0**n * np.pi * x for n in exponents]
+    return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
+
+
 def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
     """Sines and cosines at frequencies from 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing)."""
     half = features // 2

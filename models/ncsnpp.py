@@ -29,6 +29,7 @@ from models.layers import (
     level_sigma,
     positional_embedding,
     recomputed,
+    with_fourier_features,
 )
 from models.resample import Image, downsample, upsample
 from models.text import Text, read
@@ -66,6 +67,8 @@ class NCSNpp(nn.Module):
         nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
+        fourier_features: n of sin(2^n pi x) and cos(2^n pi x), which come in beside x in [-1, 1]
+            (Kingma et al. 2021, arXiv 2107.00630, Appendix C).
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
         dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
@@ -101,6 +104,7 @@ class NCSNpp(nn.Module):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     num_scales: int = 1000
+    fourier_features: Sequence[int] = ()
     centered: bool = False
     remat: bool = False
     dtype: str = "float32"
@@ -175,8 +179,9 @@ class NCSNpp(nn.Module):
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb)).astype(self.dtype)
 
-        pyramid = (x if self.centered else 2 * x - 1).astype(self.dtype)
-        h = conv3x3(self.nf)(pyramid)
+        x = x if self.centered else 2 * x - 1
+        pyramid = x.astype(self.dtype)
+        h = conv3x3(self.nf)(with_fourier_features(x, self.fourier_features).astype(self.dtype))
         skips = [h]
 
         for level, mult in enumerate(self.ch_mult):

@@ -57,8 +57,8 @@ def create(config: Config) -> nn.Module:
 
     Raises:
         ValueError: an unknown network, an unknown choice for one of its fields, sizes that it
-            cannot have, or remat, dtype, class_conditional, augment_dim, label_confidence or text
-            of a network without it.
+            cannot have, or remat, dtype, class_conditional, augment_dim, label_confidence, text or
+            fourier_features of a network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
@@ -91,6 +91,11 @@ def _network(config: Config, name: str) -> nn.Module:
         raise ValueError(
             f"config.model.dtype is {options.dtype!r}, but the network {name!r} computes in "
             f"float32 alone: set it to that, or take one of {able}"
+        )
+    if options.get("fourier_features") and "fourier_features" not in fields:
+        raise ValueError(
+            f"config.model.fourier_features is {options.fourier_features}, but the network "
+            f"{name!r} has no such features of its input: leave it empty, or take 'ncsnpp'"
         )
     for field in ("class_conditional", "augment_dim", "label_confidence", "text"):
         known = "num_classes" if field == "class_conditional" else field

@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import weights
 
+from models.layers import with_fourier_features
 from models.ncsnpp import NCSNpp
 
 SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
@@ -109,6 +111,32 @@ def test_uncentred_data_is_centred_inside():
     centred = outputs(NCSNpp(**SHALLOW, centered=True), LABELS, inputs=(2 * X - 1,))
     uncentred = outputs(NCSNpp(**SHALLOW, centered=False), LABELS)
     np.testing.assert_allclose(centred, uncentred, rtol=1e-5, atol=1e-6)
+
+
+def test_fourier_features_come_in_beside_the_input():
+    network, plain = NCSNpp(**SHALLOW, fourier_features=(1, 3)), NCSNpp(**SHALLOW)
+    features = with_fourier_features(X, (1, 3))
+    x = np.asarray(X, np.float64)
+    angles = [2 * np.pi * x, 8 * np.pi * x]
+    expected = np.concatenate([x, *map(np.sin, angles), *map(np.cos, angles)], -1)
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+
+    params = weights.random(network, X, LABELS)
+    kernel = params["Conv_0"]["kernel"]
+    assert kernel.shape == (3, 3, 15, 8)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(network, kernel, x):
+        first = {"Conv_0": params["Conv_0"] | {"kernel": kernel}}
+        return network.apply({"params": params | first}, x, LABELS)
+
+    alone = kernel.copy()
+    alone[:, :, 3:] = 0
+    without = run(plain, kernel[:, :, :3], X)
+    np.testing.assert_allclose(run(network, alone, X), without, atol=1e-5)
+    assert np.abs(run(network, kernel, X) - without).max() > 0.1
+    kernel[:, :, :3] = 0  # what is left has the period 1
+    np.testing.assert_allclose(run(network, kernel, X + 1), run(network, kernel, X), atol=1e-4)
 
 
 def test_a_size_that_cannot_be_halved_is_refused():

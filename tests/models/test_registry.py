@@ -92,6 +92,13 @@ def test_bfloat16_of_a_network_without_it_is_refused(name):
         models.create(config)
 
 
+def test_fourier_features_of_a_network_without_them_are_refused():
+    config = digits.get_config()
+    config.model.name, config.model.fourier_features = "ddpm", (3, 4)
+    with pytest.raises(ValueError, match="'ddpm' has no such features of its input"):
+        models.create(config)
+
+
 def test_remat_of_a_network_without_blocks_is_refused():
     config = points.get_config()
     config.model.remat = True
