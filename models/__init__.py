@@ -1,6 +1,7 @@
 """Score networks, and what turns a network's output into a score."""
 
 from models import inception, torch_import
+from models.learned_schedule import LearnedSchedule
 from models.parametrization import network_inputs, noise_labels, score_fn
 from models.registry import (
     MODELS,
@@ -14,6 +15,7 @@ from models.registry import (
 
 __all__ = [
     "MODELS",
+    "LearnedSchedule",
     "create",
     "encoder_is_classifier",
     "encoder_name",

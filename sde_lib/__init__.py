@@ -12,6 +12,7 @@ from sde_lib.score_matching import explicit_score_matching, sliced_score_matchin
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
 from sde_lib.table import Table, from_betas
+from sde_lib.vdm import continuous_bound, diffusion_loss, encode
 
 __all__ = [
     "CLD",
@@ -32,7 +33,10 @@ __all__ = [
     "bits_per_dim",
     "change_sde",
     "check_score_fn",
+    "continuous_bound",
     "denoising_score_matching",
+    "diffusion_loss",
+    "encode",
     "explicit_score_matching",
     "from_betas",
     "log_likelihood",

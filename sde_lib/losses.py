@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from sde_lib import noise_density as noise_densities
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
@@ -89,10 +89,7 @@ def perturb(
     if importance_sampling:
         noise_density = noise_densities.log_uniform(sde)
     keys = sample_keys(key, x0.shape[0], first_index)
-    u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
-    if stratified:
-        n_strata = n_strata or x0.shape[0]
-        u = ((first_index + jnp.arange(x0.shape[0])) % n_strata + u) / n_strata
+    u = draw_uniform(keys, stratified, first_index, n_strata)
     share = 1.0
     if soft_truncation is not None:
         tau = smallest_time(jax.random.fold_in(key, BATCH), sde, soft_truncation)
@@ -111,6 +108,20 @@ def perturb(
         noise = z + input_perturbation * normal(fold_in(keys, 2), z.shape)
     weight = share * _weight(sde, t, likelihood_weighting, importance_sampling, weighting)
     return Noisy(sde.noised(x0, t, noise), t, z, sde.sigma(t), weight)
+
+
+def draw_uniform(
+    keys: Key[Array, " batch"],
+    stratified: bool = False,
+    first_index: int | jax.Array = 0,
+    n_strata: int | None = None,
+) -> PerSample:
+    """u in [0, 1) for each sample's key; stratified, in stratum (first_index + i) % n_strata."""
+    u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
+    if not stratified:
+        return u
+    n_strata = n_strata or len(u)
+    return ((first_index + jnp.arange(len(u))) % n_strata + u) / n_strata
 
 
 def smallest_time(key: PRNGKeyArray, sde: SDE, k: float) -> Float[Array, ""]:
