@@ -117,7 +117,7 @@ class DiT(nn.Module):
     ) -> Image | tuple[Image, Embedding]:
         """The output, of the shape of x; labels are what the parametrization conditions on.
 
-        With `features`, one pixel for each patch before the last layer, and the sum c.
+        With `features`, one pixel for each patch before the last layer, and c as blocks see it.
 
         Raises:
             ValueError: patches do not divide the image, or conditions are not those that the
@@ -133,7 +133,7 @@ class DiT(nn.Module):
         c = nn.swish(c).astype(self.dtype)
 
         patches = patchify(x if self.centered else 2 * x - 1, self.patch_size)
-        embed = Dense(self.hidden_size, kernel_init=init(), name="patch_embedding")
+        embed = Dense(self.hidden_size, kernel_init=init(), name="patches")
         h = embed(patches.astype(self.dtype))
         h += position_embedding(rows, columns, self.hidden_size).astype(self.dtype)
         mask = None

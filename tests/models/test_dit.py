@@ -111,7 +111,7 @@ def test_without_blocks_that_add_it_maps_normalised_patches_and_positions():
     x = X[:, :4, :4, :2]
     bias = np.arange(8, dtype="f4") ** 2
     values = {
-        "patch_embedding/kernel": np.eye(8, dtype="f4"),
+        "patches/kernel": np.eye(8, dtype="f4"),
         "DiTBlock_0/modulation/bias": np.repeat([0, 0, 0, 0, 0, 2], 8).astype("f4"),
         "DiTBlock_0/perceptron/Dense_1/bias": bias,
         "modulation/bias": np.repeat([1, 3], 8).astype("f4"),
