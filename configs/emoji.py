@@ -17,7 +17,7 @@ two busy CPU cores. One of edm took 1.5 seconds there, after a minute of compila
 
 from configs import default, published
 
-VARIANTS = ("vp", "ve", "edm")
+VARIANTS = ("vp", "ve", "edm", "autoencoder")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -44,7 +44,22 @@ def get_config(variant: str = "vp") -> default.Config:
     model.ema_rate = 0.999
     config.optim.warmup = 1000
 
-    if variant == "edm":
+    if variant == "autoencoder":
+        config.data.uniform_dequantization = False
+        config.data.random_flip = True
+        training.n_iters = 2500
+        training.batch_size = 16
+        training.eval_freq = 500
+        model.name = "autoencoder"
+        model.nf = 16
+        model.ch_mult = (1, 2, 4)
+        model.num_res_blocks = 1
+        model.attn_resolutions = ()
+        model.ema_rate = 0.998
+        config.autoencoder.kl_weight = 0.03
+        config.optim.lr = 2e-3
+        config.optim.warmup = 200
+    elif variant == "edm":
         config.update_from_flattened_dict(published.EDM_METHOD)
         training.n_iters = 3000
         training.batch_size = 32

@@ -261,7 +261,8 @@ def _check_conditioning(config: Config) -> None:
     parametrization.check(config)
     model, continuous = config.model, config.training.continuous
     network = models.encoder_name(config)
-    if network == "mlp" or models.encoder_is_classifier(config):
+    labelless = network == "mlp" or models.is_autoencoder(config)
+    if labelless or models.encoder_is_classifier(config):
         return
     kind, name = _kind_of_labels(config), model.get("parametrization", "score_sde")
     embedding = model.get("embedding_type", "fourier")  # NCSNpp's default

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-from experiments import build, classifier, conditions, data, parts, scores, sharding
+from experiments import autoencoder, build, classifier, conditions, data, parts, scores, sharding
 from experiments.state import TrainState
 from models.config import Config
 from sde_lib import EDM, SDE, VP
@@ -35,6 +35,8 @@ def make_losses(
     sigma score + z, which is 1 for a model that knows nothing; of a classifier, "correct" [B].
     Sample i of the data is dequantised and perturbed by a key of its own.
     """
+    if models.is_autoencoder(config):
+        return autoencoder.make_metrics(config, model, dataset)
     sde, loss, mesh = build.make_sde(config), build.make_loss(config), sharding.make_mesh(config)
     is_classifier = models.is_classifier(config)
     dequantize, density = config.data.uniform_dequantization, build.make_noise_density(config)
@@ -72,7 +74,8 @@ def make_evaluation(
 
     def evaluation(step: int, state: TrainState) -> dict[str, float]:
         result = parts.over(mesh, some, len(indices), partial(losses, state.ema_params, key))
-        metrics = {"eval_loss": float(result["loss"].mean())}
+        of_all = result.keys() & {"loss", "psnr", "kl", "code_error"}
+        metrics = {f"eval_{name}": float(result[name].mean()) for name in sorted(of_all)}
         for name in result.keys() & {"error", "correct"}:
             along = along_time(sde, result["t"], result[name])
             metrics |= {f"eval_{name}_t{edge:g}": mean for edge, mean in along.items()}

@@ -133,6 +133,11 @@ def main(argv: list[str]) -> None:
         guides.check_sampler(config)
     if models.is_classifier(config) and MODE.value not in ("train", "plan"):
         raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train or plan alone")
+    if models.is_autoencoder(config) and MODE.value not in ("train", "plan"):
+        raise ValueError(
+            "an autoencoder is for --mode=train or plan alone: give its folder as "
+            "config.data.autoencoder to a score model, which then makes its latents"
+        )
     folder = "-".join([Path(file).stem, *filter(None, [variant])])
     workdir = Path(WORKDIR.value or f"runs/{folder}")
     if jax.process_count() > 1:

@@ -1,4 +1,4 @@
-"""Mode train: a score model, or a classifier of noisy data, to config.training.n_iters."""
+"""Mode train: a score model, a classifier or an autoencoder, to config.training.n_iters."""
 
 import itertools
 import logging
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 import models
 from experiments import (
     augment,
+    autoencoder,
     build,
     classifier,
     conditions,
@@ -53,8 +54,8 @@ def make_train_step(
     sharding.make_mesh(config), unless another is given.
     """
     optimizer, mesh = build.make_optimizer(config), mesh or sharding.make_mesh(config)
-    make = classifier.make_objective if models.is_classifier(config) else _make_objective
-    loss_and_gradient = _accumulated(make(config, model), config.training.n_microbatches, mesh)
+    objective = _make_objective(config, model)
+    loss_and_gradient = _accumulated(objective, config.training.n_microbatches, mesh)
 
     def train_step(state, batch, told=MappingProxyType({})):
         keys = _keys(config, state.step)
@@ -160,6 +161,10 @@ def _ema_rate(config: Config, step: jax.Array) -> jax.Array:
 
 def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
     """objective(params, keys, first_index, x, told): mean loss of a microbatch."""
+    if models.is_classifier(config):
+        return classifier.make_objective(config, model)
+    if models.is_autoencoder(config):
+        return autoencoder.make_objective(config, model)
     sde, loss = build.make_sde(config), build.make_loss(config)
 
     def objective(params, keys, first_index, x, told):
@@ -217,7 +222,7 @@ def run(config: Config, workdir: Path) -> None:
     check_periods(training)
     dataset = load_data(config)
     model = models.create(config)
-    is_classifier = models.is_classifier(config)
+    is_classifier, is_autoencoder = models.is_classifier(config), models.is_autoencoder(config)
     workdirs.check_owner(config, workdir)
     abstract = abstract_state(config, model)
     is_discriminator = models.is_discriminator(config)
@@ -231,7 +236,10 @@ def run(config: Config, workdir: Path) -> None:
     describe = partial(model_card.describe, config, workdir, dataset, n_params)
 
     def pictures(step, state):
-        if step < training.n_iters:
+        if step < training.n_iters and is_autoencoder:
+            about = state.ema_params, dataset, step, workdir
+            autoencoder.save_reconstructions(config, model, *about)
+        elif step < training.n_iters:
             sample.save_samples(config, model, state.ema_params, step, workdir)
 
     evaluation = held_out.make_evaluation(config, model, dataset)
@@ -263,6 +271,11 @@ def run(config: Config, workdir: Path) -> None:
     if is_classifier:
         report = held_out.report(config, model, params, dataset)
         print(report)
+        model_card.update(workdir, step, {"test set": report})
+    elif is_autoencoder:
+        report = autoencoder.report(config, model, params, dataset)
+        print(report)
+        print(autoencoder.save_reconstructions(config, model, params, dataset, step, workdir))
         model_card.update(workdir, step, {"test set": report})
     else:
         bits = likelihood.bits_per_dim(config, model, params, dataset)

@@ -9,6 +9,7 @@ from models.registry import (
     encoder_is_classifier,
     encoder_name,
     in_float32,
+    is_autoencoder,
     is_classifier,
     is_discriminator,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "encoder_name",
     "in_float32",
     "inception",
+    "is_autoencoder",
     "is_classifier",
     "is_discriminator",
     "network_inputs",

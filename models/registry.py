@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from models.adm import ADM
+from models.autoencoder import Autoencoder
 from models.config import Config
 from models.ddpm import DDPM
 from models.discriminator import Discriminator
@@ -30,6 +31,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "wideresnet": WideResNet,
     "mlp": MLP,
     "discriminator": Discriminator,
+    "autoencoder": Autoencoder,
 }
 
 CLASSIFIERS = {"wideresnet", "discriminator"}
@@ -118,7 +120,20 @@ def _network(config: Config, name: str) -> nn.Module:
         values["num_classes"] = config.data.num_classes
     if "num_outputs" in fields:
         values["num_outputs"] = config.data.num_classes
+    if name == "autoencoder":
+        values |= _of_autoencoder(config, fields)
     return network(**values)
+
+
+def _of_autoencoder(config: Config, fields: set[str]) -> dict[str, Any]:
+    options = config.autoencoder
+    name = "config.autoencoder.regularization"
+    check_name(name, options.regularization, ("kl", "vq"))
+    numbers = ("latent_channels", "codebook_size")
+    check_at_least(1, **{f"config.autoencoder.{number}": options[number] for number in numbers})
+    given = {field: options[field] for field in fields & set(options)}
+    adversarial = options.adversarial_weight > 0
+    return given | {"channels": config.data.num_channels, "adversarial": adversarial}
 
 
 def in_float32(model: nn.Module) -> nn.Module:
@@ -134,6 +149,11 @@ def is_classifier(config: Config) -> bool:
 def is_discriminator(config: Config) -> bool:
     """Whether config.model tells samples of a model from the data."""
     return config.model.name == "discriminator"
+
+
+def is_autoencoder(config: Config) -> bool:
+    """Whether config.model makes latents of images, and images of these."""
+    return config.model.name == "autoencoder"
 
 
 def encoder_name(config: Config) -> str:
