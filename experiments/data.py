@@ -1,4 +1,4 @@
-"""Data sets: loading, batches that can start anywhere, and the way to and from model space."""
+"""Data sets: loading, and batches that can start anywhere."""
 
 import math
 from collections.abc import Iterator
@@ -7,22 +7,22 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 import models
 from experiments import hosts, sharding
 from experiments.datasets import cifar10, digits, emoji, files, huggingface, npz, points
 from experiments.datasets.dataset import Dataset as Dataset
 from experiments.datasets.lazy_images import LazyImages
+from experiments.model_space import data_range as data_range
+from experiments.model_space import to_grey as to_grey
+from experiments.model_space import to_model_space as to_model_space
+from experiments.model_space import to_model_space_each as to_model_space_each
+from experiments.model_space import to_uint8 as to_uint8
 from models.config import Config
-from sde_lib.batch import fold_in, sample_keys
 from sde_lib.checks import check_name
-
-DEQUANTIZE = 1 << 20  # folded into a sample's key: no draw of a loss has this number
 
 LOADERS = {
     "digits": digits.load,
@@ -157,64 +157,6 @@ def resident(mesh: Mesh, values: Any, most: int) -> Any | None:
 def fetch(values: Any | None, batch: Any) -> Any:
     """Inside jit: a batch of resident values, from their indices; without such, it is one."""
     return batch if values is None else jax.tree.map(lambda leaf: leaf[batch], values)
-
-
-def to_model_space(
-    config: Config,
-    levels: int | None,
-    key: PRNGKeyArray,
-    batch: Array,
-    dequantize: bool,
-) -> Float[Array, "batch *shape"]:
-    """Grey levels to [0, 1], or to [-1, 1] if config.data.centered; points stay as they are.
-
-    `dequantize` adds a uniform draw to each grey level first, so that the density of the result
-    gives the probability of the grey levels (sde_lib.bits_per_dim with data_range(config)).
-    """
-    if levels is None:
-        return batch
-    grey = batch.astype(jnp.float32)
-    if dequantize:
-        unit = (grey + jax.random.uniform(key, batch.shape)) / levels
-    else:
-        unit = grey / (levels - 1)
-    low, high = data_range(config)
-    return low + (high - low) * unit
-
-
-def to_model_space_each(
-    config: Config,
-    levels: int | None,
-    key: PRNGKeyArray,
-    batch: Array,
-    first_index: int | Array,
-    dequantize: bool,
-) -> Float[Array, "batch *shape"]:
-    """to_model_space by a key of each sample's own: the same in any batch."""
-    keys = fold_in(sample_keys(key, batch.shape[0], first_index), DEQUANTIZE)
-    return jax.vmap(lambda key, x: to_model_space(config, levels, key, x, dequantize))(keys, batch)
-
-
-def to_grey(config: Config, levels: int | None, x: np.ndarray) -> np.ndarray:
-    """The nearest grey level, uint8: the inverse of to_model_space; points stay as they are."""
-    if levels is None:
-        return x
-    low, high = data_range(config)
-    unit = (x - low) / (high - low)
-    dequantized = config.data.uniform_dequantization
-    grey = np.floor(unit * levels) if dequantized else np.round(unit * (levels - 1))
-    return np.clip(grey, 0, levels - 1).astype(np.uint8)
-
-
-def data_range(config: Config) -> tuple[float, float]:
-    """The interval that images fill in model space."""
-    return (-1.0, 1.0) if config.data.centered else (0.0, 1.0)
-
-
-def to_uint8(config: Config, x: np.ndarray) -> UInt8[np.ndarray, "..."]:
-    """Images in model space to 0, ..., 255, rounded."""
-    low, high = data_range(config)
-    return np.round(np.clip((x - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def _check_part(

@@ -34,6 +34,7 @@ from experiments import (
     train,
 )
 from experiments import workdir as workdirs
+from experiments.datasets.dataset import identity
 from experiments.datasets.lazy_images import LazyImages
 from experiments.features import FeatureFunction
 from experiments.parts import Part, Parts
@@ -117,7 +118,7 @@ def test_loss(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     """The training loss of the averaged model on the test set, without dropout."""
     mesh, batch = sharding.make_mesh(config), held_out.make_losses(config, model, dataset)
     values = held_out.values(config, dataset)
-    inputs = [config.eval.batch_size, params, _identity(dataset.test), values[1]]
+    inputs = [config.eval.batch_size, params, identity(dataset.test), values[1]]
     part = _parts(config, workdir, step, "loss", inputs)
     losses = parts.passes(config, mesh, values, partial(batch, params), part)["loss"]
     return {"test loss": Figure(losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses)))}
@@ -127,7 +128,7 @@ def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     """Bits/dim of the test set."""
     options = config.eval
     inputs = [options.batch_size, options.rtol, options.atol, options.probe, options.n_probes]
-    inputs += [params, _identity(dataset.test), held_out.values(config, dataset)[1]]
+    inputs += [params, identity(dataset.test), held_out.values(config, dataset)[1]]
     part = _parts(config, workdir, step, "bits", inputs)
     bits = likelihood.bits_per_dim(config, model, params, dataset, part)
     return {"test bits/dim": Figure(bits.mean, bits.error, {"nfe": bits.nfe})}
@@ -241,7 +242,7 @@ def reference(
     """Made once for a data set and a feature function, and kept beside the runs, in stats/."""
     values = dataset.train
     mesh, n, size = sharding.make_mesh(config), len(values), config.eval.batch_size
-    made_of = parts.digest([fn.name, fn.version, dataset.levels, _identity(values)])
+    made_of = parts.digest([fn.name, fn.version, dataset.levels, identity(values)])
     name = f"{config.data.dataset}-{fn.name}-{made_of}.npz"
     path = workdir.parent / "stats" / name
     kept = np.linspace(0, n - 1, min(n, PAIRED)).astype(int)
@@ -291,14 +292,6 @@ def _features(
 
 def _parts(config: Config, workdir: Path, step: int, kind: str, inputs: Any) -> Parts:
     return Parts(workdir / "evaluation" / str(step), kind, [config.seed, inputs])
-
-
-def _identity(values: np.ndarray | LazyImages) -> Any:
-    """What tells data sets apart: all of an array, the names and some of the images in files."""
-    if isinstance(values, np.ndarray):
-        return values
-    some = values[np.linspace(0, len(values) - 1, 64).astype(int)]
-    return [list(map(str, values.keys)), some]
 
 
 def _record(config: Config, workdir: Path, step: int, figures: Figures) -> None:

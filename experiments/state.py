@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import models
-from experiments import build, data, sharding
+from experiments import build, model_space, sharding
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from models.config import Config
@@ -77,7 +77,7 @@ def load_related_config(config: Config, folder: Path, what: str) -> Config:
     for name, of in (
         ("SDE", build.make_sde),
         ("shape of data", build.image_shape),
-        ("range of data", data.data_range),
+        ("range of data", model_space.data_range),
     ):
         if of(config) != of(theirs):
             raise ValueError(
