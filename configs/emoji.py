@@ -17,7 +17,7 @@ two busy CPU cores. One of edm took 1.5 seconds there, after a minute of compila
 
 from configs import default, published
 
-VARIANTS = ("vp", "ve", "edm", "autoencoder")
+VARIANTS = ("vp", "ve", "edm", "autoencoder", "latent")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -58,6 +58,25 @@ def get_config(variant: str = "vp") -> default.Config:
         model.ema_rate = 0.998
         config.autoencoder.kl_weight = 0.03
         config.optim.lr = 2e-3
+        config.optim.warmup = 200
+    elif variant == "latent":
+        config.update_from_flattened_dict(published.EDM_METHOD)
+        config.data.autoencoder = "runs/emoji-autoencoder"
+        config.data.uniform_dequantization = False
+        training.n_iters = 3000
+        training.batch_size = 32
+        training.noise_mean = 0.0
+        model.sigma_data = 1.0  # of each channel of latents
+        model.nf = 48
+        model.ch_mult = (1, 2)
+        model.num_res_blocks = 1
+        model.attn_resolutions = ()
+        model.dropout = 0.0
+        model.embedding_type = "positional"
+        model.progressive_input = "none"
+        model.fir = False
+        config.eval.num_samples = 1000
+        config.optim.lr = 1e-3
         config.optim.warmup = 200
     elif variant == "edm":
         config.update_from_flattened_dict(published.EDM_METHOD)

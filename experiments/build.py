@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import jax
@@ -15,12 +16,13 @@ import models
 import samplers
 import sde_lib
 from experiments import augment, scores
+from experiments import workdir as workdirs
 from models import parametrization
 from models.config import Config
 from models.dit import DiT, check_patches
 from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import PerSample
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least, check_name, check_positive
 from sde_lib.probes import Probe
 
 SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
@@ -161,10 +163,17 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(optim.grad_clip) if optim.grad_clip > 0 else optax.identity()
     adam = optax.adamw(rate, optim.beta1, optim.beta2, optim.eps, weight_decay=optim.weight_decay)
     optimizer = optax.chain(clip, adam)
+    if models.is_autoencoder(config) and config.autoencoder.adversarial_weight > 0:
+        return optax.partition({False: optimizer, True: optimizer}, _are_discriminator)
     if not (models.is_discriminator(config) and config.model.pretrained):
         return optimizer
     parts: Any = {"encoder": optax.set_to_zero(), "head": optimizer}
     return optax.partition(parts, {part: part for part in parts})
+
+
+def _are_discriminator(params: Any) -> dict[str, bool]:
+    """Of an autoencoder's parts: a discriminator's gradient is clipped apart from the others."""
+    return {part: part == "discriminator" for part in params}
 
 
 def check(config: Config) -> None:
@@ -243,6 +252,10 @@ def _check_training(config: Config) -> None:
     for name in ("label_dropout", "label_confidence"):
         if model[name] and not model.class_conditional:
             raise ValueError(f"config.model.{name} needs config.model.class_conditional=True")
+    if models.is_autoencoder(config):
+        _check_autoencoder(config)
+    if data.autoencoder:
+        _check_latents(config)
     if data.confidence and not model.label_confidence:
         raise ValueError("config.data.confidence needs config.model.label_confidence=True")
     if data.augment and model.augment_dim != augment.N_LABELS:
@@ -254,6 +267,36 @@ def _check_training(config: Config) -> None:
         raise ValueError(
             "config.data.augment flips images already: set config.data.random_flip=False"
         )
+
+
+def _check_autoencoder(config: Config) -> None:
+    """Raises ValueError for weights and steps that no autoencoder's loss can have."""
+    options = config.autoencoder
+    for name in ("kl_weight", "commitment", "perceptual_weight", "adversarial_weight"):
+        check_positive(or_zero=True, **{f"config.autoencoder.{name}": options[name]})
+    check_at_least(0, **{"config.autoencoder.adversarial_start": options.adversarial_start})
+    if options.adversarial_start and not options.adversarial_weight:
+        raise ValueError(
+            "config.autoencoder.adversarial_start does nothing without adversarial_weight: give "
+            "that too, or leave it out"
+        )
+
+
+def _check_latents(config: Config) -> None:
+    """Raises ValueError for what cannot be done with latents in the place of images."""
+    model, data = config.model, config.data
+    if models.is_autoencoder(config) or models.encoder_name(config) == "mlp":
+        raise ValueError(
+            f"config.data.autoencoder gives latents, which are not for the network {model.name!r}: "
+            "it takes images or points; leave it out"
+        )
+    for name in ("random_flip", "augment"):
+        if data[name]:
+            raise ValueError(
+                f"config.data.{name} is {data[name]!r}: it changes images, and with "
+                "config.data.autoencoder the data are latents; leave it to the autoencoder's run"
+            )
+    image_shape(config)
 
 
 def _check_conditioning(config: Config) -> None:
@@ -303,10 +346,35 @@ def _check_conditioning(config: Config) -> None:
 
 
 def image_shape(config: Config) -> tuple[int, ...]:
-    """Shape of one sample of config.data: of an image, or (2,) for points."""
+    """Shape of one sample of config.data: of an image or its latent, or (2,) for points."""
     if models.encoder_name(config) == "mlp":
         return (2,)
+    if config.data.autoencoder:
+        return models.latent_shape(autoencoder_config(config))
     return (config.data.image_size, config.data.image_size, config.data.num_channels)
+
+
+def autoencoder_config(config: Config) -> Config:
+    """The config of the run in config.data.autoencoder, on the same devices.
+
+    Raises:
+        ValueError: there is no run, or one of no autoencoder, or of other data.
+    """
+    folder = Path(config.data.autoencoder)
+    theirs = workdirs.load_config(folder)
+    theirs.mesh = config.mesh
+    if not models.is_autoencoder(theirs):
+        raise ValueError(
+            f"config.data.autoencoder, {folder}, holds the model {theirs.model.name!r}: give the "
+            "folder of a trained autoencoder"
+        )
+    for name in ("dataset", "image_size", "num_channels", "centered"):
+        if config.data[name] != theirs.data[name]:
+            raise ValueError(
+                f"the autoencoder in {folder} is of data with config.data.{name} = "
+                f"{theirs.data[name]!r}, here it is {config.data[name]!r}"
+            )
+    return theirs
 
 
 def dummy_inputs(config: Config):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import models
-from experiments import hosts, sharding
+from experiments import hosts, latent, sharding
 from experiments.datasets import cifar10, digits, emoji, files, huggingface, npz, points
 from experiments.datasets.dataset import Dataset as Dataset
 from experiments.datasets.lazy_images import LazyImages
@@ -39,7 +39,13 @@ LOADERS = {
 
 
 def load(config: Config) -> Dataset:
-    """The data set that config.data.dataset names, checked against config.data.
+    """The data that a model is of: `load_images`, or their latents by config.data.autoencoder."""
+    dataset = load_images(config)
+    return latent.load(config, dataset) if config.data.autoencoder else dataset
+
+
+def load_images(config: Config) -> Dataset:
+    """The data set, of images or points, that config.data.dataset names, checked by config.data.
 
     Raises:
         ValueError: an unknown name, data that is missing, of another shape, outside its declared

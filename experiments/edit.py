@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
-from experiments import build, data, guides, pictures, scores, sharding, state
+from experiments import build, data, guides, latent, pictures, scores, sharding, state
 from models.config import Config
 from samplers import editing, measurement
 from sde_lib.checks import check_at_least, check_name
@@ -16,6 +16,8 @@ from sde_lib.checks import check_at_least, check_name
 
 def run(config: Config, workdir: Path) -> None:
     """Edits the first config.edit.n_images test images; draws them with the results beside them.
+
+    With config.data.autoencoder it is their latents that are edited, and all is shown decoded.
 
     Raises:
         ValueError: an unknown task or mask, an impossible number, or data that cannot be edited.
@@ -45,10 +47,12 @@ def run(config: Config, workdir: Path) -> None:
     if not np.isfinite(images).all():
         raise FloatingPointError("results are not finite: take more steps, or another sampler")
     if task == "reconstruct":
-        print(f"largest error {np.abs(images[:, 1] - images[:, 0]).max():.2e}")
+        what = "of latents " if config.data.autoencoder else ""
+        print(f"largest error {what}{np.abs(images[:, 1] - images[:, 0]).max():.2e}")
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
     path = workdir / "samples" / f"edit_{task}_{step}.png"
-    images = data.to_uint8(config, images).reshape(-1, *x.shape[1:])
+    images = data.to_uint8(config, latent.make_decode(config, workdir)(images))
+    images = images.reshape(-1, *images.shape[2:])
     print(pictures.save_grid(path, images, len(columns), about, list(columns)))
 
 
@@ -72,6 +76,8 @@ def check(config: Config) -> None:
         raise ValueError("mode edit needs a model without classes, not model.class_conditional")
     if len(build.image_shape(config)) == 1:
         raise ValueError(f"{dataset!r} are points: mode edit needs images")
+    if edit.task == "colorize" and config.data.autoencoder:
+        raise ValueError("config.edit.task = 'colorize' needs grey images, which latents have not")
     if edit.task == "colorize" and config.data.num_channels == 1:
         raise ValueError(f"{dataset!r} has no colours: config.edit.task = 'colorize' needs them")
 
@@ -81,7 +87,7 @@ def check(config: Config) -> None:
 
 
 def _inpaint(config, key, sde, score_fn, x, first_index):
-    mask = MASKS[config.edit.mask](config.data.image_size)
+    mask = MASKS[config.edit.mask](x.shape[1])
     operator = measurement.inpainting(mask)
     return _measure(config, key, sde, score_fn, x, first_index, operator)
 

@@ -24,6 +24,7 @@ from experiments import (
     guides,
     held_out,
     hosts,
+    latent,
     likelihood,
     model_card,
     parts,
@@ -109,7 +110,7 @@ def _check(config: Config) -> None:
 
 def run_stats(config: Config, workdir: Path) -> None:
     """Makes the statistics of the training data that samples are compared with."""
-    dataset = data.load(config)
+    dataset = data.load_images(config)
     made = reference(config, dataset, feature_function(config), workdir)
     print(f"{made.moments.n} of {config.data.dataset!r}: {made.path}")
 
@@ -131,14 +132,19 @@ def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     inputs += [params, identity(dataset.test), held_out.values(config, dataset)[1]]
     part = _parts(config, workdir, step, "bits", inputs)
     bits = likelihood.bits_per_dim(config, model, params, dataset, part)
-    return {"test bits/dim": Figure(bits.mean, bits.error, {"nfe": bits.nfe})}
+    return {likelihood.name(config): Figure(bits.mean, bits.error, {"nfe": bits.nfe})}
 
 
 def sample_quality(
     config, model: nn.Module, params: Any, dataset, workdir: Path, step: int
 ) -> Figures:
-    """Distances between samples and training data, by the features of config.eval.features."""
-    fn = feature_function(config)
+    """Distances between samples and training data, by the features of config.eval.features.
+
+    Latents are decoded, and compared with the images.
+    """
+    if config.data.autoencoder:
+        dataset = data.load_images(config)
+    fn, decode = feature_function(config), latent.make_decode(config, workdir)
     truth = reference(config, dataset, fn, workdir)
     _, guide_params = guides.load(config, build.make_sde(config), params)
     settings = config.sampling.to_dict() | {"n_samples": None}
@@ -147,8 +153,8 @@ def sample_quality(
     size = sharding.round_up(mesh, config.sampling.batch_size)
     draw = sample.make_draw(config, model, params, size)
 
-    def images(first: int) -> jax.Array:
-        return draw(first).x
+    def images(first: int) -> np.ndarray:
+        return decode(sharding.fetch(draw(first).x))
 
     moments, values = sampled_features(config, dataset.levels, fn, images, size, n, part)
     about = {"samples": n, "data": truth.moments.n, "features": f"{fn.name}-{fn.version}"}
@@ -172,7 +178,7 @@ def sampled_features(
     config: Config,
     levels: int | None,
     fn: FeatureFunction,
-    draw: Callable[[int], jax.Array],
+    draw: Callable[[int], jax.Array | np.ndarray],
     size: int,
     n: int,
     part: Part = parts.always,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from experiments import build, data, guides, hosts, parts, sample, sharding, state
+from experiments import build, data, guides, hosts, latent, parts, sample, sharding, state
 from models.config import Config
 
 LOG = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ def run(config: Config, workdir: Path) -> None:
     """Draws config.sampling.n_samples samples of the model itself, for a discriminator.
 
     <workdir>/generated.npz has them in "samples": grey levels, uint8, or points. Its "about" tells
-    what decides on them. A set that is there is not drawn again, nor are its batches.
+    what decides on them. Latents are in "samples" as a discriminator of latents takes them, and
+    decoded in "images". A set that is there is not drawn again, nor are its batches.
 
     Raises:
         ValueError: no checkpoint, or guides: a discriminator corrects what the model does alone.
@@ -55,7 +56,10 @@ def run(config: Config, workdir: Path) -> None:
             for first in tqdm(range(0, n, size), unit="batch", desc="samples", disable=None)
         ]
         rows = np.concatenate(batches)[:n]
-        parts.save(path, samples=rows, about=np.asarray(json.dumps(about)))
+        arrays = {"samples": rows, "about": np.asarray(json.dumps(about))}
+        if config.data.autoencoder:
+            arrays["images"] = data.to_uint8(config, latent.make_decode(config, workdir)(rows))
+        parts.save(path, **arrays)
     print(f"{path}: {n} samples of step {step}")
 
 

@@ -25,6 +25,11 @@ class BitsPerDim(NamedTuple):
         return f"{self.mean:.3f} +- {self.error:.3f} (nfe {self.nfe})"
 
 
+def name(config: Config) -> str:
+    """Of the figure: bits of a density of latents compare with nothing but the same latents'."""
+    return "test latent bits/dim" if config.data.autoencoder else "test bits/dim"
+
+
 def bits_per_dim(
     config: Config,
     model: nn.Module,

@@ -72,8 +72,8 @@ def likelihood_mode(config, workdir: Path) -> None:
     """Scores the test set by a trained model."""
     model, params, step = state.load(config, workdir)
     bits = likelihood.bits_per_dim(config, model, params, train.load_data(config))
-    print(f"test bits/dim {bits}")
-    model_card.update(workdir, step, {"test bits/dim": str(bits)})
+    print(f"{likelihood.name(config)} {bits}")
+    model_card.update(workdir, step, {likelihood.name(config): str(bits)})
 
 
 def import_mode(config, workdir: Path) -> None:
@@ -131,6 +131,8 @@ def main(argv: list[str]) -> None:
     guides.check(config)
     if MODE.value not in STUDIES:
         guides.check_sampler(config)
+    if config.data.autoencoder and MODE.value in STUDIES:
+        raise ValueError(f"--mode={MODE.value} is of images: leave config.data.autoencoder out")
     if models.is_classifier(config) and MODE.value not in ("train", "plan"):
         raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train or plan alone")
     if models.is_autoencoder(config) and MODE.value not in ("train", "plan"):

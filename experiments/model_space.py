@@ -53,7 +53,7 @@ def to_grey(config: Config, levels: int | None, x: np.ndarray) -> np.ndarray:
         return x
     low, high = data_range(config)
     unit = (x - low) / (high - low)
-    dequantized = config.data.uniform_dequantization
+    dequantized = config.data.uniform_dequantization and not config.data.autoencoder
     grey = np.floor(unit * levels) if dequantized else np.round(unit * (levels - 1))
     return np.clip(grey, 0, levels - 1).astype(np.uint8)
 

@@ -97,7 +97,8 @@ def bytes_each(tree: Any) -> int:
 
 def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     """The abstract state, and the train step before XLA."""
-    model, levels = models.create(config), None if models.encoder_name(config) == "mlp" else 256
+    are_floats = models.encoder_name(config) == "mlp" or config.data.autoencoder
+    model, levels = models.create(config), None if are_floats else 256
     shape, place = train.batch_shape(mesh, config.training), sharding.of_batch(mesh, axis=1)
     dtype = jnp.float32 if levels is None else jnp.uint8
     batch = jax.ShapeDtypeStruct((*shape, *build.image_shape(config)), dtype, sharding=place)

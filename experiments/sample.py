@@ -13,7 +13,7 @@ import numpy as np
 
 import samplers
 import sde_lib
-from experiments import build, data, guides, pictures, scores, sharding
+from experiments import build, data, guides, latent, pictures, scores, sharding
 from experiments import workdir as workdirs
 from models.config import Config
 
@@ -89,8 +89,8 @@ def save_samples(config: Config, model: nn.Module, params: Any, step: int, workd
     about = _about(config, step, nfe=nfe)
     path = workdir / "samples" / f"samples_{step}.png"
     if x.ndim > 2:
-        columns = math.ceil(math.sqrt(len(x)))
-        return pictures.save_grid(path, data.to_uint8(config, x), columns, about)
+        images = data.to_uint8(config, latent.make_decode(config, workdir)(x))
+        return pictures.save_grid(path, images, math.ceil(math.sqrt(len(x))), about)
     points = data.load(config).train[: len(x)]
     half_width = 1.1 * float(np.abs(points).max())
     density = _density(config, model, params, half_width)
@@ -106,8 +106,8 @@ def save_pictures(
     about = _about(config, step)
     if len(build.image_shape(config)) > 1:
         frames = _stretch(config, draw_paths(config, model, params, N_PATHS)).swapaxes(0, 1)
-        images = data.to_uint8(config, frames).reshape(-1, *frames.shape[2:])
-        pictures.save_grid(path, images, frames.shape[1], about)
+        images = data.to_uint8(config, latent.make_decode(config, workdir)(frames))
+        pictures.save_grid(path, images.reshape(-1, *images.shape[2:]), frames.shape[1], about)
     else:
         frames = draw_paths(config, model, params, N_POINT_PATHS)
         pictures.save_point_path(path, frames[::2], about)
@@ -138,7 +138,13 @@ def _density(config, model: nn.Module, params: Any, half_width: float) -> np.nda
 
 
 def _stretch(config, frames: np.ndarray) -> np.ndarray:
-    """Each frame's values moved to the data's range, for exploding noise to be seen at all."""
+    """Each frame's values moved to the data's range, for exploding noise to be seen at all.
+
+    Of latents, to their standard deviation.
+    """
+    if config.data.autoencoder:
+        axes = tuple(range(1, frames.ndim))
+        return frames / np.maximum(1.0, frames.std(axes, keepdims=True))
     low, high = data.data_range(config)
     axes = tuple(range(1, frames.ndim))
     least, most = np.percentile(frames, [0.5, 99.5], axes, keepdims=True)  # not a lone outlier's

@@ -78,6 +78,7 @@ def load_related_config(config: Config, folder: Path, what: str) -> Config:
         ("SDE", build.make_sde),
         ("shape of data", build.image_shape),
         ("range of data", model_space.data_range),
+        ("autoencoder", lambda of: of.data.autoencoder),
     ):
         if of(config) != of(theirs):
             raise ValueError(

@@ -27,6 +27,7 @@ from experiments import (
     data,
     discriminator,
     held_out,
+    latent,
     likelihood,
     loop,
     model_card,
@@ -58,7 +59,7 @@ def make_train_step(
     loss_and_gradient = _accumulated(objective, config.training.n_microbatches, mesh)
 
     def train_step(state, batch, told=MappingProxyType({})):
-        keys = _keys(config, state.step)
+        keys = _keys(config, state.step) | {"step": state.step}
         if config.data.random_flip and levels is not None:
             flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
             batch = jnp.where(flip, batch[..., ::-1, :], batch)
@@ -230,6 +231,7 @@ def run(config: Config, workdir: Path) -> None:
         discriminator.check_encoder(config)
     workdirs.claim(config, workdir)
     confidence.claim(config, workdir)
+    latent.claim(config, dataset, workdir)
     if is_discriminator:
         discriminator.claim(config, dataset, workdir)
     n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
@@ -279,8 +281,8 @@ def run(config: Config, workdir: Path) -> None:
         model_card.update(workdir, step, {"test set": report})
     else:
         bits = likelihood.bits_per_dim(config, model, params, dataset)
-        print(f"test bits/dim {bits}")
-        model_card.update(workdir, step, {"test bits/dim": str(bits)})
+        print(f"{likelihood.name(config)} {bits}")
+        model_card.update(workdir, step, {likelihood.name(config): str(bits)})
         for path in sample.save_pictures(config, model, params, step, workdir):
             print(path)
     print(sample.save_loss_curve(config, step, workdir))

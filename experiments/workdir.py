@@ -98,6 +98,17 @@ def record(path: Path, about: dict[str, Any], changed: str) -> None:
     write_text(path, json.dumps(about, indent=2) + "\n")
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """What `record` wrote.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing, which training writes: train first")
+    return json.loads(path.read_text())
+
+
 def _to_json(config: Config) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 

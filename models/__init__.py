@@ -1,6 +1,7 @@
 """Score networks, and what turns a network's output into a score."""
 
 from models import inception, torch_import
+from models.autoencoder import latent_shape
 from models.learned_schedule import LearnedSchedule
 from models.parametrization import network_inputs, noise_labels, score_fn
 from models.registry import (
@@ -25,6 +26,7 @@ __all__ = [
     "is_autoencoder",
     "is_classifier",
     "is_discriminator",
+    "latent_shape",
     "network_inputs",
     "noise_labels",
     "score_fn",

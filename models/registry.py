@@ -114,7 +114,8 @@ def _network(config: Config, name: str) -> nn.Module:
         for field in fields & set(options)
     }
     if "centered" in fields:
-        values["centered"] = config.data.centered
+        latents = bool(config.data.get("autoencoder"))
+        values["centered"] = latents or config.data.centered
     if options.get("class_conditional"):
         check_at_least(1, **{"config.data.num_classes": config.data.num_classes})
         values["num_classes"] = config.data.num_classes

@@ -11,10 +11,11 @@ from experiments.datasets.lazy_images import LazyImages
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """train and test: uint8 images [N, H, W, C] of grey levels 0 to levels - 1, or float points.
+    """train and test: uint8 images [N, H, W, C] of grey levels 0 to levels - 1, or floats.
 
-    levels is None for points. Labels are int32 [N], classes counted from 0, or None; confidences
-    in them float32 [N], in [0, 1], or None; captions N strings, or None.
+    The floats are points, or latents of images, with `latents` saying whose; levels is None then.
+    Labels are int32 [N], classes counted from 0, or None; confidences in them float32 [N], in
+    [0, 1], or None; captions N strings, or None.
     """
 
     train: np.ndarray | LazyImages
@@ -26,6 +27,7 @@ class Dataset:
     test_confidence: Float[np.ndarray, " test"] | None = None
     train_captions: np.ndarray | None = None
     test_captions: np.ndarray | None = None
+    latents: dict[str, Any] | None = None
 
     @property
     def n_classes(self) -> int:

@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from configs import digits
+
+
+def config(**options):
+    result = digits.get_config()
+    result.model.update(name="autoencoder", nf=8, ch_mult=(1, 1), init_scale=1.0)
+    result.autoencoder.update(latent_channels=3, codebook_size=5, **options)
+    return result
+
+
+def initialised(config, key=0):
+    model = models.create(config)
+    x = jax.random.uniform(jax.random.key(1), (2, 4, 4, 1), minval=-1)
+    return model, x, jax.jit(model.init)(jax.random.key(key), x)
+
+
+def test_a_code_is_the_nearest_and_gradients_pass_straight_through():
+    model, x, variables = initialised(config(regularization="vq"))
+    codebook = np.asarray(variables["params"]["codebook"])
+    z = jax.random.normal(jax.random.key(2), (2, 2, 2, 3))
+    codes = model.apply(variables, z, method="quantize")
+    distances = np.linalg.norm(np.asarray(z)[..., None, :] - codebook, axis=-1)
+    np.testing.assert_array_equal(codes, codebook[distances.argmin(-1)])
+    assert len(np.unique(distances.argmin(-1))) > 1
+
+    @jax.jit
+    @jax.value_and_grad
+    def value(z):
+        return jnp.sum(jnp.sin(model.apply(variables, z, method="decode")))
+
+    at_latents, at_codes = value(z), value(codes)  # codes are their own
+    assert at_latents[0] == pytest.approx(float(at_codes[0]), rel=1e-5)
+    np.testing.assert_allclose(at_latents[1], at_codes[1], rtol=1e-4, atol=1e-6)
+    assert np.abs(at_codes[1]).max() > 1e-3
+    assert model.apply(variables, x, method="encode")[1] is None
+
+
+def test_data_from_0_to_1_are_mapped_there_and_back():
+    ours = config(adversarial_weight=1.0)
+    model, x, variables = initialised(ours)
+    other = model.clone(centered=False)
+
+    @jax.jit
+    def both(x):
+        y, shifted = model.apply(variables, x), other.apply(variables, (x + 1) / 2)
+        logits = model.apply(variables, x, method="discriminate")
+        same = other.apply(variables, (x + 1) / 2, method="discriminate")
+        return y, 2 * shifted - 1, logits, same
+
+    y, shifted, logits, same = both(x)
+    np.testing.assert_allclose(y, shifted, atol=1e-5)
+    np.testing.assert_allclose(logits, same, atol=1e-5)
+    assert np.std(y) > 0.01
+    assert np.std(logits) > 1e-5
+
+
+@pytest.mark.parametrize(("regularization", "size"), [("kl", 8), ("vq", 16)])
+def test_latents_have_the_shape_that_the_config_tells(regularization, size):
+    ours = config(regularization=regularization)
+    ours.model.ch_mult, ours.data.image_size = (1, 2, 1), size
+    model, x = models.create(ours), jnp.zeros((2, size, size, 1))
+
+    def latents(key):
+        variables = model.init(key, x)
+        mean, _ = model.apply(variables, x, method="encode")
+        return mean, model.apply(variables, mean, method="decode")
+
+    mean, y = jax.eval_shape(latents, jax.random.key(0))
+    assert mean.shape == (2, *models.latent_shape(ours)) == (2, size // 4, size // 4, 3)
+    assert y.shape == x.shape
+
+
+def test_impossible_autoencoders_are_refused():
+    with pytest.raises(ValueError, match=r"config\.autoencoder\.regularization"):
+        models.create(config(regularization="gan"))
+    ours = config()
+    ours.autoencoder.codebook_size = 0
+    with pytest.raises(ValueError, match="codebook_size is 0"):
+        models.create(ours)
+    ours = config()
+    with pytest.raises(ValueError, match="cannot be halved"):
+        jax.eval_shape(models.create(ours).init, jax.random.key(0), jnp.zeros((1, 5, 5, 1)))
