@@ -28,8 +28,8 @@ def make_losses(
 ) -> Callable[..., dict[str, jax.Array]]:
     """losses(params, key, batch, first_index): what training minimises, without dropout.
 
-    A batch is of values(config, dataset). It has no soft truncation, whose smallest time would be one
-    for all of the data.
+    A batch is of values(config, dataset). It has no soft truncation, whose smallest time would be
+    one for all of the data.
 
     "loss" [B] comes with "t" [B] and, of a score model, "error" [B], the mean square of
     sigma score + z, which is 1 for a model that knows nothing; of a classifier, "correct" [B].

@@ -87,8 +87,9 @@ class Encoder(Levels):
                 h = Downsample(h.shape[-1], BOX, fir=False)(h)
             for _ in range(self.num_res_blocks):
                 h = self.block(h, mult)
-        h = self.block(h, mult, attend=True)
-        return self.out(self.block(h, mult, attend=False), self.features)
+        last = self.ch_mult[-1]
+        h = self.block(self.block(h, last, attend=True), last, attend=False)
+        return self.out(h, self.features)
 
 
 class Decoder(Levels):

@@ -132,9 +132,9 @@ def _of_autoencoder(config: Config, fields: set[str]) -> dict[str, Any]:
     check_name(name, options.regularization, ("kl", "vq"))
     numbers = ("latent_channels", "codebook_size")
     check_at_least(1, **{f"config.autoencoder.{number}": options[number] for number in numbers})
-    given = {field: options[field] for field in fields & set(options)}
-    adversarial = options.adversarial_weight > 0
-    return given | {"channels": config.data.num_channels, "adversarial": adversarial}
+    derived = {"channels": config.data.num_channels, "adversarial": options.adversarial_weight > 0}
+    known = options.to_dict() | derived
+    return {field: known[field] for field in fields & set(known)}
 
 
 def in_float32(model: nn.Module) -> nn.Module:

@@ -57,7 +57,7 @@ def config(name, folder=""):
     result.data.image_size = 4
     result.data.autoencoder = str(folder)
     result.training.update(batch_size=8, importance_sampling=False)
-    result.sampling.update(n_steps=20, n_samples=4, batch_size=4)
+    result.sampling.update(n_steps=100, n_samples=4, batch_size=4)
     result.eval.batch_size = 32
     return result
 
@@ -66,7 +66,8 @@ def save_run(theirs, folder, params=None, step=1):
     made = state.init_state(theirs, models.create(theirs))
     workdir.claim(theirs, folder)
     checkpoints = Checkpoints(folder)
-    checkpoints.save(step, made._replace(ema_params=params or made.ema_params))
+    made = made._replace(step=jnp.asarray(step), ema_params=params or made.ema_params)
+    checkpoints.save(step, made)
     checkpoints.close()
 
 

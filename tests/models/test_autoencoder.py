@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 import models
 from configs import digits
@@ -9,15 +10,15 @@ from configs import digits
 
 def config(**options):
     result = digits.get_config()
-    result.model.update(name="autoencoder", nf=8, ch_mult=(1, 1), init_scale=1.0)
+    result.model.update(name="autoencoder", nf=4, ch_mult=(1,), num_res_blocks=0)
     result.autoencoder.update(latent_channels=3, codebook_size=5, **options)
     return result
 
 
-def initialised(config, key=0):
+def initialised(config):
     model = models.create(config)
     x = jax.random.uniform(jax.random.key(1), (2, 4, 4, 1), minval=-1)
-    return model, x, jax.jit(model.init)(jax.random.key(key), x)
+    return model, x, {"params": weights.random(model, x)}
 
 
 def test_a_code_is_the_nearest_and_gradients_pass_straight_through():
@@ -84,5 +85,6 @@ def test_impossible_autoencoders_are_refused():
     with pytest.raises(ValueError, match="codebook_size is 0"):
         models.create(ours)
     ours = config()
+    ours.model.ch_mult = (1, 2)
     with pytest.raises(ValueError, match="cannot be halved"):
         jax.eval_shape(models.create(ours).init, jax.random.key(0), jnp.zeros((1, 5, 5, 1)))
