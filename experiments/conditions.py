@@ -101,7 +101,6 @@ def at_random(
 
 
 def _none(name: str, value: jax.Array) -> jax.Array:
-    """Of a class -1; of a text zeros; of a confidence, which goes with a class, the same."""
-    if name == "confidences":
-        return value
-    return jnp.full_like(value, -1 if name == "class_labels" else 0)
+    """Of a class -1; of a text zeros; what else there is stays: confidences go with a class."""
+    none = {"class_labels": -1, "text": 0}
+    return jnp.full_like(value, none[name]) if name in none else value

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from experiments import (
     build,
+    cascade,
     data,
     features,
     guides,
@@ -130,9 +131,11 @@ def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     options = config.eval
     inputs = [options.batch_size, options.rtol, options.atol, options.probe, options.n_probes]
     inputs += [params, identity(dataset.test), held_out.values(config, dataset)[1]]
+    inputs += [cascade.given(config)]
     part = _parts(config, workdir, step, "bits", inputs)
     bits = likelihood.bits_per_dim(config, model, params, dataset, part)
-    return {likelihood.name(config): Figure(bits.mean, bits.error, {"nfe": bits.nfe})}
+    about = {"nfe": bits.nfe} | ({"given": bits.given} if bits.given else {})
+    return {likelihood.name(config): Figure(bits.mean, bits.error, about)}
 
 
 def sample_quality(
@@ -147,7 +150,8 @@ def sample_quality(
     fn, decode = feature_function(config), latent.make_decode(config, workdir)
     truth = reference(config, dataset, fn, workdir)
     _, guide_params = guides.load(config, build.make_sde(config), params)
-    settings = config.sampling.to_dict() | {"n_samples": None}
+    settings = {"n_samples": None, "low_res": cascade.identity(config)}
+    settings = config.sampling.to_dict() | settings
     part = _parts(config, workdir, step, "samples", [settings, params, guide_params])
     mesh, n = sharding.make_mesh(config), config.eval.num_samples
     size = sharding.round_up(mesh, config.sampling.batch_size)

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from experiments import build, data, guides, hosts, latent, parts, sample, sharding, state
+from experiments import (
+    build,
+    cascade,
+    data,
+    guides,
+    hosts,
+    latent,
+    parts,
+    sample,
+    sharding,
+    state,
+)
 from models.config import Config
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +46,7 @@ def run(config: Config, workdir: Path) -> None:
         "model": parts.digest(params),
         "step": step,
         "seed": config.seed,
-        "sampling": config.sampling.to_dict(),
+        "sampling": config.sampling.to_dict() | {"low_res": cascade.identity(config)},
     }
     path = workdir / "generated.npz"
     if hosts.agree(path.exists() and read_about(path) == about):

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-from experiments import autoencoder, build, classifier, conditions, data, parts, scores, sharding
+from experiments import (
+    autoencoder,
+    build,
+    cascade,
+    classifier,
+    conditions,
+    data,
+    parts,
+    scores,
+    sharding,
+)
 from experiments.state import TrainState
 from models.config import Config
 from sde_lib import EDM, SDE, VP
@@ -50,6 +60,7 @@ def make_losses(
             about = told["class_labels"], first_index, density
             values, about = classifier.cross_entropy(key, sde, fn, x, *about)
         else:
+            told |= cascade.told_of(config, key, x, first_index)
             fn = scores.score_fn(config, sde, model, mesh, params, told)
             options = {"first_index": first_index, "stratified": False, "soft_truncation": None}
             values, about = loss(key, sde, fn, x, **options)

@@ -21,6 +21,7 @@ from experiments import (
     ablate,
     benchmark_solvers,
     build,
+    cascade,
     detect,
     edit,
     evaluate,
@@ -105,6 +106,7 @@ COMPILED = {  # kept from command to command; each unless the environment sets i
     "jax_persistent_cache_min_compile_time_secs": 0.1,
 }
 STUDIES = ("exposure_bias", "ablate")  # which take solvers of their own
+PLAIN = (*STUDIES, "edit", "benchmark_solvers", "import")  # which make no images larger
 
 
 def main(argv: list[str]) -> None:
@@ -129,6 +131,7 @@ def main(argv: list[str]) -> None:
         logging.getLogger("experiments").setLevel(logging.WARNING)
     build.check(config)
     guides.check(config)
+    cascade.check(config)
     if MODE.value not in STUDIES:
         guides.check_sampler(config)
     if config.data.autoencoder and MODE.value in STUDIES:
@@ -139,6 +142,11 @@ def main(argv: list[str]) -> None:
         raise ValueError(
             "an autoencoder is for --mode=train or plan alone: give its folder as "
             "config.data.autoencoder to a score model, which then makes its latents"
+        )
+    if config.model.low_res_size and MODE.value in PLAIN:
+        raise ValueError(
+            f"config.model.low_res_size is {config.model.low_res_size}, but --mode={MODE.value} "
+            "knows of no smaller images"
         )
     folder = "-".join([Path(file).stem, *filter(None, [variant])])
     workdir = Path(WORKDIR.value or f"runs/{folder}")

@@ -13,14 +13,16 @@ import numpy as np
 
 import samplers
 import sde_lib
-from experiments import build, data, guides, latent, pictures, scores, sharding
+from experiments import build, cascade, data, guides, latent, pictures, scores, sharding
 from experiments import workdir as workdirs
+from experiments.conditions import Conditions
 from models.config import Config
 
 N_FRAMES = 10
 N_PATHS = 8
 N_POINT_PATHS = 2000
 DENSITY_SIDE = 96
+STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
 
 
 def make_draw(
@@ -29,24 +31,64 @@ def make_draw(
     """draw(first_index): samples from that index on, compiled once, split over all devices.
 
     They are `size`, and as many more as it takes for the devices to divide them. Sample i is the
-    same in any batch; scores.sampling_score_fn and guides say what it is drawn by.
+    same in any batch; scores.sampling_score_fn and guides say what it is drawn by. A
+    super-resolution model makes it of sample i of config.sampling.low_res.
     """
     sde, sampler = build.make_sde(config), build.make_sampler(config)
     mesh = sharding.make_mesh(config)
     size = sharding.round_up(mesh, size)
     guide, guide_params = guides.load(config, sde, params)
     shape = sde.state_shape((size, *build.image_shape(config)))
+    make_given = _make_given(config, size)
 
     @jax.jit
-    def batch(params, guide_params, key, first_index):
+    def batch(params, guide_params, key, given, first_index):
         indices = first_index + jnp.arange(size)
-        score_fn = scores.sampling_score_fn(config, sde, model, mesh, params, indices)
+        if "low_res" in given:
+            noise = config.sampling.low_res_noise
+            given |= cascade.told_smaller(config, key, given["low_res"], first_index, noise)
+        score_fn = scores.sampling_score_fn(config, sde, model, mesh, params, indices, given)
         guided = guide(score_fn, sharding.gather(mesh, guide_params), indices)
         guided = jax.tree.map(partial(sharding.spread, mesh), guided)
         states = sampler(key, sde, guided, shape, first_index, n_frames)
         return states._replace(x=sde.data_of(states.x), path=sde.data_of(states.path))
 
-    return partial(batch, params, guide_params, _key(config))
+    def draw_batch(first_index: int) -> samplers.Samples:
+        given = make_given(first_index)
+        return batch(params, guide_params, _key(config), given, first_index)
+
+    return draw_batch
+
+
+def _make_given(config: Config, size: int) -> Callable[[int], Conditions]:
+    """given(first_index): of a super-resolution model, the images that it makes larger.
+
+    They are "low_res" [size, H, W, C] in model space: samples of the run in config.sampling.low_res
+    or, without one, test images in turn made smaller, with their classes if the model takes some.
+    The samples are not rounded to grey levels, between which the means of images lie too.
+    """
+    if not config.model.low_res_size:
+        return lambda _: {}
+    low, high = data.data_range(config)
+    if config.sampling.low_res:
+        draw_base = make_draw(*cascade.load_base(config), size)
+        return lambda first_index: {"low_res": jnp.clip(draw_base(first_index).x, low, high)}
+    dataset, mesh = data.load(config), sharding.make_mesh(config)
+    size = sharding.round_up(mesh, size)
+    told = {"class_labels": dataset.test_labels} if config.model.class_conditional else {}
+
+    @jax.jit
+    def of_test(x, told, first_index):
+        about = config, dataset.levels, _key(config), x, first_index
+        x = data.to_model_space_each(*about, config.data.uniform_dequantization)
+        return told | {"low_res": cascade.smaller(x, config.model.low_res_size)}
+
+    def in_turn(first_index: int) -> Conditions:
+        indices = (first_index + np.arange(size)) % len(dataset.test)
+        place = partial(sharding.put, sharding.of_batch(mesh), indices=indices)
+        return of_test(*jax.tree.map(place, (dataset.test, told)), first_index)
+
+    return in_turn
 
 
 def draw(config: Config, model: nn.Module, params: Any, n_samples: int) -> tuple[np.ndarray, int]:
@@ -106,6 +148,10 @@ def save_pictures(
     about = _about(config, step)
     if len(build.image_shape(config)) > 1:
         frames = _stretch(config, draw_paths(config, model, params, N_PATHS)).swapaxes(0, 1)
+        if config.model.low_res_size:
+            low_res = sharding.fetch(_make_given(config, N_PATHS)(0)["low_res"])[:N_PATHS]
+            low_res = cascade.larger(low_res, config.data.image_size)
+            frames = np.concatenate([low_res[:, None], frames], axis=1)
         images = data.to_uint8(config, latent.make_decode(config, workdir)(frames))
         pictures.save_grid(path, images.reshape(-1, *images.shape[2:]), frames.shape[1], about)
     else:
@@ -153,7 +199,9 @@ def _stretch(config, frames: np.ndarray) -> np.ndarray:
 
 
 def _key(config) -> jax.Array:
-    return jax.random.key(config.seed)
+    """Of samples: noise of a cascade's stages, made by sizes, is independent at the same seed."""
+    key, side = jax.random.key(config.seed), config.data.image_size
+    return jax.random.fold_in(key, STAGE + side) if config.model.low_res_size else key
 
 
 def _about(config, step: int, **details) -> dict[str, str]:

@@ -29,14 +29,21 @@ def score_fn(
 
 
 def sampling_score_fn(
-    config: Config, sde: SDE, model: nn.Module, mesh: Mesh, params: Any, indices: jax.Array
+    config: Config,
+    sde: SDE,
+    model: nn.Module,
+    mesh: Mesh,
+    params: Any,
+    indices: jax.Array,
+    given: Conditions | None = None,
 ) -> ScoreFn:
     """Inside jit: the score that samples of these indices, [B], are drawn by.
 
     That given what config.sampling says of them (experiments/conditions.py), with classifier-free
-    guidance by cfg_weight, and away from negative_label and negative_prompt.
+    guidance by cfg_weight, and away from negative_label and negative_prompt. `given` are further
+    conditions, or others in place of those.
     """
-    told = conditions.of_samples(config, indices)
+    told = conditions.of_samples(config, indices) | (given or {})
     if not is_guided(config):
         return score_fn(config, sde, model, mesh, params, told)
     params = sharding.gather(mesh, params)  # here, and not in every call

@@ -21,6 +21,7 @@ from experiments import (
     augment,
     autoencoder,
     build,
+    cascade,
     classifier,
     conditions,
     confidence,
@@ -173,6 +174,7 @@ def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array
         if config.data.augment:
             p = config.data.augment
             x, told["augment_labels"] = augment.augment(keys["augment"], x, p, first_index)
+        told |= cascade.told_of(config, keys["loss"], x, first_index)
         score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"], **told)
         return jnp.mean(loss(keys["loss"], sde, score_fn, x, first_index=first_index)[0])
 

@@ -19,6 +19,7 @@ from models.layers import (
     Dense,
     Embedding,
     Resample,
+    beside,
     check_halvings,
     conditions,
     group_norm,
@@ -52,6 +53,7 @@ class ADM(nn.Module):
         text_length: of a caption at most, in bytes.
         text_width: features of a token.
         text_depth: blocks of the transformer that reads bytes.
+        low_res: whether it sees a smaller image, and how noisy that is (layers.beside).
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
         remat: compute each block's activations again in the backward pass, to save memory.
         dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
@@ -70,6 +72,7 @@ class ADM(nn.Module):
     text_length: int = 64
     text_width: int = 128
     text_depth: int = 2
+    low_res: bool = False
     centered: bool = False
     remat: bool = False
     dtype: str = "float32"
@@ -84,6 +87,8 @@ class ADM(nn.Module):
         augment_labels: AugmentLabels | None = None,
         confidences: Confidences | None = None,
         text: Text | None = None,
+        low_res: Image | None = None,
+        low_res_noise: Float[Array, " batch"] | None = None,
         features: bool = False,
     ) -> Image | tuple[Image, Embedding]:
         """The output, of the shape of x; labels are what the parametrization conditions on.
@@ -93,12 +98,14 @@ class ADM(nn.Module):
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), channels do not fit the
                 heads, or conditions are not those that the network knows (layers.conditions,
-                text.read).
+                text.read, layers.beside).
         """
-        levels = len(self.ch_mult)
+        levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)
         caption = read(self, len(x), text)
-        temb = self._embedding(labels, caption, class_labels, augment_labels, confidences)
+        x, noise = beside(self, x, low_res, low_res_noise)
+        given = class_labels, augment_labels, confidences
+        temb = self._embedding(labels, caption, noise, *given)
         attend = partial(self._attend, caption)
         block = partial(recomputed(ADMBlock, self.remat, static=(3,)), dropout=self.dropout)
         shrink, grow = (partial(resample, kernel=(1, 1)) for resample in (downsample, upsample))
@@ -126,9 +133,11 @@ class ADM(nn.Module):
                 h = attend(block(self.nf * mult)(h, temb, train))
 
         h = nn.swish(group_norm(h.shape[-1], epsilon=EPSILON)(h))
-        return _conv(x.shape[-1], ZERO)(h).astype(jnp.float32)
+        return _conv(channels, ZERO)(h).astype(jnp.float32)
 
-    def _embedding(self, labels, caption: Caption | None, *given) -> Embedding:
+    def _embedding(
+        self, labels, caption: Caption | None, noise: Embedding | None, *given
+    ) -> Embedding:
         classes, augments, trust = conditions(self, len(labels), *given)
         temb = _positional_embedding(labels, self.nf)
         if augments is not None:
@@ -142,6 +151,8 @@ class ADM(nn.Module):
             temb += _dense(4 * self.nf, use_bias=False, name="confidence_embedding")(trust)
         if caption is not None:
             temb += _dense(4 * self.nf, use_bias=False, name="text_embedding")(caption.pooled)
+        if noise is not None:
+            temb += _dense(4 * self.nf, use_bias=False, name="low_res_embedding")(noise)
         return nn.swish(temb).astype(self.dtype)
 
     def _attend(self, caption: Caption | None, h: Image, always: bool = False) -> Image:

@@ -174,6 +174,38 @@ def with_fourier_features(x: Array, exponents: Sequence[int]) -> Array:
     return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
 
 
+def beside(
+    network: Any, x: Image, low_res: Image | None, noise: Float[Array, " batch"] | None
+) -> tuple[Image, Embedding | None]:
+    """x with a smaller image as further channels, and an embedding of that one's noise.
+
+    x and None for a network without low_res. Its initialisation takes zeros.
+
+    Args:
+        network: has low_res, whether it makes images larger.
+        low_res: the smaller image, of the size of x already.
+        noise: its standard deviation, embedded like times.
+
+    Raises:
+        ValueError: images that the network needs or does not know, or of another shape.
+    """
+    if network.low_res and network.is_initializing():
+        low_res, noise = jnp.zeros_like(x), jnp.zeros(len(x))
+    if [low_res is not None, noise is not None] != [network.low_res] * 2:
+        raise ValueError(
+            "a network takes low_res and low_res_noise if it was trained with "
+            f"config.model.low_res_size: {network.low_res} here"
+        )
+    if low_res is None or noise is None:
+        return x, None
+    if low_res.shape != x.shape or noise.shape != x.shape[:1]:
+        raise ValueError(
+            f"low_res has the shape {low_res.shape}, and low_res_noise {noise.shape}, beside x of "
+            f"{x.shape}: give images of its size, and a number for each"
+        )
+    return jnp.concatenate([x, low_res], axis=-1), positional_embedding(999 * noise, network.nf)
+
+
 def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
     """Sines and cosines at frequencies from 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing)."""
     half = features // 2

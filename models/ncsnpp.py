@@ -21,6 +21,7 @@ from models.layers import (
     ResnetBlock,
     Upsample,
     add_skip,
+    beside,
     check_halvings,
     conditions,
     conv3x3,
@@ -64,6 +65,7 @@ class NCSNpp(nn.Module):
         text_length: of a caption at most, in bytes.
         text_width: features of a token.
         text_depth: blocks of the transformer that reads bytes.
+        low_res: whether it sees a smaller image, and how noisy that is (layers.beside).
         nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
             label-th of num_scales levels, from sigma_max down to sigma_min.
@@ -99,6 +101,7 @@ class NCSNpp(nn.Module):
     text_length: int = 64
     text_width: int = 128
     text_depth: int = 2
+    low_res: bool = False
     nonlinearity: str = "swish"
     scale_by_sigma: bool = True
     sigma_min: float = 0.01
@@ -119,6 +122,8 @@ class NCSNpp(nn.Module):
         augment_labels: AugmentLabels | None = None,
         confidences: Confidences | None = None,
         text: Text | None = None,
+        low_res: Image | None = None,
+        low_res_noise: Float[Array, " batch"] | None = None,
         features: bool = False,
     ) -> Image | tuple[Image, Embedding | None]:
         """The output, of the shape of x; labels are what the parametrization conditions on.
@@ -127,7 +132,7 @@ class NCSNpp(nn.Module):
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), or conditions are
-                not those that the network knows (layers.conditions, text.read).
+                not those that the network knows (layers.conditions, text.read, layers.beside).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)
@@ -160,6 +165,7 @@ class NCSNpp(nn.Module):
 
         given = class_labels, augment_labels, confidences
         classes, augments, trust = conditions(self, len(x), *given)
+        x, noise = beside(self, x, low_res, low_res_noise)
         temb = None
         if self.conditional:
             if self.embedding_type == "fourier":
@@ -176,6 +182,8 @@ class NCSNpp(nn.Module):
                 temb += linear(name="augment_embedding", use_bias=False)(augments)
             if caption is not None:
                 temb += linear(name="text_embedding", use_bias=False)(caption.pooled)
+            if noise is not None:
+                temb += linear(name="low_res_embedding", use_bias=False)(noise)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
             temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb)).astype(self.dtype)
 

@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from models.config import Config
 from models.registry import encoder_is_classifier, encoder_name
@@ -128,9 +128,7 @@ def score_fn(
     params: Any,
     train: bool = False,
     dropout_key: PRNGKeyArray | None = None,
-    class_labels: Int[Array, " batch"] | None = None,
-    augment_labels: Float[Array, "batch augmentations"] | None = None,
-    confidences: Float[Array, " batch"] | None = None,
+    **conditions: Any,
 ) -> ScoreFn:
     """The score function of a network whose output config.model.parametrization names.
 
@@ -145,20 +143,14 @@ def score_fn(
         params: its parameters.
         train: apply dropout, with dropout_key.
         dropout_key: needed in training when the model has dropout.
-        class_labels: [B] of a network with classes; -1: none.
-        augment_labels: [B, augment_dim] of a network with augmentations; None: not augmented.
-        confidences: [B] in [0, 1], of a network that takes them, in its class_labels.
+        **conditions: what the network is told of each sample: arrays [B, ...] of the names that it
+            takes, such as class_labels; None, and what is left out, it is not told.
 
     Raises:
         ValueError: an unknown parametrization, or a sigma_data that is not positive.
     """
     check(config)
     coefficients, inputs = _coefficients(config, sde), network_inputs(config, sde)
-    conditions = {
-        "class_labels": class_labels,
-        "augment_labels": augment_labels,
-        "confidences": confidences,
-    }
     options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
     options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
 

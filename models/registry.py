@@ -59,19 +59,19 @@ def create(config: Config) -> nn.Module:
 
     Raises:
         ValueError: an unknown network, an unknown choice for one of its fields, sizes that it
-            cannot have, or remat, dtype, class_conditional, augment_dim, label_confidence, text or
-            fourier_features of a network without it.
+            cannot have, or remat, dtype, class_conditional, augment_dim, label_confidence, text,
+            low_res_size or fourier_features of a network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
     if not is_discriminator(config):
         return _network(config, options.name)
     check_name("config.model.encoder", options.encoder, ENCODERS)
-    for field in ("class_conditional", "text"):
+    for field in ("class_conditional", "text", "low_res_size"):
         if options.get(field):
             raise ValueError(
-                f"config.model.{field} is {options[field]!r}, but a discriminator sees no classes "
-                f"and no text: set it to {type(options[field])()!r}"
+                f"config.model.{field} is {options[field]!r}, but a discriminator sees images "
+                f"alone: set it to {type(options[field])()!r}"
             )
     encoder = _network(config, options.encoder)
     return Discriminator(encoder, bool(options.pretrained), options.get("dropout", 0.0))
@@ -99,8 +99,8 @@ def _network(config: Config, name: str) -> nn.Module:
             f"config.model.fourier_features is {options.fourier_features}, but the network "
             f"{name!r} has no such features of its input: leave it empty, or take 'ncsnpp'"
         )
-    for field in ("class_conditional", "augment_dim", "label_confidence", "text"):
-        known = "num_classes" if field == "class_conditional" else field
+    for field in ("class_conditional", "augment_dim", "label_confidence", "text", "low_res_size"):
+        known = {"class_conditional": "num_classes", "low_res_size": "low_res"}.get(field, field)
         if options.get(field) and (known not in fields or not options.get("conditional", True)):
             raise ValueError(
                 f"config.model.{field} is {options[field]}, but the network {name!r} sees no "
@@ -119,6 +119,8 @@ def _network(config: Config, name: str) -> nn.Module:
     if options.get("class_conditional"):
         check_at_least(1, **{"config.data.num_classes": config.data.num_classes})
         values["num_classes"] = config.data.num_classes
+    if options.get("low_res_size"):
+        values["low_res"] = True
     if "num_outputs" in fields:
         values["num_outputs"] = config.data.num_classes
     if name == "autoencoder":
