@@ -17,7 +17,7 @@ two busy CPU cores. One of edm took 1.5 seconds there, after a minute of compila
 
 from configs import default, published
 
-VARIANTS = ("vp", "ve", "edm", "autoencoder", "latent")
+VARIANTS = ("vp", "ve", "edm", "autoencoder", "latent", "small", "super_resolution")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -78,7 +78,7 @@ def get_config(variant: str = "vp") -> default.Config:
         config.eval.num_samples = 1000
         config.optim.lr = 1e-3
         config.optim.warmup = 200
-    elif variant == "edm":
+    elif variant in ("edm", "small", "super_resolution"):
         config.update_from_flattened_dict(published.EDM_METHOD)
         training.n_iters = 3000
         training.batch_size = 32
@@ -91,6 +91,13 @@ def get_config(variant: str = "vp") -> default.Config:
         model.fir = False
         config.optim.lr = 1e-3
         config.optim.warmup = 200
+        if variant == "small":
+            config.data.image_size = 16
+        elif variant == "super_resolution":
+            training.n_iters = 1500
+            model.low_res_size = 16
+            model.low_res_noise = 0.2
+            config.sampling.low_res_noise = 0.1
     elif variant == "vp":
         training.likelihood_weighting = True
         training.importance_sampling = True

@@ -11,17 +11,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 import models
 from experiments import build, data, parts, state
 from experiments import workdir as workdirs
 from experiments.conditions import Conditions
 from models.config import Config
+from models.resample import Image
 from sde_lib.batch import expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_positive
 
-Images = Float[Array, "batch height width channels"]
 NOISE = data.DEQUANTIZE + 1  # folded into a sample's key: no other draw has this number
 LEVEL = NOISE + 1
 
@@ -29,7 +29,7 @@ LEVEL = NOISE + 1
 def told_of(
     config: Config,
     key: PRNGKeyArray,
-    x: Images,
+    x: Image,
     first_index: int | Array,
     noise: float | None = None,
 ) -> Conditions:
@@ -47,7 +47,7 @@ def told_of(
 def told_smaller(
     config: Config,
     key: PRNGKeyArray,
-    low_res: Images,
+    low_res: Image,
     first_index: int | Array,
     noise: float | None = None,
 ) -> Conditions:
@@ -61,14 +61,14 @@ def told_smaller(
     return {"low_res": larger(low_res, config.data.image_size), "low_res_noise": level}
 
 
-def smaller(x: Images, size: int) -> Images:
+def smaller(x: Image, size: int) -> Image:
     """Means over the blocks of x that make `size` pixels a side of it."""
     n, height, width, channels = x.shape
     blocks = x.reshape(n, size, height // size, size, width // size, channels)
     return blocks.mean(axis=(2, 4))
 
 
-def larger(x: Images, size: int) -> Images:
+def larger(x: Image, size: int) -> Image:
     """Each pixel repeated, to `size` a side: it holds what x does, and no more."""
     return x.repeat(size // x.shape[1], axis=1).repeat(size // x.shape[2], axis=2)
 

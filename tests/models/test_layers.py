@@ -210,6 +210,35 @@ def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_the
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
+def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
+    """Without the weights for them, the network is that without low_res."""
+    network = CONDITIONAL[name].clone(low_res=True)
+    params = weights.random(network, X, LABELS)
+    kernel = params["Conv_0"]["kernel"]
+    others = {layer: values for layer, values in params.items() if layer != "low_res_embedding"}
+    others["Conv_0"] = params["Conv_0"] | {"kernel": kernel[:, :, : X.shape[-1]]}
+    blind = jax.tree.map(jnp.copy, params)
+    blind["Conv_0"]["kernel"] = kernel * (np.arange(kernel.shape[2]) < X.shape[-1])[:, None]
+    blind["low_res_embedding"]["kernel"] *= 0
+
+    @jax.jit
+    def run(params, blind, others):
+        def apply(params, low_res, noise):
+            told = {"low_res": low_res, "low_res_noise": jnp.array(noise)}
+            return network.apply({"params": params}, X, LABELS, **told)
+
+        plain = CONDITIONAL[name].apply({"params": others}, X, LABELS)
+        seen = apply(params, X[::-1], [0.0, 0.1])
+        noisier, other = apply(params, X[::-1], [0.2, 0.3]), apply(params, X, [0.0, 0.1])
+        return plain, apply(blind, X[::-1], [0.2, 0.3]), seen, noisier, other
+
+    expected, unseen, seen, *different = run(params, blind, others)
+    np.testing.assert_allclose(unseen, expected, rtol=1e-4, atol=1e-5)
+    for output in different:
+        assert np.abs(output - seen).max(axis=(1, 2, 3)).min() > 1e-2 * np.abs(seen).max()
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
 @pytest.mark.parametrize(
     ("fields", "given", "message"),
     [
@@ -227,6 +256,13 @@ def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_the
             {"num_classes": 3, "label_confidence": True},
             {"class_labels": [0, 1]},
             "takes confidences in them if .*: True here",
+        ),
+        ({}, {"low_res_noise": [0.0, 1.0]}, "takes low_res and low_res_noise if .*: False here"),
+        ({"low_res": True}, {"low_res": [[0.0]] * 2}, "low_res_noise if .*: True here"),
+        (
+            {"low_res": True},
+            {"low_res": [[0.0]] * 2, "low_res_noise": [0.0, 1.0]},
+            r"shape \(2, 1\), .* \(2,\), beside x of",
         ),
     ],
     ids=str,
