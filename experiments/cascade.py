@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 import models
-from experiments import build, data, parts, state
+from experiments import build, data, model_space, parts, state
 from experiments import workdir as workdirs
 from experiments.conditions import Conditions
 from models.config import Config
@@ -22,7 +22,7 @@ from models.resample import Image
 from sde_lib.batch import expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_positive
 
-NOISE = data.DEQUANTIZE + 1  # folded into a sample's key: no other draw has this number
+NOISE = model_space.DEQUANTIZE + 1  # folded into a sample's key: no other draw has this number
 LEVEL = NOISE + 1
 
 

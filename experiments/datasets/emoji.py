@@ -4,6 +4,7 @@ import io
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -69,7 +70,7 @@ def load(config: Config) -> Dataset:
     kinds = sorted(set(kind_of))
     test_kinds = {kinds[i] for i in split(len(kinds), config.data.test_fraction)[1]}
     test = np.array([kind in test_kinds for kind in kind_of])
-    told = {"train_labels": labels[~test], "test_labels": labels[test]}
+    told: dict[str, Any] = {"train_labels": labels[~test], "test_labels": labels[test]}
     if config.model.text == "bytes":
         captions = np.array(describe(names, labels))
         told |= {"train_captions": captions[~test], "test_captions": captions[test]}
