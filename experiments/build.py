@@ -31,6 +31,8 @@ SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
     "n_levels": "n_steps",
 }
 
+SCHEDULE = "schedule"  # the name of the learned one's parameters, among the network's
+
 OWN = (  # fields of config.sampling that are None, or an option of the method
     *("step_size", "grid", "rho", "sigma_max", "sigma_min", "eta", "order", "variant", "alpha"),
     *("s_churn", "s_tmin", "s_tmax", "s_noise"),
@@ -54,6 +56,7 @@ def make_sde(config: Config) -> sde_lib.SDE:
         "linear": sde_lib.Linear,
         "flow": sde_lib.LinearFlow,
         "cld": lambda: sde_lib.CLD(model.cld_beta, model.cld_mass, model.cld_gamma),
+        "log_linear": lambda: sde_lib.LogLinear(model.gamma_min, model.gamma_max),
     }
     check_name("config.training.sde", config.training.sde, families)
     sde = families[config.training.sde]()
@@ -126,9 +129,20 @@ def make_noise_density(config: Config) -> sde_lib.noise_density.Quantile | None:
     )
 
 
-def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
-    """The objective that config.training names, with the options that it has there."""
+def make_loss(
+    config: Config, params: Any = None
+) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
+    """The objective that config.training names, with the options that it has there.
+
+    "vdm" draws noise levels by the schedule in params; without params, uniformly in log-SNR.
+    """
     training, sigma_data = config.training, config.model.sigma_data
+    if training.objective == "vdm":
+        options = {"stratified": training.stratified, "n_strata": training.batch_size}
+        if params is not None and config.model.learned_schedule:
+            gamma: Any = partial(make_schedule(config).apply, {"params": params[SCHEDULE]})
+            options["schedule"] = lambda u: -gamma(u)
+        return partial(sde_lib.diffusion_loss, **options)
     sliced = partial(sde_lib.sliced_score_matching, n_projections=training.n_projections)
     objectives = {
         "denoising": sde_lib.denoising_score_matching,
@@ -136,7 +150,7 @@ def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSam
         "sliced": sliced,
         "sliced_vr": partial(sliced, variance_reduction=True),
     }
-    check_name("config.training.objective", training.objective, objectives)
+    check_name("config.training.objective", training.objective, (*objectives, "vdm"))
     return partial(
         objectives[training.objective],
         likelihood_weighting=training.likelihood_weighting,
@@ -152,10 +166,16 @@ def make_loss(config: Config) -> Callable[..., tuple[PerSample, dict[str, PerSam
     )
 
 
+def make_schedule(config: Config) -> models.LearnedSchedule:
+    """The learned schedule of config.model, between the ends of the SDE "log_linear"."""
+    return models.LearnedSchedule(config.model.gamma_min, config.model.gamma_max)
+
+
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam with linear warm-up, after clipping the gradient to a global norm.
 
-    The encoder that a discriminator has of another run stays, without moments or decay.
+    The encoder that a discriminator has of another run stays, without moments or decay. A learned
+    schedule's gradient, which is of another loss, is clipped on its own.
     """
     optim = config.optim
     check_name("config.optim.optimizer", optim.optimizer, ("Adam",))
@@ -165,9 +185,14 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     optimizer = optax.chain(clip, adam)
     if models.is_autoencoder(config) and config.autoencoder.adversarial_weight > 0:
         return optax.partition({False: optimizer, True: optimizer}, _are_discriminator)
+    if config.model.learned_schedule:
+        parts: Any = {"network": optimizer, SCHEDULE: optimizer}
+        return optax.partition(
+            parts, lambda params: {n: n if n in parts else "network" for n in params}
+        )
     if not (models.is_discriminator(config) and config.model.pretrained):
         return optimizer
-    parts: Any = {"encoder": optax.set_to_zero(), "head": optimizer}
+    parts = {"encoder": optax.set_to_zero(), "head": optimizer}
     return optax.partition(parts, {part: part for part in parts})
 
 
@@ -214,6 +239,7 @@ def check(config: Config) -> None:
             raise ValueError(f"config.eval.{name} is {evaluation[name]}: it must be positive")
     _check_conditioning(config)
     _check_training(config)
+    _check_vdm(config)
     scores.check(config, sde)
     # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), the loss, and
     # the parametrization.
@@ -297,6 +323,26 @@ def _check_latents(config: Config) -> None:
                 "config.data.autoencoder the data are latents; leave it to the autoencoder's run"
             )
     image_shape(config)
+
+
+def _check_vdm(config: Config) -> None:
+    """Raises ValueError for the objective "vdm" of what has no grey levels of its own."""
+    training, model = config.training, config.model
+    if model.learned_schedule and (training.objective, training.sde) != ("vdm", "log_linear"):
+        raise ValueError(
+            "config.model.learned_schedule belongs to config.training.objective = 'vdm' and sde = "
+            f"'log_linear', here they are {training.objective!r} and {training.sde!r}"
+        )
+    if training.objective == "vdm" and models.encoder_name(config) == "mlp":
+        raise ValueError(
+            "config.training.objective = 'vdm' is for images, which have grey levels: for points, "
+            "set likelihood_weighting and importance_sampling, its diffusion loss, instead"
+        )
+    if training.objective == "vdm" and config.data.uniform_dequantization:
+        raise ValueError(
+            "config.training.objective = 'vdm' is the bound of the grey levels themselves: set "
+            "config.data.uniform_dequantization=False"
+        )
 
 
 def _check_conditioning(config: Config) -> None:

@@ -84,6 +84,8 @@ def run(config: Config, workdir: Path) -> None:
         "enable_bpd": test_bits,
         "enable_sampling": sample_quality,
     }
+    if config.training.objective == "vdm":
+        measures["enable_bound"] = vdm_bound
     for step in steps if options.checkpoints == "all" else steps[-1:]:
         model, params, _ = state.load(config, workdir, step)
         if options.enable_sampling:
@@ -136,6 +138,18 @@ def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     bits = likelihood.bits_per_dim(config, model, params, dataset, part)
     about = {"nfe": bits.nfe} | ({"given": bits.given} if bits.given else {})
     return {likelihood.name(config): Figure(bits.mean, bits.error, about)}
+
+
+def vdm_bound(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
+    """VDM's bound on the bits/dim of the test set, term by term."""
+    options = config.eval
+    inputs = [options.batch_size, options.bound_steps, params, _identity(dataset.test)]
+    part = _parts(config, workdir, step, "bound", inputs + list(dataset.test_values[1:]))
+    terms = likelihood.continuous_bound(config, model, params, dataset, part)
+    bits = np.sum([*terms.values()], axis=0)
+    about = {name: f"{values.mean():.4f}" for name, values in terms.items()}
+    error = bits.std(ddof=1) / np.sqrt(len(bits))
+    return {"vdm bound bits/dim": Figure(bits.mean(), error, about)}
 
 
 def sample_quality(

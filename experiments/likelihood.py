@@ -1,5 +1,6 @@
-"""Mode likelihood: bits/dim of the test set by the probability-flow ODE."""
+"""Mode likelihood: bits/dim of the test set by the probability-flow ODE; and VDM's bound."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,7 +48,9 @@ def bits_per_dim(
     In float32, whatever config.model.dtype is.
 
     The model is told what it takes of each sample. In each pass a sample is dequantised anew, by a
-    key of its own; the error is that of the mean over samples. A super-resolution model is given
+    key of its own; the error is that of the mean over samples. Uniform noise dequantises, but for
+    the objective "vdm", whose model has never seen any: there its own least noise does, with its
+    own density and decoder (sde_lib.encode). A super-resolution model is given
     the sample's own smaller image with config.sampling.low_res_noise. Without noise, that leaves x
     a subspace, where no density is bounded: such bits tell only how sharply the model knows it.
 
@@ -60,7 +63,13 @@ def bits_per_dim(
     @jax.jit
     def batch(params, key, values, first_index):
         x, told = values
-        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
+        log_ratio, levels = 0.0, dataset.levels
+        if config.training.objective == "vdm":
+            x0, grey = _grey_levels(config, dataset, x)
+            x, log_q, log_p = sde_lib.encode(key, sde, x0, grey, first_index)
+            log_ratio, levels = log_p - log_q, None
+        else:
+            x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)
         noise = config.sampling.low_res_noise
         told |= cascade.told_of(config, key, x, first_index, noise)
         result = sde_lib.log_likelihood(
@@ -74,7 +83,8 @@ def bits_per_dim(
             config.eval.n_probes,
             first_index,
         )
-        bits = sde_lib.bits_per_dim(result.log_prob, shape, data.data_range(config), dataset.levels)
+        log_prob = result.log_prob + log_ratio
+        bits = sde_lib.bits_per_dim(log_prob, shape, data.data_range(config), levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
     values = held_out.values(config, dataset)
@@ -87,3 +97,38 @@ def bits_per_dim(
         )
     error = bits.std(ddof=1) / np.sqrt(len(bits))
     return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), cascade.given(config))
+
+
+def continuous_bound(
+    config: Config,
+    model: nn.Module,
+    params: Any,
+    dataset: data.Dataset,
+    part: parts.Part = parts.always,
+) -> dict[str, np.ndarray]:
+    """The terms of sde_lib.continuous_bound, of a model of grey levels, [N] in bits/dim by name.
+
+    At config.eval.bound_steps noise levels of each sample of dataset.test, as bits_per_dim does it.
+    """
+    sde, mesh = build.make_sde(config), sharding.make_mesh(config)
+    dims = math.prod(dataset.test.shape[1:])
+
+    @jax.jit
+    def batch(params, key, values, first_index):
+        x, told = values
+        x0, grey = _grey_levels(config, dataset, x)
+        told |= cascade.told_of(config, key, x0, first_index, config.sampling.low_res_noise)
+        fn = scores.score_fn(config, sde, models.in_float32(model), mesh, params, told)
+        steps = config.eval.bound_steps
+        bound = sde_lib.continuous_bound(key, sde, fn, x0, grey, steps, first_index)
+        return {name: nats / (dims * math.log(2)) for name, nats in bound._asdict().items()}
+
+    values = held_out.values(config, dataset)
+    return parts.passes(config, mesh, values, partial(batch, params), part)
+
+
+def _grey_levels(config: Config, dataset: data.Dataset, x: jax.Array) -> tuple[jax.Array, Any]:
+    """x in model space as it is, without noise, and all the values that it could have there."""
+    assert dataset.levels
+    to_space = partial(data.to_model_space, config, dataset.levels, jax.random.key(0))
+    return to_space(x, False), to_space(jnp.arange(dataset.levels), False)

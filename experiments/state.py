@@ -45,7 +45,11 @@ def abstract_state(config: Config, model: nn.Module, mesh: Mesh | None = None) -
 
 
 def _initial(config: Config, model: nn.Module) -> TrainState:
-    params = model.init(jax.random.key(config.seed), *build.dummy_inputs(config))["params"]
+    key = jax.random.key(config.seed)
+    params = model.init(key, *build.dummy_inputs(config))["params"]
+    if config.model.learned_schedule:
+        schedule = build.make_schedule(config).init(key, jnp.zeros(()))["params"]
+        params = {**params, build.SCHEDULE: schedule}
     opt_state = build.make_optimizer(config).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, params, opt_state)
 

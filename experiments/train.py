@@ -167,7 +167,7 @@ def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array
         return classifier.make_objective(config, model)
     if models.is_autoencoder(config):
         return autoencoder.make_objective(config, model)
-    sde, loss = build.make_sde(config), build.make_loss(config)
+    sde = build.make_sde(config)
 
     def objective(params, keys, first_index, x, told):
         told = conditions.at_random(config, keys["labels"], told, first_index)
@@ -176,6 +176,7 @@ def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array
             x, told["augment_labels"] = augment.augment(keys["augment"], x, p, first_index)
         told |= cascade.told_of(config, keys["loss"], x, first_index)
         score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"], **told)
+        loss = build.make_loss(config, params)
         return jnp.mean(loss(keys["loss"], sde, score_fn, x, first_index=first_index)[0])
 
     return objective

@@ -244,7 +244,7 @@ class LinearFlow(_VanishingAlpha):
 
 @dataclasses.dataclass(frozen=True)
 class LogLinear(_Schedule):
-    """Kingma et al. 2021 (VDM, arXiv 2107.00630), Appendix D: log-SNR linear in t.
+    """Kingma et al. 2021 (VDM, arXiv 2107.00630): log-SNR linear in t.
 
     alpha^2 + sigma^2 = 1, and gamma = -log-SNR goes from gamma_min at t = 0 to gamma_max at t_max:
     alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma). Nothing is singular at t = 0, where some

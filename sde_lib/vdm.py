@@ -2,7 +2,7 @@
 
 Grey levels are the model's, and no noise is added to them but the SDE's own: x_0 is the number that
 a grey level has in model space, z_0 is x at the least noise level (train_t_min), z_1 at the largest
-(t_max). With gamma = -log-SNR rising from the one to the other as u goes from 0 to 1 (Eq. 17),
+(t_max). With gamma = -log-SNR rising from the one to the other as u goes from 0 to 1 (Section 5),
 
     -log P(x_0) <= KL(q(z_1 | x_0) || p(z_1)) + 1/2 E_u[gamma'(u) |eps - eps_hat|^2]
                    - E[log p(x_0 | z_0)].
@@ -115,7 +115,7 @@ def encode(
 ) -> Encoded:
     """z_0 of grey levels: under any density p of z_0, E[log p + log_p - log_q] <= log P(x_0).
 
-    Each dimension is decoded on its own: p(x_0 | z_0) is proportional to q(z_0 | x_0) (Eq. 8).
+    Each dimension is decoded on its own: p(x_0 | z_0) is proportional to q(z_0 | x_0) (Section 3).
 
     Args:
         key: randomness; sample i's depends on key and first_index + i alone.

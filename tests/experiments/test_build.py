@@ -86,6 +86,9 @@ def test_optimizer_warms_up_and_clips():
         ("model.sigma_data", 0.0, "config.model.sigma_data is 0.0"),
         ("training.objective", "sliced_rv", "did you mean 'sliced_vr'"),
         ("training.soft_truncation", -1.0, "soft_truncation is -1.0"),
+        ("model.learned_schedule", True, "here they are 'denoising' and 'vpsde'"),
+        ("training.objective", "vdn", "did you mean 'vdm'"),
+        ("training.objective", "vdm", "set config.data.uniform_dequantization=False"),
     ],
 )
 def test_impossible_values_are_refused(field, value, message):
@@ -138,6 +141,37 @@ def test_the_loss_has_the_density_and_the_weighting_of_the_config():
     np.testing.assert_allclose(values, 1.5 * weight * metrics["error"], rtol=0.01)
 
 
+def test_a_learned_schedule_s_gradient_is_clipped_on_its_own():
+    params = {"Conv_0": jnp.ones(3), "schedule": jnp.ones(2)}
+    grads = {"Conv_0": jnp.array([3e3, 4e3, 0.0]), "schedule": jnp.full(2, 1e6)}
+    config = digits.get_config("vdm")
+    config.optim.warmup, config.optim.eps = 0, 1.0
+    optimizer = build.make_optimizer(config)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    clipped = np.array([0.6, 0.8, 0.0])
+    np.testing.assert_allclose(updates["Conv_0"], -2e-3 * clipped / (1 + clipped), rtol=1e-5)
+    np.testing.assert_allclose(updates["schedule"], -2e-3 * 0.5**0.5 / (1 + 0.5**0.5), rtol=1e-5)
+
+
+def test_vdm_draws_its_levels_by_the_schedule_in_the_parameters():
+    config = digits.get_config("vdm")
+    schedule, x = build.make_schedule(config), jnp.zeros((64, 3))
+    start = schedule.init(jax.random.key(0), jnp.zeros(()))["params"]
+    early = {**start, "log_height": 5.0 * jnp.arange(32.0)[::-1] / 32}
+    args = jax.random.key(0), build.make_sde(config), lambda x, t: jnp.zeros_like(x), x
+    t = {
+        name: build.make_loss(config, params)(*args)[1]["t"]
+        for name, params in (
+            ("linear", None),
+            ("start", {"schedule": start}),
+            ("early", {"schedule": early}),
+        )
+    }
+    np.testing.assert_allclose(np.sort(t["linear"]), (np.arange(64) + 0.5) / 64, atol=0.5 / 64)
+    np.testing.assert_allclose(t["start"], t["linear"], atol=0.05)
+    assert np.median(t["early"]) > 0.8
+
+
 @pytest.mark.parametrize(
     ("name", "objective", "options"),
     [
@@ -184,6 +218,7 @@ def test_networks_whose_labels_are_of_another_kind_are_refused(variant, continuo
         ("cosine", sde_lib.Cosine()),
         ("sigmoid", sde_lib.Sigmoid()),
         ("linear", sde_lib.Linear()),
+        ("log_linear", sde_lib.LogLinear()),
         ("flow", sde_lib.LinearFlow()),
     ],
 )

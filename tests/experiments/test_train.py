@@ -6,7 +6,7 @@ import pytest
 
 import models
 from configs import digits, points
-from experiments import data, loop, sharding, train, workdir
+from experiments import build, data, loop, sharding, train, workdir
 from experiments.state import TrainState, init_state, load
 
 PLACEMENT = sharding.of_batch(sharding.make_mesh(digits.get_config()), axis=1)
@@ -190,6 +190,28 @@ def test_the_average_is_that_of_its_recurrence(step):
         rate = min(config.model.ema_rate, (1 + k) / (10 + k))
         average = rate * average + (1 - rate) * np.asarray(jax.tree.leaves(state.params)[0])
     np.testing.assert_allclose(jax.tree.leaves(state.ema_params)[0], average, rtol=1e-4, atol=1e-7)
+
+
+class Multiple(nn.Module):
+    """The least network that there is."""
+
+    @nn.compact
+    def __call__(self, x, labels, train=False):
+        return self.param("factor", nn.initializers.ones, ()) * x
+
+
+def test_a_learned_schedule_is_trained_beside_the_network():
+    """To all who do not know of it, its state is the network's parameters."""
+    config, model = digits.get_config("vdm"), Multiple()
+    config.training.batch_size, config.optim.warmup = 8, 0
+    train_step = quickly_compiled(train.make_train_step(config, model, 17))
+    state = init_state(config, model)
+    after, _ = train_step(state, data.load(config).train[None, :8])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).min(), after.params, state.params)
+    np.testing.assert_allclose(jax.tree.leaves(moved), config.optim.lr, rtol=0.01)
+    assert set(moved) == {"factor", "schedule"}
+    score_fn = models.score_fn(config, build.make_sde(config), model, after.params)
+    assert score_fn(jnp.ones((2, 8, 8, 1)), jnp.ones(2)).shape == (2, 8, 8, 1)
 
 
 def test_steps_differ_in_their_randomness(step):
