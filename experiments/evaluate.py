@@ -143,8 +143,9 @@ def test_bits(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
 def vdm_bound(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
     """VDM's bound on the bits/dim of the test set, term by term."""
     options = config.eval
-    inputs = [options.batch_size, options.bound_steps, params, _identity(dataset.test)]
-    part = _parts(config, workdir, step, "bound", inputs + list(dataset.test_values[1:]))
+    inputs = [options.batch_size, options.bound_steps, params, identity(dataset.test)]
+    inputs += [held_out.values(config, dataset)[1], cascade.given(config)]
+    part = _parts(config, workdir, step, "bound", inputs)
     terms = likelihood.continuous_bound(config, model, params, dataset, part)
     bits = np.sum([*terms.values()], axis=0)
     about = {name: f"{values.mean():.4f}" for name, values in terms.items()}
