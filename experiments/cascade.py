@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 import models
-from experiments import build, data, model_space, parts, state
+from experiments import build, model_space, parts, state
 from experiments import workdir as workdirs
 from experiments.conditions import Conditions
 from models.config import Config
@@ -97,6 +97,11 @@ def check(config: Config) -> None:
             f"config.model.low_res_size is {size}: it must be a divisor of config.data.image_size "
             f"= {side}, and smaller"
         )
+    if config.data.autoencoder:
+        raise ValueError(
+            f"config.model.low_res_size is {size}: it is for images, not for the latents of "
+            "config.data.autoencoder; leave one of them out"
+        )
     check_positive(or_zero=True, **{"config.model.low_res_noise": most})
     if not 0 <= noise <= most:
         raise ValueError(
@@ -135,7 +140,7 @@ def base_config(config: Config) -> Config:
     size, options = config.model.low_res_size, config.sampling
     needed = {
         "shape of images": ((size, size, config.data.num_channels), build.image_shape(theirs)),
-        "range of data": (data.data_range(config), data.data_range(theirs)),
+        "range of data": (model_space.data_range(config), model_space.data_range(theirs)),
     }
     if config.model.class_conditional:
         needed["number of classes"] = config.data.num_classes, theirs.data.num_classes

@@ -98,7 +98,7 @@ class ADM(nn.Module):
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), channels do not fit the
                 heads, or conditions are not those that the network knows (layers.conditions,
-                text.read, layers.beside).
+                layers.beside, text.read).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)

@@ -132,7 +132,7 @@ class NCSNpp(nn.Module):
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1), or conditions are
-                not those that the network knows (layers.conditions, text.read, layers.beside).
+                not those that the network knows (layers.conditions, layers.beside, text.read).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)

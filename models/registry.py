@@ -67,11 +67,12 @@ def create(config: Config) -> nn.Module:
     if not is_discriminator(config):
         return _network(config, options.name)
     check_name("config.model.encoder", options.encoder, ENCODERS)
-    for field in ("class_conditional", "text", "low_res_size"):
+    told = {"class_conditional": "classes", "text": "text", "low_res_size": "smaller images"}
+    for field, what in told.items():
         if options.get(field):
             raise ValueError(
-                f"config.model.{field} is {options[field]!r}, but a discriminator sees images "
-                f"alone: set it to {type(options[field])()!r}"
+                f"config.model.{field} is {options[field]!r}, but a discriminator sees no {what}: "
+                f"set it to {type(options[field])()!r}"
             )
     encoder = _network(config, options.encoder)
     return Discriminator(encoder, bool(options.pretrained), options.get("dropout", 0.0))
@@ -99,9 +100,15 @@ def _network(config: Config, name: str) -> nn.Module:
             f"config.model.fourier_features is {options.fourier_features}, but the network "
             f"{name!r} has no such features of its input: leave it empty, or take 'ncsnpp'"
         )
-    for field in ("class_conditional", "augment_dim", "label_confidence", "text", "low_res_size"):
-        known = {"class_conditional": "num_classes", "low_res_size": "low_res"}.get(field, field)
-        if options.get(field) and (known not in fields or not options.get("conditional", True)):
+    conditional = options.get("conditional", True)
+    if options.get("low_res_size") and ("low_res" not in fields or not conditional):
+        raise ValueError(
+            f"config.model.low_res_size is {options.low_res_size}, but the network {name!r} sees "
+            "no smaller images: take 'ncsnpp' (with config.model.conditional=True) or 'adm'"
+        )
+    for field in ("class_conditional", "augment_dim", "label_confidence", "text"):
+        known = "num_classes" if field == "class_conditional" else field
+        if options.get(field) and (known not in fields or not conditional):
             raise ValueError(
                 f"config.model.{field} is {options[field]}, but the network {name!r} sees no "
                 "labels: take 'ncsnpp' (with config.model.conditional=True), 'adm' or 'dit'"

@@ -10,7 +10,7 @@ import weights
 from models.adm import ADM
 from models.ddpm import DDPM
 from models.dit import DiT
-from models.layers import Attention, attention_route, convolve_spread, level_sigma
+from models.layers import Attention, attention_route, beside, convolve_spread, level_sigma
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 from models.wideresnet import WideResNet
@@ -209,7 +209,7 @@ def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_the
     assert np.abs(unsure - nothing).max(axis=(1, 2, 3)).min() > least
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize("name", ["ncsnpp", "adm"])
 def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
     """Without the weights for them, the network is that without low_res."""
     network = CONDITIONAL[name].clone(low_res=True)
@@ -238,6 +238,20 @@ def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
         assert np.abs(output - seen).max(axis=(1, 2, 3)).min() > 1e-2 * np.abs(seen).max()
 
 
+@pytest.mark.parametrize(
+    ("takes", "given", "message"),
+    [
+        (False, (None, jnp.ones(2)), "takes low_res and low_res_noise if .*: False here"),
+        (True, (X, None), "takes low_res and low_res_noise if .*: True here"),
+        (True, (X[:, ::2], jnp.ones(2)), "shape .* beside x of .*: give images of its size"),
+    ],
+)
+def test_a_smaller_image_that_is_missing_or_unknown_is_refused(takes, given, message):
+    network = SimpleNamespace(low_res=takes, is_initializing=lambda: False)
+    with pytest.raises(ValueError, match=message):
+        beside(network, X, *given)
+
+
 @pytest.mark.parametrize("name", CONDITIONAL)
 @pytest.mark.parametrize(
     ("fields", "given", "message"),
@@ -256,13 +270,6 @@ def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
             {"num_classes": 3, "label_confidence": True},
             {"class_labels": [0, 1]},
             "takes confidences in them if .*: True here",
-        ),
-        ({}, {"low_res_noise": [0.0, 1.0]}, "takes low_res and low_res_noise if .*: False here"),
-        ({"low_res": True}, {"low_res": [[0.0]] * 2}, "low_res_noise if .*: True here"),
-        (
-            {"low_res": True},
-            {"low_res": [[0.0]] * 2, "low_res_noise": [0.0, 1.0]},
-            r"shape \(2, 1\), .* \(2,\), beside x of",
         ),
     ],
     ids=str,

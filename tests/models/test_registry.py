@@ -72,8 +72,8 @@ def test_classes_are_the_data_s_where_the_network_is_conditional(name):
         ({"model.augment_dim": 9, "model.name": "ncsnv2_64"}, "'ncsnv2_64' sees no labels: take"),
         ({"model.text": "bytes", "model.name": "ddpm"}, "'ddpm' sees no labels: take"),
         ({"model.text": "bytes", "model.text_width": 0}, "config.model.text_width is 0: it must"),
-        ({"model.low_res_size": 4, "model.name": "ddpm"}, "'ddpm' sees no labels: take"),
-        ({"model.low_res_size": 4, "model.name": "discriminator"}, "sees images alone: .* 0"),
+        ({"model.low_res_size": 4, "model.name": "ddpm"}, "'ddpm' sees no smaller images: take"),
+        ({"model.low_res_size": 4, "model.name": "discriminator"}, "sees no smaller images: .* 0"),
     ],
     ids=str,
 )
