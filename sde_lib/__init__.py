@@ -1,6 +1,7 @@
 """The mathematics: forward SDEs, training objectives and likelihoods."""
 
-from sde_lib import noise_density, weighting
+from sde_lib import analytic_variance, noise_density, variational, weighting
+from sde_lib.analytic_variance import AnalyticVariance
 from sde_lib.change import change_sde
 from sde_lib.cld import CLD
 from sde_lib.families import VE, VP, SubVP
@@ -9,9 +10,10 @@ from sde_lib.losses import denoising_score_matching, perturb
 from sde_lib.mixture import GaussianMixture
 from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, LogLinear, Sigmoid
 from sde_lib.score_matching import explicit_score_matching, sliced_score_matching
-from sde_lib.sde import SDE, ScoreFn, check_score_fn
+from sde_lib.sde import SDE, ScoreAndVariance, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
 from sde_lib.table import Table, from_betas
+from sde_lib.variational import variational_bound, variational_loss
 from sde_lib.vdm import continuous_bound, diffusion_loss, encode
 
 __all__ = [
@@ -20,16 +22,19 @@ __all__ = [
     "SDE",
     "VE",
     "VP",
+    "AnalyticVariance",
     "Cosine",
     "GaussianMixture",
     "Linear",
     "LinearFlow",
     "LogLikelihood",
     "LogLinear",
+    "ScoreAndVariance",
     "ScoreFn",
     "Sigmoid",
     "SubVP",
     "Table",
+    "analytic_variance",
     "bits_per_dim",
     "change_sde",
     "check_score_fn",
@@ -44,5 +49,8 @@ __all__ = [
     "perturb",
     "sliced_score_matching",
     "solve_ode",
+    "variational",
+    "variational_bound",
+    "variational_loss",
     "weighting",
 ]

@@ -24,6 +24,25 @@ Time = Float[Array, "..."] | float
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreAndVariance:
+    """A score function whose network gives the variance of DDPM's step too.
+
+    Who knows of it takes both from one evaluation; to all others it is a ScoreFn. What guides a
+    score makes a plain ScoreFn of it.
+
+    Attributes:
+        both: both(x, t) = (score, v), v of the shape of x: how far the variance's logarithm is on
+            its way from that of beta-tilde to that of beta (Nichol & Dhariwal 2021, arXiv
+            2102.09672, Eq. 15).
+    """
+
+    both: Callable[[Array, Array], tuple[Array, Array]]
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        return self.both(x, t)[0]
+
+
+@dataclasses.dataclass(frozen=True)
 class SDE(abc.ABC):
     """A diffusion from data (t = 0) to prior (t = t_max). Subclasses give alpha and sigma.
 
@@ -188,6 +207,16 @@ def log_normal(x: Batch, std: float) -> PerSample:
     dims = math.prod(x.shape[1:])
     log_norm = dims * (math.log(std) + 0.5 * math.log(2 * math.pi))
     return -0.5 * jnp.sum((x / std) ** 2, axis=axes) - log_norm
+
+
+def score_and_variance(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """score_fn.both. Raises ValueError for a score function without a variance."""
+    if not isinstance(score_fn, ScoreAndVariance):
+        raise ValueError(
+            "the variance 'learned' takes the score_fn of a model that gives it "
+            "(config.model.learned_variance), without guidance: take another variance"
+        )
+    return score_fn.both
 
 
 def check_score_fn(score_fn: ScoreFn | tuple[ScoreFn, ...], shape: Sequence[int]) -> None:

@@ -1,0 +1,259 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import Gaussian
+from scipy import stats
+
+import sde_lib
+from sde_lib import AnalyticVariance, analytic_variance, variational
+from sde_lib.batch import expand
+from sde_lib.variational import discretized_gaussian
+
+DATA = Gaussian(0.3, 0.7)
+TABLE = sde_lib.from_betas(np.linspace(1e-4, 0.02, 1000))
+SDES = {"vp": sde_lib.VP(), "ve": sde_lib.VE(), "edm": sde_lib.EDM(), "table": TABLE}
+RANGE, GREY = (-1.0, 1.0), 17
+quickly_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def unknown(log_snrs):
+    """E (eps - z)^2 of the exact score: Var(x_0 | x_t) / l^2."""
+    return DATA.std**2 / (DATA.std**2 + np.exp(-np.asarray(log_snrs)))
+
+
+def gaussian_kl(log_ratio, step):
+    """KL a dimension of the exact step from that of `log_ratio`, both with the exact mean."""
+    return 0.5 * (log_ratio - step + np.exp(step - log_ratio) - 1)
+
+
+def exact(log_snrs, variance):
+    """Each term's mean a dimension, in nats: from the posteriors' own variances, in float64."""
+    now, then, u = log_snrs[1:], log_snrs[:-1], unknown(log_snrs)
+    own, high, low = np.exp(-log_snrs), np.exp(-then), np.exp(-now)
+    posterior = high * (low - high) / low
+    model = {
+        "beta": (1 + high) / (1 + low) * (low - high),
+        "posterior": posterior,
+        "analytic": posterior + (1 - high / low) ** 2 * low * u[1:],
+    }[variance]
+    spread = (1 - high / low) ** 2 * low * u[1:]
+    diffusion = 0.5 * (np.log(model / posterior) + (posterior + spread) / model - 1)
+    first = own[0] * u[0] if variance == "analytic" else own[0] / (1 + own[0])
+    reconstruction = 0.5 * (np.log(2 * np.pi * first) + own[0] * u[0] / first)
+    return np.append(reconstruction, diffusion)
+
+
+def analytic(log_snrs):
+    return AnalyticVariance(tuple(log_snrs), tuple(unknown(log_snrs)))
+
+
+@pytest.mark.parametrize("variance", ["beta", "posterior", "analytic"])
+def test_each_term_is_the_closed_form(variance):
+    sde, n, d = SDES["vp"], 6000, 3
+    log_snrs = variational.chain(sde, 12)
+    x = DATA.sample(jax.random.key(1), (n, d))
+    given = analytic(log_snrs) if variance == "analytic" else variance
+    bound = sde_lib.variational_bound(
+        jax.random.key(0), sde, DATA.score_fn(sde), x, log_snrs, given
+    )
+    terms = np.column_stack([bound.reconstruction, bound.diffusion]) / d
+    error = terms.std(0) / np.sqrt(n)
+    assert (np.abs(terms.mean(0) - exact(log_snrs, variance)) < 4.5 * error).all()
+    assert (error < 0.05 * np.abs(exact(log_snrs, variance)) + 1e-3).all()
+    alpha2 = np.exp(-float(sde._integral(1.0)))
+    prior = 0.5 * (alpha2 * np.sum(x**2, 1) - d * (alpha2 + np.log1p(-alpha2)))
+    np.testing.assert_allclose(bound.prior, prior, rtol=5e-3)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_the_bound_is_tight_above_the_likelihood_and_falls_with_the_steps(name):
+    """Of what the code makes of the residual's exact variance, so without any noise."""
+    entropy = 0.5 * np.log(2 * np.pi * np.e * DATA.std**2)
+    totals = {}
+    for n in (30, 100, 1000):
+        log_snrs, sde = variational.chain(SDES[name], n), SDES[name]
+        steps, level = variational._Steps.of(log_snrs), jnp.arange(n)
+        for what, variance in (("beta", "beta"), ("analytic", analytic(log_snrs))):
+            ratio = jnp.asarray(steps.log_ratio(variance), jnp.float32)[:, None]
+            residual = jnp.sqrt(jnp.asarray(unknown(log_snrs), jnp.float32))[:, None]
+            terms = steps.terms(level, jnp.zeros((n, 1)), residual, ratio, RANGE, None)
+            rms = jnp.full((1, 1), np.hypot(DATA.mean, DATA.std))
+            prior = variational._prior(sde, rms, sde.inverse_log_snr(jnp.float32(log_snrs[-1])))
+            totals[what, n] = np.float64(terms).sum() + float(prior[0]) - entropy
+    bits = {key: total / np.log(2) for key, total in totals.items()}
+    assert -2e-5 < bits["analytic", 1000] <= bits["beta", 1000] < 0.02
+    assert bits["beta", 1000] < bits["beta", 100] < bits["beta", 30]
+    assert all(bits["analytic", n] <= bits["beta", n] for n in (30, 100, 1000))
+
+
+def test_grey_levels_of_a_gaussian():
+    """The bound is above the exact negative log-likelihood of bins, and near it."""
+    edges = np.linspace(-1, 1, GREY)
+    inner = np.append(-np.inf, 0.5 * (edges[1:] + edges[:-1]))
+    masses = np.diff(stats.norm.cdf(np.append(inner, np.inf), DATA.mean, DATA.std))
+    sde, n = SDES["vp"], 400
+
+    def score_fn(x, t):
+        """Of the grey levels themselves."""
+        alpha, sigma = (expand(a, x[..., None]) for a in (sde.alpha(t), sde.sigma(t)))
+        log_p = np.log(masses) - 0.5 * ((x[..., None] - alpha * edges) / sigma) ** 2
+        mean = jnp.sum(jax.nn.softmax(log_p) * edges, -1)
+        return (alpha[..., 0] * mean - x) / sigma[..., 0] ** 2
+
+    grey = np.random.default_rng(0).choice(GREY, (n, 8), p=masses)
+    x, log_snrs = jnp.asarray(edges[grey], jnp.float32), variational.chain(sde, 1000)
+    squares = analytic_variance.mean_squares(jax.random.key(5), sde, score_fn, x, log_snrs)
+    means = [np.mean(each, axis=0) for each in squares]
+    variance = analytic_variance.from_squares(log_snrs, means[0], means[1], RANGE)
+    about = jax.random.key(0), sde, score_fn, x, log_snrs, variance, RANGE, GREY
+    bound = sde_lib.variational_bound(*about)
+    excess = np.asarray(bound.total) / 8 + np.log(masses[grey]).mean(1)
+    bits = excess / np.log(2)
+    error = bits.std() / np.sqrt(n)
+    assert -2 * error < bits.mean() < 0.02 + 2 * error < 0.04
+    assert float(jnp.abs(bound.reconstruction).max()) < 1e-3  # the first level is far finer
+
+
+@pytest.mark.parametrize("std", [1e-4, 0.03, 0.7, 30.0])
+def test_the_bins_of_a_discretised_gaussian_sum_to_one(std):
+    grey, mean = jnp.linspace(-1, 1, 256)[:, None], jnp.array([-1.7, -0.3, 0.0, 0.99, 2.5])
+    log_p = discretized_gaussian(grey, mean, jnp.full_like(grey, 2 * np.log(std)), RANGE, 256)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_p), 0), 1, rtol=1e-4)
+    edges = np.linspace(-1, 1, 256)[:-1] + 1 / 255
+    inside = stats.norm.logcdf(edges[100], -0.3, 0.7) if std == 0.7 else None
+    if inside is not None:
+        exact = np.log(np.diff(stats.norm.cdf(edges[99:101], -0.3, 0.7)))
+        np.testing.assert_allclose(log_p[100, 1], exact[0], rtol=1e-5)
+    slope = jax.grad(lambda m: jnp.sum(discretized_gaussian(grey, m, 0 * grey, RANGE, 256)))(mean)
+    assert np.isfinite(slope).all()
+
+
+def learned(v):
+    """The exact score with this v, [features] or a number."""
+    return sde_lib.ScoreAndVariance(
+        lambda x, t: (DATA.score_fn(TABLE)(x, t), jnp.broadcast_to(v, x.shape))
+    )
+
+
+def test_v_of_0_and_1_are_beta_tilde_and_beta():
+    x, log_snrs = DATA.sample(jax.random.key(1), (4, 3)), np.asarray(TABLE.log_snrs)[::50]
+
+    def bounds(x):
+        return [
+            sde_lib.variational_bound(jax.random.key(0), TABLE, score_fn, x, log_snrs, variance)
+            for score_fn, variance in (
+                (learned(0.0), "learned"),
+                (learned(1.0), "learned"),
+                (learned(9.0), "posterior"),
+                (learned(9.0), "beta"),
+            )
+        ]
+
+    bound = quickly_compiled(bounds)(x)
+    for ours, other in (bound[0], bound[2]), (bound[1], bound[3]):
+        np.testing.assert_allclose(ours.diffusion, other.diffusion, rtol=1e-6)
+    np.testing.assert_allclose(bound[1].reconstruction, bound[3].reconstruction, rtol=1e-6)
+
+
+SMALL = sde_lib.from_betas(np.linspace(0.01, 0.4, 10))
+
+
+def model(params):
+    """A score and a v that are both wrong."""
+    a, b = params["score"], params["variance"]
+    return sde_lib.ScoreAndVariance(
+        lambda x, t: (-a * x, jnp.broadcast_to(b * (1 + t[:, None]), x.shape))
+    )
+
+
+def loss(params, x, **options):
+    values, metrics = sde_lib.variational_loss(
+        jax.random.key(3), SMALL, model(params), x, stratified=True, **options
+    )
+    return jnp.mean(values), metrics
+
+
+PARAMS = {"score": jnp.float32(0.8), "variance": jnp.float32(0.3)}
+X = DATA.sample(jax.random.key(1), (40, 2))
+
+
+@pytest.mark.parametrize("levels", [None, GREY])
+def test_gradient_of_the_bound_by_finite_differences(levels):
+    x = jnp.round((jnp.clip(X, -1, 1) + 1) * 8) / 8 - 1 if levels else X
+
+    def bits(params):
+        return loss(params, x, vlb_weight=None, levels=levels)[0]
+
+    fn = quickly_compiled(jax.value_and_grad(bits))
+    for name, grad in fn(PARAMS)[1].items():
+        ends = [fn(PARAMS | {name: PARAMS[name] + h})[0] for h in (0.01, -0.01)]
+        np.testing.assert_allclose(grad, (ends[0] - ends[1]) / 0.02, rtol=0.01)
+
+
+def test_hybrid_teaches_the_mean_by_the_simple_loss_alone():
+    def losses(params):
+        total, metrics = loss(params, X, vlb_weight=0.1)
+        vlb, _ = loss(params, X, vlb_weight=None)
+        return jnp.mean(metrics["error"]), jnp.mean(metrics["bits"]), total, vlb
+
+    grads = quickly_compiled(jax.jacrev(losses))(PARAMS)
+    simple, bits, hybrid, vlb = grads
+    np.testing.assert_allclose(hybrid["score"], simple["score"], rtol=1e-6)
+    np.testing.assert_allclose(hybrid["variance"], 0.1 * vlb["variance"], rtol=1e-5)
+    assert bits["score"] == 0
+    assert abs(vlb["score"]) > 1e-3
+
+
+def test_the_loss_is_the_bound_whatever_the_levels_probabilities():
+    """Its mean is that of all terms but the prior's, in bits/dim."""
+    x = DATA.sample(jax.random.key(2), (20_000, 2))
+    key, log_snrs = jax.random.key(0), np.asarray(SMALL.log_snrs)
+    bound = sde_lib.variational_bound(key, SMALL, model(PARAMS), x[:4000], log_snrs, "learned")
+    expected = float(jnp.mean(bound.total - bound.prior)) / (2 * np.log(2))
+    uneven = jnp.asarray(np.linspace(1, 3, 10) / 20, jnp.float32)
+    for probabilities in (None, uneven):
+        about = partial(sde_lib.variational_loss, key, SMALL, model(PARAMS), vlb_weight=None)
+        values, metrics = quickly_compiled(about)(x, probabilities=probabilities)
+        error = float(values.std()) / np.sqrt(len(x))
+        assert abs(float(values.mean()) - expected) < 4 * error < 0.15 * expected
+        counts = np.bincount(np.asarray(metrics["level"]), minlength=10) / len(x)
+        shares = np.full(10, 0.1) if probabilities is None else np.asarray(probabilities)
+        np.testing.assert_allclose(counts, shares, atol=0.012)
+
+
+def test_sample_i_does_not_depend_on_its_batch():
+    x, log_snrs = DATA.sample(jax.random.key(1), (8, 3)), variational.chain(SDES["vp"], 5)
+    about = jax.random.key(0), SDES["vp"], DATA.score_fn(SDES["vp"])
+    whole = sde_lib.variational_bound(*about, x, log_snrs)
+    part = sde_lib.variational_bound(*about, x[5:], log_snrs, first_index=5)
+    np.testing.assert_allclose(whole.diffusion[5:], part.diffusion, rtol=1e-5)
+
+
+def test_chains():
+    np.testing.assert_array_equal(variational.chain(TABLE, 1000), TABLE.log_snrs)
+    np.testing.assert_array_equal(
+        variational.chain(TABLE, 3), np.asarray(TABLE.log_snrs)[[0, 500, 999]]
+    )
+    smld = variational.chain(SDES["ve"], 11, n_levels=11)
+    np.testing.assert_allclose(np.exp(-0.5 * smld[[0, -1]]), [0.01, 50])
+    even = variational.chain(SDES["vp"], 11)
+    np.testing.assert_allclose(SDES["vp"].inverse_log_snr(even[[0, -1]]), [1e-5, 1], rtol=1e-3)
+
+
+def test_what_does_not_go_together_is_said():
+    about = jax.random.key(0), TABLE, DATA.score_fn(TABLE), X
+    with pytest.raises(ValueError, match="learned_variance"):
+        sde_lib.variational_bound(*about, variational.chain(TABLE, 10), "learned")
+    with pytest.raises(ValueError, match="'posterier' is unknown"):
+        sde_lib.variational_bound(*about, variational.chain(TABLE, 10), "posterier")  # pyright: ignore
+    with pytest.raises(ValueError, match="each below the one before"):
+        sde_lib.variational_bound(*about, np.arange(5.0))
+    with pytest.raises(ValueError, match="1001 steps, but the model was trained at 1000"):
+        variational.chain(TABLE, 1001)
+    with pytest.raises(ValueError, match="not under VP"):
+        sde_lib.variational_loss(jax.random.key(0), SDES["vp"], model(PARAMS), X)
+    with pytest.raises(ValueError, match="learned_variance"):
+        sde_lib.variational_loss(jax.random.key(0), TABLE, DATA.score_fn(TABLE), X)
