@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models.config import Config
-from sde_lib import ScoreFn
+from sde_lib import ScoreAndVariance, ScoreFn
 
 AXES = ("data", "fsdp")
 WHOLE = 0.01  # of a device's share of the state: the smallest leaves, which are not worth a message
@@ -73,13 +73,14 @@ def gather(mesh: Mesh, tree: Any) -> Any:
 
 def spread(mesh: Mesh, score_fn: ScoreFn) -> ScoreFn:
     """Inside jit: score_fn evaluated on all devices, on each its rows, if they divide the batch."""
+    fn = score_fn.both if isinstance(score_fn, ScoreAndVariance) else score_fn
 
-    def spread_fn(x: jax.Array, t: jax.Array) -> jax.Array:
+    def spread_fn(x: jax.Array, t: jax.Array) -> Any:
         place = of_batch(mesh) if len(x) % mesh.size == 0 else NamedSharding(mesh, P())
         x, t = jax.lax.with_sharding_constraint((x, t), place)
-        return jax.lax.with_sharding_constraint(score_fn(x, t), place)
+        return jax.lax.with_sharding_constraint(fn(x, t), place)
 
-    return spread_fn
+    return spread_fn if fn is score_fn else ScoreAndVariance(spread_fn)
 
 
 def put(sharding: NamedSharding, values: Any, indices: np.ndarray) -> jax.Array:

@@ -55,6 +55,7 @@ class ADM(nn.Module):
         text_depth: blocks of the transformer that reads bytes.
         low_res: whether it sees a smaller image, and how noisy that is (layers.beside).
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+        learned_variance: the output has as many channels more, for v (ScoreAndVariance).
         remat: compute each block's activations again in the backward pass, to save memory.
         dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
     """
@@ -74,6 +75,7 @@ class ADM(nn.Module):
     text_depth: int = 2
     low_res: bool = False
     centered: bool = False
+    learned_variance: bool = False
     remat: bool = False
     dtype: str = "float32"
 
@@ -133,6 +135,7 @@ class ADM(nn.Module):
                 h = attend(block(self.nf * mult)(h, temb, train))
 
         h = nn.swish(group_norm(h.shape[-1], epsilon=EPSILON)(h))
+        channels *= 1 + self.learned_variance
         return _conv(channels, ZERO)(h).astype(jnp.float32)
 
     def _embedding(

@@ -42,6 +42,7 @@ class DDPM(nn.Module):
         scale_by_sigma: divide the output by the sigma of the label-th of num_scales levels, from
             sigma_max down to sigma_min.
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+        learned_variance: the output has as many channels more, for v (ScoreAndVariance).
         remat: compute each block's activations again in the backward pass, to save memory.
         dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
     """
@@ -59,6 +60,7 @@ class DDPM(nn.Module):
     sigma_max: float = 50.0
     num_scales: int = 1000
     centered: bool = False
+    learned_variance: bool = False
     remat: bool = False
     dtype: str = "float32"
 
@@ -119,7 +121,7 @@ class DDPM(nn.Module):
                 h = resample(Upsample, h)
 
         h = act(group_norm(h.shape[-1], group_size=1)(h))
-        output = conv3x3(x.shape[-1], 0.0)(h).astype(jnp.float32)
+        output = conv3x3(x.shape[-1] * (1 + self.learned_variance), 0.0)(h).astype(jnp.float32)
         if self.scale_by_sigma:
             sigma = level_sigma(labels, self.sigma_min, self.sigma_max, self.num_scales)
             output = output / expand(sigma, output)

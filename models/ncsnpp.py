@@ -72,6 +72,7 @@ class NCSNpp(nn.Module):
         fourier_features: n of sin(2^n pi x) and cos(2^n pi x), which come in beside x in [-1, 1]
             (Kingma et al. 2021, arXiv 2107.00630, Appendix C).
         centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
+        learned_variance: the output has as many channels more (ScoreAndVariance's v).
         remat: compute each block's activations again in the backward pass, to save memory.
         dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
     """
@@ -109,6 +110,7 @@ class NCSNpp(nn.Module):
     num_scales: int = 1000
     fourier_features: Sequence[int] = ()
     centered: bool = False
+    learned_variance: bool = False
     remat: bool = False
     dtype: str = "float32"
 
@@ -134,7 +136,7 @@ class NCSNpp(nn.Module):
             ValueError: height or width is not divisible by 2^(levels - 1), or conditions are
                 not those that the network knows (layers.conditions, layers.beside, text.read).
         """
-        levels, channels = len(self.ch_mult), x.shape[-1]
+        levels, channels = len(self.ch_mult), x.shape[-1] * (1 + self.learned_variance)
         check_halvings(x, levels - 1)
         act = ACTIVATIONS[self.nonlinearity]
         kernel = tuple(self.fir_kernel) if self.fir else (1, 1)

@@ -33,7 +33,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from models.config import Config
 from models.registry import encoder_is_classifier, encoder_name
-from sde_lib import CLD, EDM, SDE, VE, VP, ScoreFn
+from sde_lib import CLD, EDM, SDE, VE, VP, ScoreAndVariance, ScoreFn
 from sde_lib.batch import PerSample, expand
 from sde_lib.checks import check_name
 
@@ -132,6 +132,9 @@ def score_fn(
 ) -> ScoreFn:
     """The score function of a network whose output config.model.parametrization names.
 
+    With config.model.learned_variance it is a ScoreAndVariance, whose v is (1 + F) / 2 of the other
+    half F of the output's channels (Nichol & Dhariwal 2021, arXiv 2102.09672, Section 3.1).
+
     The table above says what the network gives and sees; the one for points ("mlp") always sees
     sigma(t), whose logarithm it takes, and "score_sde" is its noise. Networks with
     `scale_by_sigma`, which give a score, divide by sigma themselves.
@@ -154,12 +157,15 @@ def score_fn(
     options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
     options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
 
-    def score(x: jax.Array, t: jax.Array) -> jax.Array:
+    def both(x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         a, b, _ = (expand(jnp.asarray(k), x) for k in coefficients(t))
         output: Any = model.apply({"params": params}, *inputs(x, t), train=train, **options)
-        return sde.noisy(a * x + b * output)
+        output, variance = jnp.split(output, [x.shape[-1]], axis=-1)
+        return sde.noisy(a * x + b * output), 0.5 * (1 + variance)
 
-    return score
+    if config.model.get("learned_variance"):
+        return ScoreAndVariance(both)
+    return lambda x, t: both(x, t)[0]
 
 
 def network_inputs(

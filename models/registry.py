@@ -59,8 +59,8 @@ def create(config: Config) -> nn.Module:
 
     Raises:
         ValueError: an unknown network, an unknown choice for one of its fields, sizes that it
-            cannot have, or remat, dtype, class_conditional, augment_dim, label_confidence, text,
-            low_res_size or fourier_features of a network without it.
+            cannot have, or remat, learned_variance, dtype, class_conditional, augment_dim,
+            label_confidence, text, low_res_size or fourier_features of a network without it.
     """
     options = config.model
     check_name("config.model.name", options.name, MODELS)
@@ -88,6 +88,11 @@ def _network(config: Config, name: str) -> nn.Module:
         raise ValueError(
             f"config.model.remat is True, but the network {name!r} has no blocks whose "
             "activations could be computed again: set it to False"
+        )
+    if options.get("learned_variance") and "learned_variance" not in fields:
+        raise ValueError(
+            f"config.model.learned_variance is True, but the network {name!r} gives no variance: "
+            "take 'ncsnpp', 'adm' or 'ddpm', or set it to False"
         )
     if options.get("dtype", "float32") != "float32" and "dtype" not in fields:
         able = ", ".join(repr(name) for name, other in MODELS.items() if hasattr(other, "dtype"))

@@ -6,6 +6,7 @@ All are y' = D + c (y - D) / l + s z with the model's D; Euler and DDIM differ i
 import dataclasses
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -13,6 +14,7 @@ from samplers.churn import Churn
 from samplers.noise_levels import Grid, Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
 from samplers.stochastic import Ancestral
+from sde_lib import AnalyticVariance
 from sde_lib.batch import Batch
 from sde_lib.checks import check_name
 
@@ -64,24 +66,44 @@ class DDPM(NoiseLevelSolver):
     """DDPM's ancestral sampling on any subset of the levels (Ho et al. 2020, Algorithm 2).
 
     Attributes:
-        variance: "beta", that of the variance-preserving chain's step between the two levels, or
-            "posterior", that of q(x_s | x_t, x_0).
+        variance: "beta", that of the variance-preserving chain's step between the two levels;
+            "posterior", that of q(x_s | x_t, x_0); "learned", between these two, of a score_fn that
+            is a sde_lib.ScoreAndVariance (Nichol & Dhariwal 2021, arXiv 2102.09672); or
+            sde_lib.AnalyticVariance, for which "analytic" stands in a config (Bao et al. 2022).
 
     Raises:
-        ValueError: another variance.
+        ValueError: another variance; in use, "learned" for a score_fn without one.
     """
 
     n_steps: int = 1000
     grid: Grid = "ddim"
-    variance: Literal["beta", "posterior"] = "beta"
+    variance: Literal["beta", "posterior", "learned", "analytic"] | AnalyticVariance = "beta"
 
     def __post_init__(self):
         super().__post_init__()
-        check_name("variance", self.variance, ("beta", "posterior"))
+        if not isinstance(self.variance, AnalyticVariance):
+            names = ("beta", "posterior", "learned", "analytic")
+            check_name("variance", self.variance, names)
 
     def plan(self, now: Levels, then: Levels) -> Plan:
-        below = np.sqrt((1 + then**2) / (1 + now**2)) if self.variance == "beta" else then / now
-        up = below * np.sqrt((now - then) * (now + then))
-        return Plan(now[:, None], (then**2 / now - now, up), then[:, None], rate=1.0)
+        posterior, most = then / now, np.sqrt((1 + then**2) / (1 + now**2))
+        below = most if self.variance == "beta" else posterior
+        if isinstance(self.variance, AnalyticVariance):
+            ratio = self.variance.log_ratio(-2 * np.log(now), -2 * np.log(then))
+            below = posterior * np.exp(0.5 * ratio)
+        elif self.variance == "analytic":
+            raise ValueError(
+                "variance = 'analytic' is a name in configs: give the numbers themselves, of a "
+                "model and data, as sde_lib.analytic_variance makes them"
+            )
+        c = then**2 / now - now, below * np.sqrt((now - then) * (now + then))
+        if self.variance == "learned":
+            c = *c, np.log(most / posterior)
+        return Plan(now[:, None], c, then[:, None], rate=1.0)
 
-    step = EulerAncestral.step
+    def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
+        if self.variance != "learned":
+            return EulerAncestral.step(self, model, y, c, past, z)  # pyright: ignore
+        length, up, log_ratio = c
+        noise, v = model.noise_and_variance(y)
+        return y + length * noise + up * jnp.exp(v * log_ratio) * z[0], past

@@ -31,6 +31,7 @@ from samplers.noise_levels import (
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least
+from sde_lib.sde import score_and_variance
 
 BROWNIAN = 1 << 24  # folded into a sample's key: no step has this number
 
@@ -64,6 +65,12 @@ class Model(NamedTuple):
         score_fn = self.score_fns[min(i, len(self.score_fns) - 1)]
         score = score_fn(self.alpha[i] * y, jnp.full(len(y), self.t[i]))
         return -self.alpha[i] * self.level[i] * score
+
+    def noise_and_variance(self, y: Batch) -> tuple[Batch, Batch]:
+        """eps(y) at the first level, and v, as of ScoreAndVariance."""
+        both = score_and_variance(self.score_fns[0])
+        score, v = both(self.alpha[0] * y, jnp.full(len(y), self.t[0]))
+        return -self.alpha[0] * self.level[0] * score, v
 
     def denoised(self, y: Batch, i: int = 0) -> Batch:
         """E[x_0 | y] at the i-th level."""

@@ -1,4 +1,5 @@
-import functools
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ def test_weak_and_strong_order_one():
     for create in (samplers.Euler, samplers.EulerAncestral, samplers.DDPM):
         np.testing.assert_allclose(linear.weak_orders(create), 1, atol=0.05)
         np.testing.assert_allclose(linear.strong_orders(create), 1, atol=0.3)
-    half = functools.partial(samplers.EulerAncestral, eta=0.5)
+    half = partial(samplers.EulerAncestral, eta=0.5)
     np.testing.assert_allclose(linear.weak_orders(half), 1, atol=0.05)
 
 
@@ -53,7 +54,8 @@ def test_ddpm_on_all_levels_is_its_chain(variance):
     """Ho et al. 2020, Algorithm 2, of which mean and variance are known for Gaussian data."""
     products = np.cumprod(1 - BETAS)
     levels = np.sqrt(1 / products - 1)[::-1]
-    data, sampler = Gaussian(), samplers.DDPM(len(BETAS), variance=variance)
+    data = Gaussian()
+    sampler: Any = samplers.DDPM(len(BETAS), variance=variance)
     plan = sampler.plan(levels[:-1], levels[1:])
     x, z = np.random.default_rng(0).normal(size=(2, 5))
     for k in range(len(BETAS) - 1):
@@ -79,7 +81,7 @@ def test_ddpm_steps_as_the_ancestral_predictor():
     x, z = jax.random.normal(jax.random.key(0), (2, 3, 1))
     step = samplers.PREDICTORS["ancestral_sampling"]
     expected, _ = step(sde, data.score_fn(sde), x, t, 1 / 19, z)
-    sampler = samplers.DDPM(20)
+    sampler: Any = samplers.DDPM(20)
     plan = sampler.plan(now, then)
     y = np.asarray(x)[:, 0] / sde.alpha(t)
     ours, _ = sampler.step(linear.Linear([now]), y, plan.coefficients, None, z[None, :, 0])
@@ -110,3 +112,76 @@ def test_impossible_options_are_refused():
         samplers.DDIM(s_noise=-1)
     with pytest.raises(ValueError, match="variance 'large' is unknown"):
         samplers.DDPM(variance="large")  # pyright: ignore[reportArgumentType]
+
+
+def exact_variance(n):
+    """Analytic-DPM's of Gaussian data at all levels: Var(x_0 | y) / l^2."""
+    log_snrs = np.linspace(12.0, -12.0, n)
+    return sde_lib.AnalyticVariance(
+        tuple(log_snrs), tuple(linear.STD**2 / (linear.STD**2 + np.exp(-log_snrs)))
+    )
+
+
+def test_analytic_variance_is_exact_for_a_gaussian_in_few_steps():
+    """The steps are the reversed process' own: samples have the data's variance."""
+    levels = linear.karras(5)
+    solver = samplers.DDPM(5, denoise=False, variance=exact_variance(4000))
+    exact = np.hypot(linear.STD, levels[-1])
+    assert linear.final_std(solver, levels) == pytest.approx(exact, rel=1e-4)
+    for variance in ("beta", "posterior"):
+        other = samplers.DDPM(5, denoise=False, variance=variance)
+        assert abs(linear.final_std(other, levels) / exact - 1) > 0.005
+
+
+class Learned(linear.Linear):
+    v = 0.0
+
+    def noise_and_variance(self, y):
+        return self.noise(y), np.full_like(y, self.v)
+
+
+def test_learned_variance_lies_between_the_posteriors_and_beta():
+    now, then = linear.karras(9)[:-1], linear.karras(9)[1:]
+
+    def step(variance, k, z, v=0.0):
+        sampler: Any = samplers.DDPM(9, variance=variance)
+        model = Learned(now[k : k + 1])
+        model.v = v
+        with jax.enable_x64(True):
+            c = tuple(a[k] for a in sampler.plan(now, then).coefficients)
+            return np.asarray(sampler.step(model, np.full(5, 0.4), c, None, z[None])[0])
+
+    z = np.random.default_rng(0).normal(size=5)
+    for k in (0, 5, 8):
+        smaller, larger, mean = step("posterior", k, z), step("beta", k, z), step("beta", k, 0 * z)
+        np.testing.assert_allclose(step("learned", k, z, 0.0), smaller, rtol=1e-9)
+        np.testing.assert_allclose(step("learned", k, z, 1.0), larger, rtol=1e-9)
+        middle = np.sign(z) * np.sqrt((smaller - mean) * (larger - mean))
+        np.testing.assert_allclose(step("learned", k, z, 0.5), mean + middle, rtol=1e-9)
+
+
+def test_score_and_variance_come_from_one_evaluation():
+    sde, calls = sde_lib.from_betas(BETAS), []
+
+    def both(x, t):
+        calls.append(1)
+        return Gaussian().score_fn(sde)(x, t), x
+
+    def draw(key, variance):
+        sampler = samplers.DDPM(4, variance=variance)
+        return sampler(key, sde, sde_lib.ScoreAndVariance(both), (3, 2)).x
+
+    counts = []
+    for variance in ("posterior", "learned"):
+        calls.clear()
+        jax.eval_shape(partial(draw, variance=variance), jax.random.key(0))
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+def test_a_variance_that_is_not_there_is_said():
+    about = jax.random.key(0), sde_lib.VP(), Gaussian().score_fn(sde_lib.VP()), (3, 2)
+    with pytest.raises(ValueError, match="without guidance"):
+        jax.eval_shape(lambda: samplers.DDPM(4, variance="learned")(*about).x)
+    with pytest.raises(ValueError, match="a name in configs"):
+        jax.eval_shape(lambda: samplers.DDPM(4, variance="analytic")(*about).x)
