@@ -11,6 +11,7 @@
 | edm       | EDM                        | as vp         | 1.88 +- 0.014 |
 | vdm       | VDM, its schedule learned  | as vp         | 1.83 +- 0.014 |
 | vdm_fixed | VDM, log-SNR linear in t   | as vp         | not measured  |
+| vlb       | DDPM with learned variance | as vp         | not measured  |
 
 classifier (1 minute) learns to tell noisy digits apart, to guide vp by their class; edm_classifier
 does so under EDM's noise. discriminator (2 minutes) learns to tell edm's samples from the data, to
@@ -43,7 +44,7 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogra
 from configs import default, published
 
 VARIANTS = (
-    *("vp", "ve", "subvp", "long", "edm", "vdm", "vdm_fixed"),
+    *("vp", "ve", "subvp", "long", "edm", "vdm", "vdm_fixed", "vlb"),
     *("classifier", "edm_classifier", "discriminator"),
 )
 
@@ -109,6 +110,14 @@ def get_config(variant: str = "vp") -> default.Config:
         model.gamma_min, model.gamma_max = -8.0, 6.0  # least noise: a seventh of a step
         model.fourier_features = (3, 4)  # their periods: two steps and one
         model.parametrization = "v"
+    elif variant == "vlb":
+        training.continuous = False
+        training.objective = "hybrid"
+        training.likelihood_weighting = training.importance_sampling = False
+        model.learned_variance = True
+        config.sampling.method = "ddpm"
+        config.sampling.variance = "learned"
+        config.eval.enable_bound = True
     if variant in ("edm", "edm_classifier", "discriminator"):
         config.update_from_flattened_dict(published.EDM_METHOD)
         training.likelihood_weighting = training.importance_sampling = False

@@ -15,7 +15,8 @@ import optax
 import models
 import samplers
 import sde_lib
-from experiments import augment, scores
+from configs import default
+from experiments import augment, model_space, scores
 from experiments import workdir as workdirs
 from models import parametrization
 from models.config import Config
@@ -32,9 +33,14 @@ SAMPLING_NAMES = {  # of samplers' fields in config.sampling, where they differ
 }
 
 SCHEDULE = "schedule"  # the name of the learned one's parameters, among the network's
-
+VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
+NOT_VARIATIONAL = (  # fields of config.training that they have no use for
+    *("likelihood_weighting", "importance_sampling", "reduce_mean", "noise_density", "weighting"),
+    "input_perturbation",
+)
 OWN = (  # fields of config.sampling that are None, or an option of the method
     *("step_size", "grid", "rho", "sigma_max", "sigma_min", "eta", "order", "variant", "alpha"),
+    "variance",
     *("s_churn", "s_tmin", "s_tmax", "s_noise"),
 )
 
@@ -66,13 +72,18 @@ def make_sde(config: Config) -> sde_lib.SDE:
     return sde_lib.Table(tuple(levels.tolist())) if config.training.sde == "vpsde" else sde
 
 
-def make_sampler(config: Config):
-    """The sampler that config.sampling describes; what that leaves at None is the sampler's own."""
+def make_sampler(config: Config, analytic: sde_lib.AnalyticVariance | None = None):
+    """The sampler that config.sampling describes; what that leaves at None is the sampler's own.
+
+    `analytic` takes the place of the variance "analytic", without which that samples nothing.
+    """
     options = config.sampling
     check_name("config.sampling.method", options.method, samplers.SAMPLERS)
     fields = {field.name for field in dataclasses.fields(samplers.SAMPLERS[options.method])}
     values = {field: options.get(SAMPLING_NAMES.get(field, field)) for field in fields}
     given = {field: value for field, value in values.items() if value is not None}
+    if analytic is not None:
+        given["variance"] = analytic
     unused = [name for name in OWN if options.get(name) is not None and name not in fields]
     if unused:
         raise ValueError(
@@ -130,11 +141,15 @@ def make_noise_density(config: Config) -> sde_lib.noise_density.Quantile | None:
 
 
 def make_loss(
-    config: Config, params: Any = None
+    config: Config, levels: int | None = None, params: Any = None
 ) -> Callable[..., tuple[PerSample, dict[str, PerSample]]]:
     """The objective that config.training names, with the options that it has there.
 
-    "vdm" draws noise levels by the schedule in params; without params, uniformly in log-SNR.
+    Args:
+        config: of the training.
+        levels: of grey in the data, None for points.
+        params: of the model; "vdm" draws noise levels by the schedule in them, and without params
+            uniformly in log-SNR.
     """
     training, sigma_data = config.training, config.model.sigma_data
     if training.objective == "vdm":
@@ -143,6 +158,15 @@ def make_loss(
             gamma: Any = partial(make_schedule(config).apply, {"params": params[SCHEDULE]})
             options["schedule"] = lambda u: -gamma(u)
         return partial(sde_lib.diffusion_loss, **options)
+    if training.objective in VARIATIONAL:
+        return partial(
+            sde_lib.variational_loss,
+            vlb_weight=training.vlb_weight if training.objective == "hybrid" else None,
+            stratified=training.stratified,
+            n_strata=training.batch_size,
+            data_range=model_space.data_range(config),
+            levels=None if config.data.uniform_dequantization else levels,
+        )
     sliced = partial(sde_lib.sliced_score_matching, n_projections=training.n_projections)
     objectives = {
         "denoising": sde_lib.denoising_score_matching,
@@ -150,7 +174,8 @@ def make_loss(
         "sliced": sliced,
         "sliced_vr": partial(sliced, variance_reduction=True),
     }
-    check_name("config.training.objective", training.objective, (*objectives, "vdm"))
+    known = (*objectives, "vdm", *VARIATIONAL)
+    check_name("config.training.objective", training.objective, known)
     return partial(
         objectives[training.objective],
         likelihood_weighting=training.likelihood_weighting,
@@ -203,7 +228,7 @@ def _are_discriminator(params: Any) -> dict[str, bool]:
 
 def check(config: Config) -> None:
     """Raises ValueError for numbers that no run can have, before anything is compiled."""
-    sde, sampler = make_sde(config), make_sampler(config)
+    sde, sampler = make_sde(config), make_sampler(config, _stand_in(config))
     make_optimizer(config)
     network: Any = models.create(config)
     network = getattr(network, "encoder", network)
@@ -240,13 +265,17 @@ def check(config: Config) -> None:
     _check_conditioning(config)
     _check_training(config)
     _check_vdm(config)
+    _check_variance(config)
     scores.check(config, sde)
     # Tracing tells whether the sampler fits the SDE (enough steps for VP's chain?), the loss, and
     # the parametrization.
     key, x = jax.random.key(0), jnp.zeros((1, 2))
+    score_fn: sde_lib.ScoreFn = lambda x, t: x  # noqa: E731
+    if config.model.learned_variance:
+        score_fn = sde_lib.ScoreAndVariance(lambda x, t: (x, x))
     with warnings.catch_warnings(action="ignore"):  # sampling itself will warn
-        jax.eval_shape(lambda key: sampler(key, sde, lambda x, t: x, x.shape), key)
-    jax.eval_shape(lambda key: make_loss(config)(key, sde, lambda x, t: x, x), key)
+        jax.eval_shape(lambda key: sampler(key, sde, score_fn, x.shape), key)
+    jax.eval_shape(lambda key: make_loss(config)(key, sde, score_fn, x), key)
     jax.eval_shape(models.network_inputs(config, sde), x, jnp.ones(1))
 
 
@@ -275,6 +304,7 @@ def _check_training(config: Config) -> None:
         if not 0 <= p <= 1:
             raise ValueError(f"config.{name} is {p}: it must be a probability, in [0, 1]")
     check_at_least(0, **{"config.model.augment_dim": model.augment_dim})
+    check_at_least(0, **{"config.training.loss_history": config.training.loss_history})
     for name in ("label_dropout", "label_confidence"):
         if model[name] and not model.class_conditional:
             raise ValueError(f"config.model.{name} needs config.model.class_conditional=True")
@@ -343,6 +373,46 @@ def _check_vdm(config: Config) -> None:
             "config.training.objective = 'vdm' is the bound of the grey levels themselves: set "
             "config.data.uniform_dequantization=False"
         )
+
+
+def _check_variance(config: Config) -> None:
+    """Raises ValueError for objectives and variances that do not go together."""
+    training, learned = config.training, config.model.learned_variance
+    if learned != (training.objective in VARIATIONAL):
+        raise ValueError(
+            f"config.model.learned_variance is {learned}, config.training.objective "
+            f"{training.objective!r}: the variance is learned by 'hybrid' or 'vlb', and by these "
+            "alone"
+        )
+    if learned and (training.continuous or training.sde != "vpsde"):
+        raise ValueError(
+            "config.model.learned_variance needs the levels of DDPM's chain: set "
+            "config.training.continuous=False and config.training.sde='vpsde'"
+        )
+    if training.loss_history and not learned:
+        raise ValueError(
+            "config.training.loss_history is of the terms of the bound: it needs "
+            "config.training.objective='vlb' or 'hybrid'"
+        )
+    if training.loss_history and training.n_microbatches > 1:
+        raise ValueError(
+            "config.training.loss_history is of whole batches: set config.training.n_microbatches=1"
+        )
+    if not learned:
+        return
+    plain = default.get_config().training
+    for name in NOT_VARIATIONAL:
+        if training[name] != plain[name]:
+            raise ValueError(
+                f"config.training.{name} is {training[name]!r}, which the objective "
+                f"{training.objective!r} has no use for: leave it at {plain[name]!r}"
+            )
+
+
+def _stand_in(config: Config) -> sde_lib.AnalyticVariance | None:
+    """For a variance that is to be computed."""
+    is_analytic = config.sampling.variance == "analytic"
+    return sde_lib.AnalyticVariance((0.0,), (1.0,)) if is_analytic else None
 
 
 def _check_conditioning(config: Config) -> None:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from experiments import (
+    bound,
     build,
     cascade,
     data,
@@ -82,6 +83,7 @@ def run(config: Config, workdir: Path) -> None:
     measures = {
         "enable_loss": test_loss,
         "enable_bpd": test_bits,
+        "enable_bound": test_bound,
         "enable_sampling": sample_quality,
     }
     if config.training.objective == "vdm":
@@ -106,6 +108,8 @@ def _check(config: Config) -> None:
     options = config.eval
     check_name("config.eval.checkpoints", options.checkpoints, ("last", "all"))
     check_at_least(1, **{"config.eval.n_repeats": options.n_repeats})
+    if options.enable_bound:
+        bound.log_snrs(config)
     if options.enable_sampling:
         check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})
         feature_function(config)
@@ -153,6 +157,21 @@ def vdm_bound(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
     return {"vdm bound bits/dim": Figure(bits.mean(), error, about)}
 
 
+def test_bound(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
+    """The variational bound in bits/dim; all of its terms are in <workdir>/bound_<step>.csv."""
+    variance = bound.variance_of(config, model, params, workdir)
+    inputs = [config.eval.batch_size, bound.log_snrs(config), variance]
+    inputs += [params, _identity(dataset.test), held_out.values(config, dataset)[1]]
+    part = _parts(config, workdir, step, "bound", inputs)
+    bits = bound.bits_per_dim(config, model, params, dataset, variance, part)
+    terms = {"prior": bits.prior, "diffusion": bits.diffusion.sum()}
+    terms |= {"reconstruction": bits.reconstruction}
+    rows = zip(bound.log_snrs(config), [bits.reconstruction, *bits.diffusion], strict=True)
+    workdirs.write_table(workdir / f"bound_{step}.csv", ["log_snr", "bits_per_dim"], list(rows))
+    about = {name: round(float(value), 5) for name, value in terms.items()}
+    return {"bound bits/dim": Figure(bits.mean, bits.error, about)}
+
+
 def sample_quality(
     config, model: nn.Module, params: Any, dataset, workdir: Path, step: int
 ) -> Figures:
@@ -170,7 +189,7 @@ def sample_quality(
     part = _parts(config, workdir, step, "samples", [settings, params, guide_params])
     mesh, n = sharding.make_mesh(config), config.eval.num_samples
     size = sharding.round_up(mesh, config.sampling.batch_size)
-    draw = sample.make_draw(config, model, params, size)
+    draw = sample.make_draw(config, model, params, size, workdir=workdir)
 
     def images(first: int) -> np.ndarray:
         return decode(sharding.fetch(draw(first).x))

@@ -55,7 +55,7 @@ def run(config: Config, workdir: Path) -> None:
         settings = about | {"sampling": about["sampling"] | {"n_samples": None}}
         part = parts.Parts(workdir / "generated", "samples", settings)
         size = sharding.round_up(sharding.make_mesh(config), config.sampling.batch_size)
-        draw = sample.make_draw(config, model, params, size)
+        draw = sample.make_draw(config, model, params, size, workdir=workdir)
 
         def samples(first: int) -> parts.Arrays:
             x = sharding.fetch(draw(FIRST + first).x)

@@ -47,7 +47,8 @@ def make_losses(
     """
     if models.is_autoencoder(config):
         return autoencoder.make_metrics(config, model, dataset)
-    sde, loss, mesh = build.make_sde(config), build.make_loss(config), sharding.make_mesh(config)
+    sde, mesh = build.make_sde(config), sharding.make_mesh(config)
+    loss = build.make_loss(config, dataset.levels)
     is_classifier = models.is_classifier(config)
     dequantize, density = config.data.uniform_dequantization, build.make_noise_density(config)
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import build, sharding
+from experiments import sharding
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
-from experiments.state import TrainState
+from experiments.state import TrainState, init_opt_state
 from models import torch_import
 from models.config import Config
 
@@ -38,7 +38,7 @@ def run(config: Config, workdir: Path, path: Path) -> None:
     if any((workdir / "checkpoints").glob("[0-9]*")):
         raise ValueError(f"{workdir} holds checkpoints already: choose another --workdir")
     step, params, ema_params = _read(config, path)
-    opt_state = build.make_optimizer(config).init(params)
+    opt_state = init_opt_state(config, params)
     state = TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state)
     state = jax.device_put(state, sharding.of_state(sharding.make_mesh(config), state))
     workdirs.claim(config, workdir)

@@ -13,7 +13,7 @@ import numpy as np
 
 import samplers
 import sde_lib
-from experiments import build, cascade, data, guides, latent, pictures, scores, sharding
+from experiments import bound, build, cascade, data, guides, latent, pictures, scores, sharding
 from experiments import workdir as workdirs
 from experiments.conditions import Conditions
 from models.config import Config
@@ -26,15 +26,21 @@ STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
 
 
 def make_draw(
-    config: Config, model: nn.Module, params: Any, size: int, n_frames: int = 0
+    config: Config,
+    model: nn.Module,
+    params: Any,
+    size: int,
+    n_frames: int = 0,
+    workdir: Path | None = None,
 ) -> Callable[[int], samplers.Samples]:
     """draw(first_index): samples from that index on, compiled once, split over all devices.
 
     They are `size`, and as many more as it takes for the devices to divide them. Sample i is the
     same in any batch; scores.sampling_score_fn and guides say what it is drawn by. A
-    super-resolution model makes it of sample i of config.sampling.low_res.
+    super-resolution model makes it of sample i of config.sampling.low_res. The run's folder keeps
+    what the sampler has to know of the model first (bound.analytic).
     """
-    sde, sampler = build.make_sde(config), build.make_sampler(config)
+    sde, sampler = build.make_sde(config), bound.make_sampler(config, model, params, workdir)
     mesh = sharding.make_mesh(config)
     size = sharding.round_up(mesh, size)
     guide, guide_params = guides.load(config, sde, params)
@@ -71,7 +77,8 @@ def _make_given(config: Config, size: int) -> Callable[[int], Conditions]:
         return lambda _: {}
     low, high = data.data_range(config)
     if config.sampling.low_res:
-        draw_base = make_draw(*cascade.load_base(config), size)
+        base = Path(config.sampling.low_res)
+        draw_base = make_draw(*cascade.load_base(config), size, workdir=base)
         return lambda first_index: {"low_res": jnp.clip(draw_base(first_index).x, low, high)}
     dataset, mesh = data.load(config), sharding.make_mesh(config)
     size = sharding.round_up(mesh, size)
@@ -91,7 +98,9 @@ def _make_given(config: Config, size: int) -> Callable[[int], Conditions]:
     return in_turn
 
 
-def draw(config: Config, model: nn.Module, params: Any, n_samples: int) -> tuple[np.ndarray, int]:
+def draw(
+    config: Config, model: nn.Module, params: Any, n_samples: int, workdir: Path | None = None
+) -> tuple[np.ndarray, int]:
     """n_samples samples in model space, and the network evaluations of each.
 
     They come in batches of config.sampling.batch_size.
@@ -100,7 +109,7 @@ def draw(config: Config, model: nn.Module, params: Any, n_samples: int) -> tuple
         FloatingPointError: a sample is not finite.
     """
     size = min(config.sampling.batch_size, n_samples)
-    batch = make_draw(config, model, params, size)
+    batch = make_draw(config, model, params, size, workdir=workdir)
     results = [batch(first) for first in range(0, n_samples, size)]
     x = np.concatenate([sharding.fetch(result.x)[:size] for result in results])[:n_samples]
     check_finite(x)
@@ -115,11 +124,13 @@ def check_finite(x: np.ndarray) -> None:
         )
 
 
-def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) -> np.ndarray:
+def draw_paths(
+    config: Config, model: nn.Module, params: Any, n_samples: int, workdir: Path | None = None
+) -> np.ndarray:
     """The first samples on their way: [N_FRAMES + 1 at most, n_samples, ...], the prior first."""
     n_steps = getattr(build.make_sampler(config), "n_moves", config.sampling.n_steps - 1)
     n_frames = min(N_FRAMES, n_steps)
-    path = make_draw(config, model, params, n_samples, n_frames)(0).path
+    path = make_draw(config, model, params, n_samples, n_frames, workdir)(0).path
     frames, sde = sharding.fetch(path)[:, :n_samples], build.make_sde(config)
     prior = sde.data_of(sde.prior_sample(_key(config), sde.state_shape(frames.shape[1:])))
     return np.concatenate([prior[None], frames])
@@ -127,7 +138,7 @@ def draw_paths(config: Config, model: nn.Module, params: Any, n_samples: int) ->
 
 def save_samples(config: Config, model: nn.Module, params: Any, step: int, workdir: Path) -> Path:
     """Draws samples, and saves their picture: a grid of images, or points beside the data."""
-    x, nfe = draw(config, model, params, config.sampling.n_samples)
+    x, nfe = draw(config, model, params, config.sampling.n_samples, workdir)
     about = _about(config, step, nfe=nfe)
     path = workdir / "samples" / f"samples_{step}.png"
     if x.ndim > 2:
@@ -147,7 +158,8 @@ def save_pictures(
     path = workdir / "samples" / f"path_{step}.png"
     about = _about(config, step)
     if len(build.image_shape(config)) > 1:
-        frames = _stretch(config, draw_paths(config, model, params, N_PATHS)).swapaxes(0, 1)
+        frames = draw_paths(config, model, params, N_PATHS, workdir)
+        frames = _stretch(config, frames).swapaxes(0, 1)
         if config.model.low_res_size:
             low_res = sharding.fetch(_make_given(config, N_PATHS)(0)["low_res"])[:N_PATHS]
             low_res = cascade.larger(low_res, config.data.image_size)
@@ -155,7 +167,7 @@ def save_pictures(
         images = data.to_uint8(config, latent.make_decode(config, workdir)(frames))
         pictures.save_grid(path, images.reshape(-1, *images.shape[2:]), frames.shape[1], about)
     else:
-        frames = draw_paths(config, model, params, N_POINT_PATHS)
+        frames = draw_paths(config, model, params, N_POINT_PATHS, workdir)
         pictures.save_point_path(path, frames[::2], about)
     return [samples_path, path]
 

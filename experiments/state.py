@@ -14,9 +14,12 @@ from experiments import build, model_space, sharding
 from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from models.config import Config
+from sde_lib import loss_history
 
 
 class TrainState(NamedTuple):
+    """opt_state is with config.training.loss_history a pair: the optimizer's, and a LossHistory."""
+
     step: jax.Array
     params: Any
     ema_params: Any
@@ -50,8 +53,13 @@ def _initial(config: Config, model: nn.Module) -> TrainState:
     if config.model.learned_schedule:
         schedule = build.make_schedule(config).init(key, jnp.zeros(()))["params"]
         params = {**params, build.SCHEDULE: schedule}
-    opt_state = build.make_optimizer(config).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, params, opt_state)
+    return TrainState(jnp.zeros((), jnp.int32), params, params, init_opt_state(config, params))
+
+
+def init_opt_state(config: Config, params: Any) -> Any:
+    """Of a TrainState before the first step."""
+    opt_state, n = build.make_optimizer(config).init(params), config.training.loss_history
+    return (opt_state, loss_history.empty(config.model.num_scales, n)) if n else opt_state
 
 
 def load(config: Config, workdir: Path, step: int | None = None) -> tuple[nn.Module, Any, int]:

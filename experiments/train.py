@@ -39,6 +39,7 @@ from experiments import workdir as workdirs
 from experiments.checkpoint import Checkpoints
 from experiments.state import TrainState, abstract_state
 from models.config import Config
+from sde_lib import loss_history
 from sde_lib.checks import check_at_least
 
 LOG = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ def make_train_step(
     sharding.make_mesh(config), unless another is given.
     """
     optimizer, mesh = build.make_optimizer(config), mesh or sharding.make_mesh(config)
-    objective = _make_objective(config, model)
-    loss_and_gradient = _accumulated(objective, config.training.n_microbatches, mesh)
+    n, has_history = config.training.n_microbatches, config.training.loss_history > 0
+    objective = _make_objective(config, model, levels)
+    loss_and_gradient = _accumulated(objective, n, mesh, has_history)
 
     def train_step(state, batch, told=MappingProxyType({})):
         keys = _keys(config, state.step) | {"step": state.step}
@@ -67,16 +69,24 @@ def make_train_step(
         dequantize = config.data.uniform_dequantization
         x = data.to_model_space(config, levels, keys["dequantize"], batch, dequantize)
 
+        opt_state, history = state.opt_state, None
+        if has_history:
+            opt_state, history = opt_state
+            keys["levels"] = loss_history.probabilities(history)
         loss, grads = loss_and_gradient(state.params, keys, x, dict(told))
+        if history is not None:
+            loss, terms = loss
+            history = loss_history.add(history, *terms)
         if config.optim.nan_to_num:
             grads = jax.tree.map(partial(jnp.nan_to_num, posinf=HUGE, neginf=-HUGE), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = _ema_rate(config, state.step)
         # Exact for weights that stay, as a frozen encoder's.
         ema_params = jax.tree.map(
             lambda new, old: old + (1 - rate) * (new - old), params, state.ema_params
         )
+        opt_state = opt_state if history is None else (opt_state, history)
         new = TrainState(state.step, params, ema_params, opt_state)
 
         norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
@@ -161,8 +171,12 @@ def _ema_rate(config: Config, step: jax.Array) -> jax.Array:
     return 0.5 ** (batch_size / halflife)
 
 
-def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, first_index, x, told): mean loss of a microbatch."""
+def _make_objective(config: Config, model: nn.Module, levels: int | None) -> Callable[..., Any]:
+    """objective(params, keys, first_index, x, told): mean loss of a microbatch.
+
+    With a loss history, levels have the probabilities keys["levels"], and with the loss come the
+    levels and the terms that go into it.
+    """
     if models.is_classifier(config):
         return classifier.make_objective(config, model)
     if models.is_autoencoder(config):
@@ -176,22 +190,30 @@ def _make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array
             x, told["augment_labels"] = augment.augment(keys["augment"], x, p, first_index)
         told |= cascade.told_of(config, keys["loss"], x, first_index)
         score_fn = models.score_fn(config, sde, model, params, True, keys["dropout"], **told)
-        loss = build.make_loss(config, params)
-        return jnp.mean(loss(keys["loss"], sde, score_fn, x, first_index=first_index)[0])
+        loss = build.make_loss(config, levels, params)
+        options = {"probabilities": keys["levels"]} if "levels" in keys else {}
+        losses, about = loss(keys["loss"], sde, score_fn, x, first_index=first_index, **options)
+        mean = jnp.mean(losses)
+        return (mean, (about["level"], about["bits"])) if options else mean
 
     return objective
 
 
 def _accumulated(
-    objective: Callable[..., jax.Array], n: int, mesh: Mesh
-) -> Callable[..., tuple[jax.Array, Any]]:
-    """(params, keys, x, told) -> loss and gradient, their means over n microbatches."""
+    objective: Callable[..., Any], n: int, mesh: Mesh, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """(params, keys, x, told) -> loss and gradient, their means over n microbatches.
+
+    has_aux: n is 1, and the loss comes with something.
+    """
 
     def of_one(k, params, keys, *batch):
         x, told = jax.tree.map(lambda leaf: leaf[k], batch)
         keys = keys | {"dropout": jax.random.fold_in(keys["dropout"], k)}
         whole = sharding.gather(mesh, params)
-        loss, grads = jax.value_and_grad(objective)(whole, keys, k * len(x), x, told)
+        loss, grads = jax.value_and_grad(objective, has_aux=has_aux)(
+            whole, keys, k * len(x), x, told
+        )
         # Added up whole first: else XLA for TPU computes slice after slice, in more memory.
         grads = sharding.gather(mesh, grads)
         return loss, jax.lax.with_sharding_constraint(grads, sharding.of_state(mesh, grads))
