@@ -27,7 +27,7 @@ two busy CPU cores. One of edm took 1.5 seconds there, after a minute of compila
 
 from configs import default, published
 
-VARIANTS = ("vp", "ve", "edm", "autoencoder", "latent", "small", "super_resolution")
+VARIANTS = ("vp", "ve", "edm", "autoencoder", "latent", "dit", "text", "small", "super_resolution")
 
 
 def get_config(variant: str = "vp") -> default.Config:
@@ -69,7 +69,7 @@ def get_config(variant: str = "vp") -> default.Config:
         config.autoencoder.kl_weight = 0.03
         config.optim.lr = 2e-3
         config.optim.warmup = 200
-    elif variant == "latent":
+    elif variant in ("latent", "dit", "text"):
         config.update_from_flattened_dict(published.EDM_METHOD)
         config.data.autoencoder = "runs/emoji-autoencoder"
         config.data.uniform_dequantization = False
@@ -85,6 +85,16 @@ def get_config(variant: str = "vp") -> default.Config:
         model.embedding_type = "positional"
         model.progressive_input = "none"
         model.fir = False
+        if variant == "dit":
+            model.name = "dit"
+            model.patch_size = 2
+            model.hidden_size, model.depth, model.num_heads = 256, 6, 4
+            model.conditioning = "adaln_zero"
+        elif variant == "text":
+            model.text, model.text_length = "bytes", 96
+            model.attn_resolutions = (8, 4)
+            model.label_dropout = 0.1
+            config.sampling.cfg_weight = 3.0
         config.eval.num_samples = 1000
         config.optim.lr = 1e-3
         config.optim.warmup = 200

@@ -178,7 +178,7 @@ def variational_loss(
     both, steps, n = score_and_variance(score_fn), _Steps.of(sde.log_snrs), len(sde.log_snrs)
     density = None if probabilities is None else _of_levels(sde, probabilities)
     among = n if density is None else None
-    x, t, z, std = perturb(key, sde, x0, density, stratified, among, first_index, n_strata)
+    x, t, z, std, _ = perturb(key, sde, x0, density, stratified, among, first_index, n_strata)
     level = jnp.round(t * ((n - 1) / sde.t_max)).astype(int)
     score, v = both(x, t)
     residual = -expand(std, x0) * score - z
