@@ -12,7 +12,17 @@ from jaxtyping import Float
 
 import models
 import sde_lib
-from experiments import build, conditions, confidence, data, held_out, parts, scores, sharding
+from experiments import (
+    build,
+    cascade,
+    conditions,
+    confidence,
+    data,
+    held_out,
+    parts,
+    scores,
+    sharding,
+)
 from models.config import Config
 from sde_lib import AnalyticVariance, analytic_variance, variational
 
@@ -65,6 +75,7 @@ def bits_per_dim(
     def batch(params, key, values, first_index):
         x, told = values
         x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
+        told |= cascade.told_of(config, key, x, first_index, config.sampling.low_res_noise)
         score_fn = scores.score_fn(config, sde, models.in_float32(model), mesh, params, told)
         prior, diffusion, reconstruction = sde_lib.variational_bound(
             key, sde, score_fn, x, levels, variance, interval, grey, first_index
@@ -113,6 +124,7 @@ def analytic(
         (x, told), key = values, jax.random.key(config.seed)
         dequantize = config.data.uniform_dequantization
         x = data.to_model_space_each(config, grey, key, x, first_index, dequantize)
+        told |= cascade.told_of(config, key, x, first_index, config.sampling.low_res_noise)
         score_fn = scores.score_fn(config, sde, model, mesh, params, told)
         about = key, sde, score_fn, x, levels, first_index
         squares, noise = analytic_variance.mean_squares(*about)

@@ -110,6 +110,11 @@ def _check(config: Config) -> None:
     check_at_least(1, **{"config.eval.n_repeats": options.n_repeats})
     if options.enable_bound:
         bound.log_snrs(config)
+    if options.enable_bound and config.data.autoencoder:
+        raise ValueError(
+            "config.eval.enable_bound is of images, and the data are latents of "
+            "config.data.autoencoder: set it to False"
+        )
     if options.enable_sampling:
         check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})
         feature_function(config)
@@ -160,8 +165,8 @@ def vdm_bound(config, model: nn.Module, params: Any, dataset, workdir: Path, ste
 def test_bound(config, model: nn.Module, params: Any, dataset, workdir: Path, step: int) -> Figures:
     """The variational bound in bits/dim; all of its terms are in <workdir>/bound_<step>.csv."""
     variance = bound.variance_of(config, model, params, workdir)
-    inputs = [config.eval.batch_size, bound.log_snrs(config), variance]
-    inputs += [params, _identity(dataset.test), held_out.values(config, dataset)[1]]
+    inputs = [config.eval.batch_size, bound.log_snrs(config), variance, cascade.given(config)]
+    inputs += [params, identity(dataset.test), held_out.values(config, dataset)[1]]
     part = _parts(config, workdir, step, "bound", inputs)
     bits = bound.bits_per_dim(config, model, params, dataset, variance, part)
     terms = {"prior": bits.prior, "diffusion": bits.diffusion.sum()}
