@@ -75,9 +75,9 @@ def sliced_score_matching(
 
     In place of |s|^2 + 2 div s are the means over v, with E v v^T = I, of (v . s)^2 and of
     2 v . ds/dx v; with `variance_reduction` (their Eq. 8) |s|^2 stays, and only the divergence is
-    estimated: of the score of a Gaussian in D dimensions, that lowers the variance by (D + 2) / 4
-    with normal projections, and to explicit's with signs. One derivative a projection, whatever the
-    dimension; in expectation, the loss of explicit_score_matching.
+    estimated. For a Gaussian in D dimensions, that divides the variance that normal projections add
+    by (D + 2) / 4, and signs add none. One derivative a projection, whatever the dimension; in
+    expectation, the loss of explicit_score_matching.
 
     Args:
         key: as of denoising_score_matching, whose t and x_t are the same; sample i's projections
