@@ -237,7 +237,7 @@ def draw(
     lines = [
         pictures.Lines("mean square of sigma (score - exact)", "t", curves(errors, TIMES), {}),
         pictures.Lines(
-            "time of a step / denoising's ", "dimensions", curves(costs, DIMENSIONS), {}
+            "processor time of a step / denoising's", "dimensions", curves(costs, DIMENSIONS), {}
         ),
         pictures.Lines(
             f"data on a line: slope of the score across it\n(noise {LINE_NOISE:g}; dotted: none)",
