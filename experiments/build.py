@@ -305,13 +305,23 @@ def _check_training(config: Config) -> None:
             raise ValueError(f"config.{name} is {p}: it must be a probability, in [0, 1]")
     check_at_least(0, **{"config.model.augment_dim": model.augment_dim})
     check_at_least(0, **{"config.training.loss_history": config.training.loss_history})
-    for name in ("label_dropout", "label_confidence"):
-        if model[name] and not model.class_conditional:
-            raise ValueError(f"config.model.{name} needs config.model.class_conditional=True")
+    if model.label_confidence and not model.class_conditional:
+        raise ValueError("config.model.label_confidence needs config.model.class_conditional=True")
+    if model.label_dropout and not scores.is_conditional(config):
+        raise ValueError(
+            "config.model.label_dropout needs config.model.class_conditional=True, or "
+            "config.model.text"
+        )
     if models.is_autoencoder(config):
         _check_autoencoder(config)
     if data.autoencoder:
         _check_latents(config)
+    objective = config.training.objective
+    if config.training.soft_truncation is not None and objective in ("vdm", *VARIATIONAL):
+        raise ValueError(
+            f"config.training.soft_truncation is no option of the objective {objective!r}: leave "
+            "it out"
+        )
     if data.confidence and not model.label_confidence:
         raise ValueError("config.data.confidence needs config.model.label_confidence=True")
     if data.augment and model.augment_dim != augment.N_LABELS:

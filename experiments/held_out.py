@@ -63,7 +63,9 @@ def make_losses(
         else:
             told |= cascade.told_of(config, key, x, first_index)
             fn = scores.score_fn(config, sde, model, mesh, params, told)
-            options = {"first_index": first_index, "stratified": False, "soft_truncation": None}
+            options = {"first_index": first_index, "stratified": False}
+            if config.training.soft_truncation is not None:
+                options["soft_truncation"] = None
             values, about = loss(key, sde, fn, x, **options)
         return {"loss": values} | about
 
