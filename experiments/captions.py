@@ -53,7 +53,7 @@ def of_samples(config: Config) -> Texts:
         return _read(options.embeddings, "config.sampling.embeddings", "prompt")
     if config.model.text == "bytes" and options.prompt:
         return text.encode([options.prompt], config.model.text_length)
-    return of_data(config, data.load(config), "test")
+    return of_data(config, data.load_images(config), "test")
 
 
 def empty(config: Config) -> Texts:
