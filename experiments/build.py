@@ -136,7 +136,7 @@ def make_noise_density(config: Config) -> sde_lib.noise_density.Quantile | None:
         training.noise_std,
         training.noise_std_above,
         config.model.sigma_data,
-        config.data.image_size,
+        image_shape(config)[0],
     )
 
 

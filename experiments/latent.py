@@ -48,12 +48,13 @@ def load(config: Config, images: Dataset) -> Dataset:
     both = {"train": images.train, "test": images.test}
     kept = parts.Parts(folder, "latents", [weights, *map(identity, both.values())])
     z = {name: kept(name, partial(of, values))["latents"] for name, values in both.items()}
-    mean, std = z["train"].mean((0, 1, 2)), z["train"].std((0, 1, 2))
-    if not (std > 0).all():
+    rows = z["train"].reshape(-1, z["train"].shape[-1]).astype(np.float64)
+    if (rows.min(0) == rows.max(0)).any():
         raise ValueError(
-            f"channels {np.flatnonzero(std == 0).tolist()} of the latents of {folder} are "
-            "constant: train an autoencoder with fewer config.autoencoder.latent_channels"
+            f"channels {np.flatnonzero(rows.min(0) == rows.max(0)).tolist()} of the latents of "
+            f"{folder} are constant: train an autoencoder with fewer latent_channels"
         )
+    mean, std = rows.mean(0).astype(np.float32), rows.std(0).astype(np.float32)
     about = {"autoencoder": weights, "step": step, "mean": mean.tolist(), "std": std.tolist()}
     normalised = {name: (values - mean) / std for name, values in z.items()}
     return dataclasses.replace(images, **normalised, levels=None, latents=about)
@@ -91,11 +92,12 @@ def make_decode(config: Config, workdir: Path) -> Callable[[np.ndarray], np.ndar
             f"the model in {workdir} makes latents of the autoencoder in {folder} at step "
             f"{about['step']}, which now is another, at step {step}: train the model anew"
         )
-    mesh, std, mean = sharding.make_mesh(config), np.array(about["std"]), np.array(about["mean"])
+    mesh = sharding.make_mesh(config)
+    mean, std = (np.asarray(about[name], np.float32) for name in ("mean", "std"))
 
     @jax.jit
     def of(params, z, first_index):
-        z = z * std.astype(np.float32) + mean.astype(np.float32)
+        z = z * std + mean
         return {"images": apply(model, sharding.gather(mesh, params), z, "decode")}
 
     def decode(x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 import models
 from experiments import build, classifier, features, model_space, state
+from experiments import workdir as workdirs
 from models import inception, torch_import
 from models.config import Config
 from sde_lib.batch import Batch, PerSample
@@ -23,16 +24,8 @@ SEEN = {"Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d.branch1x1", "Mixed_6e.branch
 
 
 def load(config: Config) -> Callable[[Batch, Batch], PerSample]:
-    """distance(x, y) of images in model space by config.autoencoder.perceptual.
-
-    That is a file of Inception's weights (features.load), or the folder of a classifier of these
-    images, which sees them at its SDE's least noise.
-
-    Raises:
-        ValueError: neither of these, or a classifier of images of another shape or range.
-    """
-    path = Path(config.autoencoder.perceptual)
-    layers = _of_inception(config, path) if path.is_file() else _of_classifier(config, path)
+    """distance(x, y) of images in model space, by make_layers(config)."""
+    layers = make_layers(config)
 
     def distance(x: Batch, y: Batch) -> PerSample:
         each = [
@@ -42,6 +35,19 @@ def load(config: Config) -> Callable[[Batch, Batch], PerSample]:
         return jnp.mean(jnp.stack(each), axis=0)
 
     return distance
+
+
+def make_layers(config: Config) -> Layers:
+    """layers(x): the features of images in model space, by config.autoencoder.perceptual.
+
+    That is a file of Inception's weights (features.load), or the folder of a classifier of these
+    images, which sees them at its SDE's least noise.
+
+    Raises:
+        ValueError: neither of these, or a classifier of images of another shape or range.
+    """
+    path = Path(config.autoencoder.perceptual)
+    return _of_inception(config, path) if path.is_file() else _of_classifier(config, path)
 
 
 def _of_inception(config: Config, path: Path) -> Layers:
@@ -58,12 +64,21 @@ def _of_inception(config: Config, path: Path) -> Layers:
 
 
 def _of_classifier(config: Config, folder: Path) -> Layers:
-    theirs = state.load_related_config(config, folder, "classifier")
+    theirs = workdirs.load_config(folder)
+    theirs.mesh = config.mesh
     if not models.is_classifier(theirs) or models.is_discriminator(theirs):
         raise ValueError(
             f"config.autoencoder.perceptual, {folder}, holds the model {theirs.model.name!r}: give "
             "the folder of a classifier, or a file of Inception's weights"
         )
+    for what, of in (
+        ("shape of data", build.image_shape),
+        ("range of data", model_space.data_range),
+    ):
+        if of(config) != of(theirs):
+            raise ValueError(
+                f"the {what} of the classifier in {folder} is {of(theirs)}, here {of(config)}"
+            )
     model, params, _ = state.load(theirs, folder)
     sde, watch = build.make_sde(theirs), _watch(lambda m: type(m).__name__ == "WideBlock")
 

@@ -87,9 +87,8 @@ class Encoder(Levels):
                 h = Downsample(h.shape[-1], BOX, fir=False)(h)
             for _ in range(self.num_res_blocks):
                 h = self.block(h, mult)
-        last = self.ch_mult[-1]
-        h = self.block(self.block(h, last, attend=True), last, attend=False)
-        return self.out(h, self.features)
+        h = self.block(h, self.ch_mult[-1], attend=True)
+        return self.out(self.block(h, self.ch_mult[-1], attend=False), self.features)
 
 
 class Decoder(Levels):

@@ -2,11 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 import models
 from configs import digits
-from experiments import build, classifier, perceptual, state, workdir
-from experiments.checkpoint import Checkpoints
+from experiments import perceptual, workdir
+from models import inception
 from models.config import Config
 
 
@@ -23,33 +24,33 @@ def x():
     return jax.random.uniform(jax.random.key(0), (3, 8, 8, 1), minval=-1)
 
 
-def test_the_distance_is_of_a_classifiers_directions(tmp_path, x):
-    theirs = config("wideresnet")
-    model = models.create(theirs)
-    made = state.init_state(theirs, model)
-    workdir.claim(theirs, tmp_path)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, made)
-    checkpoints.close()
-    distance = jax.jit(perceptual.load(config(path=tmp_path)))
-    y = jnp.flip(x, 2)
-    found = distance(x, y)
-    np.testing.assert_allclose(distance(x, x), 0, atol=1e-6)
-    np.testing.assert_allclose(found, distance(y, x), rtol=1e-5)
-
-    # Unit vectors are 2 - 2 cos apart: of the blocks' outputs, seen another way.
-    sde = build.make_sde(theirs)
-    logits = classifier.logits_fn(
-        theirs, sde, model, made.ema_params, capture_intermediates=True, mutable=["intermediates"]
-    )
-    seen = [jax.jit(logits)(z, jnp.full(3, sde.train_t_min))[1]["intermediates"] for z in (x, y)]
+def test_the_distance_is_of_directions(x, monkeypatch):
+    """Unit vectors are 2 - 2 cos apart."""
+    monkeypatch.setattr(perceptual, "make_layers", lambda _: two_layers)
+    y = x[:, :, ::-1]
     cosines = []
-    for k in range(3):
-        a, b = (np.asarray(layers[f"WideBlock_{k}"]["__call__"][0], float) for layers in seen)
+    for a, b in zip(two_layers(x), two_layers(y), strict=True):
         lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         cosines.append(((a * b).sum(-1) / lengths).mean((1, 2)))
-    np.testing.assert_allclose(found, 2 - 2 * np.mean(cosines, axis=0), rtol=1e-3)
-    assert np.all(found > 1e-3)
+    distance = perceptual.load(config())
+    np.testing.assert_allclose(distance(x, y), 2 - 2 * np.mean(cosines, axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(distance(x, x), 0)
+
+
+def two_layers(x):
+    return [jnp.concatenate([x, 1 - x**2, x**3], axis=-1), 3 * x[:, ::2]]
+
+
+def test_a_classifiers_blocks_are_seen(tmp_path, monkeypatch):
+    theirs = config("wideresnet")
+    theirs.training.sde = "edm"  # which need not be the autoencoder's
+    workdir.claim(theirs, tmp_path)
+    model = models.create(theirs)
+    params = weights.random(model, jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
+    monkeypatch.setattr(perceptual.state, "load", lambda *_: (model, params, 1))
+    layers = perceptual.make_layers(config(path=tmp_path))
+    seen = jax.eval_shape(layers, jnp.zeros((3, 8, 8, 1)))
+    assert sorted(leaf.shape for leaf in seen) == [(3, 2, 2, 64), (3, 4, 4, 32), (3, 8, 8, 16)]
 
 
 def test_inceptions_layers_are_seen(tmp_path, x, monkeypatch):
@@ -77,6 +78,18 @@ def test_inceptions_layers_are_seen(tmp_path, x, monkeypatch):
     )
     signs = np.sign(first) * np.sign(second)
     np.testing.assert_allclose(distance, np.mean(2 - 2 * signs[..., 0], (1, 2)), atol=1e-3)
+
+
+def test_the_named_layers_are_there(tmp_path, monkeypatch):
+    (tmp_path / "weights.npz").touch()
+    network, images = inception.Inception(), jnp.zeros((1, 299, 299, 3))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), weights.shapes(network, images))
+    monkeypatch.setattr(perceptual.features, "load", lambda path: path)
+    monkeypatch.setattr(perceptual.torch_import, "inception", lambda path: params)
+    layers = perceptual.make_layers(config(path=tmp_path / "weights.npz"))
+    seen = jax.eval_shape(layers, jnp.zeros((2, 8, 8, 1)))
+    shapes = {leaf.shape for leaf in seen}
+    assert shapes == {(2, 147, 147, 64), (2, 71, 71, 192), (2, 35, 35, 64), (2, 17, 17, 192)}
 
 
 def test_what_is_no_classifier_of_these_images_is_refused(tmp_path):

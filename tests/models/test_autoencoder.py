@@ -18,7 +18,7 @@ def config(**options):
 def initialised(config):
     model = models.create(config)
     x = jax.random.uniform(jax.random.key(1), (2, 4, 4, 1), minval=-1)
-    return model, x, {"params": weights.random(model, x)}
+    return model, x, {"params": jax.tree.map(jnp.asarray, weights.random(model, x))}
 
 
 def test_a_code_is_the_nearest_and_gradients_pass_straight_through():
