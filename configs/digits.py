@@ -104,6 +104,7 @@ def get_config(variant: str = "vp") -> default.Config:
         config.optim.lr = 1e-3
     elif variant in ("vdm", "vdm_fixed"):
         training.sde, training.objective = "log_linear", "vdm"
+        training.likelihood_weighting = training.importance_sampling = False
         config.data.uniform_dequantization = False
         config.eval.enable_bound = True
         model.learned_schedule = variant == "vdm"

@@ -117,7 +117,8 @@ def analytic(
     sde, mesh, levels = build.make_sde(config), sharding.make_mesh(config), log_snrs(config)
     kept = parts.always
     if workdir is not None:
-        kept = parts.Parts(workdir / "analytic_variance", "step", [config.seed, levels, params])
+        inputs = [config.seed, levels, params, cascade.given(config)]
+        kept = parts.Parts(workdir / "analytic_variance", "step", inputs)
 
     @partial(jax.jit, static_argnums=0)
     def batch(grey, params, values, first_index):

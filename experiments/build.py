@@ -36,7 +36,7 @@ SCHEDULE = "schedule"  # the name of the learned one's parameters, among the net
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
 NOT_VARIATIONAL = (  # fields of config.training that they have no use for
     *("likelihood_weighting", "importance_sampling", "reduce_mean", "noise_density", "weighting"),
-    "input_perturbation",
+    *("input_perturbation", "soft_truncation"),
 )
 OWN = (  # fields of config.sampling that are None, or an option of the method
     *("step_size", "grid", "rho", "sigma_max", "sigma_min", "eta", "order", "variant", "alpha"),
@@ -316,11 +316,12 @@ def _check_training(config: Config) -> None:
         _check_autoencoder(config)
     if data.autoencoder:
         _check_latents(config)
-    objective = config.training.objective
-    if config.training.soft_truncation is not None and objective in ("vdm", *VARIATIONAL):
+    if config.training.soft_truncation is not None and (
+        models.is_classifier(config) or models.is_autoencoder(config)
+    ):
         raise ValueError(
-            f"config.training.soft_truncation is no option of the objective {objective!r}: leave "
-            "it out"
+            f"config.training.soft_truncation is of score models, not of {model.name!r}: leave it "
+            "out"
         )
     if data.confidence and not model.label_confidence:
         raise ValueError("config.data.confidence needs config.model.label_confidence=True")
@@ -341,6 +342,11 @@ def _check_autoencoder(config: Config) -> None:
     for name in ("kl_weight", "commitment", "perceptual_weight", "adversarial_weight"):
         check_positive(or_zero=True, **{f"config.autoencoder.{name}": options[name]})
     check_at_least(0, **{"config.autoencoder.adversarial_start": options.adversarial_start})
+    if options.perceptual and not Path(options.perceptual).exists():
+        raise ValueError(
+            f"config.autoencoder.perceptual is {options.perceptual!r}: give a file of Inception's "
+            "weights, or the folder of a classifier"
+        )
     if options.adversarial_start and not options.adversarial_weight:
         raise ValueError(
             "config.autoencoder.adversarial_start does nothing without adversarial_weight: give "
@@ -373,16 +379,25 @@ def _check_vdm(config: Config) -> None:
             "config.model.learned_schedule belongs to config.training.objective = 'vdm' and sde = "
             f"'log_linear', here they are {training.objective!r} and {training.sde!r}"
         )
-    if training.objective == "vdm" and models.encoder_name(config) == "mlp":
+    no_score = models.is_classifier(config) or models.is_autoencoder(config)
+    if model.learned_schedule and no_score:
         raise ValueError(
-            "config.training.objective = 'vdm' is for images, which have grey levels: for points, "
-            "set likelihood_weighting and importance_sampling, its diffusion loss, instead"
+            f"config.model.learned_schedule is of a score model, not of {model.name!r}: leave it "
+            "out"
         )
-    if training.objective == "vdm" and config.data.uniform_dequantization:
+    if training.objective != "vdm":
+        return
+    if models.encoder_name(config) == "mlp" or config.data.autoencoder:
+        raise ValueError(
+            "config.training.objective = 'vdm' is for images, which have grey levels: for points "
+            "and latents, set likelihood_weighting and importance_sampling, its diffusion loss"
+        )
+    if config.data.uniform_dequantization:
         raise ValueError(
             "config.training.objective = 'vdm' is the bound of the grey levels themselves: set "
             "config.data.uniform_dequantization=False"
         )
+    _check_unused(training)
 
 
 def _check_variance(config: Config) -> None:
@@ -408,8 +423,12 @@ def _check_variance(config: Config) -> None:
         raise ValueError(
             "config.training.loss_history is of whole batches: set config.training.n_microbatches=1"
         )
-    if not learned:
-        return
+    if learned:
+        _check_unused(training)
+
+
+def _check_unused(training: Config) -> None:
+    """Raises ValueError for options of score matching that the bound has no use for."""
     plain = default.get_config().training
     for name in NOT_VARIATIONAL:
         if training[name] != plain[name]:
@@ -494,7 +513,7 @@ def autoencoder_config(config: Config) -> Config:
             f"config.data.autoencoder, {folder}, holds the model {theirs.model.name!r}: give the "
             "folder of a trained autoencoder"
         )
-    for name in ("dataset", "image_size", "num_channels", "centered"):
+    for name in ("dataset", "path", "test_fraction", "image_size", "num_channels", "centered"):
         if config.data[name] != theirs.data[name]:
             raise ValueError(
                 f"the autoencoder in {folder} is of data with config.data.{name} = "
@@ -504,5 +523,7 @@ def autoencoder_config(config: Config) -> Config:
 
 
 def dummy_inputs(config: Config):
-    """A state and labels to initialise a network with."""
+    """A state, or of an autoencoder images, and labels to initialise a network with."""
+    if models.is_autoencoder(config):
+        return jnp.zeros((1, *image_shape(config))), jnp.ones(1)
     return jnp.zeros(make_sde(config).state_shape((1, *image_shape(config)))), jnp.ones(1)

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments import data
+from experiments import data, parts
 from experiments.datasets.dataset import Dataset
 from models import text
 from models.config import Config
@@ -56,6 +56,13 @@ def of_samples(config: Config) -> Texts:
     return of_data(config, data.load_images(config), "test")
 
 
+def identity(config: Config) -> str:
+    """What changes with the texts that samples are drawn of; "" without any."""
+    if not config.model.text:
+        return ""
+    return parts.digest([of_samples(config), negative(config) if has_negative(config) else None])
+
+
 def empty(config: Config) -> Texts:
     """One that says nothing, without its first axis."""
     if config.model.text == "embeddings":
@@ -66,14 +73,14 @@ def empty(config: Config) -> Texts:
 def has_negative(config: Config) -> bool:
     """Whether config.sampling has a text to keep away from."""
     options = config.sampling
-    if not options.embeddings:
+    if not options.embeddings or not Path(options.embeddings).is_file():
         return bool(options.negative_prompt)
     with np.load(options.embeddings) as file:
         return "negative_prompt" in file
 
 
 def negative(config: Config) -> Texts:
-    """That text: its bytes, or its embedding; one, or as many as there are prompts."""
+    """That text: its bytes, or its embedding, one."""
     options = config.sampling
     if options.embeddings:
         return _read(options.embeddings, "config.sampling.embeddings", "negative_prompt")
@@ -92,6 +99,14 @@ def check(config: Config) -> None:
             )
         if options[name]:
             text.encode([options[name]], config.model.text_length)
+    if kind == "embeddings" and options.embeddings and has_negative(config):
+        prompts, avoided = of_samples(config), negative(config)
+        if avoided.shape != (1, *prompts.shape[1:]):
+            raise ValueError(
+                f"config.sampling.embeddings, {options.embeddings}: 'negative_prompt' has the shape"
+                f" {avoided.shape}, it must be (1, {', '.join(map(str, prompts.shape[1:]))}), one "
+                "as long as each 'prompt'"
+            )
     if options.embeddings and kind != "embeddings":
         raise ValueError(
             "config.sampling.embeddings needs a model that was trained with config.model.text="

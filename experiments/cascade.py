@@ -132,7 +132,7 @@ def base_config(config: Config) -> Config:
     """
     folder = Path(config.sampling.low_res)
     theirs = workdirs.load_config(folder)
-    if models.is_classifier(theirs):
+    if models.is_classifier(theirs) or models.is_autoencoder(theirs):
         raise ValueError(
             f"config.sampling.low_res, {folder}, holds the model {theirs.model.name!r}, which has "
             "no samples: give the folder of a score model"

@@ -35,17 +35,20 @@ def takes_labels(config: Config) -> bool:
     return models.is_classifier(config) or config.model.class_conditional
 
 
-def of_samples(config: Config, indices: jax.Array) -> Conditions:
-    """What config.sampling says to a model of the samples of these indices, [B]."""
-    options, given = config.sampling, {}
+def of_samples(config: Config, indices: jax.Array, given: Conditions | None = None) -> Conditions:
+    """What config.sampling says to a model of the samples of these indices, [B]; `given` is said.
+
+    Inside jit, a text is to be given: it may have to be read.
+    """
+    options, told = config.sampling, {}
     if config.model.class_conditional:
-        given["class_labels"] = classes_in_turn(options.label, config.data.num_classes, indices)
+        told["class_labels"] = classes_in_turn(options.label, config.data.num_classes, indices)
     if config.model.label_confidence:
-        given["confidences"] = jnp.full(indices.shape, options.confidence)
-    if config.model.text:
+        told["confidences"] = jnp.full(indices.shape, options.confidence)
+    if config.model.text and "text" not in (given or {}):
         texts = jnp.asarray(captions.of_samples(config))
-        given["text"] = texts[indices % len(texts)]
-    return given
+        told["text"] = texts[indices % len(texts)]
+    return told | (given or {})
 
 
 def classes_in_turn(label: int, n_classes: int, indices: jax.Array) -> jax.Array:

@@ -63,6 +63,11 @@ def run(config: Config, workdir: Path) -> None:
     """
     options = config.detect
     check_at_least(2, **{f"config.detect.{name}": options[name] for name in options})
+    if not build.make_sde(config).is_scalar:
+        raise ValueError(
+            f"mode detect does not know config.training.sde = {config.training.sde!r}, whose "
+            "states are more than data: take a model of another SDE"
+        )
     dataset, n = train.load_data(config), options.n_images
     if n > len(dataset.test):
         raise ValueError(
@@ -71,7 +76,7 @@ def run(config: Config, workdir: Path) -> None:
         )
     model, params, step = state.load(config, workdir)
     _, guide_params = guides.load(config, build.make_sde(config), params)
-    inputs = [config.seed, config.sampling.to_dict(), options.to_dict(), params, guide_params]
+    inputs = [config.seed, sample.settings(config), options.to_dict(), params, guide_params]
     part = parts.Parts(workdir / "evaluation" / str(step), "detect", inputs)
 
     def drawn() -> parts.Arrays:

@@ -72,8 +72,14 @@ def check(config: Config) -> None:
             f"mode edit does not know config.training.sde = {config.training.sde!r}, whose states "
             "are more than images: take a model of another SDE"
         )
-    if config.model.class_conditional:
-        raise ValueError("mode edit needs a model without classes, not model.class_conditional")
+    for name in ("class_conditional", "text"):
+        if config.model[name]:
+            raise ValueError(f"mode edit needs a model that is told nothing, not model.{name}")
+    if config.sampling.variance in ("learned", "analytic"):
+        raise ValueError(
+            f"mode edit does not know config.sampling.variance = {config.sampling.variance!r}: take"
+            " 'posterior', or another method"
+        )
     if len(build.image_shape(config)) == 1:
         raise ValueError(f"{dataset!r} are points: mode edit needs images")
     if edit.task == "colorize" and config.data.autoencoder:

@@ -189,9 +189,8 @@ def sample_quality(
     fn, decode = feature_function(config), latent.make_decode(config, workdir)
     truth = reference(config, dataset, fn, workdir)
     _, guide_params = guides.load(config, build.make_sde(config), params)
-    settings = {"n_samples": None, "low_res": cascade.identity(config)}
-    settings = config.sampling.to_dict() | settings
-    part = _parts(config, workdir, step, "samples", [settings, params, guide_params])
+    inputs = [sample.settings(config), params, guide_params]
+    part = _parts(config, workdir, step, "samples", inputs)
     mesh, n = sharding.make_mesh(config), config.eval.num_samples
     size = sharding.round_up(mesh, config.sampling.batch_size)
     draw = sample.make_draw(config, model, params, size, workdir=workdir)

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from experiments import (
     build,
-    cascade,
     data,
     guides,
     hosts,
@@ -46,7 +45,7 @@ def run(config: Config, workdir: Path) -> None:
         "model": parts.digest(params),
         "step": step,
         "seed": config.seed,
-        "sampling": config.sampling.to_dict() | {"low_res": cascade.identity(config)},
+        "sampling": sample.settings(config) | {"n_samples": n},
     }
     path = workdir / "generated.npz"
     if hosts.agree(path.exists() and read_about(path) == about):

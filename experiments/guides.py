@@ -61,15 +61,22 @@ def check(config: Config) -> None:
     check_positive(or_zero=True, **named("dg_weight_1st_order", "dg_weight_2nd_order"))
     check_positive(or_zero=True, **named("guidance_weight", "time_shift_window"))
     check_positive(or_zero=True, **named("time_shift_cutoff"))
-    if options.time_shift_window and not sde.is_scalar:
+    plain = default.get_config().sampling
+    for name in ("time_shift_window", "discriminator", "guidance_schedule"):
+        if options[name] != plain[name] and not sde.is_scalar:
+            raise ValueError(
+                f"config.sampling.{name} goes by a noise level, which config.training.sde = "
+                f"{config.training.sde!r} has not: leave it out"
+            )
+    guided = scores.is_guided(config) or any(options[name] != plain[name] for name in OF_SAMPLING)
+    if options.variance == "learned" and guided:
         raise ValueError(
-            "config.sampling.time_shift_window goes by a noise level, which config.training.sde = "
-            f"{config.training.sde!r} has not: leave it out"
+            "config.sampling.variance = 'learned' is of the model's own steps, not of guided ones: "
+            "take 'posterior', or leave out the guidance"
         )
     last = options.eps_scale + options.eps_scale_slope * sde.t_max
     check_positive(**{f"config.sampling's eps_scale + {sde.t_max:g} eps_scale_slope": last})
     corrected(config, sde, lambda x, t: x, lambda x, t: t, 1.0, 1.0)
-    plain = default.get_config().sampling
     for prefix, guide, what in (
         ("dg_", "discriminator", "the folder of one"),
         ("time_shift_cutoff", "time_shift_window", "a positive one"),
@@ -81,11 +88,12 @@ def check(config: Config) -> None:
                     f"config.sampling.{name} is {options[name]}, which does nothing without "
                     f"config.sampling.{guide}: give {what}, or leave it out"
                 )
-    if options.discriminator and config.model.class_conditional:
-        raise ValueError(
-            "config.sampling.discriminator knows no classes, but the model has them "
-            "(config.model.class_conditional): it would guide to the data of all classes"
-        )
+    for name in ("class_conditional", "text", "low_res_size"):
+        if options.discriminator and config.model[name]:
+            raise ValueError(
+                "config.sampling.discriminator knows data alone, but the model is told more of "
+                f"them (config.model.{name}): it would guide to data of all kinds"
+            )
 
 
 def check_sampler(config: Config) -> None:

@@ -6,6 +6,7 @@ none is lost in it before the others, and sigma_data = 1 is true of each.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,13 +49,14 @@ def load(config: Config, images: Dataset) -> Dataset:
     both = {"train": images.train, "test": images.test}
     kept = parts.Parts(folder, "latents", [weights, *map(identity, both.values())])
     z = {name: kept(name, partial(of, values))["latents"] for name, values in both.items()}
-    rows = z["train"].reshape(-1, z["train"].shape[-1]).astype(np.float64)
+    rows = z["train"].reshape(-1, z["train"].shape[-1])
     if (rows.min(0) == rows.max(0)).any():
         raise ValueError(
             f"channels {np.flatnonzero(rows.min(0) == rows.max(0)).tolist()} of the latents of "
             f"{folder} are constant: train an autoencoder with fewer latent_channels"
         )
-    mean, std = rows.mean(0).astype(np.float32), rows.std(0).astype(np.float32)
+    of_rows = (fn(0, dtype=np.float64) for fn in (rows.mean, rows.std))
+    mean, std = (values.astype(np.float32) for values in of_rows)
     about = {"autoencoder": weights, "step": step, "mean": mean.tolist(), "std": std.tolist()}
     normalised = {name: (values - mean) / std for name, values in z.items()}
     return dataclasses.replace(images, **normalised, levels=None, latents=about)
@@ -66,12 +68,16 @@ def claim(config: Config, dataset: Dataset, workdir: Path) -> None:
     Raises:
         ValueError: the folder's run began with another autoencoder's, or other images'.
     """
-    if dataset.latents is not None:
-        changed = (
+    if dataset.latents is None:
+        return
+    path = workdir / RECORD
+    about = workdirs.read_record(path) if path.exists() else dataset.latents
+    if about["autoencoder"] != dataset.latents["autoencoder"]:
+        raise ValueError(
             f"the model in {workdir} was trained in other latents than those of the autoencoder "
             f"now in {config.data.autoencoder}: choose another --workdir"
         )
-        workdirs.record(workdir / RECORD, dataset.latents, changed)
+    workdirs.write_text(path, json.dumps(about, indent=2) + "\n")
 
 
 def make_decode(config: Config, workdir: Path) -> Callable[[np.ndarray], np.ndarray]:

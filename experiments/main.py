@@ -106,7 +106,7 @@ COMPILED = {  # kept from command to command; each unless the environment sets i
     "jax_persistent_cache_min_compile_time_secs": 0.1,
 }
 STUDIES = ("exposure_bias", "ablate")  # which take solvers of their own
-PLAIN = (*STUDIES, "edit", "benchmark_solvers", "import")  # which make no images larger
+PLAIN = (*STUDIES, "edit", "detect", "benchmark_solvers", "import")  # which make no images larger
 
 
 def main(argv: list[str]) -> None:
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> None:
     cascade.check(config)
     if MODE.value not in STUDIES:
         guides.check_sampler(config)
-    if config.data.autoencoder and MODE.value in STUDIES:
+    if config.data.autoencoder and MODE.value in (*STUDIES, "detect"):
         raise ValueError(f"--mode={MODE.value} is of images: leave config.data.autoencoder out")
     if models.is_classifier(config) and MODE.value not in ("train", "plan"):
         raise ValueError(f"{config.model.name!r} is a classifier, for --mode=train or plan alone")

@@ -147,7 +147,10 @@ def _limits(config: Config, kind: str, passes: float) -> list[str]:
         "The pictures that this program saves say in their metadata that a model made them; copies "
         "need not. `--mode=detect` tells how well its samples can be recognised.",
     ]
-    if images and config.data.uniform_dequantization:
+    if config.model.low_res_size:
+        small = f"{config.model.low_res_size} x {config.model.low_res_size}"
+        limits.append(f"It makes images of {small} pixels larger, which another model has to draw.")
+    if images and config.data.uniform_dequantization and not config.data.autoencoder:
         limits.append(
             "Its bits/dim are of data with uniform noise in each grey level, a bound from above on "
             "those of the levels, and of the averaged weights."
@@ -169,6 +172,7 @@ def _data(config: Config, dataset: data.Dataset) -> str:
     unknown = f"the files in `{path}`" if path else "not known", "not known to this program"
     what, licence = SOURCES.get(config.data.dataset, unknown)
     unit = "points" if len(shape) == 1 else "images"
+    unit = "latents of images" if config.data.autoencoder else unit
     levels = f", {dataset.levels} grey levels" if dataset.levels else ""
     numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
     rows = {
@@ -177,6 +181,8 @@ def _data(config: Config, dataset: data.Dataset) -> str:
         "Numbers": f"{numbers}, each {' x '.join(map(str, shape))}{levels}",
         "Labels": f"{dataset.n_classes} classes" if dataset.n_classes else "none",
     }
+    if config.model.text:
+        rows["Texts"] = config.data.embeddings or "captions"
     if config.data.generated:
         rows["Of these"] = f"samples of a model in `{config.data.generated}`, of class 0"
     return _list(f"{name}: {value}" for name, value in rows.items())

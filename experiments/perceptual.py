@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import models
-from experiments import build, classifier, features, model_space, state
+from experiments import build, classifier, features, model_space, sharding, state
 from experiments import workdir as workdirs
 from models import inception, torch_import
 from models.config import Config
@@ -80,6 +80,7 @@ def _of_classifier(config: Config, folder: Path) -> Layers:
                 f"the {what} of the classifier in {folder} is {of(theirs)}, here {of(config)}"
             )
     model, params, _ = state.load(theirs, folder)
+    params = sharding.fetch(params)  # a train step closes over them
     sde, watch = build.make_sde(theirs), _watch(lambda m: type(m).__name__ == "WideBlock")
 
     def layers(x: Batch) -> list[jax.Array]:

@@ -13,7 +13,18 @@ import numpy as np
 
 import samplers
 import sde_lib
-from experiments import bound, build, cascade, data, guides, latent, pictures, scores, sharding
+from experiments import (
+    bound,
+    build,
+    captions,
+    cascade,
+    data,
+    guides,
+    latent,
+    pictures,
+    scores,
+    sharding,
+)
 from experiments import workdir as workdirs
 from experiments.conditions import Conditions
 from models.config import Config
@@ -44,6 +55,7 @@ def make_draw(
     mesh = sharding.make_mesh(config)
     size = sharding.round_up(mesh, size)
     guide, guide_params = guides.load(config, sde, params)
+    texts = captions.of_samples(config) if config.model.text else None
     shape = sde.state_shape((size, *build.image_shape(config)))
     make_given = _make_given(config, size)
 
@@ -61,9 +73,18 @@ def make_draw(
 
     def draw_batch(first_index: int) -> samplers.Samples:
         given = make_given(first_index)
+        if texts is not None:
+            given |= {"text": texts[(first_index + np.arange(size)) % len(texts)]}
         return batch(params, guide_params, _key(config), given, first_index)
 
     return draw_batch
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What decides on samples beside the model and the seed, but for their number."""
+    chain = config.eval.bound_steps if config.sampling.variance == "analytic" else None
+    about = {"n_samples": None, "low_res": cascade.identity(config), "bound_steps": chain}
+    return config.sampling.to_dict() | about | {"texts": captions.identity(config)}
 
 
 def _make_given(config: Config, size: int) -> Callable[[int], Conditions]:

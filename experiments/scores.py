@@ -43,7 +43,7 @@ def sampling_score_fn(
     guidance by cfg_weight, and away from negative_label and negative_prompt. `given` are further
     conditions, or others in place of those.
     """
-    told = conditions.of_samples(config, indices) | (given or {})
+    told = conditions.of_samples(config, indices, given)
     if not is_guided(config):
         return score_fn(config, sde, model, mesh, params, told)
     params = sharding.gather(mesh, params)  # here, and not in every call
@@ -147,7 +147,8 @@ def check(config: Config, sde: SDE) -> None:
         )
     avoids = negative >= 0 or captions.has_negative(config)
     two_terms = avoids and options.negative_terms == 2
-    if not (two_terms or model.label_dropout or model.label_confidence):
+    by_confidence = model.label_confidence and not model.text
+    if not ((two_terms and not model.text) or model.label_dropout or by_confidence):
         raise ValueError(
             f"config.sampling.cfg_weight = {options.cfg_weight} and what is negative need the "
             "score without a class or text, which this model has not learned: train one with "

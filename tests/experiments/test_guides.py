@@ -75,7 +75,7 @@ def test_no_time_shift_where_there_is_no_noise_level():
 
 def test_a_discriminator_guides_no_model_with_classes(config):
     config.model.class_conditional = True
-    with pytest.raises(ValueError, match="discriminator knows no classes, but the model has them"):
+    with pytest.raises(ValueError, match="knows data alone, but the model is told more"):
         guides.check(config)
 
 
