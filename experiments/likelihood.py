@@ -50,7 +50,7 @@ def bits_per_dim(
     The model is told what it takes of each sample. In each pass a sample is dequantised anew, by a
     key of its own; the error is that of the mean over samples. Uniform noise dequantises, but for
     the objective "vdm", whose model has never seen any: there its own least noise does, with its
-    own density and decoder (sde_lib.encode). A super-resolution model is given
+    own density and decoder (sde_lib.encode_grey_levels). A super-resolution model is given
     the sample's own smaller image with config.sampling.low_res_noise. Without noise, that leaves x
     a subspace, where no density is bounded: such bits tell only how sharply the model knows it.
 
@@ -66,7 +66,7 @@ def bits_per_dim(
         log_ratio, levels = 0.0, dataset.levels
         if config.training.objective == "vdm":
             x0, grey = _grey_levels(config, dataset, x)
-            x, log_q, log_p = sde_lib.encode(key, sde, x0, grey, first_index)
+            x, log_q, log_p = sde_lib.encode_grey_levels(key, sde, x0, grey, first_index)
             log_ratio, levels = log_p - log_q, None
         else:
             x = data.to_model_space_each(config, dataset.levels, key, x, first_index, True)

@@ -187,7 +187,8 @@ class Autoencoder(Levels):
     def quantize(self, z: Latents) -> Latents:
         """The nearest vectors of the codebook, by Euclidean distance."""
         squares = jnp.sum(self.codebook**2, axis=1)
-        return self.codebook[jnp.argmin(squares - 2 * z @ self.codebook.T, axis=-1)]
+        products = jnp.matmul(z, self.codebook.T, precision="highest")
+        return self.codebook[jnp.argmin(squares - 2 * products, axis=-1)]
 
     def discriminate(self, x: Image) -> Float[Array, "batch h w 1"]:
         """The logits of patches, high for the data's."""

@@ -127,9 +127,9 @@ class DiT(nn.Module):
         rows, columns = (n // self.patch_size for n in x.shape[1:3])
         caption = read(self, len(x), text)
         c = self._embedding(labels, caption, class_labels, augment_labels, confidences)
-        context, context_mask = self._context(c, caption)
         across = self.conditioning == "cross_attention"
         beside = self.conditioning == "in_context"
+        tokens = self._context(c, caption) if across or beside else None
         c = nn.swish(c).astype(self.dtype)
 
         patches = patchify(x if self.centered else 2 * x - 1, self.patch_size)
@@ -137,12 +137,13 @@ class DiT(nn.Module):
         h = embed(patches.astype(self.dtype))
         h += position_embedding(rows, columns, self.hidden_size).astype(self.dtype)
         mask = None
-        if beside:
+        if beside and tokens is not None:
+            context, context_mask = tokens
             h = jnp.concatenate([h, context], 1)
-            if caption is not None:
+            if context_mask is not None:
                 of_image = ((0, 0), (rows * columns, 0))
                 mask = jnp.pad(context_mask, of_image, constant_values=True)
-        seen = (context, context_mask) if across else None
+        seen = tokens if across else None
         block = recomputed(DiTBlock, self.remat, static=(5,))
         for _ in range(self.depth):
             h = block(self.num_heads, self.mlp_ratio, self.dropout)(h, c, mask, seen, train)
@@ -172,11 +173,11 @@ class DiT(nn.Module):
     def _linear(self, **options) -> nn.Dense:
         return Dense(self.hidden_size, kernel_init=initializers.normal(0.02), **options)
 
-    def _context(self, c: Embedding, caption: Caption | None) -> tuple[Tokens, Mask]:
+    def _context(self, c: Embedding, caption: Caption | None) -> tuple[Tokens, Mask | None]:
         """c and the caption's tokens, side by side."""
         tokens = c[:, None].astype(self.dtype)
-        if caption is None or self.conditioning == "adaln_zero":
-            return tokens, jnp.ones((len(c), 1), bool)
+        if caption is None:
+            return tokens, None
         words = self._linear(name="text_tokens")(caption.tokens)
         mask = jnp.pad(caption.mask, ((0, 0), (1, 0)), constant_values=True)
         return jnp.concatenate([tokens, words], 1), mask
@@ -198,7 +199,7 @@ class DiTBlock(nn.Module):
         x: Tokens,
         c: Embedding,
         mask: Mask | None,
-        context: tuple[Tokens, Mask] | None,
+        context: tuple[Tokens, Mask | None] | None,
         train: bool,
     ) -> Tokens:
         width = x.shape[-1]

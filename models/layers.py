@@ -249,11 +249,11 @@ def attend(
 
     A mask takes XLA's, for cuDNN's kernels train with even numbers of positions alone.
     """
+    if mask is not None:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None], implementation="xla")
     config: Any = jax.config
     route = attention_route(q, config.jax_default_device or jax.local_devices()[0])
-    if mask is None:
-        return jax.nn.dot_product_attention(q, k, v, implementation=route)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None], implementation="xla")
+    return jax.nn.dot_product_attention(q, k, v, implementation=route)
 
 
 class Attention(nn.Module):

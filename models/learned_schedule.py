@@ -33,7 +33,8 @@ class LearnedSchedule(nn.Module):
 
         def rise(u):
             steps = jax.nn.sigmoid(2 * self.width * jnp.exp(log_slope) * (u[..., None] - centre))
-            return jnp.exp(log_share) * u + steps @ jnp.exp(log_height) / self.width
+            heights = jnp.exp(log_height) / self.width
+            return jnp.exp(log_share) * u + jnp.sum(steps * heights, axis=-1)
 
         low, high = rise(jnp.zeros(())), rise(jnp.ones(()))
         return self.gamma_min + (self.gamma_max - self.gamma_min) * (rise(u) - low) / (high - low)

@@ -157,15 +157,18 @@ def score_fn(
     options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
     options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
 
-    def both(x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    learned = config.model.get("learned_variance")
+
+    def both(x: jax.Array, t: jax.Array) -> tuple[jax.Array, Any]:
         a, b, _ = (expand(jnp.asarray(k), x) for k in coefficients(t))
         output: Any = model.apply({"params": params}, *inputs(x, t), train=train, **options)
-        output, variance = jnp.split(output, [x.shape[-1]], axis=-1)
-        return sde.noisy(a * x + b * output), 0.5 * (1 + variance)
+        variance = None
+        if learned:
+            output, variance = jnp.split(output, 2, axis=-1)
+            variance = 0.5 * (1 + variance)
+        return sde.noisy(a * x + b * output), variance
 
-    if config.model.get("learned_variance"):
-        return ScoreAndVariance(both)
-    return lambda x, t: both(x, t)[0]
+    return ScoreAndVariance(both) if learned else lambda x, t: both(x, t)[0]
 
 
 def network_inputs(

@@ -92,7 +92,7 @@ def _network(config: Config, name: str) -> nn.Module:
     if options.get("learned_variance") and "learned_variance" not in fields:
         raise ValueError(
             f"config.model.learned_variance is True, but the network {name!r} gives no variance: "
-            "take 'ncsnpp', 'adm' or 'ddpm', or set it to False"
+            "take 'ncsnpp', 'adm', 'dit' or 'ddpm', or set it to False"
         )
     if options.get("dtype", "float32") != "float32" and "dtype" not in fields:
         able = ", ".join(repr(name) for name, other in MODELS.items() if hasattr(other, "dtype"))

@@ -14,7 +14,7 @@ from sde_lib.sde import SDE, ScoreAndVariance, ScoreFn, check_score_fn
 from sde_lib.solve import solve_ode
 from sde_lib.table import Table, from_betas
 from sde_lib.variational import variational_bound, variational_loss
-from sde_lib.vdm import continuous_bound, diffusion_loss, encode
+from sde_lib.vdm import continuous_bound, diffusion_loss, encode_grey_levels
 
 __all__ = [
     "CLD",
@@ -41,7 +41,7 @@ __all__ = [
     "continuous_bound",
     "denoising_score_matching",
     "diffusion_loss",
-    "encode",
+    "encode_grey_levels",
     "explicit_score_matching",
     "from_betas",
     "log_likelihood",

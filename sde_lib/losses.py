@@ -116,7 +116,7 @@ def draw_uniform(
     first_index: int | jax.Array = 0,
     n_strata: int | None = None,
 ) -> PerSample:
-    """u in [0, 1) for each sample's key; stratified, in stratum (first_index + i) % n_strata."""
+    """u in [0, 1] for each sample's key; stratified, in stratum (first_index + i) % n_strata."""
     u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
     if not stratified:
         return u

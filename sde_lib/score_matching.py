@@ -113,6 +113,11 @@ def _perturb(key: PRNGKeyArray, sde: SDE, score_fn: ScoreFn, x0: Batch, **option
             "input_perturbation is noise that denoising's target does not know of; explicit and "
             "sliced score matching have no target, and would learn it: leave it out"
         )
+    if not sde.is_scalar:
+        raise ValueError(
+            f"explicit and sliced score matching are of data that diffuse themselves, which under "
+            f"{sde} are a part of its states: take denoising_score_matching"
+        )
     check_score_fn(score_fn, x0.shape)
     return perturb(key, sde, x0, **options)
 

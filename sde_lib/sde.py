@@ -100,7 +100,7 @@ class SDE(abc.ABC):
         return mean + expand(std, x0) * z
 
     def noisy(self, x: Batch) -> Batch:
-        """What is like a state, with zeros where g(t) lets no noise in, and needs no score."""
+        """x, of a state's shape, with zeros in the part that gets no noise, and so has no score."""
         return x
 
     def state_shape(self, shape: Sequence[int]) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from sde_lib.checks import check_at_least, check_name, check_positive
 from sde_lib.likelihood import bits_per_dim
 from sde_lib.losses import perturb
 from sde_lib.noise_density import Quantile
-from sde_lib.sde import SDE, ScoreFn, check_score_fn, score_and_variance
+from sde_lib.sde import SDE, ScoreFn, Time, check_score_fn, score_and_variance
 from sde_lib.table import Table
 
 Levels = Float[np.ndarray, " levels"]
@@ -128,7 +128,7 @@ def variational_bound(
         return steps.terms(place, x0, -std * score - z, ratio, data_range, levels)
 
     terms = jax.lax.map(at, jnp.arange(len(log_snrs))).T
-    return Bound(_prior(sde, x0, times[-1]), terms[:, 1:], terms[:, 0])
+    return Bound(prior_kl(sde, x0, times[-1]), terms[:, 1:], terms[:, 0])
 
 
 def variational_loss(
@@ -281,8 +281,8 @@ class _Steps(NamedTuple):
         return jnp.sum(jnp.where(expand(level, x0) == 0, first, kl), axis=axes)
 
 
-def _prior(sde: SDE, x0: Batch, t: Array) -> PerSample:
-    """KL(q(x_t | x_0) || prior)."""
+def prior_kl(sde: SDE, x0: Batch, t: Time) -> PerSample:
+    """KL(q(x_t | x_0) || prior), [B] in nats."""
     axes, prior = tuple(range(1, x0.ndim)), sde.prior_std
     mean, excess = sde.alpha(t) * x0 / prior, (sde.sigma(t) / prior) ** 2 - 1
     return 0.5 * jnp.sum(mean**2 + excess - jnp.log1p(excess), axis=axes)

@@ -24,8 +24,9 @@ from sde_lib.checks import check_at_least
 from sde_lib.losses import draw_uniform
 from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
+from sde_lib.variational import prior_kl
 
-ENCODE = 3  # folded into a sample's key: no draw of a loss has this number
+ENCODE = 1 << 24  # folded into a sample's key: no other draw has this number
 
 
 class Bound(NamedTuple):
@@ -77,8 +78,8 @@ def continuous_bound(
         return total + _diffusion(step_keys, sde, score_fn, x0, u, schedule)[0]
 
     total = jax.lax.fori_loop(0, n_times, add, jnp.zeros(len(x0)))
-    encoded = encode(key, sde, x0, values, first_index)
-    return Bound(_prior(sde, x0), total / n_times, -encoded.log_p)
+    encoded = encode_grey_levels(key, sde, x0, values, first_index)
+    return Bound(prior_kl(sde, x0, sde.t_max), total / n_times, -encoded.log_p)
 
 
 def diffusion_loss(
@@ -97,16 +98,20 @@ def diffusion_loss(
     square, in the same backward pass: as its mean stays, its variance is what falls (Appendix I).
 
     Args:
-        schedule: u to log-SNR, -gamma, from one end of the SDE's to the other; None: linear.
+        schedule: u to log-SNR, -gamma, from one end of the SDE's to the other; None: linear. Its
+            gradient is right for an SDE whose inverse_log_snr is no bisection.
 
-    The other arguments, the metrics and the errors are sde_lib.denoising_score_matching's.
+    The other arguments are sde_lib.perturb's, the metrics sde_lib.denoising_score_matching's.
+
+    Raises:
+        ValueError: no schedule, and an SDE with levels down to 0 or up to infinity.
     """
     keys = sample_keys(key, len(x0), first_index)
     u = draw_uniform(keys, stratified, first_index, n_strata)
     return _diffusion(keys, sde, score_fn, x0, u, schedule or noise_density.log_uniform(sde))
 
 
-def encode(
+def encode_grey_levels(
     key: PRNGKeyArray,
     sde: SDE,
     x0: Batch,
@@ -133,14 +138,6 @@ def encode(
     log_p = jnp.sum(-0.5 * noise**2 - jax.nn.logsumexp(exponents, axis=-1), axis=axes)
     log_norm = math.prod(x0.shape[1:]) * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
     return Encoded(z, -0.5 * jnp.sum(noise**2, axis=axes) - log_norm, log_p)
-
-
-def _prior(sde: SDE, x0: Batch) -> PerSample:
-    """KL(q(z_1 | x_0) || p(z_1))."""
-    mean, std = sde.marginal(x0 / sde.prior_std, jnp.full(len(x0), sde.t_max))
-    ratio = expand(std / sde.prior_std, x0)
-    terms = mean**2 + ratio**2 - 1 - 2 * jnp.log(ratio)
-    return 0.5 * jnp.sum(terms, axis=tuple(range(1, x0.ndim)))
 
 
 def _diffusion(keys, sde: SDE, score_fn: ScoreFn, x0: Batch, u: PerSample, schedule: Quantile):

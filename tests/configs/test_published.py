@@ -276,7 +276,8 @@ def test_a_published_train_step_keeps_its_shapes():
     images = jax.ShapeDtypeStruct((*shape, 32, 32, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct(shape, jnp.int32)
     step = train.make_train_step(config, model, 256)
-    after, metrics = jax.eval_shape(step, state, images, labels)
+    told = {"class_labels": labels} if config.model.class_conditional else {}
+    after, metrics = jax.eval_shape(step, state, images, told)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert metrics["loss"].shape == ()
 
@@ -288,5 +289,6 @@ def test_a_published_train_step_runs(variant):
     model = models.create(config)
     step = jax.jit(train.make_train_step(config, model, 256), donate_argnums=0)
     batch = np.random.RandomState(0).randint(256, size=(1, 2, 32, 32, 3)).astype(np.uint8)
-    _, metrics = step(init_state(config, model), batch, np.array([[3, 7]]))
+    told = {"class_labels": np.array([[3, 7]])} if config.model.class_conditional else {}
+    _, metrics = step(init_state(config, model), batch, told)
     assert np.isfinite(float(metrics["loss"]))

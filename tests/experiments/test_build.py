@@ -160,7 +160,7 @@ def test_vdm_draws_its_levels_by_the_schedule_in_the_parameters():
     early = {**start, "log_height": 5.0 * jnp.arange(32.0)[::-1] / 32}
     args = jax.random.key(0), build.make_sde(config), lambda x, t: jnp.zeros_like(x), x
     t = {
-        name: build.make_loss(config, params)(*args)[1]["t"]
+        name: build.make_loss(config, params=params)(*args)[1]["t"]
         for name, params in (
             ("linear", None),
             ("start", {"schedule": start}),

@@ -37,8 +37,8 @@ def test_a_cut_off_set_goes_on_and_a_whole_one_stays(config, tmp_path, monkeypat
     drawn, cuts = [], [4]
     make_draw = sample.make_draw
 
-    def counted(*arguments):
-        draw = make_draw(*arguments)
+    def counted(*arguments, **options):
+        draw = make_draw(*arguments, **options)
 
         def draw_once(first):
             if first - generate.FIRST in cuts:

@@ -117,7 +117,7 @@ def test_the_encoder_sees_what_it_sees_in_its_own_run():
         ({"encoder": "wideresnt"}, "config.model.encoder.*did you mean 'wideresnet'"),
         ({"encoder": "ddpm"}, "config.model.encoder 'ddpm' is unknown"),
         ({"class_conditional": True}, "a discriminator sees no classes"),
-        ({"text": "bytes"}, "a discriminator sees no classes and no text: set it to ''"),
+        ({"text": "bytes"}, "a discriminator sees no text: set it to ''"),
     ],
 )
 def test_encoders_that_it_cannot_have_are_refused(values, message):

@@ -62,9 +62,9 @@ def test_the_flow_takes_noised_data_back_by_the_closed_form():
     np.testing.assert_allclose(back, end_mean + end_std / std * (x - mean), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", sorted({*samplers.SAMPLERS} - {"symmetric_splitting"}))
 def test_every_sampler_starts_where_it_is_told(name):
-    """Just above t_min, little can change; at strength 0, nothing does."""
+    """Just above t_min, little can change; at strength 0, nothing does. One is of CLD alone."""
     takes = {field.name for field in dataclasses.fields(samplers.SAMPLERS[name])}
     options = {"n_levels": 20, "n_steps": 60}
     sampler = samplers.create(name, **{k: n for k, n in options.items() if k in takes})

@@ -81,7 +81,7 @@ def test_the_bound_is_tight_above_the_likelihood_and_falls_with_the_steps(name):
             residual = jnp.sqrt(jnp.asarray(unknown(log_snrs), jnp.float32))[:, None]
             terms = steps.terms(level, jnp.zeros((n, 1)), residual, ratio, RANGE, None)
             rms = jnp.full((1, 1), np.hypot(DATA.mean, DATA.std))
-            prior = variational._prior(sde, rms, sde.inverse_log_snr(jnp.float32(log_snrs[-1])))
+            prior = variational.prior_kl(sde, rms, sde.inverse_log_snr(jnp.float32(log_snrs[-1])))
             totals[what, n] = np.float64(terms).sum() + float(prior[0]) - entropy
     bits = {key: total / np.log(2) for key, total in totals.items()}
     assert -2e-5 < bits["analytic", 1000] <= bits["beta", 1000] < 0.02

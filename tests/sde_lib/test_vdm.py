@@ -82,7 +82,8 @@ def test_two_grey_levels_of_equal_probability_take_one_bit():
 def test_encoding_weighs_z_0_by_what_it_says_of_the_grey_level():
     """Against the definition, in float64."""
     x = grey_gaussian(4, 3)
-    encode = jax.jit(lambda x, first: sde_lib.encode(KEY, SDE, x, jnp.asarray(VALUES), first))
+    values = jnp.asarray(VALUES)
+    encode = jax.jit(lambda x, first: sde_lib.encode_grey_levels(KEY, SDE, x, values, first))
     encoded = encode(x, 7)
     z = np.asarray(encoded.z, np.float64)[..., None]
     alpha, sigma = float(SDE.alpha(0.0)), float(SDE.sigma(0.0))
