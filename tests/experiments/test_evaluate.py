@@ -198,11 +198,10 @@ def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch, capsys)
 
 def test_samples_that_are_not_finite_are_never_kept(config, tmp_path, monkeypatch):
     config.eval.enable_bpd = config.eval.enable_loss = False
+
     def broken(*_, **__):
         return lambda first: sample.samplers.Samples(np.full((40, 8, 8, 1), np.nan), 1, 0)
 
-        lambda first: sample.samplers.Samples(np.full((40, 8, 8, 1), np.nan), 1, 0)
-    )  # noqa: E731
     monkeypatch.setattr(sample, "make_draw", broken)
     folder = trained(config, tmp_path / "run")
     with pytest.raises(FloatingPointError, match="not finite"):
