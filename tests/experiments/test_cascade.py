@@ -215,6 +215,7 @@ def test_what_cannot_be_made_larger_is_refused(config, tmp_path, changes, theirs
         cascade.check(config)
 
 
+@pytest.mark.slow
 def test_a_likelihood_is_conditional_on_the_noisy_means(config):
     """Bits/dim of Gaussian data by the closed form; without the means they are 0.42 more."""
     noise = 0.05

@@ -47,6 +47,7 @@ def test_an_imported_run_is_one_that_the_other_modes_can_use(tmp_path, monkeypat
         import_checkpoint.run(config, tmp_path, tmp_path / "checkpoint.pth")
 
 
+@pytest.mark.slow
 def test_edm_weights_are_a_run_that_has_been_trained(tmp_path):
     arrays = golden.load("edm_ddpmpp_class_augment")
     config = digits.get_config()

@@ -159,7 +159,10 @@ def test_ablate_compares_what_the_trained_model_can(whole):
     assert all(Path(path).is_file() for path in (table, arms, grid))
 
 
-SEEN_IN_PROCESS = [  # by other tests
+ALIKE = [  # seen in process by other tests, or like others here
+    (["--config=configs/digits.py", "--workdi=x"], "Did you mean: workdir"),
+    (["--config=configs/digit.py"], "there is no config 'configs/digit.py'"),
+    (["--config=configs/digits.py", "more"], "unexpected arguments: more"),
     (["--config=configs/digits.py", "--config.optim.lr=abc"], "could not convert"),
     (["--config=configs/digits.py", "--config.model.beta_min=30."], "0 < beta_min < beta_max"),
     (["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
@@ -175,14 +178,11 @@ SEEN_IN_PROCESS = [  # by other tests
         (["--config=configs/digits.py:vee"], "did you mean 've'"),
         (["--config=configs/digits.py", "--config.training.n_iter=5"], 'Did you mean "n_iters"'),
         (["--config=configs/digits.py", "--mode=trian"], "did you mean 'train'"),
-        (["--config=configs/digits.py", "--workdi=x"], "Did you mean: workdir"),
-        (["--config=configs/digit.py"], "there is no config 'configs/digit.py'"),
-        (["--config=configs/digits.py", "more"], "unexpected arguments: more"),
         (
             ["--config=configs/digits.py:classifier", "--mode=sample"],
             "for --mode=train or plan alone",
         ),
-        *(pytest.param(*mistake, marks=pytest.mark.slow) for mistake in SEEN_IN_PROCESS),
+        *(pytest.param(*mistake, marks=pytest.mark.slow) for mistake in ALIKE),
     ],
 )
 def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):

@@ -43,6 +43,7 @@ def trained(config, made):
     return model, np.array(losses), made.ema_params
 
 
+@pytest.mark.slow
 def test_training_curves_agree(runs):
     """Measured: to 4e-4, while the loss falls by 40%."""
     (_, exact, _), (_, losses, _) = runs.values()
@@ -51,6 +52,7 @@ def test_training_curves_agree(runs):
     assert (losses != exact).any()
 
 
+@pytest.mark.slow
 def test_samples_of_the_same_noise_agree_to_1_percent(runs):
     """Measured: to 0.2%."""
     config = make_config("float32")
@@ -68,6 +70,7 @@ def test_samples_of_the_same_noise_agree_to_1_percent(runs):
     assert 0 < np.std(half - exact) < 0.01 * np.std(exact)
 
 
+@pytest.mark.slow
 def test_likelihoods_are_those_of_float32_bit_for_bit(runs, monkeypatch):
     """In place of the solver, which would take long to compile: a single call of the score."""
 

@@ -71,7 +71,9 @@ def test_moments_of_gaussian_data(name, predictor, corrector):
 
 
 @pytest.mark.parametrize("corrector", ["none", "langevin"])
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize(
+    "name", [*sorted({*SDES} - {"subvp"}), pytest.param("subvp", marks=pytest.mark.slow)]
+)
 def test_moments_of_a_mixture(name, corrector):
     mixture = Mixture()
     sampler = samplers.PredictorCorrector(1000, corrector=corrector)

@@ -61,6 +61,7 @@ def figures_of_programs(tmp_path_factory):
     return by_name(make_report(tmp_path_factory.mktemp("programs"), "memory,profile"))
 
 
+@pytest.mark.slow
 def test_the_report_says_of_what_it_is(report, figures):
     assert report["preset"] == "cpu"
     assert set(report["versions"]) == {"jax", "jaxlib", "flax"}
@@ -76,6 +77,7 @@ def test_the_report_says_of_what_it_is(report, figures):
     assert {figure["subject"] for figure in report["figures"]} == {str(MOONS)}
 
 
+@pytest.mark.slow
 def test_a_ratio_is_that_of_its_seconds(figures):
     """Of one round: with more, it is the median of the rounds' own."""
     for kind, name in figures:
@@ -84,12 +86,14 @@ def test_a_ratio_is_that_of_its_seconds(figures):
             assert figures[kind, name]["ratio"] == pytest.approx(seconds[0] / sum(seconds[1:]))
 
 
+@pytest.mark.slow
 def test_samplers_are_compared_with_as_many_calls_as_they_make(figures):
     assert figures["sample", "heun"]["details"] == {"calls of network": 2 * 24 + 1}
     (calls,) = figures["likelihood", "log_likelihood"]["details"].values()
     assert calls > 6
 
 
+@pytest.mark.slow
 def test_arithmetic_is_the_same_however_long_it_takes(figures):
     def work(name):
         figure = figures["network", name]
@@ -125,6 +129,7 @@ def test_a_profile_shares_the_time_out(figures_of_programs):
         assert ratio == pytest.approx(seconds["product"] / sum(seconds.values()))
 
 
+@pytest.mark.slow
 def test_the_table_is_aligned(report, capsys):
     rows = list(benchmark.table([benchmark.Figure(**row) for row in report["figures"]]))
     assert len({len(row) for row in rows}) == 1
