@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments import data, parts
+from experiments import parts
 from experiments.datasets.dataset import Dataset
+from experiments.datasets.named import load_images
 from models import text
 from models.config import Config
 
@@ -53,7 +54,7 @@ def of_samples(config: Config) -> Texts:
         return _read(options.embeddings, "config.sampling.embeddings", "prompt")
     if config.model.text == "bytes" and options.prompt:
         return text.encode([options.prompt], config.model.text_length)
-    return of_data(config, data.load_images(config), "test")
+    return of_data(config, load_images(config), "test")
 
 
 def identity(config: Config) -> str:
