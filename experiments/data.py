@@ -13,7 +13,6 @@ from jax.sharding import PartitionSpec as P
 
 from experiments import latent, sharding
 from experiments.datasets.dataset import Dataset as Dataset
-from experiments.datasets.named import LOADERS as LOADERS
 from experiments.datasets.named import check_labels as check_labels
 from experiments.datasets.named import load_images as load_images
 from experiments.model_space import data_range as data_range

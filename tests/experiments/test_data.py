@@ -1,13 +1,9 @@
-import dataclasses
-import itertools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import cifar10, digits, points
+from configs import digits
 from experiments import data, sharding
 from experiments.datasets.lazy_images import LazyImages
 
@@ -82,94 +78,4 @@ def test_a_folder_gives_the_batches_of_the_array(tmp_path):
 
     Image.new("L", (8, 9)).save(tmp_path / "test/11.png")
     with pytest.raises(ValueError, match=r"test/11\.png cannot be used: it has 8 x 9 pixels"):
-        data.load(config)
-
-
-@pytest.mark.parametrize(("centered", "dequantize"), [*itertools.product((True, False), repeat=2)])
-def test_model_space_covers_the_range_and_comes_back(centered, dequantize):
-    config = digits.get_config()
-    config.data.centered = centered
-    grey = np.arange(17, dtype=np.uint8).reshape(1, 17, 1, 1).repeat(500, axis=0)
-    x = data.to_model_space(config, 17, jax.random.key(0), jnp.asarray(grey), dequantize)
-    low, high = data.data_range(config)
-    unit = (np.asarray(x, np.float64) - low) / (high - low)
-    if dequantize:
-        np.testing.assert_array_equal(np.floor(unit * 17), grey)
-        assert np.mean(unit * 17 - grey) == pytest.approx(0.5, abs=0.02)
-    else:
-        np.testing.assert_allclose(unit, grey / 16, atol=1e-6)
-        np.testing.assert_array_equal(data.to_uint8(config, x), np.round(grey / 16 * 255))
-
-
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        (np.zeros((140, 32, 32, 3), np.float32), "are float32, they must be uint8"),
-        (np.zeros((140, 28, 28, 1), np.uint8), r"shape \(28, 28, 1\).*set config.data.image_size"),
-        (np.zeros((100, 32, 32, 3), np.uint8), "100 training samples"),
-    ],
-)
-def test_data_that_does_not_fit_is_refused(tmp_path, train, message):
-    config = cifar10.get_config()
-    config.data.path = str(tmp_path / "c.npz")
-    np.savez(config.data.path, train=train, test=train)
-    with pytest.raises(ValueError, match=message):
-        data.load(config)
-
-
-def test_values_outside_their_declared_range_are_refused(monkeypatch):
-    images = np.full((100, 8, 8, 1), 17, np.uint8)
-    monkeypatch.setitem(data.LOADERS, "digits", lambda _: data.Dataset(images, images, 17))
-    with pytest.raises(ValueError, match="grey level 17 is outside 0"):
-        data.load(digits.get_config())
-    bad = np.full((1000, 2), np.nan, np.float32)
-    monkeypatch.setitem(data.LOADERS, "moons", lambda _: data.Dataset(bad, bad, None))
-    with pytest.raises(ValueError, match="2000 numbers are not finite"):
-        data.load(points.get_config("moons"))
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (np.arange(99), r"train data of 'digits': labels of shape \(99,\) for 100 samples"),
-        (np.arange(100) - 1, "the label -1 is negative"),
-    ],
-)
-def test_labels_that_do_not_fit_are_refused(monkeypatch, labels, message):
-    images = np.zeros((100, 8, 8, 1), np.uint8)
-    loaded = data.Dataset(images, images, 17, labels, np.arange(100))
-    monkeypatch.setitem(data.LOADERS, "digits", lambda _: loaded)
-    with pytest.raises(ValueError, match=message):
-        data.load(digits.get_config())
-
-
-@pytest.mark.parametrize(
-    ("confidences", "message"),
-    [
-        (np.ones(99), r"train data of 'digits': confidences of shape \(99,\) for 100 samples"),
-        (np.linspace(-0.1, 1, 100), r"confidences from -0.1 to 1.0: they must be in \[0, 1\]"),
-        (np.full(100, np.nan), "confidences from nan to nan"),
-    ],
-)
-def test_confidence_that_do_not_fit_are_refused(monkeypatch, confidences, message):
-    images = np.zeros((100, 8, 8, 1), np.uint8)
-    loaded = data.Dataset(images, images, 17, train_confidence=confidences)
-    monkeypatch.setitem(data.LOADERS, "digits", lambda _: loaded)
-    with pytest.raises(ValueError, match=message):
-        data.load(digits.get_config())
-
-
-def test_a_class_conditional_model_needs_labels_of_its_classes():
-    dataset = data.load(digits.get_config())
-    data.check_labels(dataset, 10)
-    with pytest.raises(ValueError, match="have 10 classes, but the model has only 9"):
-        data.check_labels(dataset, 9)
-    with pytest.raises(ValueError, match="the test data have no labels"):
-        data.check_labels(dataclasses.replace(dataset, test_labels=None), 10)
-
-
-def test_an_unknown_data_set_is_refused_with_the_near_one():
-    config = digits.get_config()
-    config.data.dataset = "digit"
-    with pytest.raises(ValueError, match="did you mean 'digits'"):
         data.load(config)

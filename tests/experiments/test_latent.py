@@ -8,6 +8,7 @@ import models
 from configs import digits
 from experiments import build, data, edit, evaluate, generate, latent, parts, sample, state, workdir
 from experiments.checkpoint import Checkpoints
+from experiments.datasets import named
 from sde_lib.batch import expand
 
 SCALE = 0.3  # of what the encoder gives
@@ -47,7 +48,7 @@ def registered(monkeypatch):
     grey = np.random.RandomState(0).randint(0, 17, (40, 2, 2, 1)).repeat(2, 1).repeat(2, 2)
     labels = np.arange(32) % 2
     dataset = data.Dataset(grey[:32].astype(np.uint8), grey[32:].astype(np.uint8), 17, labels)
-    monkeypatch.setitem(data.LOADERS, "digits", lambda _: dataset)
+    monkeypatch.setitem(named.LOADERS, "digits", lambda _: dataset)
 
 
 def config(name, folder=""):
@@ -199,6 +200,6 @@ def test_a_folder_without_an_autoencoder_or_record_is_refused(tmp_path, folder):
 
 def test_a_channel_without_variance_is_refused(folder, monkeypatch):
     flat = data.Dataset(*np.full((2, 8, 4, 4, 1), 3, np.uint8), 17)
-    monkeypatch.setitem(data.LOADERS, "digits", lambda _: flat)
+    monkeypatch.setitem(named.LOADERS, "digits", lambda _: flat)
     with pytest.raises(ValueError, match=r"channels \[0\]"):
         data.load(config("certain", folder))
