@@ -16,6 +16,7 @@ from models.config import Config
 from sde_lib.batch import expand, sample_keys
 
 Conditions = dict[str, Any]
+NOTHING = {"class_labels": -1, "text": 0}  # what stands for none of what can be left out
 
 
 def of_data(config: Config, dataset: Dataset, part: Literal["train", "test"]) -> Conditions:
@@ -66,7 +67,7 @@ def left_out(config: Config, conditions: Conditions) -> Conditions:
     if "confidences" in none:
         none["confidences"] = jnp.zeros_like(none["confidences"])
     if config.model.label_dropout or "confidences" not in none:
-        none |= {name: _none(name, none[name]) for name in none.keys() & {"class_labels", "text"}}
+        none = _without(none)
     return none
 
 
@@ -80,7 +81,7 @@ def to_avoid(config: Config, conditions: Conditions) -> Conditions | None:
         avoided["text"] = jnp.broadcast_to(text, conditions["text"].shape)
     if not avoided:
         return None
-    return conditions | {name: _none(name, value) for name, value in conditions.items()} | avoided
+    return _without(conditions) | avoided
 
 
 def at_random(
@@ -90,20 +91,21 @@ def at_random(
 
     Sample i's draw depends on key and i alone.
     """
-    named = conditions.keys() & {"class_labels", "text"}
+    named = conditions.keys() & NOTHING
     if not named:
         return conditions
     keys = sample_keys(key, len(conditions[min(named)]), first_index)
     drop = jax.vmap(partial(jax.random.bernoulli, p=config.model.label_dropout))(keys)
+    none = _without(conditions)
 
     def dropped(name: str) -> jax.Array:
         value = conditions[name]
-        return jnp.where(expand(drop, value), _none(name, value), value)
+        return jnp.where(expand(drop, value), none[name], value)
 
     return conditions | {name: dropped(name) for name in named}
 
 
-def _none(name: str, value: jax.Array) -> jax.Array:
-    """Of a class -1; of a text zeros; what else there is stays: confidences go with a class."""
-    none = {"class_labels": -1, "text": 0}
-    return jnp.full_like(value, none[name]) if name in none else value
+def _without(conditions: Conditions) -> Conditions:
+    """Without class and text; what else there is stays: confidences go with a class."""
+    none = {n: jnp.full_like(conditions[n], NOTHING[n]) for n in conditions.keys() & NOTHING}
+    return conditions | none

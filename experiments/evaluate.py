@@ -109,6 +109,7 @@ def _check(config: Config) -> None:
     check_name("config.eval.checkpoints", options.checkpoints, ("last", "all"))
     check_at_least(1, **{"config.eval.n_repeats": options.n_repeats})
     if options.enable_bound:
+        check_at_least(2, **{"config.eval.bound_steps": options.bound_steps})
         bound.log_snrs(config)
     if options.enable_bound and config.data.autoencoder:
         raise ValueError(

@@ -50,9 +50,9 @@ def bits_per_dim(
     The model is told what it takes of each sample. In each pass a sample is dequantised anew, by a
     key of its own; the error is that of the mean over samples. Uniform noise dequantises, but for
     the objective "vdm", whose model has never seen any: there its own least noise does, with its
-    own density and decoder (sde_lib.encode_grey_levels). A super-resolution model is given
-    the sample's own smaller image with config.sampling.low_res_noise. Without noise, that leaves x
-    a subspace, where no density is bounded: such bits tell only how sharply the model knows it.
+    own density and decoder (sde_lib.encode_grey_levels). A super-resolution model is given the
+    sample's own smaller image with config.sampling.low_res_noise. Without noise, that leaves x a
+    subspace, where no density is bounded: such bits tell only how sharply the model knows it.
 
     Raises:
         FloatingPointError: a likelihood is not finite.

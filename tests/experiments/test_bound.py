@@ -88,6 +88,12 @@ def test_a_chain_of_more_steps_than_levels_is_refused_at_once(config):
         evaluate.run(config, None)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_chain_without_steps_is_refused_by_its_field(config):
+    config.eval.bound_steps = 0
+    with pytest.raises(ValueError, match=r"config\.eval\.bound_steps is 0: it must be at least 2"):
+        evaluate.run(config, None)  # pyright: ignore[reportArgumentType]
+
+
 def learned(**changes):
     config = digits.get_config("vlb")
     config.model.update(nf=4, ch_mult=(1,), attn_resolutions=(), num_scales=30)
