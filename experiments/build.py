@@ -16,8 +16,9 @@ import models
 import samplers
 import sde_lib
 from configs import default
-from experiments import augment, model_space, scores
-from experiments import workdir as workdirs
+from experiments.data import augment, model_space
+from experiments.pipeline import scores
+from experiments.runs import workdir as workdirs
 from models import parametrization
 from models.config import Config
 from models.dit import DiT, check_patches

@@ -17,27 +17,14 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import models
-from experiments import (
-    ablate,
-    benchmark_solvers,
-    build,
-    cascade,
-    detect,
-    edit,
-    evaluate,
-    exposure_bias,
-    generate,
-    guides,
-    hosts,
-    import_checkpoint,
-    likelihood,
-    model_card,
-    plan,
-    sample,
-    state,
-    train,
-)
-from experiments import workdir as workdirs
+from experiments import build
+from experiments.commands import detect, edit, evaluate, generate, import_checkpoint, plan, train
+from experiments.evaluation import likelihood
+from experiments.pipeline import cascade, guides, sample
+from experiments.runs import hosts, model_card
+from experiments.runs import workdir as workdirs
+from experiments.studies import ablate, benchmark_solvers, exposure_bias
+from experiments.training import state
 from sde_lib.checks import check_name
 
 DISK_FULL = os.strerror(errno.ENOSPC)

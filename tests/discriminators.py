@@ -7,8 +7,11 @@ import numpy as np
 
 import models
 from configs import points
-from experiments import build, generate, parts, state, workdir
-from experiments.checkpoint import Checkpoints
+from experiments import build
+from experiments.commands import generate
+from experiments.runs import parts, workdir
+from experiments.training import state
+from experiments.training.checkpoint import Checkpoints
 
 N_FAKES = 800  # of points, 20,000 and 2,000 of which are data: 727 and 73
 

@@ -13,7 +13,11 @@ from flax import serialization
 
 import models
 from configs import digits
-from experiments import data, hosts, sample, sharding, state, train
+from experiments.commands import train
+from experiments.data import data
+from experiments.pipeline import sample
+from experiments.runs import hosts, sharding
+from experiments.training import state
 
 N_STEPS = 50
 QUICK = {"xla_backend_optimization_level": 0}  # to compile

@@ -7,12 +7,13 @@ import jax
 
 import models
 import sde_lib
-from experiments import scores, sharding
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.sampling import over_parts
 from experiments.benchmark.subject import Network
+from experiments.pipeline import scores
+from experiments.runs import sharding
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
-from experiments import plan
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.programs import programs
+from experiments.commands import plan
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:

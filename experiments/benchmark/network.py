@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import plan
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.subject import Network
 from experiments.benchmark.training import Bare
+from experiments.commands import plan
 from models.convolution import LAYOUT
 
 

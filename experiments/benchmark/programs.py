@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import sample
 from experiments.benchmark.measure import Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.sampling import sampling_config
 from experiments.benchmark.subject import Network, Subject
 from experiments.benchmark.training import make_training
+from experiments.pipeline import sample
 from models.config import Config
 
 

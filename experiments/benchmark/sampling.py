@@ -10,11 +10,13 @@ import numpy as np
 
 import samplers
 import sde_lib
-from experiments import build, classifier, sample
+from experiments import build
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.subject import Network, Subject
+from experiments.pipeline import sample
+from experiments.tasks import classifier
 from models.config import Config
 from samplers.noise_levels import levels_at
 

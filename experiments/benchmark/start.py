@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from experiments import workdir as workdirs
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Times
 from experiments.benchmark.presets import Preset
+from experiments.runs import workdir as workdirs
 
 POLL = 0.02  # seconds
 PATIENCE = 1800.0  # seconds

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import models
 from experiments import build
-from experiments.state import init_state
+from experiments.training.state import init_state
 from models.config import Config
 from sde_lib import SDE
 

@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import optax
 
 import models
-from experiments import build, data, loop, train
+from experiments import build
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
-from experiments.checkpoint import Checkpoints
-from experiments.state import TrainState, abstract_state, init_state
+from experiments.commands import train
+from experiments.data import data
+from experiments.training import loop
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.state import TrainState, abstract_state, init_state
 from models.config import Config
 
 

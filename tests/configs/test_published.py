@@ -11,8 +11,10 @@ import models
 import samplers
 import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
-from experiments import build, guides, train
-from experiments.state import init_state
+from experiments import build
+from experiments.commands import train
+from experiments.pipeline import guides
+from experiments.training.state import init_state
 
 # Read from score_sde's files one by one. The columns are a name in SAMPLERS, FIELDS ("-" where one
 # does not matter), and the number of parameters.

@@ -7,7 +7,12 @@ import pytest
 import models
 import sde_lib
 from configs import digits
-from experiments import build, data, likelihood, sharding, state, train
+from experiments import build
+from experiments.commands import train
+from experiments.data import data
+from experiments.evaluation import likelihood
+from experiments.runs import sharding
+from experiments.training import state
 
 N_STEPS = 40
 QUICK = {"xla_backend_optimization_level": 0}  # to compile

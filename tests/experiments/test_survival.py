@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import models
-from experiments.checkpoint import Checkpoints
-from experiments.state import init_state
-from experiments.workdir import load_config, read_metrics
+from experiments.runs.workdir import load_config, read_metrics
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.state import init_state
 
 ROOT = Path(__file__).parents[2]
 EVERY = 60  # steps from checkpoint to checkpoint

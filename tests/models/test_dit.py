@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import weights
 
-from experiments import plan
+from experiments.commands import plan
 from models.dit import (
     CONDITIONING,
     SIZES,

@@ -7,7 +7,7 @@ import models
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.presets import PRESETS, Preset
 from experiments.benchmark.subject import Subject
-from experiments.state import abstract_state
+from experiments.training.state import abstract_state
 
 TINY = {
     "model.nf": 16,

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import data
 from experiments.benchmark.presets import PRESETS
 from experiments.benchmark.subject import Subject
+from experiments.data import data
 
 
 def test_changes_reach_the_config_and_the_command_line():

@@ -1,0 +1,76 @@
+"""Image data sets of the library `datasets` (Hugging Face)."""
+
+import io
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from experiments.data.dataset import Dataset, split
+from experiments.data.sources.lazy_images import LazyImages, image_shape
+from experiments.data.sources.optional import require
+from models.config import Config
+
+
+def load(config: Config) -> Dataset:
+    """config.data.path is what load_dataset takes, or a folder that save_to_disk wrote.
+
+    Images and labels are the columns of the types Image and ClassLabel. The test set is the split
+    test, else validation, else config.data.test_fraction of train. Labels of -1 (hidden) are none.
+
+    Raises:
+        ValueError: no split train, no column of images or several, or several of labels.
+    """
+    path, hub = config.data.path, require("datasets", "huggingface")
+    if not path:
+        raise ValueError("config.data.path is empty: name a data set, as in 'ylecun/mnist'")
+    saved = any((Path(path) / name).exists() for name in ("dataset_dict.json", "state.json"))
+    parts = hub.load_from_disk(path) if saved else hub.load_dataset(path)
+    if isinstance(parts, hub.Dataset):
+        parts = {"train": parts}
+    if "train" not in parts:
+        raise ValueError(f"{path} has no split train, it has {', '.join(parts)}")
+    train = parts["train"]
+    image, label = _column(path, train, hub.Image), _column(path, train, hub.ClassLabel)
+    if image is None:
+        raise ValueError(f"{path} has no column of images, it has {', '.join(train.features)}")
+    test = next((parts[name] for name in ("test", "validation") if name in parts), None)
+    if test is None:
+        train, test = map(train.select, split(len(train), config.data.test_fraction))
+
+    shape, encoded = image_shape(config), hub.Image(decode=False)
+    return Dataset(
+        _images(f"{path} (train)", train.cast_column(image, encoded), image, shape),
+        _images(f"{path} (test)", test.cast_column(image, encoded), image, shape),
+        256,
+        _labels(train, label),
+        _labels(test, label),
+    )
+
+
+def _column(path: str, part: Any, kind: type) -> str | None:
+    """The name of the column of this type, if there is one."""
+    names = [name for name, feature in part.features.items() if isinstance(feature, kind)]
+    if len(names) > 1:
+        raise ValueError(
+            f"{path} has several columns of the type {kind.__name__}: {', '.join(names)}; save a "
+            "copy with one of them (remove_columns, save_to_disk) and give its folder"
+        )
+    return names[0] if names else None
+
+
+def _images(source: str, part: Any, column: str, shape: tuple[int, int, int]) -> LazyImages:
+    part = part.select_columns([column])
+
+    def open_row(row: np.integer) -> IO[bytes]:
+        encoded = part[int(row)][column]
+        if encoded["bytes"] is None:
+            return Path(encoded["path"]).open("rb")
+        return io.BytesIO(encoded["bytes"])
+
+    return LazyImages(source, np.arange(len(part)), open_row, shape)
+
+
+def _labels(part: Any, column: str | None) -> np.ndarray | None:
+    labels = None if column is None else np.asarray(part[column], np.int32)
+    return None if labels is None or (labels < 0).any() else labels

@@ -1,0 +1,55 @@
+"""Images in an .npz file."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data.dataset import Dataset, split
+from models.config import Config
+
+PARTS = {"train", "test"}
+LABELS = {"labels", "train_labels", "test_labels"}
+CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
+LAYOUT = (
+    "uint8 images [N, H, W, C] in arrays 'train' and 'test', with integers 'train_labels' and "
+    "'test_labels' if there are classes, and 'train_confidence' and 'test_confidence' in [0, 1] if "
+    "these are more or less sure; or in one array of any other name, with 'labels' and "
+    "'confidence', from which config.data.test_fraction is kept for tests"
+)
+
+
+def load(config: Config) -> Dataset:
+    """The arrays of config.data.path: see LAYOUT.
+
+    Raises:
+        ValueError: no .npz file, or other arrays.
+    """
+    path = Path(config.data.path)
+    if not config.data.path or not zipfile.is_zipfile(path):
+        raise ValueError(f"config.data.path = {config.data.path!r} is no .npz file of {LAYOUT}")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    for name in arrays.keys() & LABELS:
+        if not np.issubdtype(arrays[name].dtype, np.integer):
+            raise ValueError(f"{path}: {name} are {arrays[name].dtype}, they must be integers")
+        arrays[name] = arrays[name].astype(np.int32)
+    for name in arrays.keys() & CONFIDENCES:
+        arrays[name] = arrays[name].astype(np.float32)
+
+    images, about = arrays.keys() - LABELS - CONFIDENCES, arrays.keys() & (LABELS | CONFIDENCES)
+    if images == PARTS and not about & {"labels", "confidence"}:
+        return Dataset(levels=256, **arrays)
+    if len(images) != 1 or images <= PARTS or not about <= {"labels", "confidence"}:
+        raise ValueError(f"{path} holds {sorted(arrays)}: expected {LAYOUT}")
+    values = arrays[images.pop()]
+    for name in about:
+        if len(arrays[name]) != len(values):
+            raise ValueError(f"{path} holds {len(arrays[name])} {name} for {len(values)} images")
+    train, test = split(len(values), config.data.test_fraction)
+    more = {
+        f"{part}_{name}": arrays[name][rows]
+        for name in about
+        for part, rows in (("train", train), ("test", test))
+    }
+    return Dataset(values[train], values[test], 256, **more)

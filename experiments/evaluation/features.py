@@ -1,0 +1,128 @@
+"""What images are compared by: Inception's features, or random ones that need no file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float32, UInt8
+
+from experiments.runs.parts import digest
+from models import inception, torch_import
+
+INCEPTION = "inception_v3_2015"
+RANDOM_CONV = "random_conv_v1"
+PUBLISHED_NAMES = {"frechet_distance": "fid", "kernel_distance": "kid"}
+WIDTHS = (8, 8, 16)
+
+Features = Float32[Array, "batch dims"]
+Logits = Float32[Array, "batch classes"]
+
+
+@flax.struct.dataclass
+class FeatureFunction:
+    """Images to features, compiled; a pytree, whose leaves are the weights.
+
+    Attributes:
+        name: of the network; to be recorded beside every figure.
+        version: the first digits of the SHA-256 of the weights.
+    """
+
+    name: str = flax.struct.field(pytree_node=False)
+    version: str = flax.struct.field(pytree_node=False)
+    function: Callable[..., tuple[Features, Logits | None]] = flax.struct.field(pytree_node=False)
+    params: Any
+
+    @jax.jit
+    def __call__(
+        self, images: UInt8[Array, "batch height width channels"]
+    ) -> tuple[Features, Logits | None]:
+        """Features of images of 1 or 3 channels, and the class logits of Inception Score, if any.
+
+        Raises:
+            ValueError: images of another kind.
+        """
+        return self.function(self.params, images)
+
+    def figure(self, statistic: str) -> str:
+        """What a statistic of these features may be called: "fid" and "kid" are Inception's."""
+        if self.name == INCEPTION:
+            return PUBLISHED_NAMES.get(statistic, statistic)
+        return f"{statistic}({self.name})"
+
+
+def create(weights: str | Path = "") -> FeatureFunction:
+    """Inception from a file of weights (see `load`), or random_conv() where there is none."""
+    return inception_v3(load(weights)) if weights else random_conv()
+
+
+def inception_v3(state_dict: Mapping[str, np.ndarray]) -> FeatureFunction:
+    """FID's 2048 features (Heusel et al. 2017), and the 1008 logits of Inception Score.
+
+    As in the published code of Salimans et al. 2016, the logits go without the layer's bias.
+
+    Raises:
+        ValueError: weights of another network.
+    """
+    params = torch_import.inception(state_dict)
+    return FeatureFunction(INCEPTION, digest(params), _inception, params)
+
+
+def random_conv() -> FeatureFunction:
+    """128 features of a fixed random network: three convolutions, each on half the side before.
+
+    The features are the means of each layer's absolute values over the four quarters of an image.
+    They respond to blur, noise and missing modes, and so rank samples of one data set; a figure
+    made with them compares with no published one.
+    """
+    random, inputs, params = np.random.RandomState(0), 3, []
+    for width in WIDTHS:
+        kernel = random.standard_normal((3, 3, inputs, width)) / np.sqrt(9 * inputs)
+        params.append(kernel.astype(np.float32))
+        inputs = width
+    return FeatureFunction(RANDOM_CONV, digest(params), _random_conv, params)
+
+
+def load(path: str | Path) -> dict[str, np.ndarray]:
+    """A state dict of Inception: a PyTorch file (.pth), or an .npz of the same names and arrays.
+
+    Raises:
+        ValueError: no such file, another kind of file, or a .pth without PyTorch.
+    """
+    path = Path(path)
+    if path.suffix not in (".npz", ".pth") or not path.is_file():
+        raise ValueError(
+            f"{str(path)!r} is no .pth or .npz file: give one with the weights of FID's Inception, "
+            "published as pt_inception-2015-12-05-6726825d.pth"
+        )
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return dict(arrays)
+    return {name: tensor.numpy() for name, tensor in torch_import.read_pth(path).items()}
+
+
+def _inception(params: Any, images: Array) -> tuple[Features, Logits]:
+    outputs = inception.apply(params, images)
+    return outputs["2048"], outputs["logits"] - params["fc"]["bias"]
+
+
+def _random_conv(params: Any, images: Array) -> tuple[Features, None]:
+    inception.check_images(images, smallest=2 ** len(WIDTHS))
+    x = jnp.asarray(images, jnp.float32) / 127.5 - 1
+    x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
+    features = []
+    for kernel in params:
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=layout, precision=lax.Precision.HIGHEST
+        )
+        x = jnp.abs(x)
+        for half in jnp.array_split(x, 2, axis=1):
+            features += [quarter.mean((1, 2)) for quarter in jnp.array_split(half, 2, axis=2)]
+        x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return jnp.concatenate(features, axis=1), None

@@ -1,0 +1,204 @@
+"""Checkpoints, written in the background by orbax; the only file that knows orbax."""
+
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from experiments.runs import hosts
+from experiments.runs import workdir as workdirs
+
+LOG = logging.getLogger(__name__)
+KEEP = 3
+CARD = "model_card.md"
+
+
+@cache
+def _hush() -> None:
+    """Of a failed write orbax's threads show dozens of tracebacks; its error arrives here too."""
+    show = sys.unraisablehook
+
+    def unraisable(error) -> None:
+        if str(error.exc_value) != "Event loop is closed":  # of writes beside the first that failed
+            show(error)
+
+    sys.unraisablehook = unraisable
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: not record.exc_info)
+
+
+class Checkpoints:
+    """The checkpoints of a run, a folder each, named by its step.
+
+    Args:
+        workdir: the run's folder.
+        keep_period: steps that it divides stay for good; of the others, the last KEEP.
+        read_only: leave the folder as it is: it may be another process that writes there.
+        describe: of a step, the text of the model card that its folder comes with.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        keep_period: int | None = None,
+        read_only: bool = False,
+        describe: Callable[[int], str] | None = None,
+    ):
+        self._folder, self._read_only = workdir.absolute() / "checkpoints", read_only
+        self._describe = describe
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else KEEP,
+            keep_period=keep_period,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            # Else threads, and the process's end, wait 5 minutes for a folder that cannot be made.
+            async_options=ocp.AsyncOptions(
+                create_directories_asynchronously=False,
+                post_finalization_callback=self._write_card,
+            ),
+        )
+        self._manager: ocp.CheckpointManager | None = None
+        self._step: int | None = None  # the last that was to be saved
+        self._good: int | None = None  # the newest that was there before
+        self._problem = ""
+        self._open()
+
+    def latest_step(self) -> int | None:
+        return max(self.steps(), default=None)
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts writing; waits only for the write before it. A step that is there stays.
+
+        A write that fails, this one or the one before, is a warning: the next save tries again.
+        """
+        _hush()
+        self.wait()
+        self._step = step
+        with self._surviving():
+            self._good = self.latest_step()
+            if step != self._good:
+                self._open().save(step, args=ocp.args.StandardSave(state))
+
+    def wait(self) -> None:
+        """Waits for the last write; one that failed is a warning."""
+        with self._surviving():
+            if self._manager:
+                self._manager.wait_until_finished()
+
+    def steps(self) -> list[int]:
+        """The steps that are there, in order; one that is still being written is not.
+
+        They are those that the first process sees: to others, over a network, they may come late.
+        """
+        names = [path.name for path in self._folder.glob("*")]
+        return hosts.share(sorted(int(name) for name in names if name.isdigit()))
+
+    def restore(self, like: Any, step: int | None = None) -> Any | None:
+        """The newest state that can be read, as a tree like `like`; None if there never was one.
+
+        With `step`, the state of that step and no other.
+
+        A checkpoint that cannot be read is renamed to <step>.unreadable unless read_only, with a
+        warning.
+
+        Args:
+            like: arrays, or jax.ShapeDtypeStruct; their shardings are those of the result.
+
+        Raises:
+            ValueError: there are checkpoints, and none can be read.
+        """
+        steps = self.steps()[::-1] if step is None else [step]
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        for step in steps:
+            state = None
+            try:
+                state = self._open().restore(step, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # orbax raises many kinds for a damaged folder
+                LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
+            if hosts.everyone(state is not None):
+                return state
+            if not self._read_only:
+                if hosts.is_first():
+                    (self._folder / str(step)).rename(self._folder / f"{step}.unreadable")
+                hosts.everyone(True)  # has waited for that
+                self._open().reload()
+        if steps:
+            raise ValueError(
+                f"none of the checkpoints {steps} in {self._folder} can be read: "
+                "move the folder away to start over"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the last write.
+
+        Raises:
+            OSError: the last state that was to be saved is not there. It gives way to an error
+                that is already on its way.
+        """
+        if sys.exception() is not None and jax.process_count() > 1:
+            return  # the others may not come here, and this process ends soon
+        with self._surviving():
+            if self._manager:
+                self._manager.close()
+        if self._step is not None and self._step not in self.steps() and sys.exception() is None:
+            raise OSError(self._problem)
+
+    def _open(self) -> ocp.CheckpointManager:
+        self._manager = self._manager or ocp.CheckpointManager(self._folder, options=self._options)
+        return self._manager
+
+    def _unfinished(self) -> Path:
+        """The folder being written."""
+        return self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
+
+    def _write_card(self) -> None:
+        """Called in orbax's thread, of the first process alone, before the folder gets its name."""
+        if self._describe is None or self._step is None:
+            return
+        try:
+            workdirs.write_text(self._unfinished() / CARD, self._describe(self._step))
+        except (OSError, ValueError) as error:  # a full disk; lines that are no JSON
+            LOG.warning("checkpoint %d comes without its model card: %s", self._step, error)
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Makes a warning of a failed write, and leaves nothing of it: no file, no manager.
+
+        Raises:
+            OSError: instead, of several processes: the others may be waiting for this one in the
+                middle of the write, and would wait for good.
+        """
+        try:
+            yield
+        except Exception as error:  # orbax raises many kinds
+            manager, self._manager = self._manager, None
+            good = "there is none before"
+            if self._good is not None:
+                good = f"the last good checkpoint is of step {self._good}"
+            self._problem = f"could not save step {self._step}: {_reason(error)}; {good}"
+            if jax.process_count() > 1:
+                raise OSError(self._problem) from error
+            if manager:
+                with suppress(Exception):  # the same error, once its threads have ended
+                    manager.close()
+            shutil.rmtree(self._unfinished(), ignore_errors=True)
+            LOG.warning("%s; going on, the next save tries again", self._problem)
+
+
+def _reason(error: Exception) -> str:
+    """One line: tensorstore adds its whole configuration to the system's words."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return os.strerror(int(number[1]))
+    return shorten(f"{type(error).__name__}: {error}", 300)

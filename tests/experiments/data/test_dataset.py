@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+
+from experiments.data.dataset import Dataset, split
+
+
+def test_a_split_is_a_partition_and_always_the_same():
+    train, test = split(50, 0.1)
+    assert len(test) == 5
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(50))
+    np.testing.assert_array_equal(test, split(50, 0.1)[1])
+    assert (test != np.arange(5)).any()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 1.0, -0.5])
+def test_a_split_without_one_part_is_refused(fraction):
+    with pytest.raises(ValueError, match=r"test_fraction = .* of 50 samples"):
+        split(50, fraction)
+
+
+def test_classes_are_counted_over_both_parts():
+    images = np.zeros((2, 1, 1, 1), np.uint8)
+    assert Dataset(images, images, 256).n_classes == 0
+    assert Dataset(images, images, 256, np.array([0, 1]), np.array([4, 0])).n_classes == 5

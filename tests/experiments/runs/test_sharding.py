@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import fifty_steps
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+from processes import free_address, start
+
+import models
+from configs import cifar10, digits
+from experiments.runs import sharding
+from experiments.training import state
+
+SCRIPT = Path(fifty_steps.__file__)
+
+
+def one_device():
+    """The results of one device, and its weights."""
+    config = fifty_steps.make_config()
+    result, params = fifty_steps.steps(config)
+    return result | {"samples": fifty_steps.samples(config, params)}, params
+
+
+def results(folder, params, runs):
+    """Those of the processes in `runs`: each a number of devices, meshes, and more arguments."""
+    (folder / "weights").write_bytes(serialization.msgpack_serialize(params))
+    processes = [start(devices, SCRIPT, folder, *arguments) for devices, *arguments in runs]
+    for process in processes:
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+    return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
+
+
+def check_equal(ours, theirs):
+    np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-5)
+    scale = np.abs(theirs["samples"]).max()
+    np.testing.assert_allclose(ours["samples"], theirs["samples"], atol=1e-5 * scale)
+
+
+def moved(result):
+    """Bytes by the kind of collective in a step."""
+    kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    return {kind: int(result[kind]) for kind in kinds if kind in result}
+
+
+def test_fifty_steps_and_samples_are_those_of_one_device_on_2_x_4(tmp_path):
+    """And what a step moves: the weights once, the gradient once, a few norms; no activations."""
+    one, params = one_device()
+    assert one["losses"][-1] < 0.9 * one["losses"][0]
+    many = results(tmp_path, params, [(8, "2x4")])["1_2x4"]
+    check_equal(many, one)
+    size, shared_out = int(one["params"]), moved(many)
+    assert shared_out.keys() == {"all-gather", "all-reduce"}
+    assert shared_out["all-gather"] <= size <= shared_out["all-reduce"] <= 1.05 * size
+    assert many["state_here"] <= 1.02 * one["state"] / 4
+
+
+@pytest.mark.slow
+def test_data_parallel_steps_move_the_gradient_and_the_loss_once(tmp_path):
+    one, params = one_device()
+    many = results(tmp_path, params, [(8, "8x1")])["1_8x1"]
+    check_equal(many, one)
+    assert moved(many) == {"all-reduce": int(one["params"]) + 4}
+
+
+@pytest.mark.slow
+def test_so_are_those_of_two_processes_and_of_other_batches_of_samples(tmp_path):
+    one, params = one_device()
+    in_threes = fifty_steps.samples(fifty_steps.make_config(), params, batch_size=3)
+    check_equal(one | {"samples": in_threes}, one)
+    address = free_address()
+    runs = [(4, "8x1", "2x4", address, process) for process in (0, 1)]
+    many = results(tmp_path, params, runs)
+    assert many.keys() == {"2_8x1", "2_2x4"}
+    for result in many.values():
+        check_equal(result, one)
+
+
+@pytest.mark.parametrize("n", [2, 8, 32])
+@pytest.mark.parametrize(
+    "config", [digits.get_config(), cifar10.get_config("ve_ncsnpp_continuous")]
+)
+def test_shares_of_the_state_are_equal_to_a_fiftieth(config, n):
+    """Parameters, averages and moments, of which the smallest leaves are whole everywhere."""
+    made = jax.eval_shape(lambda: state.init_state(config, models.create(config)))
+    shardings = sharding.of_state(AbstractMesh((1, n), sharding.AXES), made)
+
+    def here(leaf, place):
+        return np.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    leaves = jax.tree.leaves(made)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    share = sum(jax.tree.leaves(jax.tree.map(here, made, shardings)))
+    assert whole / n <= share <= 1.02 * whole / n
+
+
+def test_an_axis_that_the_devices_do_not_divide_is_left_whole():
+    tree = {"out": jnp.zeros((3, 3, 64, 3)), "odd": jnp.zeros((3, 9)), "kernel": jnp.zeros((8, 80))}
+    shardings = sharding.of_state(AbstractMesh((1, 8), sharding.AXES), tree)
+    assert shardings["kernel"].spec == P(None, "fsdp")
+    assert shardings["out"].spec == P(None, None, "fsdp")
+    assert shardings["odd"].spec == P()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 1), (-1, 2), (1, 0), (-2, 1)])
+def test_a_mesh_of_other_than_all_devices_is_refused(rows, columns):
+    with pytest.raises(ValueError, match="must be the number of devices, 1"):
+        sharding.make_mesh(fifty_steps.make_config(rows, columns))

@@ -1,0 +1,268 @@
+"""Data are N(0, 0.7^2); the model's noise is 1.05 times that of N(0.3, 0.7^2)."""
+
+import contextlib
+import csv
+import io
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import Gaussian
+from PIL import Image
+
+from configs import points
+from experiments import build
+from experiments.commands import evaluate
+from experiments.data.dataset import Dataset
+from experiments.evaluation.quality import Moments, frechet_distance
+from experiments.pipeline import sample
+from experiments.runs import parts
+from experiments.studies import ablate
+
+DATA, MODEL = Gaussian(mean=0.0), Gaussian()
+FACTOR = 1.05
+NFE = 31
+SETS = 1 + 3 + 2 + 6 + 4 * 2  # of a solver
+
+
+class Network:
+    def apply(self, variables, x, labels, **_):  # labels are sigma
+        alpha2 = 1 - labels**2
+        variance = (alpha2 * MODEL.std**2 + labels**2)[:, None]
+        noise = labels[:, None] * (x - (jnp.sqrt(alpha2) * MODEL.mean)[:, None]) / variance
+        return variables["params"] * noise
+
+
+NETWORK: Any = Network()
+
+
+def log_ratio(weight, x, t):
+    """Of DATA over MODEL."""
+
+    def log_prob(gaussian):
+        mean, std = gaussian.marginal(build.make_sde(make_config()), t)
+        return -0.5 * jnp.sum((x - mean[:, None]) ** 2, axis=1) / std**2
+
+    return weight * (log_prob(DATA) - log_prob(MODEL))
+
+
+def make_config():
+    config = points.get_config("mixture")
+    config.sampling.batch_size = 640
+    config.sampling.discriminator = "here"
+    config.sampling.dg_weight_2nd_order = 1.0
+    options = config.ablate
+    options.nfe, options.n_samples, options.n_seeds = (NFE,), 1000, 2
+    options.scales, options.weights = (1.02, 1.1, FACTOR), (0.5, 1.0)
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data_moments():
+    """In place of a run: that model, the discriminator that knows; and cheap figures."""
+    x = np.asarray(DATA.sample(jax.random.key(7), (2000, 2)))
+    state, dataset = (NETWORK, jnp.float32(FACTOR), 7), Dataset(x, x[:100], None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablate.state, "saved_steps", lambda _: [7])
+        patch.setattr(ablate.state, "load", lambda *_: state)
+        patch.setattr(ablate.train, "load_data", lambda _: dataset)
+        patch.setattr(ablate.guides, "load_discriminator", lambda *_: (log_ratio, jnp.ones(())))
+        patch.setattr(evaluate, "KERNEL_SUBSET", 50)
+        yield Moments.of(x)
+
+
+class Study(NamedTuple):
+    text: str
+    rows: list[dict[str, str]]
+
+
+def study(config, workdir):
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        ablate.run(config, workdir)
+    with (workdir / "ablation.csv").open() as file:
+        return Study(text.getvalue(), list(csv.DictReader(file)))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return study(make_config(), tmp_path_factory.mktemp("whole"))
+
+
+def by_arm(rows, solver, role="report"):
+    arms = {}
+    for row in rows:
+        if row["solver"] == solver and row["role"] == role:
+            arms.setdefault(row["arm"], []).append(row)
+    return arms
+
+
+def endpoints(solver, b, seed):
+    """Where n_steps steps through the noise levels take a set's own start, without a guide."""
+    config = make_config()
+    sde = build.make_sde(config)
+    high, low = (float(sde.noise_level(t)) for t in (sde.t_max, sde.t_min))
+    n = build.make_solver(config, solver, NFE).n_levels
+    levels = np.linspace(high ** (1 / 7), low ** (1 / 7), n) ** 7
+    x = np.asarray(sde.prior_sample(jax.random.key(seed), (1000, 2)), np.float64)
+    y = x / float(sde.alpha(sde.t_max))
+
+    def noise(y, level):
+        return FACTOR / b * level * (y - MODEL.mean) / (MODEL.std**2 + level**2)
+
+    for level, then in itertools.pairwise(levels):
+        slope = noise(y, level)
+        if solver == "heun":
+            slope = (slope + noise(y + (then - level) * slope, then)) / 2
+        y = y + (then - level) * slope
+    return y - levels[-1] * noise(y, levels[-1])
+
+
+def test_the_study_finds_what_is_wrong(whole, data_moments):
+    text, rows = whole
+    for solver in ("euler", "heun"):
+        arms = by_arm(rows, solver)
+        assert {float(row["b"]) for row in arms["EDM-ES"]} == {FACTOR}
+        assert {float(row["b"]) for row in arms["SEDM-G++"]} == {FACTOR}
+        for arm in ("EDM", "EDM-ES"):
+            for row in arms[arm]:
+                x = endpoints(solver, float(row["b"]), int(row["seed"]))
+                expected = frechet_distance(Moments.of(x), data_moments)
+                assert float(row["frechet"]) == pytest.approx(expected, rel=2e-3)
+        means = {arm: np.mean([float(row["frechet"]) for row in arms[arm]]) for arm in arms}
+        assert 10 * means["SEDM-G++"] < means["EDM-ES"] < means["EDM"]
+        for arm, other in ablate.CLAIMS:
+            pairs = zip(arms[arm], arms[other], strict=True)
+            less = [float(a["frechet"]) - float(b["frechet"]) for a, b in pairs]
+            assert f"  {arm} less {other}: {ablate.Mean.of(less)}, " in text
+        seeds = {role: set() for role in ("choose", "report")}
+        for row in rows:
+            seeds[row["role"]].add(int(row["seed"]))
+        assert seeds == {"choose": {42}, "report": {43, 44}}
+        assert all(len(by_arm(rows, solver)[arm]) == 2 for arm in arms)
+        choices = by_arm(rows, solver, "choose")
+        assert [len(choices[arm]) for arm in arms] == [1, 3, 2, 6]
+    assert {float(row["w"]) for row in by_arm(rows, "euler")["SEDM-G++"]} == {1.0}
+    assert "euler 31: SEDM-G++ may be better with a larger w" in text
+    assert "EDM-ES may be better" not in text
+    with Image.open(text.splitlines()[-1]) as image:
+        assert "Generated" in image.info["Description"]
+
+
+def test_what_is_stopped_goes_on_and_measures_nothing_twice(whole, tmp_path, monkeypatch):
+    config = make_config()
+    config.ablate.solvers = ("euler",)
+    features, save, measured = evaluate.sampled_features, parts.save, []
+
+    def counted(*arguments):
+        measured.append(arguments)
+        return features(*arguments)
+
+    def dying(path, **arrays):
+        save(path, **arrays)
+        if "ablation" in str(path) and len(measured) % 7 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "sampled_features", counted)
+    monkeypatch.setattr(parts, "save", dying)
+    for _ in range(SETS // 7):
+        with pytest.raises(KeyboardInterrupt):
+            study(config, tmp_path)
+    rows = study(config, tmp_path).rows
+    assert rows == [row for row in whole.rows if row["solver"] == "euler"]
+    assert len(measured) == SETS
+    monkeypatch.setattr(parts, "save", save)
+    config.ablate.n_seeds, config.ablate.scales = 3, (FACTOR,)
+    study(config, tmp_path)
+    assert len(measured) == SETS + 4
+    config.sampling.discriminator = ""
+    text, rows = study(config, tmp_path)
+    assert set(by_arm(rows, "euler")) == {"EDM", "EDM-ES"}
+    assert "EDM-G++ and SEDM-G++ are left out" in text
+    assert len(measured) == SETS + 4
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_without_weight_and_scale_samples_are_the_plain_samplers(solver):
+    config = make_config()
+    draw = ablate.make_draw(config, NETWORK, 64, solver, NFE, None)
+    x = draw(FACTOR, None, 0.0, 1.0, jax.random.key(config.seed), 64)
+    config.sampling.discriminator = ""
+    np.testing.assert_array_equal(x, sampled(config, solver)(64).x)
+
+
+def sampled(config, solver):
+    """What mode sample draws by."""
+    config.sampling.method = solver
+    config.sampling.n_steps = build.make_solver(config, solver, NFE).n_steps
+    draw = sample.make_draw(config, NETWORK, FACTOR, 64)
+    assert int(draw(0).nfe) == NFE
+    return draw
+
+
+@pytest.mark.parametrize("scaled_last", [False, True])
+def test_one_program_draws_what_mode_sample_does_with_these_numbers(scaled_last):
+    traced, config = [], make_config()
+    config.sampling.eps_scale_guided = scaled_last
+
+    def counted(*arguments):
+        traced.append(arguments)
+        return log_ratio(*arguments)
+
+    draw = ablate.make_draw(config, NETWORK, 64, "heun", NFE, counted)
+    key = jax.random.key(config.seed)
+    others = [draw(FACTOR, 1.0, w, b, key, 0) for w, b in ((0.0, 1.0), (0.7, 1.0), (0.0, 1.02))]
+    n = len(traced)
+    x = draw(FACTOR, 1.0, 0.7, 1.02, key, 0)
+    assert len(traced) == n > 0
+    assert all(np.abs(x - other).max() > 1e-3 for other in others)
+    config.sampling.dg_weight_1st_order, config.sampling.eps_scale = 0.7, 1.02
+    np.testing.assert_allclose(x, sampled(config, "heun")(0).x, atol=1e-5)
+
+
+def test_verdicts_name_the_best_and_the_doubt():
+    def run(arm, seed, frechet):
+        return ablate.Run("heun", 13, arm, 0.0, 1.0, "report", seed, frechet, 0.0, 0.0)
+
+    plain = [run("EDM", 43, 1.0), run("EDM", 44, 3.0), run("EDM", 45, 2.0)]
+    change = np.array([-0.2, -0.1, -0.1])  # its mean is 4 standard errors, of which t allows 4.3
+
+    def verdicts(change):
+        pairs = zip(plain, change, strict=True)
+        return list(
+            ablate.verdicts([*plain, *(run("EDM-ES", p.seed, p.frechet + c) for p, c in pairs)])
+        )
+
+    order, doubtful, test = verdicts(change)
+    assert order == "heun 13: EDM-ES 1.867 < EDM 2"
+    assert doubtful == "  EDM-ES less EDM: -0.133 +- 0.033, cannot be told"
+    assert "a paired t test of 3 seeds at 5%" in test
+    assert verdicts(change - 0.02)[1].endswith("EDM: -0.153 +- 0.033, better")
+    assert verdicts(0.02 - change)[1].endswith("EDM: 0.153 +- 0.033, worse")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("ablate.solvers", ("eular",), "did you mean 'euler'"),
+        ("ablate.solvers", ("probability_flow",), "solver 'probability_flow' is unknown"),
+        ("ablate.nfe", (14,), "heun makes 13 network evaluations in 7 steps and 15 in one more"),
+        ("ablate.nfe", (1,), "nfe is 1: it must be at least 2"),
+        ("ablate.weights", (), "config.ablate.weights is empty"),
+        ("ablate.weights", (1.0, -0.5), "config.ablate.weights is -0.5: it must be positive"),
+        ("ablate.weights", (float("nan"),), "config.ablate.weights is nan"),
+        ("ablate.scales", (), "config.ablate.scales is empty"),
+        ("ablate.scales", (0.0,), "config.ablate.scales is 0.0: it must be positive"),
+        ("ablate.n_samples", 10, "config.ablate.n_samples is 10: it must be at least 20"),
+        ("ablate.n_seeds", 1, "config.ablate.n_seeds is 1: it must be at least 2"),
+        ("sampling.time_shift_window", 0.1, "no arm has config.sampling.time_shift_window = 0.1"),
+        ("sampling.eta", 1.0, "'euler' has no such option"),
+    ],
+)
+def test_impossible_studies_are_refused(tmp_path, field, value, message):
+    config = make_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        ablate.run(config, tmp_path)
