@@ -58,7 +58,7 @@ FILE has Inception's weights (README.md, Evaluation). --mode=exposure_bias and -
 the same folder, tell what b and the weights should be.
 
 The class-conditional samples of Song et al. are guided by the network of ve_classifier_continuous
-(config.sampling.classifier); how long it was trained is not published.
+(config.guidance.classifier.run); how long it was trained is not published.
 
 Without "continuous", training sees the levels of a chain only. The digits after ncsn are the
 techniques of NCSNv2 that it was given (configs/published.py).

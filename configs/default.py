@@ -1,4 +1,9 @@
-"""What every experiment starts from. Sections and fields are those of score_sde's configs."""
+"""The defaults of every experiment.
+
+Sections and fields are score_sde's where it has them. A section holds the options of a component:
+`name`, `method`, `task` or `run` chooses it, and None leaves an option at the component's default.
+An option of a component that is not chosen is refused. docs/config.md lists renamed fields.
+"""
 
 import difflib
 from typing import Any
@@ -7,54 +12,74 @@ import ml_collections
 from ml_collections import config_dict
 
 Config = Any  # an ml_collections.ConfigDict: a type checker cannot know its fields
+Section = ml_collections.ConfigDict
 
 
 def get_config() -> Config:
-    """Defaults; a config file states its differences."""
-    config: Config = ml_collections.ConfigDict()
+    """The defaults; a config file changes what differs."""
+    config: Config = Section()
     config.seed = 42
 
-    own = config_dict.placeholder  # None: the method's own
+    default = config_dict.placeholder  # None: the component's default
 
-    mesh = config.mesh = ml_collections.ConfigDict()  # devices of all hosts; batches go to all
+    mesh = config.mesh = Section()  # the devices of all hosts, as a grid
     mesh.data = -1  # rows of devices, each with a copy of the state; -1: what fsdp leaves
-    mesh.fsdp = 1  # devices in a row, which share the state out among them
+    mesh.fsdp = 1  # devices in a row, which share the state
 
-    training = config.training = ml_collections.ConfigDict()
+    training = config.training = Section()
     training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
-    # "log_linear", "cld"
-    training.continuous = True
+    # "log_linear", "cld"; their numbers are in config.model, as in score_sde
+    training.continuous = True  # False: at config.model.num_scales noise levels
     training.n_iters = 1_300_001
-    training.batch_size = 128
-    training.n_microbatches = 1  # parts of a batch, in turn: less memory, n gradients to add up
-    training.steps_per_jit = 1  # steps in one program: less to wait for the host, on accelerators
+    training.batch_size = 128  # samples a step, over all devices
+    training.n_microbatches = 1  # parts of a batch, one after the other, to save memory
+    training.steps_per_jit = 1  # steps in one program, so that accelerators do not wait for Python
     training.log_freq = 50  # steps between lines of metrics
-    training.snapshot_freq = 50_000  # steps between pictures, and checkpoints that stay
-    training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to go on from
-    training.eval_freq = 5_000  # steps between losses on held-out data
-    training.max_skipped = 10  # steps in a row with a loss or gradient not finite, then it stops
-    training.stall_seconds = 300.0  # without a step, then a warning
+    training.snapshot_freq = 50_000  # steps between pictures, and between checkpoints kept for good
+    training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to resume from
+    training.eval_freq = 5_000  # steps between evaluations on held-out data
+    training.quality_freq = 0  # steps between evaluations of sample quality; 0: none
+    training.at_end = ("likelihood", "accuracy", "reconstruction", "pictures")  # reports after the
+    # last step: each task makes those that it has; also "quality"
+    training.sinks = ("jsonl", "tensorboard")  # of metrics; also "wandb"
+    training.max_skipped = 10  # steps in a row without a finite loss and gradient, then it stops
+    training.stall_seconds = 300.0  # a longer step is warned of
     training.likelihood_weighting = False  # g^2 in place of sigma^2
     training.importance_sampling = False  # of t, with likelihood_weighting
-    training.stratified = False  # one t in each of batch_size strata
     training.reduce_mean = False  # mean over dimensions in place of half the sum
-    training.noise_density = "uniform"  # of t; or of the noise level (sde_lib/noise_density.py)
-    training.noise_mean = -1.2  # of the logarithm of sigma / alpha, in "log_normal"
-    training.noise_std = 1.2
-    training.noise_std_above = 1.2  # above the mean, in "split_log_normal"
-    training.weighting = "variance"  # or "edm" and others (sde_lib/weighting.py)
-    training.weighting_bias = 2.0  # of "sigmoid"
-    training.objective = "denoising"  # "explicit", "sliced", "sliced_vr", "hybrid", "vlb" or "vdm"
-    training.n_projections = 1  # of a sample, in "sliced" and "sliced_vr"
-    training.vlb_weight = 1e-3  # of the bound, in "hybrid"
-    training.loss_history = 0  # losses of each level that t is drawn by; 0: it is not
-    training.soft_truncation = own(float)  # k of a batch's smallest time, of density 1 / time^k
-    training.input_perturbation = 0.0  # extra noise in the network's input alone; published: 0.1
 
-    sampling = config.sampling = ml_collections.ConfigDict()
+    objective = config.objective = Section()
+    objective.name = "denoising"  # or "explicit", "sliced", "sliced_vr", "hybrid", "vlb", "vdm"
+    objective.stratified = False  # one t in each of batch_size strata
+    objective.soft_truncation = default(float)  # exponent k: the least t has density 1 / t^k
+    objective.input_perturbation = default(float)  # extra noise of the network's input, say 0.1
+    objective.n_projections = default(int)  # for each sample, in "sliced" and "sliced_vr"
+    objective.vlb_weight = default(float)  # of the bound, in "hybrid"
+    objective.loss_history = default(int)  # losses kept of each level, by which t is drawn
+
+    density = config.noise_density = Section()  # of noise levels in training
+    density.name = "uniform"  # in t; or a name in sde_lib/noise_density.py
+    density.mean = default(float)  # of log(sigma / alpha)
+    density.std = default(float)
+    density.std_above = default(float)  # above the mean, in "split_log_normal"
+
+    weighting = config.weighting = Section()  # of the loss over noise levels
+    weighting.name = "variance"  # or a name in sde_lib/weighting.py
+    weighting.bias = default(float)  # of "sigmoid"
+
+    sampling = config.sampling = Section()
     sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
     sampling.n_samples = 64
     sampling.batch_size = 64
+    sampling.single = False  # mode sample also writes a PNG file for each sample,
+    sampling.arrays = False  # and an .npz file of all
+    sampling.label = -1  # the class to draw or to guide to; -1: all in turn
+    sampling.labels = ()  # several classes, in turn
+    sampling.prompt = ""  # of a model with text, one a line; "": captions of the test set
+    sampling.embeddings = ""  # of a model with embeddings: a file of "prompt", "negative_prompt"
+    sampling.confidence = default(float)  # in the class, of a model with label_confidence
+    sampling.low_res = ""  # of a super-resolution model: the run of the smaller images
+    sampling.low_res_noise = 0.0  # standard deviation of the noise that is added to these
     sampling.n_steps = 1000
     sampling.predictor = "reverse_diffusion"
     sampling.corrector = "none"
@@ -62,159 +87,166 @@ def get_config() -> Config:
     sampling.snr = 0.16
     sampling.noise_removal = True
     sampling.probability_flow = False
-    sampling.rtol = own(float)  # of the adaptive methods
-    sampling.atol = own(float)
-    sampling.step_size = own(float)  # of "annealed_langevin"
-    sampling.grid = own(str)  # a name in samplers.noise_levels.GRIDS
-    sampling.rho = own(float)  # of the grids "karras" and "polyexponential"
-    sampling.sigma_max = own(float)  # noise levels sigma / alpha to start from, None: the SDE's,
-    sampling.sigma_min = own(float)  # and to end at
-    sampling.eta = own(float)  # how much noise the steps add: 0 for none
-    sampling.order = own(int)
-    sampling.variant = own(str)  # of "unipc": "bh1" or "bh2"
-    sampling.variance = own(str)  # of "ddpm": "beta", "posterior", "learned" or "analytic"
-    sampling.alpha = own(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
-    sampling.s_churn = own(float)  # of "edm", "euler" and "dpm_2": noise before a step,
-    sampling.s_tmin = own(float)  # between these noise levels,
-    sampling.s_tmax = own(float)
-    sampling.s_noise = own(float)  # and its standard deviation
-    sampling.label = -1  # the class to guide to, or of a model with classes; -1: all in turn
-    sampling.prompt = ""  # of a model with text; "": the captions of the test set
-    sampling.negative_prompt = ""
-    sampling.embeddings = ""  # of a model with embeddings: a file of "prompt" and "negative_prompt"
-    sampling.low_res = ""  # of a super-resolution model: the folder of a run to take images from
-    sampling.low_res_noise = 0.0  # that they are given
-    sampling.confidence = 1.0  # in that class, of a model with label_confidence
-    sampling.cfg_weight = 1.0  # classifier-free guidance: 1 is the class alone, 0 leaves it out
-    sampling.negative_label = -1  # the class to keep away from; -1: none
-    sampling.negative_terms = 3  # of that: 3 with the score without a class, 2 without
-    sampling.classifier = ""  # the folder of a trained one, which guides
-    sampling.guidance_weight = 1.0  # of its gradient
-    sampling.guidance_schedule = "constant"  # of both weights (samplers/guidance_schedules.py)
-    sampling.schedule_low = own(float)  # "interval": guides between these noise levels
-    sampling.schedule_high = own(float)
-    sampling.schedule_least = own(float)  # "clamp_linear": the least weight
-    sampling.schedule_power = own(float)  # "power_cosine"
-    sampling.discriminator = ""  # the folder of a trained one, which guides
-    sampling.dg_weight_1st_order = 1.0  # of its gradient, in a step's first evaluation,
-    sampling.dg_weight_2nd_order = 0.0  # and in the others
-    sampling.dg_boost = False  # twice where it takes the sample for a fake
-    sampling.dg_sigma_min = own(float)  # noise levels at which it guides; None: the published
-    sampling.dg_sigma_max = own(float)
-    sampling.eps_scale = 1.0  # what the predicted noise is divided by, at t = 0
-    sampling.eps_scale_slope = 0.0  # its change with t
-    sampling.eps_scale_guided = False  # divide the guided noise; otherwise what is then guided
-    sampling.time_shift_window = 0.0  # how far in t the network's time may follow the variance
-    sampling.time_shift_cutoff = 0.0  # the least t for that
+    sampling.rtol = default(float)  # of the adaptive methods
+    sampling.atol = default(float)
+    sampling.step_size = default(float)  # of "annealed_langevin"
+    sampling.grid = default(str)  # a name in samplers.noise_levels.GRIDS
+    sampling.rho = default(float)  # of the grids "karras" and "polyexponential"
+    sampling.sigma_max = default(float)  # first noise level sigma / alpha
+    sampling.sigma_min = default(float)  # last noise level
+    sampling.eta = default(float)  # share of the noise that a step adds: 0 for none
+    sampling.order = default(int)
+    sampling.variant = default(str)  # of "unipc": "bh1" or "bh2"
+    sampling.variance = default(str)  # of "ddpm": "beta", "posterior", "learned" or "analytic"
+    sampling.alpha = default(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
+    sampling.s_churn = default(float)  # of "edm", "euler" and "dpm_2": noise before a step
+    sampling.s_tmin = default(float)  # least noise level of the churn
+    sampling.s_tmax = default(float)
+    sampling.s_noise = default(float)  # standard deviation of the churn's noise
 
-    evaluation = config.eval = ml_collections.ConfigDict()
+    guidance = config.guidance = Section()
+    free = guidance.classifier_free = Section()
+    free.weight = default(float)  # 1: the conditional score alone, 0: the unconditional one
+    free.negative_label = default(int)  # a class to guide away from
+    free.negative_prompt = default(str)  # a text to guide away from
+    free.negative_terms = default(int)  # 3, or 2 to do without the unconditional score
+    classifier = guidance.classifier = Section()
+    classifier.run = ""  # the folder of a trained classifier
+    classifier.weight = default(float)
+    discriminator = guidance.discriminator = Section()
+    discriminator.run = ""  # the folder of a trained discriminator
+    discriminator.weight = default(float)  # in the first evaluation of a step
+    discriminator.weight_2nd_order = default(float)  # in the others
+    discriminator.boost = default(bool)  # twice where the sample is taken for a fake
+    discriminator.sigma_min = default(float)  # noise levels at which it guides
+    discriminator.sigma_max = default(float)
+    scaling = guidance.epsilon_scaling = Section()  # of the predicted noise, divided by b(t)
+    scaling.scale = default(float)  # b at t = 0
+    scaling.slope = default(float)  # change of b with t
+    scaling.guided = default(bool)  # divide the noise after the discriminator's guidance
+    shift = guidance.time_shift = Section()
+    shift.window = default(float)  # how far in t the network's time may follow the variance
+    shift.cutoff = default(float)  # the least t for that
+    schedule = guidance.schedule = Section()  # of classifier-free and classifier guidance
+    schedule.name = "constant"  # a name in samplers.guidance.SCHEDULES
+    schedule.low = default(float)  # "interval": guides between these noise levels
+    schedule.high = default(float)
+    schedule.least = default(float)  # "clamp_linear": the least weight
+    schedule.power = default(float)  # "power_cosine"
+
+    evaluation = config.eval = Section()
     evaluation.batch_size = 256
-    evaluation.rtol = 1e-5
+    evaluation.rtol = 1e-5  # of likelihoods
     evaluation.atol = 1e-5
     evaluation.probe = "rademacher"  # "gaussian", or "exact" for few dimensions
     evaluation.n_probes = 1
-    evaluation.n_repeats = 1  # passes over the test set, each dequantised anew
+    evaluation.n_repeats = 1  # passes over the test set, each with other noise
     evaluation.checkpoints = "last"  # or "all"
     evaluation.enable_loss = True
     evaluation.enable_bpd = True
-    evaluation.enable_bound = False  # the variational bound, term by term,
-    evaluation.bound_steps = 1000  # of so many steps
-    evaluation.enable_sampling = True
+    evaluation.enable_bound = False  # the variational bound, term by term
+    evaluation.bound_steps = 1000
+    evaluation.enable_sampling = True  # sample quality
     evaluation.num_samples = 50_000
     evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
+    evaluation.metrics = ()  # further names in experiments/evaluation/metrics.py
 
-    edit = config.edit = ml_collections.ConfigDict()
-    edit.task = "inpaint"  # "colorize", "variations", "reconstruct" or "interpolate"
+    edit = config.edit = Section()
+    edit.task = "inpaint"  # or "colorize", "variations", "reconstruct", "interpolate"
     edit.n_images = 8  # the first of the test set
-    edit.n_results = 6  # for each image, or between two
-    edit.mask = "left"  # what inpainting is given: "left" half, or all but the "centre"
-    edit.strength = 0.3  # of variations: 0 changes nothing, 1 everything
-    edit.n_iterations = 3  # of conjugate gradients, for inpainting and colorizing
+    edit.n_results = default(int)  # for each image, or between two
+    edit.mask = default(str)  # of "inpaint", what is known: the "left" half, or around the "centre"
+    edit.strength = default(float)  # of "variations": 0 changes nothing, 1 everything
+    edit.n_iterations = default(int)  # of conjugate gradients, in "inpaint" and "colorize"
 
-    detect = config.detect = ml_collections.ConfigDict()
+    detect = config.detect = Section()
     detect.n_images = 256  # real ones, and as many samples
     detect.n_steps = 20  # of Euler's method, there and back
 
-    exposure = config.exposure_bias = ml_collections.ConfigDict()
+    exposure = config.exposure_bias = Section()
     exposure.solvers = ("euler", "heun")
     exposure.nfe = (13, 21, 35)  # network evaluations a sample
     exposure.n_samples = 1000
 
-    ablate = config.ablate = ml_collections.ConfigDict()
+    ablate = config.ablate = Section()
     ablate.solvers = ("euler", "heun")
     ablate.nfe = (13, 21, 35)
     ablate.weights = (1.0, 1.67, 2.5)  # of the discriminator's guidance
     ablate.scales = (1.0004, 1.005, 1.02, 1.05)  # of the predicted noise
     ablate.n_samples = 2000
-    ablate.n_seeds = 3  # sample sets that the figures are of, beside the one for choosing
+    ablate.n_seeds = 3  # sample sets that are reported, beside the one for choosing
 
-    data = config.data = ml_collections.ConfigDict()
-    data.dataset = ""
+    data = config.data = Section()
+    data.dataset = ""  # a name in experiments/data/sources
     data.path = ""  # of cifar10, folder, npz and huggingface: a file, a folder or a name
-    data.cache = "~/.cache/score-sde-jax"  # keeps what is downloaded or rendered
-    data.resident_bytes = 2**30  # the most of a data set that lives on every device
-    data.test_fraction = 0.1  # of data that come without a test set
+    data.cache = "~/.cache/score-sde-jax"  # keeps downloaded and rendered data
+    data.resident_bytes = 2**30  # data of at most this size are kept on every device
+    data.test_fraction = 0.1  # of data without a test set
     data.image_size = 32
     data.num_channels = 3
     data.num_classes = 0  # of labelled data
-    data.autoencoder = ""  # the folder of a trained one, in whose latents all of this happens
+    data.autoencoder = ""  # the folder of a trained one, whose latents are the data
     data.embeddings = ""  # of the captions: an .npz file of arrays "train" and "test"
-    data.confidence = ""  # the folder of a classifier, whose trust in the labels is learned from
+    data.confidence = ""  # the folder of a classifier, for confidences of the labels
     data.generated = ""  # of a discriminator: the .npz file that mode generate made
-    data.centered = True  # in [-1, 1]; otherwise [0, 1]
+    data.centered = True  # scale to [-1, 1]; otherwise [0, 1]
     data.random_flip = False
     data.augment = 0.0  # probability of each of EDM's augmentations; needs model.augment_dim = 9
     data.uniform_dequantization = True
 
-    model = config.model = ml_collections.ConfigDict()
+    model = config.model = Section()
     model.name = "ncsnpp"
-    model.sigma_min = 0.01
-    model.sigma_max = 50.0
-    model.beta_min = 0.1
-    model.beta_max = 20.0
-    model.num_scales = 1000
+    model.sigma_min = default(float)  # of the SDE "vesde": 0.01 by default,
+    model.sigma_max = default(float)  # and 50
+    model.beta_min = default(float)  # of the SDEs "vpsde" and "subvpsde": 0.1 by default,
+    model.beta_max = default(float)  # and 20
+    model.gamma_min = default(float)  # -log-SNR at t = 0 of the SDE "log_linear": -13.3,
+    model.gamma_max = default(float)  # and at t = 1: 5
+    model.cld_beta = default(float)  # of the SDE "cld": 4,
+    model.cld_mass = default(float)  # 0.25,
+    model.cld_gamma = default(float)  # and the variance of velocities at t = 0, in masses: 0.04
+    model.num_scales = 1000  # noise levels of discrete training
     model.parametrization = "score_sde"  # or a name in models/parametrization.py
-    model.sigma_data = 0.5  # the data's standard deviation, of the parametrization "edm"
+    model.sigma_data = 0.5  # standard deviation of the data
     model.ema_rate = 0.9999
-    model.ema_halflife = 0.0  # of the average, in images, in place of ema_rate if positive
-    model.ema_rampup = 0.05  # of the images so far: the most that ema_halflife may be
+    model.ema_halflife = 0.0  # of the average, in images; replaces ema_rate if positive
+    model.ema_rampup = 0.05  # the most that ema_halflife may be, as a share of the images so far
     model.nf = 128
     model.num_res_blocks = 4
-    model.class_conditional = False  # the network sees which of data.num_classes an image is of
-    model.label_dropout = 0.0  # probability, in training, that it does not
-    model.label_confidence = False  # it also sees how sure that class is
-    model.text = ""  # captions that the network sees: "bytes", or "embeddings" of data.embeddings
-    model.text_length = 64  # of a caption at most, in bytes
+    model.class_conditional = False  # the network sees the class, of data.num_classes
+    model.label_dropout = 0.0  # probability of the null condition in training
+    model.label_confidence = False  # the network sees the confidence of the class too
+    model.text = ""  # captions: "bytes", or "embeddings" of data.embeddings
+    model.text_length = 64  # the most bytes of a caption
     model.text_width = 128
     model.text_depth = 2  # blocks of the transformer that reads them
-    model.low_res_size = 0  # of images that the network makes larger, 0 for none
-    model.low_res_noise = 0.0  # the most that they are given in training
-    model.learned_variance = False  # the network also gives that of a step of DDPM's chain
+    model.low_res_size = 0  # pixels a side of the smaller images of a super-resolution model
+    model.low_res_noise = 0.0  # the largest noise on these in training
+    model.learned_variance = False  # the network gives the variance of DDPM's step too
     model.learned_schedule = False  # of "vdm": otherwise log-SNR is linear in t
-    model.gamma_min = -13.3  # -log-SNR at t = 0 of the SDE "log_linear",
-    model.gamma_max = 5.0  # and at t = 1
-    model.fourier_features = ()  # n of sin and cos(2^n pi x), which the network sees beside x
-    model.cld_beta = 4.0  # of the SDE "cld": its pace,
-    model.cld_mass = 0.25
-    model.cld_gamma = 0.04  # and the variance of velocities at t = 0, in masses
+    model.fourier_features = ()  # n of sin and cos(2^n pi x), inputs of the network beside x
     model.encoder = "wideresnet"  # of a "discriminator": the network below its head
-    model.pretrained = ""  # the folder of the run whose weights that has, frozen; "": learn them
+    model.pretrained = ""  # the run whose weights the encoder has, frozen; "": trained too
     model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
     model.dtype = "float32"  # of activations: "bfloat16" is faster on accelerators
-    model.remat = False  # train with less memory (but not on CPU), in more time
+    model.remat = False  # recompute activations: less memory (but not on CPU), more time
 
-    autoencoder = config.autoencoder = ml_collections.ConfigDict()  # of model.name = "autoencoder"
+    autoencoder = config.autoencoder = Section()  # of model.name = "autoencoder"
     autoencoder.latent_channels = 4
     autoencoder.regularization = "kl"  # or "vq"
-    autoencoder.kl_weight = 1e-6
-    autoencoder.codebook_size = 512
-    autoencoder.commitment = 0.25
-    autoencoder.perceptual = ""  # a file of Inception's weights, or the folder of a classifier
-    autoencoder.perceptual_weight = 1.0
-    autoencoder.adversarial_weight = 0.0  # of the patch discriminator,
-    autoencoder.adversarial_start = 0  # from this step on
+    kl = autoencoder.kl = Section()
+    kl.weight = default(float)
+    vq = autoencoder.vq = Section()
+    vq.codebook_size = default(int)
+    vq.commitment = default(float)
+    perceptual = autoencoder.perceptual = Section()
+    perceptual.run = ""  # a file of Inception's weights, or the folder of a classifier
+    perceptual.weight = default(float)
+    adversarial = autoencoder.adversarial = Section()
+    adversarial.weight = default(float)  # of the patch discriminator
+    adversarial.start = default(int)  # its first step
 
-    optim = config.optim = ml_collections.ConfigDict()
+    optim = config.optim = Section()
     optim.optimizer = "Adam"
     optim.lr = 2e-4
     optim.beta1 = 0.9
@@ -223,7 +255,7 @@ def get_config() -> Config:
     optim.weight_decay = 0.0
     optim.warmup = 5000
     optim.grad_clip = 1.0
-    optim.nan_to_num = False  # gradients: NaN counts as 0, infinity as 1e5 (EDM)
+    optim.nan_to_num = False  # replace NaN in gradients by 0, infinity by 1e5 (EDM)
     return config
 
 

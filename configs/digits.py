@@ -21,7 +21,7 @@ guide edm to these (Kim et al. 2023):
     $main:edm
     $main:edm --mode=generate --config.sampling.n_samples=6000
     $main:discriminator
-    $main:edm --mode=evaluate --config.sampling.discriminator=runs/digits-discriminator
+    $main:edm --mode=evaluate --config.guidance.discriminator.run=runs/digits-discriminator
 
 It is a head on edm's own way down, which stays (config.model.encoder and pretrained).
 
@@ -65,7 +65,7 @@ def get_config(variant: str = "vp") -> default.Config:
     training.eval_freq = 400
     training.likelihood_weighting = True
     training.importance_sampling = True
-    training.stratified = True
+    config.objective.stratified = True
 
     config.sampling.n_steps = 300
     config.eval.batch_size = 297
@@ -103,7 +103,7 @@ def get_config(variant: str = "vp") -> default.Config:
         model.ema_rate = 0.9995
         config.optim.lr = 1e-3
     elif variant in ("vdm", "vdm_fixed"):
-        training.sde, training.objective = "log_linear", "vdm"
+        training.sde, config.objective.name = "log_linear", "vdm"
         training.likelihood_weighting = training.importance_sampling = False
         config.data.uniform_dequantization = False
         config.eval.enable_bound = True
@@ -113,7 +113,7 @@ def get_config(variant: str = "vp") -> default.Config:
         model.parametrization = "v"
     elif variant == "vlb":
         training.continuous = False
-        training.objective = "hybrid"
+        config.objective.name = "hybrid"
         training.likelihood_weighting = training.importance_sampling = False
         model.learned_variance = True
         config.sampling.method = "ddpm"
@@ -129,7 +129,7 @@ def get_config(variant: str = "vp") -> default.Config:
         model.channel_multiplier = 2
         training.n_iters = 1500
     if variant in ("edm_classifier", "discriminator"):
-        training.noise_density = "log_uniform"
+        config.noise_density.name = "log_uniform"
     if variant == "discriminator":
         model.name, model.encoder = "discriminator", "ncsnpp"
         config.data.generated = "runs/digits-edm/generated.npz"

@@ -23,7 +23,7 @@ def get_config(variant: str = "swiss_roll") -> default.Config:
     training.snapshot_freq = 5_000
     training.snapshot_freq_for_preemption = 2_500
     training.eval_freq = 2_500
-    training.stratified = True
+    config.objective.stratified = True
 
     config.sampling.n_samples = 4096
     config.sampling.batch_size = 4096

@@ -21,9 +21,9 @@ def experiment(
     """The variant of a data set. Sampling takes a step for each of its num_scales, or n_steps."""
     default.check_variant(variant, tuple(variants))
     config = default.get_config()
+    config.sampling.n_steps = 0
     config.data.random_flip = True
     config.data.uniform_dequantization = False
-    config.sampling.n_steps = 0
     for part in (dataset, *variants[variant]):
         config.update_from_flattened_dict(part)
     config.sampling.n_steps = config.sampling.n_steps or config.model.num_scales
@@ -84,8 +84,8 @@ DEEP: Part = {"model.num_res_blocks": 8, "training.n_iters": 950_001}
 # EDM: the method, and the training. Its augmentations flip; the data do not.
 EDM_METHOD: Part = {
     "training.sde": "edm",
-    "training.noise_density": "log_normal",
-    "training.weighting": "edm",
+    "noise_density.name": "log_normal",
+    "weighting.name": "edm",
     "sampling.method": "edm",
     "sampling.n_steps": 18,
     "model.parametrization": "edm",
@@ -108,15 +108,15 @@ EDM: Part = {
     "optim.nan_to_num": True,
 }
 SEDM_GPP: Part = {  # with epsilon scaling and a discriminator's guidance
-    "sampling.discriminator": "runs/cifar10-edm_discriminator",
-    "sampling.dg_weight_1st_order": 1.67,
-    "sampling.dg_weight_2nd_order": 0.0,
-    "sampling.eps_scale": 1.0004,
+    "guidance.discriminator.run": "runs/cifar10-edm_discriminator",
+    "guidance.discriminator.weight": 1.67,
+    "guidance.discriminator.weight_2nd_order": 0.0,
+    "guidance.epsilon_scaling.scale": 1.0004,
 }
 EDM_DISCRIMINATOR: Part = {  # a head on the way down of a score network
     "training.n_iters": 50_000,  # 64 times the data and as many samples
     "training.batch_size": 128,
-    "training.noise_density": "log_uniform",
+    "noise_density.name": "log_uniform",
     "data.generated": "runs/cifar10-edm_ddpmpp/generated.npz",
     "data.random_flip": True,
     "data.augment": 0.0,

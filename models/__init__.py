@@ -1,34 +1,28 @@
-"""Score networks, and what turns a network's output into a score."""
+"""Score networks, and the preconditioning that turns a network's output into a score."""
 
 from models import inception, torch_import
-from models.autoencoder import latent_shape
 from models.learned_schedule import LearnedSchedule
-from models.parametrization import network_inputs, noise_labels, score_fn
-from models.registry import (
-    MODELS,
-    create,
-    encoder_is_classifier,
-    encoder_name,
-    in_float32,
-    is_autoencoder,
-    is_classifier,
-    is_discriminator,
+from models.parametrization import (
+    NoiseModel,
+    Preconditioning,
+    precondition,
+    preconditioning,
+    score_fn,
 )
+from models.registry import MODELS, create, in_float32, kind, network_class
 
 __all__ = [
     "MODELS",
     "LearnedSchedule",
+    "NoiseModel",
+    "Preconditioning",
     "create",
-    "encoder_is_classifier",
-    "encoder_name",
     "in_float32",
     "inception",
-    "is_autoencoder",
-    "is_classifier",
-    "is_discriminator",
-    "latent_shape",
-    "network_inputs",
-    "noise_labels",
+    "kind",
+    "network_class",
+    "precondition",
+    "preconditioning",
     "score_fn",
     "torch_import",
 ]

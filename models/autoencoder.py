@@ -11,7 +11,6 @@ from jax import lax
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from models.config import Config
 from models.layers import (
     ACTIVATIONS,
     Attention,
@@ -193,9 +192,3 @@ class Autoencoder(Levels):
     def discriminate(self, x: Image) -> Float[Array, "batch h w 1"]:
         """The logits of patches, high for the data's."""
         return self.discriminator(x if self.centered else 2 * x - 1)
-
-
-def latent_shape(config: Config) -> tuple[int, int, int]:
-    """Height, width and channels of the latents of config's autoencoder."""
-    side = config.data.image_size // 2 ** (len(config.model.ch_mult) - 1)
-    return side, side, config.autoencoder.latent_channels

@@ -1,5 +1,7 @@
 """A small score network for points."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,6 +23,8 @@ class MLP(nn.Module):
     nf: int = 128
     num_res_blocks: int = 3
     fourier_scale: float = 1.0
+
+    inputs: ClassVar = "points"  # models/parametrization.py
 
     @nn.compact
     def __call__(

@@ -1,28 +1,32 @@
-"""What a network's labels and output mean: the way from a network to a score function.
+"""Preconditioning: from a network to a score function.
 
-Every parametrization is linear: score = a(t) x + b(t) F(c(t) x, label(t)), F the network. With
-x = alpha x_0 + sigma eps, and EDM's noise level l = sigma / alpha, F learns
+score(x, t) = a(t) x + b(t) F(c(t) x, label(t)), with F the network. For x = alpha x_0 + sigma eps
+and EDM's noise level l = sigma / alpha, F learns
 
 | name                 | F                                                      | label         |
 | -------------------- | ------------------------------------------------------ | ------------- |
-| "score_sde"          | score under VE and EDM, eps otherwise (CLD: see below) | noise_labels' |
-| "epsilon"            | eps                                                    | noise_labels' |
-| "x0"                 | x_0                                                    | noise_labels' |
-| "v"                  | alpha eps - sigma x_0 (Salimans & Ho 2022)             | noise_labels' |
-| "score"              | score                                                  | noise_labels' |
-| "velocity"           | alpha' x_0 + sigma' eps, the rate of x                 | noise_labels' |
+| "score_sde"          | score under VE and EDM, eps otherwise (CLD: see below) | score_sde's   |
+| "epsilon"            | eps                                                    | score_sde's   |
+| "x0"                 | x_0                                                    | score_sde's   |
+| "v"                  | alpha eps - sigma x_0 (Salimans & Ho 2022)             | score_sde's   |
+| "score"              | score                                                  | score_sde's   |
+| "velocity"           | alpha' x_0 + sigma' eps = dx/dt                        | score_sde's   |
 | "edm"                | (x_0 - c_skip x / alpha) / c_out (Karras et al. 2022,  | log(l) / 4    |
-| "edm_vp"             | Table 1): under any SDE, of x / alpha, whose noise has | 999 t, VP's   |
-| "edm_ve"             | the standard deviation l                               | log(l / 2)    |
+| "edm_vp"             | Table 1). Under any SDE, EDM's input is x / alpha,     | 999 t, VP's   |
+| "edm_ve"             | which is x_0 plus noise of standard deviation l.       | log(l / 2)    |
 | "edm_iddpm"          |                                                        | 999 - j       |
 
-Under CLD only the velocities' half of F counts, whose eps is sigma times the score's negative, and
-"score_sde" is the mixed score: F is what eps has more than for data of unit variance, as if these
-were Gaussian with v independent of x (Dockhorn et al. 2022, Section 3.2).
+score_sde's labels are sigma(t) under VE and EDM and 999 t / t_max under other SDEs. In discrete
+training they are the index of the noise level.
+
+Under CLD only the velocity half of F counts, with eps = -sigma score. There "score_sde" is the
+mixed score: F is the difference between eps and the eps of standard Gaussian data with v
+independent of x (Dockhorn et al. 2022, Section 3.2).
 """
 
+import dataclasses
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -32,12 +36,15 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from models.config import Config
-from models.registry import encoder_is_classifier, encoder_name
+from models.ncsnv2 import NCSNv2
+from models.registry import network_class
 from sde_lib import CLD, EDM, SDE, VE, VP, ScoreAndVariance, ScoreFn
 from sde_lib.batch import PerSample, expand
-from sde_lib.checks import check_name
+from sde_lib.checks import check_name, check_positive
 
 Coefficients = tuple[PerSample | float, PerSample | float, PerSample | float]
+Network = Callable[[jax.Array, jax.Array], jax.Array]
+"""F(x, label): a network with its parameters and conditions."""
 
 
 def _epsilon(sde: SDE, t: PerSample, sigma_data: float) -> Coefficients:
@@ -93,12 +100,12 @@ PARAMETRIZATIONS: dict[str, Callable[[SDE, PerSample, float], Coefficients]] = {
     "edm_ve": _edm_ve,
     "edm_iddpm": _edm_vp,
 }
-"""a, b and c of (sde, t, sigma_data)."""
+"""The coefficients (a, b, c) as functions of (sde, t, sigma_data)."""
 
 
 @cache
 def _iddpm_boundaries() -> Float[np.ndarray, " levels"]:
-    """Half-way points between the levels u_M = 0, ..., u_0 (Karras et al. 2022, Table 1)."""
+    """Midpoints between iDDPM's noise levels u_M = 0, ..., u_0 (Karras et al. 2022, Table 1)."""
     m, c1, c2 = 1000, 0.001, 0.008
     alpha_bar = np.sin(0.5 * np.pi * np.arange(m + 1) / (m * (c2 + 1))) ** 2
     ratios = np.maximum(alpha_bar[:-1] / alpha_bar[1:], c1)[::-1]
@@ -107,7 +114,7 @@ def _iddpm_boundaries() -> Float[np.ndarray, " levels"]:
 
 
 def _iddpm_label(level: PerSample) -> PerSample:
-    """999 - j, u_j the level that is nearest."""
+    """iDDPM's label 999 - j, where u_j is the nearest noise level."""
     boundaries = jnp.asarray(_iddpm_boundaries(), jnp.float32)
     return jnp.searchsorted(boundaries, level, method="compare_all") - 1.0
 
@@ -118,7 +125,218 @@ LEVEL_LABELS: dict[str, Callable[[PerSample], PerSample]] = {
     "edm_ve": lambda level: jnp.log(level / 2),
     "edm_iddpm": _iddpm_label,
 }
-"""The labels of EDM's parametrizations (c_noise): functions of the noise level sigma / alpha."""
+"""EDM's labels (c_noise) as functions of the noise level sigma / alpha."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preconditioning:
+    """The scaling and the labels around a network, by the table above.
+
+    Attributes:
+        sde: the forward SDE.
+        name: a parametrization of the table.
+        sigma_data: standard deviation of the data, for "edm".
+        n_levels: noise levels of discrete training; None in continuous training. The label is then
+            the index of the level that is as noisy as x at t: an integer at a level, a fraction
+            between two.
+        inputs: "scaled": the network sees c(t) x and the label of the table. "points": it sees
+            c(t) x and sigma(t), and "score_sde" means eps. "unscaled": it sees x and score_sde's
+            labels of continuous training, which are kept positive (classifiers).
+        learned_variance: half of the output's channels parametrise the variance of DDPM's step.
+
+    Raises:
+        ValueError: an unknown parametrization, or a sigma_data that is not positive.
+    """
+
+    sde: SDE
+    name: str = "score_sde"
+    sigma_data: float = 0.5
+    n_levels: int | None = None
+    inputs: str = "scaled"
+    learned_variance: bool = False
+
+    def __post_init__(self):
+        known = ("score_sde", *PARAMETRIZATIONS)
+        check_name("config.model.parametrization", self.name, known)
+        check_name("inputs", self.inputs, ("scaled", "points", "unscaled"))
+        named: dict[str, Any] = {"config.model.sigma_data": self.sigma_data}
+        check_positive(**named)
+
+    def coefficients(self, t: PerSample) -> Coefficients:
+        """The coefficients (a, b, c) of score = a x + b F(c x, label), each [B] or a number."""
+        name = self.name
+        if name == "score_sde" and isinstance(self.sde, CLD):
+            return _mixed(self.sde, t)
+        if name == "score_sde":
+            gives_score = isinstance(self.sde, VE | EDM) and self.inputs != "points"
+            name = "score" if gives_score else "epsilon"
+        return PARAMETRIZATIONS[name](self.sde, t, self.sigma_data)
+
+    def label(self, t: PerSample) -> PerSample:
+        """The noise label of the network, [B]."""
+        if self.inputs == "points":
+            return self.sde.sigma(t)
+        if self.inputs == "scaled" and self.name in LEVEL_LABELS:
+            return LEVEL_LABELS[self.name](self.sde.noise_level(t))
+        if self.inputs == "scaled" and self.n_levels is not None:
+            levels = self.sde.levels(self.n_levels)
+            order = np.argsort(levels)
+            return jnp.interp(self.sde.log_snr(t), levels[order], order)
+        if isinstance(self.sde, VE | EDM):
+            return self.sde.sigma(t)
+        least = 999e-5 if self.inputs == "unscaled" else 0.0  # classifiers take the logarithm
+        return jnp.maximum(999 * t / self.sde.t_max, least)
+
+    def network_inputs(self, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The network's input and label for x [B, ...] at t [B]."""
+        if self.inputs != "unscaled":
+            x = expand(jnp.asarray(self.coefficients(t)[2]), x) * x
+        return x, self.label(t)
+
+    def score_fn(self, network: Network) -> ScoreFn:
+        """The score function of a network F(x, label).
+
+        With learned_variance it is a ScoreAndVariance with v = (1 + G) / 2, where G is the second
+        half of the output's channels (Nichol & Dhariwal 2021, arXiv 2102.09672, Section 3.1).
+        """
+
+        def both(x: jax.Array, t: jax.Array) -> tuple[jax.Array, Any]:
+            a, b, _ = (expand(jnp.asarray(k), x) for k in self.coefficients(t))
+            output, variance = network(*self.network_inputs(x, t)), None
+            if self.learned_variance:
+                output, variance = jnp.split(output, 2, axis=-1)
+                variance = 0.5 * (1 + variance)
+            return self.sde.noisy(a * x + b * output), variance
+
+        return ScoreAndVariance(both) if self.learned_variance else lambda x, t: both(x, t)[0]
+
+    def check(self, network: Any) -> None:
+        """Raises ValueError for a network that cannot make sense of its labels."""
+        if self.inputs != "scaled":
+            return
+        kind = self._kind_of_labels()
+        what = f"the network {type(network).__name__}"
+        embedding = getattr(network, "embedding_type", None)
+        if embedding:
+            what += f" with embedding_type = {embedding!r}"
+        if isinstance(network, NCSNv2) and (self.n_levels is None or self.name in LEVEL_LABELS):
+            raise ValueError(
+                f"{what} knows discrete levels only: set config.training.continuous=False and "
+                "config.model.parametrization='score_sde'"
+            )
+        fourier = embedding == "fourier"
+        takes_logarithm = fourier and network.log_labels
+        if fourier and kind == "indices":
+            raise ValueError(
+                f"{what} takes the logarithm of its labels, which are 0, 1, ... in discrete "
+                "training and with parametrization = 'edm_iddpm': set "
+                "config.model.embedding_type='positional'"
+            )
+        if fourier and takes_logarithm == (kind == "logarithms"):
+            raise ValueError(
+                f"{what} and log_labels = {takes_logarithm} is given {kind} with parametrization = "
+                f"{self.name!r}: set config.model.log_labels={not takes_logarithm}"
+            )
+        if kind == "sigmas" and not takes_logarithm:
+            raise ValueError(
+                f"{what} cannot tell sigmas apart, which are the labels under VE and EDM: set "
+                "config.model.parametrization='edm', or take 'ncsnpp' with embedding_type = "
+                "'fourier', or set config.training.continuous=False (VE only)"
+            )
+        gives_score = isinstance(self.sde, VE | EDM) and self.name in ("score_sde", "score")
+        if getattr(network, "scale_by_sigma", False) and not gives_score:
+            raise ValueError(
+                "config.model.scale_by_sigma makes the output a score, which is VE's convention "
+                "with parametrization = 'score_sde': set it to False"
+            )
+
+    def _kind_of_labels(self) -> str:
+        of_level = {"edm": "logarithms", "edm_ve": "logarithms", "edm_vp": "times"}
+        if self.name in of_level:
+            return of_level[self.name]
+        if self.name == "edm_iddpm" or self.n_levels is not None:
+            return "indices"
+        return "sigmas" if isinstance(self.sde, VE | EDM) else "times"
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseModel:
+    """A network of noisy data together with its preconditioning.
+
+    Attributes:
+        network: a linen module, called as network.apply(variables, x, labels, train=...).
+        preconditioning: its scaling and labels, with the SDE.
+    """
+
+    network: nn.Module
+    preconditioning: Preconditioning
+
+    @property
+    def sde(self) -> SDE:
+        """The forward SDE."""
+        return self.preconditioning.sde
+
+    def score_fn(
+        self,
+        params: Any,
+        train: bool = False,
+        dropout_key: PRNGKeyArray | None = None,
+        **conditions: Any,
+    ) -> ScoreFn:
+        """The network's score function.
+
+        Args:
+            params: parameters of the network.
+            train: apply dropout, with dropout_key.
+            dropout_key: needed in training if the network has dropout.
+            **conditions: arrays [B, ...] by the network's keyword, such as class_labels. A value
+                of None is the same as no condition.
+        """
+        options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
+        options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
+        apply: Any = partial(self.network.apply, {"params": params}, train=train, **options)
+        return self.preconditioning.score_fn(apply)
+
+    def outputs(self, params: Any, **options: Any) -> Callable[[jax.Array, jax.Array], Any]:
+        """The network's own output as a function of (x, t), such as a classifier's logits."""
+        inputs = self.preconditioning.network_inputs
+        return lambda x, t: self.network.apply({"params": params}, *inputs(x, t), **options)
+
+    def in_float32(self) -> "NoiseModel":
+        """The same model computed in float32, for exact likelihoods."""
+        if not hasattr(self.network, "dtype"):
+            return self
+        return dataclasses.replace(self, network=self.network.clone(dtype="float32"))
+
+
+def precondition(
+    network: Network, sde: SDE, name: str = "score_sde", sigma_data: float = 0.5
+) -> ScoreFn:
+    """The score function of any function F(x, label), by the name of a parametrization.
+
+    Args:
+        network: F(x [B, ...], label [B]) of the shape of x.
+        sde: the forward SDE.
+        name: a parametrization of the table above.
+        sigma_data: standard deviation of the data, for "edm".
+
+    Raises:
+        ValueError: an unknown parametrization, or a sigma_data that is not positive.
+    """
+    return Preconditioning(sde, name, sigma_data).score_fn(network)
+
+
+def preconditioning(config: Config, sde: SDE) -> Preconditioning:
+    """The preconditioning that config.model and config.training.continuous describe."""
+    model, training = config.model, config.get("training", {})
+    return Preconditioning(
+        sde,
+        model.get("parametrization", "score_sde"),
+        model.get("sigma_data", 0.5),
+        None if training.get("continuous", True) else model.num_scales,
+        getattr(network_class(config), "inputs", "scaled"),
+        bool(model.get("learned_variance")),
+    )
 
 
 def score_fn(
@@ -130,14 +348,7 @@ def score_fn(
     dropout_key: PRNGKeyArray | None = None,
     **conditions: Any,
 ) -> ScoreFn:
-    """The score function of a network whose output config.model.parametrization names.
-
-    With config.model.learned_variance it is a ScoreAndVariance, whose v is (1 + F) / 2 of the other
-    half F of the output's channels (Nichol & Dhariwal 2021, arXiv 2102.09672, Section 3.1).
-
-    The table above says what the network gives and sees; the one for points ("mlp") always sees
-    sigma(t), whose logarithm it takes, and "score_sde" is its noise. Networks with
-    `scale_by_sigma`, which give a score, divide by sigma themselves.
+    """The score function of a network that config.model describes.
 
     Args:
         config: config.model and config.training.continuous decide, together with the SDE.
@@ -145,85 +356,11 @@ def score_fn(
         model: from models.create(config).
         params: its parameters.
         train: apply dropout, with dropout_key.
-        dropout_key: needed in training when the model has dropout.
-        **conditions: what the network is told of each sample: arrays [B, ...] of the names that it
-            takes, such as class_labels; None, and what is left out, it is not told.
+        dropout_key: needed in training if the network has dropout.
+        **conditions: arrays [B, ...] by the network's keyword, such as class_labels.
 
     Raises:
         ValueError: an unknown parametrization, or a sigma_data that is not positive.
     """
-    check(config)
-    coefficients, inputs = _coefficients(config, sde), network_inputs(config, sde)
-    options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
-    options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
-
-    learned = config.model.get("learned_variance")
-
-    def both(x: jax.Array, t: jax.Array) -> tuple[jax.Array, Any]:
-        a, b, _ = (expand(jnp.asarray(k), x) for k in coefficients(t))
-        output: Any = model.apply({"params": params}, *inputs(x, t), train=train, **options)
-        variance = None
-        if learned:
-            output, variance = jnp.split(output, 2, axis=-1)
-            variance = 0.5 * (1 + variance)
-        return sde.noisy(a * x + b * output), variance
-
-    return ScoreAndVariance(both) if learned else lambda x, t: both(x, t)[0]
-
-
-def network_inputs(
-    config: Config, sde: SDE
-) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """inputs(x, t): x as a network sees it, and its noise label. A classifier sees x as it is."""
-    labels, coefficients = noise_labels(config, sde), _coefficients(config, sde)
-    if encoder_is_classifier(config):
-        return lambda x, t: (x, labels(t))
-    return lambda x, t: (expand(jnp.asarray(coefficients(t)[2]), x) * x, labels(t))
-
-
-def _coefficients(config: Config, sde: SDE) -> Callable[[jax.Array], Coefficients]:
-    name = config.model.get("parametrization", "score_sde")
-    if name == "score_sde" and isinstance(sde, CLD):
-        return lambda t: _mixed(sde, t)
-    if name == "score_sde":
-        gives_score = isinstance(sde, VE | EDM) and encoder_name(config) != "mlp"
-        name = "score" if gives_score else "epsilon"
-    sigma_data = config.model.get("sigma_data", 0.5)
-    return lambda t: PARAMETRIZATIONS[name](sde, t, sigma_data)
-
-
-def noise_labels(config: Config, sde: SDE) -> Callable[[jax.Array], jax.Array]:
-    """labels(t): what a network is conditioned on; a classifier, as a network for the noise.
-
-    A discriminator is conditioned as its encoder is.
-
-    EDM's parametrizations have labels of their own. With the others, the network sees sigma(t)
-    under VE and EDM, and 999 t / t_max under other SDEs; with config.training.continuous = False,
-    the index, among config.model.num_scales levels, of the level that is as noisy as x at t: an
-    integer at a level, a fraction between two. The network for points always sees sigma(t).
-    """
-    if encoder_name(config) == "mlp":
-        return sde.sigma
-    classifier = encoder_is_classifier(config)
-    of_level = LEVEL_LABELS.get(config.model.get("parametrization", "score_sde"))
-    if of_level and not classifier:
-        return lambda t: of_level(sde.noise_level(t))
-    if "training" in config and not config.training.continuous and not classifier:
-        levels = sde.levels(config.model.num_scales)
-        order = np.argsort(levels)
-        return lambda t: jnp.interp(sde.log_snr(t), levels[order], order)
-    if isinstance(sde, VE | EDM):
-        return sde.sigma
-    # Positive, for classifiers take its logarithm.
-    least = 999e-5 if classifier else 0.0
-    return lambda t: jnp.maximum(999 * t / sde.t_max, least)
-
-
-def check(config: Config) -> None:
-    """Raises ValueError for an unknown parametrization, or a sigma_data that is not positive."""
-    name = config.model.get("parametrization", "score_sde")
-    check_name("config.model.parametrization", name, ("score_sde", *PARAMETRIZATIONS))
-    if not config.model.get("sigma_data", 0.5) > 0:
-        raise ValueError(
-            f"config.model.sigma_data is {config.model.sigma_data}: it must be positive"
-        )
+    made = NoiseModel(model, preconditioning(config, sde))
+    return made.score_fn(params, train, dropout_key, **conditions)

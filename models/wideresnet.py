@@ -1,5 +1,7 @@
 """A classifier of noisy images (Song et al. 2021, Appendix I): a Wide ResNet."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,8 @@ class WideResNet(nn.Module):
     fourier_scale: float = 16.0
     remat: bool = False
     dtype: str = "float32"
+
+    inputs: ClassVar = "unscaled"  # models/parametrization.py
 
     @nn.compact
     def __call__(

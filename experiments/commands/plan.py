@@ -1,4 +1,4 @@
-"""Mode plan: what training will need, on the devices here or on a TPU slice that is elsewhere.
+"""Mode plan: the cost of training, on the devices here or on a TPU slice that is elsewhere.
 
 XLA compiles the train step of abstract arrays; no data are loaded, and nothing is computed.
 """
@@ -15,13 +15,11 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-import models
-from experiments import build
-from experiments.commands import train
-from experiments.data import captions
-from experiments.pipeline import conditions
-from experiments.runs import sharding
+from experiments.build import components, tasks
+from experiments.commands.request import Request
+from experiments.runs import devices
 from experiments.training.state import TrainState, abstract_state
+from experiments.training.step import compiled, make_train_step
 from models.config import Config
 
 HELD = ("argument", "temp", "generated_code")  # the new state takes the place of the old one
@@ -30,58 +28,56 @@ LOG = logging.getLogger(__name__)
 
 
 def prepare(config: Config, topology: str | None) -> None:
-    """Before JAX starts: the CPU will stand for as many devices as the mesh has.
+    """Sets up JAX before it starts: the CPU stands for as many devices as the mesh has.
 
-    Where there are GPUs or TPUs, these are planned for; with a topology, they are left alone.
+    GPUs or TPUs that are here are planned for; with a topology, they are left alone.
     """
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if topology is not None:
         jax.config.update("jax_platforms", "cpu")
-    elif platforms and "cpu" not in platforms:  # which counts the arithmetic
+    elif platforms and "cpu" not in platforms:  # the CPU counts the arithmetic
         jax.config.update("jax_platforms", f"{platforms},cpu")
     if topology is None and config.mesh.data > 0 and config.mesh.fsdp > 0:
         jax.config.update("jax_num_cpu_devices", config.mesh.data * config.mesh.fsdp)
 
 
-def run(config: Config, topology: str | None = None) -> None:
+def run(request: Request) -> None:
     """Prints what a train step takes: arithmetic, and memory of each device.
-
-    Args:
-        config: of the training.
-        topology: a TPU slice, as "v5e:2x4"; None for the devices of this process.
 
     Raises:
         ValueError: a mesh or batch that does not fit the devices, a step that does not fit their
             memory, an unknown topology, or no libtpu.
     """
-    mesh = sharding.make_mesh(config, _slice(topology) if topology else None)
+    config, topology = request.config, request.topology
+    mesh = components.mesh(config, _slice(topology) if topology else None)
     state, lowered = _lower(config, mesh)
     device, batch_size = mesh.devices.flat[0], config.training.batch_size
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    _tell("parameters", f"{n_params:,}")
-    _tell("devices", f"{mesh.size}", f"{device.device_kind}: {shape}")
+    _print("parameters", f"{n_params:,}")
+    _print("devices", f"{mesh.size}", f"{device.device_kind}: {shape}")
     work = f"{flops(config) / 1e9:,.1f} GFLOP"
-    _tell("a step", work, f"of {batch_size} samples; a multiply-add is two")
-    _tell("state", _mib(bytes_each(state)), "a device: parameters, their average, Adam's moments")
+    _print("a step", work, f"of {batch_size} samples; a multiply-add is two")
+    _print("state", _mib(bytes_each(state)), "a device: parameters, their average, Adam's moments")
     LOG.info("XLA compiles for %s, a large network in minutes", device.platform)
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"XLA cannot compile the step: {error} {SAVING}") from error
     in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in HELD)
-    _tell("the rest", _mib(in_all - bytes_each(state)), "a device: gradients, activations, program")
+    rest = _mib(in_all - bytes_each(state))
+    _print("the rest", rest, "a device: gradients, activations, program")
     but = ", where remat saves nothing" if device.platform == "cpu" else ""
-    _tell("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}{but}")
+    _print("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}{but}")
 
 
 def flops(config: Config) -> float:
-    """Of a train step of the whole batch as it is written, before XLA; a multiply-add is two."""
+    """The FLOPs of a train step of the whole batch before XLA; a multiply-add is two."""
     alone = config.copy_and_resolve_references()
     alone.mesh.data = alone.mesh.fsdp = alone.training.n_microbatches = 1  # loops count once
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
-        return costs(_lower(alone, sharding.make_mesh(alone, [cpu]))[1])
+        return costs(_lower(alone, components.mesh(alone, [cpu]))[1])
 
 
 def costs(lowered: jax.stages.Lowered) -> float:
@@ -92,7 +88,7 @@ def costs(lowered: jax.stages.Lowered) -> float:
 
 
 def bytes_each(tree: Any) -> int:
-    """Of abstract arrays with shardings, the bytes on one device."""
+    """The bytes on one device of abstract arrays with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -101,27 +97,22 @@ def bytes_each(tree: Any) -> int:
 
 def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     """The abstract state, and the train step before XLA."""
-    are_floats = models.encoder_name(config) == "mlp" or config.data.autoencoder
-    model, levels = models.create(config), None if are_floats else 256
-    shape, place = train.batch_shape(mesh, config.training), sharding.of_batch(mesh, axis=1)
-    dtype = jnp.float32 if levels is None else jnp.uint8
-    batch = jax.ShapeDtypeStruct((*shape, *build.image_shape(config)), dtype, sharding=place)
+    task, training = tasks.task(config, mesh), components.training(config)
+    shape, place = training.batch_shape(mesh), devices.batch_sharding(mesh, axis=1)
     abstract = partial(jax.ShapeDtypeStruct, sharding=place)
-    told = {}
-    if conditions.takes_labels(config):
-        told["class_labels"] = abstract(shape, jnp.int32)
-    if config.model.label_confidence:
-        told["confidences"] = abstract(shape, jnp.float32)
-    if config.model.text:
-        row = captions.empty(config)
-        told["text"] = abstract((*shape, *row.shape), row.dtype)
-    state = abstract_state(config, model, mesh)
-    step = train.make_train_step(config, model, levels, mesh)
-    return state, train.compiled(step, state).lower(state, batch, told)
+    dtype = jnp.float32 if task.scaling.levels is None else jnp.uint8
+    batch = abstract((*shape, *task.shape), dtype)
+    conditions = {
+        name: abstract((*shape, *values.shape[1:]), values.dtype)
+        for name, values in task.example_conditions().items()
+    }
+    state = abstract_state(task, config.seed, mesh)
+    step = compiled(make_train_step(task, training, mesh), state)
+    return state, step.lower(state, batch, conditions)
 
 
 def _slice(topology: str) -> Sequence[Any]:
-    """The devices of a TPU slice that need not be there, to compile for."""
+    """The devices of a TPU slice that need not be here, to compile for."""
     # libtpu would take hold of this machine's TPU, and complain where there is none.
     os.environ |= {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -142,5 +133,5 @@ def _mib(n: int) -> str:
     return f"{n / 2**20:,.1f} MiB"
 
 
-def _tell(what: str, figure: str, of: str = "") -> None:
-    print(f"{what:<12}{figure:>18}  {of}".rstrip(), flush=True)
+def _print(what: str, figure: str, about: str = "") -> None:
+    print(f"{what:<12}{figure:>18}  {about}".rstrip(), flush=True)

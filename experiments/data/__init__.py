@@ -1,1 +1,4 @@
+"""Data: sources, batches, scaling, augmentation, captions, confidences and latents.
 
+May import experiments.runs.
+"""

@@ -1,120 +1,148 @@
-"""The texts that a model is told: captions of its data, prompts, or embeddings of both in files."""
+"""Texts as arrays: bytes of captions and prompts, or embeddings of them in files."""
 
+import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.data.dataset import Dataset
-from experiments.data.named import load_images
-from experiments.runs import parts
 from models import text
-from models.config import Config
 
 Texts = Int[np.ndarray, "texts bytes"] | Float[np.ndarray, "texts tokens width"]
+Split = Literal["train", "test"]
 FILE = "an .npz file of float arrays [texts, tokens, width]"
 
 
-def of_data(config: Config, dataset: Dataset, part: Literal["train", "test"]) -> Texts:
-    """Of the data's captions, their bytes, or their embeddings in config.data.embeddings.
+class TextReader(Protocol):
+    """A way to make arrays of texts."""
+
+    def from_data(self, dataset: Dataset, split: Split) -> Texts:
+        """The captions of one split of the data."""
+        ...
+
+    def prompts(self) -> Texts | None:
+        """The prompts that samples are drawn for, in turn; None if none are given."""
+        ...
+
+    def negative(self) -> Texts | None:
+        """The negative prompt, [1, ...]; None if none is given."""
+        ...
+
+    def empty(self) -> np.ndarray:
+        """The empty text, without its first axis."""
+        ...
+
+    def asked(self, prompts: tuple[str, ...]) -> "TextReader":
+        """The reader with other prompts."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteReader:
+    """Captions and prompts by their bytes (models.text.encode).
+
+    Attributes:
+        length: the most bytes that the network reads.
+        prompt: prompts to sample, in turn.
+        negative_prompt: a prompt to guide away from; "" for none.
 
     Raises:
-        ValueError: data without captions, or one that is too long; a file that does not fit them.
+        ValueError: a prompt that is too long.
     """
-    if config.model.text == "embeddings":
-        rows = _read(config.data.embeddings, "config.data.embeddings", part)
-        n = len(getattr(dataset, part))
-        if (len(rows), rows.shape[2]) != (n, config.model.text_width):
+
+    length: int
+    prompt: tuple[str, ...] = ()
+    negative_prompt: str = ""
+
+    def __post_init__(self):
+        text.encode([*self.prompt, self.negative_prompt], self.length)
+
+    def from_data(self, dataset: Dataset, split: Split) -> Texts:
+        captions = getattr(dataset, f"{split}_captions")
+        if captions is None:
             raise ValueError(
-                f"config.data.embeddings, {config.data.embeddings}, has {len(rows)} of width "
-                f"{rows.shape[2]} in {part!r}: there are {n} such images, and config.model."
-                f"text_width is {config.model.text_width}"
+                "config.model.text is 'bytes', but the data have no captions: take data with some "
+                "(README.md, Text), or leave config.model.text empty"
             )
-        return rows
-    captions = getattr(dataset, f"{part}_captions")
-    if captions is None:
-        raise ValueError(
-            f"config.model.text is 'bytes', but {config.data.dataset!r} has no captions: take data "
-            "with some (README.md, Text), or leave it out"
-        )
-    return text.encode(list(map(str, captions)), config.model.text_length)
+        return text.encode(list(map(str, captions)), self.length)
+
+    def prompts(self) -> Texts | None:
+        return text.encode(self.prompt, self.length) if self.prompt else None
+
+    def negative(self) -> Texts | None:
+        return text.encode([self.negative_prompt], self.length) if self.negative_prompt else None
+
+    def empty(self) -> np.ndarray:
+        return text.encode([""], self.length)[0]
+
+    def asked(self, prompts: tuple[str, ...]) -> TextReader:
+        return dataclasses.replace(self, prompt=prompts)
 
 
-def of_samples(config: Config) -> Texts:
-    """What samples are drawn of, in turn: the prompt, or the captions of the test set.
+@dataclasses.dataclass(frozen=True)
+class EmbeddingReader:
+    """Embeddings of captions and prompts, from .npz files.
 
-    Of a model with embeddings: those in config.sampling.embeddings, or of the test set.
+    Attributes:
+        path: the file of the data's captions, with arrays "train" and "test".
+        width: features of a token.
+        prompt_path: the file of "prompt" and, if wanted, "negative_prompt"; "" for none.
 
     Raises:
-        ValueError: a prompt that is too long, or one for a model of another kind.
+        ValueError: no such file, or other arrays than these.
     """
-    options = config.sampling
-    if config.model.text == "embeddings" and options.embeddings:
-        return _read(options.embeddings, "config.sampling.embeddings", "prompt")
-    if config.model.text == "bytes" and options.prompt:
-        return text.encode([options.prompt], config.model.text_length)
-    return of_data(config, load_images(config), "test")
 
+    path: str
+    width: int
+    prompt_path: str = ""
 
-def identity(config: Config) -> str:
-    """What changes with the texts that samples are drawn of; "" without any."""
-    if not config.model.text:
-        return ""
-    return parts.digest([of_samples(config), negative(config) if has_negative(config) else None])
-
-
-def empty(config: Config) -> Texts:
-    """One that says nothing, without its first axis."""
-    if config.model.text == "embeddings":
-        return np.zeros_like(_read(config.data.embeddings, "config.data.embeddings", "test")[0])
-    return text.encode([""], config.model.text_length)[0]
-
-
-def has_negative(config: Config) -> bool:
-    """Whether config.sampling has a text to keep away from."""
-    options = config.sampling
-    if not options.embeddings or not Path(options.embeddings).is_file():
-        return bool(options.negative_prompt)
-    with np.load(options.embeddings) as file:
-        return "negative_prompt" in file
-
-
-def negative(config: Config) -> Texts:
-    """That text: its bytes, or its embedding, one."""
-    options = config.sampling
-    if options.embeddings:
-        return _read(options.embeddings, "config.sampling.embeddings", "negative_prompt")
-    return text.encode([options.negative_prompt], config.model.text_length)
-
-
-def check(config: Config) -> None:
-    """Raises ValueError for texts in config.sampling that its model does not know."""
-    options, kind = config.sampling, config.model.text
-    for name in ("prompt", "negative_prompt"):
-        if options[name] and kind != "bytes":
-            knows = "embeddings, of config.sampling.embeddings" if kind else "no text"
+    def __post_init__(self):
+        if not self.path:
+            raise ValueError(f"config.model.text='embeddings' needs config.data.embeddings, {FILE}")
+        negative = self.negative()
+        if negative is None:
+            return
+        prompts = self.prompts()
+        assert prompts is not None
+        if negative.shape != (1, *prompts.shape[1:]):
             raise ValueError(
-                f"config.sampling.{name} is {options[name]!r}, but the model knows {knows}: train "
-                "one with config.model.text='bytes', or leave it out"
-            )
-        if options[name]:
-            text.encode([options[name]], config.model.text_length)
-    if kind == "embeddings" and options.embeddings and has_negative(config):
-        prompts, avoided = of_samples(config), negative(config)
-        if avoided.shape != (1, *prompts.shape[1:]):
-            raise ValueError(
-                f"config.sampling.embeddings, {options.embeddings}: 'negative_prompt' has the shape"
-                f" {avoided.shape}, it must be (1, {', '.join(map(str, prompts.shape[1:]))}), one "
+                f"config.sampling.embeddings, {self.prompt_path}: 'negative_prompt' has the shape "
+                f"{negative.shape}, it must be (1, {', '.join(map(str, prompts.shape[1:]))}), one "
                 "as long as each 'prompt'"
             )
-    if options.embeddings and kind != "embeddings":
+
+    def from_data(self, dataset: Dataset, split: Split) -> Texts:
+        rows, n = _read(self.path, "config.data.embeddings", split), len(getattr(dataset, split))
+        if (len(rows), rows.shape[2]) != (n, self.width):
+            raise ValueError(
+                f"config.data.embeddings, {self.path}, has {len(rows)} of width {rows.shape[2]} in "
+                f"{split!r}: there are {n} such images, and config.model.text_width is {self.width}"
+            )
+        return rows
+
+    def prompts(self) -> Texts | None:
+        if not self.prompt_path:
+            return None
+        return _read(self.prompt_path, "config.sampling.embeddings", "prompt")
+
+    def negative(self) -> Texts | None:
+        path, name = self.prompt_path, "negative_prompt"
+        if not path or not Path(path).is_file():
+            return None
+        with np.load(path) as file:
+            has_negative = name in file
+        return _read(path, "config.sampling.embeddings", name) if has_negative else None
+
+    def empty(self) -> np.ndarray:
+        return np.zeros_like(_read(self.path, "config.data.embeddings", "test")[0])
+
+    def asked(self, prompts: tuple[str, ...]) -> TextReader:
         raise ValueError(
-            "config.sampling.embeddings needs a model that was trained with config.model.text="
-            "'embeddings'"
+            f"the prompt is {prompts[0]!r}, but this model reads embeddings: give a file of them "
+            "as config.sampling.embeddings"
         )
-    if kind == "embeddings" and not config.data.embeddings:
-        raise ValueError(f"config.model.text='embeddings' needs config.data.embeddings, {FILE}")
 
 
 def _read(path: str, field: str, name: str) -> Texts:

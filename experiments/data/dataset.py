@@ -1,4 +1,4 @@
-"""What every loader returns, and the split of data that come without a test set."""
+"""Data sets: the request for one, the arrays that every source returns, and the split for tests."""
 
 import dataclasses
 from typing import Any
@@ -6,16 +6,46 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.data.sources.lazy_images import LazyImages
+from experiments.data.lazy_images import LazyImages
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """The request for a data set.
+
+    Attributes:
+        name: a source, by its name in experiments/data/sources.
+        shape: of one sample: (H, W, C) of images, (D,) of points.
+        path: a file, a folder or a name, for the sources that need one.
+        cache: the folder for downloaded and rendered data.
+        test_fraction: the share of the samples kept for tests, if the data have no test set.
+        captions: read the captions too, if the data have some.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    path: str = ""
+    cache: str = "~/.cache/score-sde-jax"
+    test_fraction: float = 0.1
+    captions: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """train and test: uint8 images [N, H, W, C] of grey levels 0 to levels - 1, or floats.
+    """Training and test data.
 
-    The floats are points, or latents of images, with `latents` saying whose; levels is None then.
-    Labels are int32 [N], classes counted from 0, or None; confidences in them float32 [N], in
-    [0, 1], or None; captions N strings, or None.
+    Attributes:
+        train: uint8 images [N, H, W, C] of grey levels 0, ..., levels - 1, or floats [N, ...]
+            (points, or latents of images).
+        test: likewise.
+        levels: grey levels; None for floats.
+        train_labels: int32 [N], classes counted from 0; None without labels.
+        test_labels: likewise.
+        train_confidence: float32 [N] in [0, 1], confidences of the labels; None without.
+        test_confidence: likewise.
+        train_captions: N strings; None without captions.
+        test_captions: likewise.
+        latents: provenance of latents (experiments/data/latents.py); None for other data.
     """
 
     train: np.ndarray | LazyImages
@@ -39,7 +69,7 @@ class Dataset:
 def split(
     count: int, fraction: float
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
-    """0, ..., count - 1 in two parts: a `fraction` is for testing, and always the same.
+    """The indices 0, ..., count - 1 in two fixed parts; `fraction` of them are for tests.
 
     Raises:
         ValueError: one of the two would be empty.
@@ -55,7 +85,7 @@ def split(
 
 
 def identity(values: np.ndarray | LazyImages) -> Any:
-    """What tells data sets apart: all of an array, the names and some of the images in files."""
+    """A summary that differs between data sets: the array itself, or file names and some images."""
     if isinstance(values, np.ndarray):
         return values
     some = values[np.linspace(0, len(values) - 1, 64).astype(int)]

@@ -1,30 +1,23 @@
-"""The variational bound on test data, and Analytic-DPM's variance from training data."""
+"""Variational bounds of test data: of DDPM's chain, and of a model of grey levels (VDM)."""
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float
 
-import models
 import sde_lib
-from experiments import build
-from experiments.data import confidence, data
-from experiments.evaluation import held_out
-from experiments.pipeline import cascade, conditions, scores
-from experiments.runs import parts, sharding
-from models.config import Config
-from sde_lib import AnalyticVariance, analytic_variance, variational
-
-LEAST, VALUES = 256, 1 << 14  # samples, and values of them all, that a variance is taken from
+from experiments.pipeline import analytic
+from experiments.pipeline.likelihood import exact_score_fn, grey_values, passes
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import parts
+from sde_lib import variational
 
 
 class Bound(NamedTuple):
-    """Means over a set in bits/dim: of the whole, with its standard error, and of each part.
+    """Means over a set in bits/dim: the bound with its standard error, and each of its parts.
 
     diffusion: [bound_steps - 1], of the steps to the levels 0, 1, ...
     """
@@ -36,52 +29,47 @@ class Bound(NamedTuple):
     reconstruction: float
 
 
-def log_snrs(config: Config) -> Float[np.ndarray, " levels"]:
-    """Of the chain's levels. Raises ValueError unless it has config.eval.bound_steps."""
-    n_levels = None if config.training.continuous else config.model.num_scales
-    return variational.chain(build.make_sde(config), config.eval.bound_steps, n_levels)
-
-
 def bits_per_dim(
-    config: Config,
-    model: nn.Module,
-    params: Any,
-    dataset: data.Dataset,
+    pipeline: Pipeline,
+    values: tuple[Any, Any],
     variance: variational.Variance,
     part: parts.Part = parts.always,
 ) -> Bound:
-    """The bound of dataset.test, every sample once in each of config.eval.n_repeats passes.
+    """The bound of data, each sample once in each pass of pipeline.likelihood.n_repeats.
 
-    In float32, whatever config.model.dtype is. Where the model was trained on dequantised data, it
-    is that of their density, as likelihood's; otherwise that of the grey levels themselves.
+    The network computes in float32, whatever its dtype. Where the model was trained on dequantised
+    data, it is the bound of their density; otherwise that of the grey levels themselves.
+
+    Args:
+        pipeline: the trained model.
+        values: samples [N, ...] as the data set has them, and their conditions.
+        variance: of the steps of the chain, whose levels are pipeline.chain().
+        part: keeps finished parts.
 
     Raises:
         FloatingPointError: a term is not finite.
     """
-    sde, mesh, levels = build.make_sde(config), sharding.make_mesh(config), log_snrs(config)
-    dequantize, interval = config.data.uniform_dequantization, data.data_range(config)
-    grey, shape = None if dequantize else dataset.levels, dataset.test.shape[1:]
+    scaling, levels = pipeline.scaling, pipeline.chain()
+    grey, shape = None if scaling.dequantize else scaling.levels, values[0].shape[1:]
 
     def bits(nats: jax.Array, width: int | None = None) -> jax.Array:
-        return sde_lib.bits_per_dim(-nats, shape, interval, width)
+        return sde_lib.bits_per_dim(-nats, shape, scaling.range, width)
 
     @jax.jit
     def batch(params, key, values, first_index):
-        x, told = values
-        x = data.to_model_space_each(config, dataset.levels, key, x, first_index, dequantize)
-        told |= cascade.told_of(config, key, x, first_index, config.sampling.low_res_noise)
-        score_fn = scores.score_fn(config, sde, models.in_float32(model), mesh, params, told)
+        x, conditions = values
+        x = scaling.to_model_each(key, x, first_index)
+        score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
         prior, diffusion, reconstruction = sde_lib.variational_bound(
-            key, sde, score_fn, x, levels, variance, interval, grey, first_index
+            key, pipeline.sde, score_fn, x, levels, variance, scaling.range, grey, first_index
         )
         return {
             "prior": bits(prior),
             "diffusion": bits(diffusion),
-            "reconstruction": bits(reconstruction, dataset.levels if dequantize else None),
+            "reconstruction": bits(reconstruction, scaling.levels if scaling.dequantize else None),
         }
 
-    values = held_out.values(config, dataset)
-    result = parts.passes(config, mesh, values, partial(batch, params), part)
+    result = passes(pipeline, values, partial(batch, pipeline.params), part, "variational bound")
     total = result["prior"] + result["diffusion"].sum(axis=1) + result["reconstruction"]
     if not np.isfinite(total).all():
         raise FloatingPointError(
@@ -92,59 +80,29 @@ def bits_per_dim(
     return Bound(total.mean(), total.std(ddof=1) / np.sqrt(len(total)), **means)
 
 
-def variance_of(
-    config: Config, model: nn.Module, params: Any, workdir: Path | None = None
-) -> variational.Variance:
-    """That of a model's own steps: learned, or else Analytic-DPM's."""
-    if config.model.learned_variance:
-        return "learned"
-    return analytic(config, model, params, workdir)
+def continuous(
+    pipeline: Pipeline, values: tuple[Any, Any], part: parts.Part = parts.always
+) -> dict[str, np.ndarray]:
+    """The terms of VDM's bound (sde_lib.continuous_bound) of each sample, [N] in bits/dim by name.
 
-
-def analytic(
-    config: Config, model: nn.Module, params: Any, workdir: Path | None = None
-) -> AnalyticVariance:
-    """Analytic-DPM's variance at the levels of log_snrs(config), by some of the training data.
-
-    It is computed once for a run's parameters, and kept in the run's folder if that is given.
+    Each sample is evaluated at pipeline.bound_steps noise levels.
     """
-    sde, mesh, levels = build.make_sde(config), sharding.make_mesh(config), log_snrs(config)
-    kept = parts.always
-    if workdir is not None:
-        inputs = [config.seed, levels, params, cascade.given(config)]
-        kept = parts.Parts(workdir / "analytic_variance", "step", inputs)
+    dims = math.prod(values[0].shape[1:])
 
-    @partial(jax.jit, static_argnums=0)
-    def batch(grey, params, values, first_index):
-        (x, told), key = values, jax.random.key(config.seed)
-        dequantize = config.data.uniform_dequantization
-        x = data.to_model_space_each(config, grey, key, x, first_index, dequantize)
-        told |= cascade.told_of(config, key, x, first_index, config.sampling.low_res_noise)
-        score_fn = scores.score_fn(config, sde, model, mesh, params, told)
-        about = key, sde, score_fn, x, levels, first_index
-        squares, noise = analytic_variance.mean_squares(*about)
-        return {"squares": squares, "noise": noise}
+    @jax.jit
+    def batch(params, key, values, first_index):
+        x, conditions = values
+        x0, grey = grey_values(pipeline, x)
+        score_fn = exact_score_fn(pipeline, params, key, x0, conditions, first_index)
+        steps = pipeline.bound_steps
+        about = key, pipeline.sde, score_fn, x0, grey, steps, first_index
+        bound = sde_lib.continuous_bound(*about)
+        return {name: nats / (dims * math.log(2)) for name, nats in bound._asdict().items()}
 
-    def compute() -> parts.Arrays:
-        dataset = data.load(config)
-        if config.model.label_confidence:
-            dataset = confidence.load(config, dataset)
-        x, told = dataset.train, conditions.of_data(config, dataset, "train")
-        n = min(len(x), max(LEAST, VALUES // math.prod(x.shape[1:])))
-        rows = np.linspace(0, len(x) - 1, n).astype(int)
-        values = jax.tree.map(lambda leaf: leaf[rows], (x, told))
-        fn = partial(batch, dataset.levels, params)
-        result = parts.over(mesh, values, config.eval.batch_size, fn)
-        squares, noise = (result[name].mean(axis=0) for name in ("squares", "noise"))
-        interval = None if dataset.levels is None else data.data_range(config)
-        made = analytic_variance.from_squares(levels, squares, noise, interval)
-        return {"unknown": np.asarray(made.unknown)}
-
-    unknown = kept("unknown", compute)["unknown"]
-    return AnalyticVariance(tuple(levels.tolist()), tuple(unknown.tolist()))
+    return passes(pipeline, values, partial(batch, pipeline.params), part, "VDM's bound")
 
 
-def make_sampler(config: Config, model: nn.Module, params: Any, workdir: Path | None) -> Any:
-    """build.make_sampler, with the variance "analytic" computed."""
-    given = config.sampling.variance == "analytic"
-    return build.make_sampler(config, analytic(config, model, params, workdir) if given else None)
+def variance_of(pipeline: Pipeline) -> variational.Variance:
+    """The variance of the model's own steps: learned, or else Analytic-DPM's."""
+    learned = pipeline.model.preconditioning.learned_variance
+    return "learned" if learned else analytic.variance(pipeline)

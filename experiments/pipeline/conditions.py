@@ -1,111 +1,298 @@
-"""What a model is told of a sample beside its noise: its class, how sure that is, a text.
+"""Conditions: what a network sees of a sample beside x and the noise level.
 
-Conditions are a dict, from the keyword arguments of a network to arrays with a row for each sample.
+Each kind of condition is a class with the protocol `Condition`. Conditions are arrays with a row
+for each sample, by the network's keyword: {"class_labels": [B], "text": [B, L]}. The null of a
+condition is its unconditional value: class -1, the empty text, confidence 0.
 """
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-import models
-from experiments.data import captions
+from experiments.data.captions import TextReader
 from experiments.data.dataset import Dataset
-from models.config import Config
 from sde_lib.batch import expand, sample_keys
 
-Conditions = dict[str, Any]
-NOTHING = {"class_labels": -1, "text": 0}  # what stands for none of what can be left out
+Arrays = dict[str, Any]
+Split = Literal["train", "test"]
 
 
-def of_data(config: Config, dataset: Dataset, part: Literal["train", "test"]) -> Conditions:
-    """Of the data of that part, what the model takes; of a classifier, what it learns."""
-    given = {}
-    if takes_labels(config):
-        given["class_labels"] = getattr(dataset, f"{part}_labels")
-    if config.model.label_confidence:
-        given["confidences"] = getattr(dataset, f"{part}_confidence")
-    if config.model.text:
-        given["text"] = captions.of_data(config, dataset, part)
-    return given
+class Condition(Protocol):
+    """One kind of condition.
 
-
-def takes_labels(config: Config) -> bool:
-    """Whether training needs the classes of the data: of a classifier, or as a condition."""
-    return models.is_classifier(config) or config.model.class_conditional
-
-
-def of_samples(config: Config, indices: jax.Array, given: Conditions | None = None) -> Conditions:
-    """What config.sampling says to a model of the samples of these indices, [B]; `given` is said.
-
-    Inside jit, a text is to be given: it may have to be read.
+    Attributes:
+        droppable: training replaces it by its null at random.
     """
-    options, told = config.sampling, {}
-    if config.model.class_conditional:
-        told["class_labels"] = classes_in_turn(options.label, config.data.num_classes, indices)
-    if config.model.label_confidence:
-        told["confidences"] = jnp.full(indices.shape, options.confidence)
-    if config.model.text and "text" not in (given or {}):
-        texts = jnp.asarray(captions.of_samples(config))
-        told["text"] = texts[indices % len(texts)]
-    return told | (given or {})
+
+    droppable: ClassVar[bool]
+
+    def from_data(self, dataset: Dataset, split: Split) -> Arrays:
+        """The conditions of one split of the data set, [N, ...]."""
+        ...
+
+    def for_samples(self, indices: np.ndarray) -> Arrays:
+        """The conditions that the samples of these indices are drawn with, [B, ...]."""
+        ...
+
+    def null(self, n: int) -> Arrays:
+        """The unconditional values of n samples."""
+        ...
+
+    def negative(self, n: int) -> Arrays:
+        """The values that n samples are guided away from; {} if none are given."""
+        ...
 
 
-def classes_in_turn(label: int, n_classes: int, indices: jax.Array) -> jax.Array:
-    """The classes of samples: config.sampling.label, or with -1 all n_classes in turn."""
-    return indices % n_classes if label < 0 else jnp.full_like(indices, label)
+@dataclasses.dataclass(frozen=True)
+class ClassLabel:
+    """The class of a sample.
 
+    Attributes:
+        n_classes: classes that the model knows.
+        labels: the classes to draw, in turn; () for all of them in turn.
+        negative_label: the class to guide away from; -1 for none.
 
-def left_out(config: Config, conditions: Conditions) -> Conditions:
-    """What a model is told of nothing: no class, -1, and no text, zeros.
-
-    A model with label_confidence and no label_dropout knows no such thing, but the same class at
-    confidence 0 (Dufour et al. 2024).
+    Raises:
+        ValueError: a class that the model does not know, or the same class wanted and not.
     """
-    none = dict(conditions)
-    if "confidences" in none:
-        none["confidences"] = jnp.zeros_like(none["confidences"])
-    if config.model.label_dropout or "confidences" not in none:
-        none = _without(none)
-    return none
+
+    n_classes: int
+    labels: tuple[int, ...] = ()
+    negative_label: int = -1
+    droppable: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_labels(self.labels, self.n_classes)
+        negative = self.negative_label
+        if not -1 <= negative < self.n_classes or negative in self.labels:
+            raise ValueError(
+                f"config.guidance.classifier_free.negative_label is {negative}: it must be a class,"
+                f" 0 to {self.n_classes - 1}, other than config.sampling.label = "
+                f"{', '.join(map(str, self.labels)) or -1}, or -1 for none"
+            )
+
+    def asked(self, label: int | Sequence[int]) -> "ClassLabel":
+        """The condition with other classes to draw; -1 for all of them in turn."""
+        labels = (label,) if isinstance(label, int) else tuple(label)
+        return dataclasses.replace(self, labels=() if labels == (-1,) else labels)
+
+    def from_data(self, dataset: Dataset, split: Split) -> Arrays:
+        return {"class_labels": getattr(dataset, f"{split}_labels")}
+
+    def for_samples(self, indices: np.ndarray) -> Arrays:
+        return {"class_labels": labels_in_turn(self.labels, self.n_classes, indices)}
+
+    def null(self, n: int) -> Arrays:
+        return {"class_labels": np.full(n, -1, np.int32)}
+
+    def negative(self, n: int) -> Arrays:
+        if self.negative_label < 0:
+            return {}
+        return {"class_labels": np.full(n, self.negative_label, np.int32)}
 
 
-def to_avoid(config: Config, conditions: Conditions) -> Conditions | None:
-    """What config.sampling says to keep away from; None if nothing."""
-    options, avoided = config.sampling, {}
-    if options.negative_label >= 0:
-        avoided["class_labels"] = jnp.full_like(conditions["class_labels"], options.negative_label)
-    if captions.has_negative(config):
-        text = jnp.asarray(captions.negative(config))
-        avoided["text"] = jnp.broadcast_to(text, conditions["text"].shape)
-    if not avoided:
-        return None
-    return _without(conditions) | avoided
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """The confidence of a sample's label (Dufour et al. 2024, arXiv 2405.20324).
 
+    Attributes:
+        confidence: of the samples that are drawn.
 
-def at_random(
-    config: Config, key: jax.Array, conditions: Conditions, first_index: int | jax.Array
-) -> Conditions:
-    """Conditions of training: with probability label_dropout a sample's are left out, all at once.
-
-    Sample i's draw depends on key and i alone.
+    Raises:
+        ValueError: a confidence outside [0, 1].
     """
-    named = conditions.keys() & NOTHING
-    if not named:
-        return conditions
-    keys = sample_keys(key, len(conditions[min(named)]), first_index)
-    drop = jax.vmap(partial(jax.random.bernoulli, p=config.model.label_dropout))(keys)
-    none = _without(conditions)
 
-    def dropped(name: str) -> jax.Array:
-        value = conditions[name]
-        return jnp.where(expand(drop, value), none[name], value)
+    confidence: float = 1.0
+    droppable: ClassVar[bool] = False
 
-    return conditions | {name: dropped(name) for name in named}
+    def __post_init__(self):
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(
+                f"config.sampling.confidence is {self.confidence}: it must be in [0, 1]"
+            )
+
+    def from_data(self, dataset: Dataset, split: Split) -> Arrays:
+        return {"confidences": getattr(dataset, f"{split}_confidence")}
+
+    def for_samples(self, indices: np.ndarray) -> Arrays:
+        return {"confidences": np.full(indices.shape, self.confidence, np.float32)}
+
+    def null(self, n: int) -> Arrays:
+        return {"confidences": np.zeros(n, np.float32)}
+
+    def negative(self, n: int) -> Arrays:
+        return {}
 
 
-def _without(conditions: Conditions) -> Conditions:
-    """Without class and text; what else there is stays: confidences go with a class."""
-    none = {n: jnp.full_like(conditions[n], NOTHING[n]) for n in conditions.keys() & NOTHING}
-    return conditions | none
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text: captions of the data, and prompts of the samples.
+
+    Attributes:
+        reader: makes arrays of texts.
+        dataset: loads the data, whose test captions are sampled if there are no prompts.
+    """
+
+    reader: TextReader
+    dataset: Callable[[], Dataset]
+    droppable: ClassVar[bool] = True
+
+    def asked(self, prompt: str | Sequence[str]) -> "Text":
+        """The condition with other prompts to draw."""
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        return dataclasses.replace(self, reader=self.reader.asked(prompts))
+
+    def from_data(self, dataset: Dataset, split: Split) -> Arrays:
+        return {"text": self.reader.from_data(dataset, split)}
+
+    def for_samples(self, indices: np.ndarray) -> Arrays:
+        texts = self.texts()
+        return {"text": texts[indices % len(texts)]}
+
+    def texts(self) -> Any:
+        """The texts that samples are drawn with, in turn."""
+        prompts = self.reader.prompts()
+        return self.reader.from_data(self.dataset(), "test") if prompts is None else prompts
+
+    def null(self, n: int) -> Arrays:
+        empty = self.reader.empty()
+        return {"text": np.broadcast_to(empty, (n, *empty.shape))}
+
+    def negative(self, n: int) -> Arrays:
+        text = self.reader.negative()
+        return {} if text is None else {"text": np.broadcast_to(text, (n, *text.shape[1:]))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """All conditions of a model.
+
+    Attributes:
+        members: one for each kind.
+        dropout: probability, in training, that a sample's droppable conditions are null.
+
+    Raises:
+        ValueError: a dropout that is no probability.
+    """
+
+    members: tuple[Condition, ...] = ()
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(
+                f"config.model.label_dropout is {self.dropout}: it must be a probability, in [0, 1]"
+            )
+        if self.dropout and not self.droppable:
+            raise ValueError(
+                "config.model.label_dropout needs config.model.class_conditional=True, or "
+                "config.model.text"
+            )
+
+    @property
+    def droppable(self) -> tuple[Condition, ...]:
+        """The members that training replaces by their null at random."""
+        return tuple(member for member in self.members if member.droppable)
+
+    @property
+    def has_unconditional(self) -> bool:
+        """True if the model has learned the score without its droppable conditions.
+
+        A model with confidences and without dropout uses the same class at confidence 0.
+        """
+        text = any(isinstance(member, Text) for member in self.members)
+        return bool(self.dropout) or (len(self.droppable) < len(self.members) and not text)
+
+    @property
+    def has_negative(self) -> bool:
+        """True if a condition to guide away from is given."""
+        return any(member.negative(1) for member in self.members)
+
+    def from_data(self, dataset: Dataset, split: Split) -> Arrays:
+        """The conditions of one split of the data set, [N, ...]."""
+        return _joined(member.from_data(dataset, split) for member in self.members)
+
+    def for_samples(self, indices: np.ndarray) -> Arrays:
+        """The conditions that the samples of these indices are drawn with, [B, ...]."""
+        return _joined(member.for_samples(indices) for member in self.members)
+
+    def drop(self, key: jax.Array, values: Arrays, first_index: int | jax.Array) -> Arrays:
+        """Training's conditions: a sample's droppable ones are null with probability `dropout`.
+
+        All of a sample's are dropped at once. Sample i's draw depends on key and i alone.
+        """
+        if not self.droppable:
+            return values
+        nulls = self._nulls(values)
+        keys = sample_keys(key, len(values[min(nulls)]), first_index)
+        drop = jax.vmap(partial(jax.random.bernoulli, p=self.dropout))(keys)
+        return values | {
+            name: jnp.where(expand(drop, values[name]), null, values[name])
+            for name, null in nulls.items()
+        }
+
+    def unconditional(self, values: Arrays) -> Arrays:
+        """The conditions of the unconditional score for the same samples.
+
+        Without dropout, a model with confidences has not learned a null class: the class stays, at
+        confidence 0 (Dufour et al. 2024).
+        """
+        n = len(next(iter(values.values())))
+        fixed = [member for member in self.members if not member.droppable]
+        values = values | _joined(member.null(n) for member in fixed)
+        return values | self._nulls(values) if self.dropout or not fixed else values
+
+    def negative(self, values: Arrays) -> Arrays | None:
+        """The conditions that the same samples are guided away from; None if none are given."""
+        n = len(next(iter(values.values())))
+        negative = _joined(member.negative(n) for member in self.members)
+        return values | self._nulls(values) | negative if negative else None
+
+    def asked(
+        self, label: int | Sequence[int] | None, prompt: str | Sequence[str] | None
+    ) -> "Conditions":
+        """The same conditions with other classes or prompts for the samples; None: as they are.
+
+        Raises:
+            ValueError: the model has no classes, or no prompts.
+        """
+        wanted = {"label": (ClassLabel, label), "prompt": (Text, prompt)}
+        members = list(self.members)
+        for name, (kind, value) in wanted.items():
+            if value is None:
+                continue
+            found = [k for k, member in enumerate(members) if isinstance(member, kind)]
+            if not found:
+                raise ValueError(f"{name} is {value!r}, but this model has no such condition")
+            members[found[0]] = members[found[0]].asked(value)  # pyright: ignore
+        return dataclasses.replace(self, members=tuple(members))
+
+    def _nulls(self, values: Arrays) -> Arrays:
+        n = len(next(iter(values.values())))
+        return _joined(member.null(n) for member in self.droppable)
+
+
+def labels_in_turn(labels: tuple[int, ...], n_classes: int, indices: Any) -> Any:
+    """The classes of samples: those of `labels` in turn, or all n_classes if there are none."""
+    if not labels:
+        return (indices % n_classes).astype(np.int32)
+    return np.asarray(labels, np.int32)[indices % len(labels)]
+
+
+def check_labels(labels: tuple[int, ...], n_classes: int) -> None:
+    """Raises ValueError for a class to draw that is not one of n_classes."""
+    for label in labels:
+        if not 0 <= label < n_classes:
+            raise ValueError(
+                f"config.sampling.label is {label}: it must be a class, 0 to {n_classes - 1}, or "
+                "-1 for all in turn"
+            )
+
+
+def _joined(each: Any) -> Arrays:
+    return {name: value for values in each for name, value in values.items()}

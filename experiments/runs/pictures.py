@@ -42,19 +42,24 @@ def save_grid(
     grid = grid.reshape(rows * (height + 1), columns * (width + 1), channels)
     scale = -(-LEAST_SIDE // height)
     grid = grid[:-1, :-1].repeat(scale, axis=0).repeat(scale, axis=1)
-    info = PngImagePlugin.PngInfo()
-    for key, value in about.items():
-        info.add_itxt(key, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
     if titles:
         picture = ImageOps.expand(picture, (0, TITLE_HEIGHT, 0, 0))
         draw = ImageDraw.Draw(picture)
         for column, title in enumerate(titles):
             draw.text((column * (width + 1) * scale + 1, 1), title, fill="white")
-    if hosts.is_first():
-        picture.save(path, pnginfo=info)
+    save_image(path, picture, about)
     return path
+
+
+def save_image(path: Path, picture: Image.Image, about: dict[str, str]) -> None:
+    """Writes a PNG file with text entries; only the first process writes."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in about.items():
+        info.add_itxt(key, value)
+    if hosts.is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, pnginfo=info)
 
 
 def save_loss_curve(path: Path, metrics: list[dict], about: dict[str, str]) -> Path:

@@ -1,16 +1,17 @@
-"""Autoencoders: their training (Rombach et al. 2022, Section 3.1 and Appendix G).
+"""Autoencoders of images (Rombach et al. 2022, Section 3.1 and Appendix G).
 
-The loss of an image x of reconstruction y is the mean |x - y| over its numbers, and
-- "kl": kl_weight times KL(N(mean, variance) | N(0, I)), in nats a number of the image;
-- "vq": the mean square of sg(z) - c, and commitment times that of z - sg(c), of latents z and codes
-  c; no gradient passes sg (van den Oord et al. 2017, Eq. 3);
-- perceptual_weight times the distance of experiments/perceptual.py, where there is one;
-- adversarial_weight times the mean of -D(y), D the patch discriminator's logits, where it is
-  positive; then D has a loss too, the mean of (max(0, 1 - D(x)) + max(0, 1 + D(y))) / 2 (Esser et
-  al. 2021). Both are in one sum: D stands behind sg in the first, and y in the second.
+The loss of an image x with reconstruction y is the mean |x - y| over its values, plus
+- "kl": kl_weight KL(N(mean, variance) | N(0, I)), in nats per value of the image;
+- "vq": the mean square of sg(z) - c, plus commitment times that of z - sg(c), for latents z and
+  codes c; no gradient passes sg (van den Oord et al. 2017, Eq. 3);
+- perceptual_weight times a perceptual distance (tasks/perceptual.py), if there is one;
+- adversarial_weight times the mean of -D(y), where D are the logits of a patch discriminator. D has
+  a loss too, the mean of (max(0, 1 - D(x)) + max(0, 1 + D(y))) / 2 (Esser et al. 2021). Both are in
+  one sum: the first has no gradient in D, the second none in y.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,84 +20,208 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
+from jax.sharding import Mesh
 
-from experiments.data import data
-from experiments.runs import parts, pictures, sharding
-from experiments.tasks import perceptual
-from models.config import Config
+from experiments.data.dataset import Dataset
+from experiments.data.scaling import Scaling
+from experiments.runs import devices, parts, pictures
+from experiments.tasks.base import Description, Report, Values
+from experiments.tasks.held_out import means
+from experiments.tasks.perceptual import Distance
+from experiments.training.optimizer import Adam
+from experiments.training.state import TrainState
 from sde_lib.batch import Batch, PerSample, normal, sample_keys
+from sde_lib.checks import check_at_least, check_positive
 
-SHOWN = 8  # columns of test images in the picture, and rows
+SHOWN = 8  # columns and rows of test images in the picture
 
 
-def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, first_index, x, told): mean loss of a microbatch.
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """The weights of an autoencoder's loss, by the formulas above.
 
-    keys["step"] is the step: the discriminator is there from adversarial_start on.
+    Raises:
+        ValueError: a weight that is negative, or a start without an adversarial weight.
     """
-    options, reconstruct = config.autoencoder, make_reconstruct(config, model)
 
-    def objective(params, keys, first_index, x, told):
+    kl_weight: float = 1e-6
+    commitment: float = 0.25
+    perceptual_weight: float = 1.0
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 0
+
+    def __post_init__(self):
+        names = {
+            "kl.weight": self.kl_weight,
+            "vq.commitment": self.commitment,
+            "perceptual.weight": self.perceptual_weight,
+            "adversarial.weight": self.adversarial_weight,
+        }
+        check_positive(or_zero=True, **{f"config.autoencoder.{k}": v for k, v in names.items()})
+        check_at_least(0, **{"config.autoencoder.adversarial.start": self.adversarial_start})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Autoencoder:
+    """The task of an autoencoder.
+
+    Attributes:
+        network: a models.autoencoder.Autoencoder.
+        shape: of an image.
+        scaling: from grey levels to model space.
+        losses: the weights of the loss.
+        perceptual: the perceptual distance; None for none.
+        adam: the optimizer.
+        mesh: the devices.
+        batch_size: of the report.
+        about: provenance of the pictures.
+    """
+
+    network: nn.Module
+    shape: tuple[int, ...]
+    scaling: Scaling
+    losses: Losses
+    perceptual: Distance | None
+    adam: Adam
+    mesh: Mesh
+    batch_size: int
+    about: dict[str, Any]
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam; the gradient of a patch discriminator is clipped on its own."""
+        adam = self.adam.create()
+        if not self.losses.adversarial_weight:
+            return adam
+        are_discriminator = lambda params: {part: part == "discriminator" for part in params}  # noqa: E731
+        return optax.partition({False: adam, True: adam}, are_discriminator)
+
+    @property
+    def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]:
+        return {"reconstruction": self.reconstruction, "pictures": self.final_pictures}
+
+    def init(self, key: jax.Array) -> Any:
+        return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.ones(1))["params"]
+
+    def init_carry(self) -> None:
+        return None
+
+    def update_carry(self, carry: Any, aux: Any) -> Any:
+        return carry
+
+    def values(self, dataset: Dataset, split: Any) -> Values:
+        return getattr(dataset, split), {}
+
+    def example_conditions(self) -> dict[str, Any]:
+        return {}
+
+    def loss(self, params, keys, carry, first_index, x, conditions):
         own = sample_keys(keys["loss"], len(x), first_index)
-        y, about = reconstruct(params, x, own)
-        loss = jnp.mean(about["loss"])
-        if options.adversarial_weight > 0:
-            both = adversarial_losses(model, params, x, y)
+        y, metrics = self.reconstruct(params, x, own)
+        loss, options = jnp.mean(metrics["loss"]), self.losses
+        if options.adversarial_weight:
+            of_images, own_loss = adversarial_losses(self.network, params, x, y)
             started = keys["step"] >= options.adversarial_start
-            loss += jnp.where(started, options.adversarial_weight * both[0] + both[1], 0.0)
-        return loss
+            loss += jnp.where(started, options.adversarial_weight * of_images + own_loss, 0.0)
+        return loss, {}
 
-    return objective
+    def reconstruct(
+        self, params: Any, x: Batch, keys: jax.Array | None = None
+    ) -> tuple[Batch, dict[str, PerSample]]:
+        """Reconstructions of images x in model space, and metrics [B].
+
+        Args:
+            params: of the network.
+            x: [B, H, W, C].
+            keys: of each sample, [B], to draw the latents of "kl" with; None: their means.
+
+        Returns:
+            The images, and "loss" without a discriminator's, "psnr" in decibels, and "kl" in nats
+            or, of "vq", "code_error", the mean square of latents less codes.
+        """
+        options, (low, high) = self.losses, self.scaling.range
+        apply: Any = partial(self.network.apply, {"params": params})
+        z, log_variance = apply(x, method="encode")
+        if log_variance is None:
+            codes = apply(z, method="quantize")
+            metrics = {"code_error": mean_of(jnp.square(z - codes))}
+            loss = mean_of(jnp.square(lax.stop_gradient(z) - codes))
+            loss += options.commitment * mean_of(jnp.square(z - lax.stop_gradient(codes)))
+        else:
+            metrics = {"kl": gaussian_kl(z, log_variance)}
+            loss = options.kl_weight * metrics["kl"] / x[0].size
+            if keys is not None:
+                z += jnp.exp(0.5 * log_variance) * normal(keys, z.shape)
+        y = apply(z, method="decode")
+        loss += mean_of(jnp.abs(y - x))
+        if self.perceptual is not None:
+            loss += options.perceptual_weight * self.perceptual(x, y)
+        metrics["psnr"] = 10 * jnp.log10((high - low) ** 2 / mean_of(jnp.square(y - x)))
+        return y, {"loss": loss} | metrics
+
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
+        """Nothing but the data decides on an autoencoder."""
+
+    def start(self, state: TrainState) -> TrainState:
+        return state
+
+    def metrics(self, params, key, batch, first_index):
+        x = self.scaling.to_model(key, batch[0], dequantize=False)
+        return self.reconstruct(devices.gather(self.mesh, params), x)[1]
+
+    def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
+        return means(result, ("code_error", "kl", "loss", "psnr"))
+
+    def pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> list[Path]:
+        n = len(dataset.test)
+        rows = np.linspace(0, n - 1, min(n, SHOWN * SHOWN)).astype(int)
+        images = jnp.asarray(dataset.test[rows])
+        x = self.scaling.to_model(jax.random.key(0), images, dequantize=False)
+        y = jax.jit(self.reconstruct)(params, x)[0]
+        pairs = np.stack([np.asarray(x), devices.fetch(y)], axis=1).reshape(-1, *x.shape[1:])
+        path = folder / "samples" / f"reconstructions_{step}.png"
+        about = pictures.provenance(**self.about, step=step)
+        return [pictures.save_grid(path, self.scaling.to_uint8(pairs), 2 * SHOWN, about)]
+
+    def reconstruction(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """The means of the metrics over the test set."""
+        metrics = partial(jax.jit(self.metrics), params, jax.random.key(0))
+        about = self.mesh, self.values(dataset, "test"), self.batch_size, metrics
+        result = parts.over(*about, title="reconstruction")
+        mean = {name: values.mean() for name, values in result.items()}
+        names = {"kl": "KL {:.1f} nats", "code_error": "squared distance to codes {:.4f}"}
+        extra = [text.format(mean[name]) for name, text in names.items() if name in mean]
+        line = f"test PSNR {mean['psnr']:.1f} dB, {extra[0]}, loss {mean['loss']:.4f}"
+        return Report([line], {"test set": line}, [])
+
+    def final_pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """The picture of test images beside their reconstructions."""
+        paths = self.pictures(params, step, dataset, folder)
+        return Report(list(map(str, paths)), {}, paths)
+
+    def describe(self) -> Description:
+        return Description(
+            "autoencoder",
+            "to train diffusion models in its latents, and to decode these",
+            "--config=FILE --config.data.autoencoder=RUN",
+            ["It has an answer to any input, also to what is unlike its data."],
+        )
 
 
 def adversarial_losses(
-    model: nn.Module, params: Any, x: Batch, y: Batch
+    network: nn.Module, params: Any, x: Batch, y: Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """The reconstructions' loss, which has no gradient in the discriminator, and its own alone."""
+    """The loss of reconstructions y, without a gradient in the discriminator, and its own."""
 
     def logits(params: Any, x: Batch) -> jax.Array:
-        result: Any = model.apply({"params": params}, x, method="discriminate")
+        result: Any = network.apply({"params": params}, x, method="discriminate")
         return result
 
     real, made = logits(params, x), logits(params, lax.stop_gradient(y))
     own = 0.5 * (jnp.mean(nn.relu(1 - real)) + jnp.mean(nn.relu(1 + made)))
     return -jnp.mean(logits(lax.stop_gradient(params), y)), own
-
-
-def make_reconstruct(
-    config: Config, model: nn.Module
-) -> Callable[..., tuple[Batch, dict[str, PerSample]]]:
-    """reconstruct(params, x, keys=None) -> y, metrics [B].
-
-    The keys, [B], are to draw the latents of "kl" by; with None, they are the means. Metrics are
-    "loss", without a discriminator's; "psnr" in decibels; and "kl" in nats or, of "vq",
-    "code_error", the mean square of latents less codes.
-    """
-    options, (low, high) = config.autoencoder, data.data_range(config)
-    distance = perceptual.load(config) if options.perceptual else None
-
-    def reconstruct(params: Any, x: Batch, keys: jax.Array | None = None):
-        apply: Any = partial(model.apply, {"params": params})
-        z, log_variance = apply(x, method="encode")
-        if log_variance is None:
-            codes = apply(z, method="quantize")
-            about = {"code_error": mean_of(jnp.square(z - codes))}
-            loss = mean_of(jnp.square(lax.stop_gradient(z) - codes))
-            loss += options.commitment * mean_of(jnp.square(z - lax.stop_gradient(codes)))
-        else:
-            about = {"kl": gaussian_kl(z, log_variance)}
-            loss = options.kl_weight * about["kl"] / x[0].size
-            if keys is not None:
-                z += jnp.exp(0.5 * log_variance) * normal(keys, z.shape)
-        y = apply(z, method="decode")
-        loss += mean_of(jnp.abs(y - x))
-        if distance is not None:
-            loss += options.perceptual_weight * distance(x, y)
-        about["psnr"] = 10 * jnp.log10((high - low) ** 2 / mean_of(jnp.square(y - x)))
-        return y, {"loss": loss} | about
-
-    return reconstruct
 
 
 def gaussian_kl(mean: Batch, log_variance: Batch) -> PerSample:
@@ -106,46 +231,5 @@ def gaussian_kl(mean: Batch, log_variance: Batch) -> PerSample:
 
 
 def mean_of(x: Batch) -> PerSample:
+    """The mean over the values of each image."""
     return jnp.mean(x, axis=(1, 2, 3))
-
-
-def make_metrics(
-    config: Config, model: nn.Module, dataset: data.Dataset
-) -> Callable[..., dict[str, jax.Array]]:
-    """metrics(params, key, batch, first_index) of make_reconstruct, from the latents' means.
-
-    A batch is of held_out.values; nothing is drawn: the key is for other models.
-    """
-    mesh, reconstruct = sharding.make_mesh(config), make_reconstruct(config, model)
-
-    @jax.jit
-    def metrics(params, key, batch, first_index):
-        x = data.to_model_space(config, dataset.levels, key, batch[0], dequantize=False)
-        return reconstruct(sharding.gather(mesh, params), x)[1]
-
-    return metrics
-
-
-def report(config: Config, model: nn.Module, params: Any, dataset: data.Dataset) -> str:
-    """Means over the test set of make_reconstruct's metrics."""
-    metrics = partial(make_metrics(config, model, dataset), params, None)
-    mesh, size = sharding.make_mesh(config), config.eval.batch_size
-    result = parts.over(mesh, (dataset.test,), size, metrics)
-    means = {name: values.mean() for name, values in result.items()}
-    names = {"kl": "KL {:.1f} nats", "code_error": "squared distance to codes {:.4f}"}
-    about = [text.format(means[name]) for name, text in names.items() if name in means]
-    return f"test PSNR {means['psnr']:.1f} dB, {about[0]}, loss {means['loss']:.4f}"
-
-
-def save_reconstructions(
-    config: Config, model: nn.Module, params: Any, dataset: data.Dataset, step: int, workdir: Path
-) -> Path:
-    """The picture of test images, at even distances, beside their reconstructions."""
-    n = len(dataset.test)
-    images = dataset.test[np.linspace(0, n - 1, min(n, SHOWN * SHOWN)).astype(int)]
-    x = data.to_model_space(config, dataset.levels, jax.random.key(0), jnp.asarray(images), False)
-    y = jax.jit(make_reconstruct(config, model))(params, x)[0]
-    pairs = np.stack([np.asarray(x), sharding.fetch(y)], axis=1).reshape(-1, *x.shape[1:])
-    about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
-    path = workdir / "samples" / f"reconstructions_{step}.png"
-    return pictures.save_grid(path, data.to_uint8(config, pairs), 2 * SHOWN, about)

@@ -1,30 +1,34 @@
-"""Classifiers of noisy data: their training.
+"""Classifiers of noisy data, which guide score models (Song et al. 2021, Section 5, Appendix I).
 
-p(label | x, t) turns the score of p_t(x) into that of p_t(x | label) by Bayes' rule (Song et al.
-2021, Section 5 and Appendix I). A classifier is a run of its own, in a folder of its own.
+p(label | x, t) turns the score of p_t(x) into that of p_t(x | label) by Bayes' rule. A classifier
+is a run of its own, in a folder of its own.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
-import models
 import sde_lib
-from experiments import build
-from models.config import Config
-from sde_lib import SDE, ScoreFn
+from experiments.data.dataset import Dataset
+from experiments.data.load import check_labels
+from experiments.data.scaling import Scaling
+from experiments.runs import devices, parts
+from experiments.tasks.base import Description, Report, Values
+from experiments.tasks.held_out import along_time, means, means_along_time
+from experiments.training.optimizer import Adam
+from experiments.training.state import TrainState
+from models import NoiseModel
+from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample
 from sde_lib.noise_density import Quantile
-
-
-def logits_fn(config: Config, sde: SDE, model: nn.Module, params: Any, **options) -> ScoreFn:
-    """logits(x, t): [B, classes]. The classifier sees the noise as a score network does."""
-    inputs = models.network_inputs(config, sde)
-    return lambda x, t: model.apply({"params": params}, *inputs(x, t), **options)  # pyright: ignore
 
 
 def cross_entropy(
@@ -36,10 +40,11 @@ def cross_entropy(
     first_index: int | jax.Array = 0,
     noise_density: Quantile | None = None,
 ) -> tuple[PerSample, dict[str, PerSample]]:
-    """-log p(label | x_t, t) in nats of each sample, at a random t; sample i has its own key.
+    """The cross-entropy -log p(label | x_t, t) in nats at a random t; sample i has its own key.
 
     Returns:
-        The losses [B], and metrics [B]: "t" and "correct", whether the likeliest is the label.
+        The losses [B], and metrics [B]: "t", and "correct", 1 where the likeliest class is the
+        label.
     """
     x, t, *_ = sde_lib.perturb(key, sde, x0, noise_density, first_index=first_index)
     logits = logits_fn(x, t)
@@ -47,15 +52,101 @@ def cross_entropy(
     return losses, {"t": t, "correct": (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)}
 
 
-def make_objective(config: Config, model: nn.Module) -> Callable[..., jax.Array]:
-    """objective(params, keys, first_index, x, told): mean cross-entropy of a microbatch."""
-    sde, noise_density = build.make_sde(config), build.make_noise_density(config)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """The task of a classifier.
 
-    def objective(params, keys, first_index, x, told):
-        logits = logits_fn(
-            config, sde, model, params, train=True, rngs={"dropout": keys["dropout"]}
+    Attributes:
+        model: the network with its preconditioning and its SDE; its outputs are logits.
+        shape: of one sample in model space.
+        scaling: from the data to model space.
+        n_classes: classes that the network tells apart.
+        noise_density: of the noise levels in training; None: t is uniform.
+        adam: the optimizer.
+        mesh: the devices.
+        seed: of the report.
+        batch_size: of the report.
+    """
+
+    model: NoiseModel
+    shape: tuple[int, ...]
+    scaling: Scaling
+    n_classes: int
+    noise_density: Quantile | None
+    adam: Adam
+    mesh: Mesh
+    seed: int
+    batch_size: int
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return self.adam.create()
+
+    @property
+    def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]:
+        return {"accuracy": self.accuracy}
+
+    def init(self, key: jax.Array) -> Any:
+        x = jnp.zeros(self.model.sde.state_shape((1, *self.shape)))
+        return self.model.network.init(key, x, jnp.ones(1))["params"]
+
+    def init_carry(self) -> None:
+        return None
+
+    def update_carry(self, carry: Any, aux: Any) -> Any:
+        return carry
+
+    def values(self, dataset: Dataset, split: Any) -> Values:
+        return getattr(dataset, split), {"class_labels": getattr(dataset, f"{split}_labels")}
+
+    def example_conditions(self) -> dict[str, Any]:
+        return {"class_labels": np.zeros(1, np.int32)}
+
+    def loss(self, params, keys, carry, first_index, x, conditions):
+        logits = self.model.outputs(params, train=True, rngs={"dropout": keys["dropout"]})
+        about = conditions["class_labels"], first_index, self.noise_density
+        return jnp.mean(cross_entropy(keys["loss"], self.model.sde, logits, x, *about)[0]), {}
+
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
+        check_labels(dataset, self.n_classes)
+
+    def start(self, state: TrainState) -> TrainState:
+        return state
+
+    def metrics(self, params, key, batch, first_index):
+        x, conditions = batch
+        x = self.scaling.to_model_each(key, x, first_index)
+        logits = self.model.outputs(devices.gather(self.mesh, params))
+        about = conditions["class_labels"], first_index, self.noise_density
+        losses, metrics = cross_entropy(key, self.model.sde, logits, x, *about)
+        return {"loss": losses} | metrics
+
+    def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
+        along = means_along_time(self.model.sde, result["t"], "correct", result["correct"])
+        return means(result, ("loss",)) | along
+
+    def pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> list[Path]:
+        return []
+
+    def accuracy(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """Accuracy and loss on the test set, each sample at a random t, and accuracy along t."""
+        metrics = partial(jax.jit(self.metrics), params, jax.random.key(self.seed))
+        about = self.mesh, self.values(dataset, "test"), self.batch_size, metrics
+        result = parts.over(*about, title="accuracy")
+        along = along_time(self.model.sde, result["t"], result["correct"]).items()
+        along_t = ", ".join(f"{mean:.2f} to t = {edge:g}" for edge, mean in along)
+        accuracy, loss = result["correct"].mean(), result["loss"].mean()
+        commonest = np.bincount(np.asarray(dataset.test_labels)).max() / len(result["correct"])
+        line = (
+            f"test accuracy {accuracy:.3f} (the commonest class: {commonest:.3f}), loss {loss:.4f};"
+            f" accuracy {along_t}"
         )
-        about = told["class_labels"], first_index, noise_density
-        return jnp.mean(cross_entropy(keys["loss"], sde, logits, x, *about)[0])
+        return Report([line], {"test set": line}, [])
 
-    return objective
+    def describe(self) -> Description:
+        return Description(
+            "classifier of noisy data",
+            "to guide a diffusion model of the same noise to a class",
+            "--config=FILE --config.guidance.classifier.run=RUN",
+            ["It has an answer to any input, also to what is unlike its data."],
+        )

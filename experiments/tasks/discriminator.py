@@ -1,35 +1,34 @@
-"""Discriminators: what tells a model's samples from the data, at every noise level.
+"""Discriminators between the samples of a model and the data, at every noise level.
 
-Kim et al. 2023 (arXiv 2211.17091) weigh the cross-entropy by g^2 / sigma^2 and draw t with that
+Kim et al. 2023 (arXiv 2211.17091) weight the cross-entropy by g^2 / sigma^2 and draw t with that
 density. As g^2 / sigma^2 = d log(sigma^2 / alpha^2) / dt for every SDE here, that is a uniform
-log-SNR: config.training.noise_density = "log_uniform", and nothing else. Training is that of a
-classifier (experiments/classifier.py), of two classes: 0 are samples, 1 data.
+log-SNR: noise_density.name = "log_uniform", and nothing else. Training is that of a classifier of
+two classes: 0 are samples, 1 data.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from flax import traverse_util
 
-import models
-from experiments.commands import generate
 from experiments.data.dataset import Dataset
-from experiments.runs import workdir as workdirs
-from experiments.training import state
+from experiments.runs import folder as folders
+from experiments.tasks.base import Description
+from experiments.tasks.classifier import Classifier
 from experiments.training.state import TrainState
-from models.config import Config
 
-FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}  # the features stay
+RECORD = "generated.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """Two arrays, or images in files, one after the other; to be indexed by an array."""
+    """Two arrays, or images in files, one after the other; indexable by an array."""
 
     first: Any
     second: Any
@@ -39,6 +38,7 @@ class Joined:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of both together."""
         return (len(self), *self.first.shape[1:])
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
@@ -49,28 +49,18 @@ class Joined:
         return rows
 
 
-def load_data(config: Config, real: Dataset) -> Dataset:
-    """The data, of class 1, and the samples of config.data.generated, of class 0.
+def with_samples(real: Dataset, samples: np.ndarray, source: Path) -> Dataset:
+    """The data as class 1, and a model's samples as class 0.
 
-    Of the samples, the last are for tests, as large a part as of the data.
+    The last of the samples are for tests, as large a share as of the data.
 
     Raises:
-        ValueError: no file of samples, of other data or of another SDE, or too few.
+        ValueError: too few samples for a test set.
     """
-    path = Path(config.data.generated)
-    about = generate.read_about(path)
-    for name, ours in generate.identity(config, real.levels).items():
-        if about[name] != ours:
-            raise ValueError(
-                f"the samples in {path} are of a model with {name} = {about[name]}, here it is "
-                f"{ours}: take the config of that model, and generate with it"
-            )
-    with np.load(path) as file:
-        samples = file["samples"]
     n_test = round(len(samples) * len(real.test) / (len(real.train) + len(real.test)))
     if not 0 < n_test < len(samples):
         raise ValueError(
-            f"the {len(samples)} samples in {path} are too few for a test set of their own: set "
+            f"the {len(samples)} samples in {source} are too few for a test set of their own: set "
             "config.sampling.n_samples to about the size of the data for --mode=generate"
         )
 
@@ -79,69 +69,62 @@ def load_data(config: Config, real: Dataset) -> Dataset:
 
     train, test = (real.train, samples[:-n_test]), (real.test, samples[-n_test:])
     images: dict[str, Any] = {"train": Joined(*train), "test": Joined(*test)}
-    about: dict[str, Any] = {"train_labels": labels(*train), "test_labels": labels(*test)}
-    return Dataset(**images, **about, levels=real.levels)
+    classes: dict[str, Any] = {"train_labels": labels(*train), "test_labels": labels(*test)}
+    return Dataset(**images, **classes, levels=real.levels)
 
 
-def claim(config: Config, dataset: Dataset, workdir: Path) -> None:
-    """Writes generated.json: whose samples a discriminator knows, and the log odds of training.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Discriminator(Classifier):
+    """The task of a discriminator: a classifier of two classes.
 
-    Raises:
-        ValueError: the folder's are others.
+    Attributes:
+        samples: reads the provenance of the samples, which generated.npz has.
+        source: the file of the samples.
+        encoder: loads the weights of the encoder from another run, which are not trained; None:
+            all weights are trained.
     """
-    about = generate.read_about(Path(config.data.generated))
-    n_samples, n_data = np.bincount(np.asarray(dataset.train_labels))
-    about["log_odds"] = math.log(n_data / n_samples)
-    workdirs.record(
-        workdir / "generated.json",
-        about,
-        f"the discriminator in {workdir} was trained on other samples than those that are now in "
-        f"{config.data.generated}: choose another --workdir",
-    )
 
+    samples: Callable[[], dict[str, Any]] = dict
+    source: Path = Path()
+    encoder: Callable[[], Any] | None = None
 
-def init_state(config: Config, model: nn.Module, abstract: TrainState | None = None) -> TrainState:
-    """state.init_state, with the weights of config.model.pretrained, averaged, in the encoder."""
-    made = state.init_state(config, model, abstract)
-    if not models.is_discriminator(config) or not config.model.pretrained:
-        return made
-    _, params, _ = state.load(check_encoder(config), Path(config.model.pretrained))
-    params = traverse_util.flatten_dict(params)
-    names = traverse_util.flatten_dict(made.params["encoder"])
-    encoder = traverse_util.unflatten_dict({name: params[name] for name in names})
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam; the encoder of another run stays, without moments or weight decay."""
+        adam = self.adam.create()
+        if self.encoder is None:
+            return adam
+        parts: Any = {"encoder": optax.set_to_zero(), "head": adam}
+        return optax.partition(parts, {part: part for part in parts})
 
-    def put(made, encoder):
-        params = made.params | {"encoder": encoder}
-        return made._replace(params=params, ema_params=params)
-
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, made)
-    return jax.jit(put, out_shardings=shardings)(made, encoder)
-
-
-def check_encoder(config: Config) -> Config:
-    """The config of the run that the encoder is from.
-
-    Raises:
-        ValueError: no run, or one of another network, noise or data.
-    """
-    folder = Path(config.model.pretrained)
-    theirs = state.load_related_config(config, folder, "encoder")
-    if theirs.model.class_conditional:
-        raise ValueError(
-            f"the network in {folder} is told classes, which a discriminator is not: take another "
-            "config.model.pretrained"
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
+        """Writes generated.json: the provenance of the samples, and the log odds of training."""
+        n_samples, n_data = np.bincount(np.asarray(dataset.train_labels))
+        folders.record(
+            folder / RECORD,
+            self.samples() | {"log_odds": math.log(n_data / n_samples)},
+            f"the discriminator in {folder} was trained on other samples than those that are now "
+            f"in {self.source}: choose another --workdir",
         )
-    fields = {"model.name": (config.model.encoder, theirs.model.name)}
-    if theirs.model.name == config.model.encoder:
-        ours, other = models.create(config).encoder, models.create(theirs)
-        names = {field.name for field in dataclasses.fields(ours)} - FREE
-        fields |= {f"model.{name}": (getattr(ours, name), getattr(other, name)) for name in names}
-        for name in () if models.is_classifier(theirs) else ("parametrization", "sigma_data"):
-            fields[f"model.{name}"] = config.model[name], theirs.model[name]
-    for name, (ours, other) in fields.items():
-        if ours != other:
-            raise ValueError(
-                f"the network in {folder} has {name} = {other!r}, the encoder here {ours!r}: take "
-                "the fields of config.model from that run"
-            )
-    return theirs
+
+    def start(self, state: TrainState) -> TrainState:
+        if self.encoder is None:
+            return state
+        weights = traverse_util.flatten_dict(self.encoder())
+        names = traverse_util.flatten_dict(state.params["encoder"])
+        encoder = traverse_util.unflatten_dict({name: weights[name] for name in names})
+
+        def put(state, encoder):
+            params = state.params | {"encoder": encoder}
+            return state._replace(params=params, ema_params=params)
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        return jax.jit(put, out_shardings=shardings)(state, encoder)
+
+    def describe(self) -> Description:
+        return Description(
+            "discriminator",
+            "to guide the model whose samples it knows, towards the data",
+            "--config=FILE --config.guidance.discriminator.run=RUN",
+            ["It knows the samples of one model: it does not detect those of others."],
+        )

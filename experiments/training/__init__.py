@@ -1,1 +1,4 @@
+"""Training of any task: the step, the loop, its state, averages and checkpoints.
 
+May import experiments.data and experiments.runs.
+"""

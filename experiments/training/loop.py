@@ -1,8 +1,7 @@
-"""The training loop: any step function, watched, stopped by signals, saved on the way."""
+"""The training loop: it runs any step program, logs, saves, and stops on a signal."""
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -16,42 +15,41 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from experiments.runs import hosts
-from experiments.runs import workdir as workdirs
+from experiments.runs import hosts, interrupt, progress
+from experiments.runs.metrics import Metrics
 from experiments.training import watch
-from experiments.training.checkpoint import Checkpoints
-from models.config import Config
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.options import Training
 
 LOG = logging.getLogger(__name__)
 IN_FLIGHT = 2  # programs that may run before their metrics are read
-Periodic = tuple[int, Callable[[int, Any], dict[str, float] | None]]
-"""A period, and what to do at the steps that it divides: (step, state) -> metrics, or None."""
+Periodic = tuple[int, Callable[[int, Any], dict[str, float] | list[Path]]]
+"""A period in steps, and a function (step, state) -> metrics, or paths of pictures."""
 
 
 def fit(
-    training: Config,
+    training: Training,
     program: Callable[..., tuple[Any, dict[str, jax.Array]]],
     state: Any,
     batches: Iterator[tuple],
     checkpoints: Checkpoints,
-    workdir: Path,
+    folder: Path,
     periodic: Sequence[Periodic] = (),
     stop: Callable[[int], bool] = lambda n_programs: False,
 ) -> tuple[Any, bool]:
     """Repeats state, metrics = program(state, *batch) up to step training.n_iters.
 
     Args:
-        training: config.training; says how often to log and save, and when to give up.
-        program: compiled; one step, or as many as its metrics are long. A step leaves the state as
-            it is where a metric is not finite.
+        training: how often to log and save, and when to give up.
+        program: compiled; it makes as many steps as its metrics are long. A step with a metric
+            that is not finite leaves the state as it is.
         state: has `step`, at which the loop starts.
         batches: tuples, the first for step state.step + 1.
-        checkpoints: where to save.
-        workdir: where metrics.jsonl is.
-        periodic: evaluations, say, and pictures. Their periods, and those of `training`, are due
-            at the ends of programs alone.
-        stop: of the number of programs so far, whether to end; what is due then is done when the
-            run goes on.
+        checkpoints: for saving the state.
+        folder: the run's folder.
+        periodic: evaluations and pictures, made at the ends of programs.
+        stop: a function of the number of programs so far: True ends the loop. Evaluations that are
+            due at that step are made when the run continues.
 
     Returns:
         The last state, and whether `stop` ended the loop.
@@ -64,14 +62,14 @@ def fit(
     pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
 
     with (
-        closing(workdirs.Metrics(workdir, start)) as metrics,
-        _progress(start, training.n_iters, training.batch_size) as progress,
+        closing(Metrics(folder, start, training.sinks)) as metrics,
+        _progress(start, training.n_iters, training.batch_size) as show,
         watch.stall_warnings(training.stall_seconds * training.steps_per_jit) as begin,
     ):
-        journal = _Journal(training, metrics, clock, progress)
+        journal = _Journal(training, metrics, clock, show)
 
         def act(step: int) -> None:
-            """What is due after a step."""
+            """Makes the evaluations and pictures that are due after a step."""
             for period, do in periodic:
                 if step % period == 0:
                     settle(0)
@@ -80,9 +78,9 @@ def fit(
                     clock.restart()
 
         def settle(in_flight: int) -> None:
-            """Reads the metrics of all but the last programs: so the loop runs ahead of the device.
+            """Reads the metrics of all but the last programs, so that the loop runs ahead.
 
-            They are on their way since these were started.
+            They have been on their way to the host since these programs started.
             """
             while len(pending) > in_flight:
                 first, values = pending.popleft()
@@ -92,7 +90,7 @@ def fit(
         try:
             if metrics.kept.get("stopped"):
                 act(start)
-                journal.keep(start, stopped=False)  # that is done
+                journal.keep(start, stopped=False)
             step, n_programs = start, 0
             while step < training.n_iters:
                 begin(f"step {step + 1}: waiting for data")
@@ -123,25 +121,30 @@ def fit(
     return state, stopped
 
 
-def _survive(do: Callable, step: int, state: Any, metrics: workdirs.Metrics) -> None:
-    """do(step, state), whose failure is no reason to end the training."""
+def _survive(do: Callable, step: int, state: Any, metrics: Metrics) -> None:
+    """Calls do(step, state), whose failure is no reason to end the training."""
     try:
-        metrics.write(step, do(step, state) or {})
+        result = do(step, state)
+        if isinstance(result, dict):
+            metrics.write(step, result)
+        else:
+            for path in result:
+                metrics.picture(step, path)
     except (OSError, FloatingPointError) as error:  # a full disk; samples of a bad model
         LOG.warning("step %d: no %s: %s", step, do.__name__, error)
 
 
 class _Journal:
-    """What the steps' metrics come to: lines every log_freq steps, and an end if all are bad."""
+    """Collects the steps' metrics: a line every log_freq steps, an error if too many are bad."""
 
-    def __init__(self, training: Config, metrics: workdirs.Metrics, clock: watch.Clock, progress):
+    def __init__(self, training: Training, metrics: Metrics, clock: watch.Clock, show):
         self._training, self._metrics = training, metrics
-        self._clock, self._progress = clock, progress
+        self._clock, self._show = clock, show
         self._rows: list[dict[str, float]] = metrics.kept.get("rows", [])  # since the last line
         self._skipped: list[int] = []  # the last steps, as far as they were skipped
 
     def add(self, first: int, values: dict[str, np.ndarray]) -> None:
-        """The metrics of a program's steps, from step `first` on."""
+        """Adds the metrics of a program's steps, the first of which is `first`."""
         table = np.stack(list(values.values()), axis=-1).reshape(-1, len(values))
         rows = [dict(zip(values, row, strict=True)) for row in table.tolist()]
         self._clock.step(len(rows))
@@ -152,12 +155,12 @@ class _Journal:
             else:
                 self._skip(step, row)
         step = first + len(rows) - 1
-        self._progress(step)
+        self._show(step)
         if step % self._training.log_freq == 0 or step == self._training.n_iters:
             self._log(step)
 
     def keep(self, step: int, stopped: bool) -> None:
-        """For a run that goes on from the checkpoint of this step: its next line is the same."""
+        """Keeps the rows, so that the next line of a run that continues is the same."""
         self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
 
     def _skip(self, step: int, row: dict[str, float]) -> None:
@@ -179,8 +182,9 @@ class _Journal:
         self._rows.clear()
         times = self._clock.read() | {"devices": jax.device_count()}
         self._metrics.write(step, means)
-        self._metrics.write(step, times, "timing.jsonl")
-        self._progress(step, means, times["seconds"])
+        times["learning_rate"] = float(self._training.optimizer.rate(step))
+        self._metrics.write(step, times, "timing")
+        self._show(step, means, times["seconds"])
 
 
 def _is_finite(row: dict[str, float]) -> bool:
@@ -189,11 +193,8 @@ def _is_finite(row: dict[str, float]) -> bool:
 
 @contextmanager
 def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[..., None]]:
-    """show(step) each step, show(step, means, seconds a step) with the metrics.
-
-    A bar for a person, lines else.
-    """
-    watched = sys.stderr.isatty() and hosts.is_first()
+    """Gives show(step), and show(step, means, seconds a step): a bar on a terminal, else lines."""
+    watched = progress.on_terminal()
     with tqdm(initial=start, total=total, unit="step", disable=not watched) as bar:
 
         def show(step: int, means: dict[str, float] | None = None, seconds: float = 0.0) -> None:
@@ -212,10 +213,11 @@ def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[...,
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """stop(n): whether to save and end after the n-th program, on all hosts after the same.
+    """Gives stop(n): True to save and end after the n-th program, on all hosts after the same one.
 
-    A process alone does so upon SIGINT or SIGTERM; a second signal acts as it did before. Several
-    do so when one of them has had SIGTERM: JAX tells the others. Afterwards it ends a process.
+    A single process stops upon SIGINT or SIGTERM; a second signal acts as it did before. Several
+    processes stop when one of them has received SIGTERM: JAX tells the others. Afterwards SIGTERM
+    ends a process.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
@@ -235,7 +237,13 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
     for number in previous:
         signal.signal(number, ask)
+
+    def stop(n_programs: int) -> bool:
+        interrupt.SAVING.set()  # there is something to save
+        return event.is_set()
+
     try:
-        yield lambda n_programs: event.is_set()
+        yield stop
     finally:
+        interrupt.SAVING.clear()
         restore()

@@ -1,1 +1,50 @@
-"""One kind of data set a file: each has load(config), and experiments/data.py names them."""
+"""Sources of data, one kind a file: load(spec: DataSpec) -> Dataset.
+
+SOURCES names them. A new source is a new file and a line there. They use experiments.data.dataset
+and nothing above it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from experiments.data.dataset import Dataset, DataSpec
+from experiments.data.sources import cifar10, digits, emoji, files, huggingface, npz, points
+
+
+class Source(NamedTuple):
+    """A kind of data.
+
+    load(spec) reads it. levels: grey levels of its images, None for floats. description and
+    licence are for model cards.
+    """
+
+    load: Callable[[DataSpec], Dataset]
+    levels: int | None = 256
+    description: str = ""
+    licence: str = ""
+
+
+POINTS = Source(points.load, None, "points in the plane, drawn by this program", "none: numbers")
+SOURCES: dict[str, Source] = {
+    "digits": Source(
+        digits.load,
+        17,
+        "scikit-learn's handwritten digits, the test set of UCI's Optical Recognition of "
+        "Handwritten Digits (Alpaydin and Kaynak 1998)",
+        "CC BY 4.0",
+    ),
+    "swiss_roll": POINTS,
+    "moons": POINTS,
+    "checkerboard": POINTS,
+    "mixture": POINTS,
+    "cifar10": Source(
+        cifar10.load,
+        256,
+        "CIFAR-10 (Krizhevsky 2009), photographs from the web",
+        "not stated by its author",
+    ),
+    "emoji": Source(emoji.load, 256, "OpenMoji's pictures, rendered on white", "CC BY-SA 4.0"),
+    "folder": Source(files.load),
+    "npz": Source(npz.load),
+    "huggingface": Source(huggingface.load),
+}

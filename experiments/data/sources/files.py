@@ -9,31 +9,30 @@ from typing import IO
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, split
-from experiments.data.sources.lazy_images import LazyImages, image_shape
-from models.config import Config
+from experiments.data.dataset import Dataset, DataSpec, split
+from experiments.data.lazy_images import LazyImages, check_channels
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 LABELS = "dataset.json"
 TEST = ("test", "val", "valid", "validation")  # what people call the part beside train
 
 
-def load(config: Config) -> Dataset:
-    """The images below config.data.path, decoded when a batch needs them.
+def load(spec: DataSpec) -> Dataset:
+    """Lists the images below spec.path; they are decoded when a batch needs them.
 
     Classes are those of a file dataset.json, {"labels": [["a/b.png", 3], ...] or null} (EDM's
     layout); without one, the outermost folders in alphabetical order; without folders, none.
     Folders train/ and one of TEST around all of that are the two parts; without them
-    config.data.test_fraction is kept for tests.
+    spec.test_fraction is kept for tests.
 
     Raises:
         ValueError: nothing to read, names that lead out of a zip, or labels that do not fit the
             files.
     """
-    path = Path(config.data.path)
-    if not config.data.path or not (path.is_dir() or zipfile.is_zipfile(path)):
+    path = Path(spec.path)
+    if not spec.path or not (path.is_dir() or zipfile.is_zipfile(path)):
         raise ValueError(
-            f"config.data.path = {config.data.path!r} is neither a folder nor a .zip file of images"
+            f"config.data.path = {spec.path!r} is neither a folder nor a .zip file of images"
         )
     members, open_member = _folder(path) if path.is_dir() else _zip(path)
     names = sorted(name for name in members if posixpath.splitext(name)[1].lower() in SUFFIXES)
@@ -47,14 +46,14 @@ def load(config: Config) -> Dataset:
         train, test = np.flatnonzero(outermost == "train"), np.flatnonzero(outermost != "train")
         parts = [part[1:] for part in parts]
     else:
-        train, test = split(len(names), config.data.test_fraction)
+        train, test = split(len(names), spec.test_fraction)
 
     tables = [name for name in members if posixpath.basename(name) == LABELS]
     if len(tables) > 1:
         raise ValueError(f"{path} holds several label files, it must be one: {', '.join(tables)}")
     labels = _table(path, tables[0], open_member, names) if tables else _folder_classes(parts)
 
-    keys, shape = np.array(names, dtype=object), image_shape(config)
+    keys, shape = np.array(names, dtype=object), check_channels(spec.shape)
     train_images = LazyImages(str(path), keys[train], open_member, shape)
     test_images = LazyImages(str(path), keys[test], open_member, shape)
     if labels is None:

@@ -6,22 +6,21 @@ from typing import IO, Any
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, split
-from experiments.data.sources.lazy_images import LazyImages, image_shape
+from experiments.data.dataset import Dataset, DataSpec, split
+from experiments.data.lazy_images import LazyImages, check_channels
 from experiments.data.sources.optional import require
-from models.config import Config
 
 
-def load(config: Config) -> Dataset:
-    """config.data.path is what load_dataset takes, or a folder that save_to_disk wrote.
+def load(spec: DataSpec) -> Dataset:
+    """Reads spec.path: a name for load_dataset, or a folder written by save_to_disk.
 
     Images and labels are the columns of the types Image and ClassLabel. The test set is the split
-    test, else validation, else config.data.test_fraction of train. Labels of -1 (hidden) are none.
+    test, else validation, else spec.test_fraction of train. Labels of -1 (hidden) are none.
 
     Raises:
         ValueError: no split train, no column of images or several, or several of labels.
     """
-    path, hub = config.data.path, require("datasets", "huggingface")
+    path, hub = spec.path, require("datasets", "huggingface")
     if not path:
         raise ValueError("config.data.path is empty: name a data set, as in 'ylecun/mnist'")
     saved = any((Path(path) / name).exists() for name in ("dataset_dict.json", "state.json"))
@@ -36,9 +35,9 @@ def load(config: Config) -> Dataset:
         raise ValueError(f"{path} has no column of images, it has {', '.join(train.features)}")
     test = next((parts[name] for name in ("test", "validation") if name in parts), None)
     if test is None:
-        train, test = map(train.select, split(len(train), config.data.test_fraction))
+        train, test = map(train.select, split(len(train), spec.test_fraction))
 
-    shape, encoded = image_shape(config), hub.Image(decode=False)
+    shape, encoded = check_channels(spec.shape), hub.Image(decode=False)
     return Dataset(
         _images(f"{path} (train)", train.cast_column(image, encoded), image, shape),
         _images(f"{path} (test)", test.cast_column(image, encoded), image, shape),

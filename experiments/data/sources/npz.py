@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, split
-from models.config import Config
+from experiments.data.dataset import Dataset, DataSpec, split
 
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
@@ -19,15 +18,15 @@ LAYOUT = (
 )
 
 
-def load(config: Config) -> Dataset:
-    """The arrays of config.data.path: see LAYOUT.
+def load(spec: DataSpec) -> Dataset:
+    """Reads the arrays of spec.path: see LAYOUT.
 
     Raises:
         ValueError: no .npz file, or other arrays.
     """
-    path = Path(config.data.path)
-    if not config.data.path or not zipfile.is_zipfile(path):
-        raise ValueError(f"config.data.path = {config.data.path!r} is no .npz file of {LAYOUT}")
+    path = Path(spec.path)
+    if not spec.path or not zipfile.is_zipfile(path):
+        raise ValueError(f"config.data.path = {spec.path!r} is no .npz file of {LAYOUT}")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     for name in arrays.keys() & LABELS:
@@ -46,7 +45,7 @@ def load(config: Config) -> Dataset:
     for name in about:
         if len(arrays[name]) != len(values):
             raise ValueError(f"{path} holds {len(arrays[name])} {name} for {len(values)} images")
-    train, test = split(len(values), config.data.test_fraction)
+    train, test = split(len(values), spec.test_fraction)
     more = {
         f"{part}_{name}": arrays[name][rows]
         for name in about

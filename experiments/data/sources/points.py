@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments.data.dataset import Dataset
-from models.config import Config
+from experiments.data.dataset import Dataset, DataSpec
 from sde_lib import GaussianMixture
 
 N_POINTS = 20_000
@@ -18,10 +17,10 @@ MIXTURE = GaussianMixture(
 )
 
 
-def load(config: Config) -> Dataset:
-    """Points scaled to about unit size."""
+def load(spec: DataSpec) -> Dataset:
+    """Draws the points named by the spec, scaled to about unit size."""
     total = N_POINTS + N_TEST_POINTS
-    points = DRAWS[config.data.dataset](total, np.random.RandomState(0)).astype(np.float32)
+    points = DRAWS[spec.name](total, np.random.RandomState(0)).astype(np.float32)
     points = points[np.random.RandomState(1).permutation(total)]
     return Dataset(points[N_TEST_POINTS:], points[:N_TEST_POINTS], levels=None)
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from configs import digits
 from experiments.data import data
-from experiments.data.sources.lazy_images import LazyImages
+from experiments.data.lazy_images import LazyImages
 from experiments.runs import sharding
 
 MESH = sharding.make_mesh(digits.get_config())

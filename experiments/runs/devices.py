@@ -1,4 +1,4 @@
-"""Where arrays live: batches over all devices, states over those of the axis "fsdp".
+"""Placement of arrays: batches over all devices, states over those of the axis "fsdp".
 
 Nothing here changes a number: the same batch on another mesh gives the same result.
 """
@@ -12,71 +12,71 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from models.config import Config
 from sde_lib import ScoreAndVariance, ScoreFn
 
 AXES = ("data", "fsdp")
-WHOLE = 0.01  # of a device's share of the state: the smallest leaves, which are not worth a message
+WHOLE = 0.01  # share of a device's part of the state: smaller leaves are not worth a message
 
 
-def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
-    """The devices, config.mesh.data x config.mesh.fsdp of them; data = -1 takes the rest.
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A grid of data x fsdp devices with the axes "data" and "fsdp".
 
     Args:
-        config: with its section mesh.
+        data: rows of devices, each with a copy of the state; -1 for what fsdp leaves.
+        fsdp: devices in a row, which share the state.
         devices: jax.Devices, all to be used; None for those of all hosts.
 
     Raises:
         ValueError: the two do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    n, data, fsdp = len(devices), config.mesh.data, config.mesh.fsdp
-    if data == -1 and fsdp > 0:
-        data = n // fsdp
-    if data < 1 or fsdp < 1 or data * fsdp != n:
+    n, rows = len(devices), data
+    if rows == -1 and fsdp > 0:
+        rows = n // fsdp
+    if rows < 1 or fsdp < 1 or rows * fsdp != n:
         raise ValueError(
-            f"config.mesh.data = {config.mesh.data} times config.mesh.fsdp = {fsdp} must be the "
-            f"number of devices, {n}; data = -1 takes what fsdp leaves"
+            f"config.mesh.data = {data} times config.mesh.fsdp = {fsdp} must be the number of "
+            f"devices, {n}; data = -1 takes what fsdp leaves"
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh((rows, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def of_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Split along `axis`, over all devices."""
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The sharding of a batch: `axis` is split over all devices."""
     return NamedSharding(mesh, P(*(None,) * axis, AXES))
 
 
-def of_state(mesh: Mesh, tree: Any) -> Any:
-    """A sharding for each leaf: over "fsdp" by output channel, which is the last axis.
+def state_shardings(mesh: Mesh, tree: Any) -> Any:
+    """A sharding for each leaf of a state: split over "fsdp" along the output channels, its last axis.
 
-    Where the devices do not divide that, by the last axis that they do divide. The smallest
-    leaves, together at most WHOLE of a device's share, are whole everywhere.
+    Where the devices do not divide the last axis, the last axis that they divide is split. The
+    smallest leaves, together at most WHOLE of a device's share, are copied to every device.
     """
     n = mesh.shape["fsdp"]
     sizes, counts = np.unique([leaf.size for leaf in jax.tree.leaves(tree)], return_counts=True)
     up_to = np.cumsum(sizes * counts)
     small = sizes[up_to <= WHOLE * up_to[-1] / n].max(initial=0)
 
-    def of(leaf) -> NamedSharding:
+    def place(leaf) -> NamedSharding:
         divisible = [axis for axis, length in enumerate(leaf.shape) if length % n == 0]
         if n == 1 or leaf.size <= small or not divisible:
             return NamedSharding(mesh, P())
         return NamedSharding(mesh, P(*(None,) * divisible[-1], "fsdp"))
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(place, tree)
 
 
 def gather(mesh: Mesh, tree: Any) -> Any:
-    """Inside jit: every leaf whole on every device."""
+    """Inside jit: copies every leaf to every device."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
 def spread(mesh: Mesh, score_fn: ScoreFn) -> ScoreFn:
-    """Inside jit: score_fn evaluated on all devices, on each its rows, if they divide the batch."""
+    """Inside jit: splits the evaluations of score_fn over the devices, if they divide the batch."""
     fn = score_fn.both if isinstance(score_fn, ScoreAndVariance) else score_fn
 
     def spread_fn(x: jax.Array, t: jax.Array) -> Any:
-        place = of_batch(mesh) if len(x) % mesh.size == 0 else NamedSharding(mesh, P())
+        place = batch_sharding(mesh) if len(x) % mesh.size == 0 else NamedSharding(mesh, P())
         x, t = jax.lax.with_sharding_constraint((x, t), place)
         return jax.lax.with_sharding_constraint(fn(x, t), place)
 
@@ -84,12 +84,12 @@ def spread(mesh: Mesh, score_fn: ScoreFn) -> ScoreFn:
 
 
 def put(sharding: NamedSharding, values: Any, indices: np.ndarray) -> jax.Array:
-    """values[indices] as a global array; each host reads the rows of its own devices alone.
+    """The rows values[indices] as a global array; each host reads those of its own devices.
 
     Args:
         sharding: of the result.
-        values: [N, ...], on every host; what an array of indices can index.
-        indices: of any number of axes.
+        values: [N, ...] on every host, indexable by an array.
+        indices: an array of any number of axes.
     """
 
     def read(index: Any) -> np.ndarray:
@@ -100,7 +100,7 @@ def put(sharding: NamedSharding, values: Any, indices: np.ndarray) -> jax.Array:
 
 
 def fetch(tree: Any) -> Any:
-    """Every leaf as a whole numpy array, on every host."""
+    """Copies every leaf to a numpy array on every host."""
 
     def whole(leaf: Any) -> np.ndarray:
         if getattr(leaf, "is_fully_addressable", True):
@@ -111,5 +111,5 @@ def fetch(tree: Any) -> Any:
 
 
 def round_up(mesh: Mesh, n: int) -> int:
-    """The size of the least batch, of n or more, that the devices divide."""
+    """The smallest multiple of the number of devices that is at least n."""
     return -(-n // mesh.size) * mesh.size

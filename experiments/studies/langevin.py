@@ -1,6 +1,6 @@
 """Why to anneal: Langevin dynamics between far modes (Song & Ermon 2019, Section 3.2.2).
 
-    python -m experiments.studies.langevin_demo --output=langevin.png
+    python -m experiments.studies.langevin --output=langevin.png
 
 Both panels draw the same mixture, of known score, with weights 0.2 and 0.8. Langevin dynamics
 cannot cross the empty space between the modes: their shares stay as the starts had them. Annealed

@@ -12,8 +12,6 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from models.config import Config
-
 MODES = {1: "L", 3: "RGB"}  # Pillow's names of pixels with 1 and 3 channels
 POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
 
@@ -66,14 +64,14 @@ class LazyImages:
             raise ValueError(f"{self.source}: {key} cannot be used: {error}") from error
 
 
-def image_shape(config: Config) -> tuple[int, int, int]:
-    """[H, W, C] of config.data, whose pixels Pillow must know."""
-    size, channels = config.data.image_size, config.data.num_channels
+def check_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape (H, W, C). Raises ValueError for pixels that image files do not have."""
+    height, width, channels = shape
     if channels not in MODES:
         raise ValueError(
             f"config.data.num_channels is {channels}: image files have 1 (grey) or 3 (RGB)"
         )
-    return (size, size, channels)
+    return height, width, channels
 
 
 def _check_header(image: Image.Image, shape: tuple[int, int, int]) -> None:

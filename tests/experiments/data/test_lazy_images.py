@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from configs import default
-from experiments.data.sources.lazy_images import LazyImages, image_shape
+from experiments.data.lazy_images import LazyImages, image_shape
 
 
 def png(array: np.ndarray, mode: str | None = None) -> bytes:

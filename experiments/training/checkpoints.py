@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -15,17 +15,19 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.runs import hosts
-from experiments.runs import workdir as workdirs
+from experiments.runs import files, hosts
+from experiments.runs.card import CARD
 
 LOG = logging.getLogger(__name__)
 KEEP = 3
-CARD = "model_card.md"
 
 
 @cache
 def _hush() -> None:
-    """Of a failed write orbax's threads show dozens of tracebacks; its error arrives here too."""
+    """Hides the dozens of tracebacks that orbax's threads print of a failed write.
+
+    Its error arrives here too.
+    """
     show = sys.unraisablehook
 
     def unraisable(error) -> None:
@@ -41,20 +43,20 @@ class Checkpoints:
     """The checkpoints of a run, a folder each, named by its step.
 
     Args:
-        workdir: the run's folder.
+        folder: the run's folder.
         keep_period: steps that it divides stay for good; of the others, the last KEEP.
-        read_only: leave the folder as it is: it may be another process that writes there.
-        describe: of a step, the text of the model card that its folder comes with.
+        read_only: change nothing in the folder, to which another process may be writing.
+        describe: a function of the step that gives the text of its model card.
     """
 
     def __init__(
         self,
-        workdir: Path,
+        folder: Path,
         keep_period: int | None = None,
         read_only: bool = False,
         describe: Callable[[int], str] | None = None,
     ):
-        self._folder, self._read_only = workdir.absolute() / "checkpoints", read_only
+        self._folder, self._read_only = folder.absolute() / "checkpoints", read_only
         self._describe = describe
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else KEEP,
@@ -77,7 +79,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts writing; waits only for the write before it. A step that is there stays.
+        """Starts writing; waits only for the write before it. A step that exists is not replaced.
 
         A write that fails, this one or the one before, is a warning: the next save tries again.
         """
@@ -96,15 +98,15 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """The steps that are there, in order; one that is still being written is not.
+        """The saved steps in order, as the first process sees them.
 
-        They are those that the first process sees: to others, over a network, they may come late.
+        A step that is still being written is not among them.
         """
         names = [path.name for path in self._folder.glob("*")]
         return hosts.share(sorted(int(name) for name in names if name.isdigit()))
 
     def restore(self, like: Any, step: int | None = None) -> Any | None:
-        """The newest state that can be read, as a tree like `like`; None if there never was one.
+        """The newest state that can be read, as a tree like `like`; None if none was ever saved.
 
         With `step`, the state of that step and no other.
 
@@ -163,17 +165,17 @@ class Checkpoints:
         return self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
 
     def _write_card(self) -> None:
-        """Called in orbax's thread, of the first process alone, before the folder gets its name."""
+        """Writes the model card, in a thread of orbax, before the folder gets its name."""
         if self._describe is None or self._step is None:
             return
         try:
-            workdirs.write_text(self._unfinished() / CARD, self._describe(self._step))
+            files.write_text(self._unfinished() / CARD, self._describe(self._step))
         except (OSError, ValueError) as error:  # a full disk; lines that are no JSON
             LOG.warning("checkpoint %d comes without its model card: %s", self._step, error)
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """Makes a warning of a failed write, and leaves nothing of it: no file, no manager.
+        """Turns a failed write into a warning, and removes its files and its manager.
 
         Raises:
             OSError: instead, of several processes: the others may be waiting for this one in the
@@ -197,8 +199,23 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    """One line: tensorstore adds its whole configuration to the system's words."""
+    """The reason in one line: tensorstore adds its whole configuration to the system's message."""
     number = re.search(r"os_error_code='(\d+)'", str(error))
     if number:
         return os.strerror(int(number[1]))
     return shorten(f"{type(error).__name__}: {error}", 300)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that a run has checkpoints of, in order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = []
+    if (folder / "checkpoints").exists():  # looking into it would make it
+        with closing(Checkpoints(folder, read_only=True)) as checkpoints:
+            found = checkpoints.steps()
+    if not found:
+        raise ValueError(f"{folder} holds no checkpoints: train first, or give the --workdir")
+    return found

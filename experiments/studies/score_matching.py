@@ -1,6 +1,6 @@
 """What score matching costs, and what it needs: explicit, sliced and denoising, on points.
 
-    python -m experiments.studies.score_matching_demo --output=score_matching.png
+    python -m experiments.studies.score_matching --output=score_matching.png
 
 One small network learns the score of a mixture with noise, which is known, by each objective in as
 many steps; above, each one's estimate and its error. Below, the errors along the noise, the cost of

@@ -1,0 +1,171 @@
+"""The figures of a trained model, by their names in METRICS.
+
+A metric is a function from a Subject to Figures. A new one is a new function and a line in METRICS.
+What takes long is kept in parts: an evaluation that was stopped continues where it was.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.data.dataset import Dataset, identity
+from experiments.evaluation import bound, quality
+from experiments.evaluation.features import FeatureFunction
+from experiments.evaluation.figure import Figure, Figures
+from experiments.evaluation.reference import PAIRED, distances, reference, sampled_features
+from experiments.pipeline import draw, likelihood
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import devices, files
+from experiments.runs.parts import Parts
+
+LEAST = 20  # samples, for all of the statistics of sample quality
+Losses = Callable[[Any, jax.Array, Any, Any], dict[str, jax.Array]]
+"""losses(params, key, batch, first index): the training loss of each sample, as "loss" [B]"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A model to be measured, with the data that it is measured on.
+
+    Attributes:
+        pipeline: the model; its folder keeps finished parts.
+        dataset: the model's data; of a latent model, latents.
+        images: the data that decoded samples are compared with; points are their own.
+        name: of the data set.
+        losses: the training loss of each sample.
+        features: gives the features of images, for sample quality.
+        n_samples: samples drawn for sample quality.
+    """
+
+    pipeline: Pipeline
+    dataset: Dataset
+    images: Dataset
+    name: str
+    losses: Losses
+    features: FeatureFunction
+    n_samples: int
+
+    @property
+    def test(self) -> tuple[Any, Any]:
+        """The test data, and their conditions."""
+        return self.dataset.test, self.pipeline.conditions.from_data(self.dataset, "test")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        assert self.pipeline.folder is not None
+        return self.pipeline.folder
+
+    def parts(self, kind: str, *inputs: Any) -> Parts:
+        """Keeps the parts of a figure that depends on the weights, the test data and `inputs`."""
+        pipeline = self.pipeline
+        decisive = [pipeline.seed, pipeline.likelihood.batch_size, pipeline.params, inputs]
+        decisive += [identity(self.dataset.test), self.test[1], str(pipeline.super_resolution)]
+        return Parts(self.folder / "evaluation" / str(pipeline.step), kind, decisive)
+
+
+def test_loss(subject: Subject) -> Figures:
+    """The training loss of the averaged weights on the test set, without dropout."""
+    pipeline = subject.pipeline
+    batch = partial(subject.losses, pipeline.params)
+    result = likelihood.passes(pipeline, subject.test, batch, subject.parts("loss"), "test loss")
+    losses = result["loss"]
+    return {"test loss": Figure(losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses)))}
+
+
+def bits_per_dim(subject: Subject) -> Figures:
+    """Bits/dim of the test set; every sample's are in likelihood_STEP.csv."""
+    options = subject.pipeline.likelihood
+    part = subject.parts("bits", options.rtol, options.atol, options.probe, options.n_probes)
+    bits = likelihood.bits_per_dim(subject.pipeline, subject.test, part)
+    save_likelihoods(subject.pipeline, bits)
+    about = {"nfe": bits.nfe} | ({"given": bits.given} if bits.given else {})
+    return {bits_name(subject.pipeline): Figure(bits.mean, bits.error, about)}
+
+
+def save_likelihoods(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> Path:
+    """Writes the bits/dim of each sample."""
+    assert pipeline.folder is not None
+    path = pipeline.folder / f"likelihood_{pipeline.step}_seed{pipeline.seed}.csv"
+    return files.write_table(path, ["index", "bits_per_dim"], list(enumerate(bits.each.tolist())))
+
+
+def bits_name(pipeline: Pipeline) -> str:
+    """The figure's name: bits of a density of latents compare only with the same latents'."""
+    return "test latent bits/dim" if pipeline.decoder else "test bits/dim"
+
+
+def variational_bound(subject: Subject) -> Figures:
+    """The variational bound in bits/dim; VDM's of a model of grey levels.
+
+    All terms of the former are in bound_STEP.csv.
+    """
+    pipeline = subject.pipeline
+    if pipeline.decoder:
+        raise ValueError(
+            "config.eval.enable_bound is of images, and the data are latents of "
+            "config.data.autoencoder: set it to False"
+        )
+    if pipeline.grey_levels:
+        part = subject.parts("bound", pipeline.bound_steps)
+        terms = bound.continuous(pipeline, subject.test, part)
+        bits = np.sum([*terms.values()], axis=0)
+        about: dict[str, Any] = {name: f"{each.mean():.4f}" for name, each in terms.items()}
+        error = bits.std(ddof=1) / np.sqrt(len(bits))
+        return {"vdm bound bits/dim": Figure(bits.mean(), error, about)}
+    levels, variance = pipeline.chain(), bound.variance_of(pipeline)
+    part = subject.parts("bound", levels, variance)
+    found = bound.bits_per_dim(pipeline, subject.test, variance, part)
+    terms = {"prior": found.prior, "diffusion": found.diffusion.sum()}
+    terms |= {"reconstruction": found.reconstruction}
+    rows = list(zip(levels, [found.reconstruction, *found.diffusion], strict=True))
+    path = subject.folder / f"bound_{pipeline.step}.csv"
+    files.write_table(path, ["log_snr", "bits_per_dim"], rows)
+    about = {name: round(float(value), 5) for name, value in terms.items()}
+    return {"bound bits/dim": Figure(found.mean, found.error, about)}
+
+
+def sample_quality(subject: Subject) -> Figures:
+    """Distances, precision and recall of samples and training data. Latents are decoded first."""
+    pipeline, fn, n = subject.pipeline, subject.features, subject.n_samples
+    about = subject.name, subject.images, fn, subject.folder.parent / "stats"
+    truth = reference(*about, pipeline.mesh, pipeline.likelihood.batch_size)
+    folder = subject.folder / "evaluation" / str(pipeline.step)
+    part = Parts(folder, "samples", [pipeline.seed, pipeline.identity()])
+    size = devices.round_up(pipeline.mesh, pipeline.batch_size)
+    batch = draw.make_draw(pipeline, size)
+    decoder = pipeline.decoder
+    scaling = decoder.scaling if decoder else pipeline.scaling
+
+    def images(first: int) -> np.ndarray:
+        x = devices.fetch(batch(first).x)
+        return decoder.decode(x) if decoder else x
+
+    moments, values = sampled_features(scaling, fn, images, size, n, pipeline.mesh, part)
+    details = {"samples": n, "data": truth.moments.n, "features": f"{fn.name}-{fn.version}"}
+    details |= {"seed": pipeline.seed}
+    distance = distances(moments, values["features"], truth, pipeline.seed)
+    kernel = distance.kernel, distance.kernel_error, details | {"subset": distance.subset}
+    closeness = quality.precision_recall(truth.features, values["features"][:PAIRED])
+    figures = {
+        fn.figure("frechet_distance"): Figure(distance.frechet, None, details),
+        fn.figure("kernel_distance"): Figure(*kernel),
+        fn.figure("precision"): Figure(closeness.precision, None, details),
+        fn.figure("recall"): Figure(closeness.recall, None, details),
+    }
+    if "logits" in values:
+        figures["inception_score"] = Figure(*quality.inception_score(values["logits"]), details)
+    return figures
+
+
+METRICS: dict[str, Callable[[Subject], Figures]] = {
+    "loss": test_loss,
+    "bpd": bits_per_dim,
+    "bound": variational_bound,
+    "sampling": sample_quality,
+}

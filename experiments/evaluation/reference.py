@@ -1,0 +1,165 @@
+"""Features of samples and of the data that they are compared with."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.data.dataset import Dataset, identity
+from experiments.data.lazy_images import LazyImages
+from experiments.data.scaling import Scaling
+from experiments.evaluation import features, quality
+from experiments.evaluation.features import FeatureFunction
+from experiments.evaluation.quality import Moments
+from experiments.pipeline.draw import check_finite
+from experiments.runs import devices, files, hosts, parts, progress
+from experiments.runs.parts import Part
+
+PAIRED = 10_000  # the most images of each set in the statistics that compare all pairs
+KERNEL_SUBSET = 1000  # images of KID's subsets, as published
+SAVE_EVERY = 50  # batches of data between two savings of their statistics
+
+
+class Reference(NamedTuple):
+    """The moments of all training data, and the features of at most PAIRED of them."""
+
+    path: Path
+    moments: Moments
+    features: np.ndarray
+
+
+class Distances(NamedTuple):
+    """Distances between samples and data.
+
+    kernel_error: standard error of the kernel distance; subset: images of its subsets.
+    """
+
+    frechet: float
+    kernel: float
+    kernel_error: float
+    subset: int
+
+
+def feature_function(shape: tuple[int, ...], weights: str = "") -> FeatureFunction:
+    """The features by a file of weights, or random ones; points are their own features."""
+    if len(shape) > 1:
+        return features.create(weights)
+    return FeatureFunction("coordinates", "0", lambda _, points: (points, None), ())
+
+
+def reference(
+    name: str, dataset: Dataset, fn: FeatureFunction, folder: Path, mesh: Mesh, batch_size: int
+) -> Reference:
+    """The statistics of training data, made once for a data set and a feature function.
+
+    Args:
+        name: of the data set, for the name of the file.
+        dataset: images, or points.
+        fn: gives the features.
+        folder: where the statistics are kept.
+        mesh: the devices.
+        batch_size: samples at a time.
+    """
+    values = dataset.train
+    n, size = len(values), batch_size
+    made_of = parts.digest([fn.name, fn.version, dataset.levels, identity(values)])
+    path = folder / f"{name}-{fn.name}-{made_of}.npz"
+    kept = np.linspace(0, n - 1, min(n, PAIRED)).astype(int)
+    moments, rows = None, []
+    if hosts.agree(path.exists()):
+        with np.load(path) as saved:
+            moments = Moments(int(saved["n"]), saved["mean"], saved["scatter"])
+            rows = [saved["rows"]]
+    firsts = range(moments.n if moments else 0, n, size)
+    for k, first in enumerate(progress.track(firsts, "features of the data"), 1):
+        indices = np.arange(first, min(first + size, n))
+        new = _features(mesh, dataset.levels, fn, values, indices)["features"]
+        moments = moments.merge(Moments.of(new)) if moments else Moments.of(new)
+        rows.append(new[np.isin(indices, kept)])
+        if k % SAVE_EVERY == 0 or k == len(firsts):
+            rows = [np.concatenate(rows)]
+            files.write_arrays(path, rows=rows[0], **dataclasses.asdict(moments))
+    assert moments is not None
+    return Reference(path, moments, rows[0])
+
+
+def sampled_features(
+    scaling: Scaling,
+    fn: FeatureFunction,
+    draw: Callable[[int], jax.Array | np.ndarray],
+    size: int,
+    n: int,
+    mesh: Mesh,
+    part: Part = parts.always,
+    title: str = "samples",
+) -> tuple[Moments, parts.Arrays]:
+    """The moments of the features of n samples, and their features and logits, [n, ...].
+
+    Args:
+        scaling: of the samples to grey levels.
+        fn: gives the features.
+        draw: `size` samples in model space, from an index on.
+        size: of a batch.
+        n: the number of samples.
+        mesh: the devices.
+        part: keeps each batch's samples, and their features.
+        title: shown with the progress; "" for none.
+
+    Raises:
+        FloatingPointError: a sample is not finite.
+    """
+    moments, rows = None, []
+
+    def images(first: int) -> parts.Arrays:
+        x = devices.fetch(draw(first))
+        check_finite(x)
+        return {"images": scaling.to_grey(x)}
+
+    for first in progress.track(range(0, n, size), title):
+        made = part(f"images_{first}_{size}", partial(images, first))["images"]
+        measure = partial(_features, mesh, scaling.levels, fn, made, np.arange(len(made)))
+        row = part(f"{fn.name}-{fn.version}_{first}_{size}", measure)
+        row = {name: values[: n - first] for name, values in row.items()}
+        new = Moments.of(row["features"])
+        moments = moments.merge(new) if moments else new
+        rows.append(row)
+    assert moments is not None
+    return moments, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def distances(moments: Moments, rows: np.ndarray, truth: Reference, seed: int) -> Distances:
+    """Fréchet and kernel distance of samples to the data.
+
+    Args:
+        moments: of all samples' features.
+        rows: features of samples, of which PAIRED at most are used.
+        truth: the data.
+        seed: of the kernel distance's subsets.
+    """
+    paired = rows[:PAIRED], truth.features
+    subset = min(KERNEL_SUBSET, min(map(len, paired)) // 2)
+    kernel = quality.kernel_distance(*paired, subset_size=subset, seed=seed)
+    return Distances(quality.frechet_distance(moments, truth.moments), *kernel, subset)
+
+
+def _features(
+    mesh: Mesh,
+    levels: int | None,
+    fn: FeatureFunction,
+    values: np.ndarray | LazyImages,
+    indices: np.ndarray,
+) -> parts.Arrays:
+    """Features, and logits if the function has some, of values[indices]: grey levels, or points."""
+    padded = np.resize(indices, devices.round_up(mesh, len(indices)))
+    batch: Any = devices.put(devices.batch_sharding(mesh), values, padded)
+    if levels is not None:
+        batch = jnp.round(batch * (255 / (levels - 1))).astype(jnp.uint8)
+    rows, logits = fn(batch)
+    result = devices.fetch({"features": rows, "logits": logits})
+    return {name: leaf[: len(indices)] for name, leaf in result.items() if leaf is not None}

@@ -1,0 +1,58 @@
+"""Analytic-DPM's variance of a model's steps, from training data (Bao et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from experiments.runs import devices, parts
+from sde_lib import AnalyticVariance, analytic_variance
+
+if TYPE_CHECKING:
+    from experiments.pipeline.pipeline import Pipeline
+
+LEAST, VALUES = 256, 1 << 14  # samples, and values of all of them, that a variance is taken from
+
+
+def variance(pipeline: Pipeline) -> AnalyticVariance:
+    """The variance at the noise levels of pipeline.chain(), by some of the training data.
+
+    It is computed once for a run's parameters, and kept in the run's folder.
+    """
+    sde, mesh, levels, scaling = pipeline.sde, pipeline.mesh, pipeline.chain(), pipeline.scaling
+    kept = parts.always
+    if pipeline.folder is not None:
+        inputs = [pipeline.seed, levels, pipeline.params, str(pipeline.super_resolution or "")]
+        kept = parts.Parts(pipeline.folder / "analytic_variance", "step", inputs)
+
+    @jax.jit
+    def batch(params, values, first_index):
+        (x, conditions), key = values, jax.random.key(pipeline.seed)
+        x = scaling.to_model_each(key, x, first_index)
+        if pipeline.super_resolution:
+            conditions = conditions | pipeline.super_resolution.conditions(key, x, first_index)
+        params = devices.gather(mesh, params)
+        score_fn = devices.spread(mesh, pipeline.model.score_fn(params, **conditions))
+        about = key, sde, score_fn, x, levels, first_index
+        squares, noise = analytic_variance.mean_squares(*about)
+        return {"squares": squares, "noise": noise}
+
+    def compute() -> parts.Arrays:
+        dataset = pipeline.dataset()
+        x, conditions = dataset.train, pipeline.conditions.from_data(dataset, "train")
+        n = min(len(x), max(LEAST, VALUES // math.prod(x.shape[1:])))
+        rows = np.linspace(0, len(x) - 1, n).astype(int)
+        values = jax.tree.map(lambda leaf: leaf[rows], (x, conditions))
+        fn, size = partial(batch, pipeline.params), pipeline.likelihood.batch_size
+        result = parts.over(mesh, values, size, fn, title="variance of the steps")
+        squares, noise = (result[name].mean(axis=0) for name in ("squares", "noise"))
+        interval = None if scaling.levels is None else scaling.range
+        made = analytic_variance.from_squares(levels, squares, noise, interval)
+        return {"unknown": np.asarray(made.unknown)}
+
+    unknown = kept("unknown", compute)["unknown"]
+    return AnalyticVariance(tuple(levels.tolist()), tuple(unknown.tolist()))

@@ -1,0 +1,108 @@
+"""Classifier-free guidance by the conditions of a model (Ho & Salimans 2022, arXiv 2207.12598)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from experiments.pipeline.conditions import Conditions
+from samplers import guidance, guidance_schedules
+from sde_lib import SDE, ScoreFn
+from sde_lib.checks import check_positive
+
+ConditionalScore = Callable[[Any, Any, dict[str, Any]], Any]
+"""(x, t, conditions) -> score"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A guidance schedule and its options (samplers/guidance_schedules.py).
+
+    Attributes:
+        name: in samplers.guidance.SCHEDULES.
+        options: of the schedule, such as (("low", 0.2), ("high", 5.0)).
+    """
+
+    name: str = "constant"
+    options: tuple[tuple[str, float], ...] = ()
+
+    def weight(self, weight: Any, sde: SDE, outside: float = 1.0) -> guidance.Weight:
+        """The weight as it is if constant, else as a function of t.
+
+        Args:
+            weight: a number, or a scalar array.
+            sde: gives t its noise level.
+            outside: the weight outside the noise levels of "interval": 1 is the conditional score
+                alone in classifier-free guidance, 0 drops a gradient.
+        """
+        options = dict(self.options) | ({"outside": outside} if self.name == "interval" else {})
+        made = guidance_schedules.create(self.name, weight, sde, **options)
+        return weight if self.name == "constant" else made
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierFree:
+    """The guidance scale and its schedule.
+
+    Attributes:
+        weight: the guidance scale w in s_u + w (s_c - s_u): 1 is the conditional score alone.
+        negative_terms: with a negative condition, 3: s_u + w (s_c - s_n); 2: s_n + w (s_c - s_n).
+        schedule: of the weight.
+
+    Raises:
+        ValueError: a negative weight, or other numbers of terms.
+    """
+
+    weight: float = 1.0
+    negative_terms: int = 3
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self):
+        check_positive(or_zero=True, **{"config.guidance.classifier_free.weight": self.weight})
+        if self.negative_terms not in (2, 3):
+            raise ValueError(
+                f"config.guidance.classifier_free.negative_terms is {self.negative_terms}: it must "
+                "be 3, or 2 to do without the unconditional score"
+            )
+
+    def changes(self, conditions: Conditions) -> bool:
+        """True if the guided score differs from the conditional one.
+
+        A schedule of the weight 1 differs too, but for "interval", which is 1 everywhere then.
+        """
+        scheduled = self.schedule.name not in ("constant", "interval")
+        return scheduled or self.weight != 1 or conditions.has_negative
+
+    def check(self, conditions: Conditions) -> None:
+        """Raises ValueError for guidance that a model with these conditions cannot have."""
+        if not self.changes(conditions):
+            return
+        if not conditions.droppable:
+            raise ValueError(
+                "config.guidance.classifier_free needs a model with classes "
+                "(config.model.class_conditional) or text (config.model.text); to guide another "
+                "one, give config.guidance.classifier.run"
+            )
+        names = {type(member).__name__ for member in conditions.droppable}
+        two_terms = conditions.has_negative and self.negative_terms == 2 and "Text" not in names
+        if not (two_terms or conditions.has_unconditional):
+            raise ValueError(
+                f"config.guidance.classifier_free.weight = {self.weight} and negative conditions "
+                "need the unconditional score, which this model has not learned: train one with "
+                "config.model.label_dropout=0.1, or guide by config.guidance.classifier"
+            )
+
+    def guide(
+        self, score: ConditionalScore, values: dict[str, Any], conditions: Conditions, sde: SDE
+    ) -> ScoreFn:
+        """Inside jit: the guided score function of samples with the conditions `values`."""
+        if not self.changes(conditions):
+            return lambda x, t: score(x, t, values)
+        negative = conditions.negative(values)
+        two_terms = negative is not None and self.negative_terms == 2
+        return guidance.classifier_free(
+            score,
+            values,
+            self.schedule.weight(self.weight, sde),
+            None if two_terms else conditions.unconditional(values),
+            negative,
+        )

@@ -1,0 +1,204 @@
+"""Edits of images by a trained model: inpainting, colourisation, variations, interpolation.
+
+TASKS names them; each is a function of (pipeline, score_fn, options, x, index of the first result)
+that gives columns of images by their titles, each like x.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import samplers
+from experiments.runs import devices, progress
+from samplers import editing, measurement
+from sde_lib import ScoreFn
+from sde_lib.batch import Batch
+from sde_lib.checks import check_at_least, check_name
+
+if TYPE_CHECKING:
+    from experiments.pipeline.pipeline import Pipeline
+
+Columns = dict[str, Batch]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """An edit and its options.
+
+    Attributes:
+        task: a name in TASKS.
+        n_results: results for each image, or between two of them.
+        mask: of "inpaint": the part that is known, a name in MASKS.
+        strength: of "variations": 0 changes nothing, 1 everything.
+        n_iterations: of conjugate gradients, in "inpaint" and "colorize".
+
+    Raises:
+        ValueError: an unknown task or mask, or an impossible number.
+    """
+
+    task: str = "inpaint"
+    n_results: int = 6
+    mask: str = "left"
+    strength: float = 0.3
+    n_iterations: int = 3
+
+    def __post_init__(self):
+        check_name("config.edit.task", self.task, TASKS)
+        check_name("config.edit.mask", self.mask, MASKS)
+        counts = {name: getattr(self, name) for name in ("n_results", "n_iterations")}
+        check_at_least(1, **{f"config.edit.{name}": count for name, count in counts.items()})
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"config.edit.strength is {self.strength}: it must lie in [0, 1]")
+
+
+def edit(pipeline: Pipeline, x: np.ndarray, options: Edit) -> dict[str, np.ndarray]:
+    """The columns of an edit's picture, by their titles, for samples x [N, ...] in model space.
+
+    Raises:
+        ValueError: a model or data that cannot be edited so.
+        FloatingPointError: a result is not finite.
+    """
+    check(pipeline, options)
+
+    @jax.jit
+    def compute(params, x, first_index):
+        score_fn = pipeline.conditional_score(params, {})
+        columns = TASKS[options.task](pipeline, score_fn, options, x, first_index)
+        return OrderedDict(columns)  # jit would sort a dict
+
+    pairs, n_results = options.task == "interpolate", options.n_results
+    size = max(1, pipeline.batch_size // n_results)  # images at a time
+    rows = [
+        devices.fetch(compute(pipeline.params, x[k : k + size + pairs], k * n_results))
+        for k in progress.track(range(0, len(x) - pairs, size), options.task)
+    ]
+    columns = {title: np.concatenate([row[title] for row in rows]) for title in rows[0]}
+    if not all(np.isfinite(column).all() for column in columns.values()):
+        raise FloatingPointError("results are not finite: take more steps, or another sampler")
+    return columns
+
+
+def check(pipeline: Pipeline, options: Edit) -> None:
+    """Raises ValueError for a model or data that cannot be edited."""
+    if pipeline.guides:
+        name = type(pipeline.guides[0]).__name__
+        raise ValueError(f"config.guidance: {name} guides samples: leave it out of mode edit")
+    if not pipeline.sde.is_scalar:
+        raise ValueError(
+            f"mode edit does not know the SDE {type(pipeline.sde).__name__}, whose states are more "
+            "than images: take a model of another SDE"
+        )
+    if pipeline.conditions.members or pipeline.super_resolution:
+        raise ValueError("mode edit needs an unconditional model, and this one has conditions")
+    if getattr(pipeline.sampler, "variance", None) in ("learned", "analytic"):
+        raise ValueError(
+            f"mode edit does not know config.sampling.variance = {pipeline.sampler.variance!r}: "  # pyright: ignore
+            "take 'posterior', or another method"
+        )
+    if len(pipeline.shape) == 1:
+        raise ValueError("the data are points: mode edit needs images")
+    if options.task == "colorize" and pipeline.decoder is not None:
+        raise ValueError("config.edit.task = 'colorize' needs grey images, which latents have not")
+    if options.task == "colorize" and pipeline.shape[-1] == 1:
+        raise ValueError("the data have no colours: config.edit.task = 'colorize' needs them")
+
+
+def _inpaint(
+    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+) -> Columns:
+    mask = MASKS[options.mask](x.shape[1])
+    return _measure(pipeline, score_fn, options, x, first_index, measurement.inpainting(mask))
+
+
+def _colorize(
+    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+) -> Columns:
+    return _measure(pipeline, score_fn, options, x, first_index, measurement.grey)
+
+
+def _measure(
+    pipeline: Pipeline,
+    score_fn: ScoreFn,
+    options: Edit,
+    x: Batch,
+    first_index: Any,
+    operator: Any,
+) -> Columns:
+    """Samples given a linear measurement of x."""
+    many = jnp.repeat(x, options.n_results, axis=0)
+    conditioned = measurement.condition(
+        pipeline.sde, score_fn, operator, operator(many), n_iterations=options.n_iterations
+    )
+    sampler: Any = pipeline.sampler
+    results = sampler(pipeline.key, pipeline.sde, conditioned, many.shape, first_index).x
+    given = jnp.broadcast_to(operator(x), x.shape)
+    return {"original": x, "given": given} | _results(options, x, results)
+
+
+def _variations(
+    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+) -> Columns:
+    many = jnp.repeat(x, options.n_results, axis=0)
+    about = pipeline.sampler, pipeline.key, pipeline.sde, score_fn, many
+    results = editing.vary(*about, options.strength, first_index)
+    return {"original": x} | _results(options, x, results)
+
+
+def _reconstruct(
+    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+) -> Columns:
+    latent = _encode(pipeline, score_fn, x)
+    return {"original": x, "decoded": _decode(pipeline, score_fn, latent)}
+
+
+def _interpolate(
+    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+) -> Columns:
+    """Images between each image and the next, by their points of the prior."""
+    n_frames, latent = options.n_results, _encode(pipeline, score_fn, x)
+    weights = np.arange(1, n_frames + 1) / (n_frames + 1)
+    frames = jnp.stack([editing.slerp(latent[:-1], latent[1:], w) for w in weights], axis=1)
+    frames = _decode(pipeline, score_fn, frames.reshape(-1, *x.shape[1:]))
+    frames = frames.reshape(-1, n_frames, *x.shape[1:])
+    between = {f"{w:.2f}": frames[:, k] for k, w in enumerate(weights)}
+    return {"from": x[:-1]} | between | {"to": x[1:]}
+
+
+def _encode(pipeline: Pipeline, score_fn: ScoreFn, x: Batch) -> Batch:
+    return editing.encode(pipeline.sde, score_fn, x, **pipeline.flow_tolerances())
+
+
+def _decode(pipeline: Pipeline, score_fn: ScoreFn, latent: Batch) -> Batch:
+    flow = samplers.ProbabilityFlow(**pipeline.flow_tolerances())
+    start = samplers.Start(latent, pipeline.sde.t_max)
+    return flow(pipeline.key, pipeline.sde, score_fn, latent.shape, start=start).x
+
+
+def _results(options: Edit, x: Batch, results: Batch) -> Columns:
+    results = results.reshape(len(x), -1, *x.shape[1:])
+    return {f"result {k + 1}": results[:, k] for k in range(options.n_results)}
+
+
+def _left(side: int) -> np.ndarray:
+    return np.tile(np.arange(side) < side // 2, (side, 1))
+
+
+def _around_centre(side: int) -> np.ndarray:
+    within = np.abs(np.arange(side) - (side - 1) / 2) < side / 4
+    return ~np.outer(within, within)
+
+
+MASKS = {"left": _left, "centre": _around_centre}
+TASKS = {
+    "inpaint": _inpaint,
+    "colorize": _colorize,
+    "variations": _variations,
+    "reconstruct": _reconstruct,
+    "interpolate": _interpolate,
+}

@@ -1,0 +1,214 @@
+"""Guidance of a trained model: functions from scores to scores, with options and weights.
+
+Each kind is a class with the protocol `Guide`; GUIDES names them in the order in which they are
+applied. Time shift, epsilon scaling and the discriminator correct the model's own errors; then the
+classifier adds its gradient. A new kind is a new class and a line in GUIDES.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from experiments.pipeline.classifier_free import Schedule
+from samplers import guidance
+from samplers.base import Scores
+from sde_lib import SDE
+from sde_lib.batch import Batch, PerSample
+from sde_lib.checks import check_positive
+
+LogRatio = Callable[[Any, Batch, PerSample], PerSample]
+"""log_ratio(params, x, t): log d / (1 - d) of a discriminator d, [B]"""
+LogProbs = Callable[[Any, Batch, PerSample], jax.Array]
+"""log_probs(params, x, t): log probabilities of all classes, [B, classes]"""
+FIELD = "config.guidance"
+
+
+class Guide(Protocol):
+    """One kind of guidance.
+
+    Attributes:
+        params: arrays that it needs inside jit, such as the weights of a network; () for none.
+        needs_noise_level: it needs an SDE with one noise level for all dimensions.
+    """
+
+    needs_noise_level: ClassVar[bool]
+
+    @property
+    def params(self) -> Any: ...
+
+    def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
+        """Inside jit: the guided score function, or functions, of the samples of these indices."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeShift:
+    """Time-shift sampling (samplers.guidance.time_shift).
+
+    Attributes:
+        window: how far in t the network's time may follow the variance of the sample.
+        cutoff: the least t at which it does.
+    """
+
+    window: float
+    cutoff: float = 0.0
+    params: Any = ()
+    needs_noise_level: ClassVar[bool] = True
+
+    def __post_init__(self):
+        options = {"window": self.window, "cutoff": self.cutoff}
+        check_positive(or_zero=True, **{f"{FIELD}.time_shift.{k}": v for k, v in options.items()})
+
+    def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
+        shift = partial(guidance.time_shift, sde=sde, window=self.window, cutoff=self.cutoff)
+        return jax.tree.map(shift, scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsilonScaling:
+    """Division of the predicted noise by b(t) = scale + slope t (Ning et al. 2023).
+
+    Attributes:
+        scale: b at t = 0.
+        slope: the change of b with t.
+    """
+
+    scale: Any = 1.0
+    slope: float = 0.0
+    params: Any = ()
+    needs_noise_level: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_positive(**{f"{FIELD}.epsilon_scaling.scale": self.scale})
+
+    def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
+        last = self.scale + self.slope * sde.t_max
+        check_positive(**{f"{FIELD}.epsilon_scaling: scale + {sde.t_max:g} slope": last})
+        b = guidance.linear(self.slope, self.scale)
+        return jax.tree.map(lambda fn: guidance.epsilon_scaling(fn, b), scores)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Discriminator:
+    """Guidance by a discriminator of noisy samples and noisy data (Kim et al. 2023).
+
+    Attributes:
+        log_ratio: the discriminator's.
+        params: its weights.
+        weight: of its gradient, in the first evaluation of a solver's step.
+        weight_2nd_order: in the other evaluations, such as Heun's second.
+        boost: double the gradient where the sample is taken for a fake.
+        sigma_min: the lowest noise level sigma / alpha at which it guides; None: as published.
+        sigma_max: likewise, the highest.
+    """
+
+    log_ratio: LogRatio
+    params: Any
+    weight: Any = 1.0
+    weight_2nd_order: float = 0.0
+    boost: bool = False
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    needs_noise_level: ClassVar[bool] = True
+
+    def __post_init__(self):
+        weights = {name: getattr(self, name) for name in ("weight", "weight_2nd_order")}
+        levels = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        given = {name: level for name, level in levels.items() if level is not None}
+        check_positive(
+            or_zero=True, **{f"{FIELD}.discriminator.{k}": v for k, v in weights.items()}
+        )
+        named: dict[str, Any] = {f"{FIELD}.discriminator.{k}": v for k, v in given.items()}
+        check_positive(**named)
+
+    def check_sampler(self, sampler: Any) -> None:
+        """Raises ValueError for a sampler that cannot tell the evaluations of a step apart."""
+        alike = self.weight == self.weight_2nd_order
+        if not alike and not getattr(sampler, "takes_tuple", False):
+            raise ValueError(
+                f"the sampler {type(sampler).__name__} does not tell the first evaluation of a "
+                "step from the others: take 'edm', 'heun' or another solver of noise levels, or "
+                f"the same {FIELD}.discriminator.weight and weight_2nd_order"
+            )
+
+    def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
+        assert callable(scores)
+        return guidance.discriminator(
+            scores,
+            sde,
+            partial(self.log_ratio, params),
+            self.weight,
+            self.weight_2nd_order,
+            self.sigma_min,
+            self.sigma_max,
+            self.boost,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """Guidance by a classifier of noisy data (Song et al. 2021, Eq. 14).
+
+    Attributes:
+        log_probs: the classifier's.
+        params: its weights.
+        n_classes: classes that it knows.
+        labels: the classes to guide to, in turn; () for all of them in turn.
+        weight: of its gradient.
+        schedule: of the weight.
+    """
+
+    log_probs: LogProbs
+    params: Any
+    n_classes: int
+    labels: tuple[int, ...] = ()
+    weight: float = 1.0
+    schedule: Schedule = Schedule()
+    needs_noise_level: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_positive(or_zero=True, **{f"{FIELD}.classifier.weight": self.weight})
+
+    def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
+        labels = jnp.asarray(self.labels or tuple(range(self.n_classes)), jnp.int32)
+        labels = labels[indices % len(labels)]
+
+        def log_prob(x: Batch, t: PerSample) -> PerSample:
+            rows = self.log_probs(params, x, t)
+            return jnp.take_along_axis(rows, labels[:, None], axis=1)[:, 0]
+
+        weight = self.schedule.weight(self.weight, sde, outside=0.0)
+        guide = partial(guidance.gradient, log_prob=log_prob, weight=weight)
+        return jax.tree.map(guide, scores)
+
+
+GUIDES: dict[str, type] = {
+    "time_shift": TimeShift,
+    "epsilon_scaling": EpsilonScaling,
+    "discriminator": Discriminator,
+    "classifier": Classifier,
+}
+
+
+def apply(
+    guides: Sequence[Guide], scores: Scores, params: Sequence[Any], sde: SDE, indices: jax.Array
+) -> Scores:
+    """Inside jit: the scores guided by each in turn; params are [guide.params ...]."""
+    for guide, own in zip(guides, params, strict=True):
+        scores = guide.apply(scores, own, sde, indices)
+    return scores
+
+
+def check(guides: Sequence[Guide], sde: SDE) -> None:
+    """Raises ValueError for guides that do not go with the SDE."""
+    for guide in guides:
+        if guide.needs_noise_level and not sde.is_scalar:
+            raise ValueError(
+                f"{FIELD}: {type(guide).__name__} goes by the noise level, which {sde} does not "
+                "have: leave it out"
+            )
+        guide.apply(lambda x, t: x, guide.params, sde, jnp.zeros(1, int))  # checks its numbers

@@ -1,0 +1,173 @@
+"""Log-likelihoods of data under a trained model, in bits per dimension."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+import sde_lib
+from experiments.runs import devices, parts
+from sde_lib.checks import check_at_least, check_name
+from sde_lib.probes import Probe
+
+if TYPE_CHECKING:
+    from experiments.pipeline.pipeline import Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodOptions:
+    """The solver's tolerances and the estimator's probes (sde_lib.log_likelihood).
+
+    Attributes:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        probe: distribution of the probes, or "exact".
+        n_probes: probes a sample.
+        n_repeats: passes over the data, each with other noise and other probes.
+        batch_size: samples at a time.
+
+    Raises:
+        ValueError: an unknown probe, a tolerance that is not positive, or a count below 1.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    probe: Probe = "rademacher"
+    n_probes: int = 1
+    n_repeats: int = 1
+    batch_size: int = 256
+
+    def __post_init__(self):
+        check_name("config.eval.probe", self.probe, get_args(Probe))
+        for name in ("n_probes", "n_repeats", "batch_size"):
+            check_at_least(1, **{f"config.eval.{name}": getattr(self, name)})
+        for name in ("rtol", "atol"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"config.eval.{name} is {getattr(self, name)}: it must be positive"
+                )
+
+
+class BitsPerDim(NamedTuple):
+    """Bits per dimension of a set of samples.
+
+    mean and error: their mean and its standard error. nfe: the solver's mean number of evaluations.
+    given: the condition that they hold for, beside classes and texts. each: of every sample, [N].
+    """
+
+    mean: float
+    error: float
+    nfe: int
+    given: str
+    each: Float[np.ndarray, " n"]
+
+    def __str__(self) -> str:
+        given = self.given and f", given {self.given}"
+        return f"{self.mean:.3f} +- {self.error:.3f} (nfe {self.nfe}{given})"
+
+
+def bits_per_dim(
+    pipeline: Pipeline, values: tuple[Any, Any], part: parts.Part = parts.always
+) -> BitsPerDim:
+    """Bits per dimension of data by the probability-flow ODE.
+
+    The network computes in float32, whatever its dtype. In each pass a sample is dequantised anew,
+    by a key of its own; the error is that of the mean over samples. Uniform noise dequantises. A
+    model of grey levels (pipeline.grey_levels), whose network has never seen uniform noise, is
+    dequantised by its own least noise (sde_lib.encode_grey_levels). A super-resolution model is
+    conditioned on the sample's own smaller image. Without noise, that leaves x a subspace, where no
+    density is bounded: such bits only tell how sharply the model knows it.
+
+    Args:
+        pipeline: the trained model.
+        values: samples [N, ...] as the data set has them, and their conditions.
+        part: keeps finished parts.
+
+    Raises:
+        FloatingPointError: a likelihood is not finite.
+    """
+    scaling, options = pipeline.scaling, pipeline.likelihood
+    shape = values[0].shape[1:]
+
+    @jax.jit
+    def batch(params, key, values, first_index):
+        x, conditions = values
+        log_ratio, levels = 0.0, scaling.levels
+        if pipeline.grey_levels:
+            x0, grey = grey_values(pipeline, x)
+            about = key, pipeline.sde, x0, grey, first_index
+            x, log_q, log_p = sde_lib.encode_grey_levels(*about)
+            log_ratio, levels = log_p - log_q, None
+        else:
+            x = scaling.to_model_each(key, x, first_index, dequantize=True)
+        score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
+        result = sde_lib.log_likelihood(
+            key,
+            pipeline.sde,
+            score_fn,
+            x,
+            options.rtol,
+            options.atol,
+            options.probe,
+            options.n_probes,
+            first_index,
+        )
+        log_prob = result.log_prob + log_ratio
+        bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels)
+        return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
+
+    result = passes(pipeline, values, partial(batch, pipeline.params), part, "likelihood")
+    bits = result["bits"]
+    if not np.isfinite(bits).all():
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(bits))} of {len(bits)} likelihoods are not finite: the solver "
+            "failed; is the model trained?"
+        )
+    error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else float("nan")
+    given = str(pipeline.super_resolution or "")
+    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits)
+
+
+def passes(
+    pipeline: Pipeline,
+    values: Any,
+    fn: Callable[[jax.Array, Any, int], dict[str, jax.Array]],
+    part: parts.Part = parts.always,
+    title: str = "",
+) -> parts.Arrays:
+    """The means of fn(key, batch, first index) over options.n_repeats passes, [N, ...] by name."""
+    results, options = [], pipeline.likelihood
+    for repeat in range(options.n_repeats):
+        key = jax.random.fold_in(jax.random.key(pipeline.seed), repeat)
+        about = pipeline.mesh, values, options.batch_size, partial(fn, key), part
+        results.append(parts.over(*about, f"pass_{repeat}", title))
+    return {
+        name: np.asarray([result[name] for result in results], np.float64).mean(axis=0)
+        for name in results[0]
+    }
+
+
+def exact_score_fn(
+    pipeline: Pipeline, params: Any, key: jax.Array, x: Any, conditions: Any, first_index: Any
+) -> sde_lib.ScoreFn:
+    """Inside jit: the model's score in float32, with the conditions of the samples x."""
+    if pipeline.super_resolution:
+        conditions = conditions | pipeline.super_resolution.conditions(key, x, first_index)
+    params = devices.gather(pipeline.mesh, params)
+    score_fn = pipeline.model.in_float32().score_fn(params, **conditions)
+    return devices.spread(pipeline.mesh, score_fn)
+
+
+def grey_values(pipeline: Pipeline, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Grey levels x in model space, without noise, and all values that a grey level has there."""
+    scaling, key = pipeline.scaling, jax.random.key(0)
+    assert scaling.levels
+    grey = scaling.to_model(key, jnp.arange(scaling.levels), dequantize=False)
+    return scaling.to_model(key, x, dequantize=False), grey

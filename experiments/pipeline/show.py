@@ -1,0 +1,173 @@
+"""Pictures and files of a model's samples.
+
+Every file is named by what made it: kind, step, sampler, guidance, seed and a digest of all that
+decides on the samples. A .json beside it holds the settings, so nothing is overwritten unseen.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+import sde_lib
+from experiments.data.scaling import Scaling
+from experiments.pipeline import draw
+from experiments.pipeline.cascade import larger
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import devices, files, hosts, pictures, progress
+
+N_FRAMES = 10
+N_PATHS = 8
+N_POINT_PATHS = 2000
+DENSITY_SIDE = 96
+
+
+def settings(pipeline: Pipeline, **details: Any) -> dict[str, Any]:
+    """The settings that decide on samples, as JSON can hold them."""
+    guides = [f"{type(guide).__name__}({_options(guide)})" for guide in pipeline.guides]
+    members = [
+        f"{type(member).__name__}({_options(member)})" for member in pipeline.conditions.members
+    ]
+    return {
+        "run": str(pipeline.folder or ""),
+        "step": pipeline.step,
+        "seed": pipeline.seed,
+        "sde": str(pipeline.sde),
+        "sampler": str(pipeline.sampler),
+        "classifier_free": str(pipeline.classifier_free),
+        "guides": guides,
+        "conditions": members,
+        "super_resolution": str(pipeline.super_resolution or ""),
+        "digest": pipeline.identity(),
+        **details,
+    }
+
+
+def stem(pipeline: Pipeline, kind: str) -> str:
+    """A file's name without its ending: KIND_STEP_SAMPLER[_GUIDANCE]_seedN_DIGEST."""
+    sampler = type(pipeline.sampler).__name__
+    n_steps = getattr(pipeline.sampler, "n_steps", "")
+    guides = [type(guide).__name__.lower() for guide in pipeline.guides]
+    if pipeline.classifier_free.changes(pipeline.conditions):
+        guides.insert(0, f"cfg{pipeline.classifier_free.weight:g}")
+    parts = [kind, str(pipeline.step), f"{sampler}{n_steps}", *guides, f"seed{pipeline.seed}"]
+    return "_".join([*parts, pipeline.identity()[:6]])
+
+
+def save_samples(pipeline: Pipeline, n: int) -> Path:
+    """Draws n samples and saves their picture: a grid of images, or points beside the data."""
+    x, nfe = draw.draw_all(pipeline, n)
+    path = _path(pipeline, "samples", ".png")
+    about = _write_settings(pipeline, path, n_samples=n, nfe=nfe)
+    if x.ndim > 2:
+        images = pipeline.to_images(x)
+        return pictures.save_grid(path, images, math.ceil(math.sqrt(len(x))), about)
+    points = np.asarray(pipeline.dataset().train[: len(x)])
+    half_width = 1.1 * float(np.abs(points).max())
+    density = _density(pipeline, half_width)
+    return pictures.save_points(path, points, x, density, half_width, about)
+
+
+def save_files(pipeline: Pipeline, n: int, single: bool, arrays: bool) -> list[Path]:
+    """Draws n samples and saves them as single PNG files, as an .npz file, or both."""
+    x, nfe = draw.draw_all(pipeline, n)
+    made, images = [], x.ndim > 2
+    if single and images:
+        folder = _path(pipeline, "samples", "")
+        about = _write_settings(pipeline, folder, n_samples=n, nfe=nfe)
+        folder.mkdir(parents=True, exist_ok=True)
+        for k, image in enumerate(pipeline.to_images(x)):
+            pixels = image[..., 0] if image.shape[-1] == 1 else image
+            if hosts.is_first():
+                pictures.save_image(folder / f"{k:06d}.png", Image.fromarray(pixels), about)
+        made.append(folder)
+    if arrays:
+        path = _path(pipeline, "samples", ".npz")
+        _write_settings(pipeline, path, n_samples=n, nfe=nfe)
+        shown = {"images": pipeline.to_images(x)} if images else {}
+        files.write_arrays(path, samples=x, **shown)
+        made.append(path)
+    return made
+
+
+def save_paths(pipeline: Pipeline) -> Path:
+    """The picture of a few samples on their way from the prior to the data."""
+    path = _path(pipeline, "path", ".png")
+    about = _write_settings(pipeline, path)
+    if len(pipeline.shape) == 1:
+        frames = draw.draw_paths(pipeline, N_POINT_PATHS, N_FRAMES)
+        return pictures.save_point_path(path, frames[::2], about)
+    frames = draw.draw_paths(pipeline, N_PATHS, N_FRAMES)
+    scaling = None if pipeline.decoder else pipeline.scaling
+    frames = _stretch(scaling, frames).swapaxes(0, 1)
+    if pipeline.super_resolution:
+        smaller = draw.smaller_images(pipeline, N_PATHS)
+        frames = np.concatenate([larger(smaller, frames.shape[2])[:, None], frames], axis=1)
+    images = pipeline.to_images(frames)
+    images = images.reshape(-1, *images.shape[2:])
+    return pictures.save_grid(path, images, frames.shape[1], about)
+
+
+def save_edit(pipeline: Pipeline, columns: dict[str, np.ndarray], task: str) -> Path:
+    """The picture of an edit's columns (pipeline/edit.py), with their titles."""
+    path = _path(pipeline, f"edit_{task}", ".png")
+    about = _write_settings(pipeline, path, task=task)
+    images = pipeline.to_images(np.stack(list(columns.values()), axis=1))
+    images = images.reshape(-1, *images.shape[2:])
+    return pictures.save_grid(path, images, len(columns), about, list(columns))
+
+
+def _options(component: Any) -> str:
+    """The fields of a component that are numbers or texts."""
+    shown = {k: v for k, v in vars(component).items() if isinstance(v, (int, float, str, tuple))}
+    return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def _path(pipeline: Pipeline, kind: str, ending: str) -> Path:
+    folder = pipeline.folder or Path()
+    return folder / "samples" / (stem(pipeline, kind) + ending)
+
+
+def _write_settings(pipeline: Pipeline, path: Path, **details: Any) -> dict[str, str]:
+    """Writes the settings beside a file; returns them as metadata of a picture."""
+    values = settings(pipeline, **details)
+    text = json.dumps(values, indent=2, default=str) + "\n"
+    files.write_text(path.parent / f"{path.name.removesuffix(path.suffix)}.json", text)
+    return pictures.provenance(**values)
+
+
+def _density(pipeline: Pipeline, half_width: float) -> np.ndarray:
+    """The model's density of points on a square mesh."""
+    ticks = jnp.linspace(-half_width, half_width, DENSITY_SIDE)
+    points = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    options = pipeline.likelihood
+
+    @jax.jit
+    def log_prob(params, key):
+        score_fn = pipeline.model.score_fn(devices.gather(pipeline.mesh, params))
+        score_fn = devices.spread(pipeline.mesh, score_fn)
+        about = points, options.rtol, options.atol, "exact"
+        return sde_lib.log_likelihood(key, pipeline.sde, score_fn, *about).log_prob
+
+    with progress.working("density"):
+        density = np.exp(devices.fetch(log_prob(pipeline.params, pipeline.key)))
+    return density.reshape(DENSITY_SIDE, DENSITY_SIDE)
+
+
+def _stretch(scaling: Scaling | None, frames: np.ndarray) -> np.ndarray:
+    """Each frame's values moved to the data's range, so that exploding noise can be seen.
+
+    Frames of latents, without a scaling, are divided by their standard deviation.
+    """
+    axes = tuple(range(1, frames.ndim))
+    if scaling is None:
+        return frames / np.maximum(1.0, frames.std(axes, keepdims=True))
+    low, high = scaling.range
+    least, most = np.percentile(frames, [0.5, 99.5], axes, keepdims=True)  # not a lone outlier's
+    least, most = np.minimum(least, low), np.maximum(most, high)
+    return low + (high - low) * (frames - least) / (most - least)

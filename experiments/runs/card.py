@@ -1,0 +1,178 @@
+"""Model cards (Mitchell et al. 2019): a description of a checkpoint, in Markdown beside it.
+
+Checkpoints writes a card into each checkpoint's folder, and the card moves with the folder. The
+figures are its last section, because some are measured later.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.runs import files, hosts
+
+LOG = logging.getLogger(__name__)
+CARD = "model_card.md"
+FIGURES = "## Figures"
+NO_FIGURES = ("step", "grad_norm", "param_norm", "skipped")  # of metrics.jsonl
+Figures = dict[str, Sequence[str]]
+"""Values and the steps that they belong to, by name."""
+
+
+class Facts(NamedTuple):
+    """The part of a card that is known when training starts.
+
+    kind: such as "diffusion model". dataset: its name. purpose: completes "It is made ...". use:
+    flags of the command that uses the model. limits: sentences; "{passes}" in them becomes how many
+    times each sample was seen. data: rows of the section on data. config: (field, value, default)
+    of the fields that differ from the defaults. n_params: parameters. batch_size: samples a step.
+    n_train: training samples. log_freq: steps between lines of timing.jsonl.
+    """
+
+    kind: str
+    dataset: str
+    purpose: str
+    use: str
+    limits: list[str]
+    data: dict[str, str]
+    config: list[tuple[str, Any, Any]]
+    n_params: int
+    batch_size: int
+    n_train: int
+    log_freq: int
+
+
+def describe(facts: Facts, folder: Path, step: int) -> str:
+    """The card of a run's checkpoint, as Checkpoints asks for it during training."""
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    timed = _time(facts.log_freq, folder, step)
+    return card(facts, step, devices, *timed, _figures(folder, step))
+
+
+def update(folder: Path, step: int, measured: Mapping[str, str]) -> None:
+    """Adds figures, by name, to the card of a checkpoint, if it has one."""
+    path = folder / "checkpoints" / str(step) / CARD
+    if not hosts.is_first() or not path.exists() or not measured:
+        return
+    above, _, table = path.read_text().partition(FIGURES)
+    rows = [row.strip("| ").split(" | ") for row in table.strip().splitlines()[2:]]
+    figures: Figures = {name: values for name, *values in rows}
+    figures |= {name: (value, f"{step:,}") for name, value in measured.items()}
+    try:
+        files.write_text(path, above + _figures_section(figures))
+    except OSError as error:
+        LOG.warning("%s stays without its new figures: %s", path, error)
+
+
+def card(
+    facts: Facts, step: int, devices: str, timed_steps: int, device_seconds: float, figures: Figures
+) -> str:
+    """The card's text.
+
+    Args:
+        facts: known when training starts.
+        step: of the checkpoint.
+        devices: their number and kind.
+        timed_steps: steps whose times are known.
+        device_seconds: seconds of these steps, over all devices.
+        figures: for the last section.
+    """
+    passes = step * facts.batch_size / facts.n_train
+    limits = [limit.replace("{passes}", f"{passes:,.3g}") for limit in facts.limits]
+    sections = {
+        "Use": _use(facts, step),
+        "Limits": _list(limits),
+        "Data": _list(f"{name}: {value}" for name, value in facts.data.items()),
+        "Compute": _compute(facts, step, passes, devices, timed_steps, device_seconds),
+        "Config": _config(facts),
+        "Licence": (
+            "The program is under Apache-2.0. Nobody has stated a licence of these weights: who "
+            "publishes them does, within the licence of the data."
+        ),
+    }
+    text = f"# {facts.kind.capitalize()} of `{facts.dataset}`, step {step:,}\n\n"
+    text += "".join(f"## {name}\n\n{section}\n\n" for name, section in sections.items())
+    return text + _figures_section(figures)
+
+
+def _use(facts: Facts, step: int) -> str:
+    return f"""\
+It is made {facts.purpose}, for research and teaching, and for no decision about people.
+
+With RUN, the folder two above this file, and FILE, the config of a diffusion model:
+
+    python -m experiments.main {facts.use}
+
+Or in Python, with the averaged weights of this very step:
+
+    import experiments
+    model = experiments.load("RUN", step={step})"""
+
+
+def _compute(
+    facts: Facts, step: int, passes: float, devices: str, timed_steps: int, seconds: float
+) -> str:
+    took = f"{seconds:,.0f} device seconds ({seconds / 3600:,.3g} hours) in {timed_steps:,} steps"
+    rows = {
+        "Parameters": f"{facts.n_params:,}",
+        "Steps": f"{step:,} of {facts.batch_size} samples",
+        "Samples seen": f"{step * facts.batch_size:,}, {passes:,.3g} times the training set",
+        "Devices": f"{devices}, when this was written",
+        "Time": f"{took}, without evaluations and pictures between them (timing.jsonl)",
+        "Arithmetic": "not counted: `--mode=plan` tells that of a step",
+    }
+    return _list(f"{name}: {value}" for name, value in rows.items())
+
+
+def _config(facts: Facts) -> str:
+    rows = [(f"`{name}`", _value(value), _value(plain)) for name, value, plain in facts.config]
+    header = "The fields that differ from `configs/default.py`, and a few more:\n\n"
+    return header + _table(("field", "value", "default"), rows)
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else f"`{json.dumps(value)}`"
+
+
+def _time(log_freq: int, folder: Path, step: int) -> tuple[int, float]:
+    """The steps that timing.jsonl covers, over all resumptions, and their device seconds."""
+    lines = _lines(folder, "timing.jsonl", step)
+    ends = [line["step"] for line in lines]
+    starts = [max(0, end - log_freq) for end in ends[:1]] + ends[:-1]
+    counts = [end - start for start, end in zip(starts, ends, strict=True)]
+    seconds = [
+        count * line["seconds"] * line.get("devices", jax.device_count())
+        for count, line in zip(counts, lines, strict=True)
+    ]
+    return sum(counts), math.fsum(seconds)
+
+
+def _figures(folder: Path, step: int) -> Figures:
+    """The last value of each name in metrics.jsonl, up to a step."""
+    found: Figures = {}
+    for line in _lines(folder, "metrics.jsonl", step):
+        new = {name: value for name, value in line.items() if name not in NO_FIGURES}
+        found |= {name: (f"{value:.4g}", f"{line['step']:,}") for name, value in new.items()}
+    return found
+
+
+def _lines(folder: Path, name: str, step: int) -> list[dict[str, Any]]:
+    return [line for line in files.read_lines(folder / name) if line["step"] <= step]
+
+
+def _figures_section(figures: Figures) -> str:
+    rows = [(name, *values) for name, values in figures.items()]
+    return f"{FIGURES}\n\n" + _table(("figure", "value", "step"), rows) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

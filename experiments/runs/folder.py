@@ -1,0 +1,103 @@
+"""A run's folder: its config, the records of what it depends on, and its lock.
+
+| name             | holds                                                        |
+| ---------------- | ------------------------------------------------------------ |
+| config.json      | the config that the run was made with                        |
+| metrics.jsonl    | losses and held-out figures, a JSON object a line            |
+| timing.jsonl     | seconds a step                                               |
+| events/          | TensorBoard events                                           |
+| checkpoints/     | a folder for each saved step, with its model card            |
+| samples/         | pictures and arrays of samples, each with a .json beside it  |
+| latents.json ... | records of other runs and files that this run depends on     |
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.runs import files, hosts
+
+CONFIG = "config.json"
+
+
+def has_run(folder: Path) -> bool:
+    """True if the folder holds the config of a run."""
+    return (folder / CONFIG).exists()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a run as its folder holds it, of any version.
+
+    Raises:
+        ValueError: the folder holds no run, or a damaged config.
+    """
+    if not folder.exists():
+        raise ValueError(f"there is no folder {folder}: give the --workdir of a trained model")
+    if not has_run(folder):
+        raise ValueError(f"{folder} holds no {CONFIG}: give the folder of a trained model")
+    values = files.read_json(folder / CONFIG)
+    if not isinstance(values, dict) or "model" not in values:
+        raise ValueError(f"{folder / CONFIG} is not the config of a run: give another --workdir")
+    return values
+
+
+def write_config(folder: Path, values: dict[str, Any]) -> None:
+    """Makes the folder if need be, and writes the config of its run."""
+    files.write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")
+
+
+def record(path: Path, values: dict[str, Any], changed: str) -> None:
+    """Writes what a run depends on beside its config, or checks that it is still the same.
+
+    Raises:
+        ValueError: `changed`, if it is not.
+    """
+    if path.exists() and files.read_json(path) != values:
+        raise ValueError(changed)
+    files.write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads a record that training wrote.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing, which training writes: train first")
+    return files.read_json(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, so that one command at a time trains there.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    if not hosts.is_first():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another command is training in {folder}: wait for it, or choose another --workdir"
+            ) from error
+        yield
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts by dotted names: {"a": {"b": 1}} gives {"a.b": 1}."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,241 @@
+"""Score models, trained by any objective of sde_lib."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from experiments.data import latents
+from experiments.data.augment import augment
+from experiments.data.dataset import Dataset
+from experiments.data.load import check_labels
+from experiments.data.scaling import Scaling
+from experiments.evaluation import metrics as figures
+from experiments.pipeline import show
+from experiments.pipeline.conditions import Text
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import devices
+from experiments.runs import folder as folders
+from experiments.tasks.base import Description, Report, Values
+from experiments.tasks.held_out import means, means_along_time
+from experiments.training.optimizer import Adam
+from experiments.training.state import TrainState
+from models import LearnedSchedule
+from sde_lib import loss_history
+from sde_lib.batch import PerSample
+
+SCHEDULE = "schedule"  # the name of a learned schedule's parameters, among the network's
+Loss = Callable[..., tuple[PerSample, dict[str, PerSample]]]
+"""loss(key, sde, score_fn, x, first_index=...) -> losses [B], metrics [B]"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoreModel:
+    """The task of a score model.
+
+    Attributes:
+        model: the model without parameters.
+        loss_of: the training loss, given the parameters (of which a learned schedule is a part).
+        held_out_loss: the loss for held-out data, without stratification.
+        adam: the optimizer.
+        augment: probability of each of EDM's augmentations; 0 for none.
+        schedule: a learned noise schedule, trained beside the network.
+        history: (noise levels, terms kept of each) of a loss history; None: t is not drawn by it.
+        n_classes: classes of the data that the model is conditioned on; 0 for none.
+        records: records of the other runs that this one depends on: (values, error) by file name.
+        autoencoder: the one whose latents are the data; None for other data.
+        subject: makes a Subject of evaluation/metrics.py of (pipeline, dataset, losses).
+        n_shown: samples in a picture.
+    """
+
+    model: Pipeline
+    loss_of: Callable[[Any], Loss]
+    held_out_loss: Loss
+    adam: Adam
+    augment: float = 0.0
+    schedule: LearnedSchedule | None = None
+    history: tuple[int, int] | None = None
+    n_classes: int = 0
+    records: Mapping[str, tuple[dict[str, Any], str]] = dataclasses.field(default_factory=dict)
+    autoencoder: latents.Autoencoder | None = None
+    subject: Callable[[Pipeline, Dataset, Any], figures.Subject] | None = None
+    n_shown: int = 64
+
+    @property
+    def scaling(self) -> Scaling:
+        return self.model.scaling
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.model.shape
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        return self.model.mesh
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam; a learned schedule has its own loss, so its gradient is clipped on its own."""
+        adam = self.adam.create()
+        if self.schedule is None:
+            return adam
+        parts: Any = {"network": adam, SCHEDULE: adam}
+        return optax.partition(
+            parts, lambda params: {name: name if name in parts else "network" for name in params}
+        )
+
+    @property
+    def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]:
+        return {
+            "likelihood": self.likelihood,
+            "pictures": self.final_pictures,
+            "quality": self.sample_quality,
+        }
+
+    def init(self, key: jax.Array) -> Any:
+        x = jnp.zeros(self.model.sde.state_shape((1, *self.model.shape)))
+        params = self.model.network.init(key, x, jnp.ones(1))["params"]
+        if self.schedule is None:
+            return params
+        return {**params, SCHEDULE: self.schedule.init(key, jnp.zeros(()))["params"]}
+
+    def init_carry(self) -> loss_history.LossHistory | None:
+        return None if self.history is None else loss_history.empty(*self.history)
+
+    def update_carry(self, carry: Any, aux: Any) -> Any:
+        return loss_history.add(carry, *aux)
+
+    def values(self, dataset: Dataset, split: Any) -> Values:
+        return getattr(dataset, split), self.model.conditions.from_data(dataset, split)
+
+    def example_conditions(self) -> dict[str, Any]:
+        nulls = (member.null(1) for member in self.model.conditions.members)
+        return {name: value for values in nulls for name, value in values.items()}
+
+    def loss(self, params, keys, carry, first_index, x, conditions):
+        model = self.model
+        conditions = model.conditions.drop(keys["labels"], conditions, first_index)
+        if self.augment:
+            about = keys["augment"], x, self.augment, first_index
+            x, conditions["augment_labels"] = augment(*about)
+        if model.super_resolution:
+            about = keys["loss"], x, first_index
+            conditions |= model.super_resolution.training_conditions(*about)
+        score_fn = model.model.score_fn(params, True, keys["dropout"], **conditions)
+        options = {}
+        if carry is not None:
+            options["probabilities"] = loss_history.probabilities(carry)
+        loss = self.loss_of(params)
+        about = keys["loss"], model.sde, score_fn, x
+        losses, metrics = loss(*about, first_index=first_index, **options)
+        aux = {} if carry is None else (metrics["level"], metrics["bits"])
+        return jnp.mean(losses), aux
+
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
+        if self.n_classes:
+            check_labels(dataset, self.n_classes)
+        for name, (values, changed) in self.records.items():
+            folders.record(folder / name, values, changed)
+        if self.autoencoder is not None:
+            latents.claim(dataset.latents, folder, self.autoencoder.folder)
+
+    def start(self, state: TrainState) -> TrainState:
+        return state
+
+    def metrics(self, params, key, batch, first_index):
+        """The held-out loss of each sample, its "t", and its "error".
+
+        The error is the mean square of sigma score + z,
+        which is 1 for a model that knows nothing. Sample i has a key of its own.
+        """
+        model, (x, conditions) = self.model, batch
+        x = model.scaling.to_model_each(key, x, first_index)
+        if model.super_resolution:
+            about = key, x, first_index
+            conditions = conditions | model.super_resolution.training_conditions(*about)
+        params = devices.gather(model.mesh, params)
+        score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
+        losses, metrics = self.held_out_loss(
+            key, model.sde, score_fn, x, first_index=first_index, stratified=False
+        )
+        return {"loss": losses} | metrics
+
+    def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
+        summary = means(result, ("loss",))
+        if "error" in result:
+            about = self.model.sde, result["t"], "error", result["error"]
+            summary |= means_along_time(*about)
+        return summary
+
+    def trained(self, params: Any, step: int, folder: Path) -> Pipeline:
+        """The model with its parameters, as `experiments.load` gives it."""
+        decoder = None
+        if self.autoencoder is not None:
+            decoder = latents.load_decoder(self.autoencoder, folder)
+        return self.model.replace(params=params, step=step, folder=folder, decoder=decoder)
+
+    def pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> list[Path]:
+        return [show.save_samples(self.trained(params, step, folder), self.n_shown)]
+
+    def likelihood(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """Bits/dim of the test set."""
+        model = self.trained(params, step, folder)
+        bits = figures.likelihood.bits_per_dim(model, self.values(dataset, "test"))
+        figures.save_likelihoods(model, bits)
+        name = figures.bits_name(model)
+        return Report([f"{name} {bits}"], {name: str(bits)}, [])
+
+    def final_pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """The picture of samples, and that of a few samples' way from noise to data."""
+        model = self.trained(params, step, folder)
+        paths = [show.save_samples(model, self.n_shown), show.save_paths(model)]
+        return Report(list(map(str, paths)), {}, paths)
+
+    def sample_quality(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """Distances of samples to the training data."""
+        assert self.subject is not None
+        subject = self.subject(self.trained(params, step, folder), dataset, self.metrics)
+        found = figures.sample_quality(subject)
+        lines = [f"{name} {figure}" for name, figure in found.items()]
+        return Report(lines, {name: str(figure) for name, figure in found.items()}, [])
+
+    def describe(self) -> Description:
+        limits = [
+            "It has seen each training sample {passes} times on average and may have learned some "
+            "by heart; nobody has looked for copies among its samples.",
+            "There is no filter for safety: what the data hold, samples may hold.",
+            "The pictures that this program saves say in their metadata that a model made them; "
+            "copies need not. `--mode=detect` tells how well its samples can be recognised.",
+        ]
+        model = self.model
+        if model.super_resolution:
+            size = model.super_resolution.size
+            limits.append(
+                f"It makes images of {size} x {size} pixels larger, which another model draws."
+            )
+        if self.scaling.levels and self.scaling.dequantize:
+            limits.append(
+                "Its bits/dim are of data with uniform noise in each grey level, a bound from "
+                "above on those of the levels, and of the averaged weights."
+            )
+        if self.n_classes:
+            limits.append(f"It can be asked for a class of {self.n_classes}, and nothing else.")
+        if any(isinstance(member, Text) for member in model.conditions.members):
+            limits.append("It understands prompts as far as they are like its data's captions.")
+        if self.autoencoder is not None:
+            limits.append(
+                f"It draws latents of the autoencoder in `{self.autoencoder.folder}`, without "
+                "which it is of no use, and nothing that this one cannot decode."
+            )
+        return Description(
+            "diffusion model",
+            "to draw samples like its data, to edit data and to score them",
+            "--mode=sample --workdir=RUN",
+            limits,
+        )

@@ -1,0 +1,62 @@
+"""What the trainer needs to know of what it trains: the part of a task that a step uses."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from experiments.data.scaling import Scaling
+
+Params = Any
+Carry = Any
+Conditions = dict[str, Any]
+"""Arrays [B, ...] by the network's keyword, such as class_labels."""
+
+
+class Objective(Protocol):
+    """A trainable network with its loss.
+
+    Attributes:
+        scaling: from the data to model space.
+        optimizer: of all parameters.
+    """
+
+    @property
+    def scaling(self) -> Scaling: ...
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation: ...
+
+    def init(self, key: jax.Array) -> Params:
+        """The parameters before the first step."""
+        ...
+
+    def init_carry(self) -> Carry | None:
+        """State that the objective keeps between steps, such as a loss history; None for none."""
+        ...
+
+    def loss(
+        self,
+        params: Params,
+        keys: Mapping[str, jax.Array],
+        carry: Carry | None,
+        first_index: int | jax.Array,
+        x: jax.Array,
+        conditions: Conditions,
+    ) -> tuple[jax.Array, Any]:
+        """The mean loss of a microbatch, and arrays for `update_carry`.
+
+        Args:
+            params: of the network.
+            keys: independent keys "loss", "dropout", "augment" and "labels", and "step", the step.
+            carry: from init_carry or update_carry.
+            first_index: index of the microbatch's first sample in the batch.
+            x: the samples in model space.
+            conditions: of these samples.
+        """
+        ...
+
+    def update_carry(self, carry: Carry, aux: Any) -> Carry:
+        """The carry after a step whose loss came with `aux`."""
+        ...
