@@ -2,16 +2,20 @@
 
     python -m experiments.main --config=configs/digits.py
 
-| variant   | what                       | two CPU cores | test bits/dim |
-| --------- | -------------------------- | ------------- | ------------- |
-| vp        | the default                | 5 minutes     | 1.98 +- 0.015 |
-| ve        | VE, NCSN++'s conventions   | as vp         | not measured  |
-| subvp     | subVP                      | as vp         | not measured  |
-| long      | vp with dropout, longer    | 50 minutes    | see below     |
-| edm       | EDM                        | as vp         | 1.88 +- 0.014 |
-| vdm       | VDM, its schedule learned  | as vp         | 1.83 +- 0.014 |
-| vdm_fixed | VDM, log-SNR linear in t   | as vp         | not measured  |
-| vlb       | DDPM with learned variance | as vp         | not measured  |
+| variant      | what                                       | two CPU cores | test bits/dim |
+| ------------ | ------------------------------------------ | ------------- | ------------- |
+| vp           | the default: VP with EDM's preconditioning | 3 minutes     | 1.88 +- 0.014 |
+| vp_score_sde | VP with score_sde's conventions            | 5 minutes     | 1.98 +- 0.015 |
+| ve           | VE, NCSN++'s conventions                   | 5 minutes     | not measured  |
+| subvp        | subVP, score_sde's conventions             | 5 minutes     | not measured  |
+| long         | vp_score_sde with dropout, longer          | 50 minutes    | see below     |
+| edm          | EDM                                        | 3 minutes     | 1.88 +- 0.014 |
+| vdm          | VDM, its schedule learned                  | 5 minutes     | 1.83 +- 0.014 |
+| vdm_fixed    | VDM, log-SNR linear in t                   | 5 minutes     | not measured  |
+| vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |
+
+vp sees log(sigma / alpha) / 4, EDM's label, which is smooth in time: it trains to better bits/dim,
+its likelihood takes 91 network evaluations instead of 242, and its samples take 35.
 
 classifier (1 minute) learns to tell noisy digits apart, to guide vp by their class; edm_classifier
 does so under EDM's noise. discriminator (2 minutes) learns to tell edm's samples from the data, to
