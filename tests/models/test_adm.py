@@ -77,7 +77,11 @@ def test_uncentred_data_is_centred_inside():
     ("fields", "size", "message"),
     [
         ({}, 7, "7 x 7 pixels cannot be halved 1 times"),
-        ({"nf": 20, "num_head_channels": 12}, 8, "40 channels, .*, do not fit 3 heads"),
+        (
+            {"nf": 20, "num_head_channels": 12},
+            8,
+            "40 channels .* into 3 attention heads",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(fields, size, message):

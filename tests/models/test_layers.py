@@ -10,7 +10,13 @@ import weights
 from models.adm import ADM
 from models.ddpm import DDPM
 from models.dit import DiT
-from models.layers import Attention, attention_route, beside, convolve_spread, level_sigma
+from models.layers import (
+    Attention,
+    attention_route,
+    concatenate_low_res,
+    convolve_dilated,
+    level_sigma,
+)
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 from models.wideresnet import WideResNet
@@ -140,7 +146,7 @@ def test_a_convolution_of_spread_pixels_is_that_of_dilated_input():
     expected = jax.lax.conv_general_dilated(
         x, kernel, (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(convolve_spread(x, kernel), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(convolve_dilated(x, kernel), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -241,35 +247,39 @@ def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
 @pytest.mark.parametrize(
     ("takes", "given", "message"),
     [
-        (False, (None, jnp.ones(2)), "takes low_res and low_res_noise if .*: False here"),
-        (True, (X, None), "takes low_res and low_res_noise if .*: True here"),
-        (True, (X[:, ::2], jnp.ones(2)), "shape .* beside x of .*: give images of its size"),
+        (False, (None, jnp.ones(2)), r"takes low_res and low_res_noise, both .* \(here: False\)"),
+        (True, (X, None), r"takes low_res and low_res_noise, both .* \(here: True\)"),
+        (True, (X[:, ::2], jnp.ones(2)), r"shape \(2, 4, 8, 3\) .* must have \(2, 8, 8, 3\)"),
     ],
 )
 def test_a_smaller_image_that_is_missing_or_unknown_is_refused(takes, given, message):
     network = SimpleNamespace(low_res=takes, is_initializing=lambda: False)
     with pytest.raises(ValueError, match=message):
-        beside(network, X, *given)
+        concatenate_low_res(network, X, *given)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 @pytest.mark.parametrize(
     ("fields", "given", "message"),
     [
-        ({"num_classes": 3}, {}, "3 classes was given no class_labels: give it an integer"),
+        ({"num_classes": 3}, {}, "3 classes was given no class_labels: give an integer"),
         ({}, {"class_labels": [0, 1]}, "class_labels were given to a network without classes"),
         ({}, {"augment_labels": [[0.0]] * 2}, "augment_labels were given to a network without"),
         (
             {"num_classes": 3},
             {"class_labels": [[1, 0, 0]] * 2},
-            r"shape \(2, 3\) .*, not of \(2,\)",
+            r"class_labels has the shape \(2, 3\), but must have \(2,\)",
         ),
-        ({"augment_dim": 9}, {"augment_labels": [[0.0]] * 2}, r"shape \(2, 1\) .* of \(2, 9\)"),
-        ({}, {"confidences": [0.0, 1.0]}, "takes confidences in them if .*: False here"),
+        (
+            {"augment_dim": 9},
+            {"augment_labels": [[0.0]] * 2},
+            r"shape \(2, 1\), .* \(2, 9\)",
+        ),
+        ({}, {"confidences": [0.0, 1.0]}, r"takes confidences .*\(here: False\), .* given"),
         (
             {"num_classes": 3, "label_confidence": True},
             {"class_labels": [0, 1]},
-            "takes confidences in them if .*: True here",
+            r"takes confidences .*\(here: True\), .* omitted",
         ),
     ],
     ids=str,

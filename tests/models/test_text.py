@@ -114,13 +114,13 @@ def test_text_adds_layers_and_changes_none(name):
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("", jnp.zeros((2, 6), int), "a text was given to a network that reads none: leave it out"),
-        ("bytes", None, "text = 'bytes' was given none: give it zeros for no caption"),
-        ("bytes", jnp.zeros((2, 7), int), r"shape \(2, 7\) .* \(2, at most text_length, 6\)"),
-        ("bytes", jnp.zeros((1, 6), int), r"shape \(1, 6\) .* \(2, at most text_length, 6\)"),
-        ("bytes", jnp.zeros((2, 6, 8)), r"shape \(2, 6, 8\) .* \(2, at most text_length, 6\)"),
-        ("embeddings", jnp.zeros((2, 6)), r"shape \(2, 6\) .* \(2, any, text_width, 8\)"),
-        ("embeddings", jnp.zeros((2, 6, 9)), r"shape \(2, 6, 9\) .* \(2, any, text_width, 8\)"),
+        ("", jnp.zeros((2, 6), int), "text was given to a network without text conditioning: omit"),
+        ("bytes", None, "text='bytes' was given no text: give zeros for empty captions"),
+        ("bytes", jnp.zeros((2, 7), int), r"shape \(2, 7\), .* \(2, at most text_length = 6\)"),
+        ("bytes", jnp.zeros((1, 6), int), r"shape \(1, 6\), .* \(2, at most text_length = 6\)"),
+        ("bytes", jnp.zeros((2, 6, 8)), r"shape \(2, 6, 8\), .* \(2, at most text_length = 6\)"),
+        ("embeddings", jnp.zeros((2, 6)), r"shape \(2, 6\), .* \(2, any, text_width = 8\)"),
+        ("embeddings", jnp.zeros((2, 6, 9)), r"shape \(2, 6, 9\), .* \(2, any, text_width = 8\)"),
     ],
     ids=str,
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import weights
 
-from models.transformer import TokenAttention, normalized
+from models.transformer import TokenAttention, layer_norm
 
 RANDOM = np.random.RandomState(0)
 X = RANDOM.standard_normal((2, 3, 8)).astype("f4")
@@ -38,7 +38,7 @@ def test_attention_is_that_of_the_paper(across):
 class Layer(nn.Module):
     @nn.compact
     def __call__(self, *args):
-        return normalized(*args)
+        return layer_norm(*args)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
