@@ -1,4 +1,4 @@
-"""What every experiment starts from. Sections and fields are those of score_sde's configs."""
+"""Default config of every experiment. Sections and field names follow score_sde's configs."""
 
 import difflib
 from typing import Any
@@ -10,15 +10,15 @@ Config = Any  # an ml_collections.ConfigDict: a type checker cannot know its fie
 
 
 def get_config() -> Config:
-    """Defaults; a config file states its differences."""
+    """The default config. The other files in configs/ state their differences from it."""
     config: Config = ml_collections.ConfigDict()
     config.seed = 42
 
-    own = config_dict.placeholder  # None: the method's own
+    own = config_dict.placeholder  # None: the default of the chosen method
 
-    mesh = config.mesh = ml_collections.ConfigDict()  # devices of all hosts; batches go to all
-    mesh.data = -1  # rows of devices, each with a copy of the state; -1: what fsdp leaves
-    mesh.fsdp = 1  # devices in a row, which share the state out among them
+    mesh = config.mesh = ml_collections.ConfigDict()  # all devices of all hosts
+    mesh.data = -1  # data parallelism: copies of the state; -1: all devices that fsdp leaves
+    mesh.fsdp = 1  # devices that share one copy of the state (fully sharded data parallelism)
 
     training = config.training = ml_collections.ConfigDict()
     training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
@@ -26,30 +26,30 @@ def get_config() -> Config:
     training.continuous = True
     training.n_iters = 1_300_001
     training.batch_size = 128
-    training.n_microbatches = 1  # parts of a batch, in turn: less memory, n gradients to add up
-    training.steps_per_jit = 1  # steps in one program: less to wait for the host, on accelerators
-    training.log_freq = 50  # steps between lines of metrics
-    training.snapshot_freq = 50_000  # steps between pictures, and checkpoints that stay
-    training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to go on from
-    training.eval_freq = 5_000  # steps between losses on held-out data
-    training.max_skipped = 10  # steps in a row with a loss or gradient not finite, then it stops
-    training.stall_seconds = 300.0  # without a step, then a warning
-    training.likelihood_weighting = False  # g^2 in place of sigma^2
-    training.importance_sampling = False  # of t, with likelihood_weighting
-    training.stratified = False  # one t in each of batch_size strata
-    training.reduce_mean = False  # mean over dimensions in place of half the sum
-    training.noise_density = "uniform"  # of t; or of the noise level (sde_lib/noise_density.py)
-    training.noise_mean = -1.2  # of the logarithm of sigma / alpha, in "log_normal"
-    training.noise_std = 1.2
-    training.noise_std_above = 1.2  # above the mean, in "split_log_normal"
+    training.n_microbatches = 1  # gradient accumulation: parts of a batch, one after another
+    training.steps_per_jit = 1  # steps per compiled call; more: less overhead on accelerators
+    training.log_freq = 50  # steps between lines in metrics.jsonl
+    training.snapshot_freq = 50_000  # steps between sample pictures and permanent checkpoints
+    training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints for resuming
+    training.eval_freq = 5_000  # steps between evaluations of the held-out loss
+    training.max_skipped = 10  # stop after so many non-finite losses or gradients in a row
+    training.stall_seconds = 300.0  # warn after so many seconds without a step
+    training.likelihood_weighting = False  # weight g(t)^2 in place of sigma(t)^2
+    training.importance_sampling = False  # of t; needs likelihood_weighting
+    training.stratified = False  # stratified t: one in each of batch_size intervals
+    training.reduce_mean = False  # mean over dimensions; False: half the sum
+    training.noise_density = "uniform"  # density of t or noise level (sde_lib/noise_density.py)
+    training.noise_mean = -1.2  # "log_normal": mean of log(sigma / alpha)
+    training.noise_std = 1.2  # "log_normal": standard deviation
+    training.noise_std_above = 1.2  # "split_log_normal": standard deviation above the mean
     training.weighting = "variance"  # or "edm" and others (sde_lib/weighting.py)
-    training.weighting_bias = 2.0  # of "sigmoid"
+    training.weighting_bias = 2.0  # bias of the weighting "sigmoid"
     training.objective = "denoising"  # "explicit", "sliced", "sliced_vr", "hybrid", "vlb" or "vdm"
-    training.n_projections = 1  # of a sample, in "sliced" and "sliced_vr"
-    training.vlb_weight = 1e-3  # of the bound, in "hybrid"
-    training.loss_history = 0  # losses of each level that t is drawn by; 0: it is not
-    training.soft_truncation = own(float)  # k of a batch's smallest time, of density 1 / time^k
-    training.input_perturbation = 0.0  # extra noise in the network's input alone; published: 0.1
+    training.n_projections = 1  # "sliced" and "sliced_vr": random projections per sample
+    training.vlb_weight = 1e-3  # "hybrid": weight of the variational bound
+    training.loss_history = 0  # loss-aware sampling of t: losses kept per level; 0: off
+    training.soft_truncation = own(float)  # k in the density 1 / t^k of a batch's smallest t
+    training.input_perturbation = 0.0  # std of extra noise in the network's input; published: 0.1
 
     sampling = config.sampling = ml_collections.ConfigDict()
     sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
@@ -62,106 +62,106 @@ def get_config() -> Config:
     sampling.snr = 0.16
     sampling.noise_removal = True
     sampling.probability_flow = False
-    sampling.rtol = own(float)  # of the adaptive methods
-    sampling.atol = own(float)
-    sampling.step_size = own(float)  # of "annealed_langevin"
+    sampling.rtol = own(float)  # relative tolerance of the adaptive methods
+    sampling.atol = own(float)  # absolute tolerance
+    sampling.step_size = own(float)  # "annealed_langevin": step size
     sampling.grid = own(str)  # a name in samplers.noise_levels.GRIDS
-    sampling.rho = own(float)  # of the grids "karras" and "polyexponential"
-    sampling.sigma_max = own(float)  # noise levels sigma / alpha to start from, None: the SDE's,
-    sampling.sigma_min = own(float)  # and to end at
-    sampling.eta = own(float)  # how much noise the steps add: 0 for none
-    sampling.order = own(int)
-    sampling.variant = own(str)  # of "unipc": "bh1" or "bh2"
-    sampling.variance = own(str)  # of "ddpm": "beta", "posterior", "learned" or "analytic"
-    sampling.alpha = own(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
-    sampling.s_churn = own(float)  # of "edm", "euler" and "dpm_2": noise before a step,
-    sampling.s_tmin = own(float)  # between these noise levels,
-    sampling.s_tmax = own(float)
-    sampling.s_noise = own(float)  # and its standard deviation
-    sampling.label = -1  # the class to guide to, or of a model with classes; -1: all in turn
-    sampling.prompt = ""  # of a model with text; "": the captions of the test set
-    sampling.negative_prompt = ""
-    sampling.embeddings = ""  # of a model with embeddings: a file of "prompt" and "negative_prompt"
-    sampling.low_res = ""  # of a super-resolution model: the folder of a run to take images from
-    sampling.low_res_noise = 0.0  # that they are given
-    sampling.confidence = 1.0  # in that class, of a model with label_confidence
-    sampling.cfg_weight = 1.0  # classifier-free guidance: 1 is the class alone, 0 leaves it out
-    sampling.negative_label = -1  # the class to keep away from; -1: none
-    sampling.negative_terms = 3  # of that: 3 with the score without a class, 2 without
-    sampling.classifier = ""  # the folder of a trained one, which guides
-    sampling.guidance_weight = 1.0  # of its gradient
-    sampling.guidance_schedule = "constant"  # of both weights (samplers/guidance_schedules.py)
-    sampling.schedule_low = own(float)  # "interval": guides between these noise levels
-    sampling.schedule_high = own(float)
-    sampling.schedule_least = own(float)  # "clamp_linear": the least weight
-    sampling.schedule_power = own(float)  # "power_cosine"
-    sampling.discriminator = ""  # the folder of a trained one, which guides
-    sampling.dg_weight_1st_order = 1.0  # of its gradient, in a step's first evaluation,
-    sampling.dg_weight_2nd_order = 0.0  # and in the others
-    sampling.dg_boost = False  # twice where it takes the sample for a fake
-    sampling.dg_sigma_min = own(float)  # noise levels at which it guides; None: the published
-    sampling.dg_sigma_max = own(float)
-    sampling.eps_scale = 1.0  # what the predicted noise is divided by, at t = 0
-    sampling.eps_scale_slope = 0.0  # its change with t
-    sampling.eps_scale_guided = False  # divide the guided noise; otherwise what is then guided
-    sampling.time_shift_window = 0.0  # how far in t the network's time may follow the variance
-    sampling.time_shift_cutoff = 0.0  # the least t for that
+    sampling.rho = own(float)  # grids "karras" and "polyexponential": exponent
+    sampling.sigma_max = own(float)  # first noise level sigma / alpha; None: that of the SDE
+    sampling.sigma_min = own(float)  # last noise level sigma / alpha
+    sampling.eta = own(float)  # noise that the steps add; 0: deterministic
+    sampling.order = own(int)  # order of the solver
+    sampling.variant = own(str)  # "unipc": "bh1" or "bh2"
+    sampling.variance = own(str)  # "ddpm": "beta", "posterior", "learned" or "analytic"
+    sampling.alpha = own(float)  # "heun" and "edm": 1: Heun's method, 0.5: midpoint method
+    sampling.s_churn = own(float)  # "edm", "euler" and "dpm_2": churn, noise added before a step
+    sampling.s_tmin = own(float)  # least noise level with churn
+    sampling.s_tmax = own(float)  # greatest noise level with churn
+    sampling.s_noise = own(float)  # standard deviation of the churn noise
+    sampling.label = -1  # class to sample, or to guide to; -1: all classes in turn
+    sampling.prompt = ""  # caption to sample, for a model with text; "": captions of the test set
+    sampling.negative_prompt = ""  # caption to guide away from
+    sampling.embeddings = ""  # .npz file with arrays "prompt" and "negative_prompt"
+    sampling.low_res = ""  # super-resolution: folder of the base model's run
+    sampling.low_res_noise = 0.0  # standard deviation of the noise added to the base model's images
+    sampling.confidence = 1.0  # confidence in the class, for a model with label_confidence
+    sampling.cfg_weight = 1.0  # classifier-free guidance scale; 1: conditional, 0: unconditional
+    sampling.negative_label = -1  # class to guide away from; -1: none
+    sampling.negative_terms = 3  # scores in its combination: 3 with the unconditional, or 2
+    sampling.classifier = ""  # classifier guidance: folder of the classifier's run
+    sampling.guidance_weight = 1.0  # guidance scale of the classifier
+    sampling.guidance_schedule = "constant"  # of both scales (samplers/guidance_schedules.py)
+    sampling.schedule_low = own(float)  # "interval": least noise level with guidance
+    sampling.schedule_high = own(float)  # "interval": greatest noise level with guidance
+    sampling.schedule_least = own(float)  # "clamp_linear": least scale
+    sampling.schedule_power = own(float)  # "power_cosine": exponent
+    sampling.discriminator = ""  # discriminator guidance: folder of the discriminator's run
+    sampling.dg_weight_1st_order = 1.0  # guidance scale, first evaluation of a step
+    sampling.dg_weight_2nd_order = 0.0  # guidance scale, other evaluations of a step
+    sampling.dg_boost = False  # double the scale where a sample is classified as generated
+    sampling.dg_sigma_min = own(float)  # least noise level with guidance; None: published value
+    sampling.dg_sigma_max = own(float)  # greatest noise level; None: published value
+    sampling.eps_scale = 1.0  # epsilon scaling: divisor of the predicted noise, at t = 0
+    sampling.eps_scale_slope = 0.0  # epsilon scaling: slope of the divisor in t
+    sampling.eps_scale_guided = False  # epsilon scaling after guidance; False: before guidance
+    sampling.time_shift_window = 0.0  # time shift: largest change of the network's t; 0: off
+    sampling.time_shift_cutoff = 0.0  # time shift: least t with a shift
 
     evaluation = config.eval = ml_collections.ConfigDict()
     evaluation.batch_size = 256
     evaluation.rtol = 1e-5
     evaluation.atol = 1e-5
-    evaluation.probe = "rademacher"  # "gaussian", or "exact" for few dimensions
+    evaluation.probe = "rademacher"  # or "gaussian", or "exact" in few dimensions
     evaluation.n_probes = 1
-    evaluation.n_repeats = 1  # passes over the test set, each dequantised anew
+    evaluation.n_repeats = 1  # passes over the test set, each with new dequantisation noise
     evaluation.checkpoints = "last"  # or "all"
     evaluation.enable_loss = True
     evaluation.enable_bpd = True
-    evaluation.enable_bound = False  # the variational bound, term by term,
-    evaluation.bound_steps = 1000  # of so many steps
+    evaluation.enable_bound = False  # the variational bound, term by term
+    evaluation.bound_steps = 1000  # noise levels of the bound
     evaluation.enable_sampling = True
     evaluation.num_samples = 50_000
-    evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
+    evaluation.features = ""  # file of Inception weights, .pth or .npz; "": random features
 
     edit = config.edit = ml_collections.ConfigDict()
     edit.task = "inpaint"  # "colorize", "variations", "reconstruct" or "interpolate"
-    edit.n_images = 8  # the first of the test set
-    edit.n_results = 6  # for each image, or between two
-    edit.mask = "left"  # what inpainting is given: "left" half, or all but the "centre"
-    edit.strength = 0.3  # of variations: 0 changes nothing, 1 everything
-    edit.n_iterations = 3  # of conjugate gradients, for inpainting and colorizing
+    edit.n_images = 8  # the first images of the test set
+    edit.n_results = 6  # results per image, or between two images
+    edit.mask = "left"  # known pixels: the "left" half, or all but the "centre"
+    edit.strength = 0.3  # "variations": 0 changes nothing, 1 everything
+    edit.n_iterations = 3  # "inpaint" and "colorize": conjugate gradient iterations
 
     detect = config.detect = ml_collections.ConfigDict()
-    detect.n_images = 256  # real ones, and as many samples
-    detect.n_steps = 20  # of Euler's method, there and back
+    detect.n_images = 256  # real images, and as many samples
+    detect.n_steps = 20  # Euler steps in each direction
 
     exposure = config.exposure_bias = ml_collections.ConfigDict()
     exposure.solvers = ("euler", "heun")
-    exposure.nfe = (13, 21, 35)  # network evaluations a sample
+    exposure.nfe = (13, 21, 35)  # network evaluations per sample
     exposure.n_samples = 1000
 
     ablate = config.ablate = ml_collections.ConfigDict()
     ablate.solvers = ("euler", "heun")
     ablate.nfe = (13, 21, 35)
-    ablate.weights = (1.0, 1.67, 2.5)  # of the discriminator's guidance
-    ablate.scales = (1.0004, 1.005, 1.02, 1.05)  # of the predicted noise
+    ablate.weights = (1.0, 1.67, 2.5)  # guidance scales of the discriminator
+    ablate.scales = (1.0004, 1.005, 1.02, 1.05)  # epsilon scaling of the predicted noise
     ablate.n_samples = 2000
-    ablate.n_seeds = 3  # sample sets that the figures are of, beside the one for choosing
+    ablate.n_seeds = 3  # sample sets for the figures, besides one for choosing
 
     data = config.data = ml_collections.ConfigDict()
     data.dataset = ""
-    data.path = ""  # of cifar10, folder, npz and huggingface: a file, a folder or a name
-    data.cache = "~/.cache/score-sde-jax"  # keeps what is downloaded or rendered
-    data.resident_bytes = 2**30  # the most of a data set that lives on every device
-    data.test_fraction = 0.1  # of data that come without a test set
+    data.path = ""  # cifar10, folder, npz, huggingface: a file, a folder or a name
+    data.cache = "~/.cache/score-sde-jax"  # folder of downloaded or rendered data
+    data.resident_bytes = 2**30  # size up to which a data set is kept on every device
+    data.test_fraction = 0.1  # held-out fraction of data without a test set
     data.image_size = 32
     data.num_channels = 3
-    data.num_classes = 0  # of labelled data
-    data.autoencoder = ""  # the folder of a trained one, in whose latents all of this happens
-    data.embeddings = ""  # of the captions: an .npz file of arrays "train" and "test"
-    data.confidence = ""  # the folder of a classifier, whose trust in the labels is learned from
-    data.generated = ""  # of a discriminator: the .npz file that mode generate made
-    data.centered = True  # in [-1, 1]; otherwise [0, 1]
+    data.num_classes = 0  # classes of labelled data
+    data.autoencoder = ""  # latent diffusion: folder of the autoencoder's run
+    data.embeddings = ""  # caption embeddings: .npz file with arrays "train" and "test"
+    data.confidence = ""  # folder of the classifier that estimates label confidences
+    data.generated = ""  # discriminator: .npz file of samples from --mode=generate
+    data.centered = True  # scale data to [-1, 1]; False: to [0, 1]
     data.random_flip = False
     data.augment = 0.0  # probability of each of EDM's augmentations; needs model.augment_dim = 9
     data.uniform_dequantization = True
@@ -174,45 +174,45 @@ def get_config() -> Config:
     model.beta_max = 20.0
     model.num_scales = 1000
     model.parametrization = "score_sde"  # or a name in models/parametrization.py
-    model.sigma_data = 0.5  # the data's standard deviation, of the parametrization "edm"
+    model.sigma_data = 0.5  # parametrization "edm": standard deviation of the data
     model.ema_rate = 0.9999
-    model.ema_halflife = 0.0  # of the average, in images, in place of ema_rate if positive
-    model.ema_rampup = 0.05  # of the images so far: the most that ema_halflife may be
+    model.ema_halflife = 0.0  # EMA half-life in images; if positive, replaces ema_rate
+    model.ema_rampup = 0.05  # upper limit of the half-life, as a fraction of the images so far
     model.nf = 128
     model.num_res_blocks = 4
-    model.class_conditional = False  # the network sees which of data.num_classes an image is of
-    model.label_dropout = 0.0  # probability, in training, that it does not
-    model.label_confidence = False  # it also sees how sure that class is
-    model.text = ""  # captions that the network sees: "bytes", or "embeddings" of data.embeddings
-    model.text_length = 64  # of a caption at most, in bytes
-    model.text_width = 128
-    model.text_depth = 2  # blocks of the transformer that reads them
-    model.low_res_size = 0  # of images that the network makes larger, 0 for none
-    model.low_res_noise = 0.0  # the most that they are given in training
-    model.learned_variance = False  # the network also gives that of a step of DDPM's chain
-    model.learned_schedule = False  # of "vdm": otherwise log-SNR is linear in t
-    model.gamma_min = -13.3  # -log-SNR at t = 0 of the SDE "log_linear",
-    model.gamma_max = 5.0  # and at t = 1
-    model.fourier_features = ()  # n of sin and cos(2^n pi x), which the network sees beside x
-    model.cld_beta = 4.0  # of the SDE "cld": its pace,
-    model.cld_mass = 0.25
-    model.cld_gamma = 0.04  # and the variance of velocities at t = 0, in masses
-    model.encoder = "wideresnet"  # of a "discriminator": the network below its head
-    model.pretrained = ""  # the folder of the run whose weights that has, frozen; "": learn them
-    model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
-    model.dtype = "float32"  # of activations: "bfloat16" is faster on accelerators
-    model.remat = False  # train with less memory (but not on CPU), in more time
+    model.class_conditional = False  # condition on class labels, of data.num_classes
+    model.label_dropout = 0.0  # probability of dropping the condition in training
+    model.label_confidence = False  # also condition on the confidence of the class label
+    model.text = ""  # condition on captions: "bytes", or "embeddings" of data.embeddings
+    model.text_length = 64  # maximum length of a caption, in bytes
+    model.text_width = 128  # features per token
+    model.text_depth = 2  # blocks of the transformer that encodes bytes
+    model.low_res_size = 0  # super-resolution: side of the low-resolution images; 0: none
+    model.low_res_noise = 0.0  # maximum noise added to the low-resolution images in training
+    model.learned_variance = False  # also predict the variance of a DDPM step
+    model.learned_schedule = False  # "vdm": learn the noise schedule; False: log-SNR linear in t
+    model.gamma_min = -13.3  # SDE "log_linear": -log-SNR at t = 0
+    model.gamma_max = 5.0  # SDE "log_linear": -log-SNR at t = 1
+    model.fourier_features = ()  # n of extra inputs sin(2^n pi x) and cos(2^n pi x)
+    model.cld_beta = 4.0  # SDE "cld": beta
+    model.cld_mass = 0.25  # SDE "cld": mass
+    model.cld_gamma = 0.04  # SDE "cld": variance of velocities at t = 0, over the mass
+    model.encoder = "wideresnet"  # "discriminator": the network below its head
+    model.pretrained = ""  # folder of the run with the encoder's frozen weights; "": train them
+    model.augment_dim = 0  # number of augmentation labels; EDM: 9
+    model.dtype = "float32"  # dtype of activations; "bfloat16" is faster on accelerators
+    model.remat = False  # recompute activations: less memory (not on CPU), more time
 
-    autoencoder = config.autoencoder = ml_collections.ConfigDict()  # of model.name = "autoencoder"
+    autoencoder = config.autoencoder = ml_collections.ConfigDict()  # for model.name = "autoencoder"
     autoencoder.latent_channels = 4
     autoencoder.regularization = "kl"  # or "vq"
     autoencoder.kl_weight = 1e-6
     autoencoder.codebook_size = 512
     autoencoder.commitment = 0.25
-    autoencoder.perceptual = ""  # a file of Inception's weights, or the folder of a classifier
+    autoencoder.perceptual = ""  # file of Inception weights, or folder of a classifier's run
     autoencoder.perceptual_weight = 1.0
-    autoencoder.adversarial_weight = 0.0  # of the patch discriminator,
-    autoencoder.adversarial_start = 0  # from this step on
+    autoencoder.adversarial_weight = 0.0  # weight of the patch discriminator's loss
+    autoencoder.adversarial_start = 0  # first step with the patch discriminator's loss
 
     optim = config.optim = ml_collections.ConfigDict()
     optim.optimizer = "Adam"
@@ -223,12 +223,12 @@ def get_config() -> Config:
     optim.weight_decay = 0.0
     optim.warmup = 5000
     optim.grad_clip = 1.0
-    optim.nan_to_num = False  # gradients: NaN counts as 0, infinity as 1e5 (EDM)
+    optim.nan_to_num = False  # replace NaN in gradients by 0 and infinity by 1e5 (EDM)
     return config
 
 
 def check_variant(variant: str, variants: tuple[str, ...]) -> None:
-    """Raises ValueError, naming the nearest, unless variant is one of variants."""
+    """Raises ValueError, with the nearest name, unless `variant` is one of `variants`."""
     if variant not in variants:
         near = difflib.get_close_matches(variant, variants, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""

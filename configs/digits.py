@@ -1,21 +1,21 @@
-"""Handwritten digits, 8 x 8 pixels in 17 grey levels (scikit-learn's): the main job, on a CPU.
+"""Handwritten digits of scikit-learn, 8 x 8 pixels in 17 grey levels: minutes on a CPU.
 
     python -m experiments.main --config=configs/digits.py
 
-| variant   | what                       | two CPU cores | test bits/dim |
+| variant   | description                | two CPU cores | test bits/dim |
 | --------- | -------------------------- | ------------- | ------------- |
 | vp        | the default                | 5 minutes     | 1.98 +- 0.015 |
 | ve        | VE, NCSN++'s conventions   | as vp         | not measured  |
 | subvp     | subVP                      | as vp         | not measured  |
 | long      | vp with dropout, longer    | 50 minutes    | see below     |
 | edm       | EDM                        | as vp         | 1.88 +- 0.014 |
-| vdm       | VDM, its schedule learned  | as vp         | 1.83 +- 0.014 |
+| vdm       | VDM, learned schedule      | as vp         | 1.83 +- 0.014 |
 | vdm_fixed | VDM, log-SNR linear in t   | as vp         | not measured  |
 | vlb       | DDPM with learned variance | as vp         | not measured  |
 
-classifier (1 minute) learns to tell noisy digits apart, to guide vp by their class; edm_classifier
-does so under EDM's noise. discriminator (2 minutes) learns to tell edm's samples from the data, to
-guide edm to these (Kim et al. 2023):
+classifier (1 minute) classifies noisy digits, for classifier guidance of vp; edm_classifier does so
+for edm. discriminator (2 minutes) separates samples of edm from data, for discriminator guidance of
+edm (Kim et al. 2023):
 
     main="python -m experiments.main --config=configs/digits.py"
     $main:edm
@@ -23,21 +23,21 @@ guide edm to these (Kim et al. 2023):
     $main:discriminator
     $main:edm --mode=evaluate --config.sampling.discriminator=runs/digits-discriminator
 
-It is a head on edm's own way down, which stays (config.model.encoder and pretrained).
+The discriminator is a head on the frozen encoder of edm (config.model.encoder and pretrained).
 
 Fréchet and kernel distance of 4,000 samples to the training data (--mode=evaluate, with random
-features), and network evaluations a sample: edm 0.0065 and 0.00008 at 35; vp 0.027 and 0.0007 at
-300, or 0.021 and 0.0002 at 35 (--config.sampling.method=edm --config.sampling.n_steps=18). With 127
-evaluations, edm is no better (0.012 and 0.0003).
+features), at a number of network evaluations per sample: edm 0.0065 and 0.00008 at 35; vp 0.027 and
+0.0007 at 300, or 0.021 and 0.0002 at 35 (--config.sampling.method=edm
+--config.sampling.n_steps=18). With 127 evaluations, edm is no better (0.012 and 0.0003).
 
-VDM's own figure is its bound (--mode=evaluate), 1.781 +- 0.013 of vdm and 1.808 +- 0.013 of
-vdm_fixed, 0.027 +- 0.002 apart on the same images and noise (one seed, 100 noise levels an image).
-Both are of the grey levels themselves, without uniform noise, which their networks, with Fourier
-features, have never seen: their least noise is a seventh of a step between grey levels.
+The variational bound of VDM (--mode=evaluate) is 1.781 +- 0.013 for vdm and 1.808 +- 0.013 for
+vdm_fixed. They differ by 0.027 +- 0.002 on the same images and noise (one seed, 100 noise levels
+per image). Both bounds are for the grey levels themselves, without uniform dequantization, which
+was not used in training either: the least noise is a seventh of a step between grey levels.
 
 long was measured at 5,153 of its 25,000 steps, after ten minutes: 1.85 +- 0.014.
 
-For comparison, a Gaussian with full covariance has 2.97 bits/dim and a histogram for each pixel
+For comparison, a Gaussian with full covariance has 2.97 bits/dim, and a histogram per pixel has
 2.44.
 """
 
@@ -50,6 +50,7 @@ VARIANTS = (
 
 
 def get_config(variant: str = "vp") -> default.Config:
+    """The config of a variant in the table above."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
     config.data.dataset = "digits"
@@ -108,8 +109,8 @@ def get_config(variant: str = "vp") -> default.Config:
         config.data.uniform_dequantization = False
         config.eval.enable_bound = True
         model.learned_schedule = variant == "vdm"
-        model.gamma_min, model.gamma_max = -8.0, 6.0  # least noise: a seventh of a step
-        model.fourier_features = (3, 4)  # their periods: two steps and one
+        model.gamma_min, model.gamma_max = -8.0, 6.0  # least noise: 1/7 of a grey level
+        model.fourier_features = (3, 4)  # periods of two steps and one step between grey levels
         model.parametrization = "v"
     elif variant == "vlb":
         training.continuous = False
