@@ -15,6 +15,7 @@ from models.layers import (
     attention_route,
     concatenate_low_res,
     convolve_dilated,
+    encode_labels,
     level_sigma,
 )
 from models.ncsnpp import NCSNpp
@@ -258,7 +259,6 @@ def test_a_smaller_image_that_is_missing_or_unknown_is_refused(takes, given, mes
         concatenate_low_res(network, X, *given)
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
 @pytest.mark.parametrize(
     ("fields", "given", "message"),
     [
@@ -284,9 +284,30 @@ def test_a_smaller_image_that_is_missing_or_unknown_is_refused(takes, given, mes
     ],
     ids=str,
 )
-def test_conditions_that_are_missing_or_unknown_are_refused(name, fields, given, message):
-    network = CONDITIONAL[name].clone(**fields)
-    variables = {"params": weights.shapes(network, X, LABELS)}
-    given = {name: jnp.array(labels) for name, labels in given.items()}
+def test_conditions_that_are_missing_or_unknown_are_refused(fields, given, message):
+    plain = {"num_classes": 0, "augment_dim": 0, "label_confidence": False}
+    network = SimpleNamespace(is_initializing=lambda: False, nf=8, **plain | fields)
+    labels = [
+        jnp.array(given[name]) if name in given else None
+        for name in ("class_labels", "augment_labels", "confidences")
+    ]
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda v: network.apply(v, X, LABELS, **given), variables)
+        encode_labels(network, 2, *labels)
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_networks_check_their_conditions(name):
+    network = CONDITIONAL[name].clone(num_classes=3, augment_dim=2, label_confidence=True)
+    given = {
+        "class_labels": jnp.zeros(2, int),
+        "augment_labels": jnp.zeros((2, 2)),
+        "confidences": jnp.zeros(2),
+    }
+    params = weights.shapes(network, X, LABELS)
+
+    def call(params, **conditions):
+        return network.apply({"params": params}, X, LABELS, **conditions)
+
+    for condition, labels in given.items():
+        with pytest.raises(ValueError, match=rf"{condition} has the shape \(1"):
+            jax.eval_shape(call, params, **given | {condition: labels[:1]})

@@ -1,4 +1,5 @@
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import weights
 from models.adm import ADM
 from models.dit import DiT
 from models.ncsnpp import NCSNpp
-from models.text import TextEncoder, encode
+from models.text import TextEncoder, embed_text, encode
 
 X = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
 LABELS = jnp.array([0.5, 3.0])
@@ -110,7 +111,6 @@ def test_text_adds_layers_and_changes_none(name):
         assert ("Cross" + layer in reading) == layer.startswith("Attention")
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "adm", "dit"])
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
@@ -122,10 +122,17 @@ def test_text_adds_layers_and_changes_none(name):
         ("embeddings", jnp.zeros((2, 6)), r"shape \(2, 6\), .* \(2, any, text_width = 8\)"),
         ("embeddings", jnp.zeros((2, 6, 9)), r"shape \(2, 6, 9\), .* \(2, any, text_width = 8\)"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else str(jnp.shape(value)),
 )
-def test_texts_that_are_missing_or_do_not_fit_are_refused(name, kind, text, message):
-    network = NETWORKS[name].clone(text=kind)
-    variables = {"params": weights.shapes(network, X, LABELS)}
+def test_texts_that_are_missing_or_do_not_fit_are_refused(kind, text, message):
+    network = SimpleNamespace(**TEXT | {"text": kind}, is_initializing=lambda: False)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda v: network.apply(v, X, LABELS, text=text), variables)
+        embed_text(network, 2, text)
+
+
+@pytest.mark.parametrize("name", ["ncsnpp", "adm", "dit"])
+def test_networks_check_their_text(name):
+    network, text = NETWORKS[name], jnp.zeros((1, 6), int)
+    params = weights.shapes(network, X, LABELS)
+    with pytest.raises(ValueError, match=r"shape \(1, 6\), .* \(2, at most"):
+        jax.eval_shape(lambda p: network.apply({"params": p}, X, LABELS, text=text), params)
