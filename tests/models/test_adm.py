@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +22,7 @@ def test_a_block_starts_as_the_identity_and_drops_out_in_training_only():
     block, temb = ADMBlock(features=3 * 4, dropout=0.5), jnp.ones((2, 8))
     x = jnp.tile(X, 4)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # runs but twice
+    @jax.jit
     def run(variables, key):
         at_start = block.apply(block.init(key, x, temb, False), x, temb, False)
         quiet = block.apply(variables, x, temb, False)

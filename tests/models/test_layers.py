@@ -82,7 +82,7 @@ def test_remat_changes_no_output_and_no_derivative(name):
     """By dropout, noise levels, gradients, and the tangents that a likelihood is made of."""
     network = NETWORKS[name]
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # runs but once
+    @jax.jit
     def derivatives(params):
         def run(remat):
             apply = forward(network, remat)
@@ -160,22 +160,14 @@ def test_no_class_and_no_augmentation_are_no_condition(name):
     if "bias" in params["class_embedding"]:
         params["class_embedding"]["bias"] *= 0
     none, known = jnp.array([-1, -1]), jnp.array([0, 2])
-
-    @jax.jit
-    def run(params, others):
-        apply = partial(network.apply, {"params": params}, X, LABELS)
-        return (
-            plain.apply({"params": others}, X, LABELS),
-            apply(class_labels=none),
-            apply(class_labels=none, augment_labels=jnp.zeros((2, 2))),
-            apply(class_labels=known),
-            apply(class_labels=none, augment_labels=jnp.ones((2, 2))),
-        )
-
-    expected, unlabelled, unaugmented, *different = run(params, others)
-    np.testing.assert_allclose(unlabelled, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(unaugmented, expected, rtol=1e-4, atol=1e-5)
-    for output in different:
+    zeros, ones = jnp.zeros((2, 2)), jnp.ones((2, 2))
+    apply = partial(jax.jit(network.apply), {"params": params}, X, LABELS)
+    expected = jax.jit(plain.apply)({"params": others}, X, LABELS)
+    for conditions in ({}, {"augment_labels": zeros}):
+        output = apply(class_labels=none, **conditions)
+        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
+    for classes, augments in ((known, zeros), (none, ones)):
+        output = apply(class_labels=classes, augment_labels=augments)
         assert np.abs(output - expected).max() > 1e-2 * np.abs(expected).max()
 
 
@@ -194,23 +186,16 @@ def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_the
     )
 
     @jax.jit
-    def run(params, others):
-        apply = partial(network.apply, {"params": params}, X, LABELS)
-        blind = others | {
-            "confidence_embedding": {"kernel": 0 * params["confidence_embedding"]["kernel"]}
-        }
-        return (
-            apply(class_labels=known, confidences=low),
-            apply(class_labels=known, confidences=high),
-            apply(class_labels=none, confidences=low),
-            apply(class_labels=none, confidences=high),
-            network.apply({"params": blind}, X, LABELS, class_labels=known, confidences=high),
-            plain.apply({"params": others}, X, LABELS, class_labels=known),
-        )
+    def run(params, classes, confidences):
+        conditions = {"class_labels": classes, "confidences": confidences}
+        return network.apply({"params": params}, X, LABELS, **conditions)
 
-    unsure, sure, nothing, still_nothing, blind, expected = run(params, others)
-    np.testing.assert_array_equal(nothing, still_nothing)
-    np.testing.assert_allclose(blind, expected, rtol=1e-4, atol=1e-5)
+    unsure, sure = run(params, known, low), run(params, known, high)
+    nothing = run(params, none, low)
+    np.testing.assert_array_equal(nothing, run(params, none, high))
+    params["confidence_embedding"]["kernel"] *= 0
+    expected = jax.jit(plain.apply)({"params": others}, X, LABELS, class_labels=known)
+    np.testing.assert_allclose(run(params, known, high), expected, rtol=1e-4, atol=1e-5)
     least = 1e-2 * np.abs(expected).max()
     assert np.abs(sure - unsure).max(axis=(1, 2, 3)).min() > least
     assert np.abs(unsure - nothing).max(axis=(1, 2, 3)).min() > least
@@ -229,19 +214,15 @@ def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
     blind["low_res_embedding"]["kernel"] *= 0
 
     @jax.jit
-    def run(params, blind, others):
-        def apply(params, low_res, noise):
-            told = {"low_res": low_res, "low_res_noise": jnp.array(noise)}
-            return network.apply({"params": params}, X, LABELS, **told)
+    def run(params, low_res, noise):
+        conditions = {"low_res": low_res, "low_res_noise": noise}
+        return network.apply({"params": params}, X, LABELS, **conditions)
 
-        plain = CONDITIONAL[name].apply({"params": others}, X, LABELS)
-        seen = apply(params, X[::-1], [0.0, 0.1])
-        noisier, other = apply(params, X[::-1], [0.2, 0.3]), apply(params, X, [0.0, 0.1])
-        return plain, apply(blind, X[::-1], [0.2, 0.3]), seen, noisier, other
-
-    expected, unseen, seen, *different = run(params, blind, others)
-    np.testing.assert_allclose(unseen, expected, rtol=1e-4, atol=1e-5)
-    for output in different:
+    noise, more_noise = jnp.array([0.0, 0.1]), jnp.array([0.2, 0.3])
+    expected = jax.jit(CONDITIONAL[name].apply)({"params": others}, X, LABELS)
+    np.testing.assert_allclose(run(blind, X[::-1], more_noise), expected, rtol=1e-4, atol=1e-5)
+    seen = run(params, X[::-1], noise)
+    for output in (run(params, X[::-1], more_noise), run(params, X, noise)):
         assert np.abs(output - seen).max(axis=(1, 2, 3)).min() > 1e-2 * np.abs(seen).max()
 
 

@@ -1,7 +1,5 @@
 """Networks that compute in bfloat16."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +85,7 @@ def test_outputs_and_gradients_are_those_of_float32_to_1_or_2_percent():
     network = NCSNpp(**SMALL | {"num_res_blocks": 0}, init_scale=1.0)
     params = weights.random(network, X, LABELS)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # runs but once
+    @jax.jit
     def run(params):
         def of(**fields):
             def call(params):
