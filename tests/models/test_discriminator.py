@@ -14,9 +14,8 @@ from models.wideresnet import WideResNet
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([0.5, 3.0])
-U_NET = NCSNpp(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), fir=False)
-
-A_D_M = ADM(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), num_head_channels=8)
+U_NET = NCSNpp(nf=8, ch_mult=(1, 1), num_res_blocks=0, attn_resolutions=(), fir=False)
+A_D_M = ADM(nf=8, ch_mult=(1, 1), num_res_blocks=0, attn_resolutions=(), num_head_channels=8)
 
 
 def config(pretrained="somewhere", dropout=0.0):
@@ -53,16 +52,21 @@ def test_features_of_a_u_net_are_those_of_its_middle_and_take_no_more(network, b
     @jax.jit
     def run(params):
         h, _ = network.apply({"params": params}, IMAGES, LABELS, features=True)
-        _, seen = network.apply({"params": params}, IMAGES, LABELS, capture_intermediates=True)
+        _, seen = network.apply(
+            {"params": params},
+            IMAGES,
+            LABELS,
+            capture_intermediates=lambda module, _: module.name == f"{block}_2",
+        )
         return h, seen["intermediates"]
 
     h, seen = run(params)
-    middle = seen[f"{block}_4"]["__call__"][0]  # two blocks down, one that halves, two
+    middle = seen[f"{block}_2"]["__call__"][0]  # a block that halves, and the two of the middle
     np.testing.assert_array_equal(h, middle)
     assert h.shape == (2, 4, 4, 8)
     used = jax.eval_shape(lambda: network.init(jax.random.key(0), IMAGES, LABELS, features=True))
-    assert f"{block}_5" in params
-    assert f"{block}_5" not in used["params"]
+    assert f"{block}_3" in params
+    assert f"{block}_3" not in used["params"]
     assert all(
         jax.tree.map(jnp.shape, params[name]) == jax.tree.map(jnp.shape, used["params"][name])
         for name in used["params"]
