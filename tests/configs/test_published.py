@@ -129,7 +129,7 @@ def rows(tables):
 
 
 def variants(module):
-    """Those of score_sde."""
+    """Names of the variants of score_sde."""
     return [name for name in module.VARIANTS if not name.startswith(("edm", "sedm"))]
 
 
@@ -145,7 +145,7 @@ def test_the_tables_are_complete(module):
 
 
 def parameters(network, size):
-    """Their number, which depends on the size by attention alone: others are traced once."""
+    """The number of parameters. Only networks with attention depend on the size of the images."""
     return traced_parameters(network, size if hasattr(network, "attn_resolutions") else 32)
 
 
@@ -173,7 +173,7 @@ def test_the_published_fields_and_network(module, variant, sampler, values):
 
 
 @pytest.mark.parametrize("module", PUBLISHED)
-def test_names_tell_the_objective(module):
+def test_names_imply_the_objective(module):
     for variant in variants(module):
         config, words = module.get_config(variant), set(variant.split("_"))
         training, model, optim = config.training, config.model, config.optim
@@ -260,7 +260,7 @@ def test_the_discriminator_s_encoder_is_the_network_that_it_guides():
         (imagenet64, "edm_adm", ("map_label.weight", "enc.8x8_block2.norm2.bias", "out_conv.bias")),
     ],
 )
-def test_edm_s_weights_are_asked_for_by_their_names(module, variant, names):
+def test_missing_edm_weights_are_named(module, variant, names):
     with pytest.raises(ValueError, match="does not fit this config: missing") as error:
         models.torch_import.edm({}, module.get_config(variant))
     for name in names:

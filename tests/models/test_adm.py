@@ -37,7 +37,7 @@ def test_a_block_starts_as_the_identity_and_drops_out_in_training_only():
     assert np.abs(first - second).max() > 0.1 * np.abs(quiet).max()
 
 
-def test_the_noise_level_scales_and_shifts():
+def test_the_embedding_scales_and_shifts_a_block():
     """A block of one channel a group, whose convolutions are zero or the identity."""
     block, x, temb = ADMBlock(features=4, dropout=0.0), jnp.ones((1, 1, 2, 4)), jnp.ones((1, 1))
     x = x.at[0, 0, 0].set(-1.0)

@@ -42,7 +42,7 @@ def published(size, patch_size, **fields):
     [("S", 32_963_360), ("B", 130_512_416), ("L", 458_102_816), ("XL", 675_129_632)],
 )
 def test_parameters_are_the_published(size, count):
-    """Which hold the positions' embedding and a class that is none: here they are no parameters."""
+    """The published count includes position embeddings and a null class; ours are no parameters."""
     _, params = published(size, patch_size=2)
     width = SIZES[size]["hidden_size"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count - (16 * 16 + 1) * width
@@ -56,7 +56,7 @@ def test_parameters_are_the_published(size, count):
     ],
 )
 def test_arithmetic_is_the_published(size, patch_size, gflops):
-    """Each block costs the same, so two networks of 1 and 2 blocks give that of all."""
+    """All blocks cost the same, so networks of 1 and 2 blocks give the cost of any depth."""
 
     def costs(depth):
         network, params = published(size, patch_size, depth=depth)
@@ -113,8 +113,8 @@ def test_the_output_starts_at_zero_with_channels_for_the_variance():
     assert np.abs(features).max(-1).min() > 0.1
 
 
-def test_without_blocks_that_add_it_maps_normalised_patches_and_positions():
-    """A perceptron's bias is all that adds, behind a gate of 2; the last scale and shift are 1, 3.
+def test_formula_with_constant_blocks():
+    """The block adds the bias of its MLP times a gate of 2; the last scale and shift are 1 and 3.
 
     The images have 8 numbers a patch, as many as features.
     """
@@ -135,7 +135,7 @@ def test_without_blocks_that_add_it_maps_normalised_patches_and_positions():
 
 
 @pytest.mark.parametrize("parametrization", ["edm", "epsilon"])
-def test_levels_are_told_apart(parametrization):
+def test_neighbouring_noise_levels_give_different_outputs(parametrization):
     """EDM's labels lie in [-1.6, 1.1], times in [0, 999]: neighbours of 18 levels differ.
 
     Measured, of what the labels do in all: EDM's by 2% at least.
@@ -151,7 +151,7 @@ def test_levels_are_told_apart(parametrization):
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONING)
-def test_classes_are_seen_in_every_way_and_none_is_no_class(conditioning):
+def test_class_conditioning_in_every_way_and_unconditional_without_a_class(conditioning):
     plain = SMALL.clone(conditioning=conditioning)
     network = plain.clone(num_classes=3)
     params = weights.random(network, X, LABELS)

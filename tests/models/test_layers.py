@@ -65,7 +65,7 @@ def forward(network, remat):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_remat_keeps_the_parameters_and_few_activations(name):
-    """Measured: a fourth to a seventh. Counted before XLA, whose CPU compiler gains nothing."""
+    """Measured: a fourth to a seventh, counted before XLA, whose CPU compiler undoes the saving."""
     network = NETWORKS[name]
     params = weights.shapes(network, X, LABELS)
     assert weights.shapes(network.clone(remat=True), X, LABELS) == params
@@ -79,7 +79,7 @@ def test_remat_keeps_the_parameters_and_few_activations(name):
 
 @pytest.mark.parametrize("name", ["ncsnpp", "ncsnv2"])
 def test_remat_changes_no_output_and_no_derivative(name):
-    """By dropout, noise levels, gradients, and the tangents that a likelihood is made of."""
+    """Outputs with dropout, gradients, and the tangents that likelihoods need."""
     network = NETWORKS[name]
 
     @jax.jit
@@ -139,7 +139,7 @@ def test_attention_is_cudnn_s_where_its_kernels_fit(dtype, shape, capability, ro
     assert attention_route(queries, device) == route
 
 
-def test_a_convolution_of_spread_pixels_is_that_of_dilated_input():
+def test_convolve_dilated_is_xla_s_convolution_of_dilated_input():
     x, kernel = (
         np.random.RandomState(i).standard_normal(shape).astype("f4")
         for i, shape in enumerate([(2, 4, 3, 5), (3, 3, 5, 2)])
@@ -152,7 +152,7 @@ def test_a_convolution_of_spread_pixels_is_that_of_dilated_input():
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_no_class_and_no_augmentation_are_no_condition(name):
-    """What a class and an augmentation are, the golden networks prove."""
+    """The golden networks check the encodings of classes and augmentations."""
     plain = CONDITIONAL[name]
     network = plain.clone(num_classes=3, augment_dim=2)
     params = weights.random(network, X, LABELS)
@@ -172,7 +172,7 @@ def test_no_class_and_no_augmentation_are_no_condition(name):
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
-def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_there_is(name):
+def test_confidence_changes_the_output_of_a_class_only(name):
     """The layers of a network without confidences stay as they are, in number and shape."""
     plain = CONDITIONAL[name].clone(num_classes=3)
     network = plain.clone(label_confidence=True)
@@ -202,8 +202,8 @@ def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_the
 
 
 @pytest.mark.parametrize("name", ["ncsnpp", "adm"])
-def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
-    """Without the weights for them, the network is that without low_res."""
+def test_low_resolution_image_and_its_noise_level_condition_the_output(name):
+    """With zero weights for them, it is the network without low_res."""
     network = CONDITIONAL[name].clone(low_res=True)
     params = weights.random(network, X, LABELS)
     kernel = params["Conv_0"]["kernel"]
@@ -234,7 +234,7 @@ def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
         (True, (X[:, ::2], jnp.ones(2)), r"shape \(2, 4, 8, 3\) .* must have \(2, 8, 8, 3\)"),
     ],
 )
-def test_a_smaller_image_that_is_missing_or_unknown_is_refused(takes, given, message):
+def test_a_low_resolution_image_that_is_missing_or_unknown_is_refused(takes, given, message):
     network = SimpleNamespace(low_res=takes, is_initializing=lambda: False)
     with pytest.raises(ValueError, match=message):
         concatenate_low_res(network, X, *given)

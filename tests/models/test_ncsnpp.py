@@ -22,9 +22,9 @@ INPUTS = (("none", "sum"), ("residual", "sum"), ("input_skip", "sum"), ("input_s
 @pytest.mark.parametrize("resblock_type", ["ddpm", "biggan"])
 @pytest.mark.parametrize("fir", [True, False])
 def test_every_combination_builds(resblock_type, fir):
-    """All that meet: progressive_combine is read with "input_skip" only.
+    """All combinations of options that interact.
 
-    Embeddings, which meet none of these options, take turns.
+    progressive_combine is read with "input_skip" only. Embeddings do not interact: they alternate.
     """
     pyramids = itertools.product(("none", "output_skip", "residual"), INPUTS)
     for i, (progressive, (progressive_input, combine)) in enumerate(pyramids):
@@ -83,7 +83,7 @@ def outputs(network, *label_sets, inputs=(X,)):
 
 
 def test_scale_by_sigma_divides_by_the_level_of_a_positional_label():
-    """That a Fourier label is itself the sigma, the golden networks prove."""
+    """The golden networks check that a Fourier label is the sigma itself."""
     labels, sigma = jnp.array([0.0, 999.0]), np.array([50.0, 0.01])
     network = NCSNpp(**SHALLOW, embedding_type="positional", scale_by_sigma=False)
     plain, scaled = (

@@ -25,11 +25,11 @@ def count(network, size):
 
 
 def test_parameter_count_at_256_pixels():
-    """Summed by hand, layer by layer. The other networks' are in tests/configs."""
+    """The sum of all layers, by hand. tests/configs counts the other networks."""
     assert count(NCSNv2At256(), 256) == 94_132_611
 
 
-def test_ncsnv2_s_labels_do_no_more_than_scale_the_output():
+def test_labels_of_ncsnv2_only_scale_the_output():
     plain = Short(nf=4, scale_by_sigma=False, sigma_max=1.0, num_scales=3, centered=True)
     scaled = plain.clone(scale_by_sigma=True, centered=False)
     params = {"params": weights.random(plain, X, jnp.ones(2))}

@@ -40,7 +40,7 @@ NETWORKS = {  # and how many layers their embeddings and logits have
 
 
 def equations(jaxpr):
-    """Of a program and of those that it calls."""
+    """All equations of a program and of the programs that it calls."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
@@ -53,7 +53,7 @@ def is_program(value):
 
 
 def types(jaxpr, name):
-    """The types of what the equations whose name holds `name` are given, one set for each."""
+    """The dtypes of the operands of each equation whose name contains `name`, as sets."""
     found = [e for e in equations(jaxpr) if name in e.primitive.name]
     return [{str(x.aval.dtype) for x in e.invars} for e in found]
 
@@ -102,7 +102,7 @@ def test_outputs_and_gradients_are_those_of_float32_to_1_or_2_percent():
 
 
 def far(values, exact):
-    """The root mean square of the differences, of all leaves together, over that of the leaves."""
+    """The RMS of the differences of all leaves, relative to the RMS of the exact leaves."""
     values, exact = (
         jnp.concatenate([*map(jnp.ravel, jax.tree.leaves(v))]) for v in (values, exact)
     )

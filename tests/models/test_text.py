@@ -36,7 +36,7 @@ def test_a_caption_that_is_too_long_is_refused_in_bytes():
         encode(["é", "ééé"], 5)
 
 
-def test_bytes_are_told_apart_and_padding_is_not_seen():
+def test_captions_differ_and_padding_is_ignored():
     encoder = TextEncoder("bytes", length=8, width=8, depth=1)
     captions = ["ab", "ba", "abc", ""]
     variables = {"params": weights.random(encoder, encode(captions, 8))}
@@ -51,7 +51,7 @@ def test_bytes_are_told_apart_and_padding_is_not_seen():
     assert distances[~np.eye(4, dtype=bool)].min() > 1e-3
 
 
-def test_embeddings_are_mapped_and_their_zeros_are_not_there():
+def test_embeddings_are_projected_and_zeros_are_padding():
     encoder = TextEncoder("embeddings", width=3)
     given = np.random.RandomState(0).standard_normal((2, 4, 3)).astype("f4")
     given[0, 2:] = given[1] = 0
@@ -64,7 +64,7 @@ def test_embeddings_are_mapped_and_their_zeros_are_not_there():
 
 
 @pytest.mark.parametrize("kind", ["bytes", "embeddings"])
-def test_bfloat16_is_of_the_tokens_alone(kind):
+def test_only_tokens_are_bfloat16(kind):
     encoder = TextEncoder(kind, width=8, depth=1, dtype="bfloat16")
     text = encode(["ab"], 3) if kind == "bytes" else jnp.ones((1, 3, 8))
     params = weights.shapes(encoder, text)
@@ -74,8 +74,8 @@ def test_bfloat16_is_of_the_tokens_alone(kind):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_read_and_train_the_encoder(name):
-    """Tokens of the last caption are replaced where its mask is False: no network sees them."""
+def test_networks_use_captions_and_train_their_encoder(name):
+    """The padding of the last caption is overwritten, which must not change the output."""
     network = NETWORKS[name]
     x, labels = jnp.tile(X[:1], (4, 1, 1, 1)), jnp.tile(LABELS[:1], 4)
     params = weights.random(network, x, labels)

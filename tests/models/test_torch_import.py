@@ -18,7 +18,7 @@ EDM_NAMES = ("edm_ddpmpp_class_augment", "edm_ncsnpp", "edm_vp_precond_ddpmpp", 
 
 
 def golden_config(arrays, name):
-    """The published configs name the network; that of the file with DDPM's does not."""
+    """The config of a golden file; that of DDPM lacks the network's name."""
     config = golden.config(arrays)
     config.model.name = "ddpm" if name == "ddpm_vp" else config.model.name
     return config
@@ -35,7 +35,7 @@ def test_imported_networks_agree_with_the_published_code(name):
 
 
 def edm_conditions(arrays):
-    """Classes as we number them, and augmentations as EDM has them, of those that there are."""
+    """Class labels as integers and augmentation labels as in EDM, if the file has them."""
     given = {}
     if "class_labels" in arrays:
         given["class_labels"] = arrays["class_labels"].argmax(1)
@@ -147,7 +147,7 @@ def test_plain_arrays_are_read_and_objects_are_not(tmp_path):
 
 
 def checkpoint():
-    """What a file of score_sde holds, in small: every average is 100 above its weight."""
+    """A small checkpoint of score_sde, in which each EMA weight is 100 above its weight."""
     model = {
         "module.sigmas": np.ones(3),
         "module.all_modules.0.W": np.arange(4.0),

@@ -43,7 +43,7 @@ class Layer(nn.Module):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_normalisation_and_modulation_are_in_float32(dtype):
-    """Of values with a large mean, which costs no digits."""
+    """A large mean does not cost precision."""
     x, scale, shift = jnp.asarray(X + 100, dtype), X[:, :1], X[:, 1:2]
     y = np.asarray(x, np.float64)
     y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
