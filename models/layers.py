@@ -141,46 +141,53 @@ def encode_labels(
             a label has another shape.
     """
     num_classes, augment_dim = network.num_classes, network.augment_dim
-    takes_confidences = network.label_confidence and num_classes > 0
-    if class_labels is not None and not num_classes:
+    if network.is_initializing():
+        class_labels = jnp.zeros(batch, int) if num_classes else class_labels
+        augment_labels = jnp.zeros((batch, augment_dim)) if augment_dim else augment_labels
+        takes_confidences = num_classes and network.label_confidence
+        confidences = jnp.zeros(batch) if takes_confidences else confidences
+    _check_labels(network, batch, class_labels, augment_labels, confidences)
+    classes = None if class_labels is None else nn.one_hot(class_labels, num_classes)
+    if class_labels is None or confidences is None:
+        return classes, augment_labels, None
+    known = jnp.where(class_labels < 0, 0.0, confidences)
+    return classes, augment_labels, positional_embedding(999 * known, network.nf)
+
+
+def _check_labels(
+    network: Any, batch: int, classes: Any, augmentations: Any, confidences: Any
+) -> None:
+    """Raises the ValueErrors of encode_labels."""
+    num_classes, augment_dim = network.num_classes, network.augment_dim
+    if classes is not None and not num_classes:
         raise ValueError(
             "class_labels were given to a network without classes: omit them, or train a network "
             "with config.model.class_conditional=True"
         )
-    if augment_labels is not None and not augment_dim:
+    if augmentations is not None and not augment_dim:
         raise ValueError(
             "augment_labels were given to a network without augmentation: omit them (in training: "
             "config.data.augment=0), or train a network with config.model.augment_dim > 0"
         )
-    if network.is_initializing():
-        class_labels = jnp.zeros(batch, int) if num_classes else None
-        augment_labels = jnp.zeros((batch, augment_dim)) if augment_dim else None
-        confidences = jnp.zeros(batch) if takes_confidences else None
-    if class_labels is None and num_classes:
+    if classes is None and num_classes:
         raise ValueError(
             f"a network with {num_classes} classes was given no class_labels: give an integer for "
             "each image, -1 for unconditional"
         )
+    takes_confidences = network.label_confidence and num_classes > 0
     if (confidences is None) == takes_confidences:
         raise ValueError(
             "a network takes confidences if and only if it is class-conditional with "
             f"config.model.label_confidence=True (here: {takes_confidences}), but confidences were "
             f"{'omitted' if confidences is None else 'given'}"
         )
-    shapes = ((batch,), (batch, augment_dim), (batch,))
-    conditions = {
-        "class_labels": class_labels,
-        "augment_labels": augment_labels,
-        "confidences": confidences,
-    }
-    for (name, labels), shape in zip(conditions.items(), shapes, strict=True):
+    for name, labels, shape in (
+        ("class_labels", classes, (batch,)),
+        ("augment_labels", augmentations, (batch, augment_dim)),
+        ("confidences", confidences, (batch,)),
+    ):
         if labels is not None and labels.shape != shape:
             raise ValueError(f"{name} has the shape {labels.shape}, but must have {shape}")
-    classes = None if class_labels is None else nn.one_hot(class_labels, num_classes)
-    if class_labels is None or confidences is None:
-        return classes, augment_labels, None
-    known = jnp.where(class_labels < 0, 0.0, confidences)
-    return classes, augment_labels, positional_embedding(999 * known, network.nf)
 
 
 def with_fourier_features(x: Array, exponents: Sequence[int]) -> Array:
