@@ -95,7 +95,7 @@ class DDPM(NoiseLevelSolver):
             below = posterior * np.exp(0.5 * ratio)
         elif self.variance == "analytic":
             raise ValueError(
-                "variance = 'analytic' is a name for configs only: pass the AnalyticVariance of "
+                "variance = 'analytic' is a name in configs only: pass the AnalyticVariance of "
                 "the model, made by sde_lib.analytic_variance"
             )
         c = then**2 / now - now, below * np.sqrt((now - then) * (now + then))
