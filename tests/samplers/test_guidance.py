@@ -73,7 +73,7 @@ def heun_moments(score_fn, n_steps=40, sde=EDM):
 
 
 @pytest.mark.parametrize("name", SDES)
-def test_a_classifier_turns_the_score_of_all_into_that_of_its_class(name):
+def test_a_classifier_turns_the_unconditional_score_into_that_of_its_class(name):
     sde, mixture = SDES[name], Mixture()
     x, t = states(sde)
     guided = guidance.gradient(mixture.score_fn(sde), classifier(sde, 0))
@@ -81,7 +81,7 @@ def test_a_classifier_turns_the_score_of_all_into_that_of_its_class(name):
     np.testing.assert_allclose(jax.jit(guided)(x, t), exact, rtol=1e-4, atol=1e-4)
 
 
-def test_a_sampler_given_the_guided_score_draws_that_class():
+def test_a_sampler_with_the_guided_score_draws_the_class():
     """The flow to one Gaussian is affine, so it takes four points to its mean and covariance."""
     sde, mixture = SDES["vp"], Mixture()
     score_fn = guidance.gradient(mixture.score_fn(sde), classifier(sde, 0))
@@ -264,7 +264,7 @@ def test_epsilon_scaling_mends_a_model_that_predicts_too_much_noise():
 
 
 @pytest.mark.parametrize("name", ["ve", "vp", "edm", "flow"])
-def test_a_sample_that_looks_like_another_time_is_given_its_noise(name):
+def test_time_shift_takes_the_noise_of_the_time_that_fits_the_variance(name):
     """Samples with the standard deviation sigma(tau) at t; beyond the window, its end."""
     sde = {"edm": EDM, "flow": sde_lib.LinearFlow(), **SDES}[name]
     t = jnp.array([0.3, 0.3, 0.3, 0.3]) * sde.t_max
@@ -282,7 +282,7 @@ def test_a_sample_that_looks_like_another_time_is_given_its_noise(name):
     np.testing.assert_array_equal(shifted(x, early), score(x, early))
 
 
-def test_what_changes_nothing_is_the_plain_sampler_bit_for_bit():
+def test_guidance_without_effect_is_the_plain_sampler_bit_for_bit():
     def score(x, t, label):
         return -jnp.sin(x - label[:, None]) / (1 + t[:, None] ** 2)
 
@@ -424,7 +424,7 @@ def test_mistakes_are_refused():
             guided(jnp.zeros((4, 2)), jnp.zeros(4))
 
 
-def test_a_gradient_that_is_not_finite_is_left_out_with_its_weight():
+def test_a_gradient_that_is_not_finite_is_ignored_at_weight_0():
     """For one sample of a batch as for all of it."""
 
     def log_prob(x, t):

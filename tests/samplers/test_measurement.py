@@ -139,7 +139,7 @@ def test_each_sample_has_its_own_iterations_and_measurement():
     np.testing.assert_allclose(together(x, t)[1:2], alone(x[1:2], t[1:2]), rtol=1e-4)
 
 
-def test_a_measurement_that_tells_nothing_new_changes_nothing():
+def test_a_measurement_without_new_information_changes_nothing():
     """All residuals are 0: conjugate gradients would divide by them."""
     sde, t = SDES["ve"], jnp.array([1e-5, 0.5, 1.0])
     x, score_fn = 1e-3 * jnp.ones((3, *SHAPE)), Gaussian().score_fn(sde)
@@ -148,7 +148,7 @@ def test_a_measurement_that_tells_nothing_new_changes_nothing():
     np.testing.assert_array_equal(conditional(x, t), score_fn(x, t))
 
 
-def test_a_covariance_that_is_none_is_not_trusted():
+def test_a_jacobian_that_is_no_covariance_is_ignored():
     """Of a network whose denoised image moves against its input, or across it."""
     sde, x = SDES["ve"], jax.random.normal(jax.random.key(0), (4, 1, 2, 1))
     turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
