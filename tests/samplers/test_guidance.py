@@ -352,7 +352,7 @@ def test_a_discriminator_is_evaluated_in_first_stages_within_its_levels_alone():
 
 
 def test_guidance_costs_what_its_parts_do():
-    """In floating-point operations of the compiled programs, to 5%."""
+    """Floating-point operations of the compiled programs agree to 5%."""
     shape, width = (8, 32), 256
     matrix, other = jax.random.normal(jax.random.key(0), (2, shape[1], width))
 

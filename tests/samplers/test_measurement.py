@@ -149,7 +149,7 @@ def test_a_measurement_without_new_information_changes_nothing():
 
 
 def test_a_jacobian_that_is_no_covariance_is_ignored():
-    """Of a network whose denoised image moves against its input, or across it."""
+    """The denoised image of a poor network may move against its input, or across it."""
     sde, x = SDES["ve"], jax.random.normal(jax.random.key(0), (4, 1, 2, 1))
     turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
     for jacobian in (-jnp.eye(2), turn):

@@ -1,4 +1,4 @@
-"""What all solvers between noise levels have from the one loop."""
+"""Tests of the loop that all solvers between noise levels share."""
 
 import warnings
 
