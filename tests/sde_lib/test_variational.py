@@ -253,7 +253,7 @@ def test_what_does_not_go_together_is_said():
         sde_lib.variational_bound(*about, np.arange(5.0))
     with pytest.raises(ValueError, match="1001 steps, but the model was trained at 1000"):
         variational.chain(TABLE, 1001)
-    with pytest.raises(ValueError, match="not under VP"):
+    with pytest.raises(ValueError, match="not VP"):
         sde_lib.variational_loss(jax.random.key(0), SDES["vp"], model(PARAMS), X)
     with pytest.raises(ValueError, match="learned_variance"):
         sde_lib.variational_loss(jax.random.key(0), TABLE, DATA.score_fn(TABLE), X)
