@@ -231,7 +231,7 @@ def score_and_variance(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Arra
     """
     if not isinstance(score_fn, ScoreAndVariance):
         raise ValueError(
-            "variance 'learned' needs a model trained with config.model.learned_variance and no "
+            "variance 'learned' needs a model trained with config.model.learned_variance, without "
             "guidance: choose another variance"
         )
     return score_fn.both
