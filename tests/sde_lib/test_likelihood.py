@@ -79,7 +79,7 @@ def test_mixture_likelihood_is_the_closed_form(name):
 
 @pytest.mark.parametrize("probe", ["rademacher", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_hutchinson_is_unbiased_and_more_probes_help(probe):
-    x = np.tile(np.float32([0.1, 0.2]), (1500, 1))
+    x = np.tile(np.float32([0.1, 0.2]), (800, 1))
     exact = mixture_program("vp", probe="exact")(x[:400]).log_prob
     one, four = (
         np.asarray(mixture_program("vp", probe=probe, n_probes=k)(x).log_prob, np.float64)
@@ -97,7 +97,7 @@ def test_a_part_of_a_batch_has_its_likelihoods_by_one_network_call_an_evaluation
         jax.debug.callback(lambda: calls.append(1))
         return mixture.score_fn(sde)(x, t)
 
-    x = mixture.sample(jax.random.key(1), 1500)
+    x = mixture.sample(jax.random.key(1), 800)
     part = sde_lib.log_likelihood(KEY, sde, score_fn, x[5:8], n_probes=4, first_index=5)
     jax.effects_barrier()
     assert len(calls) == int(part.nfe)
