@@ -85,7 +85,7 @@ def orders(errors):
 
 
 def weak_orders(create, steps=(80, 160, 320), low=0.3):
-    """Of the standard deviation, between the step counts."""
+    """Observed weak orders: errors of the standard deviation at successive step counts."""
     exact = np.hypot(STD, low)
     return orders(np.array([final_std(create(n), karras(n, low=low)) / exact - 1 for n in steps]))
 

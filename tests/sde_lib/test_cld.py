@@ -65,7 +65,7 @@ def test_exact_is_by_the_matrix_exponential():
 
 @pytest.mark.parametrize("sde", [SDE, OTHER])
 def test_covariance_is_the_matrix_exponential_s_at_all_times(sde):
-    """In float32's digits down to t = 1e-6, where x and v are all but one variable."""
+    """Exact to float32 down to t = 1e-6, where x and v are almost perfectly correlated."""
     times = np.concatenate([np.geomspace(1e-6, 1, 60), [0.2499, 0.25, 0.2501]]).astype(np.float32)
     run = jax.jit(lambda t, variance: (jnp.stack(sde.covariance(t, variance), 1), sde.sigma(t)))
     for variance in (0.0, 0.49):
@@ -99,7 +99,7 @@ def test_noised_and_reverse_free_states_have_the_exact_moments():
 
 @pytest.mark.parametrize("sde", [SDE, OTHER])
 def test_forward_sde_has_the_drift_and_the_noise_of_the_paper(sde):
-    """Which are those of the moments that `exact` has, and that the covariance is compared with."""
+    """`exact` integrates the same drift and noise, and the covariance is compared with it."""
     a, noise = rates(sde)
     t, states = jnp.array([0.1, 0.9]), np.eye(4, dtype=np.float32)  # of two positions
     drift = jax.jit(jax.vmap(lambda x, t: sde.drift(x[None], t[None])[0], (0, None)))

@@ -17,7 +17,7 @@ X = golden.channels_last(STEPS["x"])
 
 
 def exact_sigma(name, t):
-    """In 30 digits."""
+    """sigma(t) of the published formula, computed with 30 digits."""
     with mpmath.workdps(30):
         t = mpmath.mpf(float(t))
         b = t * (mpmath.mpf("0.1") + t * (mpmath.mpf(20) - mpmath.mpf("0.1")) / 2)
@@ -39,7 +39,7 @@ def test_sigma_is_exact_near_zero(name):
 
 @functools.cache
 def step_program(name):
-    """What the published code computes at t, compiled once per SDE."""
+    """Marginal, drift, diffusion and discretised step at t, compiled once per SDE."""
     sde = SDES[name]
 
     @jax.jit

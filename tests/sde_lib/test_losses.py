@@ -160,7 +160,7 @@ def test_importance_sampling_alone_is_refused():
 
 
 def test_importance_sampling_of_likelihood_is_the_log_uniform_density():
-    """Its draws are that density's; its weight what keeps the expectation the same."""
+    """The draws of t are equal, and a constant weight keeps the expectation."""
     sde = SDES["vp"]
     density = sde_lib.noise_density.create("log_uniform", sde)
     weighted, sampled = losses(sde, likelihood_weighting=True, importance_sampling=True)
@@ -226,7 +226,7 @@ def test_without_input_perturbation_not_a_bit_changes():
 
 @pytest.mark.parametrize("k", [0.0, 0.9, 1.0, 2.0, 3.0])
 def test_smallest_times_of_soft_truncation_have_their_density(k):
-    """Their distribution function takes them to uniform numbers (Kolmogorov-Smirnov, p = 1e-3)."""
+    """Kolmogorov-Smirnov test of the distribution function (p = 1e-3)."""
     sde, n = SDES["vp"], 10_000
     keys = jax.random.split(jax.random.key(0), n)
     draw = jax.jit(jax.vmap(lambda key: smallest_time(key, sde, k)))

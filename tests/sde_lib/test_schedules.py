@@ -38,7 +38,7 @@ def test_alpha_sigma_and_their_sde_are_the_definition_s_down_to_small_t(name):
 
 @pytest.mark.parametrize("name", SDES)
 def test_noise_level_and_log_snr_are_inverted(name):
-    """To 1e-6, and what half a unit in the last place of t makes of the level.
+    """Tolerance: 1e-6, plus the change of the level by half a unit in the last place of t.
 
     That is most near t = 1, where alpha vanishes: 3e-4 at the linear schedule's t_max.
     """
@@ -105,7 +105,7 @@ def test_gaussian_likelihood_is_the_closed_form(name):
     ],
 )
 def test_samplers_reach_the_moments_of_the_data(name, sampler):
-    """From t_max too where the drift is singular at t = 1."""
+    """Sampling starts at t_max, also where the drift is singular at t = 1."""
     sde, gaussian = SDES[name], Gaussian()
     run = jax.jit(lambda key: sampler(key, sde, gaussian.score_fn(sde), (200, 100)).x)
     x = np.asarray(run(jax.random.key(0)), np.float64)
@@ -115,7 +115,7 @@ def test_samplers_reach_the_moments_of_the_data(name, sampler):
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_the_exact_score_has_the_least_loss(name):
-    """For Gaussian data: half of alpha^2 std^2 / (alpha^2 std^2 + sigma^2) a dimension."""
+    """Gaussian data: half of alpha^2 std^2 / (alpha^2 std^2 + sigma^2) per dimension."""
     sde, gaussian = SDES[name], Gaussian()
     x0 = gaussian.sample(jax.random.key(1), (20_000, 2))
     score_fn = gaussian.score_fn(sde)

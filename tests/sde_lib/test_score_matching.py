@@ -55,7 +55,7 @@ def test_the_explicit_loss_of_a_gaussian_is_the_closed_form_at_every_sample(name
     ],
 )
 def test_the_expected_loss_is_denoisings_less_a_constant(objective, options):
-    """For a mixture and a score that is not quite its own; the same t, z and x_t in both."""
+    """Mixture data and 1.2 times the exact score; both losses use the same t, z and x_t."""
     sde, mixture = SDES["vp"], Mixture()
     drawn = {name: options[name] for name in options.keys() - {"reduce_mean"}}
 
@@ -97,7 +97,7 @@ def estimates(x0, score_of, *options):
 
 @functools.cache
 def linear_estimates():
-    """By signs, and by one and by four Gaussian projections."""
+    """Estimates with Rademacher, one Gaussian, and four Gaussian projections."""
     gaussian = {"projection": "gaussian"}
     return estimates(POINTS, lambda sde: linear, {}, gaussian, gaussian | {"n_projections": 4})
 

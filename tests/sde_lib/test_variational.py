@@ -68,7 +68,7 @@ def test_each_term_is_the_closed_form(variance):
 
 @pytest.mark.parametrize("name", SDES)
 def test_the_bound_is_tight_above_the_likelihood_and_falls_with_the_steps(name):
-    """Of what the code makes of the residual's exact variance, so without any noise."""
+    """Computed from the exact variance of the residual, so without sampling noise."""
     entropy = 0.5 * np.log(2 * np.pi * np.e * DATA.std**2)
     totals = {}
     for n in (30, 100, 1000):
@@ -100,7 +100,7 @@ def test_grey_levels_of_a_gaussian():
     sde, n = SDES["vp"], 400
 
     def score_fn(x, t):
-        """Of the grey levels themselves."""
+        """Exact score of the grey levels."""
         alpha, sigma = (expand(a, x[..., None]) for a in (sde.alpha(t), sde.sigma(t)))
         log_p = np.log(masses) - 0.5 * ((x[..., None] - alpha * edges) / sigma) ** 2
         mean = jnp.sum(jax.nn.softmax(log_p) * edges, -1)
@@ -226,7 +226,7 @@ def test_hybrid_teaches_the_mean_by_the_simple_loss_alone():
 
 
 def test_the_loss_is_the_bound_whatever_the_levels_probabilities():
-    """Its mean is that of all terms but the prior's, in bits/dim."""
+    """The mean loss is the sum of all terms except the prior's, in bits/dim."""
     x = DATA.sample(jax.random.key(2), (20_000, 2))
     key, log_snrs = jax.random.key(0), np.asarray(SMALL.log_snrs)
     about = key, SMALL, model(PARAMS), x[:4000], log_snrs, "learned"
