@@ -52,5 +52,5 @@ def flow_end(name, source):
 
 @pytest.mark.parametrize(("name", "source"), [("edm", "vp"), ("vp", "edm")])
 def test_the_probability_flow_under_another_sde_has_the_same_endpoints(name, source):
-    """The flow of y = x / alpha is the same under every SDE; VP with its own score is the reference."""
+    """The flow of y = x / alpha is the same under every SDE; the reference is VP's own score."""
     np.testing.assert_allclose(flow_end(name, source), flow_end("vp", "vp"), atol=1e-4)

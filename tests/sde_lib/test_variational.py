@@ -229,8 +229,8 @@ def test_the_loss_is_the_bound_whatever_the_levels_probabilities():
     """The mean loss is the sum of all terms except the prior's, in bits/dim."""
     x = DATA.sample(jax.random.key(2), (20_000, 2))
     key, log_snrs = jax.random.key(0), np.asarray(SMALL.log_snrs)
-    about = key, SMALL, model(PARAMS), x[:4000], log_snrs, "learned"
-    bound = jax.jit(lambda: sde_lib.variational_bound(*about))()
+    arguments = key, SMALL, model(PARAMS), x[:4000], log_snrs, "learned"
+    bound = jax.jit(lambda: sde_lib.variational_bound(*arguments))()
     expected = float(np.mean(bound.total - bound.prior)) / (2 * np.log(2))
     uneven = jnp.asarray(np.linspace(1, 3, 10) / 20, jnp.float32)
     for probabilities in (None, uneven):
