@@ -44,7 +44,7 @@ class Gaussian:
         return -0.5 * squares - dims * (np.log(self.std) + 0.5 * np.log(2 * np.pi))
 
     def flow(self, sde, x, t):
-        """Where the probability flow takes x from t to t_max, and the log determinant."""
+        """End of the probability flow from x at t to t_max, and its log determinant."""
         mean, std = self.marginal(sde, t)
         end_mean, end_std = self.marginal(sde, sde.t_max)
         latent = end_mean + end_std / std * (x - mean)
