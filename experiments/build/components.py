@@ -1,0 +1,458 @@
+"""Objects made from the sections of a config: SDE, sampler, loss, options of training, ..."""
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+import models
+import samplers
+import sde_lib
+from experiments.build import sections
+from experiments.build.sections import Choice, options_of
+from experiments.data import augment
+from experiments.data.dataset import DataSpec
+from experiments.data.scaling import Scaling
+from experiments.data.sources import SOURCES
+from experiments.pipeline.classifier_free import Schedule
+from experiments.pipeline.edit import Edit
+from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.runs import devices
+from experiments.tasks.score_model import SCHEDULE, Loss
+from experiments.training.optimizer import OPTIMIZERS, Adam
+from experiments.training.options import Average, Training
+from models import NoiseModel
+from models.config import Config
+from models.dit import DiT, check_patches
+from samplers.guidance import SCHEDULES
+from samplers.registry import Sampler
+from samplers.solver import NoiseLevelSolver
+from sde_lib.checks import check_at_least, check_name
+
+CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
+SDES: dict[str, tuple[Any, sections.Options]] = {
+    name: (sde, {option: f"model.{option}" for option in options})
+    for name, sde, options in (
+        ("vesde", sde_lib.VE, ("sigma_min", "sigma_max")),
+        ("vpsde", sde_lib.VP, ("beta_min", "beta_max")),
+        ("subvpsde", sde_lib.SubVP, ("beta_min", "beta_max")),
+        ("edm", sde_lib.EDM, ()),
+        ("cosine", sde_lib.Cosine, ()),
+        ("sigmoid", sde_lib.Sigmoid, ()),
+        ("linear", sde_lib.Linear, ()),
+        ("flow", sde_lib.LinearFlow, ()),
+        ("log_linear", sde_lib.LogLinear, ("gamma_min", "gamma_max")),
+    )
+} | {"cld": (sde_lib.CLD, CLD_FIELDS)}
+SDE = Choice("training.sde", {name: fields for name, (_, fields) in SDES.items()})
+
+SAMPLING_NAMES = {  # fields of config.sampling that are named otherwise than the sampler's
+    "denoise": "sampling.noise_removal",
+    "n_corrector_steps": "sampling.n_steps_each",
+    "n_levels": "sampling.n_steps",
+}
+SAMPLER = Choice(
+    "sampling.method",
+    {
+        name: options_of(sampler, "sampling", SAMPLING_NAMES)
+        for name, sampler in samplers.SAMPLERS.items()
+    },
+)
+
+SCORE_MATCHING = {  # score_sde's names stay in config.training
+    **{f"{name}": f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
+    "reduce_mean": "training.reduce_mean",
+    "noise_density": "noise_density.name",
+    "weighting": "weighting.name",
+    **{name: f"objective.{name}" for name in ("stratified", "input_perturbation")},
+    "soft_truncation": "objective.soft_truncation",
+}
+PROJECTIONS = {"n_projections": "objective.n_projections"}
+BOUND = {name: f"objective.{name}" for name in ("stratified", "loss_history")}
+OBJECTIVE = Choice(
+    "objective.name",
+    {
+        "denoising": SCORE_MATCHING,
+        "explicit": SCORE_MATCHING,
+        "sliced": SCORE_MATCHING | PROJECTIONS,
+        "sliced_vr": SCORE_MATCHING | PROJECTIONS,
+        "vdm": {"stratified": "objective.stratified"},
+        "hybrid": BOUND | {"vlb_weight": "objective.vlb_weight"},
+        "vlb": BOUND,
+    },
+)
+NOISE_DENSITY = Choice(
+    "noise_density.name",
+    {
+        "uniform": {},
+        "log_uniform": {},
+        "log_normal": {"mean": "noise_density.mean", "std": "noise_density.std"},
+        "split_log_normal": {n: f"noise_density.{n}" for n in ("mean", "std", "std_above")},
+        "log_logistic": {"mean": "noise_density.mean", "std": "noise_density.std"},
+        "v_diffusion": {},
+        "cosine_interpolated": {},
+    },
+)
+WEIGHTING = Choice(
+    "weighting.name",
+    {
+        **dict.fromkeys(("variance", "x0", "v", "velocity", "edm", "min_snr"), {}),
+        **dict.fromkeys(("soft_min_snr", "truncated_snr"), {}),
+        "sigmoid": {"bias": "weighting.bias"},
+    },
+)
+GUIDANCE_SCHEDULE = Choice(
+    "guidance.schedule.name",
+    {
+        name: {
+            option: f"guidance.schedule.{option}"
+            for option in list(inspect.signature(schedule).parameters)[2:]
+            if option != "outside"
+        }
+        for name, schedule in SCHEDULES.items()
+    },
+)
+EDIT = Choice(
+    "edit.task",
+    {
+        "inpaint": {n: f"edit.{n}" for n in ("n_results", "mask", "n_iterations")},
+        "colorize": {n: f"edit.{n}" for n in ("n_results", "n_iterations")},
+        "variations": {n: f"edit.{n}" for n in ("n_results", "strength")},
+        "reconstruct": {},
+        "interpolate": {"n_results": "edit.n_results"},
+    },
+)
+REGULARIZATION = Choice(
+    "autoencoder.regularization",
+    {
+        "kl": {"kl_weight": "autoencoder.kl.weight"},
+        "vq": {
+            "codebook_size": "autoencoder.vq.codebook_size",
+            "commitment": "autoencoder.vq.commitment",
+        },
+    },
+)
+CHOICES = (
+    *(SDE, SAMPLER, OBJECTIVE, NOISE_DENSITY, WEIGHTING, GUIDANCE_SCHEDULE, EDIT, REGULARIZATION),
+)
+SLICED = ("sliced", "sliced_vr")
+VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
+
+
+def sde(config: Config) -> sde_lib.SDE:
+    """The SDE that config.training.sde names, with its numbers from config.model.
+
+    In discrete training, VP's is the one through the levels of DDPM's chain.
+    """
+    name, options = SDE.read(config)
+    made = SDES[name][0](**options)
+    if config.training.continuous or name != "vpsde":
+        return made
+    return sde_lib.Table(tuple(made.levels(config.model.num_scales).tolist()))
+
+
+def sampler(config: Config) -> Sampler:
+    """The sampler that config.sampling describes."""
+    name, options = SAMPLER.read(config)
+    return samplers.create(name, **options)
+
+
+def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
+    """The solver of this name that ends with x_0 after nfe network evaluations.
+
+    Options of config.sampling that it has hold for it too.
+
+    Raises:
+        ValueError: no solver from noise level to noise level, or none of nfe evaluations.
+    """
+    known = {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, NoiseLevelSolver)}
+    check_name("solver", name, known)
+    check_at_least(2, nfe=nfe)
+    fields = SAMPLER.components[name]
+    values = {option: sections.get(config, field) for option, field in fields.items()}
+    options = {k: v for k, v in values.items() if v is not None} | {"denoise": True}
+
+    def create(n_steps: int) -> Any:
+        return samplers.create(name, **options | {"n_steps": n_steps})
+
+    made = next(solver for solver in map(create, range(nfe, 0, -1)) if solver.nfe <= nfe)
+    if made.nfe != nfe:
+        raise ValueError(
+            f"{name} makes {made.nfe} network evaluations in {made.n_steps} steps and "
+            f"{create(made.n_steps + 1).nfe} in one more, never {nfe}: choose one of those"
+        )
+    return made
+
+
+def noise_density(config: Config, sde: sde_lib.SDE) -> sde_lib.noise_density.Quantile | None:
+    """The density of noise levels in training; None where t is uniform."""
+    name, options = NOISE_DENSITY.read(config)
+    return sde_lib.noise_density.create(
+        name, sde, **options, sigma_data=config.model.sigma_data, image_size=data_shape(config)[0]
+    )
+
+
+def weighting(config: Config) -> sde_lib.weighting.Weighting | None:
+    """The weighting of the loss over noise levels; None for none."""
+    name, options = WEIGHTING.read(config)
+    return sde_lib.weighting.create(name, config.model.sigma_data, **options)
+
+
+def loss_of(config: Config, sde: sde_lib.SDE) -> Callable[[Any], Loss]:
+    """The training loss, as a function of the parameters, of which a learned schedule is a part.
+
+    Given None, "vdm" draws noise levels uniformly in log-SNR.
+    """
+    name, options = OBJECTIVE.read(config)
+    strata = {
+        "stratified": config.objective.stratified,
+        "n_strata": config.training.batch_size,
+    }
+    if name == "vdm":
+        schedule = learned_schedule(config)
+
+        def vdm(params: Any) -> Loss:
+            if params is None or schedule is None:
+                return partial(sde_lib.diffusion_loss, **strata)
+            gamma: Any = partial(schedule.apply, {"params": params[SCHEDULE]})
+            return partial(sde_lib.diffusion_loss, **strata, schedule=lambda u: -gamma(u))
+
+        return vdm
+    if name in VARIATIONAL:
+        vlb_weight = 1e-3 if config.objective.vlb_weight is None else config.objective.vlb_weight
+        scale = scaling(config)
+        loss: Loss = partial(
+            sde_lib.variational_loss,
+            vlb_weight=vlb_weight if name == "hybrid" else None,
+            **strata,
+            data_range=scale.range,
+            levels=None if scale.dequantize else scale.levels,
+        )
+        return lambda params: loss
+    objectives = {
+        "denoising": sde_lib.denoising_score_matching,
+        "explicit": sde_lib.explicit_score_matching,
+        "sliced": sde_lib.sliced_score_matching,
+        "sliced_vr": partial(sde_lib.sliced_score_matching, variance_reduction=True),
+    }
+    options |= {
+        "noise_density": noise_density(config, sde),
+        "weighting": weighting(config),
+        "n_levels": n_levels(config),
+    }
+    loss = partial(objectives[name], **options | strata)
+    return lambda params: loss
+
+
+def held_out_loss(config: Config, sde: sde_lib.SDE) -> Loss:
+    """The training loss for held-out data: soft truncation would cut all of them at one time."""
+    loss: Any = loss_of(config, sde)(None)
+    if config.objective.soft_truncation is None:
+        return loss
+    return partial(loss, soft_truncation=None)
+
+
+def learned_schedule(config: Config) -> models.LearnedSchedule | None:
+    """The noise schedule that is learned, between the ends of the SDE "log_linear"; None without."""
+    if not config.model.learned_schedule:
+        return None
+    if (config.objective.name, config.training.sde) != ("vdm", "log_linear"):
+        raise ValueError(
+            "config.model.learned_schedule belongs to config.objective.name = 'vdm' and "
+            "config.training.sde = 'log_linear', here they are "
+            f"{config.objective.name!r} and {config.training.sde!r}"
+        )
+    ends: Any = sde(config)
+    return models.LearnedSchedule(ends.gamma_min, ends.gamma_max)
+
+
+def loss_history(config: Config) -> tuple[int, int] | None:
+    """(noise levels, terms kept of each) of the loss history; None without."""
+    n = config.objective.loss_history or 0
+    check_at_least(0, **{"config.objective.loss_history": n})
+    if n and config.training.n_microbatches > 1:
+        raise ValueError(
+            "config.objective.loss_history is of whole batches: set config.training.n_microbatches="
+            "1"
+        )
+    return (config.model.num_scales, n) if n else None
+
+
+def n_levels(config: Config) -> int | None:
+    """Noise levels of discrete training; None for continuous."""
+    return None if config.training.continuous else config.model.num_scales
+
+
+def mesh(config: Config, its_devices: Any = None) -> Mesh:
+    """The devices as config.mesh arranges them."""
+    return devices.make_mesh(config.mesh.data, config.mesh.fsdp, its_devices)
+
+
+def scaling(config: Config) -> Scaling:
+    """The scaling from grey levels to model space; latents and points are floats."""
+    levels = None if config.data.autoencoder else source(config).levels
+    return Scaling(levels, config.data.centered, config.data.uniform_dequantization)
+
+
+def source(config: Config) -> Any:
+    """The source that config.data.dataset names."""
+    check_name("config.data.dataset", config.data.dataset, SOURCES)
+    return SOURCES[config.data.dataset]
+
+
+def data_spec(config: Config) -> DataSpec:
+    """The request for the data set, of images or points."""
+    data = config.data
+    shape = (data.image_size, data.image_size, data.num_channels)
+    return DataSpec(
+        data.dataset,
+        (2,) if source(config).levels is None else shape,
+        data.path,
+        data.cache,
+        data.test_fraction,
+        config.model.text == "bytes",
+    )
+
+
+def data_shape(config: Config) -> tuple[int, ...]:
+    """The shape of one sample of the data set: an image, or (2,) for points."""
+    return data_spec(config).shape
+
+
+def latent_shape(config: Config) -> tuple[int, ...]:
+    """The shape of the latents of config's autoencoder."""
+    side = config.data.image_size // 2 ** (len(config.model.ch_mult) - 1)
+    return side, side, config.autoencoder.latent_channels
+
+
+def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> NoiseModel:
+    """The network with its preconditioning.
+
+    Raises:
+        ValueError: a network that does not go with its labels, its data or the objective.
+    """
+    network = models.create(config)
+    encoder: Any = getattr(network, "encoder", network)
+    if isinstance(encoder, DiT):
+        check_patches(shape, encoder.patch_size)
+    made = NoiseModel(network, models.preconditioning(config, sde))
+    if config.model.name != "autoencoder":
+        made.preconditioning.check(encoder)
+        _check_data(config, made, shape)
+    learned = made.preconditioning.learned_variance
+    if learned != (config.objective.name in VARIATIONAL):
+        raise ValueError(
+            f"config.model.learned_variance is {learned}, config.objective.name "
+            f"{config.objective.name!r}: the variance is learned by 'hybrid' or 'vlb', and by "
+            "these alone"
+        )
+    if learned and (config.training.continuous or config.training.sde != "vpsde"):
+        raise ValueError(
+            "config.model.learned_variance needs the levels of DDPM's chain: set "
+            "config.training.continuous=False and config.training.sde='vpsde'"
+        )
+    return made
+
+
+def _check_data(config: Config, model: NoiseModel, shape: tuple[int, ...]) -> None:
+    points = model.preconditioning.inputs == "points"
+    if points == (len(shape) == 1):
+        return
+    if config.data.autoencoder:
+        raise ValueError(
+            "config.data.autoencoder gives latents, which are not for the network "
+            f"{config.model.name!r}: it takes points; leave it out"
+        )
+    what = "images" if points else "points"
+    raise ValueError(
+        f"config.model.name = {config.model.name!r} does not go with {config.data.dataset!r}, "
+        f"which are {what}: 'mlp' is the network for points, and for them alone"
+    )
+
+
+def adam(config: Config) -> Adam:
+    """The optimizer that config.optim describes."""
+    optim = config.optim
+    check_name("config.optim.optimizer", optim.optimizer, OPTIMIZERS)
+    fields = (field.name for field in dataclasses.fields(OPTIMIZERS[optim.optimizer]))
+    return OPTIMIZERS[optim.optimizer](**{name: optim[name] for name in fields})
+
+
+def training(config: Config) -> Training:
+    """The options of training."""
+    options, model = config.training, config.model
+    own = {field.name for field in dataclasses.fields(Training)} & set(options)
+    return Training(
+        **{name: options[name] for name in own - {"sinks"}},
+        sinks=tuple(options.sinks),
+        random_flip=config.data.random_flip,
+        nan_to_num=config.optim.nan_to_num,
+        resident_bytes=config.data.resident_bytes,
+        seed=config.seed,
+        average=Average(model.ema_rate, model.ema_halflife, model.ema_rampup),
+        optimizer=adam(config),
+    )
+
+
+def likelihood(config: Config) -> LikelihoodOptions:
+    """The options of likelihoods."""
+    names = (field.name for field in dataclasses.fields(LikelihoodOptions))
+    return LikelihoodOptions(**{name: config.eval[name] for name in names})
+
+
+def edit(config: Config) -> Edit:
+    """The edit that config.edit describes."""
+    name, options = EDIT.read(config)
+    check_at_least(2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images})
+    return Edit(name, **options)
+
+
+def guidance_schedule(config: Config, sde: sde_lib.SDE) -> Schedule:
+    """The schedule of the guidance's weights."""
+    name, options = GUIDANCE_SCHEDULE.read(config)
+    made = Schedule(name, tuple(sorted(options.items())))
+    made.weight(1.0, sde)  # checks its options
+    return made
+
+
+def augmentation(config: Config) -> float:
+    """The probability of each augmentation."""
+    data, model = config.data, config.model
+    if not 0 <= data.augment <= 1:
+        raise ValueError(
+            f"config.data.augment is {data.augment}: it must be a probability, in [0, 1]"
+        )
+    check_at_least(0, **{"config.model.augment_dim": model.augment_dim})
+    if data.augment and model.augment_dim != augment.N_LABELS:
+        raise ValueError(
+            f"config.model.augment_dim is {model.augment_dim}: config.data.augment has "
+            f"{augment.N_LABELS} labels for the network; set it to that, or data.augment to 0"
+        )
+    if data.augment and data.random_flip:
+        raise ValueError(
+            "config.data.augment flips images already: set config.data.random_flip=False"
+        )
+    return data.augment
+
+
+def check_traced(sampler: Any, model: NoiseModel, loss: Loss | None) -> None:
+    """Raises ValueError for a sampler or a loss that does not go with the SDE, by tracing them."""
+    sde, x = model.sde, jnp.zeros((1, 2))
+    score_fn: sde_lib.ScoreFn = lambda x, t: x  # noqa: E731
+    if model.preconditioning.learned_variance:
+        score_fn = sde_lib.ScoreAndVariance(lambda x, t: (x, x))
+    if getattr(sampler, "variance", None) == "analytic":
+        stand_in = sde_lib.AnalyticVariance((0.0,), (1.0,))
+        sampler = dataclasses.replace(sampler, variance=stand_in)
+    key = jax.random.key(0)
+    with warnings.catch_warnings(action="ignore"):  # sampling itself will warn
+        jax.eval_shape(lambda key: sampler(key, sde, score_fn, x.shape), key)
+    if loss is not None:
+        jax.eval_shape(lambda key: loss(key, sde, score_fn, x), key)
+    jax.eval_shape(model.preconditioning.network_inputs, x, jnp.ones(1))

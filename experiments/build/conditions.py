@@ -1,0 +1,99 @@
+"""The conditions of a model, from the config: makers by name in CONDITIONS.
+
+A maker gives a condition, or None if the config has none of its kind. A new condition is a new file
+with a class like those of experiments/pipeline/conditions.py and a maker, and a line here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from experiments.build import data, sections
+from experiments.data.captions import ByteReader, EmbeddingReader
+from experiments.pipeline.conditions import (
+    ClassLabel,
+    Condition,
+    Conditions,
+    Confidence,
+    Text,
+)
+from models.config import Config
+
+
+def class_label(config: Config) -> ClassLabel | None:
+    """The class, of a model with config.model.class_conditional."""
+    negative = config.guidance.classifier_free.negative_label
+    if config.model.class_conditional:
+        return ClassLabel(
+            config.data.num_classes, labels(config), -1 if negative is None else negative
+        )
+    given = labels(config) and not config.guidance.classifier.run
+    if negative not in (None, -1) or given:
+        name = "sampling.label" if given else "guidance.classifier_free.negative_label"
+        raise ValueError(
+            f"config.{name} needs a model with classes (config.model.class_conditional), or a "
+            "classifier that guides: give config.guidance.classifier.run"
+        )
+    return None
+
+
+def labels(config: Config) -> tuple[int, ...]:
+    """The classes to draw, in turn; () for all of them."""
+    several = tuple(config.sampling.labels)
+    return several or (() if config.sampling.label == -1 else (config.sampling.label,))
+
+
+def label_confidence(config: Config) -> Confidence | None:
+    """The confidence of the class, of a model with config.model.label_confidence."""
+    if not config.model.label_confidence:
+        if sections.is_set(config, "sampling.confidence"):
+            raise ValueError("config.sampling.confidence needs a model with label_confidence")
+        if config.data.confidence:
+            raise ValueError("config.data.confidence needs config.model.label_confidence=True")
+        return None
+    if not config.model.class_conditional:
+        raise ValueError("config.model.label_confidence needs config.model.class_conditional=True")
+    confidence = config.sampling.confidence
+    return Confidence(1.0 if confidence is None else confidence)
+
+
+def text(config: Config) -> Text | None:
+    """The text, of a model with config.model.text."""
+    options, kind = config.sampling, config.model.text
+    negative = config.guidance.classifier_free.negative_prompt or ""
+    prompts = {"sampling.prompt": options.prompt}
+    prompts["guidance.classifier_free.negative_prompt"] = negative
+    for name, prompt in prompts.items():
+        if prompt and kind != "bytes":
+            knows = "embeddings, of config.sampling.embeddings" if kind else "no text"
+            raise ValueError(
+                f"config.{name} is {prompt!r}, but the model knows {knows}: train one with "
+                "config.model.text='bytes', or leave it out"
+            )
+    if options.embeddings and kind != "embeddings":
+        raise ValueError(
+            "config.sampling.embeddings needs a model that was trained with config.model.text="
+            "'embeddings'"
+        )
+    if not kind:
+        return None
+    if kind == "embeddings":
+        reader: Any = EmbeddingReader(
+            config.data.embeddings, config.model.text_width, options.embeddings
+        )
+    else:
+        lines = tuple(filter(None, options.prompt.splitlines()))
+        reader = ByteReader(config.model.text_length, lines, negative)
+    return Text(reader, data.lazily(config))
+
+
+CONDITIONS: dict[str, Callable[[Config], Condition | None]] = {
+    "class": class_label,
+    "confidence": label_confidence,
+    "text": text,
+}
+
+
+def conditions(config: Config) -> Conditions:
+    """All conditions of the model."""
+    made = (maker(config) for maker in CONDITIONS.values())
+    return Conditions(tuple(filter(None, made)), config.model.label_dropout)

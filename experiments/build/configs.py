@@ -1,0 +1,136 @@
+"""The configs of runs: reading, writing and comparing them."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from configs import default
+from experiments.build import sections
+from experiments.build.migrate import drop_unused, migrate
+from experiments.runs import folder as folders
+from models.config import Config
+
+VERSION = 2
+USE = (  # fields that may change when a trained model is used
+    *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
+    *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
+    *("training.at_end", "training.sinks"),
+)
+RESUME = (  # fields that may change when a training is resumed
+    *(name for name in USE if name not in ("seed", "data.path")),
+    *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
+    *("training.log_freq", "training.eval_freq", "training.quality_freq"),
+    *("training.snapshot_freq", "training.snapshot_freq_for_preemption"),
+    *("training.max_skipped", "training.stall_seconds"),
+)
+RUNS = (  # fields that hold the folder of another run, or a file
+    *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
+    *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res"),
+    *("sampling.embeddings", "guidance.classifier.run", "guidance.discriminator.run"),
+)
+
+
+def load(folder: Path) -> Config:
+    """The config of a run; fields younger than the run have their defaults.
+
+    Raises:
+        ValueError: the folder holds no run, or one of a later version.
+    """
+    values = folders.read_config(folder)
+    version = values.pop("version", 1)
+    if version > VERSION:
+        raise ValueError(
+            f"{folder} was made by a later version of this program (its config has version "
+            f"{version}, this program knows {VERSION}): update the program"
+        )
+    config = default.get_config()
+    fields = folders.flatten(values) if version == VERSION else migrate(values)
+    with config.ignore_type(), config.unlocked():
+        for name, value in fields.items():
+            _put(config, name, tuple(value) if isinstance(value, list) else value)
+    if version == VERSION:
+        for field in RUNS:
+            path = sections.get(config, field)
+            if path and not os.path.isabs(path) and (folder / path).exists():
+                sections.put(config, field, os.path.relpath(folder / path))
+    else:
+        drop_unused(config)
+    return config
+
+
+def save(config: Config, folder: Path) -> None:
+    """Makes the folder if need be, and writes config.json.
+
+    Paths of other runs are written relative to the folder, so that both can be moved together.
+    """
+    written = config.copy_and_resolve_references()
+    for field in RUNS:
+        path = sections.get(config, field)
+        if path and not os.path.isabs(path) and Path(path).exists():
+            sections.put(written, field, os.path.relpath(path, folder))
+    folders.write_config(folder, {"version": VERSION, **written.to_dict()})
+
+
+def check_same(config: Config, folder: Path, free: Iterable[str]) -> None:
+    """Raises ValueError, saying which fields differ, if the folder belongs to another config.
+
+    Args:
+        config: the one that was given.
+        folder: a run's, or one without a run.
+        free: fields and sections that may differ.
+    """
+    if not folders.has_run(folder):
+        return
+    theirs, ours, free = fields(load(folder)), fields(config), tuple(free)
+    differing = [
+        f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}\n"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name) and not _is_free(name, free)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} belongs to another config:\n{''.join(differing)}"
+            "choose another --workdir, or give the config that the folder was made with"
+        )
+
+
+def check_overrides(overridden: Iterable[str], folder: Path) -> None:
+    """Raises ValueError for an override that a trained model cannot have."""
+    fixed = [name for name in overridden if not _is_free(name, USE)]
+    if fixed:
+        raise ValueError(
+            f"{', '.join(f'config.{name}' for name in fixed)}: the model in {folder} was trained "
+            "with its own; leave it out, or train another run with it"
+        )
+
+
+def fields(config: Config) -> dict[str, Any]:
+    """Every field by its full name, as JSON gives it back; paths of runs are absolute."""
+    flat = folders.flatten(json.loads(json.dumps(config.to_dict())))
+    return flat | {name: os.path.abspath(flat[name]) for name in RUNS if flat.get(name)}
+
+
+def differences(config: Config, always: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """(field, value, default) of the fields that differ from configs/default.py, and of some more."""
+    plain = folders.flatten(json.loads(json.dumps(default.get_config().to_dict())))
+    ours = folders.flatten(json.loads(json.dumps(config.to_dict())))
+    return [
+        (name, value, plain.get(name))
+        for name, value in sorted(ours.items())
+        if value != plain.get(name) or name in always
+    ]
+
+
+def _is_free(name: str, free: tuple[str, ...]) -> bool:
+    return any(name == field or name.startswith(f"{field}.") for field in free)
+
+
+def _put(config: Config, field: str, value: Any) -> None:
+    """Sets a field that may be new, such as one of a network."""
+    *parents, name = field.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    section[name] = value

@@ -1,0 +1,142 @@
+"""Guidance from config.guidance, with the runs that guide.
+
+A section of config.guidance is used if the option that it needs (NEEDS) is set; setting another one
+alone is an error. A guide of experiments/pipeline/guidance.py that is not named here is made from
+its section's options.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from experiments.build import components, related, sections
+from experiments.build.conditions import labels
+from experiments.pipeline.classifier_free import ClassifierFree, Schedule
+from experiments.pipeline.conditions import Conditions, check_labels
+from experiments.pipeline.guidance import GUIDES, Classifier, Discriminator, Guide, LogRatio
+from experiments.runs import folder as folders
+from experiments.runs import parts
+from experiments.tasks.discriminator import RECORD
+from models.config import Config
+from sde_lib import SDE
+
+NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
+
+
+def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> ClassifierFree:
+    """Classifier-free guidance; with a classifier and nothing else, the schedule is the classifier's."""
+    names = {"weight": "weight", "negative_terms": "negative_terms"}
+    options = {name: f"guidance.classifier_free.{field}" for name, field in names.items()}
+    schedule = components.guidance_schedule(config, sde)
+    if config.guidance.classifier.run or not conditions.droppable:
+        if schedule.name != "constant" and not config.guidance.classifier.run:
+            raise ValueError(
+                f"config.guidance.schedule.name is {schedule.name!r}, but there is nothing to "
+                "guide: give config.guidance.classifier_free.weight of a model with conditions, or "
+                "config.guidance.classifier.run, or leave it out"
+            )
+        if not sections.is_set(config, "guidance.classifier_free.weight"):
+            schedule = Schedule()
+    return ClassifierFree(**sections.given(config, options), schedule=schedule)
+
+
+def guides(config: Config, sde: SDE, params: Any = None) -> tuple[Guide, ...]:
+    """The guides that config.guidance asks for, in their order.
+
+    Args:
+        config: of the model that is guided.
+        sde: its SDE.
+        params: its parameters, whose samples a discriminator must know.
+    """
+    made: dict[str, Guide] = {}
+    for name, kind in GUIDES.items():
+        section = config.guidance.get(name)
+        if section is None:
+            continue
+        if name in NEEDS:
+            sections.check_needed(config, f"guidance.{name}", NEEDS[name], section)
+        options = {k: v for k, v in section.items() if v is not None and v != ""}
+        guided = options.pop("guided", None)
+        if not options:
+            if guided is not None:
+                sections.check_needed(config, f"guidance.{name}", "scale", section)
+            continue
+        made[name] = LOADERS[name](config, sde, params) if name in LOADERS else kind(**options)
+    order = list(made)
+    if config.guidance.epsilon_scaling.guided and {"epsilon_scaling", "discriminator"} <= set(made):
+        order.remove("epsilon_scaling")
+        order.insert(order.index("discriminator") + 1, "epsilon_scaling")
+    return tuple(made[name] for name in order)
+
+
+def classifier(config: Config, sde: SDE, params: Any) -> Classifier:
+    """Guidance by the classifier in config.guidance.classifier.run.
+
+    Raises:
+        ValueError: no classifier, or one of other noise or data, or without the class.
+    """
+    folder = Path(config.guidance.classifier.run)
+    theirs = related.config(config, folder, "config.guidance.classifier.run", "classifier")
+    related.check_noise(config, theirs, folder, "classifier")
+    n_classes = theirs.data.num_classes
+    check_labels(labels(config), n_classes)
+    model = components.noise_model(theirs, sde, related.shape(theirs))
+    weights, _ = related.weights(theirs, folder)
+
+    def log_probs(params: Any, x: Any, t: Any) -> Any:
+        return nn.log_softmax(model.outputs(params)(x, t))
+
+    options = sections.given(config, {"weight": "guidance.classifier.weight"})
+    schedule = components.guidance_schedule(config, sde)
+    about = log_probs, weights, n_classes, labels(config)
+    return Classifier(*about, **options, schedule=schedule)
+
+
+def discriminator(config: Config, sde: SDE, params: Any) -> Discriminator:
+    """Guidance by the discriminator in config.guidance.discriminator.run.
+
+    Raises:
+        ValueError: no discriminator, or one of other noise or data, or of the samples of another
+            model than that of params.
+    """
+    log_ratio, weights = load_discriminator(config, sde, params)
+    names = ("weight", "weight_2nd_order", "boost", "sigma_min", "sigma_max")
+    options = {name: f"guidance.discriminator.{name}" for name in names}
+    return Discriminator(log_ratio, weights, **sections.given(config, options))
+
+
+def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio, Any]:
+    """log_ratio(weights, x, t) = log d / (1 - d) of a discriminator d, and its weights.
+
+    It is the difference of the logits, less the log odds of data and samples in training.
+    """
+    folder = Path(config.guidance.discriminator.run)
+    field = "config.guidance.discriminator.run"
+    theirs = related.config(config, folder, field, "discriminator")
+    related.check_noise(config, theirs, folder, "discriminator")
+    about = {"model": "none", "step": 0}
+    if (folder / RECORD).exists():
+        about = folders.read_record(folder / RECORD)
+    ours = parts.digest(params)
+    if about["model"] != ours:
+        raise ValueError(
+            f"the discriminator in {folder} knows samples of the model {about['model']}, at step "
+            f"{about['step']}; the one to be guided is {ours}, another or at another step. Make "
+            "samples of it by --mode=generate, and train a discriminator of them"
+        )
+    model = components.noise_model(theirs, sde, related.shape(theirs))
+    weights, _ = related.weights(theirs, folder)
+
+    def log_ratio(params: Any, x: Any, t: Any) -> Any:
+        logits = model.outputs(params)(x, t)
+        return logits[:, 1] - logits[:, 0] - about["log_odds"]
+
+    return log_ratio, weights
+
+
+LOADERS: dict[str, Callable[[Config, SDE, Any], Guide]] = {
+    "classifier": classifier,
+    "discriminator": discriminator,
+}

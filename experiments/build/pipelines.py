@@ -1,0 +1,180 @@
+"""Pipelines from configs: a model without weights for training, or a trained run."""
+
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+import models
+from experiments.build import (
+    components,
+    conditions,
+    configs,
+    data,
+    guidance,
+    related,
+    sections,
+)
+from experiments.data import latents
+from experiments.pipeline.cascade import SuperResolution
+from experiments.pipeline.pipeline import Pipeline
+from models.config import Config
+
+
+def load(
+    folder: str | Path, step: int | None = None, overrides: dict[str, Any] | None = None
+) -> Pipeline:
+    """A trained model, from its run's folder.
+
+    Args:
+        folder: a run's.
+        step: of the checkpoint; None: the last.
+        overrides: values of config fields by their full names, such as "sampling.method".
+
+    Raises:
+        ValueError: there is no run, or one of a model that is no score model; an override that is
+            unknown, or that a trained model cannot have.
+    """
+    config = configs.load(Path(folder))
+    configs.check_overrides(overrides or {}, Path(folder))
+    for field, value in (overrides or {}).items():
+        sections.put(config, field, value)
+    sections.reset_options(config, components.CHOICES, overrides or {})
+    return trained(config, Path(folder), step)
+
+
+def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
+    """The trained model of a run, sampled and scored as the config says."""
+    if models.kind(config) != "score":
+        raise ValueError(
+            f"{folder} holds the model {config.model.name!r}, a {models.kind(config)}, which has "
+            "no samples: give the folder of a score model"
+        )
+    configs.check_same(config, folder, configs.USE)
+    untrained(config, guided=False)  # refuses what is impossible before the weights are read
+    params, at = related.weights(config, folder, step)
+    made = untrained(config, params)
+    decoder = None
+    if config.data.autoencoder:
+        decoder = latents.load_decoder(data.autoencoder(config), folder)
+    return made.replace(params=params, step=at, folder=folder, decoder=decoder)
+
+
+def untrained(
+    config: Config, params: Any = None, guided: bool = True, mesh: Mesh | None = None
+) -> Pipeline:
+    """The model that the config describes, without its own weights and decoder.
+
+    Args:
+        config: of the model.
+        params: its parameters, which a discriminator that guides must know.
+        guided: with guides, whose runs are loaded.
+        mesh: the devices; None: as config.mesh arranges those that are here.
+    """
+    sde, shape = components.sde(config), related.shape(config)
+    model, sampler = components.noise_model(config, sde, shape), components.sampler(config)
+    loss = components.loss_of(config, sde)(None)
+    components.check_traced(sampler, model, loss)
+    its_conditions = conditions.conditions(config)
+    return Pipeline(
+        model,
+        None,
+        shape,
+        components.scaling(config),
+        sampler,
+        data.lazily(config),
+        its_conditions,
+        guidance.classifier_free(config, sde, its_conditions),
+        guidance.guides(config, sde, params) if guided else (),
+        components.likelihood(config),
+        super_resolution=super_resolution(config),
+        base=base(config) if guided else None,
+        grey_levels=grey_levels(config),
+        n_levels=components.n_levels(config),
+        bound_steps=config.eval.bound_steps,
+        mesh=mesh or components.mesh(config),
+        seed=config.seed,
+        batch_size=config.sampling.batch_size,
+    )
+
+
+def grey_levels(config: Config) -> bool:
+    """True for a model of the grey levels themselves: the objective "vdm"."""
+    if config.objective.name != "vdm":
+        return False
+    if components.scaling(config).levels is None:
+        raise ValueError(
+            "config.objective.name = 'vdm' is for images, which have grey levels: for points and "
+            "latents, set likelihood_weighting and importance_sampling, its diffusion loss"
+        )
+    if config.data.uniform_dequantization:
+        raise ValueError(
+            "config.objective.name = 'vdm' is the bound of the grey levels themselves: set "
+            "config.data.uniform_dequantization=False"
+        )
+    return True
+
+
+def super_resolution(config: Config) -> SuperResolution | None:
+    """The low-resolution condition of a super-resolution model; None for other models."""
+    model, options = config.model, config.sampling
+    if not model.low_res_size:
+        for name in ("model.low_res_noise", "sampling.low_res_noise", "sampling.low_res"):
+            value = sections.get(config, name)
+            if value:
+                raise ValueError(
+                    f"config.{name} is {value!r}, but the model makes no images larger: train one "
+                    "with config.model.low_res_size, or leave it out"
+                )
+        return None
+    if config.data.autoencoder:
+        raise ValueError(
+            f"config.model.low_res_size is {model.low_res_size}: it is for images, not for the "
+            "latents of config.data.autoencoder; leave one of them out"
+        )
+    if not options.low_res:
+        for name in ("label", "labels", "prompt", "embeddings"):
+            if sections.is_set(config, f"sampling.{name}"):
+                raise ValueError(
+                    f"config.sampling.{name} is {options[name]!r}, but test images are made larger,"
+                    " which are of classes and texts already: give config.sampling.low_res, the "
+                    "folder of a run, or leave it out"
+                )
+    noise = model.low_res_noise, options.low_res_noise
+    return SuperResolution(model.low_res_size, config.data.image_size, *noise)
+
+
+def base(config: Config) -> Pipeline | None:
+    """The model in config.sampling.low_res, whose samples are made larger; None without one.
+
+    It has its own SDE, sampler and guidance; a label or a prompt is given once for both.
+
+    Raises:
+        ValueError: there is no run, or one of other images or without the conditions of this model.
+    """
+    if not config.sampling.low_res:
+        return None
+    folder = Path(config.sampling.low_res)
+    theirs = related.config(config, folder, "config.sampling.low_res", "score")
+    size, options = config.model.low_res_size, config.sampling
+    needed = {
+        "shape of images": ((size, size, config.data.num_channels), related.shape(theirs)),
+        "range of data": (components.scaling(config).range, components.scaling(theirs).range),
+    }
+    if config.model.class_conditional:
+        needed["number of classes"] = config.data.num_classes, theirs.data.num_classes
+    for field, names in (
+        ("class_conditional", ("label", "labels")),
+        ("text", ("prompt", "embeddings")),
+    ):
+        if config.model[field]:
+            needed[f"config.model.{field}"] = config.model[field], theirs.model[field]
+            theirs.sampling.update({name: options[name] for name in names})
+    for what, (ours, other) in needed.items():
+        if ours != other:
+            raise ValueError(
+                f"the {what} of config.sampling.low_res, {folder}, is {other!r}, and here must be "
+                f"{ours!r}: give another run, or train one like that"
+            )
+    theirs.seed = config.seed
+    return trained(theirs, folder)

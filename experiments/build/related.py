@@ -1,0 +1,125 @@
+"""Other runs that a config refers to: their configs, checked, and their weights."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import models
+from experiments.build import components, configs
+from experiments.pipeline.pipeline import Pipeline
+from experiments.tasks.autoencoder import Autoencoder, Losses
+from experiments.tasks.classifier import Classifier
+from experiments.tasks.discriminator import Discriminator
+from experiments.tasks.score_model import ScoreModel
+from experiments.training.checkpoints import Checkpoints, saved_steps
+from experiments.training.objective import Objective
+from experiments.training.state import abstract_state
+from models.config import Config
+
+
+def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
+    """The config of another run, on the same devices.
+
+    Args:
+        ours: the config that refers to it.
+        folder: the run's.
+        field: names the folder in errors.
+        kind: of the model that is expected there (models.kind).
+
+    Raises:
+        ValueError: there is no run, or one of another kind.
+    """
+    theirs = configs.load(folder)
+    theirs.mesh = ours.mesh
+    if models.kind(theirs) != kind:
+        raise ValueError(
+            f"{field}, {folder}, holds the model {theirs.model.name!r}: that is no {kind}; give "
+            f"the folder of a trained one"
+        )
+    return theirs
+
+
+def check_noise(ours: Config, theirs: Config, folder: Path, what: str) -> None:
+    """Raises ValueError unless a related model sees the same noisy data."""
+    for name, of in (
+        ("SDE", components.sde),
+        ("shape of data", shape),
+        ("range of data", lambda of: components.scaling(of).range),
+        ("autoencoder", lambda of: of.data.autoencoder),
+    ):
+        if of(ours) != of(theirs):
+            raise ValueError(
+                f"the {name} of the {what} in {folder} is {of(theirs)}, here {of(ours)}"
+            )
+
+
+def shape(ours: Config) -> tuple[int, ...]:
+    """The shape of one sample in model space: of an image or its latent, or (2,) for points."""
+    if not ours.data.autoencoder:
+        return components.data_shape(ours)
+    return components.latent_shape(autoencoder_config(ours))
+
+
+def autoencoder_config(ours: Config) -> Config:
+    """The config of the run in config.data.autoencoder.
+
+    Raises:
+        ValueError: there is no run, or one of no autoencoder, or of other data.
+    """
+    folder = Path(ours.data.autoencoder)
+    theirs = config(ours, folder, "config.data.autoencoder", "autoencoder")
+    for name in ("random_flip", "augment"):
+        if ours.data[name]:
+            raise ValueError(
+                f"config.data.{name} is {ours.data[name]!r}: it changes images, and with "
+                "config.data.autoencoder the data are latents; leave it to the autoencoder's run"
+            )
+    for name in ("dataset", "path", "test_fraction", "image_size", "num_channels", "centered"):
+        if ours.data[name] != theirs.data[name]:
+            raise ValueError(
+                f"the autoencoder in {folder} is of data with config.data.{name} = "
+                f"{theirs.data[name]!r}, here it is {ours.data[name]!r}"
+            )
+    return theirs
+
+
+def weights(theirs: Config, folder: Path, step: int | None = None) -> tuple[Any, int]:
+    """The averaged weights of a run, and the step that they are from: the last, or `step`.
+
+    Raises:
+        ValueError: there are no checkpoints, or none that can be read.
+    """
+    steps = saved_steps(folder)
+    if step is not None and step not in steps:
+        raise ValueError(f"{folder} has no checkpoint of step {step}: it has {steps}")
+    like = abstract_state(skeleton(theirs), theirs.seed, components.mesh(theirs))
+    with closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        state = checkpoints.restore(like, step=step)
+    assert state is not None  # restore raises where there are checkpoints and none can be read
+    return state.ema_params, int(state.step)
+
+
+def skeleton(theirs: Config) -> Objective:
+    """A run's task without other runs' weights: enough for the shapes of its state."""
+    its_shape, scaling, adam = shape(theirs), components.scaling(theirs), components.adam(theirs)
+    mesh, size = components.mesh(theirs), theirs.eval.batch_size
+    kind = models.kind(theirs)
+    if kind == "autoencoder":
+        options = theirs.autoencoder.adversarial
+        losses = Losses(adversarial_weight=options.weight or 0.0)
+        about = losses, None, adam, mesh, size, {}
+        return Autoencoder(models.create(theirs), its_shape, scaling, *about)
+    model = components.noise_model(theirs, components.sde(theirs), its_shape)
+    if kind == "score":
+        no_data: Any = None
+        pipeline = Pipeline(
+            model, None, its_shape, scaling, components.sampler(theirs), no_data, mesh=mesh
+        )
+        schedule, history = components.learned_schedule(theirs), components.loss_history(theirs)
+        loss: Any = None
+        return ScoreModel(pipeline, loss, loss, adam, schedule=schedule, history=history)
+    about = model, its_shape, scaling, theirs.data.num_classes, None, adam, mesh, 0, size
+    if kind == "discriminator":
+        frozen = (lambda: None) if theirs.model.pretrained else None
+        return Discriminator(*about, encoder=frozen)
+    return Classifier(*about)

@@ -1,0 +1,126 @@
+"""Components from config sections: one mechanism that reads options and refuses the others.
+
+A Choice is a field that names a component, such as config.sampling.method, with the config field of
+each option of each component. An option that is set counts only for the component that is chosen:
+setting it for another one is an error.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from configs import default
+from models.config import Config
+from sde_lib.checks import check_name
+
+Options = Mapping[str, str]
+"""Config fields by the names of a component's options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A field that names a component.
+
+    Attributes:
+        field: its full name, such as "sampling.method".
+        components: for each component, the config field of each of its options.
+    """
+
+    field: str
+    components: Mapping[str, Options]
+
+    def read(self, config: Config) -> tuple[str, dict[str, Any]]:
+        """The component's name, and its options but for those that are None.
+
+        Raises:
+            ValueError: an unknown component, or an option of a component that is not chosen.
+        """
+        name = get(config, self.field)
+        check_name(f"config.{self.field}", name, self.components)
+        own = self.components[name]
+        for field in sorted(self.fields() - set(own.values())):
+            if is_set(config, field):
+                owners = [other for other, options in self.components.items() if field in set(options.values())]
+                raise ValueError(
+                    f"config.{field} is {get(config, field)!r}, but config.{self.field} = {name!r} "
+                    f"has no such option: leave it out, or choose one with it "
+                    f"({', '.join(map(repr, owners))})"
+                )
+        values = {option: get(config, field) for option, field in own.items()}
+        return name, {option: value for option, value in values.items() if value is not None}
+
+    def fields(self) -> set[str]:
+        """The config fields of all options of all components."""
+        return {field for options in self.components.values() for field in options.values()}
+
+
+def options_of(component: Any, section: str, names: Mapping[str, str] | None = None) -> Options:
+    """The config fields of a dataclass's options: section.NAME, unless `names` has another.
+
+    Options without a field in configs/default.py keep the component's default.
+    """
+    options = (field.name for field in dataclasses.fields(component) if field.init)
+    fields = {name: (names or {}).get(name, f"{section}.{name}") for name in options}
+    return {name: field for name, field in fields.items() if _exists(field)}
+
+
+def get(config: Config, field: str) -> Any:
+    """The value of a field by its full name."""
+    value = config
+    for name in field.split("."):
+        value = value[name]
+    return value
+
+
+def put(config: Config, field: str, value: Any) -> None:
+    """Sets a field by its full name, also to None."""
+    *sections, name = field.split(".")
+    with config.ignore_type():
+        get(config, ".".join(sections))[name] = value
+
+
+def is_set(config: Config, field: str) -> bool:
+    """True if a field differs from its default in configs/default.py."""
+    return get(config, field) != get(DEFAULT, field)
+
+
+def given(config: Config, options: Options) -> dict[str, Any]:
+    """The options that differ from their defaults, by name."""
+    return {name: get(config, field) for name, field in options.items() if is_set(config, field)}
+
+
+def check_needed(config: Config, section: str, needed: str, fields: Iterable[str]) -> None:
+    """Raises ValueError if an option of a section is set and the one that it needs is not."""
+    if get(config, f"{section}.{needed}"):
+        return
+    for name in fields:
+        if name != needed and is_set(config, f"{section}.{name}"):
+            raise ValueError(
+                f"config.{section}.{name} is {get(config, f'{section}.{name}')!r}, which does "
+                f"nothing without config.{section}.{needed}: give that too, or leave it out"
+            )
+
+
+def reset_options(config: Config, choices: Iterable[Choice], overridden: Iterable[str]) -> None:
+    """Drops the options of a component that was replaced by another one on the command line.
+
+    An option that was given on the command line too stays, and is refused if it does not fit.
+    """
+    overridden = set(overridden)
+    for choice in choices:
+        if choice.field not in overridden:
+            continue
+        own = choice.components.get(get(config, choice.field), {})
+        for field in choice.fields() - set(own.values()) - overridden:
+            put(config, field, get(DEFAULT, field))
+
+
+def _exists(field: str) -> bool:
+    try:
+        get(DEFAULT, field)
+    except KeyError:
+        return False
+    return True
+
+
+DEFAULT = default.get_config()

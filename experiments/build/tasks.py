@@ -1,0 +1,292 @@
+"""Tasks from configs, by the kind of model: makers by name in TASKS.
+
+A new task is a new file with a class like those in experiments/tasks and a maker, and a line here.
+config.model.name = the new name then chooses it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+import models
+from experiments.build import components, configs, data, pipelines, related, sections
+from experiments.data.sources import SOURCES
+from experiments.evaluation import metrics
+from experiments.evaluation.features import load as load_features
+from experiments.evaluation.reference import feature_function
+from experiments.runs import devices, parts
+from experiments.runs.card import Facts
+from experiments.runs.samples import read_about
+from experiments.tasks import perceptual
+from experiments.tasks.autoencoder import Autoencoder, Losses
+from experiments.tasks.base import Task
+from experiments.tasks.classifier import Classifier
+from experiments.tasks.discriminator import Discriminator
+from experiments.tasks.score_model import ScoreModel
+from models import torch_import
+from models.config import Config
+
+FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
+"""Fields in which an encoder may differ from the network whose weights it has."""
+ALWAYS = ("model.name", "seed", "training.sde")  # fields of the config that every card has
+REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality")
+
+
+def task(config: Config, mesh: Mesh | None = None) -> Task:
+    """The task of config.model.name, with everything that its training needs.
+
+    Args:
+        config: of the training.
+        mesh: the devices; None: as config.mesh arranges those that are here.
+
+    Raises:
+        ValueError: anything in the config that training cannot have.
+    """
+    components.training(config)  # checks its numbers
+    components.augmentation(config)
+    name = config.model.name if config.model.name in TASKS else models.kind(config)
+    return TASKS[name](config, mesh or components.mesh(config))
+
+
+def score_model(config: Config, mesh: Mesh) -> ScoreModel:
+    """The task of a score model."""
+    if config.guidance.discriminator.run:
+        raise ValueError(
+            "config.guidance.discriminator.run guides a trained model, whose samples it knows: "
+            "leave it out of mode train"
+        )
+    model, sde = pipelines.untrained(config, mesh=mesh), components.sde(config)
+    autoencoder = data.autoencoder(config) if config.data.autoencoder else None
+    return ScoreModel(
+        model,
+        components.loss_of(config, sde),
+        components.held_out_loss(config, sde),
+        components.adam(config),
+        components.augmentation(config),
+        components.learned_schedule(config),
+        components.loss_history(config),
+        config.data.num_classes if config.model.class_conditional else 0,
+        confidence_record(config),
+        autoencoder,
+        lambda pipeline, dataset, losses: subject(config, pipeline, dataset, losses),
+        config.sampling.n_samples,
+    )
+
+
+def classifier(config: Config, mesh: Mesh) -> Classifier:
+    """The task of a classifier."""
+    _check_no_score(config)
+    return Classifier(*_classifier_fields(config, mesh))
+
+
+def discriminator(config: Config, mesh: Mesh) -> Discriminator:
+    """The task of a discriminator."""
+    _check_no_score(config)
+    source, encoder = Path(config.data.generated), None
+    if config.model.pretrained:
+        theirs, folder = encoder_config(config), Path(config.model.pretrained)
+        encoder = lambda: related.weights(theirs, folder)[0]  # noqa: E731
+    about: Any = partial(read_about, source), source, encoder
+    return Discriminator(*_classifier_fields(config, mesh), *about)
+
+
+def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
+    """The task of an autoencoder."""
+    _check_no_score(config)
+    if config.data.autoencoder:
+        raise ValueError(
+            "config.data.autoencoder gives latents, which are not for the network 'autoencoder': "
+            "leave it out"
+        )
+    _, options = components.REGULARIZATION.read(config)
+    options.pop("codebook_size", None)
+    section = config.autoencoder
+    sections.check_needed(config, "autoencoder.perceptual", "run", section.perceptual)
+    sections.check_needed(config, "autoencoder.adversarial", "weight", section.adversarial)
+    names = {
+        "perceptual_weight": "autoencoder.perceptual.weight",
+        "adversarial_weight": "autoencoder.adversarial.weight",
+        "adversarial_start": "autoencoder.adversarial.start",
+    }
+    losses = Losses(**options, **sections.given(config, names))
+    return Autoencoder(
+        models.create(config),
+        components.data_shape(config),
+        components.scaling(config),
+        losses,
+        perceptual_distance(config) if section.perceptual.run else None,
+        components.adam(config),
+        mesh,
+        config.eval.batch_size,
+        {"config": config.to_dict(), "seed": config.seed},
+    )
+
+
+TASKS: dict[str, Callable[[Config, Mesh], Task]] = {
+    "score": score_model,
+    "classifier": classifier,
+    "discriminator": discriminator,
+    "autoencoder": autoencoder,
+}
+
+
+def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
+    sde, shape = components.sde(config), related.shape(config)
+    n_classes = 2 if models.kind(config) == "discriminator" else config.data.num_classes
+    return (
+        components.noise_model(config, sde, shape),
+        shape,
+        components.scaling(config),
+        n_classes,
+        components.noise_density(config, sde),
+        components.adam(config),
+        mesh,
+        config.seed,
+        config.eval.batch_size,
+    )
+
+
+def _check_no_score(config: Config) -> None:
+    """Raises ValueError for options of score models."""
+    for field in ("objective.soft_truncation", "model.learned_schedule"):
+        if sections.is_set(config, field):
+            raise ValueError(
+                f"config.{field} is of score models, not of {config.model.name!r}: leave it out"
+            )
+
+
+def encoder_config(config: Config) -> Config:
+    """The config of the run in config.model.pretrained, whose weights the encoder has.
+
+    Raises:
+        ValueError: no run, or one of another network, noise or data.
+    """
+    folder = Path(config.model.pretrained)
+    theirs = configs.load(folder)
+    theirs.mesh = config.mesh
+    related.check_noise(config, theirs, folder, "encoder")
+    if theirs.model.class_conditional:
+        raise ValueError(
+            f"the network in {folder} is conditioned on classes, which a discriminator is not: "
+            "take another config.model.pretrained"
+        )
+    fields = {"model.name": (config.model.encoder, theirs.model.name)}
+    if theirs.model.name == config.model.encoder:
+        ours: Any = models.create(config)
+        ours, other = ours.encoder, models.create(theirs)
+        names = set(vars(type(ours))["__dataclass_fields__"]) - FREE
+        fields |= {f"model.{name}": (getattr(ours, name), getattr(other, name)) for name in names}
+        scaled = models.kind(theirs) == "score"
+        for name in ("parametrization", "sigma_data") if scaled else ():
+            fields[f"model.{name}"] = config.model[name], theirs.model[name]
+    for name, (own, other) in fields.items():
+        if own != other:
+            raise ValueError(
+                f"the network in {folder} has {name} = {other!r}, the encoder here {own!r}: take "
+                "the fields of config.model from that run"
+            )
+    return theirs
+
+
+def perceptual_distance(config: Config) -> perceptual.Distance:
+    """The perceptual distance by config.autoencoder.perceptual.run.
+
+    That is a file of Inception's weights, or the folder of a classifier of these images, which sees
+    them at its SDE's least noise.
+
+    Raises:
+        ValueError: neither of these, or a classifier of images of another shape or range.
+    """
+    path = Path(config.autoencoder.perceptual.run)
+    if path.is_file():
+        params = torch_import.inception(load_features(path))
+        return perceptual.distance(perceptual.inception_layers(params, components.scaling(config)))
+    if not path.exists():
+        raise ValueError(
+            f"config.autoencoder.perceptual.run is {str(path)!r}: give a file of Inception's "
+            "weights, or the folder of a classifier"
+        )
+    theirs = related.config(config, path, "config.autoencoder.perceptual.run", "classifier")
+    for what, of in (
+        ("shape of data", related.shape),
+        ("range of data", lambda of: components.scaling(of).range),
+    ):
+        if of(config) != of(theirs):
+            raise ValueError(
+                f"the {what} of the classifier in {path} is {of(theirs)}, here {of(config)}"
+            )
+    model = components.noise_model(theirs, components.sde(theirs), related.shape(theirs))
+    params, _ = related.weights(theirs, path)
+    params = devices.fetch(params)  # a train step closes over them
+    return perceptual.distance(perceptual.classifier_layers(model, params))
+
+
+def confidence_record(config: Config) -> dict[str, tuple[dict[str, Any], str]]:
+    """The record of the classifier whose confidences a run learns from; {} without one."""
+    if not config.data.confidence:
+        return {}
+    folder = Path(config.data.confidence)
+    theirs = related.config(config, folder, "config.data.confidence", "classifier")
+    params, step = related.weights(theirs, folder)
+    changed = (
+        "the model was trained with the confidences of another model than that now in "
+        f"{folder}: choose another --workdir"
+    )
+    return {"confidence.json": ({"model": parts.digest(params), "step": step}, changed)}
+
+
+def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics.Subject:
+    """A model to be measured by experiments/evaluation/metrics.py."""
+    images = data.images(config) if config.data.autoencoder else dataset
+    return metrics.Subject(
+        pipeline,
+        dataset,
+        images,
+        config.data.dataset,
+        losses,
+        feature_function(components.data_shape(config), config.eval.features),
+        config.eval.num_samples,
+    )
+
+
+def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts:
+    """The facts of a model card that are known when training starts."""
+    about, data_, shape = task.describe(), config.data, dataset.train.shape[1:]
+    points = len(components.data_shape(config)) == 1
+    what = "points in the plane" if points else f"images of {data_.image_size} x {data_.image_size} pixels"
+    limits = [
+        f"It knows {what} like those of `{data_.dataset}`, and nothing else: what is rare or "
+        "one-sided there is so here.",
+        *about.limits,
+    ]
+    source = SOURCES[data_.dataset]
+    unit = "points" if points else "latents of images" if data_.autoencoder else "images"
+    levels = f", {dataset.levels} grey levels" if dataset.levels else ""
+    numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
+    unknown = f"the files in `{data_.path}`" if data_.path else "not known"
+    rows = {
+        "Source": source.description or unknown,
+        "Licence": source.licence or "not known to this program",
+        "Numbers": f"{numbers}, each {' x '.join(map(str, shape))}{levels}",
+        "Labels": f"{dataset.n_classes} classes" if dataset.n_classes else "none",
+    }
+    if config.model.text:
+        rows["Texts"] = data_.embeddings or "captions"
+    if data_.generated:
+        rows["Samples"] = f"of a model, in `{data_.generated}`, are class 0"
+    return Facts(
+        about.kind,
+        data_.dataset,
+        about.purpose,
+        about.use,
+        limits,
+        rows,
+        configs.differences(config, ALWAYS),
+        n_params,
+        config.training.batch_size,
+        len(dataset.train),
+        config.training.log_freq,
+    )

@@ -1,0 +1,37 @@
+"""Sets of samples in .npz files, with the settings that made them."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.runs import files
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The settings of a set of samples.
+
+    Raises:
+        ValueError: there is no such file, or one of another kind.
+    """
+    if zipfile.is_zipfile(path):
+        with np.load(path) as file:
+            if {"samples", "about"} <= set(file.files):
+                return json.loads(str(file["about"]))
+    raise ValueError(
+        f"{path} is no file of samples: make one of a trained model by --mode=generate"
+    )
+
+
+def read_samples(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """The settings and the samples of a set."""
+    about = read_about(path)
+    with np.load(path) as file:
+        return about, file["samples"]
+
+
+def write_samples(path: Path, about: dict[str, Any], **arrays: np.ndarray) -> None:
+    """Writes a set of samples, as "samples" among the arrays, with its settings."""
+    files.write_arrays(path, **arrays, about=np.asarray(json.dumps(about)))
