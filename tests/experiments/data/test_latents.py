@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import saved_runs
 from PIL import Image
 
 import samplers
@@ -21,8 +22,6 @@ from experiments.pipeline import edit, show
 from experiments.pipeline.likelihood import LikelihoodOptions
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, parts
-from experiments.training import state
-from experiments.training.checkpoints import Checkpoints
 from models import NoiseModel
 from models.parametrization import Preconditioning
 from sde_lib import VP
@@ -182,12 +181,7 @@ def test_a_config_with_a_run_of_an_autoencoder_has_its_latents_as_data(tmp_path,
     grey = GREY.repeat(2, 1).repeat(2, 2)
     monkeypatch.setitem(SOURCES, "digits", Source(lambda _: Dataset(grey[:32], grey[32:], 17), 17))
     theirs = config("autoencoder")
-    task = tasks.task(theirs)
-    abstract = state.abstract_state(task, theirs.seed, task.mesh)
-    configs.save(theirs, tmp_path)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, state.init_state(task, theirs.seed, abstract)._replace(step=jnp.asarray(3)))
-    checkpoints.close()
+    saved_runs.save(theirs, tmp_path, 3)
     ours = config("ncsnpp", tmp_path)
     autoencoder, dataset = data.autoencoder(ours), data.dataset(ours)
     assert (autoencoder.step, dataset.latents["step"]) == (3, 3)
