@@ -196,10 +196,10 @@ def get_config() -> Config:
 
     model = config.model = Section()
     model.name = "ncsnpp"
-    model.sigma_min = default(float)  # of the SDE "vesde": 0.01 by default,
-    model.sigma_max = default(float)  # and 50
-    model.beta_min = default(float)  # of the SDEs "vpsde" and "subvpsde": 0.1 by default,
-    model.beta_max = default(float)  # and 20
+    model.sigma_min = 0.01  # of the SDE "vesde"
+    model.sigma_max = 50.0
+    model.beta_min = 0.1  # of the SDEs "vpsde" and "subvpsde"
+    model.beta_max = 20.0
     model.gamma_min = default(float)  # -log-SNR at t = 0 of the SDE "log_linear": -13.3,
     model.gamma_max = default(float)  # and at t = 1: 5
     model.cld_beta = default(float)  # of the SDE "cld": 4,

@@ -3,19 +3,19 @@
     pip install -e '.[emoji]'
     python -m experiments.main --config=configs/emoji.py
 
-| variant          | what                                     | parameters |
+| variant          | description                              | parameters |
 | ---------------- | ---------------------------------------- | ---------- |
 | vp               | the default: a small DDPM++, VP          | 6,989,891  |
 | ve               | a small NCSN++, VE                       | 7,081,987  |
 | edm              | a smaller DDPM++, EDM                    | 1,260,547  |
 | autoencoder      | KL, latents of 8 x 8 x 4                 | 644,507    |
-| latent           | a small DDPM++, EDM, in latents          | 2,853,124  |
-| dit              | a diffusion transformer, EDM, in latents | 7,372,560  |
-| text             | latent, told names, with cross-attention | 3,718,404  |
-| small            | edm, of 16 x 16 pixels                   | 1,260,547  |
-| super_resolution | edm, told 16 x 16 pixels                 | 1,262,435  |
+| latent           | latent diffusion: a small DDPM++, EDM    | 2,853,124  |
+| dit              | latent diffusion: a DiT, EDM             | 7,372,560  |
+| text             | latent, conditioned on the emoji's names | 3,718,404  |
+| small            | edm at 16 x 16 pixels                    | 1,260,547  |
+| super_resolution | edm, conditioned on 16 x 16 pixels       | 1,262,435  |
 
-latent, dit and text learn the latents of autoencoder, which comes first:
+latent, dit and text model the latents of autoencoder. Train it first:
 
     main="python -m experiments.main --config=configs/emoji.py"
     $main:autoencoder
@@ -25,26 +25,26 @@ latent, dit and text learn the latents of autoencoder, which comes first:
     $main:text --mode=sample --prompt="woman light skin tone, people"
 
 autoencoder reconstructs the test set with 24.3 dB PSNR, KL 594 nats. Fréchet distance
-(random_conv_v1) of 1,000 samples to the training data: latent 0.119, dit 0.169, text 0.104 (given
-the test set's captions, without guidance). In their pictures people, couples, faces and flags can
-be told, objects often not; text draws flags and faces when asked, most of the time.
+(random_conv_v1) of 1,000 samples to the training data: latent 0.119, dit 0.169, text 0.104 (with
+the test set's captions, without guidance). People, couples, faces and flags can be recognised in
+the samples, objects often not. text draws the flags and faces of its prompts most of the time.
 
-Processor time of the trainings, of which two cores give two minutes in one: autoencoder 9 minutes,
-latent 13, dit 27, text 31. A step takes 0.13 seconds (latent) to 0.32 (text) on idle cores.
+Processor time of training, summed over cores: autoencoder 9 minutes, latent 13, dit 27, text 31. A
+step takes 0.13 seconds (latent) to 0.32 (text) on two idle cores.
 
-small and super_resolution are a cascade (experiments/cascade.py):
+small and super_resolution form a cascade (experiments/cascade.py):
 
     $main:small
     $main:super_resolution
     $main:super_resolution --mode=sample --config.sampling.low_res=runs/emoji-small
 
-In [-1, 1], a picture rendered at 16 x 16 pixels is 0.07 (RMS) from the means of that at 32 x 32,
-which the second learns from: so its samples are drawn with low_res_noise = 0.1.
+super_resolution is trained on 2 x 2 means of the pictures at 32 x 32. In [-1, 1], these differ by
+0.07 (RMS) from pictures rendered at 16 x 16, so samples are drawn with low_res_noise = 0.1.
 
 The pictures are rendered at the first start, in seven seconds. A tenth of the emoji is the test
-set, each with all of its skin tones; the labels are eight groups (experiments/datasets/emoji.py).
+set, each with all of its skin tones. The labels are eight groups (experiments/datasets/emoji.py).
 Runs of vp, ve, edm, small and super_resolution have not been measured. vp and ve need a GPU: a step
-of vp took 80 seconds and more on two busy CPU cores. One of edm took 1.5 seconds there, after a
+of vp took 80 seconds and more on two busy CPU cores. A step of edm took 1.5 seconds there, after a
 minute of compilation.
 """
 
@@ -54,6 +54,7 @@ VARIANTS = ("vp", "ve", "edm", "autoencoder", "latent", "dit", "text", "small", 
 
 
 def get_config(variant: str = "vp") -> default.Config:
+    """The config of a variant in the table above."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
     config.data.dataset = "emoji"
@@ -99,7 +100,7 @@ def get_config(variant: str = "vp") -> default.Config:
         training.n_iters = 3000
         training.batch_size = 32
         config.noise_density.mean = 0.0
-        model.sigma_data = 1.0  # of each channel of latents
+        model.sigma_data = 1.0  # standard deviation of the latents
         model.nf = 64
         model.ch_mult = (1, 2)
         model.num_res_blocks = 1
