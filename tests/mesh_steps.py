@@ -27,7 +27,7 @@ COLLECTIVE = re.compile(
 
 
 def make_config(rows=-1, columns=1):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.mesh.data, config.mesh.fsdp = rows, columns
     config.model.nf, config.model.ch_mult, config.model.attn_resolutions = 8, (1,), (8,)
     config.model.dropout = 0.1

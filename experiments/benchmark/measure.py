@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from experiments.runs import progress
 
+PATIENCE = 5.0  # seconds between lines of progress
 Run = Callable[[], Any]
 
 
@@ -38,6 +40,11 @@ Times = dict[str, list[float]]
 """Seconds of each run by its name; the k-th ones belong to the same round."""
 
 
+def working(title: str, n_runs: int | None = None) -> AbstractContextManager[Any]:
+    """Shows what is measured, and the run of how many; no silence is longer than PATIENCE."""
+    return progress.working(title, n_runs, "run", every=PATIENCE)
+
+
 def in_turns(
     title: str,
     runs: Mapping[str, Run],
@@ -46,17 +53,21 @@ def in_turns(
 ) -> Times:
     """Runs everything once in each of `repeats` rounds; XLA must have compiled it before."""
     times: Times = {name: [] for name in runs}
-    for name, run in progress.track(list(runs.items()) * repeats, f"{title}: timing", "run"):
-        begun = clock()
-        jax.block_until_ready(run())
-        times[name].append(clock() - begun)
+    with working(f"{title}: timing", repeats * len(runs)) as shown:
+        for name, run in list(runs.items()) * repeats:
+            begun = clock()
+            jax.block_until_ready(run())
+            times[name].append(clock() - begun)
+            shown.update()
     return times
 
 
 def compiled(title: str, *runs: Run) -> None:
     """Runs everything once, so that it is compiled when it is timed."""
-    for run in progress.track(runs, f"{title}: compiling", "program"):
-        jax.block_until_ready(run())
+    with working(f"{title}: compiling", len(runs)) as shown:
+        for run in runs:
+            jax.block_until_ready(run())
+            shown.update()
 
 
 def chained(call: Callable[[Any], Any], x: Any, n: int) -> Run:
