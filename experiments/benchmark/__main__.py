@@ -83,7 +83,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     asked = options.only.split(",")
     if unknown := set(asked) - set(FIGURES):
-        parser.error(f"--only: unknown {', '.join(sorted(unknown))}: choose among {', '.join(FIGURES)}")
+        parser.error(
+            f"--only: unknown {', '.join(sorted(unknown))}: choose among {', '.join(FIGURES)}"
+        )
     options.only = [kind for kind in FIGURES if kind in asked]
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}: it must be at least 1")
@@ -111,7 +113,7 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 def run() -> None:
     """Starts the process: progress is shown, Ctrl-C works, and a mistake ends in one message."""
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", force=True)
     absl.logging.set_verbosity(absl.logging.ERROR)  # orbax would log every step it takes
     logging.getLogger("experiments").setLevel(logging.INFO)
     logging.getLogger("experiments.training").setLevel(logging.WARNING)  # whose steps are timed

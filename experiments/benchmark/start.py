@@ -19,7 +19,7 @@ SOON = ("--config.training.log_freq=1", "--config.training.snapshot_freq=1")
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """A command that was run before, so that its programs are compiled, against one that was not."""
+    """A command that was run before, and finds its programs compiled, against a new one."""
     taken: dict[str, Times] = {"first step": {}, "first picture": {}}
     with measure.working(f"start {preset.started}: timing", 2 * repeats) as shown:
         for _ in range(repeats):

@@ -128,7 +128,7 @@ def test_a_model_draws_sure_labels_and_random_ones_by_their_confidence(tmp_path)
 
     def share_of_its_class(sure, weight=1.0):
         members = tuple(
-            dataclasses.replace(member, confidence=sure) if isinstance(member, Confidence) else member
+            Confidence(sure) if isinstance(member, Confidence) else member
             for member in model.conditions.members
         )
         conditions = dataclasses.replace(model.conditions, members=members)

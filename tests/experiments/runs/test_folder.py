@@ -8,7 +8,7 @@ from experiments.runs import folder as folders
 
 
 def test_a_folder_keeps_its_config_and_refuses_another(tmp_path):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     configs.save(config, tmp_path)
     configs.check_same(config, tmp_path, configs.USE)
     other = digits.get_config("subvp")
@@ -22,7 +22,7 @@ def test_a_folder_keeps_its_config_and_refuses_another(tmp_path):
 
 
 def test_fields_of_use_may_change(tmp_path):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     configs.save(config, tmp_path)
     config.training.n_iters += 1
     config.sampling.n_steps = config.eval.batch_size = 7
@@ -32,7 +32,7 @@ def test_fields_of_use_may_change(tmp_path):
 
 
 def test_a_run_older_than_a_field_has_its_default(tmp_path):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     configs.save(config, tmp_path)
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
@@ -78,4 +78,5 @@ def test_one_command_at_a_time_trains_in_a_folder(tmp_path):
 
 
 def test_nested_names_are_joined_by_dots():
-    assert folders.flatten({"a": {"b": 1, "c": {"d": ()}}, "e": 2}) == {"a.b": 1, "a.c.d": (), "e": 2}
+    nested = {"a": {"b": 1, "c": {"d": ()}}, "e": 2}
+    assert folders.flatten(nested) == {"a.b": 1, "a.c.d": (), "e": 2}

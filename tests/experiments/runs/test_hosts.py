@@ -13,6 +13,7 @@ from experiments.runs import files, hosts
 
 OPTIONS = {
     "model.nf": 8,
+    "model.num_res_blocks": 1,
     "training.batch_size": 32,
     "training.log_freq": 1,
     "training.snapshot_freq_for_preemption": 1000,
@@ -64,7 +65,8 @@ def ends(processes):
 
 def test_sigterm_to_one_process_saves_all_at_one_step_and_one_alone_continues(tmp_path, caplog):
     """Two processes split the state over all of their devices; the one alone has one device."""
-    processes = pair(f"--workdir={tmp_path}", "--config.training.n_iters=1000000", "--config.mesh.fsdp=4")
+    endless = "--config.training.n_iters=1000000"
+    processes = pair(f"--workdir={tmp_path}", endless, "--config.mesh.fsdp=4")
     wait_for_lines(tmp_path, 10, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, errors = ends(processes)
@@ -130,7 +132,7 @@ def test_an_error_of_one_process_ends_the_other_too(tmp_path):
     )
     codes, errors = ends(processes)
     assert all(codes)
-    assert "'data.npz' is no .npz file" in errors[1]
+    assert "'data.npz' must be an .npz file" in errors[1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import resource
 from contextlib import closing
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -60,7 +61,7 @@ def test_values_are_kept_for_the_step_that_a_run_continues_from(tmp_path):
 class Remembered:
     """A sink that keeps everything in a list."""
 
-    seen = []
+    seen: ClassVar[list] = []
 
     def __init__(self, folder, step):
         self.seen.append((folder.name, step))

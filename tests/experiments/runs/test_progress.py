@@ -20,7 +20,8 @@ def test_without_a_terminal_long_work_logs_lines_with_the_time_left(soon, caplog
         bar.update()
         while not caplog.messages:
             time.sleep(0.01)
-    assert re.fullmatch(r"encoding: batch 2 of 3, \d+ s, time left \d\d:\d\d:\d\d", caplog.messages[0])
+    line = r"encoding: batch 2 of 3, \d+ s, time left \d\d:\d\d:\d\d"
+    assert re.fullmatch(line, caplog.messages[0])
 
 
 def test_work_without_a_total_logs_its_seconds(soon, caplog):

@@ -18,5 +18,5 @@ def test_other_files_are_refused(tmp_path):
     text.write_text("text")
     np.savez(other, samples=np.arange(4))
     for path in (tmp_path / "none.npz", text, other):
-        with pytest.raises(ValueError, match="is no file of samples: make one .* --mode=generate"):
+        with pytest.raises(ValueError, match=r"is no file of samples: make one .* --mode=generate"):
             read_about(path)

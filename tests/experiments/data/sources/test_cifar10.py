@@ -52,7 +52,7 @@ def test_the_archive_is_read_from_a_path_from_the_cache_and_from_its_folder(tmp_
         (tmp_path / name).write_bytes(content)
     check(cifar10.load(spec(tmp_path)))
     (tmp_path / NAMES[2]).write_bytes(FILES[NAMES[2]][:-1])
-    with pytest.raises(ValueError, match=r"data_batch_3\.bin has 12291 bytes, no multiple of 3073"):
+    with pytest.raises(ValueError, match=r"3\.bin has 12291 bytes, not a multiple of 3073"):
         cifar10.load(spec(tmp_path))
     (tmp_path / NAMES[2]).unlink()
     with pytest.raises(ValueError, match=r"lacks CIFAR-10's data_batch_3\.bin"):

@@ -21,7 +21,7 @@ def spec(path):
 
 
 def load(folder, members: dict[str, bytes | dict], archive: bool = False):
-    """The data set of these members, in a folder or in a .zip."""
+    """Loads a data set of these members, in a folder or in a .zip."""
     contents = {
         name: value if isinstance(value, bytes) else json.dumps(value).encode()
         for name, value in members.items()
@@ -39,7 +39,7 @@ def load(folder, members: dict[str, bytes | dict], archive: bool = False):
 
 
 def pairs(dataset) -> dict[int, int]:
-    """The label of each image, which is known by its grey level."""
+    """The label of each image by its grey level."""
     return {
         int(image[0, 0, 0]): int(label)
         for images, labels in (
@@ -59,7 +59,7 @@ def test_folders_are_classes_in_alphabetical_order(tmp_path, archive):
     assert (len(dataset.train), len(dataset.test)) == (3, 1)
 
 
-def test_a_folder_around_everything_is_no_class(tmp_path):
+def test_a_single_outermost_folder_is_not_a_class(tmp_path):
     dataset = load(tmp_path, {f"all/{i}.png": grey(i) for i in range(4)})
     assert dataset.train_labels is None
     nested = {"all/a/0.png": grey(0), "all/b/1.png": grey(1), "all/b/2.png": grey(2)}
@@ -84,7 +84,7 @@ def test_labels_of_the_edm_layout_are_read(tmp_path, around):
     assert pairs(load(tmp_path, members, archive=True)) == {0: 9, 1: 8, 2: 7, 3: 6}
 
 
-def test_a_label_file_without_labels_means_that_folders_are_no_classes(tmp_path):
+def test_with_a_label_file_without_labels_folders_are_not_classes(tmp_path):
     members = {f"0000{i // 2}/{i}.png": grey(i) for i in range(4)}
     assert load(tmp_path, members | {"dataset.json": {"labels": None}}).train_labels is None
 
@@ -94,11 +94,11 @@ def test_a_label_file_without_labels_means_that_folders_are_no_classes(tmp_path)
     [
         ({"labels": [["0.png", 1]]}, "no labels for the files 1.png, 2.png, 3.png and 1 more"),
         ({"labels": [[f"{i}.png", 1] for i in range(6)]}, "that do not exist 5.png"),
-        ({"labels": [[f"{i}.png", i - 1] for i in range(5)]}, "no integers from 0 on, of 0.png"),
-        ({"labels": [[f"{i}.png", i / 2] for i in range(5)]}, "no integers from 0 on, of 0.png"),
-        ({"labels": [1, 2]}, "dataset.json is not of the form"),
-        ({"classes": []}, "dataset.json is not of the form"),
-        (b"{", "dataset.json is not of the form"),
+        ({"labels": [[f"{i}.png", i - 1] for i in range(5)]}, "not integers from 0 on, of 0.png"),
+        ({"labels": [[f"{i}.png", i / 2] for i in range(5)]}, "not integers from 0 on, of 0.png"),
+        ({"labels": [1, 2]}, "dataset.json must have the form"),
+        ({"classes": []}, "dataset.json must have the form"),
+        (b"{", "dataset.json must have the form"),
     ],
 )
 def test_labels_that_do_not_fit_the_files_are_refused(tmp_path, table, message):

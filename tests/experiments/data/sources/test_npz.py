@@ -52,5 +52,5 @@ def test_files_with_other_arrays_are_refused(tmp_path):
             load(tmp_path, arr_0=IMAGES, **{name: np.arange(19)})
     (tmp_path / "text.npz").write_text("text")
     for path in ("", "nowhere.npz", str(tmp_path / "text.npz")):
-        with pytest.raises(ValueError, match=r"is no \.npz file of uint8 images"):
+        with pytest.raises(ValueError, match=r"must be an \.npz file of uint8 images"):
             npz.load(DataSpec("npz", (4, 4, 3), path))
