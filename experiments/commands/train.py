@@ -16,7 +16,7 @@ import jax
 from experiments.build import components, configs, data, tasks
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
-from experiments.runs import card, files, hosts, parts, pictures, progress
+from experiments.runs import card, charts, files, hosts, parts, pictures, progress
 from experiments.runs import folder as folders
 from experiments.tasks.base import Task
 from experiments.tasks.held_out import make_evaluation
@@ -129,7 +129,7 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
             print(line)
     metrics = files.read_lines(folder / "metrics.jsonl")
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
-    print(pictures.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
+    print(charts.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
 
 
 def _is_path(line: str) -> bool:
