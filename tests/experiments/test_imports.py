@@ -24,6 +24,7 @@ LAYERS = (  # lowest first
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS) - 1  # the modules of this layer may import each other
+SHARED = "commands.request"  # the arguments that commands and studies have in common
 MOST = 12  # modules in a folder, without __init__
 
 
@@ -64,6 +65,7 @@ def wrong_arrows(trees):
         for other in sorted(imported(tree, ast.walk))
         if (own := name.split(".")[0]) != (theirs := other.split(".")[0])
         and not LEVEL[theirs] < LEVEL[own]
+        and not (other == SHARED and LEVEL[theirs] == LEVEL[own])
         and not LEVEL[theirs] == LEVEL[own] == TOP
     ]
 
