@@ -98,7 +98,8 @@ def first_state(objective):
     """The state before the first step."""
     params = objective.init(jax.random.key(0))
     made = state.with_params(objective, 0, params, params)
-    return jax.device_put(made, devices.state_shardings(MESH, made))
+    # Copies: a compiled program is given the buffers, each of them once.
+    return jax.device_put(jax.tree.map(jnp.array, made), devices.state_shardings(MESH, made))
 
 
 def program(objective, training):
