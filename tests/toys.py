@@ -11,8 +11,8 @@ from experiments.runs import devices, pictures
 from experiments.tasks.base import Description, Report
 from experiments.tasks.held_out import means
 from experiments.training import state
-from experiments.training.options import Training
 from experiments.training.optimizer import Adam
+from experiments.training.options import Training
 from experiments.training.step import compiled, make_program
 from sde_lib.batch import normal, sample_keys
 
@@ -42,7 +42,7 @@ class Toy:
         return {"distance": self.distance, "quality": self.quality}
 
     def init(self, key):
-        return {"mean": jax.random.normal(key, (2,)), "unused": jnp.zeros(())}
+        return {"mean": 3 + jax.random.normal(key, (2,)), "unused": jnp.zeros(())}
 
     def init_carry(self):
         return None
