@@ -4,6 +4,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+from experiments.training.checkpoint import Checkpoints
 
 import models
 from configs import points
@@ -11,7 +12,6 @@ from experiments import build
 from experiments.commands import generate
 from experiments.runs import parts, workdir
 from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
 
 N_FAKES = 800  # of points, 20,000 and 2,000 of which are data: 727 and 73
 

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.training.checkpoint import Checkpoints
 
 import models
 from configs import digits
@@ -13,7 +14,6 @@ from experiments.pipeline import guides, sample
 from experiments.runs import workdir
 from experiments.tasks import classifier
 from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
 from sde_lib.batch import expand
 
 MEANS, STD = jnp.array([-0.5, 0.5]), 0.2  # of all pixels of the images of each of two classes

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from closed_forms import SDES
 from discriminators import config_of, model_config, save_run, save_samples
+from experiments.training.checkpoint import Checkpoints
 
 import models
 import sde_lib
@@ -17,7 +18,6 @@ from experiments.pipeline import guides
 from experiments.runs import parts, workdir
 from experiments.tasks import discriminator
 from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
 from sde_lib import noise_density
 
 

@@ -10,8 +10,8 @@ from experiments.data import batches
 from experiments.data.scaling import Scaling
 from experiments.runs import devices
 from experiments.training import step as steps
-from experiments.training.options import Average
 from experiments.training.optimizer import Adam
+from experiments.training.options import Average
 
 POINTS = np.random.RandomState(0).randn(64, 2).astype(np.float32) + 1
 
@@ -180,9 +180,7 @@ def test_programs_end_at_multiples_of_their_steps(resident_bytes):
         resident_bytes=resident_bytes,
         **PERIODS,
     )
-    whole, rest = (
-        list(steps.make_batches(POINTS, training, MESH, start)) for start in (0, 2)
-    )
+    whole, rest = (list(steps.make_batches(POINTS, training, MESH, start)) for start in (0, 2))
     assert [len(batch) for _, *batch in whole] == [3, 3, 2]
     assert [len(batch) for _, *batch in rest] == [1, 3, 2]
     rows = [
