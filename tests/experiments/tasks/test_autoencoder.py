@@ -3,12 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from toys import MESH, first_state, options
 
 from configs import digits
 from experiments.build import tasks
-
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
 from experiments.runs import pictures

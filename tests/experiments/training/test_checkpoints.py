@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from experiments.runs.card import CARD
 from experiments.training.checkpoints import KEEP, Checkpoints, saved_steps
 
@@ -165,7 +166,7 @@ def test_failed_writes_are_warnings_and_leave_nothing(tmp_path, caplog):
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings == [
         f"could not save step {step}: File too large; the last good checkpoint is of step 2; "
-        "going on, the next save tries again"
+        "training continues, and the next save tries again"
         for step in (3, 4, 5, 5)
     ]
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
