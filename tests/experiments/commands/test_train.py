@@ -92,7 +92,7 @@ def test_a_task_without_sample_quality_is_refused(tmp_path, monkeypatch):
 def test_sample_quality_that_cannot_be_measured_is_refused_before_training(tmp_path):
     config = toy(at_end=("quality",))
     config.eval.num_samples = 19
-    with pytest.raises(ValueError, match="eval.num_samples is 19: it must be at least 20"):
+    with pytest.raises(ValueError, match=r"eval.num_samples is 19: it must be at least 20"):
         run(config, tmp_path)
     images = digits.get_config()
     images.training.quality_freq, images.eval.features = 8, "nowhere.npz"

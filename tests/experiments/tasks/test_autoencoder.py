@@ -15,7 +15,7 @@ from experiments.training.optimizer import Adam
 from experiments.training.step import make_train_step
 from sde_lib.batch import sample_keys
 
-WEIGHT = 0.7
+WEIGHT, SCALING, ADAM = 0.7, Scaling(17), Adam(warmup=0)
 
 
 class Tiny(nn.Module):
@@ -52,7 +52,7 @@ class Tiny(nn.Module):
         return self(x, part="discriminate")
 
 
-def task(model, shape=(2, 2, 1), scaling=Scaling(17), adam=Adam(warmup=0), **losses):
+def task_of(model, shape=(2, 2, 1), scaling=SCALING, adam=ADAM, **losses):
     """The task of an autoencoder without a perceptual distance."""
     return Autoencoder(model, shape, scaling, Losses(**losses), None, adam, MESH, 4, {})
 
@@ -81,7 +81,7 @@ def test_the_divergence_is_the_integral():
 def test_drawn_latents_have_the_variance_that_the_encoder_gives(x):
     x = jnp.zeros((500, 4, 4, 1))
     model = Tiny(noise=float(np.log(0.09)))
-    reconstruct = task(model, kl_weight=0.0).reconstruct
+    reconstruct = task_of(model, kl_weight=0.0).reconstruct
     params = params_of(model, x)
     y, about = reconstruct(params, x, jax.random.split(jax.random.key(0), 500))
     assert np.std(y) == pytest.approx(1.2 * 0.3, rel=0.02)
@@ -92,7 +92,7 @@ def test_drawn_latents_have_the_variance_that_the_encoder_gives(x):
 
 def test_terms_of_vq_pull_codes_to_latents_and_latents_to_codes(x):
     model = Tiny("vq")
-    reconstruct = task(model, commitment=0.25).reconstruct
+    reconstruct = task_of(model, commitment=0.25).reconstruct
     params = params_of(model, x)
 
     def loss(params):
@@ -112,7 +112,7 @@ def test_terms_of_vq_pull_codes_to_latents_and_latents_to_codes(x):
 @pytest.mark.parametrize("step", [2, 3])
 def test_each_side_of_the_game_has_the_gradient_of_its_own_loss(x, step):
     model = Tiny()
-    ours = task(model, adversarial_weight=WEIGHT, adversarial_start=3, kl_weight=0.1)
+    ours = task_of(model, adversarial_weight=WEIGHT, adversarial_start=3, kl_weight=0.1)
     params, keys = params_of(model, x), {"loss": jax.random.key(1), "step": jnp.asarray(step)}
     grads = jax.grad(lambda params: ours.loss(params, keys, None, 0, x, {})[0])(params)
     draws = sample_keys(keys["loss"], len(x), 0)
@@ -141,7 +141,7 @@ def test_each_side_of_the_game_has_the_gradient_of_its_own_loss(x, step):
 
 def test_the_two_sides_are_clipped_apart(x):
     adam = Adam(lr=1.0, eps=1.0, warmup=0, grad_clip=1.0)
-    optimizer = task(Tiny(), adam=adam, adversarial_weight=1.0).optimizer
+    optimizer = task_of(Tiny(), adam=adam, adversarial_weight=1.0).optimizer
     grads = {"encoder": jnp.array([0.3]), "discriminator": jnp.array([1e6])}
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     np.testing.assert_allclose(updates["encoder"], -0.3 / 1.3, rtol=1e-5)
@@ -151,7 +151,7 @@ def test_the_two_sides_are_clipped_apart(x):
 def test_a_train_step_is_the_same_with_microbatches_and_learns():
     """The loss of the tiny one falls by the gradient that it reports."""
     scaling = Scaling(17, dequantize=False)
-    ours = task(Tiny(noise=-30.0), (8, 8, 1), scaling, kl_weight=0.0)
+    ours = task_of(Tiny(noise=-30.0), (8, 8, 1), scaling, kl_weight=0.0)
     grey = jax.random.randint(jax.random.key(0), (4, 8, 8, 1), 0, 17).astype(jnp.uint8)
     state, states = first_state(ours), []
     for n in (1, 2):
@@ -168,7 +168,7 @@ def test_a_train_step_is_the_same_with_microbatches_and_learns():
 def constant():
     """A task, its weights, and a data set whose images are white."""
     grey = np.full((6, 8, 8, 1), 16, np.uint8)
-    ours = task(Tiny(), (8, 8, 1), kl_weight=0.0)
+    ours = task_of(Tiny(), (8, 8, 1), kl_weight=0.0)
     return ours, params_of(ours.network, jnp.ones((1, 8, 8, 1))), Dataset(grey, grey, 17)
 
 

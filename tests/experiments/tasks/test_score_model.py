@@ -21,6 +21,7 @@ from experiments.training.optimizer import Adam
 from experiments.training.step import make_train_step
 from models import NoiseModel, Preconditioning
 
+NONE = Conditions()
 KEYS = {name: jax.random.key(k) for k, name in enumerate(("loss", "dropout", "augment", "labels"))}
 
 
@@ -35,7 +36,7 @@ class Recorder:
         return 0.1 * x
 
 
-def score_model(network, conditions=Conditions(), shape=(8, 8, 1), augment=0.0, **options):
+def score_model(network, conditions=NONE, shape=(8, 8, 1), augment=0.0, **options):
     """A score model below the door, under VP."""
     model = NoiseModel(network, Preconditioning(sde_lib.VP()))
     about = shape, Scaling(17), samplers.create("euler"), lambda: None, conditions
