@@ -6,6 +6,7 @@ import pytest
 import weights
 
 import models
+import sde_lib
 from configs import digits, points
 from models.adm import ADM
 from models.mlp import MLP
@@ -97,8 +98,6 @@ def test_training_moves_a_frozen_encoder_not_and_guidance_sees_through_it(frozen
 
 def test_the_encoder_sees_what_it_sees_in_its_own_run():
     """EDM's network c_in x and log(sigma) / 4; a classifier x and sigma."""
-    from experiments import build
-
     ours = digits.get_config("edm")
     sigma, sigma_data, x = jnp.array([0.1, 2.0]), ours.model.sigma_data, IMAGES
     c_in = 1 / jnp.sqrt(sigma**2 + sigma_data**2)
@@ -106,7 +105,7 @@ def test_the_encoder_sees_what_it_sees_in_its_own_run():
     expected["wideresnet"] = x, sigma
     for encoder, inputs in expected.items():
         ours.model.name, ours.model.encoder = "discriminator", encoder
-        seen = models.network_inputs(ours, build.make_sde(ours))(x, sigma)
+        seen = models.preconditioning(ours, sde_lib.EDM()).network_inputs(x, sigma)
         for one, other in zip(seen, inputs, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5)
 
