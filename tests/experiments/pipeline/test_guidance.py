@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -145,14 +144,11 @@ def test_edits_are_not_guided():
             model.edit(np.zeros((1, 8, 8, 1)), "inpaint")
 
 
-def test_scaled_noise_changes_samples_as_the_closed_form_says():
-    """A score over b = 1.5 everywhere, in one step of Euler's method to t_min."""
+def test_guides_are_applied_to_samples():
+    """One step of Euler's method is linear in the score, and a noise over b = 1.5 in 1 / b."""
     model = pipeline(config(**{"discriminator.run": ""}))
     model = model.replace(sampler=samplers.create("euler", n_steps=1, denoise=False))
-    sde, n = model.sde, 8
-    scaled = model.replace(guides=(EpsilonScaling(1.5),)).sample(n)
-    prior = sde.prior_sample(model.key, (n, 2))
-    zero = model.replace(model=pipeline(config(), lambda x, t: 0 * x).model).sample(n)
-    np.testing.assert_allclose(scaled - zero, (model.sample(n) - zero) / 1.5, rtol=1e-4, atol=1e-4)
-    assert prior.shape == scaled.shape
-    assert jax.devices()
+    start = pipeline(config(**{"discriminator.run": ""}), lambda x, t: 0 * x).model
+    scaled = model.replace(guides=(EpsilonScaling(1.5),)).sample(8)
+    start = model.replace(model=start).sample(8)
+    np.testing.assert_allclose(scaled - start, (model.sample(8) - start) / 1.5, atol=1e-4)
