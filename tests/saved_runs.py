@@ -1,12 +1,14 @@
-"""Runs as training leaves them, of initial or given weights, without training."""
+"""Runs as training leaves them, of random or given weights, without training."""
 
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import weights
+
 from experiments.build import components, configs, related
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.state import abstract_state, init_state, with_params
+from experiments.training.state import abstract_state, with_params
 
 
 def save(config: Any, folder: Path, params: Any = None, steps: tuple[int, ...] = (1,)) -> Any:
@@ -15,12 +17,12 @@ def save(config: Any, folder: Path, params: Any = None, steps: tuple[int, ...] =
     Args:
         config: of the run.
         folder: its folder.
-        params: the weights, averaged ones too; None: initial ones.
+        params: the weights, averaged ones too; None: random ones.
         steps: of the checkpoints.
     """
     objective, mesh = related.skeleton(config), components.mesh(config)
     if params is None:
-        params = init_state(objective, config.seed, abstract_state(objective, config.seed, mesh)).params
+        params = weights.drawn(abstract_state(objective, config.seed, mesh).params)
     configs.save(config, folder)
     with closing(Checkpoints(folder)) as checkpoints:
         for step in steps:

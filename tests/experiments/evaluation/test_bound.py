@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_forms import Gaussian
+from experiments.training.checkpoint import Checkpoints
 
 import models
 from configs import digits, points
@@ -16,7 +17,6 @@ from experiments.evaluation import bound
 from experiments.pipeline import sample
 from experiments.runs import parts, workdir
 from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
 from sde_lib import loss_history
 
 GAUSSIAN = Gaussian(mean=0.3, std=0.7)

@@ -28,7 +28,7 @@ def config(**changes):
     result.data.image_size, result.model.low_res_size = SIDE, SMALL
     result.model.low_res_noise = 0.5
     result.data.uniform_dequantization = False
-    result.sampling.update(method="heun", n_steps=20, batch_size=512)
+    result.sampling.update(method="heun", n_steps=40, batch_size=512)
     result.update_from_flattened_dict(changes)
     return result
 
@@ -215,12 +215,16 @@ def tiny(config):
         ({"sampling.low_res_noise": 0.6}, {}, r"sampling.low_res_noise is 0.6: .* in \[0, 0.5\]"),
         ({"sampling.low_res_noise": -0.1}, {}, r"low_res_noise is -0.1: it must be in \[0, 0.5\]"),
         ({"model.low_res_size": 0}, {}, "model.low_res_noise is 0.5, but the model makes no"),
-        ({"sampling.low_res": "", "sampling.label": 1}, {}, "label is 1, but test images are"),
-        ({"sampling.low_res": "nowhere"}, {}, "nowhere holds no config.json"),
+        (
+            {"sampling.low_res": "", "sampling.label": 1, "model.class_conditional": True},
+            {},
+            "label is 1, but test images are",
+        ),
+        ({"sampling.low_res": "nowhere"}, {}, "there is no folder nowhere"),
         ({}, {"data.image_size": 3}, r"shape of images .* is \(3, 3, 1\), .* must be \(2, 2, 1\)"),
         ({}, {"data.num_channels": 3}, "shape of images"),
         ({}, {"data.centered": False}, "range of data"),
-        ({}, {"model.name": "wideresnet"}, "'wideresnet', which has no samples"),
+        ({}, {"model.name": "wideresnet"}, "'wideresnet': that is no score model"),
         ({"model.class_conditional": True}, {}, "class_conditional .* is False, and here .* True"),
         (
             {"model.class_conditional": True},

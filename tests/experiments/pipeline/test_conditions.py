@@ -33,7 +33,12 @@ def test_the_conditions_of_a_split_are_those_that_the_model_takes():
     assert found.keys() == {"class_labels", "text"}
     np.testing.assert_array_equal(found["class_labels"], [1, 3])
     np.testing.assert_array_equal(found["text"], text.encode(["a", "bc"], 8))
-    plain = made(model__class_conditional=False, model__text="", model__label_dropout=0.0, sampling__prompt="")
+    plain = made(
+        model__class_conditional=False,
+        model__text="",
+        model__label_dropout=0.0,
+        sampling__prompt="",
+    )
     assert plain.from_data(dataset, "train") == {}
 
 

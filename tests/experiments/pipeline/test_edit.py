@@ -49,7 +49,9 @@ def test_interpolation_goes_from_one_image_to_the_next(model, x):
     assert steps.max() < 1.5 * steps.min()
 
 
-@pytest.mark.parametrize("task", ["variations", "interpolate"])
+@pytest.mark.parametrize(
+    "task", ["variations", pytest.param("interpolate", marks=pytest.mark.slow)]
+)
 def test_results_do_not_depend_on_how_many_rows_are_made_at_a_time(model, x, task):
     """Interpolated pairs overlap by an image; noise belongs to a result's place in the picture."""
     together, alone = (
