@@ -40,6 +40,7 @@ from samplers import editing
 from samplers.base import Scores
 from samplers.registry import Sampler
 from sde_lib import SDE, ScoreFn, variational
+from sde_lib.checks import check_at_least
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
 
@@ -268,6 +269,7 @@ class Pipeline:
 
     def chain(self) -> np.ndarray:
         """The log-SNRs of the chain of bound_steps steps. Raises ValueError if there is none."""
+        check_at_least(2, **{"config.eval.bound_steps": self.bound_steps})
         return variational.chain(self.sde, self.bound_steps, self.n_levels)
 
     def resolved_sampler(self) -> Any:

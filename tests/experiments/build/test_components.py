@@ -35,9 +35,9 @@ def test_sde_and_sampler_have_the_config_numbers():
     assert components.sampler(config) == samplers.PredictorCorrector(
         77, snr=0.1, n_corrector_steps=3
     )
-    config = changed(digits.get_config(), {"sampling.method": "probability_flow"})
+    config = changed(digits.get_config("vp_score_sde"), {"sampling.method": "probability_flow"})
     assert isinstance(components.sampler(config), samplers.ProbabilityFlow)
-    config = changed(digits.get_config(), {"sampling.method": "euler_maruyama"})
+    config = changed(digits.get_config("vp_score_sde"), {"sampling.method": "euler_maruyama"})
     config.sampling.n_steps = 77
     assert components.sampler(config) == samplers.EulerMaruyama(77)
     config.sampling.method, config.sampling.n_steps_each = "annealed_langevin", 3
@@ -45,14 +45,14 @@ def test_sde_and_sampler_have_the_config_numbers():
 
 
 def test_options_of_an_edit_are_those_of_its_task():
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     assert components.edit(config) == Edit()
     config.edit.mask = "centre"
     assert components.edit(config) == Edit(mask="centre")
     config.edit.task = "variations"
     with pytest.raises(ValueError, match=r"mask is 'centre', .* has no such option.*'inpaint'"):
         components.edit(config)
-    config = changed(digits.get_config(), {"edit.task": "interpolate", "edit.n_images": 1})
+    config = changed(digits.get_config("vp_score_sde"), {"edit.task": "interpolate", "edit.n_images": 1})
     with pytest.raises(ValueError, match="n_images is 1: it must be at least 2"):
         components.edit(config)
 
@@ -123,14 +123,14 @@ def check(config):
 )
 def test_impossible_values_are_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
-        check(changed(digits.get_config(), {field: value}))
+        check(changed(digits.get_config("vp_score_sde"), {field: value}))
 
 
 def test_the_spread_of_a_density_is_positive():
     weights = {"training.likelihood_weighting": False, "training.importance_sampling": False}
     density = {"noise_density.name": "log_normal", "noise_density.std": 0.0}
     with pytest.raises(ValueError, match=r"std of the noise density is 0.0"):
-        check(changed(digits.get_config(), weights | density))
+        check(changed(digits.get_config("vp_score_sde"), weights | density))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_spread_of_a_density_is_positive():
     ids=str,
 )
 def test_transformers_that_do_not_fit_are_refused(values, message):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     with config.unlocked():
         config.model.update(name="dit", patch_size=2, hidden_size=384, num_heads=6)
     config.update_from_flattened_dict(values)
@@ -158,14 +158,14 @@ def test_transformers_that_do_not_fit_are_refused(values, message):
 
 
 def test_augmentations_and_flips_exclude_each_other():
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.data.augment, config.model.augment_dim, config.data.random_flip = 0.1, 9, True
     with pytest.raises(ValueError, match="flips images already"):
         check(config)
 
 
 def test_the_loss_has_the_density_and_the_weighting_of_the_config():
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.training.likelihood_weighting = config.training.importance_sampling = False
     config.noise_density.update(name="log_normal", mean=0.3, std=1e-3)
     config.weighting.name, config.model.sigma_data = "edm", 0.8
@@ -281,7 +281,7 @@ def test_networks_whose_labels_are_of_another_kind_are_refused(variant, continuo
     ],
 )
 def test_schedules_build_with_their_published_numbers(name, sde):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.training.sde, config.model.parametrization = name, "edm"
     assert pipelines.untrained(config).sde == sde
     config.training.continuous = config.training.importance_sampling = False
@@ -315,15 +315,15 @@ def test_labels_that_a_network_takes_the_logarithm_of_are_positive(name, changes
         components.noise_model(config, sde, (8, 8, 1))
 
 
-def langevin_config(module):
-    config = module.get_config()
+def langevin_config():
+    config = digits.get_config("vp_score_sde")
     config.training.sde = "cld"
     config.training.likelihood_weighting = config.training.importance_sampling = False
     return config
 
 
 def test_langevin_diffusion_builds_with_its_numbers_and_twice_the_channels():
-    config = langevin_config(digits)
+    config = langevin_config()
     config.model.cld_mass = 0.5
     assert components.sde(config) == sde_lib.CLD(4.0, 0.5, 0.04)
     assert components.sde(config).state_shape((1, 8, 8, 1)) == (1, 8, 8, 2)
@@ -358,13 +358,13 @@ def test_langevin_diffusion_builds_with_its_numbers_and_twice_the_channels():
 )
 def test_options_that_need_a_noise_level_are_refused_for_langevin_diffusion(changes, message):
     with pytest.raises(ValueError, match=message):
-        pipelines.untrained(changed(langevin_config(digits), changes))
+        pipelines.untrained(changed(langevin_config(), changes))
 
 
 def test_splitting_is_a_sampler_of_langevin_diffusion():
     with pytest.raises(ValueError, match="a sampler of CLD"):
         pipelines.untrained(
-            changed(digits.get_config(), {"sampling.method": "symmetric_splitting"})
+            changed(digits.get_config("vp_score_sde"), {"sampling.method": "symmetric_splitting"})
         )
 
 
@@ -372,14 +372,14 @@ def test_a_network_divides_by_sigma_unless_the_config_says_otherwise():
     config = digits.get_config("ve")
     del config.model.scale_by_sigma
     pipelines.untrained(config)
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     del config.model.scale_by_sigma
     with pytest.raises(ValueError, match="scale_by_sigma makes the output a score"):
         pipelines.untrained(config)
 
 
 def test_discrete_training_has_the_published_levels():
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.training.continuous = False
     ddpm = sde_lib.from_betas(np.linspace(0.1, 20, 1000) / 1000)
     levels = components.sde(config).levels(1000)
@@ -422,19 +422,19 @@ def test_options_that_do_not_go_with_a_learned_variance_are_refused(changes, mes
 
 
 def test_a_history_and_a_learned_variance_need_their_objective():
-    config = changed(digits.get_config(), {"objective.loss_history": 2})
+    config = changed(digits.get_config("vp_score_sde"), {"objective.loss_history": 2})
     with pytest.raises(ValueError, match=r"loss_history is 2, .* \('hybrid', 'vlb'\)"):
         check(config)
     config = learned({})
     config.sampling.method = "ddim"
     with pytest.raises(ValueError, match=r"variance is 'learned', .* 'ddim' has no such option"):
         check(config)
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.sampling.method, config.sampling.variance = "ddpm", "learned"
     with pytest.raises(ValueError, match="without guidance"):
         check(config)
 
 
 def test_samples_have_the_shape_of_the_data():
-    assert pipelines.untrained(digits.get_config()).shape == (8, 8, 1)
+    assert pipelines.untrained(digits.get_config("vp_score_sde")).shape == (8, 8, 1)
     assert pipelines.untrained(points.get_config()).shape == (2,)

@@ -10,7 +10,7 @@ from experiments.build import conditions
 
 
 def made(**changes):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.update_from_flattened_dict({n.replace("__", "."): v for n, v in changes.items()})
     return conditions.conditions(config)
 

@@ -7,7 +7,7 @@ from experiments.build import configs
 
 
 def saved(folder, **changes):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.update_from_flattened_dict({n.replace("__", "."): v for n, v in changes.items()})
     configs.save(config, folder)
     return config
@@ -30,7 +30,7 @@ def test_fields_that_are_younger_than_the_run_have_their_defaults(tmp_path):
     del values["detect"], values["sampling"]["grid"]
     path.write_text(json.dumps(values))
     loaded = configs.load(tmp_path)
-    assert loaded.detect.n_steps == digits.get_config().detect.n_steps
+    assert loaded.detect.n_steps == digits.get_config("vp_score_sde").detect.n_steps
     assert loaded.sampling.grid is None
 
 

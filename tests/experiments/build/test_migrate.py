@@ -63,7 +63,7 @@ def test_an_old_default_is_the_default_of_the_component_now(field):
 
 def save_old(folder, **fields):
     """A config.json of the first version, with every field of then."""
-    old = digits.get_config().to_dict()
+    old = digits.get_config("vp_score_sde").to_dict()
     values = nested(**{name: default for name, (_, default) in RENAMED.items()})
     values |= {"seed": 7}
     for section in ("data", "model", "eval", "optim", "edit", "mesh"):

@@ -18,7 +18,7 @@ ENCODER = Choice(
 
 
 def config(**sampling):
-    result = digits.get_config()
+    result = digits.get_config("vp_score_sde")
     result.sampling.update(sampling)
     return result
 
@@ -85,7 +85,7 @@ def test_options_of_a_dataclass_have_the_fields_of_its_section():
 
 
 def test_an_option_is_refused_without_the_one_that_it_needs():
-    ours = digits.get_config()
+    ours = digits.get_config("vp_score_sde")
     sections.check_needed(ours, "guidance.classifier", "run", ("run", "weight"))
     ours.guidance.classifier.weight = 2.0
     with pytest.raises(ValueError, match=r"classifier.weight is 2.0, .* nothing without .*run"):

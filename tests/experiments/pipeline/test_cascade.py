@@ -20,11 +20,11 @@ from sde_lib.batch import expand
 SIDE, SMALL, LEVELS = 4, 2, 256
 PIXELS = (SIDE // SMALL) ** 2  # of a block
 STD = 0.3
-SDE = components.sde(digits.get_config())
+SDE = components.sde(digits.get_config("vp_score_sde"))
 
 
 def config(**changes):
-    result = digits.get_config()
+    result = digits.get_config("vp_score_sde")
     result.data.image_size, result.model.low_res_size = SIDE, SMALL
     result.model.low_res_noise = 0.5
     result.data.uniform_dequantization = False
@@ -67,7 +67,7 @@ def model(images=None, **changes):
 
 def base_config(**changes):
     """The config of a model of images of half the size."""
-    base = digits.get_config()
+    base = digits.get_config("vp_score_sde")
     base.data.image_size = SMALL
     base.sampling.update(method="ddim", n_steps=15)
     base.update_from_flattened_dict(changes)

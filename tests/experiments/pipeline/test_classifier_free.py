@@ -33,14 +33,14 @@ class Gaussians:
 
 
 def config(changes):
-    result = digits.get_config()
+    result = digits.get_config("vp_score_sde")
     result.data.num_classes, result.data.image_size = 3, 4
     result.model.class_conditional, result.model.label_dropout = True, 0.1
     result.update_from_flattened_dict(changes)
     return result
 
 
-SDE = pipelines.components.sde(digits.get_config())
+SDE = pipelines.components.sde(digits.get_config("vp_score_sde"))
 
 
 def drawn_to(changes, t=0.3, score=None):

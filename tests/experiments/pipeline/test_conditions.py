@@ -10,7 +10,7 @@ from models import text
 
 
 def made(**changes):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.model.class_conditional, config.model.label_dropout = True, 0.3
     config.model.text, config.model.text_length = "bytes", 8
     config.sampling.prompt = "fox"

@@ -14,7 +14,7 @@ from experiments.pipeline.edit import Edit
 @pytest.fixture(scope="module")
 def model():
     """A model of Gaussian images of 8 x 8 pixels."""
-    return pipeline(digits.get_config(), sampler=samplers.create("ddim", n_steps=12))
+    return pipeline(digits.get_config("vp_score_sde"), sampler=samplers.create("ddim", n_steps=12))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_variations_of_strength_0_are_the_original(model, x):
 
 
 def test_colours_have_the_given_grey(model):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.data.num_channels, config.data.image_size = 3, 4
     colours = pipeline(config, sampler=model.sampler)
     x = np.asarray(jax.random.uniform(jax.random.key(0), (2, 4, 4, 3)))
@@ -102,8 +102,8 @@ def test_impossible_options_are_refused(fields, message):
         Edit(**fields)
 
 
-def untrained(module=digits, **changes):
-    config = module.get_config()
+def untrained(**changes):
+    config = digits.get_config("vp_score_sde")
     config.update_from_flattened_dict(changes)
     return pipelines.untrained(config)
 
@@ -119,7 +119,7 @@ LANGEVIN = {
     ("made", "task", "message"),
     [
         (lambda: untrained(), "colorize", "the data have no colours: config.edit.task"),
-        (lambda: untrained(points), "inpaint", "the data are points: mode edit needs images"),
+        (lambda: pipelines.untrained(points.get_config()), "inpaint", "the data are points: mode edit needs images"),
         (lambda: untrained(**LANGEVIN), "inpaint", "whose states are more than images"),
         (
             lambda: untrained(**{"model.class_conditional": True}),
@@ -144,6 +144,6 @@ def test_models_that_cannot_edit_are_refused(made, task, message):
 
 
 def test_results_that_are_not_finite_are_an_error(model, x):
-    broken = model.replace(model=pipeline(digits.get_config(), not_a_number).model)
+    broken = model.replace(model=pipeline(digits.get_config("vp_score_sde"), not_a_number).model)
     with pytest.raises(FloatingPointError, match="results are not finite"):
         broken.edit(x, "variations", n_results=1)

@@ -111,7 +111,7 @@ def test_a_classifier_s_weight_is_a_number():
 
 
 def test_there_is_no_time_shift_without_a_noise_level():
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.training.sde, config.guidance.time_shift.window = "cld", 0.1
     config.training.likelihood_weighting = config.training.importance_sampling = False
     with pytest.raises(ValueError, match=r"noise level, which .* does not have"):
@@ -119,7 +119,7 @@ def test_there_is_no_time_shift_without_a_noise_level():
 
 
 def test_a_discriminator_guides_no_model_with_conditions():
-    classes = digits.get_config()
+    classes = digits.get_config("vp_score_sde")
     classes.sampling.update(method="heun", n_steps=30)
     classes.model.class_conditional, classes.guidance.discriminator.run = True, "anywhere"
     with pytest.raises(ValueError, match="knows data alone, but this model has conditions"):
@@ -138,7 +138,7 @@ def test_other_samplers_take_one_weight(method):
 
 def test_edits_are_not_guided():
     for guide in (EpsilonScaling(1.1), Discriminator(half_the_square, ()), TimeShift(0.1)):
-        model = pipeline(digits.get_config()).replace(sampler=HEUN, guides=(guide,))
+        model = pipeline(digits.get_config("vp_score_sde")).replace(sampler=HEUN, guides=(guide,))
         name = type(guide).__name__
         with pytest.raises(ValueError, match=f"{name} guides samples: leave it out of mode edit"):
             model.edit(np.zeros((1, 8, 8, 1)), "inpaint")

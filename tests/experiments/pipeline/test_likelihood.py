@@ -26,7 +26,7 @@ def exact_bits(images, edges):
     return -np.log2(probabilities[images]).mean(axis=(1, 2, 3))
 
 
-def images_model(variant="vp", **options):
+def images_model(variant="vp_score_sde", **options):
     """A pipeline of images whose score is exact, and whose data have 256 grey levels."""
     config = digits.get_config(variant)
     config.data.image_size = SIDE

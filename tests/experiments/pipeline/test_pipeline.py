@@ -121,7 +121,7 @@ def test_encoding_is_the_flow_and_decoding_its_inverse(gaussian, x):
 
 
 def test_images_of_samples(gaussian):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     model = pipelines.untrained(config)
     x = np.array([-2, -1, 0, 0.999, 2], np.float32)
     np.testing.assert_array_equal(model.to_images(x), [0, 0, 128, 255, 255])
@@ -132,7 +132,7 @@ def test_images_of_samples(gaussian):
 @pytest.mark.parametrize("values", [np.full((1, 8, 8, 1), 17, np.uint8), np.zeros((1, 8, 8, 1))])
 def test_bits_are_of_the_grey_levels_of_the_data(values):
     with pytest.raises(ValueError, match=r"grey levels 0 to 16, and these values are .*to_data"):
-        pipelines.untrained(digits.get_config()).bits_per_dim(values)
+        pipelines.untrained(digits.get_config("vp_score_sde")).bits_per_dim(values)
 
 
 def test_a_class_and_a_guidance_scale_are_asked_for():
