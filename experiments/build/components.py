@@ -426,7 +426,9 @@ def likelihood(config: Config) -> LikelihoodOptions:
 def edit(config: Config) -> Edit:
     """The edit that config.edit describes."""
     name, options = EDIT.read(config)
-    check_at_least(2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images})
+    check_at_least(
+        2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images}
+    )
     return Edit(name, **options)
 
 

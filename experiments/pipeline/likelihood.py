@@ -91,10 +91,12 @@ def bits_per_dim(
         part: keeps finished parts.
 
     Raises:
+        ValueError: values that are no grey levels of the model's data.
         FloatingPointError: a likelihood is not finite.
     """
     scaling, options = pipeline.scaling, pipeline.likelihood
     shape = values[0].shape[1:]
+    _check_grey(scaling.levels, values[0])
 
     @jax.jit
     def batch(params, key, values, first_index):
@@ -171,3 +173,14 @@ def grey_values(pipeline: Pipeline, x: jax.Array) -> tuple[jax.Array, jax.Array]
     assert scaling.levels
     grey = scaling.to_model(key, jnp.arange(scaling.levels), dequantize=False)
     return scaling.to_model(key, x, dequantize=False), grey
+
+
+def _check_grey(levels: int | None, x: Any) -> None:
+    """Raises ValueError for arrays that are no grey levels; other sequences hold the data set's."""
+    if levels is None or not isinstance(x, np.ndarray):
+        return
+    if x.min() < 0 or x.max() >= levels or not np.issubdtype(x.dtype, np.integer):
+        raise ValueError(
+            f"the data are grey levels 0 to {levels - 1}, and these values are {x.dtype} from "
+            f"{x.min():g} to {x.max():g}: make grey levels of samples by Pipeline.to_data"
+        )

@@ -2,8 +2,8 @@
 
     model = experiments.load("runs/digits")
     x = model.sample(16, seed=0)                 # [16, *model.shape], in model space
-    images = model.to_images(x)                  # uint8
-    model.bits_per_dim(images).mean
+    images = model.to_images(x)                  # uint8, 0 to 255
+    model.bits_per_dim(model.to_data(x)).mean    # of grey levels as in the data set
     latent = model.encode(x)
     score_fn = model.score_fn(class_labels=labels)
 
@@ -40,6 +40,7 @@ from samplers import editing
 from samplers.base import Scores
 from samplers.registry import Sampler
 from sde_lib import SDE, ScoreFn, variational
+from sde_lib.checks import check_at_least
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
 
@@ -169,18 +170,30 @@ class Pipeline:
             guidance: the scale of classifier-free guidance.
 
         Raises:
-            ValueError: a condition that the model does not have.
+            ValueError: a condition that the model does not have, or that its images already have.
             FloatingPointError: a sample is not finite.
         """
-        fields: dict[str, Any] = {} if seed is None else {"seed": seed}
+        model = self._asked(seed, label, prompt)
         if sampler is not None:
-            by_name = isinstance(sampler, str)
-            fields["sampler"] = samplers.create(sampler) if by_name else sampler
-        if label is not None or prompt is not None:
-            fields["conditions"] = self.conditions.asked(label, prompt)
+            made = samplers.create(sampler) if isinstance(sampler, str) else sampler
+            model = model.replace(sampler=made)
         if guidance is not None:
-            fields["classifier_free"] = dataclasses.replace(self.classifier_free, weight=guidance)
-        return draw.draw_all(self.replace(**fields) if fields else self, n)[0]
+            free = dataclasses.replace(self.classifier_free, weight=guidance)
+            model = model.replace(classifier_free=free)
+        return draw.draw_all(model, n)[0]
+
+    def _asked(self, seed: int | None, label: Any, prompt: Any) -> Pipeline:
+        """The model with another seed, class or prompt; in a cascade, its base has them too."""
+        if self.super_resolution and not self.base and (label, prompt) != (None, None):
+            raise ValueError(
+                "test images are made larger, which have classes and texts already: leave out "
+                "label and prompt, or load the model with sampling.low_res, the folder of a run"
+            )
+        return self.replace(
+            seed=self.seed if seed is None else seed,
+            conditions=self.conditions.asked(label, prompt),
+            base=self.base and self.base._asked(seed, label, prompt),
+        )
 
     def to_images(self, x: Any) -> np.ndarray:
         """Samples [..., *shape] as uint8 images; latents are decoded."""
@@ -205,7 +218,12 @@ class Pipeline:
         return log_prob(self.params, jnp.asarray(x, jnp.float32), conditions)
 
     def bits_per_dim(self, x: Any, **conditions: Any) -> BitsPerDim:
-        """Bits per dimension of data x [N, ...], grey levels or floats; also of each sample."""
+        """Bits per dimension of data x [N, ...], grey levels or floats; also of each sample.
+
+        Raises:
+            ValueError: values that are no grey levels of the model's data.
+            FloatingPointError: a likelihood is not finite.
+        """
         return likelihood.bits_per_dim(self, (np.asarray(x), conditions))
 
     def encode(self, x: Any, **conditions: Any) -> jax.Array:
@@ -251,6 +269,7 @@ class Pipeline:
 
     def chain(self) -> np.ndarray:
         """The log-SNRs of the chain of bound_steps steps. Raises ValueError if there is none."""
+        check_at_least(2, **{"config.eval.bound_steps": self.bound_steps})
         return variational.chain(self.sde, self.bound_steps, self.n_levels)
 
     def resolved_sampler(self) -> Any:
