@@ -8,7 +8,7 @@ import pytest
 import saved_runs
 
 from configs import digits
-from experiments.build import components, configs, data, pipelines, tasks
+from experiments.build import components, configs, data, pipelines, related, tasks
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data import confidence
