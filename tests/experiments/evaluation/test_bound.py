@@ -12,7 +12,7 @@ from configs import points
 from experiments.data.dataset import Dataset
 from experiments.evaluation import bound, metrics
 from experiments.pipeline import analytic
-from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions
 from experiments.runs import files
 
 N = 600

@@ -16,7 +16,7 @@ from experiments.data.dataset import Dataset
 from experiments.evaluation import features, metrics, quality
 from experiments.evaluation.figure import Figure
 from experiments.evaluation.quality import Moments
-from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions
 from experiments.tasks.score_model import ScoreModel
 
 GAUSSIAN, N = Gaussian(mean=0.1, std=0.3), 160

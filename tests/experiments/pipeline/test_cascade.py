@@ -12,7 +12,7 @@ from experiments.build import components, configs, pipelines
 from experiments.data.dataset import Dataset
 from experiments.pipeline import cascade
 from experiments.pipeline.cascade import SuperResolution
-from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions
 from experiments.tasks.score_model import ScoreModel
 from models import NoiseModel, Preconditioning
 from sde_lib.batch import expand

@@ -8,7 +8,8 @@ from scipy import stats
 from configs import digits, points
 from experiments.build import pipelines
 from experiments.evaluation import bound
-from experiments.pipeline.likelihood import BitsPerDim, LikelihoodOptions
+from experiments.pipeline.likelihood import BitsPerDim
+from experiments.pipeline.model import LikelihoodOptions
 
 SIDE, N = 3, 500
 GAUSSIAN = Gaussian(mean=0.1, std=0.3)

@@ -15,7 +15,7 @@ from experiments.build import pipelines
 from experiments.pipeline.classifier_free import ClassifierFree, Schedule
 from experiments.pipeline.conditions import ClassLabel, Conditions
 from experiments.pipeline.guidance import Discriminator, EpsilonScaling, TimeShift
-from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions
 
 
 def tiny_points():
