@@ -22,7 +22,7 @@ from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
 from experiments.pipeline.classifier_free import Schedule
 from experiments.pipeline.edit import Edit
-from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions
 from experiments.runs import devices
 from experiments.tasks.score_model import SCHEDULE, Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
@@ -36,7 +36,7 @@ from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least, check_name
 
 CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
-SDES: dict[str, tuple[Any, sections.Options]] = {
+SDES: dict[str, tuple[Any, Any]] = {
     name: (sde, {option: f"model.{option}" for option in options})
     for name, sde, options in (
         ("vesde", sde_lib.VE, ("sigma_min", "sigma_max")),
@@ -426,7 +426,9 @@ def likelihood(config: Config) -> LikelihoodOptions:
 def edit(config: Config) -> Edit:
     """The edit that config.edit describes."""
     name, options = EDIT.read(config)
-    check_at_least(2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images})
+    check_at_least(
+        2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images}
+    )
     return Edit(name, **options)
 
 

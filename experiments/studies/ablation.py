@@ -29,7 +29,7 @@ from experiments.evaluation.metrics import LEAST
 from experiments.evaluation.reference import Distances, Reference
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import devices, files, pictures, progress
+from experiments.runs import charts, devices, files, pictures, progress
 from experiments.runs.parts import Parts
 from experiments.studies import ablation_report as report
 from experiments.studies import subject as subjects
@@ -116,9 +116,9 @@ def run(request: Request) -> None:
     print(files.write_table(folder / "ablation.csv", Run._fields, runs))
     about = pictures.provenance(config=config.to_dict(), seed=model.seed, step=model.step)
     columns, panels = len(options.nfe), report.arm_panels(runs)
-    print(pictures.save_arms(folder / "ablation.png", panels, columns, about))
+    print(charts.save_arms(folder / "ablation.png", panels, columns, about))
     grids = report.grid_panels(runs)
-    print(pictures.save_grids(folder / "ablation_grid.png", grids, columns, about))
+    print(charts.save_grids(folder / "ablation_grid.png", grids, columns, about))
 
 
 def study(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
-from experiments.runs import pictures
+from experiments.runs import charts
 from experiments.studies.statistics import Mean
 
 EDM, SCALED, GUIDED, BOTH = "EDM", "EDM-ES", "EDM-G++", "SEDM-G++"
@@ -104,14 +104,12 @@ def arm_panels(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def grid_panels(runs: Sequence[Run]) -> dict[str, pictures.Grid]:
+def grid_panels(runs: Sequence[Run]) -> dict[str, charts.Grid]:
     """By solver and NFE: the distances of all tried b for each w, and the choice of each arm."""
-    panels: dict[str, pictures.Grid] = {}
+    panels: dict[str, charts.Grid] = {}
     for run in runs:
         if run.role == "choose":
-            curves, chosen = panels.setdefault(
-                f"{run.solver}, NFE {run.nfe}", pictures.Grid({}, {})
-            )
+            curves, chosen = panels.setdefault(f"{run.solver}, NFE {run.nfe}", charts.Grid({}, {}))
             point = run.b, run.frechet
             curves.setdefault(f"w = {run.w:g}", []).append(point)
             chosen[run.arm] = min(chosen.get(run.arm, point), point, key=lambda point: point[1])

@@ -43,7 +43,7 @@ from experiments.commands.request import Request
 from experiments.pipeline.draw import check_finite
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import files, parts, pictures, progress
+from experiments.runs import charts, files, parts, pictures, progress
 from experiments.studies import subject as subjects
 from experiments.studies.exposure_norms import (
     Data,
@@ -174,7 +174,7 @@ def run(request: Request) -> None:
     print(files.write_table(folder / "exposure_bias.csv", header, rows))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
     path = folder / "exposure_bias.png"
-    print(pictures.save_ratios(path, [*map(panel, panels)], len(options.nfe), about))
+    print(charts.save_ratios(path, [*map(panel, panels)], len(options.nfe), about))
 
 
 def check(config: Config) -> EpsilonScaling:
@@ -303,11 +303,11 @@ def percent(mean: Mean) -> str:
     return f"{100 * mean.value:+.3f} +- {100 * mean.error:.3f}%"
 
 
-def panel(arms: Sequence[Arm]) -> pictures.Ratios:
+def panel(arms: Sequence[Arm]) -> charts.Ratios:
     """The ratios of each arm over the noise levels, by evaluation of a step."""
     curves = {}
     for arm in arms[1:]:
         for point in arm.points:
             band = point.noise_level, point.ratio, CONFIDENT * point.ratio_error
             curves.setdefault((arm.name, point.evaluation), []).append(band)
-    return pictures.Ratios(f"{arms[0].solver}, NFE {arms[0].nfe}", curves)
+    return charts.Ratios(f"{arms[0].solver}, NFE {arms[0].nfe}", curves)

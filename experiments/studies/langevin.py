@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sde_lib
-from experiments.runs import pictures, progress
+from experiments.runs import charts, pictures, progress
 from samplers import AnnealedLangevin, Start
 
 MIXTURE = sde_lib.GaussianMixture((0.2, 0.8), ((-5.0, -5.0), (5.0, 5.0)), std=1.0)
@@ -50,7 +50,7 @@ def run(output: Path) -> Path:
     mesh = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     field = np.asarray(score_fn(jnp.asarray(mesh), jnp.full(len(mesh), SDE.t_min)))
     about = pictures.provenance(mixture=str(MIXTURE), samplers=str((PLAIN, ANNEALED)))
-    return pictures.save_point_paths(output, panels, N_PATHS, mesh, field, HALF_WIDTH, about)
+    return charts.save_point_paths(output, panels, N_PATHS, mesh, field, HALF_WIDTH, about)
 
 
 def main() -> None:

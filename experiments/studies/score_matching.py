@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 import sde_lib
-from experiments.runs import pictures, progress
+from experiments.runs import charts, pictures, progress
 from models import NoiseModel, Preconditioning
 from models.mlp import MLP
 
@@ -187,7 +187,7 @@ def mesh(side: int) -> np.ndarray:
 
 def panels(
     scores: dict[str, sde_lib.ScoreFn], titles: dict[str, str]
-) -> tuple[list[pictures.Estimate], np.ndarray]:
+) -> tuple[list[charts.Estimate], np.ndarray]:
     """The estimates at the time SHOWN, and the density of x_t then."""
     exact, fine = MIXTURE.score_fn(SDE), jnp.asarray(mesh(MAP_SIDE))
     alpha, std = float(SDE.alpha(SHOWN)), float(SDE.sigma(SHOWN))
@@ -201,7 +201,7 @@ def panels(
     for name, score_fn in scores.items():
         off = std * np.linalg.norm(at(score_fn, fine) - at(exact, fine), axis=1)
         arrows = at(score_fn, jnp.asarray(mesh(MESH_SIDE)))
-        estimates.append(pictures.Estimate(titles[name], arrows, off.reshape(MAP_SIDE, MAP_SIDE)))
+        estimates.append(charts.Estimate(titles[name], arrows, off.reshape(MAP_SIDE, MAP_SIDE)))
     return estimates, np.exp(noisy.log_prob(fine)).reshape(MAP_SIDE, MAP_SIDE)
 
 
@@ -244,11 +244,11 @@ def draw(
         return curves(chosen, steps)
 
     lines = [
-        pictures.Lines("mean square of sigma (score - exact)", "t", curves(errors, TIMES), {}),
-        pictures.Lines(
+        charts.Lines("mean square of sigma (score - exact)", "t", curves(errors, TIMES), {}),
+        charts.Lines(
             "processor time of a step / denoising's", "dimensions", curves(costs, DIMENSIONS), {}
         ),
-        pictures.Lines(
+        charts.Lines(
             f"data on a line: slope of the score across it\n(noise {LINE_NOISE:g}; dotted: none)",
             "step",
             across(LINE_NOISE),
@@ -257,7 +257,7 @@ def draw(
         ),
     ]
     about = pictures.provenance(mixture=str(MIXTURE), steps=N_STEPS, batch=BATCH)
-    return pictures.save_estimates(
+    return charts.save_estimates(
         output, mesh(MESH_SIDE), estimates, density, lines, HALF_WIDTH, about
     )
 

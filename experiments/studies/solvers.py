@@ -21,7 +21,7 @@ from tqdm import tqdm
 import samplers
 from experiments.commands.request import Request
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import devices, files, pictures, progress
+from experiments.runs import charts, devices, files, pictures, progress
 from experiments.studies import subject as subjects
 from experiments.studies.statistics import Truth, rms
 from experiments.studies.subject import Subject, evaluations
@@ -103,7 +103,7 @@ def run(request: Request) -> None:
     print("\n".join([*table(reference, results), *best(panels)]))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
     print(files.write_table(folder / "solvers.csv", Result._fields, results))
-    print(pictures.save_work_precision(folder / "solvers.png", panels, about))
+    print(charts.save_work_precision(folder / "solvers.png", panels, about))
 
 
 def make_reference(subject: Subject, n: int) -> Reference:
@@ -209,7 +209,7 @@ def table(reference: Reference, results: Sequence[Result]) -> Iterator[str]:
         yield f"{name:<24}{nfe:>5}" + "".join(f"{figure:>20}" for figure in figures)
 
 
-def curves(reference: Reference, results: Sequence[Result]) -> list[pictures.Curves]:
+def curves(reference: Reference, results: Sequence[Result]) -> list[charts.Curves]:
     """Each sampler's error over the NFE, in a panel of the samplers that are judged alike."""
     deterministic: dict[str, list[tuple[int, float]]] = {}
     stochastic: dict[str, list[tuple[int, float]]] = {}
@@ -224,12 +224,12 @@ def curves(reference: Reference, results: Sequence[Result]) -> list[pictures.Cur
         "stochastic: sliced Wasserstein-1 distance",
     )
     return [
-        pictures.Curves(flow, deterministic, reference.endpoint_error),
-        pictures.Curves(sliced, stochastic, reference.floors[-1]),
+        charts.Curves(flow, deterministic, reference.endpoint_error),
+        charts.Curves(sliced, stochastic, reference.floors[-1]),
     ]
 
 
-def best(panels: Sequence[pictures.Curves]) -> Iterator[str]:
+def best(panels: Sequence[charts.Curves]) -> Iterator[str]:
     """For each panel and budget, the sampler with the least error."""
     for panel in panels:
         yield f"best {panel.title} ({panel.floor:.1e}: exact)"

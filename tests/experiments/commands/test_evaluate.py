@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_forms import Gaussian
+from experiments.training.checkpoint import Checkpoints
 from PIL import Image
 from scipy import stats
 
@@ -21,7 +22,6 @@ from experiments.evaluation.quality import Moments
 from experiments.pipeline import sample
 from experiments.runs import parts, workdir
 from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
 
 GAUSSIAN = Gaussian(mean=0.1, std=0.3)
 N = 160

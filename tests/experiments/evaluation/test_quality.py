@@ -69,7 +69,7 @@ def test_frechet_distance_of_fewer_images_than_features():
     assert quality.frechet_distance(a, constant) == pytest.approx(squares + np.sum(f**2), rel=1e-12)
 
 
-def test_what_is_no_covariance_is_refused():
+def test_matrices_that_are_no_covariance_are_refused():
     with pytest.raises(ValueError, match="no covariance"):
         quality.frechet_distance(gaussian([0, 0], np.diag([1, -1])), gaussian([0, 0], np.eye(2)))
     with pytest.raises(ValueError, match="not finite"):
