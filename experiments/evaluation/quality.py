@@ -230,4 +230,6 @@ def _check_count(what: str, n: int, needed: int) -> None:
 
 def _check_dims(a: int, b: int) -> None:
     if a != b:
-        raise ValueError(f"sets of {a} and {b} features cannot be compared: take both from the same network")
+        raise ValueError(
+            f"sets of {a} and {b} features cannot be compared: take both from the same network"
+        )

@@ -52,7 +52,9 @@ def test_options_of_an_edit_are_those_of_its_task():
     config.edit.task = "variations"
     with pytest.raises(ValueError, match=r"mask is 'centre', .* has no such option.*'inpaint'"):
         components.edit(config)
-    config = changed(digits.get_config("vp_score_sde"), {"edit.task": "interpolate", "edit.n_images": 1})
+    config = changed(
+        digits.get_config("vp_score_sde"), {"edit.task": "interpolate", "edit.n_images": 1}
+    )
     with pytest.raises(ValueError, match="n_images is 1: it must be at least 2"):
         components.edit(config)
 

@@ -42,7 +42,7 @@ def subject(model, dataset):
 def test_the_bound_of_a_run_is_near_its_likelihood_and_is_not_computed_twice(
     model, dataset, monkeypatch
 ):
-    (name, figure), = metrics.variational_bound(subject(model, dataset)).items()
+    ((name, figure),) = metrics.variational_bound(subject(model, dataset)).items()
     assert name == "bound bits/dim"
     exact = -np.asarray(Gaussian().log_prob(dataset.test)) / (2 * np.log(2))
     assert abs(figure.value - exact.mean()) < 4 * figure.error < 0.3
@@ -68,7 +68,9 @@ def test_impossible_chains_are_refused_by_their_field(model):
     with pytest.raises(ValueError, match="1001 steps, but the model was trained at 1000"):
         model.replace(n_levels=1000, bound_steps=1001).chain()
     for steps in (0, 1):
-        with pytest.raises(ValueError, match=rf"config\.eval\.bound_steps is {steps}: it must be at least 2"):
+        with pytest.raises(
+            ValueError, match=rf"config\.eval\.bound_steps is {steps}: it must be at least 2"
+        ):
             model.replace(bound_steps=steps).chain()
 
 

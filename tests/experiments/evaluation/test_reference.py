@@ -68,7 +68,9 @@ def test_the_distances_of_gaussian_points_are_the_closed_form(tmp_path, monkeypa
     assert fn.name == "coordinates"
     data, other = Gaussian(0.0, 1.0), Gaussian(0.3, 0.7)
     points = np.asarray(data.sample(jax.random.key(0), (4000, 2)))
-    truth = reference.reference("points", Dataset(points, points[:9], None), fn, tmp_path, MESH, 500)
+    truth = reference.reference(
+        "points", Dataset(points, points[:9], None), fn, tmp_path, MESH, 500
+    )
     samples = np.asarray(other.sample(jax.random.key(1), (4000, 2)))
 
     def draw(first):

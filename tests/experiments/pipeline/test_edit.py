@@ -119,7 +119,11 @@ LANGEVIN = {
     ("made", "task", "message"),
     [
         (lambda: untrained(), "colorize", "the data have no colours: config.edit.task"),
-        (lambda: pipelines.untrained(points.get_config()), "inpaint", "the data are points: mode edit needs images"),
+        (
+            lambda: pipelines.untrained(points.get_config()),
+            "inpaint",
+            "the data are points: mode edit needs images",
+        ),
         (lambda: untrained(**LANGEVIN), "inpaint", "whose states are more than images"),
         (
             lambda: untrained(**{"model.class_conditional": True}),
