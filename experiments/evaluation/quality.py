@@ -170,7 +170,8 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)
     if not values[0] >= -1e-4 * abs(values[-1]):
         raise ValueError(
-            f"the covariance is not positive semi-definite: its eigenvalues are from {values[0]:.3g} to {values[-1]:.3g}"
+            "the covariance is not positive semi-definite: its eigenvalues are from "
+            f"{values[0]:.3g} to {values[-1]:.3g}"
         )
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
