@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -57,13 +57,22 @@ SAMPLING_NAMES = {  # fields of config.sampling that are named otherwise than th
     "n_corrector_steps": "sampling.n_steps_each",
     "n_levels": "sampling.n_steps",
 }
-SAMPLER = Choice(
-    "sampling.method",
-    {
-        name: options_of(sampler, "sampling", SAMPLING_NAMES)
-        for name, sampler in samplers.SAMPLERS.items()
-    },
-)
+
+
+class SamplerOptions(Mapping[str, sections.Options]):
+    """The options of every registered sampler, also of one that is registered later."""
+
+    def __getitem__(self, name: str) -> sections.Options:
+        return options_of(samplers.SAMPLERS[name], "sampling", SAMPLING_NAMES)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(samplers.SAMPLERS)
+
+    def __len__(self) -> int:
+        return len(samplers.SAMPLERS)
+
+
+SAMPLER = Choice("sampling.method", SamplerOptions())
 
 SCORE_MATCHING = {  # score_sde's names stay in config.training
     **{f"{name}": f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
@@ -169,12 +178,20 @@ def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
     Options of config.sampling that it has hold for it too.
 
     Raises:
-        ValueError: no solver from noise level to noise level, or none of nfe evaluations.
+        ValueError: no solver from noise level to noise level, none of nfe evaluations, or an option
+            of config.sampling that only other solvers have.
     """
     known = {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, NoiseLevelSolver)}
     check_name("solver", name, known)
     check_at_least(2, nfe=nfe)
     fields = SAMPLER.components[name]
+    options_of_all = {field for other in known for field in SAMPLER.components[other].values()}
+    for field in sorted(options_of_all - set(fields.values())):
+        if sections.is_set(config, field):
+            raise ValueError(
+                f"config.{field} is {sections.get(config, field)!r}, but the solver {name!r} has "
+                "no such option: leave it out"
+            )
     values = {option: sections.get(config, field) for option, field in fields.items()}
     options = {k: v for k, v in values.items() if v is not None} | {"denoise": True}
 
