@@ -1,28 +1,30 @@
-"""Runs with random weights, written to their folders without training or compiling."""
+"""Runs as training leaves them, of random or given weights, without training."""
 
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
-import jax
-import numpy as np
+import weights
 
-from experiments.build import configs, tasks
+from experiments.build import components, configs, related
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.state import abstract_state
+from experiments.training.state import abstract_state, with_params
 
 
-def save(config, folder, step=1):
-    """Writes a run's config and a checkpoint of the step. Returns its task and its weights."""
-    task, generator = tasks.task(config), np.random.RandomState(step)
+def save(config: Any, folder: Path, params: Any = None, steps: tuple[int, ...] = (1,)) -> Any:
+    """Writes config.json and checkpoints of these steps; returns the weights.
 
-    def draw(leaf):
-        if not np.issubdtype(leaf.dtype, np.floating):
-            return np.full(leaf.shape, step, leaf.dtype)
-        values = generator.standard_normal(leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
-        return values.astype(leaf.dtype)
-
-    abstract = abstract_state(task, config.seed, task.mesh)
-    state = jax.tree.map(lambda leaf: jax.device_put(draw(leaf), leaf.sharding), abstract)
+    Args:
+        config: of the run.
+        folder: its folder.
+        params: the weights, averaged ones too; None: random ones.
+        steps: of the checkpoints.
+    """
+    objective, mesh = related.skeleton(config), components.mesh(config)
+    if params is None:
+        params = weights.drawn(abstract_state(objective, config.seed, mesh).params)
     configs.save(config, folder)
     with closing(Checkpoints(folder)) as checkpoints:
-        checkpoints.save(step, state)
-    return task, state.ema_params
+        for step in steps:
+            checkpoints.save(step, with_params(objective, step, params, params))
+    return params

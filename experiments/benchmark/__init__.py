@@ -1,4 +1,4 @@
 """The cost of everything around the network, and the speed of the network itself.
 
-May import everything but experiments.main.
+May import experiments.commands and experiments.studies, and the layers below.
 """

@@ -181,7 +181,7 @@ def test_a_config_with_a_run_of_an_autoencoder_has_its_latents_as_data(tmp_path,
     grey = GREY.repeat(2, 1).repeat(2, 2)
     monkeypatch.setitem(SOURCES, "digits", Source(lambda _: Dataset(grey[:32], grey[32:], 17), 17))
     theirs = config("autoencoder")
-    saved_runs.save(theirs, tmp_path, 3)
+    saved_runs.save(theirs, tmp_path, steps=(3,))
     ours = config("ncsnpp", tmp_path)
     autoencoder, dataset = data.autoencoder(ours), data.dataset(ours)
     assert (autoencoder.step, dataset.latents["step"]) == (3, 3)
