@@ -34,7 +34,7 @@ from experiments.runs.parts import Parts
 from experiments.studies import ablation_report as report
 from experiments.studies import subject as subjects
 from experiments.studies.ablation_report import BOTH, EDM, GUIDED, SCALED, Run
-from experiments.studies.subject import Corrections, corrected
+from experiments.studies.subject import Corrections
 from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least, check_positive
@@ -171,8 +171,7 @@ def make_measure(
         own = corrections if guided else Corrections()
         inputs, solving = [*of_all, solver], model.replace(sampler=solver)
         if guided:
-            guides = own.guides(EpsilonScaling(), own.params, weight=1.0)
-            inputs.append(solving.replace(guides=guides).identity())
+            inputs.append(own.applied(solving, EpsilonScaling(), own.params, 1.0).identity())
         return make_draw(solving, own, size), Parts(folder, f"guided_{guided}", inputs)
 
     def measure(name: str, solver: NoiseLevelSolver, w: float, b: float, seed: int) -> Distances:
@@ -199,14 +198,15 @@ def make_draw(model: Pipeline, corrections: Corrections, size: int) -> Draw:
 
     Without a discriminator, w has no effect.
     """
-    sde, shape = model.sde, (size, *model.shape)
+    sde, sampler, shape = model.sde, model.resolved_sampler(), (size, *model.shape)
 
     @jax.jit
     def batch(params, discriminator_params, w, b, key, conditions, first):
         score_fn = model.conditional_score(params, conditions)
-        guides = corrections.guides(EpsilonScaling(b), discriminator_params, w)
-        scores = corrected(model, guides, score_fn, first + jnp.arange(size))
-        return model.sampler(key, sde, scores, shape, first).x
+        guided = corrections.applied(model, EpsilonScaling(b), discriminator_params, w)
+        own = [guide.params for guide in guided.guides]
+        scores = guided.guided(score_fn, own, first + jnp.arange(size))
+        return sampler(key, sde, scores, shape, first).x
 
     def draw(w: float, b: float, seed: int, first: int) -> Batch:
         conditions = model.conditions.for_samples(first + np.arange(size))

@@ -18,14 +18,13 @@ than either. Without a run, the data set "mixture" is studied by its exact score
 of the solver alone.
 
 b is config.guidance.epsilon_scaling.scale or, without one, fitted for each solver and NFE: the
-logarithm of the norm over training's is then 0 on average over the evaluations. The norm is the
-network's own, before scaling and guidance. The reason: for a network whose noise is wrong by one
-factor c everywhere, b = c gives the trajectories of the right one. Along these its own norms equal
-those along training inputs, both c times the right ones; the scaled norms do not. A greater b
-removes less noise and makes these norms greater: b < 1 where they are above training's, though
-Ning et al. take b > 1 for that. Mode ablate finds the samples nearest to the data. Other errors,
-the solver's too, are corrected by b on average only. b is constant but for the slope
-config.guidance.epsilon_scaling.slope: one equation, one number.
+logarithm of the norm over training's is then 0 on average over the evaluations. b is constant but
+for config.guidance.epsilon_scaling.slope: one equation, one number. The norm is the network's own,
+before scaling and guidance: a network whose noise is wrong by one factor c everywhere follows the
+right trajectories with b = c, and along these its own norms equal those along training inputs. A
+greater b removes less noise and makes these norms greater: b < 1 where they are above training's,
+though Ning et al. take b > 1 for that. Other errors, the solver's too, are corrected by b on
+average only; mode ablate finds the samples nearest to the data.
 """
 
 import dataclasses
@@ -214,8 +213,8 @@ def measure(study: Study, name: str, solver: NoiseLevelSolver, folder: Path) -> 
     yield arm(TRAINING, Scale(1.0), training)
     yield from measure_arms(study, Corrections(), training, over, arm)
     if study.corrections.discriminator is not None:
-        guides = study.corrections.guides(EpsilonScaling(), study.corrections.params)
-        inputs.append(model.replace(guides=guides).identity())
+        own = model, EpsilonScaling(), study.corrections.params
+        inputs.append(study.corrections.applied(*own).identity())
         over = partial(over, part=parts.Parts(folder, f"{name}-{solver.nfe}", inputs))
         yield from measure_arms(study, study.corrections, training, over, arm)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
-from experiments.studies.subject import Corrections, corrected
+from experiments.studies.subject import Corrections
 from samplers.base import Scores
 from samplers.noise_levels import Levels
 from samplers.solver import NoiseLevelSolver, enter, model_at
@@ -136,8 +136,9 @@ def _recorded(
         return recording
 
     network = record("network", model.conditional_score(params, conditions))
-    guides = corrections.guides(EpsilonScaling(b, slope), discriminator_params)
-    scores = corrected(model, guides, network, jnp.arange(n))
+    guided = corrections.applied(model, EpsilonScaling(b, slope), discriminator_params)
+    own = [guide.params for guide in guided.guides]
+    scores = guided.guided(network, own, jnp.arange(n))
     scores = jax.tree.map(partial(record, "solver"), scores)
     return scores, lambda: {name: jnp.stack(each, axis=1) for name, each in norms.items()}
 

@@ -132,7 +132,7 @@ def error(score_fn: sde_lib.ScoreFn, t: float) -> float:
 def step_costs() -> dict[str, list[float]]:
     """Processor time of a step over denoising's, by objective, in each of DIMENSIONS.
 
-    The objectives take turns. Other work on the machine changes processor time less than clock time.
+    The objectives take turns. Other work on the machine hardly changes processor time.
     """
     costs = {name: [] for name in DERIVATIVES}
     for dims in progress.track(DIMENSIONS, "costs of steps", "dimension"):

@@ -18,7 +18,6 @@ from experiments.data.sources.points import MIXTURE
 from experiments.pipeline.guidance import GUIDES, Discriminator, EpsilonScaling, Guide
 from experiments.pipeline.pipeline import Pipeline
 from models.config import Config
-from samplers.base import Scores
 from samplers.registry import Sampler
 from samplers.solver import NoiseLevelSolver
 from sde_lib import SDE, GaussianMixture, ScoreFn
@@ -72,19 +71,23 @@ class Corrections:
         """The discriminator's weights; () without one."""
         return self.discriminator.params if self.discriminator else ()
 
-    def guides(self, scaling: EpsilonScaling, params: Any, weight: Any = None) -> tuple[Guide, ...]:
-        """The guides with these numbers, which may be traced.
+    def applied(
+        self, model: Pipeline, scaling: EpsilonScaling, params: Any, weight: Any = None
+    ) -> Pipeline:
+        """The model with both guides, whose numbers may be traced.
 
         Args:
+            model: without guides.
             scaling: the scaling of the predicted noise.
             params: the discriminator's weights.
             weight: of its guidance; None for its own.
         """
-        if self.discriminator is None:
-            return (scaling,)
-        weight = self.discriminator.weight if weight is None else weight
-        guide = dataclasses.replace(self.discriminator, params=params, weight=weight)
-        return (guide, scaling) if self.scaled_last else (scaling, guide)
+        guides: tuple[Guide, ...] = (scaling,)
+        if self.discriminator is not None:
+            changes = {} if weight is None else {"weight": weight}
+            guide = dataclasses.replace(self.discriminator, params=params, **changes)
+            guides = (guide, scaling) if self.scaled_last else (scaling, guide)
+        return model.replace(guides=guides)
 
 
 def subject(request: Request) -> Subject:
@@ -159,15 +162,6 @@ def corrections(config: Config, model: Pipeline) -> Corrections:
     guide = guidance.discriminator(config, model.sde, model.params)
     model.replace(sampler=samplers.Heun(), guides=(guide,))  # checks that they go together
     return Corrections(guide, scaled_last)
-
-
-def corrected(
-    model: Pipeline, guides: tuple[Guide, ...], score_fn: ScoreFn, indices: jax.Array
-) -> Scores:
-    """Inside jit: the score function, or functions, with guides whose numbers may be traced."""
-    return model.replace(guides=guides).guided(
-        score_fn, [guide.params for guide in guides], indices
-    )
 
 
 def solvers(

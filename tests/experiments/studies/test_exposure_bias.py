@@ -167,7 +167,7 @@ def test_a_perfect_discriminator_makes_the_trajectory_that_of_the_data(scaled_la
             logs.append(-0.5 * jnp.sum(x**2, axis=1) / variance - jnp.log(variance))
         return params * (logs[0] - logs[1])
 
-    options = {"weight_2nd_order": 1.0, "sigma_min": 1e-9, "sigma_max": 1e9}
+    options: Any = {"weight_2nd_order": 1.0, "sigma_min": 1e-9, "sigma_max": 1e9}
     corrections = Corrections(Discriminator(log_ratio, 1.0, **options), scaled_last)
     solver = components.solver(make_config(), "heun", 9)
     model = make_study(other.score_fn(EDM())).model.replace(sampler=solver)

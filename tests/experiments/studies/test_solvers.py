@@ -218,7 +218,5 @@ def test_a_sampler_is_added_by_one_line(study, monkeypatch):
     whole = subject.exact(config).model.replace(sampler=Jump(3))
     np.testing.assert_allclose(draw.make_draw(whole, 4)(0).x, 2 * x)
     config.sampling.method = "euler"
-    with pytest.raises(
-        ValueError, match="config.sampling.eta is 0.5.* choose one with it .*'jump'"
-    ):
+    with pytest.raises(ValueError, match=r"sampling.eta is 0.5.* choose one with it .*'jump'"):
         components.sampler(config)
