@@ -27,6 +27,7 @@ from experiments.evaluation import reference
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.metrics import LEAST
 from experiments.evaluation.reference import Distances, Reference
+from experiments.pipeline import analytic
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, devices, files, pictures, progress
@@ -198,7 +199,8 @@ def make_draw(model: Pipeline, corrections: Corrections, size: int) -> Draw:
 
     Without a discriminator, w has no effect.
     """
-    sde, sampler, shape = model.sde, model.resolved_sampler(), (size, *model.shape)
+    sde, shape = model.sde, (size, *model.shape)
+    sampler = analytic.resolved_sampler(model)
 
     @jax.jit
     def batch(params, discriminator_params, w, b, key, conditions, first):
