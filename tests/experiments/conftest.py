@@ -24,11 +24,11 @@ class Run(NamedTuple):
 
 
 def points_config():
-    """An MLP of two moons: 20 steps, no reports, coarse samples and likelihoods."""
+    """An MLP of two moons: 20 steps without pictures and reports, coarse likelihoods."""
     config = points.get_config("moons")
     config.model.update(nf=8, num_res_blocks=1)
     config.training.update(n_iters=20, batch_size=64, log_freq=10, eval_freq=20)
-    config.training.snapshot_freq = config.training.snapshot_freq_for_preemption = 10
+    config.training.update(snapshot_freq=1000, snapshot_freq_for_preemption=10)
     config.training.at_end = ()
     config.sampling.update(n_steps=25, n_samples=16, batch_size=16)
     config.eval.update(batch_size=2000, rtol=0.1, atol=0.1, num_samples=64)
@@ -36,12 +36,12 @@ def points_config():
 
 
 def digits_config():
-    """A U-Net of one level without attention on digits and their classes: 4 steps, no reports."""
+    """A U-Net of one level without attention on digits and their classes: 4 steps without pictures."""
     config = digits.get_config()
-    config.model.update(nf=8, ch_mult=(1,), attn_resolutions=(), num_res_blocks=1)
+    config.model.update(nf=8, ch_mult=(1,), attn_resolutions=(), num_res_blocks=0)
     config.model.update(class_conditional=True, label_dropout=0.1)
     config.training.update(n_iters=4, batch_size=8, log_freq=1, eval_freq=4)
-    config.training.snapshot_freq = config.training.snapshot_freq_for_preemption = 2
+    config.training.update(snapshot_freq=1000, snapshot_freq_for_preemption=2)
     config.training.at_end = ()
     config.sampling.update(n_steps=25, n_samples=4, batch_size=4)
     config.eval.update(batch_size=99, rtol=0.1, atol=0.1, num_samples=20)
