@@ -1,4 +1,4 @@
-"""AFHQv2, animals' faces of 64 x 64 pixels: every published experiment.
+"""AFHQv2, animal faces of 64 x 64 pixels: all published experiments.
 
     python -m experiments.main --config=configs/afhq.py --config.data.path=afhqv2-64x64.zip
 
@@ -7,9 +7,9 @@
 | edm_ddpmpp | 1.96 | 61,805,571 |
 | edm_ncsnpp | 2.16 | 62,761,219 |
 
-Karras et al. 2022 (Table 2) report these, each the least of three, with 79 network evaluations a
+FID is reported by Karras et al. 2022 (Table 2): the least of three, with 79 network evaluations per
 sample. The path is a folder or .zip of 64 x 64 images. Training takes 0.78 million steps of 256
-images, four days of eight V100s.
+images: four days on eight V100s.
 """
 
 from configs import default
@@ -23,4 +23,5 @@ VARIANTS = {
 
 
 def get_config(variant: str = "edm_ddpmpp") -> default.Config:
+    """The config of a variant in the table above."""
     return experiment(DATASET, VARIANTS, variant)

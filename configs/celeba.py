@@ -1,4 +1,4 @@
-"""CelebA, faces of 64 x 64 pixels: every published experiment.
+"""CelebA, faces of 64 x 64 pixels: all published experiments.
 
     python -m experiments.main --config=configs/celeba.py:ve_ncsnpp --config.data.path=celeba.zip
 
@@ -11,8 +11,8 @@
 | ncsnv2    | 10.23 | 33,970,563 |
 | ve_ncsnpp |       | 62,693,251 |
 
-Song and Ermon 2020 report these. The path is a folder or .zip of 64 x 64 images, faces
-cropped to their centres. Training takes 1.3 million steps of 128 images.
+FID is reported by Song and Ermon 2020. The path is a folder or .zip of 64 x 64 images, cropped to
+the centre of the face. Training takes 1.3 million steps of 128 images.
 """
 
 from configs import default
@@ -32,4 +32,5 @@ VARIANTS = {
 
 
 def get_config(variant: str = "ve_ncsnpp") -> default.Config:
+    """The config of a variant in the table above."""
     return experiment(DATASET, VARIANTS, variant)

@@ -1,4 +1,4 @@
-"""CelebA-HQ, faces of 256 x 256 and 1024 x 1024 pixels: every published experiment.
+"""CelebA-HQ, faces of 256 x 256 and 1024 x 1024 pixels: all published experiments.
 
     python -m experiments.main --config=configs/celebahq.py:ve_ncsnpp_continuous_256 \\
         --config.data.path=celebahq_256.zip
@@ -10,7 +10,7 @@
 | vp_ddpm_256               | 111,569,923 |
 
 Song et al. 2021 show samples and report no numbers. The path is a folder or .zip of images of the
-variant's size. Training takes 2.4 million steps of 64 images (1024 x 1024 pixels: of 8).
+variant's size. Training takes 2.4 million steps of 64 images (of 8 at 1024 x 1024 pixels).
 """
 
 from configs import default
@@ -24,4 +24,5 @@ VARIANTS = {
 
 
 def get_config(variant: str = "ve_ncsnpp_continuous_256") -> default.Config:
+    """The config of a variant in the table above."""
     return experiment(LARGE, VARIANTS, variant)

@@ -1,4 +1,4 @@
-"""CIFAR-10, 32 x 32 colour images: every published experiment.
+"""CIFAR-10, 32 x 32 colour images: all published experiments.
 
     python -m experiments.main --config=configs/cifar10.py:ve_ncsnpp_continuous
 
@@ -35,17 +35,18 @@
 | edm_discriminator             |       |      |         |          |  23,835,010 |
 | sedm_gpp                      |  1.73 |      |         |          |  55,733,891 |
 
-Song et al. 2021 (Tables 2 and 3) report these, Song and Ermon 2019 and 2020 those of ncsn (without
-the last denoising) and ncsnv2; nothing else was published. "ODE FID" is of samples of the
-probability flow ODE (--config.sampling.method=probability_flow), bits/dim its likelihood.
+The figures are reported by Song et al. 2021 (Tables 2 and 3), and for ncsn (without the final
+denoising) and ncsnv2 by Song and Ermon 2019 and 2020. Empty cells were not published. "ODE FID" is
+the FID of samples of the probability flow ODE (--config.sampling.method=probability_flow), and
+bits/dim its likelihood.
 
-Karras et al. 2022 (Table 2) report EDM's, each the least of three, with 35 network evaluations a
-sample; "VP" is what they call DDPM++, and "VE" NCSN++.
+The figures of EDM are reported by Karras et al. 2022 (Table 2): the least of three, with 35 network
+evaluations per sample. They call DDPM++ "VP" and NCSN++ "VE".
 
-sedm_gpp is edm_ddpmpp, sampled with epsilon scaling (Ning et al. 2023) and the guidance of a
-discriminator (Kim et al. 2023); 1.73 is what a thesis reports of the two together, at 35 network
-evaluations, and is not reproduced here. All of it, from published weights (README.md tells how to
-make edm.npz; without the first command's options, edm_ddpmpp is trained):
+sedm_gpp samples edm_ddpmpp with epsilon scaling (Ning et al. 2023) and discriminator guidance (Kim
+et al. 2023). Its FID of 1.73, at 35 network evaluations, is reported in a thesis and is not
+reproduced here. These commands run it from published weights (README.md says how to make edm.npz;
+without the options of the first command, edm_ddpmpp is trained):
 
     main="python -m experiments.main --config=configs/cifar10.py"
     $main:edm_ddpmpp --mode=import --checkpoint=edm.npz
@@ -54,19 +55,19 @@ make edm.npz; without the first command's options, edm_ddpmpp is trained):
     $main:sedm_gpp --workdir=runs/cifar10-edm_ddpmpp --mode=sample
     $main:sedm_gpp --workdir=runs/cifar10-edm_ddpmpp --mode=evaluate --config.eval.features=FILE
 
-FILE has Inception's weights (README.md, Evaluation). --mode=exposure_bias and --mode=ablate, in
-the same folder, tell what b and the weights should be.
+FILE holds Inception weights (README.md, Evaluation). --mode=exposure_bias and --mode=ablate, with
+the same workdir, help to choose the epsilon scaling and the guidance scales.
 
-The class-conditional samples of Song et al. are guided by the network of ve_classifier_continuous
-(config.guidance.classifier.run); how long it was trained is not published.
+The class-conditional samples of Song et al. use classifier guidance (guidance.classifier.run)
+with the network of ve_classifier_continuous. The length of its training is not published.
 
-Without "continuous", training sees the levels of a chain only. The digits after ncsn are the
-techniques of NCSNv2 that it was given (configs/published.py).
+Variants without "continuous" are trained on discrete noise levels. The digits after ncsn are the
+techniques of NCSNv2 that are added to it (configs/published.py).
 
 Training takes 1.3 million steps of 128 images (deep: 0.95 million; EDM: 0.39 million of 512, two
-days of eight V100s), far beyond a CPU. The data
-(170 MB) are downloaded at the first start, unless config.data.path is the official binary archive,
-its folder, or an .npz file with uint8 arrays `train` and `test`, [N, 32, 32, 3].
+days on eight V100s), which is not feasible on a CPU. The data (170 MB) are downloaded at the first
+start, unless config.data.path is the official binary archive, its folder, or an .npz file with
+uint8 arrays `train` and `test`, [N, 32, 32, 3].
 """
 
 from configs import default
@@ -124,4 +125,5 @@ VARIANTS = {
 
 
 def get_config(variant: str = "ve_ncsnpp_continuous") -> default.Config:
+    """The config of a variant in the table above."""
     return experiment(DATASET, VARIANTS, variant)

@@ -13,6 +13,8 @@ from ml_collections import config_dict
 
 Config = Any  # an ml_collections.ConfigDict: a type checker cannot know its fields
 Section = ml_collections.ConfigDict
+Part = dict[str, Any]
+"""Values of fields by their full names, such as {"model.nf": 128}."""
 
 
 def get_config() -> Config:
@@ -196,10 +198,10 @@ def get_config() -> Config:
 
     model = config.model = Section()
     model.name = "ncsnpp"
-    model.sigma_min = default(float)  # of the SDE "vesde": 0.01 by default,
-    model.sigma_max = default(float)  # and 50
-    model.beta_min = default(float)  # of the SDEs "vpsde" and "subvpsde": 0.1 by default,
-    model.beta_max = default(float)  # and 20
+    model.sigma_min = 0.01  # of the SDE "vesde"
+    model.sigma_max = 50.0
+    model.beta_min = 0.1  # of the SDEs "vpsde" and "subvpsde"
+    model.beta_max = 20.0
     model.gamma_min = default(float)  # -log-SNR at t = 0 of the SDE "log_linear": -13.3,
     model.gamma_max = default(float)  # and at t = 1: 5
     model.cld_beta = default(float)  # of the SDE "cld": 4,
@@ -256,6 +258,19 @@ def get_config() -> Config:
     optim.warmup = 5000
     optim.grad_clip = 1.0
     optim.nan_to_num = False  # replace NaN in gradients by 0, infinity by 1e5 (EDM)
+    return config
+
+
+def experiment(base: Part, variants: dict[str, tuple[Part, ...]], variant: str) -> Config:
+    """The defaults, updated by a base and then by the parts of a variant.
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+    check_variant(variant, tuple(variants))
+    config = get_config()
+    for part in (base, *variants[variant]):
+        config.update_from_flattened_dict(part)
     return config
 
 

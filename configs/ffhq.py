@@ -1,4 +1,4 @@
-"""FFHQ, faces of 64 x 64, 256 x 256 and 1024 x 1024 pixels: every published experiment.
+"""FFHQ, faces of 64 x 64, 256 x 256 and 1024 x 1024 pixels: all published experiments.
 
     python -m experiments.main --config=configs/ffhq.py:ve_ncsnpp_continuous_256 \\
         --config.data.path=ffhq_256.zip
@@ -10,11 +10,12 @@
 | edm_ddpmpp                | 2.39 |  61,805,571 |
 | edm_ncsnpp                | 2.53 |  62,761,219 |
 
-Song et al. 2021 show samples and report no numbers. Karras et al. 2022 (Table 2) report EDM's, each
-the least of three, at 64 x 64 pixels with 79 network evaluations a sample.
+Song et al. 2021 show samples and report no numbers. The FID of EDM, at 64 x 64 pixels, is reported
+by Karras et al. 2022 (Table 2): the least of three, with 79 network evaluations per sample.
 
 The path is a folder or .zip of images of the variant's size. Training takes 2.4 million steps of 64
-images (1024 x 1024 pixels: of 8), or EDM's 0.78 million of 256, four days of eight V100s.
+images (of 8 at 1024 x 1024 pixels). EDM's takes 0.78 million steps of 256 images: four days on
+eight V100s.
 """
 
 from configs import default
@@ -40,4 +41,5 @@ VARIANTS = {
 
 
 def get_config(variant: str = "ve_ncsnpp_continuous_256") -> default.Config:
+    """The config of a variant in the table above."""
     return experiment({}, VARIANTS, variant)

@@ -1,4 +1,4 @@
-"""ImageNet, 64 x 64 pixels and 1000 classes: EDM's experiment.
+"""ImageNet, 64 x 64 pixels and 1000 classes: the experiment of EDM.
 
     python -m experiments.main --config=configs/imagenet64.py --config.data.path=imagenet-64x64.zip
 
@@ -6,12 +6,12 @@
 | ------- | ---- | ----------- |
 | edm_adm | 1.36 | 295,899,267 |
 
-Karras et al. 2022 (Section 5) report this, the least of three, by their stochastic sampler with 511
-network evaluations a sample. The network is that of Dhariwal and Nichol 2021.
+FID is reported by Karras et al. 2022 (Section 5): the least of three, with the stochastic sampler
+and 511 network evaluations per sample. The network is ADM (Dhariwal and Nichol 2021).
 
-The path is a folder or .zip of 64 x 64 images, in a folder for each class or with the dataset.json
-that EDM's dataset tool writes. Training takes 0.61 million steps of 4096 images: thirteen days of
-32 A100s in half precision, with which the published weights were trained.
+The path is a folder or .zip of 64 x 64 images, with a folder for each class or the dataset.json
+that EDM's dataset tool writes. Training takes 0.61 million steps of 4096 images. The published
+weights took thirteen days on 32 A100s in half precision.
 """
 
 from configs import default
@@ -39,4 +39,5 @@ VARIANTS = {"edm_adm": (EDM_ADM,)}
 
 
 def get_config(variant: str = "edm_adm") -> default.Config:
+    """The config of a variant in the table above."""
     return experiment(DATASET, VARIANTS, variant)

@@ -1,4 +1,4 @@
-"""LSUN bedrooms and churches, 256 x 256 pixels: every published experiment.
+"""LSUN bedrooms and churches, 256 x 256 pixels: all published experiments.
 
     python -m experiments.main --config=configs/lsun.py:church_ve_ncsnpp_continuous \\
         --config.data.path=church_outdoor_train.zip
@@ -11,9 +11,9 @@
 | church_ve_ncsnpp_continuous  |      |  65,574,549 |
 | church_vp_ddpm               | 7.89 | 111,569,923 |
 
-Ho et al. 2020 report these of their own code; Song et al. 2021 show samples. The path is a folder
-or .zip of images of one category, of 256 x 256 pixels (ncsnv2: 128 x 128). Training takes 2.4
-million steps of 64 images (ncsnv2: 128).
+FID is reported by Ho et al. 2020, for their own code; Song et al. 2021 show samples. The path is a
+folder or .zip of images of one category, of 256 x 256 pixels (ncsnv2: 128 x 128). Training takes
+2.4 million steps of 64 images (ncsnv2: 128).
 """
 
 from configs import default
@@ -40,4 +40,5 @@ VARIANTS = {
 
 
 def get_config(variant: str = "bedroom_ve_ncsnpp_continuous") -> default.Config:
+    """The config of a variant in the table above."""
     return experiment(LARGE, VARIANTS, variant)

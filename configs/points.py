@@ -1,9 +1,9 @@
-"""Points in the plane, for looking at scores, flows and likelihoods: minutes on a CPU.
+"""Points in the plane, to study scores, flows and likelihoods in minutes on a CPU.
 
     python -m experiments.main --config=configs/points.py:moons
 
-Variants are data sets: swiss_roll, moons, checkerboard, and mixture, eight Gaussians on a circle
-whose score and density are known (experiments/datasets/points.py).
+Each variant is a data set: swiss_roll, moons, checkerboard or mixture. The last is a mixture of
+eight Gaussians on a circle, with known score and density (experiments/datasets/points.py).
 """
 
 from configs import default
@@ -12,6 +12,7 @@ VARIANTS = ("swiss_roll", "moons", "checkerboard", "mixture")
 
 
 def get_config(variant: str = "swiss_roll") -> default.Config:
+    """The config of a variant, which names its data set."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
     config.data.dataset = variant

@@ -1,36 +1,32 @@
-"""What the published experiments share.
+"""Parts of the published experiments, which configs of several data sets share.
 
-They are those of score_sde (Song et al. 2021, Appendices G and H) and of EDM (Karras et al. 2022,
-config F of Table 2; Appendix F.2 and the table of training options in EDM's repository).
+The experiments are those of score_sde (Song et al. 2021, Appendices G and H) and of EDM (Karras et
+al. 2022, config F of Table 2; Appendix F.2 and the table of training options in EDM's repository).
 
-A part gives fields their values. An experiment is the part of its data set, then those of its
-variant, over the defaults.
+A part is a dictionary from names of fields to values. The config of an experiment is the default
+config, updated by the part of its data set and then by the parts of its variant.
 """
 
-from typing import Any
-
 from configs import default
+from configs.default import Part
 
-Part = dict[str, Any]
-"""Values by the names of fields: {"model.nf": 128}."""
+BASE: Part = {
+    "data.random_flip": True,
+    "data.uniform_dequantization": False,
+    "sampling.n_steps": 0,
+}
 
 
 def experiment(
     dataset: Part, variants: dict[str, tuple[Part, ...]], variant: str
 ) -> default.Config:
-    """The variant of a data set. Sampling takes a step for each of its num_scales, or n_steps."""
-    default.check_variant(variant, tuple(variants))
-    config = default.get_config()
-    config.sampling.n_steps = 0
-    config.data.random_flip = True
-    config.data.uniform_dequantization = False
-    for part in (dataset, *variants[variant]):
-        config.update_from_flattened_dict(part)
+    """The config of a variant of a data set; sampling.n_steps is model.num_scales unless set."""
+    config = default.experiment({**BASE, **dataset}, variants, variant)
     config.sampling.n_steps = config.sampling.n_steps or config.model.num_scales
     return config
 
 
-# SDEs, with the objective and the sampler that go with them.
+# SDEs, each with its objective and sampler.
 VE: Part = {
     "training.sde": "vesde",
     "sampling.predictor": "reverse_diffusion",
@@ -81,7 +77,7 @@ DDPMPP: Part = {**NCSNPP, "model.fir": False, "model.progressive_input": "none"}
 FOURIER: Part = {"model.embedding_type": "fourier", "model.fourier_scale": 16.0}
 DEEP: Part = {"model.num_res_blocks": 8, "training.n_iters": 950_001}
 
-# EDM: the method, and the training. Its augmentations flip; the data do not.
+# EDM: the method and its training. Augmentation includes flips, so the data are not flipped.
 EDM_METHOD: Part = {
     "training.sde": "edm",
     "noise_density.name": "log_normal",
@@ -107,14 +103,14 @@ EDM: Part = {
     "optim.grad_clip": -1.0,
     "optim.nan_to_num": True,
 }
-SEDM_GPP: Part = {  # with epsilon scaling and a discriminator's guidance
+SEDM_GPP: Part = {  # epsilon scaling and discriminator guidance
     "guidance.discriminator.run": "runs/cifar10-edm_discriminator",
     "guidance.discriminator.weight": 1.67,
     "guidance.discriminator.weight_2nd_order": 0.0,
     "guidance.epsilon_scaling.scale": 1.0004,
 }
-EDM_DISCRIMINATOR: Part = {  # a head on the way down of a score network
-    "training.n_iters": 50_000,  # 64 times the data and as many samples
+EDM_DISCRIMINATOR: Part = {  # a head on the encoder of a score network
+    "training.n_iters": 50_000,  # 64 epochs of the data, and as many of samples
     "training.batch_size": 128,
     "noise_density.name": "log_uniform",
     "data.generated": "runs/cifar10-edm_ddpmpp/generated.npz",
@@ -225,10 +221,10 @@ NCSNV2: Part = {
 
 
 def ncsn_variants(sigma_max: float, num_scales: int, snr: float) -> dict[str, tuple[Part, ...]]:
-    """NCSN, with some of NCSNv2's techniques, and NCSNv2, for the noise levels of a data set.
+    """Variants of a data set: NCSN, NCSN with techniques of NCSNv2, and NCSNv2.
 
-    Techniques 1, 2 and 4 are these levels and how Langevin dynamics steps through them, 3 is a
-    network that does not see them, 5 the average of the parameters.
+    Techniques 1, 2 and 4 choose the noise levels and the steps of Langevin dynamics, 3 is a network
+    that is not conditioned on the noise level, and 5 is the EMA of the parameters.
     """
     levels: Part = {
         "sampling.n_steps_each": 5,

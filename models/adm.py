@@ -1,4 +1,4 @@
-"""ADM (Dhariwal and Nichol 2021), as trained by EDM (Karras et al. 2022, Appendix F)."""
+"""The ADM U-Net (Dhariwal & Nichol 2021), as configured in EDM (Karras et al. 2022, Appendix F)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,45 +19,45 @@ from models.layers import (
     Dense,
     Embedding,
     Resample,
-    beside,
     check_halvings,
-    conditions,
+    concatenate_low_res,
+    encode_labels,
     group_norm,
-    recomputed,
+    with_remat,
 )
 from models.resample import Image, downsample, upsample
-from models.text import Caption, Text, read
+from models.text import Caption, Text, embed_text
 
-EPSILON = 1e-5  # of the normalisations
-SCALE = 1 / 3  # of the weights' variance: they start uniform on +- 1 / sqrt(inputs)
+EPSILON = 1e-5  # of group normalisation
+SCALE = 1 / 3  # variance scaling: initial weights are uniform on +- 1 / sqrt(inputs)
 INIT = initializers.variance_scaling(SCALE, "fan_in", "uniform")
 ZERO = initializers.zeros
 
 
 class ADM(nn.Module):
-    """A U-Net whose blocks the noise level and the class scale and shift.
+    """A U-Net in which the noise level and the conditioning scale and shift every block.
 
-    Biases start at 0; EDM draws them like the weights.
+    Biases start at 0. (EDM initialises them like the weights.)
 
     Attributes:
         nf: channels at full resolution.
-        ch_mult: their multiple at each level; each level has half the resolution of the one before.
-        num_res_blocks: residual blocks a level (one more on the way up).
-        attn_resolutions: heights at which the blocks are followed by attention.
-        num_head_channels: channels of each attention head, or more where they leave a remainder.
-        dropout: probability, in training.
-        num_classes: that the network tells apart, 0 for none.
-        augment_dim: augmentation labels that it sees, 0 for none.
-        label_confidence: whether it sees how sure the classes are.
-        text: "bytes" or "embeddings" that it reads (models.text), "" for none.
-        text_length: of a caption at most, in bytes.
-        text_width: features of a token.
-        text_depth: blocks of the transformer that reads bytes.
-        low_res: whether it sees a smaller image, and how noisy that is (layers.beside).
-        centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
-        learned_variance: the output has as many channels more, for v (ScoreAndVariance).
-        remat: compute each block's activations again in the backward pass, to save memory.
-        dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
+        ch_mult: channel multiplier of each level; each level halves the resolution of the previous.
+        num_res_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: image heights at which attention follows each block.
+        num_head_channels: minimum channels per attention head; heads = channels // this, 1 or more.
+        dropout: dropout probability in training.
+        num_classes: number of classes for class conditioning; 0: unconditional.
+        augment_dim: number of augmentation labels (EDM: 9); 0: none.
+        label_confidence: condition on the confidence of each class label.
+        text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
+        text_length: maximum length of a caption, in bytes.
+        text_width: features per token.
+        text_depth: blocks of the transformer that encodes bytes.
+        low_res: condition on a low-resolution image and its noise level (super-resolution).
+        centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
+        learned_variance: twice the output channels; the second half is v (ScoreAndVariance).
+        remat: recompute each block's activations in the backward pass, to save memory.
+        dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
     """
 
     nf: int = 192
@@ -93,23 +93,23 @@ class ADM(nn.Module):
         low_res_noise: Float[Array, " batch"] | None = None,
         features: bool = False,
     ) -> Image | tuple[Image, Embedding]:
-        """The output, of the shape of x; labels are what the parametrization conditions on.
+        """The network output, of the shape of x, given the noise labels of the parametrization.
 
-        With `features`, those between the way down and the way up, and the labels' embedding.
+        With `features=True`: the features between encoder and decoder, and the label embedding.
 
         Raises:
-            ValueError: height or width is not divisible by 2^(levels - 1), channels do not fit the
-                heads, or conditions are not those that the network knows (layers.conditions,
-                layers.beside, text.read).
+            ValueError: height or width is not divisible by 2^(levels - 1); the heads do not divide
+                the channels; a condition is missing, unknown or misshapen (layers.encode_labels,
+                layers.concatenate_low_res, text.embed_text).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)
-        caption = read(self, len(x), text)
-        x, noise = beside(self, x, low_res, low_res_noise)
-        given = class_labels, augment_labels, confidences
-        temb = self._embedding(labels, caption, noise, *given)
+        caption = embed_text(self, len(x), text)
+        x, noise = concatenate_low_res(self, x, low_res, low_res_noise)
+        conditions = class_labels, augment_labels, confidences
+        temb = self._embedding(labels, caption, noise, *conditions)
         attend = partial(self._attend, caption)
-        block = partial(recomputed(ADMBlock, self.remat, static=(3,)), dropout=self.dropout)
+        block = partial(with_remat(ADMBlock, self.remat, static=(3,)), dropout=self.dropout)
         shrink, grow = (partial(resample, kernel=(1, 1)) for resample in (downsample, upsample))
 
         h = _conv(self.nf)((x if self.centered else 2 * x - 1).astype(self.dtype))
@@ -139,9 +139,9 @@ class ADM(nn.Module):
         return _conv(channels, ZERO)(h).astype(jnp.float32)
 
     def _embedding(
-        self, labels, caption: Caption | None, noise: Embedding | None, *given
+        self, labels, caption: Caption | None, noise: Embedding | None, *conditions
     ) -> Embedding:
-        classes, augments, trust = conditions(self, len(labels), *given)
+        classes, augments, confidence = encode_labels(self, len(labels), *conditions)
         temb = _positional_embedding(labels, self.nf)
         if augments is not None:
             temb += _dense(self.nf, ZERO, use_bias=False, name="augment_embedding")(augments)
@@ -150,8 +150,8 @@ class ADM(nn.Module):
         if classes is not None:
             normal = initializers.normal(1.0)
             temb += _dense(4 * self.nf, normal, use_bias=False, name="class_embedding")(classes)
-        if trust is not None:
-            temb += _dense(4 * self.nf, use_bias=False, name="confidence_embedding")(trust)
+        if confidence is not None:
+            temb += _dense(4 * self.nf, use_bias=False, name="confidence_embedding")(confidence)
         if caption is not None:
             temb += _dense(4 * self.nf, use_bias=False, name="text_embedding")(caption.pooled)
         if noise is not None:
@@ -164,11 +164,12 @@ class ADM(nn.Module):
         heads = max(h.shape[-1] // self.num_head_channels, 1)
         if h.shape[-1] % heads:
             raise ValueError(
-                f"{h.shape[-1]} channels, config.model.nf times ch_mult, do not fit {heads} heads "
-                f"of num_head_channels = {self.num_head_channels}: change one of them"
+                f"{h.shape[-1]} channels (config.model.nf times ch_mult) cannot be divided into "
+                f"{heads} attention heads: change nf, ch_mult or num_head_channels = "
+                f"{self.num_head_channels}"
             )
         attention, cross_attention = (
-            partial(recomputed(kind, self.remat), False, 0.0, heads=heads, qkv_scale=SCALE)
+            partial(with_remat(kind, self.remat), False, 0.0, heads=heads, qkv_scale=SCALE)
             for kind in (Attention, CrossAttention)
         )
         h = attention(epsilon=EPSILON)(h)
@@ -178,10 +179,12 @@ class ADM(nn.Module):
 
 
 class ADMBlock(nn.Module):
-    """A residual block of BigGAN, with adaptive group normalisation.
+    """BigGAN's residual block with adaptive group normalisation (Dhariwal & Nichol 2021).
 
     Attributes:
-        resample: applied to both branches after the first activation, or None.
+        features: output channels.
+        dropout: dropout probability in training.
+        resample: applied to the skip, and to the branch after its first activation; or None.
     """
 
     features: int
@@ -204,7 +207,7 @@ class ADMBlock(nn.Module):
 
 
 def _positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
-    """Cosines and sines at frequencies from 1 to almost 1e-4."""
+    """Cosines, then sines of the labels, at geometric frequencies from 1 to almost 1e-4."""
     half = features // 2
     angles = labels[:, None] * np.float32(10_000 ** (-np.arange(half) / half))
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)

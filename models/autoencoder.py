@@ -1,4 +1,4 @@
-"""Autoencoders of images, in whose latents diffusion is cheaper (Rombach et al. 2022)."""
+"""Image autoencoders for latent diffusion (Rombach et al. 2022)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,28 +21,28 @@ from models.layers import (
     check_halvings,
     conv3x3,
     group_norm,
-    recomputed,
+    with_remat,
 )
 from models.resample import Image
 
 Latents = Float[Array, "batch h w latent_channels"]
-BOX = (1, 1)  # the filter of resampling: nearest neighbours
+BOX = (1, 1)  # the resampling filter: nearest neighbour
 
 
-class Levels(nn.Module):
-    """What encoders, decoders and autoencoders have in common.
+class AutoencoderModule(nn.Module):
+    """Base class of Encoder, Decoder and Autoencoder: their common fields and blocks.
 
     Attributes:
         nf: channels at full resolution.
-        ch_mult: their multiple at each level; each level has half the resolution of the one before.
-        num_res_blocks: residual blocks a level (one more on the way up).
-        attn_resolutions: heights at which the blocks are followed by attention; the smallest level
-            always ends with some.
-        skip_rescale: divide every skip connection's sum by sqrt(2).
-        init_scale: of the last layer in each branch; 0 starts with the identity.
+        ch_mult: channel multiplier of each level; each level halves the resolution of the previous.
+        num_res_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: image heights at which attention follows each block. The smallest level
+            always has one attention layer besides.
+        skip_rescale: divide the sum at every skip connection by sqrt(2).
+        init_scale: initial scale of the last layer of each branch; 0: blocks start as the identity.
         nonlinearity: a name in layers.ACTIVATIONS.
-        remat: compute each block's activations again in the backward pass, to save memory.
-        dtype: of the blocks; parameters, statistics, and what comes out, are float32.
+        remat: recompute each block's activations in the backward pass, to save memory.
+        dtype: dtype of the blocks; parameters, statistics and outputs stay float32.
     """
 
     nf: int = 128
@@ -57,23 +57,24 @@ class Levels(nn.Module):
 
     @nn.nowrap
     def block(self, h: Image, mult: int, attend: bool | None = None) -> Image:
-        """A residual block; `attend`: then attention, None: if attn_resolutions says so."""
+        """A residual block, then attention if `attend`; None: as attn_resolutions says."""
         act = ACTIVATIONS[self.nonlinearity]
-        residual = recomputed(ResnetBlock, self.remat, static=(3,))
+        residual = with_remat(ResnetBlock, self.remat, static=(3,))
         options = act, "ddpm", 0.0, self.skip_rescale, self.init_scale
         h = residual(self.nf * mult, *options)(h, None, False)
         if h.shape[1] in self.attn_resolutions if attend is None else attend:
-            h = recomputed(Attention, self.remat)(self.skip_rescale, self.init_scale)(h)
+            h = with_remat(Attention, self.remat)(self.skip_rescale, self.init_scale)(h)
         return h
 
     @nn.nowrap
     def out(self, h: Image, features: int) -> Image:
+        """The output layer: normalisation, activation, convolution to `features` channels."""
         act = ACTIVATIONS[self.nonlinearity]
         return conv3x3(features)(act(group_norm(h.shape[-1])(h))).astype(jnp.float32)
 
 
-class Encoder(Levels):
-    """From images to `features` channels at the smallest level."""
+class Encoder(AutoencoderModule):
+    """Maps images to `features` channels at the smallest level."""
 
     features: int = 4
 
@@ -90,8 +91,8 @@ class Encoder(Levels):
         return self.out(self.block(h, self.ch_mult[-1], attend=False), self.features)
 
 
-class Decoder(Levels):
-    """From the smallest level to images of `features` channels."""
+class Decoder(AutoencoderModule):
+    """Maps latents at the smallest level to images of `features` channels."""
 
     features: int = 3
 
@@ -109,9 +110,12 @@ class Decoder(Levels):
 
 
 class PatchDiscriminator(nn.Module):
-    """Logits of overlapping patches of 22 x 22 pixels (Isola et al. 2017), high for the data's.
+    """PatchGAN discriminator (Isola et al. 2017): logits of 22 x 22 patches, high for data.
 
-    With group normalisation, so that a sample's logits are its own.
+    Group normalisation replaces batch normalisation, so that samples do not affect each other.
+
+    Attributes:
+        nf: channels of the first layer.
     """
 
     nf: int
@@ -125,18 +129,18 @@ class PatchDiscriminator(nn.Module):
         return conv(1)(h)
 
 
-class Autoencoder(Levels):
-    """An encoder, a decoder, and what their training takes besides.
+class Autoencoder(AutoencoderModule):
+    """An encoder and a decoder, with the codebook and the discriminator that training may add.
 
     Attributes:
-        latent_channels: of a latent, whose height and width are those of the smallest level.
-        regularization: "kl": a latent is drawn from a Gaussian that the encoder gives, of diagonal
-            covariance (Kingma & Welling 2014); "vq": decoding begins with the nearest vector of a
+        latent_channels: channels of the latents. Their height and width are the smallest level's.
+        regularization: "kl": the encoder gives the mean and the diagonal covariance of a Gaussian
+            posterior (Kingma & Welling 2014); "vq": the decoder takes the nearest vectors of a
             codebook (van den Oord et al. 2017).
-        codebook_size: of "vq".
-        channels: of the images.
-        adversarial: whether there is a patch discriminator.
-        centered: data in [-1, 1]; otherwise [0, 1], which the networks map there and back.
+        codebook_size: number of codebook vectors under "vq".
+        channels: channels of the images.
+        adversarial: add a PatchDiscriminator.
+        centered: data in [-1, 1]; if False, in [0, 1], and the inputs and outputs are rescaled.
     """
 
     latent_channels: int = 4
@@ -147,7 +151,7 @@ class Autoencoder(Levels):
     centered: bool = True
 
     def setup(self):
-        own = {field.name for field in dataclasses.fields(Levels)} - {"parent", "name"}
+        own = {field.name for field in dataclasses.fields(AutoencoderModule)} - {"parent", "name"}
         levels: Any = {name: getattr(self, name) for name in own}
         is_kl = self.regularization == "kl"
         self.encoder = Encoder(**levels, features=(1 + is_kl) * self.latent_channels)
@@ -159,13 +163,13 @@ class Autoencoder(Levels):
             self.discriminator = PatchDiscriminator(self.nf)
 
     def __call__(self, x: Image, labels: Any = None, train: bool = False) -> Image:
-        """The images' reconstructions, without noise; labels and `train` are for the others."""
+        """Reconstructs images from the latent means. `labels` and `train` are ignored."""
         if self.adversarial and self.is_initializing():
             self.discriminate(x)
         return self.decode(self.encode(x)[0])
 
     def encode(self, x: Image) -> tuple[Latents, Latents | None]:
-        """The latents' means and log-variances; under "vq" the latents, before the codes, and None.
+        """Means and log-variances of latents; under "vq", latents before quantisation, and None.
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1).
@@ -177,18 +181,18 @@ class Autoencoder(Levels):
         return mean, jnp.clip(log_variance, -30, 20)
 
     def decode(self, z: Latents) -> Image:
-        """Images of latents; under "vq", of the codes nearest to them, straight through."""
+        """Decodes latents to images. "vq" quantises them first, with straight-through gradients."""
         if self.regularization == "vq":
             z += lax.stop_gradient(self.quantize(z) - z)
         x = self.decoder(z)
         return x if self.centered else (x + 1) / 2
 
     def quantize(self, z: Latents) -> Latents:
-        """The nearest vectors of the codebook, by Euclidean distance."""
+        """The nearest codebook vectors in Euclidean distance."""
         squares = jnp.sum(self.codebook**2, axis=1)
         products = jnp.matmul(z, self.codebook.T, precision="highest")
         return self.codebook[jnp.argmin(squares - 2 * products, axis=-1)]
 
     def discriminate(self, x: Image) -> Float[Array, "batch h w 1"]:
-        """The logits of patches, high for the data's."""
+        """Patch logits of the discriminator, high for data."""
         return self.discriminator(x if self.centered else 2 * x - 1)

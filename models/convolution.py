@@ -1,9 +1,10 @@
 """Convolutions whose gradients are fast inside loops on a CPU too.
 
-They are bilinear, and so are their gradients, in the image and in the kernel: each one's gradients
-are the other two. On a CPU all three are convolutions of the same layout, since XLA takes 3 to 150
-times as long there, inside a loop such as that of a sampler, where the convolution is to swap its
-operands' axes, as JAX has it. Elsewhere they are JAX's own.
+A convolution is bilinear in the image and the kernel. So are its two gradients, and the gradients
+of each of these three functions are the other two. JAX writes gradients of convolutions with
+swapped axes of the operands. XLA's CPU backend takes 3 to 150 times as long for those inside a
+loop, such as a sampler's. Here all three functions are convolutions of one layout on a CPU, and
+JAX's own elsewhere.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ from jaxtyping import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Of the result, the image and the kernel."""
+"""Shapes of the result, the image and the kernel."""
 
 
 class Window(NamedTuple):
-    """How the kernel moves over the image: arguments of lax.conv_general_dilated."""
+    """Arguments of lax.conv_general_dilated: strides, padding, dilations and precision."""
 
     window_strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -35,7 +36,10 @@ class Window(NamedTuple):
 
 
 def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
-    """lax.conv_general_dilated, for nn.Conv's field of that name."""
+    """Drop-in replacement for lax.conv_general_dilated, for nn.Conv's field of that name.
+
+    Grouped convolutions and data that are not images [B, H, W, C] are passed on to JAX.
+    """
     if x.ndim != 4 or options["feature_group_count"] != 1:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     lhs_dilation, rhs_dilation = tuple(options["lhs_dilation"]), tuple(options["rhs_dilation"])
@@ -64,7 +68,7 @@ def _transposed_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) ->
 
 
 def _convolved_in_x(g: Array, kernel: Array, window: Window, shapes: Shapes) -> Array:
-    """The same: g with the flipped kernel, features swapped; strides become dilation."""
+    """_transposed_in_x as a convolution of g with the flipped kernel; strides become dilation."""
     flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
     sides = _dilated(kernel.shape[:2], window.rhs_dilation)
     before = [side - 1 - pad for side, (pad, _) in zip(sides, window.padding, strict=True)]
@@ -73,7 +77,10 @@ def _convolved_in_x(g: Array, kernel: Array, window: Window, shapes: Shapes) -> 
 
 
 def _convolved_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) -> Array:
-    """The same: x with g, the batch in the features' place; strides become g's dilation."""
+    """_transposed_in_kernel as a convolution of x with g, summed over the batch as over features.
+
+    Strides become the dilation of g.
+    """
     x, g = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
     before = [pad for pad, _ in window.padding]
     window = window._replace(window_strides=window.rhs_dilation, rhs_dilation=window.window_strides)
@@ -84,7 +91,7 @@ def _convolved_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) -> 
 def _padded(
     window: Window, before: Sequence[int], x: Array, kernel: Array, sides: Sequence[int]
 ) -> Window:
-    """With `before`, and after whatever makes the result's height and width `sides`."""
+    """The window with padding `before`, and `after` such that the result is of size `sides`."""
     images = _dilated(x.shape[1:3], window.lhs_dilation)
     kernels = _dilated(kernel.shape[:2], window.rhs_dilation)
     results = _dilated(sides, window.window_strides)
@@ -99,8 +106,8 @@ def _dilated(sides: Sequence[int], by: Sequence[int]) -> tuple[int, ...]:
     return tuple((side - 1) * step + 1 for side, step in zip(sides, by, strict=True))
 
 
-# The value, and the gradients in the image and in the kernel: each of the other two's operands.
-# Primitives of JAX, since these have gradients again, in likelihoods of guided models.
+# The convolution and its gradients in the image and in the kernel. They are primitives of JAX so
+# that they can be differentiated again, as the likelihood of a guided model does.
 PRIMITIVES = tuple(map(Primitive, ("convolution", "convolution_x", "convolution_kernel")))
 LOWERED = (
     (_convolved, _convolved),
@@ -110,12 +117,12 @@ LOWERED = (
 
 
 def _define(i: int) -> None:
-    """Everything that JAX asks of PRIMITIVES[i], whose operands are the other two, in order."""
+    """Registers the rules of PRIMITIVES[i]: evaluation, shape, derivatives, batching, lowering."""
     primitive, (anywhere, on_cpu) = PRIMITIVES[i], LOWERED[i]
     others = [j for j in range(3) if j != i]
 
     def gradient(j, k):
-        """In operand j; the other one is k."""
+        """The transposition rule for operand j, where k is the other operand."""
 
         def rule(g, a, b, **options):
             other = a if k == others[0] else b
@@ -140,4 +147,4 @@ for _i in range(3):
     _define(_i)
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
-"""nn.Conv, by `convolve`."""
+"""flax.linen.Conv that computes with `convolve`."""

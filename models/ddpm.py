@@ -1,4 +1,4 @@
-"""DDPM's U-Net (Ho et al. 2020, Appendix B), as score_sde configures it."""
+"""The U-Net of DDPM (Ho et al. 2020, Appendix B), as configured in score_sde."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +19,7 @@ from models.layers import (
     init,
     level_sigma,
     positional_embedding,
-    recomputed,
+    with_remat,
 )
 from models.resample import Image
 from sde_lib.batch import expand
@@ -28,23 +28,24 @@ BOX = (1, 1)  # the resampling filter: nearest neighbour up, mean down
 
 
 class DDPM(nn.Module):
-    """Field names are those of score_sde's configs.
+    """The U-Net of DDPM. Field names are those of score_sde's configs.
 
     Attributes:
-        nf: channels at full resolution; up to 32 normalisation groups must divide every width.
-        ch_mult: their multiple at each level; each level has half the resolution of the one before.
-        num_res_blocks: residual blocks a level (one more on the way up).
-        attn_resolutions: heights at which the blocks are followed by attention.
-        dropout: probability, in training.
-        resamp_with_conv: convolve when resampling.
-        conditional: whether the network sees its labels.
+        nf: channels at full resolution. Normalisation has min(channels, 32) groups, which must
+            divide the channels of every level.
+        ch_mult: channel multiplier of each level; each level halves the resolution of the previous.
+        num_res_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: image heights at which attention follows each block.
+        dropout: dropout probability in training.
+        resamp_with_conv: resample with a convolution.
+        conditional: condition on the noise labels.
         nonlinearity: a name in layers.ACTIVATIONS.
-        scale_by_sigma: divide the output by the sigma of the label-th of num_scales levels, from
-            sigma_max down to sigma_min.
-        centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
-        learned_variance: the output has as many channels more, for v (ScoreAndVariance).
-        remat: compute each block's activations again in the backward pass, to save memory.
-        dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
+        scale_by_sigma: divide the output by the sigma of noise level number `labels`, of num_scales
+            levels from sigma_max down to sigma_min.
+        centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
+        learned_variance: twice the output channels; the second half is v (ScoreAndVariance).
+        remat: recompute each block's activations in the backward pass, to save memory.
+        dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
     """
 
     nf: int = 128
@@ -66,7 +67,7 @@ class DDPM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
-        """The output, of the shape of x; labels are 999 t, or levels (between two, maybe).
+        """The network output, of the shape of x; labels are 999 t, or (fractional) noise levels.
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1).
@@ -75,7 +76,7 @@ class DDPM(nn.Module):
         check_halvings(x, levels - 1)
         act = ACTIVATIONS[self.nonlinearity]
         block = partial(
-            recomputed(ResnetBlock, self.remat, static=(3,)),
+            with_remat(ResnetBlock, self.remat, static=(3,)),
             act=act,
             kind="ddpm",
             dropout=self.dropout,
@@ -84,7 +85,7 @@ class DDPM(nn.Module):
             group_size=1,
         )
         attention = partial(
-            recomputed(Attention, self.remat), skip_rescale=False, init_scale=0.0, group_size=1
+            with_remat(Attention, self.remat), skip_rescale=False, init_scale=0.0, group_size=1
         )
 
         def resample(layer, h):

@@ -1,4 +1,4 @@
-"""Discriminators of noisy data (Kim et al. 2023, arXiv 2211.17091): a small head on an encoder."""
+"""Noise-conditional discriminators (Kim et al. 2023, arXiv 2211.17091): a head on an encoder."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from models.resample import Image
 
 
 class Discriminator(nn.Module):
-    """Logits of two classes: 0, the model's samples, and 1, the data.
+    """Logits of two classes: 0 for samples of a model, 1 for data.
 
     Attributes:
-        encoder: the network whose features the head sees; called with `features=True`.
-        frozen: only the head is trained: the encoder has the weights of another run.
-        dropout: probability in the head, in training.
+        encoder: the network that computes the features, called with `features=True`.
+        frozen: train the head only; the encoder keeps another run's weights.
+        dropout: dropout probability of the head in training.
     """
 
     encoder: nn.Module
@@ -29,18 +29,21 @@ class Discriminator(nn.Module):
     def __call__(
         self, x: Image | Points, labels: Float[Array, " batch"], train: bool = False
     ) -> Float[Array, "batch 2"]:
-        """The logits; the encoder sees x and labels as it does in its own run."""
+        """The logits. x and labels are scaled as the encoder was trained with them."""
         encoder: Any = self.encoder
         h, temb = encoder(x, labels, train and not self.frozen, features=True)
-        if self.frozen and train:  # guidance needs the gradient in x, training that of the head
+        if self.frozen and train:  # outside training the gradient in x is kept: guidance needs it
             h, temb = lax.stop_gradient((h, temb))
         return Head(self.dropout, name="head")(h, temb, train)
 
 
 class Head(nn.Module):
-    """A residual block, conditioned on the noise, the mean over positions, and a linear map.
+    """A residual block conditioned on the noise level, global average pooling, and a linear map.
 
-    It starts with equal logits: before training, nothing is guided.
+    The logits are equal at initialisation, so that an untrained head does not guide.
+
+    Attributes:
+        dropout: dropout probability in training.
     """
 
     dropout: float
@@ -48,7 +51,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, h: Array, temb: Embedding | None, train: bool) -> Float[Array, "batch 2"]:
         channels = h.shape[-1]
-        if h.ndim == 2:  # points are images of one pixel
+        if h.ndim == 2:  # points are treated as images of one pixel
             h = h[:, None, None]
         block = ResnetBlock(channels, nn.swish, "ddpm", self.dropout, True, 0.0)
         h = nn.swish(group_norm(channels)(block(h, temb, train)))

@@ -12,14 +12,14 @@ from models.layers import (
     Confidences,
     Dense,
     Embedding,
-    conditions,
+    encode_labels,
     init,
     positional_embedding,
-    recomputed,
+    with_remat,
 )
 from models.resample import Image
-from models.text import Caption, Text, read
-from models.transformer import ZERO, Mask, Perceptron, TokenAttention, Tokens, normalized
+from models.text import Caption, Text, embed_text
+from models.transformer import ZERO, Mask, Perceptron, TokenAttention, Tokens, layer_norm
 from sde_lib.checks import check_at_least
 
 SIZES = {
@@ -31,41 +31,42 @@ SIZES = {
         ("XL", 1152, 28, 16),
     )
 }
-"""The published ones, as fields of DiT."""
+"""The published model sizes, as fields of DiT."""
 
 CONDITIONING = ("adaln_zero", "cross_attention", "in_context")
 
 
 class DiT(nn.Module):
-    """A transformer on the patches of an image; before training, its output is zero.
+    """A transformer on the patches of an image. Its output is zero at initialisation.
 
-    The sum c of what is embedded, noise level, class, augmentation and the caption's mean, scales,
-    shifts and gates every block. c and the caption's tokens are also seen by cross-attention, or as
-    further positions beside the image's, if `conditioning` says so. Unlike in the paper, c gates
-    the blocks there too, as captions alone do not tell the noise level well.
+    The embeddings of noise level, class, augmentation and caption (the mean of its tokens) add up
+    to a vector c, which scales, shifts and gates every block (adaLN-Zero). With "cross_attention"
+    the blocks also attend to c and the caption's tokens; with "in_context" these are appended to
+    the sequence of patches. Unlike in the paper, c modulates the blocks in these two cases too,
+    because attention alone conveys the noise level poorly.
 
     Attributes:
-        patch_size: height and width of the patches, which divide the image's.
-        hidden_size: features of a patch, a multiple of 4 and of num_heads.
-        depth: blocks.
-        num_heads: of attention.
-        mlp_ratio: hidden over other features of the perceptrons.
+        patch_size: height and width of the patches; they divide those of the image.
+        hidden_size: features per token, a multiple of 4 and of num_heads.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: width of an MLP's hidden layer over hidden_size.
         conditioning: one of CONDITIONING.
-        dropout: probability, in training, of what blocks add.
-        learned_variance: twice the channels go out, those of the variance last.
-        num_classes: that the network tells apart, 0 for none.
-        augment_dim: augmentation labels that it sees, 0 for none.
-        label_confidence: whether it sees how sure the classes are.
-        text: "bytes" or "embeddings" that it reads (models.text), "" for none.
-        text_length: of a caption at most, in bytes.
-        text_width: features of a token.
-        text_depth: blocks of the transformer that reads bytes.
-        centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
-        remat: compute each block's activations again in the backward pass, to save memory.
-        dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
+        dropout: dropout probability of the residual branches in training.
+        learned_variance: twice the output channels; the second half is v (ScoreAndVariance).
+        num_classes: number of classes for class conditioning; 0: unconditional.
+        augment_dim: number of augmentation labels (EDM: 9); 0: none.
+        label_confidence: condition on the confidence of each class label.
+        text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
+        text_length: maximum length of a caption, in bytes.
+        text_width: features per token.
+        text_depth: blocks of the transformer that encodes bytes.
+        centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
+        remat: recompute each block's activations in the backward pass, to save memory.
+        dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
 
     Raises:
-        ValueError: sizes that are no positive integers, or that do not divide each other.
+        ValueError: a size is no positive integer, or hidden_size is no multiple of num_heads and 4.
     """
 
     patch_size: int = 2
@@ -87,7 +88,7 @@ class DiT(nn.Module):
     remat: bool = False
     dtype: str = "float32"
 
-    nf = 256  # features of the sinusoids; no field
+    nf = 256  # features of the sinusoidal embeddings; fixed, not a field
 
     def __post_init__(self):
         sizes = {
@@ -95,11 +96,11 @@ class DiT(nn.Module):
             for name in ("patch_size", "hidden_size", "depth", "num_heads")
         }
         check_at_least(1, **sizes)
-        for divisor, of in ((self.num_heads, "num_heads"), (4, "2 sines and 2 cosines")):
+        for divisor, reason in ((self.num_heads, "num_heads"), (4, "2 sines and 2 cosines")):
             if self.hidden_size % divisor:
                 raise ValueError(
                     f"config.model.hidden_size is {self.hidden_size}: it must be a multiple of "
-                    f"{divisor}, for {of}"
+                    f"{divisor}, for {reason}"
                 )
         super().__post_init__()
 
@@ -115,21 +116,22 @@ class DiT(nn.Module):
         text: Text | None = None,
         features: bool = False,
     ) -> Image | tuple[Image, Embedding]:
-        """The output, of the shape of x; labels are what the parametrization conditions on.
+        """The network output, of the shape of x, given the noise labels of the parametrization.
 
-        With `features`, one pixel for each patch before the last layer, and c as blocks see it.
+        With `features=True`: the tokens before the output layer as an image of one pixel per patch,
+        and swish(c).
 
         Raises:
-            ValueError: patches do not divide the image, or conditions are not those that the
-                network knows (layers.conditions, text.read).
+            ValueError: patches do not divide the image; a condition is missing, unknown or
+                misshapen (layers.encode_labels, text.embed_text).
         """
         check_patches(x.shape[1:], self.patch_size)
         rows, columns = (n // self.patch_size for n in x.shape[1:3])
-        caption = read(self, len(x), text)
+        caption = embed_text(self, len(x), text)
         c = self._embedding(labels, caption, class_labels, augment_labels, confidences)
-        across = self.conditioning == "cross_attention"
-        beside = self.conditioning == "in_context"
-        tokens = self._context(c, caption) if across or beside else None
+        cross_attention = self.conditioning == "cross_attention"
+        in_context = self.conditioning == "in_context"
+        context = self._context(c, caption) if cross_attention or in_context else None
         c = nn.swish(c).astype(self.dtype)
 
         patches = patchify(x if self.centered else 2 * x - 1, self.patch_size)
@@ -137,33 +139,33 @@ class DiT(nn.Module):
         h = embed(patches.astype(self.dtype))
         h += position_embedding(rows, columns, self.hidden_size).astype(self.dtype)
         mask = None
-        if beside and tokens is not None:
-            context, context_mask = tokens
-            h = jnp.concatenate([h, context], 1)
-            if context_mask is not None:
-                of_image = ((0, 0), (rows * columns, 0))
-                mask = jnp.pad(context_mask, of_image, constant_values=True)
-        seen = tokens if across else None
-        block = recomputed(DiTBlock, self.remat, static=(5,))
+        if in_context and context is not None:
+            tokens, token_mask = context
+            h = jnp.concatenate([h, tokens], 1)
+            if token_mask is not None:
+                patches_first = ((0, 0), (rows * columns, 0))
+                mask = jnp.pad(token_mask, patches_first, constant_values=True)
+            context = None
+        block = with_remat(DiTBlock, self.remat, static=(5,))
         for _ in range(self.depth):
-            h = block(self.num_heads, self.mlp_ratio, self.dropout)(h, c, mask, seen, train)
+            h = block(self.num_heads, self.mlp_ratio, self.dropout)(h, c, mask, context, train)
         h = h[:, : rows * columns]
         if features:
             return h.reshape(len(x), rows, columns, -1), c
 
-        h = normalized(h, *modulate(c, 2, self.hidden_size))
+        h = layer_norm(h, *modulation(c, 2, self.hidden_size))
         channels = x.shape[-1] * (2 if self.learned_variance else 1)
         h = Dense(self.patch_size**2 * channels, kernel_init=ZERO, name="output")(h)
         return unpatchify(h, rows, columns, self.patch_size).astype(jnp.float32)
 
-    def _embedding(self, labels, caption: Caption | None, *given) -> Embedding:
-        classes, augments, trust = conditions(self, len(labels), *given)
+    def _embedding(self, labels, caption: Caption | None, *conditions) -> Embedding:
+        classes, augments, confidence = encode_labels(self, len(labels), *conditions)
         c = self._linear()(positional_embedding(labels, self.nf))
         c = self._linear()(nn.swish(c))
         if classes is not None:
             c += self._linear(use_bias=False, name="class_embedding")(classes)
-        if trust is not None:
-            c += self._linear(use_bias=False, name="confidence_embedding")(trust)
+        if confidence is not None:
+            c += self._linear(use_bias=False, name="confidence_embedding")(confidence)
         if augments is not None:
             c += self._linear(use_bias=False, name="augment_embedding")(augments)
         if caption is not None:
@@ -174,7 +176,7 @@ class DiT(nn.Module):
         return Dense(self.hidden_size, kernel_init=initializers.normal(0.02), **options)
 
     def _context(self, c: Embedding, caption: Caption | None) -> tuple[Tokens, Mask | None]:
-        """c and the caption's tokens, side by side."""
+        """The sequence of c and the caption's tokens, and its mask (None: no caption)."""
         tokens = c[:, None].astype(self.dtype)
         if caption is None:
             return tokens, None
@@ -184,9 +186,14 @@ class DiT(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Attention and a perceptron, which c scales, shifts and gates: adaLN-Zero (Section 3.2).
+    """Self-attention and an MLP with adaLN-Zero conditioning on c (Section 3.2).
 
-    It starts as the identity. With a context, cross-attention to it comes in between.
+    A context adds cross-attention between them. The block is the identity at initialisation.
+
+    Attributes:
+        heads: attention heads.
+        mlp_ratio: width of the MLP's hidden layer over the features of x.
+        dropout: dropout probability of the residual branches in training.
     """
 
     heads: int
@@ -204,23 +211,23 @@ class DiTBlock(nn.Module):
     ) -> Tokens:
         width = x.shape[-1]
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        scale, shift, gate, scale_2, shift_2, gate_2 = modulate(c, 6, width)
+        scale, shift, gate, scale_2, shift_2, gate_2 = modulation(c, 6, width)
         attention = TokenAttention(self.heads, name="attention")
-        x += gate * drop(attention(normalized(x, scale, shift), mask=mask))
+        x += gate * drop(attention(layer_norm(x, scale, shift), mask=mask))
         if context is not None:
             attention = TokenAttention(self.heads, ZERO, name="cross_attention")
-            x += drop(attention(normalized(x, affine=True), *context))
+            x += drop(attention(layer_norm(x, affine=True), *context))
         perceptron = Perceptron(int(self.mlp_ratio * width), name="perceptron")
-        return x + gate_2 * drop(perceptron(normalized(x, scale_2, shift_2)))
+        return x + gate_2 * drop(perceptron(layer_norm(x, scale_2, shift_2)))
 
 
-def modulate(c: Embedding, n: int, features: int) -> list[Tokens]:
-    """n linear functions of c, of one position each; they start at 0."""
+def modulation(c: Embedding, n: int, features: int) -> list[Tokens]:
+    """n vectors [B, 1, features], linear in c: scales, shifts and gates, 0 at initialisation."""
     return jnp.split(Dense(n * features, kernel_init=ZERO, name="modulation")(c)[:, None], n, -1)
 
 
 def check_patches(shape: tuple[int, ...], patch_size: int) -> None:
-    """Raises ValueError unless patches divide images of shape [H, W, C]."""
+    """Raises ValueError unless patch_size divides height and width of images [H, W, C]."""
     height, width, _ = shape
     if height % patch_size or width % patch_size:
         raise ValueError(
@@ -230,14 +237,17 @@ def check_patches(shape: tuple[int, ...], patch_size: int) -> None:
 
 
 def patchify(x: Image, size: int) -> Tokens:
-    """Patches of size x size pixels, row by row; the features are rows, columns, channels."""
+    """Cuts [B, H, W, C] into tokens [B, H W / size^2, size^2 C], row by row.
+
+    The features of a token are its rows, columns and channels, in this order.
+    """
     b, h, w, c = x.shape
     x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
     return x.reshape(b, h * w // size**2, size**2 * c)
 
 
 def unpatchify(tokens: Tokens, rows: int, columns: int, size: int) -> Image:
-    """The inverse of patchify, from so many rows and columns of patches."""
+    """The inverse of patchify, given the numbers of rows and columns of patches."""
     b = len(tokens)
     x = tokens.reshape(b, rows, columns, size, size, -1).swapaxes(2, 3)
     return x.reshape(b, rows * size, columns * size, -1)
@@ -246,7 +256,7 @@ def unpatchify(tokens: Tokens, rows: int, columns: int, size: int) -> Image:
 def position_embedding(
     rows: int, columns: int, features: int
 ) -> Float[np.ndarray, "positions {features}"]:
-    """Sines and cosines of the column, then of the row, at features / 4 frequencies 1 to 1e-4."""
+    """Sines and cosines of columns, then rows, at features / 4 frequencies from 1 to about 1e-4."""
     n = features // 4
     frequencies = 10_000 ** (-np.arange(n) / n)
     row, column = np.mgrid[:rows, :columns].reshape(2, -1, 1) * frequencies

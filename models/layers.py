@@ -1,4 +1,4 @@
-"""The layers of NCSN++ (Song et al. 2021, Appendix H), named as in the published checkpoints."""
+"""Layers of NCSN++ (Song et al. 2021, Appendix H), named as in the published checkpoints."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,61 +34,63 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def init(scale: float = 1.0) -> initializers.Initializer:
-    """Uniform, variance-preserving for `scale` = 1; `scale` = 0 starts a layer at almost 0."""
+    """Uniform variance-scaling initialiser (fan_avg); `scale` = 0 gives weights near zero."""
     return initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
-def in_type_of_first(*values: Any, **_: Any) -> list[Any]:
-    """Input, kernel and bias or None in the input's type, for linen's field promote_dtype."""
+def cast_to_input_dtype(*values: Any, **_: Any) -> list[Any]:
+    """Casts input, kernel and bias (or None) to the input's dtype: for linen's promote_dtype."""
     return [x if x is None else x.astype(values[0].dtype) for x in values]
 
 
-# They compute in the type of what they are given; their parameters are float32.
-Conv = partial(convolution.Conv, promote_dtype=in_type_of_first)
-Dense = partial(nn.Dense, promote_dtype=in_type_of_first)
+# Layers that compute in the dtype of their input; their parameters are float32.
+Conv = partial(convolution.Conv, promote_dtype=cast_to_input_dtype)
+Dense = partial(nn.Dense, promote_dtype=cast_to_input_dtype)
 
 
 def conv3x3(features: int, scale: float = 1.0, **options) -> nn.Conv:
+    """A 3 x 3 convolution initialised by init(scale)."""
     return Conv(features, (3, 3), kernel_init=init(scale), **options)
 
 
 def conv1x1(features: int, scale: float = 1.0, **options) -> nn.Conv:
+    """A 1 x 1 convolution initialised by init(scale)."""
     return Conv(features, (1, 1), kernel_init=init(scale), **options)
 
 
 def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
-    """'Network in network': a linear map of the channels."""
+    """A linear map of the channels ("network in network") initialised by init(scale)."""
     return Dense(features, kernel_init=init(scale), **options)
 
 
 def group_norm(channels: int, group_size: int = 4, epsilon: float = 1e-6, **options) -> GroupNorm:
-    """Groups of at least `group_size` channels, 32 of them at most."""
+    """GroupNorm with at most 32 groups of at least `group_size` channels each."""
     return GroupNorm(min(channels // group_size, 32), epsilon=epsilon, **options)
 
 
 def add_skip(x: Array, y: Array, rescale: bool) -> Array:
-    """x + y, over sqrt(2) when rescaled so that the variance stays."""
+    """x + y, divided by sqrt(2) if `rescale`, which preserves the variance."""
     return (x + y) / 2**0.5 if rescale else x + y
 
 
-def recomputed(block: type[Module], remat: bool, static: tuple[int, ...] = ()) -> type[Module]:
-    """The block; with `remat`, the backward pass computes its activations again (Chen et al. 2016).
+def with_remat(block: type[Module], remat: bool, static: tuple[int, ...] = ()) -> type[Module]:
+    """The block class, rematerialised if `remat` (gradient checkpointing, Chen et al. 2016).
 
-    Parameters and numbers stay. XLA's CPU compiler computes them again right away, and so keeps
-    them: memory is saved on accelerators only.
+    The backward pass then recomputes the block's activations. Parameters and outputs do not change.
+    Memory is saved on accelerators only: XLA's CPU compiler undoes the recomputation.
 
     Args:
-        static: positions of the arguments that are no arrays, where self is 0.
+        static: positions of the arguments that are not arrays, counting self as 0.
     """
     if not remat:
         return block
     lifted = nn.remat(block, static_argnums=static)
-    lifted.__name__ = block.__name__  # from which linen names the parameters
+    lifted.__name__ = block.__name__  # linen names parameters after the class
     return lifted
 
 
 def check_halvings(x: Image, halvings: int) -> None:
-    """Raises ValueError unless height and width can be halved that many times."""
+    """Raises ValueError unless 2^halvings divides height and width of images [B, H, W, C]."""
     factor = 2**halvings
     if x.shape[1] % factor or x.shape[2] % factor:
         raise ValueError(
@@ -100,9 +102,9 @@ def check_halvings(x: Image, halvings: int) -> None:
 def level_sigma(
     labels: Float[Array, " batch"], sigma_min: float, sigma_max: float, num_scales: int
 ) -> Float[Array, " batch"]:
-    """Sigmas of noise levels: num_scales geometric ones, 0 the highest; labels may lie between.
+    """Sigma at the index `labels` among num_scales geometric noise levels; index 0 is sigma_max.
 
-    Source: Song & Ermon 2019, Section 4.1.
+    Labels may be fractions. Source: Song & Ermon 2019, Section 4.1.
 
     Raises:
         ValueError: there are fewer than two levels.
@@ -111,56 +113,40 @@ def level_sigma(
     return sigma_max * (sigma_min / sigma_max) ** (labels / (num_scales - 1))
 
 
-def conditions(
+def encode_labels(
     network: Any,
     batch: int,
     class_labels: ClassLabels | None,
     augment_labels: AugmentLabels | None,
     confidences: Confidences | None,
 ) -> tuple[Embedding | None, AugmentLabels | None, Embedding | None]:
-    """What a network adds to its embedding: classes one-hot, -1 all zeros; confidences embedded.
+    """Encodes class labels (one-hot), augmentation labels (unchanged), confidences (sinusoids).
 
-    None for those that it does not know, and for no augmentation. Its initialisation takes zeros.
-    Confidences in [0, 1] are embedded like times, and 0 without a class (Dufour et al. 2024).
+    The class label -1 means unconditional: a row of zeros, with confidence 0. Confidences in [0, 1]
+    are embedded like times (Dufour et al. 2024). An encoding is None if the network does not take
+    that condition, or if no augmentation labels are given. Initialisation uses zeros for all.
 
     Args:
-        network: has num_classes and augment_dim, 0 for labels that it does not know, and
-            label_confidence, whether it knows how sure the classes are.
+        network: a module with the fields num_classes, augment_dim and label_confidence.
+        batch: number of samples B.
+        class_labels: [B] integers from -1 to num_classes - 1.
+        augment_labels: [B, augment_dim].
+        confidences: [B].
+
+    Returns:
+        Encodings [B, num_classes], [B, augment_dim] and [B, nf], or None for each.
 
     Raises:
-        ValueError: labels that the network needs or does not know, or of another shape.
+        ValueError: a label that the network needs is missing; the network does not take a label; or
+            a label has another shape.
     """
     num_classes, augment_dim = network.num_classes, network.augment_dim
-    takes_confidences = network.label_confidence and num_classes > 0
-    if class_labels is not None and not num_classes:
-        raise ValueError(
-            "class_labels were given to a network without classes: leave them out, or train one "
-            "with config.model.class_conditional=True"
-        )
-    if augment_labels is not None and not augment_dim:
-        raise ValueError(
-            "augment_labels were given to a network without them: leave them out (in training, "
-            "config.data.augment=0), or train one with config.model.augment_dim"
-        )
     if network.is_initializing():
-        class_labels = jnp.zeros(batch, int) if num_classes else None
-        augment_labels = jnp.zeros((batch, augment_dim)) if augment_dim else None
-        confidences = jnp.zeros(batch) if takes_confidences else None
-    if class_labels is None and num_classes:
-        raise ValueError(
-            f"a network with {num_classes} classes was given no class_labels: give it an integer "
-            "for each image, -1 for none of them"
-        )
-    if (confidences is None) == takes_confidences:
-        raise ValueError(
-            "a network with classes takes confidences in them if it was trained with "
-            f"config.model.label_confidence: {takes_confidences} here"
-        )
-    shapes = ((batch,), (batch, augment_dim), (batch,))
-    given = (class_labels, augment_labels, confidences)
-    for labels, shape in zip(given, shapes, strict=True):
-        if labels is not None and labels.shape != shape:
-            raise ValueError(f"labels of shape {labels.shape} were given, not of {shape}")
+        class_labels = jnp.zeros(batch, int) if num_classes else class_labels
+        augment_labels = jnp.zeros((batch, augment_dim)) if augment_dim else augment_labels
+        takes_confidences = num_classes and network.label_confidence
+        confidences = jnp.zeros(batch) if takes_confidences else confidences
+    _check_labels(network, batch, class_labels, augment_labels, confidences)
     classes = None if class_labels is None else nn.one_hot(class_labels, num_classes)
     if class_labels is None or confidences is None:
         return classes, augment_labels, None
@@ -168,46 +154,83 @@ def conditions(
     return classes, augment_labels, positional_embedding(999 * known, network.nf)
 
 
+def _check_labels(
+    network: Any, batch: int, classes: Any, augmentations: Any, confidences: Any
+) -> None:
+    """Raises the ValueErrors of encode_labels."""
+    num_classes, augment_dim = network.num_classes, network.augment_dim
+    if classes is not None and not num_classes:
+        raise ValueError(
+            "class_labels were given to a network without classes: omit them, or train a network "
+            "with config.model.class_conditional=True"
+        )
+    if augmentations is not None and not augment_dim:
+        raise ValueError(
+            "augment_labels were given to a network without augmentation: omit them (in training: "
+            "config.data.augment=0), or train a network with config.model.augment_dim > 0"
+        )
+    if classes is None and num_classes:
+        raise ValueError(
+            f"a network with {num_classes} classes was given no class_labels: give an integer for "
+            "each image, -1 for unconditional"
+        )
+    takes_confidences = network.label_confidence and num_classes > 0
+    if (confidences is None) == takes_confidences:
+        raise ValueError(
+            "a network takes confidences if and only if it is class-conditional with "
+            f"config.model.label_confidence=True (here: {takes_confidences}), but confidences were "
+            f"{'omitted' if confidences is None else 'given'}"
+        )
+    for name, labels, shape in (
+        ("class_labels", classes, (batch,)),
+        ("augment_labels", augmentations, (batch, augment_dim)),
+        ("confidences", confidences, (batch,)),
+    ):
+        if labels is not None and labels.shape != shape:
+            raise ValueError(f"{name} has the shape {labels.shape}, but must have {shape}")
+
+
 def with_fourier_features(x: Array, exponents: Sequence[int]) -> Array:
-    """x, then sin(2^n pi x) and cos(2^n pi x) for each n, side by side on the last axis."""
+    """Concatenates x, sin(2^n pi x) and cos(2^n pi x), n in exponents, on the last axis."""
     angles = [2.0**n * np.pi * x for n in exponents]
     return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
 
 
-def beside(
+def concatenate_low_res(
     network: Any, x: Image, low_res: Image | None, noise: Float[Array, " batch"] | None
 ) -> tuple[Image, Embedding | None]:
-    """x with a smaller image as further channels, and an embedding of that one's noise.
+    """Appends a low-resolution image to the channels of x and embeds its noise level.
 
-    x and None for a network without low_res. Its initialisation takes zeros.
+    Returns x and None for a network without low_res. Initialisation uses zeros for both.
 
     Args:
-        network: has low_res, whether it makes images larger.
-        low_res: the smaller image, of the size of x already.
-        noise: its standard deviation, embedded like times.
+        network: a module with the fields low_res and nf.
+        x: noisy images [B, H, W, C].
+        low_res: the low-resolution images, already upsampled to the shape of x.
+        noise: standard deviations [B] of the noise in low_res, embedded like times.
 
     Raises:
-        ValueError: images that the network needs or does not know, or of another shape.
+        ValueError: low_res or noise is missing, is not taken by the network, or has another shape.
     """
     if network.low_res and network.is_initializing():
         low_res, noise = jnp.zeros_like(x), jnp.zeros(len(x))
     if [low_res is not None, noise is not None] != [network.low_res] * 2:
         raise ValueError(
-            "a network takes low_res and low_res_noise if it was trained with "
-            f"config.model.low_res_size: {network.low_res} here"
+            "a network takes low_res and low_res_noise, both of them, if and only if it has "
+            f"config.model.low_res_size > 0 (here: {network.low_res})"
         )
     if low_res is None or noise is None:
         return x, None
     if low_res.shape != x.shape or noise.shape != x.shape[:1]:
         raise ValueError(
-            f"low_res has the shape {low_res.shape}, and low_res_noise {noise.shape}, beside x of "
-            f"{x.shape}: give images of its size, and a number for each"
+            f"low_res has the shape {low_res.shape} and low_res_noise {noise.shape}, but must have "
+            f"{x.shape} (the shape of x) and {x.shape[:1]}"
         )
     return jnp.concatenate([x, low_res], axis=-1), positional_embedding(999 * noise, network.nf)
 
 
 def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
-    """Sines and cosines at frequencies from 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing)."""
+    """Sines, then cosines, at frequencies 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing)."""
     half = features // 2
     frequencies = jnp.exp(-np.log(10_000) / (half - 1) * jnp.arange(half))
     angles = labels[:, None] * frequencies
@@ -216,7 +239,12 @@ def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embed
 
 
 class FourierEmbedding(nn.Module):
-    """Random Fourier features of a scalar, 2 `features` wide (Tancik et al. 2020); not trained."""
+    """Random Fourier features (Tancik et al. 2020) [B, 2 features] of [B]; not trained.
+
+    Attributes:
+        features: number of frequencies.
+        scale: standard deviation of the frequencies.
+    """
 
     features: int
     scale: float
@@ -229,10 +257,10 @@ class FourierEmbedding(nn.Module):
 
 
 def attention_route(q: Array, device: Any) -> Literal["cudnn", "xla"]:
-    """Whose attention jax.nn takes for queries [B, positions, heads, channels] on a device.
+    """The attention implementation for queries [B, positions, heads, channels] on a device.
 
-    cuDNN's flash attention is of 16-bit numbers, on NVIDIA GPUs since Ampere, with at most 128
-    channels a head, 256 on Hopper. It has no forward derivative; XLA's has.
+    cuDNN's flash attention takes 16-bit numbers, on NVIDIA GPUs since Ampere, with at most 128
+    channels per head (Hopper: 256). Unlike XLA's, it has no forward-mode derivative.
     """
     if q.dtype == jnp.float32 or "cuda" not in device.client.platform_version:
         return "xla"
@@ -245,9 +273,10 @@ def attention_route(q: Array, device: Any) -> Literal["cudnn", "xla"]:
 def attend(
     q: Array, k: Array, v: Array, mask: Bool[Array, "batch keys"] | None = None
 ) -> Float[Array, "batch queries heads features"]:
-    """Attention of queries [B, positions, heads, channels] to the keys whose mask is True.
+    """Softmax attention; q, k and v are [B, positions, heads, channels].
 
-    A mask takes XLA's, for cuDNN's kernels train with even numbers of positions alone.
+    Keys whose mask is False are ignored. With a mask, XLA's implementation is used: cuDNN's kernels
+    are trainable with an even number of positions only.
     """
     if mask is not None:
         return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None], implementation="xla")
@@ -257,13 +286,15 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Attention of an image's positions to each other, in heads side by side.
+    """Multi-head attention of an image's positions to each other, or to a context.
 
     Attributes:
-        group_size: least channels of a normalised group.
-        heads: a divisor of the channels.
-        qkv_scale: `init` of queries, keys and values.
-        epsilon: of the normalisation.
+        skip_rescale: divide the sum at the skip connection by sqrt(2).
+        init_scale: initial scale of the last layer.
+        group_size: minimum channels per group of the group normalisation.
+        heads: number of heads, a divisor of the channels.
+        qkv_scale: initial scale of the query, key and value layers.
+        epsilon: epsilon of the group normalisation.
     """
 
     skip_rescale: bool
@@ -295,11 +326,18 @@ class Attention(nn.Module):
 
 
 class CrossAttention(Attention):
-    """Attention to the context's tokens whose mask is True (Rombach et al. 2022, Section 3.3)."""
+    """Cross-attention to the tokens of a context (Rombach et al. 2022, Section 3.3).
+
+    A class of its own, so that its parameters have their own names.
+    """
 
 
 class Combine(nn.Module):
-    """Brings the input pyramid x into the features y: by a sum, or side by side."""
+    """Combines the input pyramid x with the features y, by a sum or by concatenation.
+
+    Attributes:
+        method: "sum" or "cat".
+    """
 
     method: str
 
@@ -309,18 +347,19 @@ class Combine(nn.Module):
         return x + y if self.method == "sum" else jnp.concatenate([x, y], axis=-1)
 
 
-def convolve_spread(x: Image, kernel: Array, *_: Any, **__: Any) -> Image:
-    """x with a zero between pixels, convolved: [B, 2 H + 1, 2 W + 1, features]; a kernel 3 x 3.
+def convolve_dilated(x: Image, kernel: Array, *_: Any, **__: Any) -> Image:
+    """Convolves x, with zeros inserted between its pixels, with a 3 x 3 kernel and padding 2.
 
-    No zero is multiplied: each tap is a matrix product, and these overlap. XLA's CPU backend takes
-    several times as long for the kernel's gradient of a convolution with dilated input.
+    [B, H, W, C] to [B, 2 H + 1, 2 W + 1, features]. No zero is multiplied: each tap of the kernel
+    is one matrix product, and the products are interleaved. XLA's CPU backend takes several times
+    as long for the gradient in the kernel of a convolution with dilated input.
     """
     taps = [[x @ kernel[i, j] for j in range(3)] for i in range(3)]
     return _overlap([_overlap(row, axis=2) for row in taps], axis=1)
 
 
 def _overlap(taps: Sequence[Array], axis: int) -> Array:
-    """Pixels meet the middle tap; between them, that before the first, that behind the last."""
+    """Interleaves taps along `axis`: the middle tap at pixels, the others' sum between pixels."""
 
     def pad(x, *width):
         return jnp.pad(x, [(0, 0)] * axis + [width] + [(0, 0)] * (3 - axis))
@@ -334,7 +373,13 @@ def _overlap(taps: Sequence[Array], axis: int) -> Array:
 
 
 class Upsample(nn.Module):
-    """Doubles the image, with a convolution to `features` channels unless that is None."""
+    """Doubles height and width, with a convolution to `features` channels unless None.
+
+    Attributes:
+        features: output channels, or None.
+        kernel: the resampling filter, in one dimension.
+        fir: convolve and filter as StyleGAN2 does; otherwise resample, then convolve.
+    """
 
     features: int | None
     kernel: Sequence[float]
@@ -346,7 +391,7 @@ class Upsample(nn.Module):
             return upsample(x, self.kernel)
         if not self.fir:
             return conv3x3(self.features, name="Conv_0")(upsample(x, self.kernel))
-        spread = {"use_bias": False, "conv_general_dilated": convolve_spread}
+        spread = {"use_bias": False, "conv_general_dilated": convolve_dilated}
         x = conv3x3(self.features, name="Conv2d_0", **spread)(x)
         p = len(self.kernel) - 4
         x = 4 * smooth(x, self.kernel, (p + 1) // 2 + 1, p // 2 + 1)
@@ -355,7 +400,10 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the image, with a convolution to `features` channels unless that is None."""
+    """Halves height and width, with a convolution to `features` channels unless None.
+
+    Attributes: as for Upsample.
+    """
 
     features: int | None
     kernel: Sequence[float]
@@ -373,12 +421,18 @@ class Downsample(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """The residual block of DDPM, or of BigGAN (which can resample on its way).
+    """The residual block of DDPM, or of BigGAN (which can also resample).
 
     Attributes:
-        kind: "ddpm" or "biggan"; the former never resamples.
-        resample: applied to both branches after the first activation, or None.
-        group_size: least channels of a normalised group.
+        features: output channels.
+        act: the activation function.
+        kind: "ddpm" or "biggan".
+        dropout: dropout probability in training.
+        skip_rescale: divide the sum at the skip connection by sqrt(2).
+        init_scale: initial scale of the last convolution.
+        resample: "biggan": applied to the residual branch after its first activation, and to the
+            skip; or None.
+        group_size: minimum channels per group of the group normalisation.
     """
 
     features: int

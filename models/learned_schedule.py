@@ -1,4 +1,4 @@
-"""A noise schedule that is learned (VDM: Kingma et al. 2021, arXiv 2107.00630, Appendix H)."""
+"""The learned noise schedule of VDM (Kingma et al. 2021, arXiv 2107.00630, Appendix H)."""
 
 import flax.linen as nn
 import jax
@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 class LearnedSchedule(nn.Module):
     """gamma(u) = -log-SNR, rising from gamma_min at u = 0 to gamma_max at u = 1.
 
-    The paper's monotone network, u plus a layer of sigmoids of u with positive weights, rescaled to
-    the ends. It starts as sigmoids side by side, which make it nearly linear, not at random: so
-    each of a few has its place, where the paper takes 1024.
+    The monotone network of the paper: u plus a hidden layer of sigmoids of u with positive weights,
+    rescaled to the end points. The sigmoids start evenly spaced rather than at random. This makes
+    gamma nearly linear, and a few sigmoids are enough where the paper takes 1024.
 
     Attributes:
-        gamma_min: at u = 0.
-        gamma_max: at u = 1.
-        width: sigmoids.
+        gamma_min: gamma(0).
+        gamma_max: gamma(1).
+        width: number of sigmoids.
     """
 
     gamma_min: float
@@ -25,8 +25,8 @@ class LearnedSchedule(nn.Module):
 
     @nn.compact
     def __call__(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        side_by_side = (jnp.arange(self.width) + 0.5) / self.width
-        centre = self.param("centre", lambda _: side_by_side)
+        evenly_spaced = (jnp.arange(self.width) + 0.5) / self.width
+        centre = self.param("centre", lambda _: evenly_spaced)
         log_height = self.param("log_height", nn.initializers.zeros, (self.width,))
         log_slope = self.param("log_slope", nn.initializers.zeros, (self.width,))
         log_share = self.param("log_share", nn.initializers.zeros, ())

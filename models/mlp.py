@@ -1,4 +1,4 @@
-"""A small score network for points."""
+"""A small score network for vectors, such as points in the plane."""
 
 from typing import ClassVar
 
@@ -12,11 +12,11 @@ Points = Float[Array, "batch dims"]
 
 
 class MLP(nn.Module):
-    """Residual MLP on points, conditioned on Fourier features of the log noise level.
+    """Residual MLP on vectors, conditioned on Fourier features of the log noise level.
 
     Attributes:
-        nf: width.
-        num_res_blocks: residual blocks.
+        nf: features of the hidden layers.
+        num_res_blocks: number of residual blocks.
         fourier_scale: standard deviation of the Fourier frequencies.
     """
 
@@ -34,9 +34,9 @@ class MLP(nn.Module):
         train: bool = False,
         features: bool = False,
     ) -> Points | tuple[Points, Embedding]:
-        """The output, of the shape of x; labels > 0 grow with the noise level.
+        """The network output, of the shape of x; labels > 0 grow with the noise level.
 
-        With `features`, what the output is a linear function of, and the noise's embedding.
+        With `features=True`: the input of the last linear layer, and the noise embedding.
         """
         temb = FourierEmbedding(self.nf // 2, self.fourier_scale)(jnp.log(labels))
         temb = nn.swish(nn.Dense(self.nf)(temb))

@@ -1,4 +1,4 @@
-"""NCSN++ (Song et al. 2021, Appendix H); DDPM++ and EDM's versions of both are settings of it."""
+"""NCSN++ and DDPM++ (Song et al. 2021, Appendix H), and EDM's versions of both."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,60 +21,60 @@ from models.layers import (
     ResnetBlock,
     Upsample,
     add_skip,
-    beside,
     check_halvings,
-    conditions,
+    concatenate_low_res,
     conv3x3,
+    encode_labels,
     group_norm,
     init,
     level_sigma,
     positional_embedding,
-    recomputed,
     with_fourier_features,
+    with_remat,
 )
 from models.resample import Image, downsample, upsample
-from models.text import Text, read
+from models.text import Text, embed_text
 
 
 class NCSNpp(nn.Module):
-    """The U-Net of the score-SDE paper. Field names are those of its configs.
+    """The U-Net of the score-SDE paper. Field names are those of score_sde's configs.
 
     Attributes:
         nf: channels at full resolution.
-        ch_mult: their multiple at each level; each level has half the resolution of the one before.
-        num_res_blocks: residual blocks a level (one more on the way up).
-        attn_resolutions: heights at which the blocks are followed by attention.
-        dropout: probability, in training.
-        resamp_with_conv: "ddpm" blocks: convolve when resampling.
-        conditional: whether the network sees its labels.
-        fir: resample with `fir_kernel` rather than by nearest neighbour and mean.
-        fir_kernel: the filter, in one dimension.
-        skip_rescale: divide every skip connection's sum by sqrt(2).
+        ch_mult: channel multiplier of each level; each level halves the resolution of the previous.
+        num_res_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: image heights at which attention follows each block.
+        dropout: dropout probability in training.
+        resamp_with_conv: resample with a convolution (with "ddpm" blocks).
+        conditional: condition on the noise labels.
+        fir: resample with `fir_kernel`; if False, by nearest neighbours and mean pooling.
+        fir_kernel: the resampling filter, in one dimension.
+        skip_rescale: divide the sum at every skip connection by sqrt(2).
         resblock_type: "biggan" or "ddpm".
-        progressive: "none", "output_skip" or "residual": how the output grows on the way up.
-        progressive_input: "none", "input_skip" or "residual": how the input comes in at each level.
-        progressive_combine: "sum" or "cat": how input_skip meets the features.
-        init_scale: of the last layer in each branch; 0 starts with the identity.
-        embedding_type: "fourier" or "positional".
+        progressive: output pyramid of the decoder: "none", "output_skip" or "residual".
+        progressive_input: input pyramid of the encoder: "none", "input_skip" or "residual".
+        progressive_combine: how "input_skip" joins the features: "sum" or "cat".
+        init_scale: initial scale of the last layer of each branch; 0: blocks start as the identity.
+        embedding_type: embedding of the noise labels: "fourier" or "positional".
         fourier_scale: standard deviation of the Fourier frequencies.
-        log_labels: Fourier features are of the labels' logarithms; EDM's of the labels.
-        num_classes: that the network tells apart, 0 for none.
-        augment_dim: augmentation labels that it sees, 0 for none.
-        label_confidence: whether it sees how sure the classes are.
-        text: "bytes" or "embeddings" that it reads (models.text), "" for none.
-        text_length: of a caption at most, in bytes.
-        text_width: features of a token.
-        text_depth: blocks of the transformer that reads bytes.
-        low_res: whether it sees a smaller image, and how noisy that is (layers.beside).
+        log_labels: take Fourier features of log(labels); False (EDM): of the labels.
+        num_classes: number of classes for class conditioning; 0: unconditional.
+        augment_dim: number of augmentation labels (EDM: 9); 0: none.
+        label_confidence: condition on the confidence of each class label.
+        text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
+        text_length: maximum length of a caption, in bytes.
+        text_width: features per token.
+        text_depth: blocks of the transformer that encodes bytes.
+        low_res: condition on a low-resolution image and its noise level (super-resolution).
         nonlinearity: a name in layers.ACTIVATIONS.
-        scale_by_sigma: divide the output by sigma: the label if "fourier", else that of the
-            label-th of num_scales levels, from sigma_max down to sigma_min.
-        fourier_features: n of sin(2^n pi x) and cos(2^n pi x), which come in beside x in [-1, 1]
-            (Kingma et al. 2021, arXiv 2107.00630, Appendix C).
-        centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
-        learned_variance: the output has as many channels more (ScoreAndVariance's v).
-        remat: compute each block's activations again in the backward pass, to save memory.
-        dtype: of the blocks; parameters, statistics, the embedding and the output are float32.
+        scale_by_sigma: divide the output by sigma. With "fourier" the label is sigma; with
+            "positional" it is an index of num_scales levels from sigma_max down to sigma_min.
+        fourier_features: exponents n of sin(2^n pi x) and cos(2^n pi x), extra input channels of
+            x in [-1, 1] (Kingma et al. 2021, arXiv 2107.00630, Appendix C).
+        centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
+        learned_variance: twice the output channels; the second half is v (ScoreAndVariance).
+        remat: recompute each block's activations in the backward pass, to save memory.
+        dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
     """
 
     nf: int = 128
@@ -128,13 +128,14 @@ class NCSNpp(nn.Module):
         low_res_noise: Float[Array, " batch"] | None = None,
         features: bool = False,
     ) -> Image | tuple[Image, Embedding | None]:
-        """The output, of the shape of x; labels are what the parametrization conditions on.
+        """The network output, of the shape of x, given the noise labels of the parametrization.
 
-        With `features`, those between the way down and the way up, and the labels' embedding.
+        With `features=True`: the features between encoder and decoder, and the label embedding.
 
         Raises:
-            ValueError: height or width is not divisible by 2^(levels - 1), or conditions are
-                not those that the network knows (layers.conditions, layers.beside, text.read).
+            ValueError: height or width is not divisible by 2^(levels - 1); a condition is missing,
+                unknown or misshapen (layers.encode_labels, layers.concatenate_low_res,
+                text.embed_text).
         """
         levels, channels = len(self.ch_mult), x.shape[-1] * (1 + self.learned_variance)
         check_halvings(x, levels - 1)
@@ -142,7 +143,7 @@ class NCSNpp(nn.Module):
         kernel = tuple(self.fir_kernel) if self.fir else (1, 1)
         biggan = self.resblock_type == "biggan"
         block = partial(
-            recomputed(ResnetBlock, self.remat, static=(3,)),
+            with_remat(ResnetBlock, self.remat, static=(3,)),
             act=act,
             kind=self.resblock_type,
             dropout=self.dropout,
@@ -150,7 +151,7 @@ class NCSNpp(nn.Module):
             init_scale=self.init_scale,
         )
         attention, cross_attention = (
-            partial(recomputed(kind, self.remat), self.skip_rescale, self.init_scale)
+            partial(with_remat(kind, self.remat), self.skip_rescale, self.init_scale)
             for kind in (Attention, CrossAttention)
         )
         grow = partial(Upsample, kernel=kernel, fir=self.fir)
@@ -159,15 +160,15 @@ class NCSNpp(nn.Module):
         def head(h, features, scale):
             return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
 
-        caption = read(self, len(x), text)
+        caption = embed_text(self, len(x), text)
 
         def attend(h):
             h = attention()(h)
             return h if caption is None else cross_attention()(h, caption.tokens, caption.mask)
 
-        given = class_labels, augment_labels, confidences
-        classes, augments, trust = conditions(self, len(x), *given)
-        x, noise = beside(self, x, low_res, low_res_noise)
+        conditions = class_labels, augment_labels, confidences
+        classes, augments, confidence = encode_labels(self, len(x), *conditions)
+        x, noise = concatenate_low_res(self, x, low_res, low_res_noise)
         temb = None
         if self.conditional:
             if self.embedding_type == "fourier":
@@ -178,8 +179,8 @@ class NCSNpp(nn.Module):
             linear = partial(nn.Dense, temb.shape[-1], kernel_init=init())
             if classes is not None:
                 temb += linear(name="class_embedding")(classes * self.num_classes**0.5)
-            if trust is not None:
-                temb += linear(name="confidence_embedding", use_bias=False)(trust)
+            if confidence is not None:
+                temb += linear(name="confidence_embedding", use_bias=False)(confidence)
             if augments is not None:
                 temb += linear(name="augment_embedding", use_bias=False)(augments)
             if caption is not None:

@@ -1,6 +1,6 @@
-"""NCSN (Song & Ermon 2019) and NCSNv2 (Song & Ermon 2020), as in score_sde for JAX.
+"""NCSN (Song & Ermon 2019) and NCSNv2 (Song & Ermon 2020), as in the JAX version of score_sde.
 
-Its PyTorch port differs: there the second stage is refined to nf channels, not 2 nf.
+Its PyTorch version differs: there the second stage is refined to nf channels, not 2 nf.
 """
 
 from typing import ClassVar
@@ -8,27 +8,27 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from models.layers import ACTIVATIONS, check_halvings, level_sigma, recomputed
+from models.layers import ACTIVATIONS, check_halvings, level_sigma, with_remat
 from models.refinenet import POOLS, InstanceNormPlus, RefineBlock, ResidualBlock, conv
 from models.resample import Image
 from sde_lib.batch import expand
 
 
 class NCSNv2(nn.Module):
-    """Four stages of residual blocks and a RefineNet, for images of 32 to 64 pixels.
+    """NCSNv2 for images of 32 to 64 pixels: four stages of residual blocks and a RefineNet.
 
-    Labels are noise levels, 0 the highest; they do no more than scale the output. Field names are
+    Labels are indices of noise levels, 0 the highest. They only scale the output. Field names are
     those of score_sde's configs.
 
     Attributes:
         nf: channels at full resolution.
         nonlinearity: a name in layers.ACTIVATIONS.
-        scale_by_sigma: divide the output by the level's sigma.
-        sigma_min: of the last of num_scales geometric levels.
-        sigma_max: of the first.
-        num_scales: how many levels there are.
-        centered: data in [-1, 1]; otherwise [0, 1], which the network maps there.
-        remat: compute each block's activations again in the backward pass, to save memory.
+        scale_by_sigma: divide the output by the sigma of its noise level.
+        sigma_min: sigma of the last noise level.
+        sigma_max: sigma of the first noise level.
+        num_scales: number of noise levels, spaced geometrically.
+        centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
+        remat: recompute each block's activations in the backward pass, to save memory.
     """
 
     nf: int = 128
@@ -41,15 +41,15 @@ class NCSNv2(nn.Module):
     remat: bool = False
 
     stages: ClassVar = ((1, 1, 1), (2, 1, 2), (2, 2, 2), (2, 4, 2))
-    """Of each stage: channels / nf, the dilation (1 halves the image), refined channels / nf."""
+    """Per stage: channels / nf, dilation (1 halves the image), refined channels / nf."""
     norm_per_level: ClassVar = False
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:
-        """The output, of the shape of x; labels may lie between levels.
+        """The network output, of the shape of x; labels may be fractions.
 
         Raises:
-            ValueError: height or width cannot be halved once for each undilated stage but one.
+            ValueError: height or width cannot be halved once per later stage of dilation 1.
         """
         check_halvings(x, sum(dilation == 1 for _, dilation, _ in self.stages[1:]))
         act = ACTIVATIONS[self.nonlinearity]
@@ -58,8 +58,8 @@ class NCSNv2(nn.Module):
             return InstanceNormPlus(self.num_scales if self.norm_per_level else 1)(h, labels)
 
         refine_norm, pool = (norm, "mean") if self.norm_per_level else (lambda h: h, "max")
-        residual = recomputed(ResidualBlock, self.remat, static=(2,))
-        refine = recomputed(RefineBlock, self.remat, static=(2,))
+        residual = with_remat(ResidualBlock, self.remat, static=(2,))
+        refine = with_remat(RefineBlock, self.remat, static=(2,))
 
         h = conv(self.nf)(x if self.centered else 2 * x - 1)
         maps = []
@@ -82,7 +82,7 @@ class NCSNv2(nn.Module):
 
 
 class NCSN(NCSNv2):
-    """NCSN: every normalisation has parameters for each level, and the output is not scaled."""
+    """NCSN: normalisation has parameters for each noise level, and the output is not scaled."""
 
     scale_by_sigma: bool = False
     sigma_max: float = 1.0

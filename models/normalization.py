@@ -1,4 +1,4 @@
-"""Group normalisation in one multiplication and one addition for each element."""
+"""Group normalisation as one multiplication and one addition per element."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,13 +12,14 @@ Modulation = Float[Array, "batch channels"] | None
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018) of images; parameters are named as nn.GroupNorm's.
+    """Group normalisation (Wu & He 2018) of images, with the parameter names of nn.GroupNorm.
 
-    Statistics are in float32: sums over the pixels of each channel, then over each group's
-    channels. They and all scales and shifts make one a x + b, which fuses with what follows it.
+    Statistics are in float32: means over the pixels of each channel, then over the channels of each
+    group. They are combined with all scales and shifts into one a x + b, which XLA fuses with the
+    next operation.
 
     Attributes:
-        num_groups: a divisor of the channels; neighbours make a group.
+        num_groups: number of groups of neighbouring channels, a divisor of the channels.
         epsilon: added to the variance.
     """
 
@@ -27,7 +28,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, scale: Modulation = None, shift: Modulation = None) -> Image:
-        """The normalised x, times (1 + scale) plus shift where these are given; in x's dtype.
+        """The normalised x, times 1 + scale and plus shift if given ([B, C]), in the dtype of x.
 
         Raises:
             ValueError: num_groups does not divide the channels.
@@ -35,17 +36,17 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         if self.num_groups < 1 or channels % self.num_groups:
             raise ValueError(
-                f"{channels} channels cannot be normalised in {self.num_groups} groups of one "
-                "size: choose a divisor"
+                f"{channels} channels cannot be normalised in {self.num_groups} groups of equal "
+                "size: num_groups must be a divisor of the channels"
             )
         a = self.param("scale", initializers.ones, (channels,))
         b = self.param("bias", initializers.zeros, (channels,))
-        # Variances are those of x less a mean of some pixels: no digits are lost at a large mean.
-        some = x[:, ::4, ::4].astype(jnp.float32)
-        reference = lax.stop_gradient(self._of_groups(some.mean((1, 2))))
+        # Subtract the mean of a few pixels first, so that a large mean does not cost precision.
+        few_pixels = x[:, ::4, ::4].astype(jnp.float32)
+        reference = lax.stop_gradient(self._group_means(few_pixels.mean((1, 2))))
         y = x.astype(jnp.float32) - reference[:, None, None]
-        mean = self._of_groups(y.mean((1, 2)))
-        variance = self._of_groups(jnp.square(y).mean((1, 2))) - jnp.square(mean)
+        mean = self._group_means(y.mean((1, 2)))
+        variance = self._group_means(jnp.square(y).mean((1, 2))) - jnp.square(mean)
         a *= lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
         b -= a * mean
         if scale is not None:
@@ -55,8 +56,8 @@ class GroupNorm(nn.Module):
             b += shift
         return (a[:, None, None] * y + b[:, None, None]).astype(x.dtype)
 
-    def _of_groups(self, of_channels: Float[Array, "batch channels"]) -> Array:
-        """Every channel's mean over the channels of its group."""
-        groups = of_channels.reshape(len(of_channels), self.num_groups, -1)
+    def _group_means(self, values: Float[Array, "batch channels"]) -> Array:
+        """Replaces each channel's value by the mean over its group."""
+        groups = values.reshape(len(values), self.num_groups, -1)
         means = groups.mean(-1, keepdims=True)
-        return jnp.broadcast_to(means, groups.shape).reshape(of_channels.shape)
+        return jnp.broadcast_to(means, groups.shape).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""The layers of NCSN and NCSNv2 (Song & Ermon 2019, 2020): RefineNet's (Lin et al. 2017)."""
+"""Layers of NCSN and NCSNv2 (Song & Ermon 2019, 2020), after RefineNet (Lin et al. 2017)."""
 
 import functools
 import operator
@@ -17,32 +17,35 @@ from models.resample import Image, downsample
 
 Layer = Callable[[Image], Image]
 
-POOLS: dict[str, Layer] = {  # over 5 x 5 pixels; beyond the border are zeros, which no maximum is
+POOLS: dict[str, Layer] = {  # 5 x 5; the mean counts the zero padding, the maximum ignores it
     "max": partial(nn.max_pool, window_shape=(5, 5), padding="SAME"),
     "mean": partial(nn.avg_pool, window_shape=(5, 5), padding="SAME"),
 }
 
 
 def conv(features: int, size: int = 3, **options) -> nn.Conv:
+    """A size x size convolution with weights uniform on +- 1 / sqrt(inputs), PyTorch's default."""
     kernel_init = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     return Conv(features, (size, size), kernel_init=kernel_init, **options)
 
 
 class InstanceNormPlus(nn.Module):
-    """InstanceNorm++ (Song & Ermon 2019, Appendix A.1), with parameters for each noise level.
+    """InstanceNorm++ (Song & Ermon 2019, Appendix A.1), conditional on the noise level.
 
-    gamma ((x - mean) / std + alpha m) + beta, where m are the means of the channels, normalised
-    over the channels: what a plain instance normalisation loses. As published, gamma scales m too.
+    gamma ((x - mean) / std + alpha m) + beta. Here m are the means of the channels, normalised over
+    the channels, which plain instance normalisation loses. As in the published code, gamma scales m
+    too.
 
     Attributes:
-        num_scales: levels; between two of them the parameters are interpolated. 1: unconditional.
+        num_scales: number of noise levels, each with its own parameters, which are interpolated
+            between levels; 1: unconditional.
     """
 
     num_scales: int = 1
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"]) -> Image:
-        """Normalises x by the parameters of level `labels`, from 0 to num_scales - 1."""
+        """Normalises x with the parameters of noise level `labels`, from 0 to num_scales - 1."""
         labels = jnp.clip(labels, 0, self.num_scales - 1)
         low = jnp.floor(labels).astype(jnp.int32)
         high = jnp.minimum(low + 1, self.num_scales - 1)
@@ -68,12 +71,14 @@ def _over_std(x: Array, variance: Array) -> Array:
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised, activated, convolved layers beside a skip.
+    """A residual block: twice normalisation, activation and convolution, plus a skip connection.
 
     Attributes:
-        dilation: of the convolutions.
-        shrink: the first block of a stage: the skip is convolved, and unless dilation takes its
-            place, the image is halved by means over 2 x 2 pixels.
+        features: output channels.
+        act: the activation function.
+        dilation: dilation of the convolutions.
+        shrink: for the first block of a stage: convolve the skip connection, and if dilation is 1,
+            halve the image by mean pooling.
     """
 
     features: int
@@ -94,7 +99,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvUnits(nn.Module):
-    """`blocks` residual blocks of two convolutions (RefineNet's RCU)."""
+    """RefineNet's residual convolution units (RCU): `blocks` of two convolutions each."""
 
     blocks: int
     act: Activation
@@ -110,7 +115,7 @@ class ConvUnits(nn.Module):
 
 
 class ChainedPooling(nn.Module):
-    """Pooled and convolved once, and that once more, all summed (RefineNet's CRP)."""
+    """RefineNet's chained residual pooling (CRP): sums x pooled and convolved 0, 1 and 2 times."""
 
     act: Activation
     pool: Layer
@@ -125,13 +130,15 @@ class ChainedPooling(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """Brings feature maps together at the resolution of the first, with `features` channels.
+    """RefineNet's block: fuses feature maps at the resolution of the first map.
 
-    Coarser ones are resized bilinearly, by the centres of their pixels.
+    Coarser maps are resized bilinearly, aligned by pixel centres.
 
     Attributes:
-        pool: of the chained pooling.
-        units: residual blocks at the end.
+        features: output channels.
+        act: the activation function.
+        pool: the pooling layer of the chained residual pooling.
+        units: number of residual convolution units at the end.
     """
 
     features: int

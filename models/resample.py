@@ -1,7 +1,7 @@
 """Resampling of images by 2 with a separable FIR filter (StyleGAN2, Karras et al. 2020).
 
-The filters are short, so each pass is a sum of shifted slices: no zeros are inserted, nothing is
-multiplied by them, and the pass fuses with its neighbours. Kernel (1, 1) is nearest-neighbour
+The filters are short, so each pass along an axis is a sum of shifted slices. No zeros are inserted
+or multiplied, and XLA fuses the pass with its neighbours. Kernel (1, 1) means nearest-neighbour
 upsampling and mean pooling.
 """
 
@@ -18,12 +18,12 @@ Image = Float[Array, "batch height width channels"]
 
 
 def upsample(x: Image, kernel: Sequence[float]) -> Image:
-    """Doubles height and width."""
+    """Doubles height and width of images [B, H, W, C]."""
     taps = 2 * _taps(kernel)
     pad = (len(taps) + 1) // 2
     for axis in (1, 2):
         phases = []
-        for phase in (0, 1):  # even outputs meet every other tap, odd outputs the rest
+        for phase in (0, 1):  # even outputs take every other tap, odd outputs the rest
             first = (pad - phase) % 2
             before = (pad - phase - first) // 2
             after = len(taps[first::2]) - 1 - before
@@ -34,7 +34,7 @@ def upsample(x: Image, kernel: Sequence[float]) -> Image:
 
 
 def downsample(x: Image, kernel: Sequence[float]) -> Image:
-    """Halves height and width."""
+    """Halves height and width of images [B, H, W, C]."""
     taps = _taps(kernel)
     for axis in (1, 2):
         x = _correlate(x, taps, axis, (len(taps) - 1) // 2, (len(taps) - 2) // 2, stride=2)
@@ -42,7 +42,7 @@ def downsample(x: Image, kernel: Sequence[float]) -> Image:
 
 
 def smooth(x: Image, kernel: Sequence[float], before: int, after: int) -> Image:
-    """Filters at full resolution, after padding with zeros."""
+    """Filters without resampling, after padding with `before` and `after` zeros on each axis."""
     for axis in (1, 2):
         x = _correlate(x, _taps(kernel), axis, before, after)
     return x

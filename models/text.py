@@ -1,4 +1,4 @@
-"""Captions: their bytes, and the tokens that networks see of them."""
+"""Text conditioning: captions as bytes or embeddings, and their encoder."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
-from models.layers import Dense, recomputed
-from models.transformer import Mask, Perceptron, TokenAttention, Tokens, normalized
+from models.layers import Dense, with_remat
+from models.transformer import Mask, Perceptron, TokenAttention, Tokens, layer_norm
 
 Text = Int[Array, "batch length"] | Float[Array, "batch length width"]
 
@@ -20,7 +20,9 @@ HEAD_CHANNELS = 32
 
 
 def encode(captions: Sequence[str], length: int) -> Int[np.ndarray, "captions {length}"]:
-    """Captions in UTF-8: each byte plus 1, then zeros. The empty caption, all zeros, says nothing.
+    """Encodes captions as UTF-8 bytes plus 1, padded with zeros; the empty caption is all zeros.
+
+    Networks treat the empty caption as unconditional.
 
     Raises:
         ValueError: a caption of more than `length` bytes.
@@ -38,12 +40,12 @@ def encode(captions: Sequence[str], length: int) -> Int[np.ndarray, "captions {l
 
 
 class Caption(NamedTuple):
-    """What a network sees of captions of L bytes or embeddings.
+    """An encoded batch of captions of L bytes or embeddings each.
 
     Attributes:
-        tokens: [B, L + 1, W]; the first is learned and of every caption, of the empty one alone.
-        mask: [B, L + 1], False where the caption has ended.
-        pooled: [B, W], the mean of the tokens that are there, in float32.
+        tokens: [B, L + 1, W]; the first is a learned token, the only one of an empty caption.
+        mask: [B, L + 1], False for padding.
+        pooled: [B, W], the mean of the tokens whose mask is True, in float32.
     """
 
     tokens: Tokens
@@ -52,15 +54,15 @@ class Caption(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """A small transformer over bytes with learned positions; or a linear map of given embeddings.
+    """A small transformer on bytes with learned positions; or a linear map of embeddings.
 
     Attributes:
         kind: "bytes" or "embeddings".
-        length: of a caption at most, in bytes.
-        width: features of a token.
-        depth: blocks of the transformer.
-        remat: compute each block's activations again in the backward pass, to save memory.
-        dtype: of the blocks and tokens; parameters, statistics and the mean are float32.
+        length: maximum length of a caption, in bytes.
+        width: features per token.
+        depth: number of transformer blocks.
+        remat: recompute each block's activations in the backward pass, to save memory.
+        dtype: dtype of the blocks and tokens; parameters, statistics and the mean stay float32.
     """
 
     kind: str = "bytes"
@@ -72,7 +74,7 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, text: Text) -> Caption:
-        """Of `encode`'s bytes, or of embeddings [B, L, W], where a token of zeros is not there."""
+        """Encodes bytes [B, L] from `encode`, or embeddings [B, L, W]; zeros are padding."""
         normal = initializers.normal(0.02)
         if self.kind == "bytes":
             there = text != 0
@@ -88,53 +90,59 @@ class TextEncoder(nn.Module):
         mask = jnp.pad(there, ((0, 0), (1, 0)), constant_values=True)
         if self.kind == "bytes":
             for _ in range(self.depth):
-                tokens = recomputed(TextBlock, self.remat)()(tokens, mask)
-            tokens = normalized(tokens, affine=True)
+                tokens = with_remat(TextBlock, self.remat)()(tokens, mask)
+            tokens = layer_norm(tokens, affine=True)
         pooled = jnp.mean(tokens, 1, jnp.float32, where=mask[..., None])
         return Caption(tokens, mask, pooled)
 
 
 class TextBlock(nn.Module):
-    """Attention and a perceptron, each behind a normalisation."""
+    """A pre-norm transformer block: self-attention, then an MLP."""
 
     @nn.compact
     def __call__(self, x: Tokens, mask: Mask) -> Tokens:
         width = x.shape[-1]
         heads = math.gcd(width, max(width // HEAD_CHANNELS, 1))
-        x += TokenAttention(heads)(normalized(x, affine=True), mask=mask)
-        return x + Perceptron(4 * width)(normalized(x, affine=True))
+        x += TokenAttention(heads)(layer_norm(x, affine=True), mask=mask)
+        return x + Perceptron(4 * width)(layer_norm(x, affine=True))
 
 
-def read(network: Any, batch: int, text: Text | None) -> Caption | None:
-    """What a network sees of its captions, None without; its initialisation takes empty ones.
+def embed_text(network: Any, batch: int, text: Text | None) -> Caption | None:
+    """Encodes the captions of a network's batch, or returns None for a network without text.
+
+    Initialisation uses empty captions.
 
     Args:
-        network: has text, one of KINDS, text_length, text_width and text_depth, remat and dtype.
+        network: a module with the fields text (one of KINDS), text_length, text_width, text_depth,
+            remat and dtype.
+        batch: number of samples B.
+        text: bytes [B, L] with L <= text_length, or embeddings [B, L, text_width].
 
     Raises:
-        ValueError: captions that the network needs or does not know, or of another shape.
+        ValueError: captions are missing, not taken by the network, or of another shape.
     """
     if not network.text:
         if text is not None:
             raise ValueError(
-                "a text was given to a network that reads none: leave it out, or train one with "
-                "config.model.text='bytes'"
+                "text was given to a network without text conditioning: omit it, or train a "
+                "network with config.model.text='bytes'"
             )
         return None
     length, width = network.text_length, network.text_width
-    of_bytes = network.text == "bytes"
+    is_bytes = network.text == "bytes"
     if network.is_initializing():
-        text = jnp.zeros((batch, length), int) if of_bytes else jnp.zeros((batch, 1, width))
+        text = jnp.zeros((batch, length), int) if is_bytes else jnp.zeros((batch, 1, width))
     if text is None:
         raise ValueError(
-            f"a network with text = {network.text!r} was given none: give it zeros for no caption"
+            f"a network with config.model.text={network.text!r} was given no text: give zeros for "
+            "empty captions"
         )
-    fits = text.ndim == 2 and text.shape[1] <= length if of_bytes else text.shape[2:] == (width,)
+    fits = text.ndim == 2 and text.shape[1] <= length if is_bytes else text.shape[2:] == (width,)
     if not fits or len(text) != batch:
-        expected = "at most text_length, {length})" if of_bytes else "any, text_width, {width})"
+        expected = f"at most text_length = {length}" if is_bytes else f"any, text_width = {width}"
         raise ValueError(
-            f"a text of shape {text.shape} was given to a network with text = {network.text!r}, "
-            f"which reads ({batch}, {expected.format(length=length, width=width)}"
+            f"text has the shape {text.shape}, but a network with config.model.text="
+            f"{network.text!r} takes ({batch}, {expected})"
         )
     encoder = TextEncoder(
         network.text,

@@ -1,4 +1,7 @@
-"""Published PyTorch weights, as parameters of our networks. PyTorch itself is not needed."""
+"""Converts published PyTorch weights to parameters of our networks, mostly without PyTorch.
+
+Only .pth files need it: read_pth and load_pth import PyTorch when they are called.
+"""
 
 import importlib
 import re
@@ -20,7 +23,7 @@ from models.inception import SIDE, Inception
 from models.ncsnpp import NCSNpp
 from models.registry import create
 
-UNUSED = "Fourier features"  # of an unconditional NCSN++: made by the published one, never used
+UNUSED = "Fourier features"  # a layer that an unconditional published NCSN++ has but never uses
 LEAVES = {"kernel": ("weight", "W"), "scale": ("weight",), "bias": ("bias", "b"), "W": ("W",)}
 EDM_NCSNPP = {
     "conditional": True,
@@ -45,7 +48,7 @@ EDM_BLOCK = {
     "GroupNorm_1": "norm1",
     "Conv_1": "conv1",
     "Conv_2": "skip",
-    "Conv2d_0": "",  # of a Downsample, which is a single convolution there
+    "Conv2d_0": "",  # Downsample, which is a single convolution in EDM
 }
 EDM_ATTENTION = {
     "GroupNorm_0": "norm2",
@@ -58,14 +61,14 @@ EDM_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "W": "freqs
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 Location = tuple[str, ...]
-"""Of a parameter: the names of the modules that hold it, and its own."""
+"""Path of a parameter: the names of its modules from the outside in, then its own name."""
 
 
 def read_pth(path: str | Path) -> Any:
-    """What a .pth file holds, its tensors as PyTorch has them.
+    """The content of a .pth file, with PyTorch tensors. No code in the file is run.
 
     Raises:
-        ValueError: PyTorch is not installed, or the file is another one.
+        ValueError: PyTorch is not installed, or the file holds more than tensors and numbers.
     """
     try:
         torch = importlib.import_module("torch")
@@ -75,25 +78,25 @@ def read_pth(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(
-            f"{path} is not a PyTorch file of tensors and numbers alone, as published weights "
-            f"are: {error}"
+            f"{path} is not a PyTorch file of tensors and numbers alone: give a file that holds "
+            f"nothing else ({error})"
         ) from error
 
 
 def load_pth(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of the PyTorch score_sde, with NumPy arrays for tensors; needs PyTorch.
+    """A checkpoint of the PyTorch version of score_sde, as NumPy arrays. Needs PyTorch.
 
     Returns:
         {"model": {name: array}, "ema": {"shadow_params": [array]}, "step": int}.
 
     Raises:
-        ValueError: PyTorch is not installed, or the file is another one.
+        ValueError: PyTorch is not installed, or the file is no such checkpoint.
     """
     checkpoint = read_pth(path)
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"model", "ema", "step"}:
         found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint)
         raise ValueError(
-            f"{path} holds {found}, where a checkpoint of score_sde holds model, ema and step"
+            f"{path} holds {found}, but a checkpoint of score_sde holds model, ema and step"
         )
     averages = checkpoint["ema"]["shadow_params"]
     return {
@@ -104,16 +107,16 @@ def load_pth(path: str | Path) -> dict[str, Any]:
 
 
 def ema_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict of a checkpoint, with the averaged weights in place of the last ones.
+    """The state dict of a checkpoint, with EMA weights in place of the last weights.
 
-    The file names the last weights, but holds the averages as a list: of the trained parameters, in
-    the order of their names. Fourier frequencies and the buffer "sigmas" are not trained.
+    The checkpoint stores the EMA weights as a list without names, in the order of the trained
+    parameters. Fourier frequencies and the buffer "sigmas" are not trained.
 
     Args:
         checkpoint: from load_pth.
 
     Raises:
-        ValueError: there are no averages, or they are not the model's.
+        ValueError: the EMA weights are missing, or do not fit the model's parameters.
     """
     state, averages = checkpoint["model"], checkpoint.get("ema", {}).get("shadow_params", [])
     trained = [
@@ -132,23 +135,23 @@ def ema_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if average.shape != state[name].shape
     ]
     if misshapen:
-        raise ValueError(f"the checkpoint's averages are not its model's: {misshapen}")
+        raise ValueError(f"the checkpoint's EMA weights do not fit its model: {misshapen}")
     return state | dict(zip(trained, averages, strict=True))
 
 
 def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
-    """Parameters of models.create(config) from a state dict of the PyTorch score_sde.
+    """Parameters of models.create(config) from a state dict of the PyTorch version of score_sde.
 
-    The published network keeps its layers in a list, in the order in which they are called: entry
-    `all_modules.i` is the i-th layer that ours calls, and inside a layer the names agree.
+    The published network keeps its layers in a list in calling order: `all_modules.i` is the i-th
+    layer that ours calls. Inside a layer the names agree.
 
     Args:
-        state_dict: {name: array}; of a checkpoint's "model" or, better, its EMA. A leading
+        state_dict: {name: array}, from ema_state_dict or a checkpoint's "model". The prefix
             "module." and tensors that are no parameters ("sigmas") are ignored.
-        config: as for models.create; config.data.image_size and num_channels are used too.
+        config: as for models.create. config.data.image_size and num_channels are also used.
 
     Raises:
-        ValueError: names that are missing or left over, or arrays of another shape.
+        ValueError: names are missing or left over, or an array has another shape.
     """
     arrays = {
         match[1]: np.asarray(array)
@@ -166,16 +169,16 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
 
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """A state dict kept as plain arrays.
+    """A state dict from an .npz file of plain arrays.
 
-    EDM's networks are published as pickles, which run code when they are opened. Who trusts one
-    makes an .npz file of it, with PyTorch and in a clone of github.com/NVlabs/edm:
+    EDM's networks are published as pickles, which run code when they are opened. Convert a pickle
+    from a source that you trust, with PyTorch and inside a clone of github.com/NVlabs/edm:
 
         python -c "import pickle, numpy; net = pickle.load(open('edm.pkl', 'rb'))['ema']; \\
             numpy.savez('edm.npz', **{k: v.numpy() for k, v in net.cpu().state_dict().items()})"
 
     Raises:
-        ValueError: the file is another one, or holds more than plain arrays.
+        ValueError: the file is no .npz file, or holds more than plain arrays.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -188,14 +191,14 @@ def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     """Parameters of models.create(config) from a state dict of an EDM network.
 
     Args:
-        state_dict: {name: array}, of the averaged network ("ema") in the published file. A leading
+        state_dict: {name: array} of the EMA network ("ema") in the published file. The prefix
             "model." and buffers other than the Fourier frequencies are ignored.
-        config: as for models.create, of DDPM++, NCSN++ or ADM as EDM has them;
-            config.data.image_size and num_channels are used too.
+        config: as for models.create; the network is EDM's DDPM++, NCSN++ or ADM.
+            config.data.image_size and num_channels are also used.
 
     Raises:
-        ValueError: another network, names that are missing or left over, or arrays of another
-            shape.
+        ValueError: config is none of EDM's networks; names are missing or left over; or an array
+            has another shape.
     """
     arrays = {}
     for name, array in state_dict.items():
@@ -203,8 +206,8 @@ def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
         if name == "u" or name.endswith("resample_filter"):
             continue
         if array.shape[2:] == (1, 1) and not name.endswith("skip.weight"):
-            array = array[:, :, 0, 0]  # attention is made of convolutions there
-        if ".qkv." in name:  # queries, keys and values take turns
+            array = array[:, :, 0, 0]  # EDM's attention layers are 1 x 1 convolutions
+        if ".qkv." in name:  # queries, keys and values are interleaved
             arrays |= {name.replace("qkv", f"qkv[{i}]"): array[i::3] for i in range(3)}
         else:
             arrays[name] = array
@@ -224,15 +227,15 @@ def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
 
 
 def _edm_blocks(config: Config) -> Iterator[str]:
-    """EDM's names of the network's blocks, in the order of their calls."""
+    """EDM's names of the network's blocks, in calling order."""
     network: Any = create(config)
     adm, residual = isinstance(network, ADM), getattr(network, "fir", False)
     fields = {} if adm else EDM_NCSNPP | {"progressive_input": "residual" if residual else "none"}
     other = {name: value for name, value in fields.items() if getattr(network, name, None) != value}
     if other:
         raise ValueError(
-            f"config.model, {config.model.name!r}, is none of EDM's networks, which are 'adm' and "
-            f"'ncsnpp' with {other}"
+            f"config.model.name={config.model.name!r} with these fields is none of EDM's networks: "
+            f"use 'adm', or 'ncsnpp' with {other}"
         )
     sides = [config.data.image_size >> level for level in range(len(network.ch_mult))]
     sides = [f"{side}x{side}" for side in sides]
@@ -252,7 +255,7 @@ def _edm_blocks(config: Config) -> Iterator[str]:
 def _assign(
     arrays: dict[str, np.ndarray], names: dict[Location, list[str]], expected: dict[Location, Any]
 ) -> Any:
-    """The expected parameters, each from the array of the first of its names that there is."""
+    """The expected parameters, each from the first of its names that is in `arrays`."""
     params, missing, misshapen = {}, [], []
     for path, leaf in expected.items():
         name = next((name for name in names[path] if name in arrays), None)
@@ -273,7 +276,7 @@ def _assign(
 
 
 def _layers(config: Config) -> tuple[list[str], dict[Location, Any]]:
-    """The network's layers in the order of their calls, and its parameters' shapes by path."""
+    """The network's layers in calling order, and the shapes of its parameters by path."""
     model = create(config)
     order = []
     if isinstance(model, NCSNpp) and not model.conditional and model.embedding_type == "fourier":
@@ -293,7 +296,7 @@ def _layers(config: Config) -> tuple[list[str], dict[Location, Any]]:
 
 
 def _to_linen(array: np.ndarray, is_weight: bool) -> np.ndarray:
-    """Channels last: [out, in, h, w] to [h, w, in, out], and [out, in] to [in, out]."""
+    """Moves channels last: [out, in, h, w] to [h, w, in, out], and [out, in] to [in, out]."""
     if is_weight and array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     if is_weight and array.ndim == 2:
@@ -304,10 +307,10 @@ def _to_linen(array: np.ndarray, is_weight: bool) -> np.ndarray:
 def inception(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, jax.Array]]:
     """Parameters of models.inception from the published `pt_inception-2015-12-05-6726825d.pth`.
 
-    Each convolution takes in the batch normalisation that follows it.
+    Each batch normalisation is folded into the convolution before it.
 
     Raises:
-        ValueError: names that are missing or left over, or arrays of another shape.
+        ValueError: names are missing or left over, or an array has another shape.
     """
     arrays = {
         name: np.asarray(array, np.float32)

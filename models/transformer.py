@@ -1,4 +1,4 @@
-"""Layers of transformers (Vaswani et al. 2017), on tokens [batch, positions, features]."""
+"""Transformer layers (Vaswani et al. 2017) on tokens [batch, positions, features]."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ ZERO = initializers.zeros
 
 
 class TokenAttention(nn.Module):
-    """Attention to the context's tokens whose mask is True, by default to x's own, in heads.
+    """Multi-head attention of x to the tokens of a context, by default to x itself.
+
+    Tokens whose mask is False are ignored.
 
     Attributes:
-        heads: a divisor of x's features.
-        kernel_init: of the last layer.
+        heads: number of heads, a divisor of the features of x.
+        kernel_init: initialiser of the output layer.
     """
 
     heads: int
@@ -40,7 +42,11 @@ class TokenAttention(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two layers, of each token for itself."""
+    """An MLP of two layers with GELU, applied to each token.
+
+    Attributes:
+        features: width of the hidden layer.
+    """
 
     features: int
 
@@ -50,8 +56,8 @@ class Perceptron(nn.Module):
         return Dense(x.shape[-1], kernel_init=init())(h)
 
 
-def normalized(x: Tokens, *modulation: Array, affine: bool = False) -> Tokens:
-    """Layer normalisation, in float32; of modulation (scale, shift), times 1 + scale plus shift."""
+def layer_norm(x: Tokens, *modulation: Array, affine: bool = False) -> Tokens:
+    """Layer normalisation in float32; then, if given modulation, times 1 + scale plus shift."""
     norm = nn.LayerNorm(
         1e-6, jnp.float32, use_bias=affine, use_scale=affine, use_fast_variance=False
     )

@@ -1,4 +1,4 @@
-"""A classifier of noisy images (Song et al. 2021, Appendix I): a Wide ResNet."""
+"""A Wide ResNet that classifies noisy images (Song et al. 2021, Appendix I)."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from models.layers import (
     FourierEmbedding,
     check_halvings,
     group_norm,
-    recomputed,
+    with_remat,
 )
 from models.resample import Image, downsample
 
@@ -23,18 +23,18 @@ Logits = Float[Array, "batch classes"]
 
 
 class WideResNet(nn.Module):
-    """Wide ResNet (Zagoruyko & Komodakis 2016) with group normalisation, and no batch statistics.
+    """Wide ResNet (Zagoruyko & Komodakis 2016) with group in place of batch normalisation.
 
-    It is conditioned on Fourier features of the log label, as published, and standardises each
-    image first: the scale and offset of the data do not matter.
+    As published, it is conditioned on Fourier features of the logarithm of the noise label. It
+    standardises each image first, so that the scale and the offset of the data do not matter.
 
     Attributes:
-        blocks_per_group: of which there are three; the depth is 6 blocks_per_group + 4.
-        channel_multiplier: how many times wider than 16, 32 and 64 channels.
-        num_outputs: classes.
+        blocks_per_group: blocks in each of three groups; the depth is 6 blocks_per_group + 4.
+        channel_multiplier: factor on the widths 16, 32 and 64 of the groups.
+        num_outputs: number of classes.
         fourier_scale: standard deviation of the Fourier frequencies.
-        remat: compute each block's activations again in the backward pass, to save memory.
-        dtype: of the blocks; parameters, statistics, the embedding and the logits are float32.
+        remat: recompute each block's activations in the backward pass, to save memory.
+        dtype: dtype of the blocks; parameters, statistics, embedding and logits stay float32.
     """
 
     blocks_per_group: int = 4
@@ -54,9 +54,9 @@ class WideResNet(nn.Module):
         train: bool = False,
         features: bool = False,
     ) -> Logits | tuple[Image, Embedding]:
-        """The logits; labels > 0 grow with the noise level. `train` changes nothing.
+        """The logits; labels > 0 grow with the noise level. `train` has no effect.
 
-        With `features`, what the logits are of before its pixels' mean, and the noise's embedding.
+        With `features=True`: the features before global pooling, and the noise embedding.
 
         Raises:
             ValueError: height or width is not a multiple of 4.
@@ -66,10 +66,10 @@ class WideResNet(nn.Module):
         temb = nn.Dense(512)(nn.swish(nn.Dense(512)(temb))).astype(self.dtype)
 
         axes = (1, 2, 3)
-        least = 1 / np.sqrt(np.prod(x.shape[1:]))  # so that a flat image stays finite
+        least = 1 / np.sqrt(np.prod(x.shape[1:]))  # so that a constant image stays finite
         std = jnp.maximum(x.std(axes, keepdims=True), least)
         h = _conv(16)(((x - x.mean(axes, keepdims=True)) / std).astype(self.dtype))
-        residual = recomputed(WideBlock, self.remat)
+        residual = with_remat(WideBlock, self.remat)
         for group, width in enumerate((16, 32, 64)):
             for block in range(self.blocks_per_group):
                 h = residual(
@@ -80,17 +80,18 @@ class WideResNet(nn.Module):
         h = nn.relu(group_norm(h.shape[-1])(h))
         if features:
             return h, temb
-        # Uniform on +- 1 / sqrt(classes).
+        # Uniform on +- 1 / sqrt(classes), as published.
         kernel_init = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
         return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h.mean((1, 2), jnp.float32))
 
 
 class WideBlock(nn.Module):
-    """A residual block; its skip is padded by zeros to `features` channels.
+    """A residual block whose skip connection is padded with zeros to `features` channels.
 
     Attributes:
+        features: output channels.
         shrink: halve the image.
-        activate_skip: the skip starts after the first activation, not before.
+        activate_skip: the skip connection starts after the first activation, not before it.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""Samplers: frozen dataclasses, called as sampler(key, sde, score_fn, shape)."""
+"""Samplers: frozen dataclasses that are called as sampler(key, sde, score_fn, shape)."""
 
 from samplers import editing, guidance, measurement
 from samplers.annealed_langevin import AnnealedLangevin

@@ -16,23 +16,24 @@ from sde_lib.checks import check_at_least
 
 @dataclasses.dataclass(frozen=True)
 class AnnealedLangevin:
-    """n_steps_each Langevin steps at each of n_levels noise levels, from t_max down to t_min.
+    """Langevin dynamics at a decreasing sequence of noise levels, from t_max down to t_min.
 
-    The levels are geometric in sigma / alpha, and x / alpha is what one level hands to the next:
-    under any SDE the dynamics are those of the paper, whose alpha is 1. A step at level i has the
-    size step_size sigma_i^2 of NCSNv2: x + size score + sqrt(2 size) z.
+    One step at level i is x + size score + sqrt(2 size) z with size = step_size sigma_i^2, as in
+    NCSNv2. The levels are geometric in sigma / alpha, and x / alpha is carried from one level to
+    the next. So the dynamics under any SDE are those of the paper, whose alpha is 1.
 
-    The published settings, under VE: NCSN (sigma from 1 to 0.01) n_levels = 10, n_steps_each = 100,
-    step_size = 0.1 (its epsilon / (2 sigma_L^2), epsilon = 2e-5); NCSNv2 on CIFAR-10, the defaults.
+    Published settings, under VE: the defaults are NCSNv2 on CIFAR-10. NCSN (sigma from 1 to 0.01)
+    has n_levels = 10, n_steps_each = 100, step_size = 0.1 (= epsilon / (2 sigma_L^2) with its
+    epsilon = 2e-5).
 
     Attributes:
-        n_levels: noise levels. With 1, plain Langevin dynamics at t_min.
-        n_steps_each: steps at each.
-        step_size: of a step in units of sigma^2; None chooses it by balanced_step_size.
+        n_levels: number of noise levels; 1 is plain Langevin dynamics at t_min.
+        n_steps_each: number of Langevin steps at each level.
+        step_size: step size in units of sigma^2; None chooses it by balanced_step_size.
         denoise: return E[x_0 | x] at t_min (one more evaluation) in place of x.
 
     Raises:
-        ValueError: an impossible number, or n_levels = 1 without a step_size.
+        ValueError: a number out of range, or n_levels = 1 without a step_size.
     """
 
     n_levels: int = 232
@@ -43,13 +44,13 @@ class AnnealedLangevin:
     def __post_init__(self):
         check_at_least(1, n_levels=self.n_levels, n_steps_each=self.n_steps_each)
         if self.step_size is None and self.n_levels == 1:
-            raise ValueError("n_levels is 1: step_size must be given, or take more levels")
+            raise ValueError("n_levels is 1: step_size must be given, or n_levels at least 2")
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size is {self.step_size}: it must be positive, or None")
 
     @property
     def nfe(self) -> int:
-        """Network evaluations a sample."""
+        """Number of network evaluations per sample."""
         return self.n_levels * self.n_steps_each + self.denoise
 
     def __call__(
@@ -62,12 +63,12 @@ class AnnealedLangevin:
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Draws samples of `shape` = (B, ...); arguments and errors as for PredictorCorrector."""
+        """Draws samples of `shape` = (B, ...). Arguments and errors: see PredictorCorrector."""
         check_score_fn(score_fn, shape)
         n_moves = self.n_levels * self.n_steps_each
         check_frames(n_frames, n_moves)
         x, t_start = starting_point(key, sde, shape, first_index, start)
-        # Laid from the end, so that a single level is the last one.
+        # From t_min upwards, then reversed: a single level is that of t_min.
         log_snr = jnp.linspace(sde.log_snr(sde.t_min), sde.log_snr(t_start), self.n_levels)[::-1]
         times = jnp.clip(sde.inverse_log_snr(log_snr), sde.t_min, t_start)
         step_size = self.step_size
@@ -97,12 +98,13 @@ class AnnealedLangevin:
 
 
 def balanced_step_size(ratio: float | Array, n_steps_each: int) -> Float[Array, ""]:
-    """The step size, in units of sigma^2, by Technique 4 of Song & Ermon 2020 (arXiv 2006.09011).
+    """Step size in units of sigma^2 by Technique 4 of Song & Ermon 2020 (arXiv 2006.09011).
 
-    `ratio` is that of a level's sigma / alpha to the next. Samples of a point's noise that come to
-    a level with ratio^2 times its variance leave it with a variance nearest to its own.
+    `ratio` is the quotient of two consecutive noise levels sigma / alpha, above 1. For data that
+    are one point, samples enter a level with ratio^2 times its variance. The step size is the one
+    with which they leave it with a variance nearest to the level's own.
     """
     size = jnp.geomspace(1e-5, 1.0, 8192)
-    stationary = 2 / (2 - size)  # Langevin steps of finite size overshoot
+    stationary = 2 / (2 - size)  # variance of the stationary state: finite steps overshoot
     variance = (1 - size) ** (2 * n_steps_each) * (ratio**2 - stationary) + stationary
     return size[jnp.argmin(jnp.abs(variance - 1))]

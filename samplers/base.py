@@ -1,4 +1,4 @@
-"""What a sampler returns, and where it starts."""
+"""Interface of the samplers: their result, their starting point, their recorded frames."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,14 +11,16 @@ from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least
 
 Scores = ScoreFn | tuple[ScoreFn, ...]
-"""A score function, or those of the first, second, ... evaluation of a solver's step."""
+"""One score function, or a tuple of one for the first, second, ... evaluation of each step."""
 
 
 class Samples(NamedTuple):
-    """What a sampler returns.
+    """Result of a sampler.
 
-    x: [B, ...] samples. nfe: network evaluations made for each. path: [n_frames, B, ...], states
-    at even intervals from just after the start to t_min.
+    Attributes:
+        x: [B, ...] samples.
+        nfe: number of network evaluations per sample.
+        path: [n_frames, B, ...] states at even intervals, from just after the start to t_min.
     """
 
     x: Float[Array, "batch *shape"]
@@ -27,7 +29,7 @@ class Samples(NamedTuple):
 
 
 class Start(NamedTuple):
-    """A start other than the prior at t_max: states x, [B, ...], of time t, a Python number."""
+    """Starting point other than the prior: states x, [B, ...], at the time t, a Python number."""
 
     x: Float[Array, "batch *shape"]
     t: float
@@ -40,23 +42,25 @@ def starting_point(
     first_index: int | Array,
     start: Start | None,
 ) -> tuple[Batch, float]:
-    """The states that a sampler starts from and their time: `start`, or draws from the prior.
+    """Initial states and their time: `start` if it is given, otherwise draws from the prior.
 
     Raises:
-        ValueError: states of another shape, or a time outside (t_min, t_max].
+        ValueError: start.x whose shape is not `shape`, or start.t outside (t_min, t_max].
     """
     if start is None:
         return sde.prior_sample(key, shape, first_index), sde.t_max
     x, t = jnp.asarray(start.x, jnp.float32), start.t
     if x.shape != tuple(shape):
-        raise ValueError(f"start.x has the shape {x.shape}: it must be that asked for, {shape}")
+        raise ValueError(
+            f"start.x has the shape {x.shape}: it must be that of the samples, {tuple(shape)}"
+        )
     if not sde.t_min < t <= sde.t_max:
         raise ValueError(f"start.t is {t}: it must lie in (t_min, t_max] = {sde.t_min, sde.t_max}")
     return x, t
 
 
 def check_frames(n_frames: int, n_moves: int) -> None:
-    """Raises ValueError for a negative number of frames, or more than there are moves."""
+    """Raises ValueError if n_frames is negative or above the number of steps, n_moves."""
     check_at_least(0, n_frames=n_frames)
     if n_frames > n_moves:
         raise ValueError(f"n_frames is {n_frames}: there are only {n_moves} steps to record")

@@ -1,11 +1,14 @@
-"""Brownian motion along the noise levels: a sample's path is one, whatever the steps through it.
+"""Brownian paths over noise levels: each sample has one path, whatever the number of steps.
 
-W with Var(W(b) - W(a)) = b^(-2 rate) - a^(-2 rate) for levels a > b drives y / l^(1 + rate) where
-y follows the reverse SDE dy = (1 + rate) eps dl + sqrt(2 rate l) dw: a step makes the very noise
-that two halves of it make. Halfway (in log level) between known points W is a draw of the Brownian
-bridge, numbered by its place, and so on (Levy's construction; levels closer than 0.26% take it
-further, which moves W between its places by up to 3%). So W is a weighted sum of draws, and
-the weights, which the levels alone decide, are known in float64 before any draw is made.
+Solutions of the reverse SDE dy = (1 + rate) eps dl + sqrt(2 rate l) dw are driven by a Brownian
+motion W with Var(W(b) - W(a)) = b^(-2 rate) - a^(-2 rate) for levels a > b: it is the noise of
+y / l^(1 + rate). Noise is taken from W, so a step makes the same noise as its two halves.
+
+W is made by Levy's construction. At the midpoint, in log level, of two known points it is a draw
+from the Brownian bridge; every midpoint has a number, which is folded into the sample's key.
+Levels closer than 0.26% need more halvings, which moves W between midpoints by up to 3%. So W is a
+weighted sum of normal draws. The weights depend on the levels only, and are computed in float64
+before any draw is made.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from sde_lib.batch import Batch, fold_in, normal
 
-DEPTH = 12  # halvings of the way in log level: 4,096 pieces, from 40,000 down to 1 each of 0.26%
+DEPTH = 12  # halvings of the log level: from 40,000 to 1 they make 4,096 pieces of 0.26%
 
 Draw = Callable[[Array, Batch], tuple[Array, Batch]]
 
@@ -31,28 +34,29 @@ def increments(
     rate: float,
     shape: Sequence[int],
 ) -> tuple[Draw, Batch]:
-    """The increments of W from now[k] to each of stops[k], one step after the other.
+    """Increments of W in consecutive steps, from the level now[k] to each level of stops[k].
 
     Args:
-        keys: of the samples' paths.
-        now: the levels that steps start at: each the last stop of the step before.
-        stops: the levels below, decreasing, that increments reach to.
-        high: no level is above it; with `low` and `rate` it decides on the path. W(high) = 0.
-        low: no level is below it.
-        rate: positive.
+        keys: random keys, one per sample.
+        now: level at which each step starts, which is the last stop of the step before.
+        stops: decreasing levels below now[k] at which the increments of step k end.
+        high: upper bound of the levels, where W = 0. With `low` and `rate` it fixes the path.
+        low: lower bound of the levels.
+        rate: rate of the SDE above, positive.
         shape: (B, ...).
 
     Returns:
-        draw(k, w), the increments divided by their standard deviations, [stops, B, ...], and the
-        next step's w; and the first step's w, which is W / (its level)^(-rate).
+        (draw, w). draw(k, w) returns the increments of step k divided by their standard
+        deviations, [stops, B, ...], and the w of the next step. A step's w is W / level^(-rate) at
+        the level where it starts; the w returned is that of the first step.
     """
     log_ratio = np.log(stops / now[:, None])
-    gaps = np.diff(-log_ratio, axis=1, prepend=0)  # two levels in one piece would share its draw
+    gaps = np.diff(-log_ratio, axis=1, prepend=0)  # levels in one piece would share its draw
     depth = max(DEPTH, int(np.ceil(np.log2(np.log(high / low) / gaps.min()))))
     ratio, rest = np.exp(rate * log_ratio), -np.expm1(2 * rate * log_ratio)
     rows = *levy(stops, high, low, rate, depth), ratio / np.sqrt(rest), 1 / np.sqrt(rest)
     places, *floats = jax.tree.map(jnp.asarray, rows)
-    weights, of_now, of_then = (jnp.asarray(a, jnp.float32) for a in floats)
+    weights, scale_now, scale_then = (jnp.asarray(a, jnp.float32) for a in floats)
 
     def value(places, weights):
         def add(term, w):
@@ -63,7 +67,7 @@ def increments(
     def draw(k, w):
         then = jax.lax.map(lambda row: value(*row), (places[k], weights[k]))
         by_stop = (-1, *(1,) * len(shape))
-        z = of_then[k].reshape(by_stop) * then - of_now[k].reshape(by_stop) * w
+        z = scale_then[k].reshape(by_stop) * then - scale_now[k].reshape(by_stop) * w
         return z, then[-1]
 
     first = levy(now[0], high, low, rate, depth)
@@ -73,10 +77,10 @@ def increments(
 def levy(
     levels: Float[np.ndarray, "*shape"], high: float, low: float, rate: float, depth: int = DEPTH
 ) -> tuple[Int[np.ndarray, "*shape terms"], Float[np.ndarray, "*shape terms"]]:
-    """Places and weights of the draws whose sum is W(level) level^rate, given W(high) = 0."""
+    """Numbers and weights of the normal draws whose sum is W(level) level^rate; W(high) = 0."""
 
     def gap(a, b):
-        """The variance of W(b) - W(a), over that of W(b) if W(infinity) were 0."""
+        """Var(W(b) - W(a)) / b^(-2 rate)."""
         return -np.expm1(2 * rate * np.log(b / a))
 
     levels = np.asarray(levels, np.float64)

@@ -1,4 +1,4 @@
-"""Noise that a step begins with (Karras et al. 2022, Algorithm 2)."""
+"""Churn: noise added at the start of a step (Karras et al. 2022, Algorithm 2)."""
 
 import dataclasses
 import math
@@ -11,16 +11,17 @@ from samplers.solver import NoiseLevelSolver
 
 @dataclasses.dataclass(frozen=True)
 class Churn(NoiseLevelSolver):
-    """A deterministic solver each of whose steps may first add noise.
+    """Base class of deterministic solvers whose steps may first add noise.
 
     Attributes:
-        s_churn: a step from a level l begins at l (1 + min(s_churn / n_steps, sqrt(2) - 1)).
-        s_tmin: the least level where it does.
-        s_tmax: the highest.
-        s_noise: standard deviation of the noise, relative to what the new level calls for.
+        s_churn: amount of noise. It raises the noise level l at the start of a step to
+            l (1 + min(s_churn / n_steps, sqrt(2) - 1)); 0 adds none.
+        s_tmin: lowest noise level at which noise is added.
+        s_tmax: highest noise level at which noise is added.
+        s_noise: standard deviation of the noise, relative to the one that the raised level needs.
 
     Raises:
-        ValueError: a number that is negative, or s_tmin > s_tmax.
+        ValueError: a number that is negative, s_churn or s_noise infinite, or s_tmin > s_tmax.
     """
 
     s_churn: float = 0.0

@@ -1,4 +1,4 @@
-"""DPM-2: the midpoint method of k-diffusion."""
+"""DPM-2 of k-diffusion: DPM-Solver-2, a midpoint method in the log-SNR, with churn."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -14,10 +14,10 @@ from sde_lib.batch import Batch
 
 @dataclasses.dataclass(frozen=True)
 class DPM2(Churn):
-    """A step by the noise halfway in the log-SNR, after churn.
+    """DPM-Solver-2 with churn: each step takes the noise predicted at its midpoint in log-SNR.
 
-    In Algorithm 2 of Karras et al. 2022, in place of Heun's method, DPM-Solver-2 with r_1 = 1/2 (Lu
-    et al. 2022, arXiv 2206.00927, Algorithm 1). Fields: as of NoiseLevelSolver and Churn.
+    It is Algorithm 2 of Karras et al. 2022 with DPM-Solver-2, r_1 = 1/2 (Lu et al. 2022, arXiv
+    2206.00927, Algorithm 1), in place of Heun's method. Fields: see NoiseLevelSolver and Churn.
     """
 
     evaluations: ClassVar[int] = 2

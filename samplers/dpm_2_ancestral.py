@@ -1,4 +1,4 @@
-"""DPM-Solver-2 to a lower level, and noise back up."""
+"""Ancestral DPM-Solver-2: a deterministic step to a lower noise level, then noise back up."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -14,9 +14,9 @@ from sde_lib.batch import Batch
 
 @dataclasses.dataclass(frozen=True)
 class DPM2Ancestral(Ancestral):
-    """DPM-Solver-2 (Lu et al. 2022, arXiv 2206.00927, Algorithm 1), made ancestral.
+    """Ancestral sampling with DPM-Solver-2 (Lu et al. 2022, arXiv 2206.00927, Algorithm 1).
 
-    Fields: as of NoiseLevelSolver and Ancestral.
+    Fields: see NoiseLevelSolver and Ancestral.
     """
 
     evaluations: ClassVar[int] = 2

@@ -1,4 +1,4 @@
-"""DPM-Solver with steps that its error decides on."""
+"""DPM-Solver with adaptive step sizes (Lu et al. 2022, arXiv 2206.00927, Appendix C)."""
 
 import dataclasses
 import math
@@ -19,11 +19,11 @@ from sde_lib.batch import Batch, expand
 from sde_lib.checks import check_at_least, check_name
 
 MAX_TRIES = 10_000
-LEAST_STEP = 1e-5  # of the whole: a model that is not finite gets here at once
+LEAST_STEP = 1e-5  # relative to the whole interval; a model that is not finite gets here at once
 
 
 class _State(NamedTuple):
-    """y at half the log-SNR s; `lower`, the lower order's; frames, y's, [F, B, ...]."""
+    """Solution y at half the log-SNR s, that of the lower order, and frames of y, [F, B, ...]."""
 
     y: Batch
     lower: Batch
@@ -32,7 +32,7 @@ class _State(NamedTuple):
 
 
 class _Control(NamedTuple):
-    """The next step's length; 1 / error of the last two steps; tries, accepted or not."""
+    """Size h of the next step, 1 / error of the last two accepted steps, number of tries so far."""
 
     h: Array
     gains: Float[Array, "2"]
@@ -43,31 +43,32 @@ class _Control(NamedTuple):
 class DPMAdaptive:
     """DPM-Solver-12 or -23 with adaptive steps (Lu et al. 2022, arXiv 2206.00927, Appendix C).
 
-    An error is the difference of the two orders, relative to max(atol, rtol |y|); the batch's is
-    the largest over samples of a sample's root mean square, so that no sample hides behind the
-    others. A sample depends on its batch to tolerance. The PID controller of step lengths
-    (Soederlind 2003) and the numbers are those of k-diffusion. A solve that fails (a model that is
-    not finite, more than MAX_TRIES steps) ends early with NaN.
+    The error of a step is the difference of the two orders, relative to max(atol, rtol |y|). The
+    error of a batch is the largest root mean square of one sample. All samples share their steps,
+    so a sample depends on its batch, to tolerance. The PID controller of the step size (Soederlind
+    2003) and its defaults are those of k-diffusion. A solve that fails (a model that is not finite,
+    more than MAX_TRIES steps) ends early and returns NaN.
 
     The default tolerances are k-diffusion's, for starts at about sigma = 15. From VP's 150 they are
-    too loose (a standard deviation of 0.5 becomes 0.7): take rtol = atol = 0.001.
+    too loose (a standard deviation of 0.5 becomes 0.7): use rtol = atol = 0.001.
 
     Attributes:
         order: 3 for DPM-Solver-23, 2 for DPM-Solver-12.
         rtol: relative tolerance of a step.
-        atol: absolute tolerance of a step, of y = x / alpha.
-        h_init: the first step, in half the log-SNR.
-        pcoeff: the controller's P.
-        icoeff: its I.
-        dcoeff: its D.
-        accept_safety: a step is accepted where the controller lengthens it at least by this.
-        sigma_max: sigma / alpha to start from; None for the prior's.
-        sigma_min: sigma / alpha to end at; None for that of t_min.
-        denoise: end with x_0, for one evaluation more; otherwise x at sigma_min.
-        norm: "sample", or "batch" for k-diffusion's error, the root mean square of all.
+        atol: absolute tolerance of a step, in units of y = x / alpha.
+        h_init: size of the first step, in half the log-SNR.
+        pcoeff: proportional coefficient of the controller.
+        icoeff: integral coefficient of the controller.
+        dcoeff: derivative coefficient of the controller.
+        accept_safety: a step is accepted if the factor for the next step size is at least this.
+        sigma_max: first noise level sigma / alpha; None for that of the prior.
+        sigma_min: last noise level sigma / alpha; None for that of t_min.
+        denoise: return E[x_0 | x] (one more evaluation) in place of x at sigma_min.
+        norm: "sample" for the error above; "batch" for k-diffusion's, the root mean square over
+            the whole batch.
 
     Raises:
-        ValueError: another order or norm, or a number that is not positive.
+        ValueError: an unknown order or norm, or a number out of range.
     """
 
     order: int = 3
@@ -93,7 +94,8 @@ class DPMAdaptive:
         if not (min(self.pcoeff, self.icoeff, self.dcoeff) >= 0 and self.accept_safety < 1):
             raise ValueError(
                 f"pcoeff = {self.pcoeff}, icoeff = {self.icoeff}, dcoeff = {self.dcoeff}, "
-                f"accept_safety = {self.accept_safety}: none may be negative, nor the last above 1"
+                f"accept_safety = {self.accept_safety}: none may be negative, and accept_safety "
+                "must be below 1"
             )
 
     def __call__(
@@ -106,13 +108,13 @@ class DPMAdaptive:
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector.
+        """Draws samples of `shape` = (B, ...). The arguments are those of PredictorCorrector.
 
-        Frames are even in the log-SNR, and interpolated. Warns of noise levels beyond those of
-        training.
+        Frames are at even intervals of the log-SNR, by interpolation. Warns if a noise level is
+        outside the range of training.
 
         Raises:
-            ValueError: a score_fn or start of another shape; a sigma_min above the start.
+            ValueError: a score_fn or start of the wrong shape, or sigma_min above the start.
         """
         check_score_fn(score_fn, shape)
         check_at_least(0, n_frames=n_frames)
@@ -153,7 +155,7 @@ class DPMAdaptive:
         return Samples(x, self.order * control.tries + self.denoise, frames)
 
     def _step(self, model: Model, y: Batch, h: Array) -> tuple[Batch, Batch]:
-        """y after a step by DPM-Solver-1 or -2, whose r_1 is the other's, and the order above."""
+        """Results of one step of size h from y: (lower order, higher order), with shared stages."""
         rows = stage_weights(model.level[0], h, self.order, jnp.expm1)
         noises, stage = [], y
         for i, row in enumerate(rows):
@@ -167,7 +169,7 @@ class DPMAdaptive:
     def _control(
         self, lower: Batch, higher: Batch, state: _State, control: _Control
     ) -> tuple[Array, _Control]:
-        """Whether a step is accepted, and the control of the next."""
+        """Accepts or rejects a step: (accepted, control of the next step)."""
         size = jnp.maximum(jnp.abs(lower), jnp.abs(state.lower))
         errors = (lower - higher) / jnp.maximum(self.atol, self.rtol * size)
         squares = jnp.mean(errors**2, axis=tuple(range(1, errors.ndim)))
@@ -176,7 +178,7 @@ class DPMAdaptive:
         p, i, d = (k / self.order for k in (self.pcoeff, self.icoeff, self.dcoeff))
         last, before = control.gains
         factor = gain ** (p + i + d) * last ** -(p + 2 * d) * before**d
-        factor = 1 + jnp.arctan(factor - 1)  # within 0.2 and 2.6
+        factor = 1 + jnp.arctan(factor - 1)  # limits it to between 0.2 and 2.6
         accepted = factor >= self.accept_safety
         gains = jnp.where(accepted, jnp.stack([gain, last]), control.gains)
         return accepted, _Control(control.h * factor, gains, control.tries + 1)

@@ -1,4 +1,4 @@
-"""DPM-Solver, singlestep, by the noise (Lu et al. 2022, arXiv 2206.00927)."""
+"""DPM-Solver, singlestep, with noise prediction (Lu et al. 2022, arXiv 2206.00927)."""
 
 import abc
 import dataclasses
@@ -12,29 +12,30 @@ from samplers.noise_levels import Grid, Levels
 from samplers.solver import NoiseLevelSolver, Plan
 from sde_lib import SDE
 
-STAGES = {1: (0.0,), 2: (0.0, 1 / 2), 3: (0.0, 1 / 3, 2 / 3)}  # parts of the step: 0 and the r_i
+STAGES = {1: (0.0,), 2: (0.0, 1 / 2), 3: (0.0, 1 / 3, 2 / 3)}  # places in the step: 0 and the r_i
 
 
 def stage_weights(
     level: Any, h: Any, order: int, expm1: Callable[[Any], Any] = np.expm1
 ) -> list[list[Any]]:
-    """Row i: the noises' weights in what is added to y to reach stage i + 1, or at last the end.
+    """Weights of the predicted noises in one step: the exponential Runge-Kutta tableau.
 
-    The exponential Runge-Kutta methods of Eq. 3.7 and Algorithms 1 and 2.
+    Row i holds the weights of noises 0, ..., i in the sum that is added to y to reach stage i + 1;
+    the last row reaches the end of the step (Eq. 3.7, Algorithms 1 and 2).
 
     Args:
-        level: where the step starts.
-        h: its length in half the log-SNR.
+        level: noise level at which the step starts.
+        h: size of the step in half the log-SNR.
         order: 1, 2 or 3.
-        expm1: numpy's or JAX's.
+        expm1: np.expm1 or jnp.expm1.
     """
 
     def constant(r):
-        """The weight of a noise that does not change."""
+        """Weight of a constant noise, up to the place r of the step."""
         return level * expm1(-r * h)
 
     def change(r, r_before):
-        """The weight of the noise at the stage r_before less the first."""
+        """Weight, up to the place r, of the noise at r_before minus the noise at 0."""
         return level * (1 + expm1(-r * h) + expm1(-r * h) / (r * h)) * r / r_before
 
     if order == 1:
@@ -47,22 +48,22 @@ def stage_weights(
 
 @dataclasses.dataclass(frozen=True)
 class _Singlestep(NoiseLevelSolver):
-    """Steps of one to three stages.
+    """Base class of singlestep solvers, whose steps have one to three stages.
 
-    Every stage is a step of the loop, by a sum of the noises so far as in LMS: so a program holds
-    the network once, whatever the orders, and once more for the step to x_0. Frames may show a
-    stage.
+    Every stage is one iteration of the loop, and adds a weighted sum of the noises so far, as in
+    LMS. So the compiled program contains the network once for all orders, and once more for the
+    step to x_0. A frame may show a stage.
     """
 
     grid: Grid = "log_snr"
 
     n_past: ClassVar[int] = 2
-    takes_tuple: ClassVar[bool] = False  # a step of the loop knows not which stage it is
+    takes_tuple: ClassVar[bool] = False  # an iteration does not know its stage
 
     @property
     @abc.abstractmethod
     def orders(self) -> list[int]:
-        """Of the steps before that to x_0."""
+        """Order of each step, without the final step to x_0."""
 
     @property
     def n_levels(self) -> int:
@@ -95,13 +96,13 @@ class _Singlestep(NoiseLevelSolver):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolver(_Singlestep):
-    """DPM-Solver-1, -2 or -3: n_steps steps of `order` evaluations; that to x_0 is of one.
+    """DPM-Solver-1, -2 or -3: steps of `order` evaluations each, and one for the step to x_0.
 
     Attributes:
-        order: from 1, DDIM, to 3.
+        order: order of convergence, 1 (DDIM), 2 or 3.
 
     Raises:
-        ValueError: another order.
+        ValueError: any other order.
     """
 
     order: int = 3
@@ -117,10 +118,10 @@ class DPMSolver(_Singlestep):
 
 @dataclasses.dataclass(frozen=True)
 class DPMFast(_Singlestep):
-    """DPM-Solver-fast (Section 3.4): n_steps is the number of evaluations, that for x_0 included.
+    """DPM-Solver-fast (Section 3.4): n_steps is the number of evaluations, with that for x_0.
 
-    They are spent on steps of order 3, then one of order 1 or 2, or one of 2 and one of 1. By
-    default it ends at sigma_min: an evaluation less for the steps is worse than the noise there.
+    It makes steps of order 3, then one of order 1 or 2, or one of order 2 and one of order 1. By
+    default it does not denoise: an evaluation is worth more in the steps than at sigma_min.
     """
 
     denoise: bool = False

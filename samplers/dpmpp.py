@@ -1,4 +1,4 @@
-"""DPM-Solver++: deterministic steps by the denoised data (Lu et al. 2022b, arXiv 2211.01095)."""
+"""DPM-Solver++: deterministic steps with data prediction (Lu et al. 2022b, arXiv 2211.01095)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from sde_lib.batch import Batch
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2S(NoiseLevelSolver):
-    """DPM-Solver++(2S), Algorithm 1, with r_1 = 1/2: D halfway in the log-SNR, then the step."""
+    """DPM-Solver++(2S), Algorithm 1 with r_1 = 1/2: the step uses D at its midpoint in log-SNR."""
 
     evaluations: ClassVar[int] = 2
 
@@ -30,9 +30,9 @@ class DPMpp2S(NoiseLevelSolver):
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2M(NoiseLevelSolver):
-    """DPM-Solver++(2M), Algorithm 2: D extrapolated in the log-SNR from this step's and the last's.
+    """DPM-Solver++(2M), Algorithm 2: D is extrapolated in log-SNR from its last two evaluations.
 
-    The first step, without a last one, is of order 1.
+    The first step has one evaluation only, and is of order 1.
     """
 
     n_past: ClassVar[int] = 1

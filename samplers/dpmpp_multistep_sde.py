@@ -1,4 +1,4 @@
-"""DPM-Solver++ for the reverse SDE, with one evaluation a step: earlier ones are kept."""
+"""Multistep DPM-Solver++ for the reverse SDE: one evaluation a step, and earlier ones reused."""
 
 import abc
 import dataclasses
@@ -17,11 +17,11 @@ from sde_lib.checks import check_name
 
 @dataclasses.dataclass(frozen=True)
 class _Multistep(Stochastic):
-    """D is a polynomial through its last n_past + 1 values, once there are as many.
+    """Base class: D is replaced by the polynomial through its last n_past + 1 evaluations.
 
-    y' = (1 - decay) mean + decay y + std z, where `mean` is that of the polynomial over the step
-    from u = 0 to 1 in log level, in which D counts by decay^(-u) (Lu et al. 2022, arXiv 2211.01095,
-    Section 5).
+    y' = (1 - decay) mean + decay y + std z, where `mean` is the average of the polynomial over the
+    step, u = 0 to 1 in log level, with the weight decay^(-u) (Lu et al. 2022, arXiv 2211.01095,
+    Section 5). The first steps have fewer evaluations, and a polynomial of lower degree.
     """
 
     def plan(self, now: Levels, then: Levels) -> Plan:
@@ -41,13 +41,13 @@ class _Multistep(Stochastic):
         return Plan(now[:, None], (decay, std, weights), then[:, None], self.eta)
 
     def quadrature(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Points and weights that integrate over 0 < u < 1."""
+        """Points and weights of a quadrature rule over 0 < u < 1."""
         points, weights = np.polynomial.legendre.leggauss(32)
         return (1 + points) / 2, weights / 2
 
     @abc.abstractmethod
     def variable(self, levels: Levels) -> Levels:
-        """What D is a polynomial of."""
+        """Variable of the polynomial, as a function of the noise level."""
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
         decay, std, weights = c
@@ -59,13 +59,13 @@ class _Multistep(Stochastic):
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2MSDE(_Multistep):
-    """SDE-DPM-Solver++(2M): D is a line, in log level, through two values.
+    """SDE-DPM-Solver++(2M): D is linear in log level, through its last two evaluations.
 
     Attributes:
-        solver_type: "heun" integrates the line, "midpoint" takes its value halfway.
+        solver_type: "heun" integrates the line exactly, "midpoint" takes its value at the midpoint.
 
     Raises:
-        ValueError: another solver_type.
+        ValueError: an unknown solver_type.
     """
 
     solver_type: Literal["midpoint", "heun"] = "midpoint"
@@ -87,12 +87,12 @@ class DPMpp2MSDE(_Multistep):
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp3MSDE(_Multistep):
-    """SDE-DPM-Solver++(3M): D is a parabola through three values.
+    """SDE-DPM-Solver++(3M): D is quadratic in the level l, through its last three evaluations.
 
-    It is one in l. To parabolas in log l, whose error is of the same order, long steps are fatal:
-    ten, with eta = 1, make 2.03 of a standard deviation of 0.7, and 0.59 by l.
+    A quadratic in log l has an error of the same order, but is unstable in long steps: where the
+    standard deviation of the data is 0.7, ten steps with eta = 1 give 2.03 with log l, 0.59 with l.
 
-    Fields: as of NoiseLevelSolver and Stochastic.
+    Fields: see NoiseLevelSolver and Stochastic.
     """
 
     least_steps: ClassVar[int] = 3

@@ -1,4 +1,4 @@
-"""DPM-Solver++ with two evaluations a step, with noise: ancestral, and of the reverse SDE."""
+"""Stochastic DPM-Solver++(2S), with two evaluations a step: reverse SDE and ancestral forms."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -16,12 +16,13 @@ from sde_lib.batch import Batch
 class DPMppSDE(Stochastic):
     """DPM-Solver++(2S) for the reverse SDE.
 
-    Lu et al. 2022 (arXiv 2211.01095), Algorithm 1, with the SDE's exponentials of Section 5. The
-    noise halfway is as correlated with the whole step's as a Brownian motion in l makes it, which
-    is k-diffusion's: more than the SDE's own, and on long steps by a third more accurate.
+    Lu et al. 2022 (arXiv 2211.01095), Algorithm 1, with the exponentials of the SDE of Section 5.
+    The noise up to the second evaluation and that of the whole step are correlated as a Brownian
+    motion in l would make them, as in k-diffusion. That correlation is higher than the SDE's own,
+    and on long steps a third more accurate.
 
     Attributes:
-        r: where the second evaluation is, as a part of the step in log level.
+        r: place of the second evaluation, as a fraction of the step in log level.
 
     Raises:
         ValueError: r outside (0, 1).
@@ -39,9 +40,9 @@ class DPMppSDE(Stochastic):
     def plan(self, now: Levels, then: Levels) -> Plan:
         middle = now ** (1 - self.r) * then**self.r
         decay, std = self.exact(now, middle)
-        of_middle, of_whole = self._recorrelate(now, middle, then)
+        a, b = self._recorrelate(now, middle, then)
         coefficients = (
-            (decay, std * of_middle, std * of_whole),
+            (decay, std * a, std * b),
             self.exact(now, then),
             np.full_like(now, self.r),
         )
@@ -49,7 +50,7 @@ class DPMppSDE(Stochastic):
         return Plan(np.column_stack([now, middle]), coefficients, stops, self.eta)
 
     def _recorrelate(self, now: Levels, middle: Levels, then: Levels) -> tuple[Levels, Levels]:
-        """(a, b): a z_middle + b z_whole is as correlated with z_whole as a path in l makes it."""
+        """(a, b): the correlation of a z_middle + b z_whole with z_whole is that of a path in l."""
         if self.eta == 0:
             return np.zeros_like(now), np.zeros_like(now)
         shorter, longer = (np.expm1(2 * self.eta * np.log(now / end)) for end in (middle, then))
@@ -58,18 +59,18 @@ class DPMppSDE(Stochastic):
         return a, wanted - a * own
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
-        (middle_decay, of_middle, of_whole), (decay, std), r = c
+        (middle_decay, a, b), (decay, std), r = c
         first = model.denoised(y)
-        middle = first + middle_decay * (y - first) + of_middle * z[0] + of_whole * z[-1]
+        middle = first + middle_decay * (y - first) + a * z[0] + b * z[-1]
         denoised = first + (model.denoised(middle, 1) - first) / (2 * r)
         return denoised + decay * (y - denoised) + std * z[-1], past
 
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2SAncestral(Ancestral):
-    """DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1), made ancestral.
+    """Ancestral sampling with DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1).
 
-    Fields: as of NoiseLevelSolver and Ancestral.
+    Fields: see NoiseLevelSolver and Ancestral.
     """
 
     evaluations: ClassVar[int] = 2

@@ -1,4 +1,4 @@
-"""Starting from data in place of the prior: variations, latents, and ways between them."""
+"""Sampling from data in place of the prior: SDEdit, DDIM inversion, latents, interpolation."""
 
 from collections.abc import Callable
 
@@ -26,13 +26,16 @@ def vary(
 
     Args:
         sampler: any sampler.
-        key: with first_index + i, decides on sample i.
+        key: sampling key; sample i depends on `key` and first_index + i.
         sde: the forward SDE.
-        score_fn: its score.
+        score_fn: score of the noised data, (x, t) -> score.
         x0: [B, ...] data.
-        strength: from 0, which returns x0 (as do times up to t_min), to 1, which keeps no more of
-            it than the prior does.
+        strength: noise level of the start, in [0, 1]. 0 (or any t up to t_min) returns x0; 1 keeps
+            no more of x0 than the prior does.
         first_index: index of the first sample in the stream `key`.
+
+    Returns:
+        [B, ...] samples.
 
     Raises:
         ValueError: a strength outside [0, 1].
@@ -48,9 +51,9 @@ def vary(
 
 
 def encode(sde: SDE, score_fn: ScoreFn, x0: Batch, rtol: float = 1e-5, atol: float = 1e-5) -> Batch:
-    """Where the probability flow takes x0, [B, ...], from t_min to t_max: its latent.
+    """Latents of x0, [B, ...]: the solution of the probability flow from t_min to t_max.
 
-    ProbabilityFlow with start=Start(latent, sde.t_max) takes it back, to solver tolerance.
+    ProbabilityFlow with start=Start(latent, sde.t_max) decodes a latent, to solver tolerance.
     """
     check_score_fn(score_fn, x0.shape)
 
@@ -61,11 +64,11 @@ def encode(sde: SDE, score_fn: ScoreFn, x0: Batch, rtol: float = 1e-5, atol: flo
 
 
 def reconstruct(sde: SDE, score_fn: ScoreFn, x0: Batch, n_steps: int) -> Batch:
-    """x0, [B, ...], by n_steps of Euler's method from t_min to t_max, and as many back.
+    """Reconstruction of x0, [B, ...]: n_steps of DDIM inversion to t_max, then n_steps back.
 
-    The way there is DDIM's inversion: a step evaluates the score where it begins, and so the two
-    ways differ, the more the probability flow bends. Wang et al. 2023 (DIRE, arXiv 2303.09295)
-    find it to bend less from a model's own samples.
+    Both ways are Euler's method on the probability flow. A step evaluates the score where it
+    begins, so the way back differs from the inversion, the more the flow is curved. Wang et al.
+    2023 (DIRE, arXiv 2303.09295) find that it is less curved from a model's own samples.
     """
     check_score_fn(score_fn, x0.shape)
     solver, keys = Euler(n_steps, denoise=False), sample_keys(jax.random.key(0), len(x0))
@@ -81,9 +84,9 @@ def reconstruct(sde: SDE, score_fn: ScoreFn, x0: Batch, n_steps: int) -> Batch:
 def slerp(a: Batch, b: Batch, weight: float | PerSample) -> Batch:
     """Spherical interpolation of latents, [B, ...]: a at weight 0, b at weight 1.
 
-    The direction turns at a constant rate (Shoemake 1985), and the norm goes linearly from one to
-    the other: it stays typical of the prior, where the norm of a linear interpolation would dip.
-    The directions must not be opposite to each other.
+    The direction turns at a constant rate (Shoemake 1985), and the norm changes linearly. So the
+    norm stays typical of the prior; that of a linear interpolation would dip. `a` and `b` must not
+    have opposite directions.
     """
     weight = expand(jnp.asarray(weight), a)
     axes = tuple(range(1, a.ndim))
@@ -95,7 +98,7 @@ def slerp(a: Batch, b: Batch, weight: float | PerSample) -> Batch:
     u, v = a / norm_a, b / norm_b
     angle = 2 * jnp.arctan2(norm(u - v), norm(u + v))  # accurate at any angle
 
-    def part(w):  # sin(w angle) / sin(angle), at angle 0 too
+    def part(w):  # sin(w angle) / sin(angle), and its limit at angle 0
         return w * jnp.sinc(w * angle / jnp.pi) / jnp.sinc(angle / jnp.pi)
 
     return ((1 - weight) * norm_a + weight * norm_b) * (part(1 - weight) * u + part(weight) * v)

@@ -1,4 +1,4 @@
-"""Two evaluations a step: Heun's method and its kin, and EDM's samplers."""
+"""Heun's method and other second-order Runge-Kutta methods, and the samplers of EDM."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -17,8 +17,8 @@ class Heun(NoiseLevelSolver):
     """Second-order Runge-Kutta on the probability flow (Karras et al. 2022, Algorithm 3).
 
     Attributes:
-        alpha: how far along the step the second evaluation is: 1 is Heun's method, 1/2 the
-            midpoint method, 2/3 Ralston's.
+        alpha: place of the second evaluation, as a fraction of the step: 1 is Heun's method, 1/2
+            the midpoint method, 2/3 Ralston's method.
 
     Raises:
         ValueError: alpha outside (0, 1].
@@ -45,7 +45,7 @@ class Heun(NoiseLevelSolver):
 
 @dataclasses.dataclass(frozen=True)
 class EDM(Churn, Heun):
-    """EDM's samplers (Karras et al. 2022): Algorithm 2, and with s_churn = 0 Algorithm 1.
+    """The samplers of EDM (Karras et al. 2022): Algorithm 2, or Algorithm 1 with s_churn = 0.
 
-    Fields: as of Heun and Churn.
+    Fields: see Heun and Churn.
     """

@@ -1,6 +1,7 @@
-"""First-order steps from noise level to noise level: Euler's, DDIM's and DDPM's.
+"""First-order solvers: Euler, DDIM and DDPM.
 
-All are y' = D + c (y - D) / l + s z with the model's D; Euler and DDIM differ in their grids alone.
+A step is y' = D + c (y - D) / l + s z, with D the denoised data and constants c and s of the step.
+DDIM without noise is Euler's method on another grid of noise levels.
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ from sde_lib.checks import check_name
 
 @dataclasses.dataclass(frozen=True)
 class Euler(Churn):
-    """Euler's method on the probability flow; with `denoise` it ends with D.
+    """Euler's method on the probability flow, with optional churn.
 
-    Fields: as of NoiseLevelSolver and Churn.
+    Fields: see NoiseLevelSolver and Churn.
     """
 
     def plan(self, now: Levels, then: Levels) -> Plan:
@@ -35,9 +36,9 @@ class Euler(Churn):
 
 @dataclasses.dataclass(frozen=True)
 class EulerAncestral(Ancestral):
-    """Euler's method to a lower level, and noise back up: DDIM's step with eta.
+    """Ancestral sampling with Euler's method: the step of DDIM with noise eta.
 
-    Fields: as of NoiseLevelSolver and Ancestral.
+    Fields: see NoiseLevelSolver and Ancestral.
     """
 
     def plan(self, now: Levels, then: Levels) -> Plan:
@@ -51,10 +52,10 @@ class EulerAncestral(Ancestral):
 
 @dataclasses.dataclass(frozen=True)
 class DDIM(EulerAncestral):
-    """DDIM (Song et al. 2021, arXiv 2010.02502, Eq. 12): EulerAncestral by the strides of a chain.
+    """DDIM (Song et al. 2021, arXiv 2010.02502, Eq. 12): EulerAncestral on even strides in t.
 
     Attributes:
-        eta: 0 is deterministic, 1 is DDPM with the smaller of its variances.
+        eta: amount of noise: 0 is deterministic, 1 is DDPM with its smaller variance, "posterior".
     """
 
     grid: Grid = "ddim"
@@ -63,16 +64,17 @@ class DDIM(EulerAncestral):
 
 @dataclasses.dataclass(frozen=True)
 class DDPM(NoiseLevelSolver):
-    """DDPM's ancestral sampling on any subset of the levels (Ho et al. 2020, Algorithm 2).
+    """Ancestral sampling of DDPM on any subset of noise levels (Ho et al. 2020, Algorithm 2).
 
     Attributes:
-        variance: "beta", that of the variance-preserving chain's step between the two levels;
-            "posterior", that of q(x_s | x_t, x_0); "learned", between these two, of a score_fn that
-            is a sde_lib.ScoreAndVariance (Nichol & Dhariwal 2021, arXiv 2102.09672); or
-            sde_lib.AnalyticVariance, for which "analytic" stands in a config (Bao et al. 2022).
+        variance: variance of a step between two noise levels. "beta" is that of the forward
+            variance-preserving chain. "posterior" is that of q(x_s | x_t, x_0). "learned" lies
+            between the two, and needs a score_fn that is a sde_lib.ScoreAndVariance (Nichol &
+            Dhariwal 2021, arXiv 2102.09672). A sde_lib.AnalyticVariance is optimal (Bao et al.
+            2022); in a config its name is "analytic".
 
     Raises:
-        ValueError: another variance; in use, "learned" for a score_fn without one.
+        ValueError: an unknown variance; when called, "learned" with a score_fn without variances.
     """
 
     n_steps: int = 1000
@@ -93,8 +95,8 @@ class DDPM(NoiseLevelSolver):
             below = posterior * np.exp(0.5 * ratio)
         elif self.variance == "analytic":
             raise ValueError(
-                "variance = 'analytic' is a name in configs: give the numbers themselves, of a "
-                "model and data, as sde_lib.analytic_variance makes them"
+                "variance = 'analytic' is a name in configs only: pass the AnalyticVariance of "
+                "the model, made by sde_lib.analytic_variance"
             )
         c = then**2 / now - now, below * np.sqrt((now - then) * (now + then))
         if self.variance == "learned":

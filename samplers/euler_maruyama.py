@@ -1,4 +1,4 @@
-"""Euler-Maruyama on the reverse-time SDE."""
+"""The Euler-Maruyama method on the reverse-time SDE."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from sde_lib import SDE, ScoreFn
 
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama:
-    """n_steps equal steps down to t_min, one evaluation each (Song et al. 2021, App. D)."""
+    """The Euler-Maruyama sampler (Song et al. 2021, App. D): n_steps equal steps down to t_min.
+
+    A step takes one evaluation. Raises ValueError for n_steps below 1.
+    """
 
     n_steps: int = 1000
 
@@ -32,5 +35,5 @@ class EulerMaruyama:
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Samples of `shape` = (B, ...): see PredictorCorrector."""
+        """Draws samples of `shape` = (B, ...). The arguments are those of PredictorCorrector."""
         return self._as_predictor()(key, sde, score_fn, shape, first_index, n_frames, start)

@@ -1,9 +1,10 @@
-"""Guidance: functions from a score function to a score function, that no sampler knows of.
+"""Guidance: functions that turn one score function into another, for any sampler.
 
-Weights follow the convention s + w (s_c - s): w = 1 is the conditional score alone, w = 0 leaves
-the condition out. What Ho & Salimans 2022 (arXiv 2207.12598) call w is w - 1 here. A weight is a
-number, a scalar array, which may be traced, or a function of t, [B] -> [B], such as those of
-SCHEDULES. Where a number changes nothing, the result is the given score function itself.
+The guidance scale w follows the convention s + w (s_c - s): w = 1 is the conditional score s_c,
+w = 0 the unconditional score s. Ho & Salimans 2022 (arXiv 2207.12598) write w for our w - 1. A
+weight is a number, a scalar array (which may be traced), or a function of t, [B] -> [B], such as
+the schedules in SCHEDULES. With a number that has no effect, such as w = 0 for a gradient, the
+result is the given score function itself.
 """
 
 import math
@@ -24,26 +25,26 @@ from sde_lib.checks import check_positive
 
 Weight = float | Float[Array, ""] | Callable[[PerSample], PerSample]
 
-GUIDED_TIMES = (0.01, 1.0)  # of VP: where Kim et al.'s discriminator guides
+GUIDED_TIMES = (0.01, 1.0)  # times of VP at which the discriminator of Kim et al. is used
 
 
 def gradient(
     score_fn: ScoreFn, log_prob: Callable[[Array, Array], PerSample], weight: Weight = 1.0
 ) -> ScoreFn:
-    """score_fn + weight grad_x log_prob: guidance by a classifier or a discriminator.
+    """Classifier guidance: score_fn + weight grad_x log_prob.
 
-    With weight = 1 and log_prob(x, t) = log p(y | x_t = x), the score given y (Song et al. 2021,
-    Eq. 14; larger weights: Dhariwal & Nichol 2021). Where a function of t is 0 for the whole batch,
-    log_prob is not evaluated.
+    With weight = 1 and log_prob(x, t) = log p(y | x_t = x) it is the conditional score given y
+    (Song et al. 2021, Eq. 14; larger weights: Dhariwal & Nichol 2021). If weight is a function of
+    t, log_prob is not evaluated where the weight is 0 for the whole batch.
 
     Args:
-        score_fn: the score to be guided.
-        log_prob: (x, t) -> [B] in nats; sample i's must depend on x[i] and t[i] alone.
-        weight: of the gradient.
+        score_fn: the unguided score.
+        log_prob: (x, t) -> [B] in nats. Value i must depend on x[i] and t[i] alone.
+        weight: guidance scale, which multiplies the gradient.
 
     Raises:
-        ValueError: a weight that is negative or not finite; in the result, a log_prob that is not
-            one number a sample.
+        ValueError: a weight that is negative or not finite; when the result is called, a log_prob
+            that does not return one number per sample.
     """
     check_positive(or_zero=True, weight=weight)
     if _same(weight, 0):
@@ -79,32 +80,32 @@ def discriminator(
     sigma_max: float | None = None,
     boost: bool = False,
 ) -> Scores:
-    """score_fn + weight grad_x log d / (1 - d) (Kim et al. 2023, arXiv 2211.17091).
+    """Discriminator guidance (Kim et al. 2023, arXiv 2211.17091): classifier guidance by a logit.
 
-    d(x, t) is the probability that x is noised data, and not a noised sample of the model. The
-    best d turns the model's score into that of the data at weight 1. It is classifier guidance by
-    the discriminator's logit. Heun's step averages its two evaluations: weights of 2 and 0 guide
-    nearly as 1 and 1 do, with half the discriminator's evaluations.
+    The score becomes score_fn + weight grad_x log d / (1 - d). d(x, t) is the probability that x
+    is noised data rather than a noised sample of the model. With the optimal d and weight 1 the
+    model's score becomes that of the data. Heun's step averages its two evaluations. So weights 2
+    and 0 have nearly the effect of 1 and 1, with half the evaluations of the discriminator.
 
     Args:
         score_fn: the model's score.
-        sde: gives t its noise level.
-        log_ratio: (x, t) -> [B], log d / (1 - d); sample i's must depend on x[i] and t[i] alone.
-        weight: of the gradient, in the first evaluation of a solver's step.
-        later_weight: in the others, such as Heun's second.
-        sigma_min: the lowest noise level sigma / alpha where a sample is guided; None for the
-            published, VP's at t = 0.01.
-        sigma_max: the highest; None for the published, VP's at t = 1.
-        boost: double the gradient where log_ratio < 0, for what is taken for a fake. That is the
-            gradient of min(r, 2 r) in place of r = log_ratio. (The published code does so in every
-            other step, and also adds noise to such samples.)
+        sde: the forward SDE, for the noise level at t.
+        log_ratio: (x, t) -> [B], log d / (1 - d). Value i must depend on x[i] and t[i] alone.
+        weight: guidance scale in the first evaluation of a solver's step.
+        later_weight: guidance scale in the later evaluations, such as the second of Heun's method.
+        sigma_min: lowest guided noise level sigma / alpha; None for the published one, that of VP
+            at t = 0.01.
+        sigma_max: highest guided noise level; None for the published one, that of VP at t = 1.
+        boost: double the gradient where log_ratio < 0, that is for samples classified as fake. It
+            is the gradient of min(r, 2 r) in place of r = log_ratio. (The published code does so
+            in every other step, and also adds noise to such samples.)
 
     Returns:
-        (first, later), score functions for samplers of noise levels; with equal weights one score
-        function, for any sampler.
+        With equal weights one score function, for any sampler. Otherwise (first, later), two score
+        functions for the samplers that step between noise levels (NoiseLevelSolver).
 
     Raises:
-        ValueError: weights or a sigma_min that are negative or not finite, sigma_min >= sigma_max.
+        ValueError: a weight or sigma_min that is negative or not finite, or sigma_min >= sigma_max.
     """
     published = levels_at(VP(), list(GUIDED_TIMES))
     low = published[0] if sigma_min is None else sigma_min
@@ -136,34 +137,36 @@ def classifier_free(
     null: PyTree = None,
     negative: PyTree = None,
 ) -> ScoreFn:
-    """s_u + weight (s_y - s_u), with one call for both (Ho & Salimans 2022, arXiv 2207.12598).
+    """Classifier-free guidance, s_u + weight (s_y - s_u) (Ho & Salimans 2022, arXiv 2207.12598).
 
-    s_y is the score given the condition, s_u without one, of a model that was trained with the
-    condition left out at random. A negative condition is one to keep away from:
-    s_u + weight (s_y - s_u) - weight (s_neg - s_u) where null is given too, and otherwise
-    s_neg + weight (s_y - s_neg), with no score without a condition.
+    s_y is the conditional score and s_u the unconditional score of one model, trained with dropout
+    of the condition. Both come from one call, with the two batches concatenated. With a negative
+    condition (a negative prompt) the score is s_neg + weight (s_y - s_neg), and s_u is not
+    evaluated. With both `negative` and `null` it is
+    s_u + weight (s_y - s_u) - weight (s_neg - s_u), from one call with three batches.
 
     Args:
-        conditional_score_fn: (x, t, condition) -> score, called with two or three batches in one.
-        condition: arrays [B, ...], in any container.
-        weight: 1 is s_y alone, 0 is s_u.
-        null: the condition of s_u, in the same container: arrays that broadcast to those of
-            condition. None is -1, no class, for conditions that are integers.
-        negative: likewise.
+        conditional_score_fn: (x, t, condition) -> score.
+        condition: conditioning, a pytree of arrays [B, ...].
+        weight: guidance scale: 1 is s_y, 0 is s_u.
+        null: conditioning of s_u: a pytree like `condition`, whose leaves broadcast to its arrays.
+            None is -1, no class, and needs a condition of integers.
+        negative: negative conditioning, a pytree like `null`; None for no negative condition.
 
     Raises:
-        ValueError: no condition; no null, though the condition is no class; a weight that is
-            negative or not finite; in the result, a condition of another batch than x.
+        ValueError: an empty condition; neither null nor negative with a condition that is not of
+            integers; a weight that is negative or not finite; when the result is called, a
+            condition and an x of different batch sizes.
     """
     check_positive(or_zero=True, weight=weight)
     leaves = jax.tree.leaves(condition)
     if not leaves:
-        raise ValueError("classifier-free guidance needs a condition: give the classes, [B], say")
+        raise ValueError("classifier-free guidance needs a condition: give class labels, [B], say")
     if null is None and negative is None:
         if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.integer) for leaf in leaves):
             raise ValueError(
-                "null is None, which is -1 for classes, but the condition is not of integers: give "
-                "what the model was trained with where the condition was left out"
+                "null is None, which is -1 for classes, but the condition is not of integers: set "
+                "null to the unconditional input that the model was trained with"
             )
         null = jax.tree.map(lambda _: -1, condition)
     others = [other for other in (negative, null) if other is not None]
@@ -177,8 +180,8 @@ def classifier_free(
         for leaf in leaves:
             if jnp.shape(leaf)[:1] != t.shape:
                 raise ValueError(
-                    f"the condition has the shape {jnp.shape(leaf)}, x {x.shape}: a condition for "
-                    "each sample is needed"
+                    f"the condition has the shape {jnp.shape(leaf)}, x {x.shape}: give one "
+                    f"condition per sample, [{len(x)}, ...]"
                 )
         n, w = len(parts), _at(weight, t, x)
         together = jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
@@ -194,23 +197,24 @@ def classifier_free(
 
 
 def epsilon_scaling(score_fn: ScoreFn, b: Weight) -> ScoreFn:
-    """score_fn / b: the predicted noise divided by b (Ning et al. 2023, arXiv 2308.15321).
+    """Epsilon scaling: divides the predicted noise by b (Ning et al. 2023, arXiv 2308.15321).
 
-    It makes up for a model that predicts b times the noise, and, as published with b > 1, for the
-    errors of sampling; what b that takes, and of which sign, depends on solver and steps.
+    It corrects a model that predicts b times the noise. The paper takes b > 1, which also makes up
+    for exposure bias, the error that accumulates in sampling. The best b, and whether it is above
+    1, depends on the solver and its number of steps.
 
     Raises:
-        ValueError: a b that is not positive, or not finite.
+        ValueError: b is not positive, or not finite.
     """
     check_positive(b=b)
     return score_fn if _same(b, 1) else lambda x, t: score_fn(x, t) / _at(b, t, x)
 
 
 def linear(k: float | Array, b0: float | Array) -> Weight:
-    """b(t) = k t + b0, for epsilon_scaling; b0 itself where k is 0.
+    """The linear schedule b(t) = k t + b0 of epsilon_scaling; the number b0 if k is 0.
 
     Raises:
-        ValueError: a b0 that is not positive, or a number that is not finite.
+        ValueError: b0 is not positive, or k or b0 is not finite.
     """
     check_positive(b0=b0)
     if isinstance(k, Real) and not math.isfinite(k):
@@ -219,21 +223,22 @@ def linear(k: float | Array, b0: float | Array) -> Weight:
 
 
 def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> ScoreFn:
-    """The noise predicted as of the time that x looks like (Li et al. 2023, arXiv 2305.15583).
+    """Time-shift sampler: evaluates the model at the time that fits the variance of x.
 
-    At t > cutoff, -sigma(t) score is the noise that the model predicts at (x, tau). tau is the time
-    within window / 2 of t, and not below both t and t_min, whose noise variance sigma(tau)^2 is
-    nearest to the variance of a sample over its dimensions. That variance also has the data's part,
-    alpha^2 Var x_0, which the noise must outweigh: hence the cutoff.
+    At t > cutoff, -sigma(t) score is the noise that the model predicts at (x, tau) (Li et al. 2023,
+    arXiv 2305.15583). tau is the time in [t - window / 2, t + window / 2] whose noise variance
+    sigma(tau)^2 is nearest to the variance of a sample over its dimensions; it is not below
+    min(t, t_min). The variance of a sample also contains alpha^2 Var x_0, which must be small
+    beside the noise: hence the cutoff.
 
     Args:
         score_fn: the model's score.
-        sde: gives sigma, which must increase with t.
-        window: of times.
-        cutoff: t up to which nothing is shifted.
+        sde: the forward SDE; its sigma must increase with t.
+        window: width of the interval of times.
+        cutoff: time up to which nothing is shifted.
 
     Raises:
-        ValueError: numbers that are negative or not finite.
+        ValueError: window or cutoff is negative or not finite.
     """
     check_positive(or_zero=True, window=window, cutoff=cutoff)
     if _same(window, 0):
@@ -258,14 +263,15 @@ def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> Sco
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether both are Python numbers, and equal."""
+    """Compares a and b; False unless both are Python numbers."""
     return isinstance(a, Real) and isinstance(b, Real) and bool(a == b)
 
 
 def _at(weight: Weight, t: PerSample, x: Batch) -> Array:
-    """The weight at t, with the axes of x."""
+    """The weight at t, with axes appended to broadcast against x."""
     return expand(jnp.asarray(weight(t) if callable(weight) else weight), x)
 
 
 def _like(condition: Array, other: Any) -> Array:
+    """`other` with the shape and the dtype of `condition`."""
     return jnp.broadcast_to(jnp.asarray(other, jnp.result_type(condition)), jnp.shape(condition))

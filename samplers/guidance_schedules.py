@@ -1,12 +1,13 @@
-"""Weights of guidance that change along sampling (Wang et al. 2024, arXiv 2404.13040).
+"""Guidance schedules: guidance scales that change during sampling (Wang et al. 2024, 2404.13040).
 
-A schedule is (weight, sde, **options) -> w(t), [B] -> [B]. They count from noise to data: the
-progress p = 1 - t / t_max is 0 where sampling starts and 1 where it ends, so that "linear" guides
-data the most. Under EDM, whose t is the noise level, p is that of VP at the same noise level.
+A schedule is a function (weight, sde, **options) -> w(t), [B] -> [B]. It depends on the progress
+p = 1 - t / t_max, which is 0 at the noise, where sampling starts, and 1 at the data. So "linear"
+guides most near the data. Under EDM, whose t is the noise level, p is that of VP at the same noise
+level.
 
-w follows the convention s + w (s_c - s) (samplers/guidance.py), in which 1, not 0, is the
-conditional score alone. As published, `weight` is the mean of w over p; of "clamp_linear" before
-the clamp. Of "power_cosine" it is the greatest w, of "interval" that inside.
+w follows the convention s + w (s_c - s) of samplers/guidance.py: w = 1 is the conditional score.
+As in the paper, `weight` is the mean of w over p ("clamp_linear": before the clamp). Exceptions:
+for "power_cosine" it is the maximum of w, for "interval" the value of w inside the interval.
 """
 
 import inspect
@@ -26,7 +27,7 @@ Schedule = Callable[[PerSample], PerSample]
 
 
 def progress(sde: SDE, t: PerSample) -> PerSample:
-    """p, from 0 at t_max to 1 at t = 0."""
+    """Progress p of sampling at the times t, [B]: from 0 at t_max to 1 at t = 0."""
     if isinstance(sde, EDM):
         share = VP().inverse_noise_level(t) / time_of(VP(), sde.t_max)
     else:
@@ -37,20 +38,20 @@ def progress(sde: SDE, t: PerSample) -> PerSample:
 def _follow(
     shape: Callable[[PerSample], PerSample], weight: float | Float[Array, ""], sde: SDE
 ) -> Schedule:
-    """weight shape(p)."""
+    """The schedule weight * shape(p)."""
     check_positive(or_zero=True, weight=weight)
     return lambda t: weight * shape(progress(sde, t))
 
 
 def _clamp_linear(weight: float | Float[Array, ""], sde: SDE, least: float) -> Schedule:
-    """Linear, but at least `least`: a weight, the paper's c."""
+    """The linear schedule, clamped to at least `least` (c in the paper)."""
     check_positive(or_zero=True, least=least)
     rising = _follow(lambda p: 2 * p, weight, sde)
     return lambda t: jnp.maximum(least, rising(t))
 
 
 def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> Schedule:
-    """weight (1 - cos(pi p^power)) / 2: the greater the power, the later."""
+    """The schedule weight (1 - cos(pi p^power)) / 2: a larger power guides later."""
     check_positive(power=power)
     return _follow(lambda p: (1 - jnp.cos(math.pi * p**power)) / 2, weight, sde)
 
@@ -58,9 +59,10 @@ def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> S
 def _interval(
     weight: float | Float[Array, ""], sde: SDE, low: float, high: float, outside: float = 1.0
 ) -> Schedule:
-    """weight at noise levels sigma / alpha in (low, high] (Kynkaanniemi et al. 2024, 2404.07724).
+    """`weight` at noise levels sigma / alpha in (low, high], `outside` at all others.
 
-    outside: 1 for the conditional score alone, where that is guided; 0 for no gradient.
+    Kynkaanniemi et al. 2024 (arXiv 2404.07724). For classifier-free guidance outside = 1 is the
+    conditional score; for classifier guidance outside = 0 is no gradient.
     """
     check_positive(or_zero=True, weight=weight, outside=outside)
     if not 0 <= low < high:
@@ -90,11 +92,10 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 def create(
     name: str, weight: float | Float[Array, ""], sde: SDE, **options: float | None
 ) -> Schedule:
-    """A schedule by its name in SCHEDULES; options that are None are left out.
+    """Makes a schedule by its name in SCHEDULES. Options that are None are ignored.
 
     Raises:
-        ValueError: an unknown name, an option that the schedule lacks or misses, an impossible
-            number.
+        ValueError: an unknown name, an unknown or a missing option, or a number out of range.
     """
     check_name("guidance schedule", name, SCHEDULES)
     given = {key: value for key, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Linear multistep methods: a step uses what earlier ones evaluated."""
+"""Linear multistep methods: a step reuses the evaluations of earlier steps."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from sde_lib.batch import Batch
 
 
 def combine(weights: Iterable[Any], terms: Iterable[Batch]) -> Batch:
-    """The sum of weights[i] terms[i]."""
+    """The weighted sum of terms: sum_i weights[i] terms[i]."""
     return functools.reduce(jnp.add, (w * a for w, a in zip(weights, terms, strict=True)))
 
 
@@ -25,10 +25,10 @@ def basis_integrals(
     end: float,
     kernel: Callable[[np.ndarray], np.ndarray] = np.ones_like,
 ) -> Levels:
-    """Integrals, from start to end, of the kernel times each of the nodes' Lagrange polynomials.
+    """Integrals from start to end of kernel(x) times each Lagrange polynomial of the nodes.
 
-    By Gauss-Legendre quadrature: exact for a polynomial kernel of degree 28, and so, but for
-    rounding, for e^x over the lengths of steps.
+    Gauss-Legendre quadrature makes them: it is exact for a polynomial kernel of degree 28, and for
+    e^x over the length of a step its error is below rounding.
     """
     x, weights = np.polynomial.legendre.leggauss(16)
     x = start + (end - start) * (x + 1) / 2
@@ -46,14 +46,14 @@ def basis_integrals(
 class LMS(NoiseLevelSolver):
     """Adams-Bashforth on the probability flow dy / dl = eps (Hairer et al. 1993, Section III.5).
 
-    The polynomial through the last `order` evaluations is integrated exactly, so its coefficients
-    are those of the grid, however uneven. The first steps are of the orders 1, 2, ...
+    A step integrates exactly the polynomial through the last `order` evaluations, so the
+    coefficients are right for uneven grids too. The first steps have the orders 1, 2, ...
 
     Attributes:
-        order: from 1, Euler's method, to 4.
+        order: order of convergence, from 1 (Euler's method) to 4.
 
     Raises:
-        ValueError: another order, or fewer steps than that.
+        ValueError: any other order, or fewer steps than the order.
     """
 
     order: int = 4
@@ -78,6 +78,6 @@ class LMS(NoiseLevelSolver):
 
 
 def check_order(order: int, orders: Sequence[int]) -> None:
-    """Raises ValueError for an order that is none of `orders`."""
+    """Raises ValueError unless `order` is one of `orders`."""
     if order not in orders:
         raise ValueError(f"order is {order}: it must be one of {', '.join(map(str, orders))}")

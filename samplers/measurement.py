@@ -1,6 +1,6 @@
-"""Conditioning on linear measurements y = A x_0 + noise: inpainting, colourisation and their like.
+"""Conditioning on linear measurements y = A x_0 + noise: inpainting, colourisation and others.
 
-One mechanism for all of them, and for every sampler: the score given y, from the score.
+`condition` turns the score into the conditional score given y, for any operator A and any sampler.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_at_least
 
 Operator = Callable[[Array], Array]
-"""A: linear in x, [B, ...] -> [B, ...], each sample on its own."""
+"""A linear operator A on a batch, [B, ...] -> [B, ...], which acts on each sample separately."""
 
-LEAST_COSINE = 1e-2  # with 1e-3, six iterations on a network of digits left pixels at -8
+LEAST_COSINE = 1e-2  # 1e-3 is too low: six iterations with a model of digits gave pixels of -8
 
 
 def condition(
@@ -28,28 +28,29 @@ def condition(
     noise_std: float = 0.0,
     n_iterations: int = 3,
 ) -> ScoreFn:
-    """The score given y = operator(x_0) + noise_std z, by matching the moments of x_0 given x_t.
+    """Conditional score given y = operator(x_0) + noise_std z, by moment matching.
 
-    score + J A^T (A C A^T + noise_std^2 I)^-1 (y - A m), where m = E[x_0 | x_t] by Tweedie's
-    formula, J = dm/dx, and C = sigma^2 / alpha J is the covariance of x_0 given x_t: as if x_0
-    given x_t were Gaussian (Rozet et al. 2024, arXiv 2405.13712; Boys et al. 2023, arXiv
-    2310.06721). For Gaussian data it is exact, once the inverse is. That is made by n_iterations of
-    conjugate gradients, which need as many products with J: forward derivatives, since the
-    Jacobian of a score is symmetric. An evaluation costs about 1 + n_iterations of score_fn's,
-    though samplers count it as one.
+    The score becomes score + J A^T (A C A^T + noise_std^2 I)^-1 (y - A m). Here m = E[x_0 | x_t] by
+    Tweedie's formula, J = dm/dx, and C = sigma^2 / alpha J is the covariance of x_0 given x_t,
+    whose distribution is taken for Gaussian (Rozet et al. 2024, arXiv 2405.13712; Boys et al. 2023,
+    arXiv 2310.06721). For Gaussian data the result is exact if the inverse is. n_iterations of
+    conjugate gradients approximate the inverse. Each takes one product with J, a forward
+    derivative, since the Jacobian of a score is symmetric. So one evaluation costs about
+    1 + n_iterations of score_fn, although samplers count it as one.
 
     Args:
         sde: the forward SDE.
-        score_fn: the score to be conditioned.
+        score_fn: the unconditional score.
         operator: A, such as inpainting(mask) or grey.
-        y: the measurement, of the shape of operator(x). No sampler slices it: sample i of a
-            batch is given y[i].
-        noise_std: standard deviation of the measurement's noise; 0 for none.
-        n_iterations: of conjugate gradients. 1 to 3 do for images; as many as A has rows, or a
-            few more for float32, make the inverse exact.
+        y: the measurement, of the shape of operator(x). Sample i of a batch is conditioned on y[i];
+            samplers do not slice y, so its batch must be theirs.
+        noise_std: standard deviation of the measurement's noise; 0 for exact measurements.
+        n_iterations: number of conjugate gradient iterations. 1 to 3 are enough for images. As many
+            as A has rows, or a few more in float32, make the inverse exact.
 
     Raises:
-        ValueError: noise_std < 0, n_iterations < 1; in the result, y of another shape.
+        ValueError: noise_std < 0 or n_iterations < 1; when the result is called, a y whose shape is
+            not that of operator(x).
     """
     check_at_least(1, n_iterations=n_iterations)
     if not noise_std >= 0:
@@ -74,9 +75,10 @@ def condition(
             moved = jacobian(pulled)
             image = scale * operator(moved) + noise_std**2 * direction
             square, curvature = _dot(residual, residual), _dot(direction, image)
-            # Symmetric positive matrices with condition numbers up to 4 / LEAST_COSINE^2 turn no
-            # vector further than this. What does is rounding, or a network's error, and dividing
-            # by its curvature would throw the sample far away: its iterations end here.
+            # A symmetric positive matrix with a condition number up to 4 / LEAST_COSINE^2 keeps
+            # the cosine between a vector and its image above LEAST_COSINE. A lower cosine comes
+            # from rounding or a network's error. Division by such a curvature would throw the
+            # sample far away, so its iterations end here.
             bound = LEAST_COSINE * jnp.sqrt(_dot(pulled, pulled) * _dot(moved, moved))
             running &= _dot(pulled, moved) > bound
             length = jnp.where(running, _ratio(square, curvature), 0.0)
@@ -92,9 +94,9 @@ def condition(
 
 
 def inpainting(mask: Bool[np.ndarray, "height width *one"]) -> Operator:
-    """Keeps the pixels where mask, [H, W] or [H, W, 1], is True, and makes the others 0.
+    """Operator that keeps the pixels where mask, [H, W] or [H, W, 1], is True; the others are 0.
 
-    Raises ValueError for a mask of another shape, or one that is all False.
+    Raises ValueError for a mask of another shape, or one that is False everywhere.
     """
     mask = np.asarray(mask, bool)
     if mask.ndim == 2:
@@ -107,18 +109,19 @@ def inpainting(mask: Bool[np.ndarray, "height width *one"]) -> Operator:
 
 
 def grey(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width 1"]:
-    """The mean over channels: what is left of an image without its colours.
+    """Greyscale operator: the mean over channels, for colourisation.
 
-    It is 1 / sqrt(channels) times the first channel of the orthonormal basis that Song et al.
-    2021, Appendix I.2, take.
+    It is 1 / sqrt(channels) times the first channel in the orthonormal basis of Song et al. 2021,
+    Appendix I.2.
     """
     return jnp.mean(x, axis=-1, keepdims=True)
 
 
 def _dot(a: Batch, b: Batch) -> PerSample:
+    """Inner product of each pair of samples."""
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
 
 
 def _ratio(a: PerSample, b: PerSample) -> PerSample:
-    """a / b; 0 where b is."""
+    """a / b, and 0 where b is 0."""
     return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))

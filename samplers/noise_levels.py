@@ -14,42 +14,43 @@ Levels = Float[np.ndarray, " levels"]
 Grid = str | tuple[float, ...]
 """A name in GRIDS, or the levels themselves."""
 
-SLACK = 1e-4  # relative, of levels that are compared
+SLACK = 1e-4  # relative tolerance in comparisons of levels
 
 
 def _karras(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
-    """Even in level^(1/rho), rho = 7 (Karras et al. 2022, Eq. 5)."""
+    """Even steps in level^(1/rho), rho = 7 by default (Karras et al. 2022, Eq. 5)."""
     root = 1 / (7.0 if rho is None else rho)
     return np.linspace(high**root, low**root, n) ** (1 / root)
 
 
 def _exponential(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
-    """Even in the log-SNR."""
+    """Even steps in the log-SNR."""
     return np.exp(np.linspace(np.log(high), np.log(low), n))
 
 
 def _polyexponential(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
-    """A power, rho = 1, of the way in the log-SNR: rho > 1 is denser at little noise."""
+    """Steps in the log-SNR by a power rho, 1 by default; rho > 1 is denser at low noise."""
     way = np.linspace(1, 0, n) ** (1.0 if rho is None else rho)
     return low * np.exp(way * np.log(high / low))
 
 
 def _uniform(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
-    """Even in t."""
+    """Even steps in t."""
     return levels_at(sde, np.linspace(time_of(sde, high), time_of(sde, low), n))
 
 
 def _quadratic(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
-    """Even in sqrt(t) (DDIM, Song et al. 2021, App. D.2)."""
+    """Even steps in sqrt(t) (DDIM, Song et al. 2021, App. D.2)."""
     first, last = np.sqrt([time_of(sde, high), time_of(sde, low)])
     return levels_at(sde, np.linspace(first, last, n) ** 2)
 
 
 def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
-    """n even strides in t reach x_0; they visit the table's own levels, where the SDE has one.
+    """Even strides in t, of which the n-th reaches x_0. Under a Table they visit its own levels.
 
-    Under EDM, whose t is the noise level, the strides are those of VP. DDIM counts its strides from
-    the lowest level, and so starts below the prior's (Lin et al. 2024, Section 3.3).
+    Under EDM, whose t is the noise level, the strides are those of VP. The published DDIM counts
+    its strides from the lowest level, so it starts below the prior's (Lin et al. 2024, Section
+    3.3).
     """
     if isinstance(sde, EDM):
         vp = VP()
@@ -82,20 +83,20 @@ def noise_levels(
     rho: float | None,
     denoise: bool,
 ) -> Levels:
-    """n noise levels.
+    """Makes a grid of n decreasing noise levels.
 
     Args:
-        sde: gives the levels their times.
+        sde: the forward SDE, for the times of the levels.
         grid: a name in GRIDS, or the levels themselves.
         high: the first level.
-        low: the last, but of the grid "ddim" with `denoise`.
-        n: how many.
-        rho: of "karras" and "polyexponential"; None for their own.
-        denoise: whether a step from the last level to x_0 follows; "ddim" without is "uniform".
+        low: the last level, except for the grid "ddim" with `denoise`.
+        n: number of levels.
+        rho: parameter of "karras" and "polyexponential"; None for the default of the grid.
+        denoise: True if a step from the last level to x_0 follows. Without it "ddim" is "uniform".
 
     Raises:
-        ValueError: levels that do not decrease, or are not positive; given ones that do not
-            begin with `high`.
+        ValueError: the levels do not decrease or are not positive, or the first of the given
+            levels is not `high`.
     """
     if not isinstance(grid, str):
         levels = np.asarray(grid, np.float64)
@@ -110,23 +111,23 @@ def noise_levels(
     if not ((np.diff(levels) < 0).all() and levels[-1] > 0):
         raise ValueError(
             f"the grid {grid!r} of {n} noise levels from {high:g} to {low:g} must decrease to "
-            f"a positive number: take fewer steps, or another grid than "
-            f"{np.array2string(levels, threshold=10)}"
+            f"a positive number, not be {np.array2string(levels, threshold=10)}: take fewer steps "
+            "or another grid"
         )
     return levels
 
 
 def check_grid(grid: Grid, rho: float | None) -> Grid:
-    """The grid, levels as a tuple.
+    """Checks a grid and its rho, and returns the grid: its name, or its levels as a tuple.
 
     Raises:
-        ValueError: an unknown grid, levels that do not decrease, a rho out of range, or one that
-            the grid has no use for.
+        ValueError: an unknown name, levels that do not decrease, a rho out of range, or a rho for
+            a grid without that parameter.
     """
     if rho is not None and not 0.1 <= rho <= 100:
         raise ValueError(f"rho is {rho}: it must be in [0.1, 100]")
     if rho is not None and grid not in ("karras", "polyexponential"):
-        raise ValueError(f"rho is {rho}, of the grids 'karras' and 'polyexponential' alone")
+        raise ValueError(f"rho is {rho}: only 'karras' and 'polyexponential' take it, not {grid!r}")
     if isinstance(grid, str):
         check_name("grid", grid, GRIDS)
         return grid
@@ -139,12 +140,12 @@ def check_grid(grid: Grid, rho: float | None) -> Grid:
 
 
 def time_of(sde: SDE, level: float) -> float:
-    """The time of a noise level."""
+    """Time t at which the noise level sigma / alpha is `level`."""
     with jax.ensure_compile_time_eval():
         return float(sde.inverse_noise_level(jnp.float32(level)))
 
 
 def levels_at(sde: SDE, t: np.ndarray | list[float]) -> Levels:
-    """sigma / alpha at the times t."""
+    """Noise levels sigma / alpha at the times t, in float64."""
     with jax.ensure_compile_time_eval():
         return np.asarray(sde.noise_level(jnp.asarray(t, jnp.float32)), np.float64)

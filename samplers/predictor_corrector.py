@@ -1,7 +1,8 @@
 """Predictor-corrector sampling (Song et al. 2021, Section 4.2 and Appendix G).
 
 A predictor steps from t to t - dt; a corrector is one step of Langevin dynamics at fixed t. Both
-are pure functions: the noise z is an argument. Both return x and x_mean, x before its noise.
+are pure functions: the noise z is an argument. Both return (x, x_mean), where x_mean is x without
+the noise of the step. Times t are [B]; x, z and the results are [B, ...].
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ def euler_maruyama(
     z: Batch,
     probability_flow: bool = False,
 ) -> tuple[Batch, Batch]:
-    """One Euler-Maruyama step of length dt > 0 of the reverse SDE, or of its ODE."""
+    """One Euler-Maruyama step of length dt > 0 of the reverse SDE, or of the probability flow."""
     score = score_fn(x, t)
     if probability_flow:
         x_mean = x - dt * sde.flow_drift(x, t, score)
@@ -47,7 +48,7 @@ def reverse_diffusion(
     z: Batch,
     probability_flow: bool = False,
 ) -> tuple[Batch, Batch]:
-    """One reverse step of the forward chain of t_max / dt steps (Song et al. 2021, Eq. 46)."""
+    """One reverse-diffusion step for the chain of t_max / dt steps (Song et al. 2021, Eq. 46)."""
     f, g = sde.discretize(x, t, sde.t_max / dt)
     drift = f - (0.5 if probability_flow else 1.0) * expand(g**2, x) * sde.noisy(score_fn(x, t))
     x_mean = x - drift
@@ -63,9 +64,9 @@ def ancestral_sampling(
     z: Batch,
     probability_flow: bool = False,
 ) -> tuple[Batch, Batch]:
-    """One step of the reverse Markov chain: DDPM's under VP, SMLD's under VE (App. F).
+    """One ancestral step of the reverse Markov chain: DDPM under VP, SMLD under VE (App. F).
 
-    Raises ValueError when probability_flow: the chain has no deterministic form.
+    Raises ValueError if probability_flow is True: the chain has no deterministic form.
     """
     if probability_flow:
         raise ValueError("ancestral_sampling has no probability flow: take 'reverse_diffusion'")
@@ -83,14 +84,15 @@ def langevin(
     snr: float,
     norm: Literal["sample", "batch"] = "sample",
 ) -> tuple[Batch, Batch]:
-    """One Langevin step whose size keeps the ratio of score norm to noise norm at `snr`.
+    """One Langevin step, whose size keeps the ratio of score norm to noise norm at `snr`.
 
-    step = 2 alpha (snr |z| / |score|)^2, both norms averaged over the batch, is the published one
-    (norm = "batch"; Song et al. 2021, Algorithms 4 and 5): it makes a sample depend on its
-    neighbours. Here each sample has its own, |z| is its root mean square, and the step stays
-    between half and all of ald's. Without these a step that varies with z or x biases the result
-    (in the plane, variances by 40%), one that grows where the score is nearly 0 throws samples
-    far away, and one that shrinks where it is large never brings them back.
+    norm = "batch" is the published step, 2 alpha (snr |z| / |score|)^2, with both norms averaged
+    over the batch (Song et al. 2021, Algorithms 4 and 5). It makes a sample depend on its batch.
+
+    norm = "sample" takes the score norm of each sample, and the root mean square of |z| in place of
+    |z|; it limits the step to between half and all of ald's. A step that varies with z or freely
+    with x would bias the result (variances in the plane by 40%). One that grows where the score is
+    nearly 0 throws samples far away; one that shrinks where it is large never brings them back.
     """
     score = score_fn(x, t)
     if norm == "batch":
@@ -105,27 +107,29 @@ def langevin(
 def ald(
     sde: SDE, score_fn: ScoreFn, x: Batch, t: PerSample, z: Batch, snr: float
 ) -> tuple[Batch, Batch]:
-    """One step of annealed Langevin dynamics: step = 2 alpha (snr sigma)^2."""
+    """One step of annealed Langevin dynamics, of the size 2 alpha (snr sigma)^2."""
     step = 2 * _chain_alpha(sde, t) * (snr * sde.sigma(t)) ** 2
     return langevin_step(x, score_fn(x, t), step, z)
 
 
 def langevin_step(x: Batch, score: Batch, step: PerSample, z: Batch) -> tuple[Batch, Batch]:
-    """x + step score + sqrt(2 step) z, and that before its noise."""
+    """One Langevin step of given size: x + step score + sqrt(2 step) z, with its mean."""
     x_mean = x + expand(step, x) * score
     return x_mean + expand(jnp.sqrt(2 * step), x) * z, x_mean
 
 
 def _norm(x: Batch) -> PerSample:
+    """Euclidean norm of each sample."""
     return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
 
 
 def _chain_alpha(sde: SDE, t: PerSample) -> PerSample:
-    """The correctors' alpha: 1 - beta_k of the thousand-step chain under VP, 1 under VE."""
+    """The alpha of the correctors: 1 - beta_k of the chain of 1000 steps under VP, 1 under VE."""
     return sde.ancestral(t, 1000)[0] ** 2
 
 
 def _stay(sde: SDE, score_fn: ScoreFn, x: Batch, *_, **__) -> tuple[Batch, Batch]:
+    """The predictor and corrector "none": leaves x unchanged, without an evaluation."""
     return x, x
 
 
@@ -140,23 +144,27 @@ CORRECTORS = {"langevin": langevin, "ald": ald, "none": _stay}
 
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector:
-    """n_steps times: n_corrector_steps of the corrector at t, then one predictor step down.
+    """Predictor-corrector sampler on n_steps even steps of t.
+
+    At each time it makes n_corrector_steps of the corrector, then one step of the predictor.
 
     Attributes:
-        n_steps: times at which the predictor's score is evaluated. With `denoise`, the last of
-            them is t_min itself, and its evaluation serves Tweedie's formula, as in the published
-            sampler; without, the last predictor step ends at t_min. Either way a sample costs
-            n_steps (1 + n_corrector_steps) evaluations, less those of a part that is "none".
+        n_steps: number of times at which the corrector runs. With `denoise` the last of them is
+            t_min, where the evaluation is for Tweedie's formula in place of the predictor, as in
+            the published sampler. Without it the last predictor step ends at t_min. Either way a
+            sample costs n_steps (1 + n_corrector_steps) evaluations, less those of a predictor or
+            corrector that is "none".
         predictor: a name in PREDICTORS.
         corrector: a name in CORRECTORS.
-        snr: the corrector's signal-to-noise ratio.
-        n_corrector_steps: corrector steps at each time.
+        snr: signal-to-noise ratio of the corrector.
+        n_corrector_steps: number of corrector steps at each time.
         denoise: return E[x_0 | x] at t_min in place of x.
-        probability_flow: the predictor follows the ODE: no noise.
-        norm: "sample" or "batch", the norms in langevin's step size.
+        probability_flow: if True the predictor follows the probability flow, without noise.
+        norm: "sample" or "batch", the norms in the step size of `langevin`.
 
     Raises:
-        ValueError: an unknown name, an impossible number.
+        ValueError: an unknown name, a number out of range, or probability_flow with
+            "ancestral_sampling".
     """
 
     n_steps: int = 1000
@@ -181,7 +189,7 @@ class PredictorCorrector:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations a sample."""
+        """Number of network evaluations per sample."""
         n_predictor = 0 if self.predictor == "none" else self.n_steps - self.denoise
         n_corrector = 0 if self.corrector == "none" else self.n_steps * self.n_corrector_steps
         return n_predictor + n_corrector + self.denoise
@@ -196,19 +204,20 @@ class PredictorCorrector:
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Draws samples, all in one compiled loop.
+        """Draws samples in one compiled loop.
 
         Args:
-            key: with first_index + i, decides on sample i; the batch does not (but norm="batch").
+            key: sampling key. Sample i depends on `key` and first_index + i, and not on its batch
+                (except with norm="batch").
             sde: the forward SDE.
-            score_fn: its score.
-            shape: (B, ...).
+            score_fn: score of the noised data, (x, t) -> score.
+            shape: shape of the samples, (B, ...).
             first_index: index of the first sample in the stream `key`.
-            n_frames: states to record on the way, at most one a step.
-            start: states to start from; None for the prior. The steps share the way from there.
+            n_frames: number of intermediate states to record, at most one a step.
+            start: states to start from; None for the prior. The steps divide the time from there.
 
         Raises:
-            ValueError: a score_fn or start of another shape; more frames than steps.
+            ValueError: a score_fn or start of the wrong shape, or more frames than steps.
         """
         check_score_fn(score_fn, shape)
         n_moves = self.n_steps - self.denoise

@@ -1,4 +1,4 @@
-"""The probability-flow ODE, solved adaptively (Song et al. 2021, Section 4.3)."""
+"""The probability-flow ODE, solved with adaptive steps (Song et al. 2021, Section 4.3)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from sde_lib import SDE, ScoreFn, check_score_fn, solve_ode
 
 @dataclasses.dataclass(frozen=True)
 class ProbabilityFlow:
-    """Solves dx/dt = f x - g^2 score / 2 from t_max, or the start, to t_min.
+    """Solver of the probability flow dx/dt = f x - g^2 score / 2 from t_max, or a start, to t_min.
 
     Samples of one batch share their steps, so a sample depends on its batch to solver tolerance.
 
@@ -20,6 +20,9 @@ class ProbabilityFlow:
         rtol: relative tolerance of one solver step.
         atol: absolute tolerance of one solver step.
         denoise: return E[x_0 | x] at t_min (one more evaluation) in place of x.
+
+    Raises:
+        ValueError: a tolerance that is not positive.
     """
 
     rtol: float = 1e-5
@@ -40,7 +43,7 @@ class ProbabilityFlow:
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector."""
+        """Draws samples of `shape` = (B, ...). The arguments are those of PredictorCorrector."""
         check_score_fn(score_fn, shape)
         x, t_start = starting_point(key, sde, shape, first_index, start)
 

@@ -1,4 +1,4 @@
-"""Every sampler by its name."""
+"""Registry of the samplers by name."""
 
 import dataclasses
 from typing import Any
@@ -66,10 +66,10 @@ SAMPLERS: dict[str, Any] = {
 
 
 def create(name: str, **options) -> Sampler:
-    """The sampler `name`, with its own options.
+    """Makes the sampler `name` in SAMPLERS. The options are its fields.
 
     Raises:
-        ValueError: an unknown name or option, or an impossible value.
+        ValueError: an unknown name or option, or a value out of range.
     """
     check_name("sampler", name, SAMPLERS)
     for option in options:

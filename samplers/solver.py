@@ -1,9 +1,9 @@
-"""Solvers that go from noise level to noise level: one loop, and a step function for each.
+"""Solvers that step between noise levels: one loop for all, and one step function for each.
 
-With y = x / alpha and the level l = sigma / alpha every diffusion is y = x_0 + l eps, and its
-probability flow dy / dl = eps(y, l), where eps = -sigma score is the noise that the model sees in
-y (Karras et al. 2022, Eq. 4). All that a solver computes of the levels alone, it computes in
-float64 before the loop.
+With y = x / alpha and the noise level l = sigma / alpha every diffusion is y = x_0 + l eps. Its
+probability flow is dy / dl = eps(y, l), where eps = -sigma score is the predicted noise (Karras et
+al. 2022, Eq. 4). The denoised data are D = y - l eps. Coefficients that depend on the levels only
+are computed in float64 before the loop.
 """
 
 import abc
@@ -33,17 +33,18 @@ from sde_lib.batch import Batch, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least
 from sde_lib.sde import score_and_variance
 
-BROWNIAN = 1 << 24  # folded into a sample's key: no step has this number
+BROWNIAN = 1 << 24  # folded into the key of a sample; larger than any step number
 
 
 class Plan(NamedTuple):
-    """What is known of N steps before they are taken; all but `rate` have a row for each.
+    """Coefficients of N steps, computed before the loop. All but `rate` have one row per step.
 
     Attributes:
-        evaluations: [N, S] levels at which a step evaluates the model.
-        coefficients: pytree of [N, ...], the step's own.
-        stops: [N, M] levels, decreasing, up to which a step draws noise.
-        rate: of the Brownian path that the noise comes from.
+        evaluations: [N, S] noise levels at which a step evaluates the model.
+        coefficients: pytree of [N, ...] coefficients of the solver.
+        stops: [N, M] decreasing levels at which the noise increments of a step end; None for a
+            solver without noise.
+        rate: rate of the Brownian path (samplers/brownian.py); 0 for no noise.
     """
 
     evaluations: Float[np.ndarray, "steps evaluations"]
@@ -53,7 +54,7 @@ class Plan(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Score functions at S noise levels: all but the functions are [S], or [N, S] for N steps."""
+    """The model at S noise levels. Level, t and alpha are [S], or [N, S] for N steps."""
 
     score_fns: tuple[ScoreFn, ...]
     level: Array
@@ -61,28 +62,28 @@ class Model(NamedTuple):
     alpha: Array
 
     def noise(self, y: Batch, i: int = 0) -> Batch:
-        """eps(y) at the i-th level."""
+        """Predicted noise eps(y) at the i-th level."""
         score_fn = self.score_fns[min(i, len(self.score_fns) - 1)]
         score = score_fn(self.alpha[i] * y, jnp.full(len(y), self.t[i]))
         return -self.alpha[i] * self.level[i] * score
 
     def noise_and_variance(self, y: Batch) -> tuple[Batch, Batch]:
-        """eps(y) at the first level, and v, as of ScoreAndVariance."""
+        """Predicted noise eps(y) at the first level, and v of a ScoreAndVariance."""
         both = score_and_variance(self.score_fns[0])
         score, v = both(self.alpha[0] * y, jnp.full(len(y), self.t[0]))
         return -self.alpha[0] * self.level[0] * score, v
 
     def denoised(self, y: Batch, i: int = 0) -> Batch:
-        """E[x_0 | y] at the i-th level."""
+        """Denoised data D = E[x_0 | y] at the i-th level."""
         return y - self.level[i] * self.noise(y, i)
 
     def row(self, k: Array) -> "Model":
-        """Of the k-th step."""
+        """The model at the levels of the k-th step."""
         return Model(self.score_fns, self.level[k], self.t[k], self.alpha[k])
 
 
 def model_at(sde: SDE, score_fn: Scores, levels: np.ndarray | Array) -> Model:
-    """The model at noise levels, [S] or [N, S]."""
+    """The model at given noise levels, [S] or [N, S]."""
     level = jnp.asarray(levels, jnp.float32)
     t = sde.inverse_noise_level(level)
     return Model(_all(score_fn), level, t, sde.alpha(t))
@@ -90,19 +91,20 @@ def model_at(sde: SDE, score_fn: Scores, levels: np.ndarray | Array) -> Model:
 
 @dataclasses.dataclass(frozen=True)
 class NoiseLevelSolver(abc.ABC):
-    """n_steps steps through decreasing noise levels.
+    """Base class of solvers that make n_steps steps through decreasing noise levels.
 
     Attributes:
-        n_steps: the last is, with `denoise`, the model's estimate of x_0, one evaluation.
-        grid: of the levels: a name in noise_levels.GRIDS, or the levels, as many as n_steps
-            (without `denoise` one more).
-        rho: the grid's parameter; None for its own default.
-        sigma_max: sigma / alpha to start from; None for the prior's, or the given grid's.
-        sigma_min: sigma / alpha of the last level; None for that of t_min, or the given grid's.
-        denoise: end with x_0; otherwise x at sigma_min.
+        n_steps: number of steps. With `denoise` the last step is to the model's estimate of x_0,
+            and takes one evaluation.
+        grid: grid of noise levels: a name in noise_levels.GRIDS, or the levels themselves, which
+            are n_steps levels with `denoise` and n_steps + 1 without.
+        rho: parameter of the grid; None for the default of the grid.
+        sigma_max: first noise level sigma / alpha; None for that of the prior or the given grid.
+        sigma_min: last noise level sigma / alpha; None for that of t_min or the given grid.
+        denoise: return E[x_0 | x] in place of x at sigma_min.
 
     Raises:
-        ValueError: an unknown grid, an impossible number, too few steps for the order.
+        ValueError: an unknown grid, a number out of range, or too few steps for the order.
     """
 
     n_steps: int = 18
@@ -113,9 +115,9 @@ class NoiseLevelSolver(abc.ABC):
     denoise: bool = True
 
     least_steps: ClassVar[int] = 1
-    evaluations: ClassVar[int] = 1  # a step
+    evaluations: ClassVar[int] = 1  # per step
     n_past: ClassVar[int] = 0  # evaluations kept for later steps
-    takes_tuple: ClassVar[bool] = True  # of score functions
+    takes_tuple: ClassVar[bool] = True  # a tuple of score functions is accepted
 
     def __post_init__(self):
         object.__setattr__(self, "grid", check_grid(self.grid, self.rho))
@@ -134,50 +136,53 @@ class NoiseLevelSolver(abc.ABC):
                     f"{name} is {value:g}: with levels given as grid, leave it at None"
                 )
         if self.sigma_min is not None and self.grid == "ddim" and self.denoise:
-            raise ValueError("the grid 'ddim' ends a stride before x_0: leave sigma_min at None")
+            raise ValueError("the grid 'ddim' has its own last level: leave sigma_min at None")
 
     def check_steps(self, least: int) -> None:
-        """Raises ValueError where `least` steps, the one to x_0 apart, are not made."""
+        """Raises ValueError if the steps, without the one to x_0, are fewer than `least`."""
         check_at_least(least + (self.denoise and least > 1), n_steps=self.n_steps)
 
     @abc.abstractmethod
     def plan(self, now: Levels, then: Levels) -> Plan:
-        """The plan of the steps from now[k] to then[k]."""
+        """Coefficients of the steps from the noise level now[k] to the next one, then[k]."""
 
     @abc.abstractmethod
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> Any:
-        """(y, past) after a step.
+        """One step of the solver.
 
         Args:
-            model: at the levels of the step's row of the plan.
-            y: [B, ...], x / alpha.
-            c: that row of the plan's coefficients.
-            past: [n_past, B, ...], what earlier steps keep; zeros at first.
-            z: for each stop a standard normal draw: the increment of one Brownian path from the
-                start of the step, scaled; zeros without stops.
+            model: the model at the levels in the step's row of plan.evaluations.
+            y: [B, ...], x / alpha at the start of the step.
+            c: the step's row of plan.coefficients.
+            past: [n_past, B, ...], arrays kept by earlier steps; zeros at first.
+            z: [M, B, ...], for each stop the increment of the Brownian path since the start of the
+                step, divided by its standard deviation; zeros without stops.
+
+        Returns:
+            (y, past) after the step.
         """
 
     def inflated(self, levels: Levels) -> tuple[Levels, Levels]:
-        """(levels, std): what states at `levels` are brought up to by noise before a step."""
+        """(raised levels, std): levels after churn, and the noise added to states at `levels`."""
         return levels, np.zeros_like(levels)
 
     @property
     def n_levels(self) -> int:
-        """Levels of the grid."""
+        """Number of levels in the grid."""
         return self.n_steps + 1 - self.denoise
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
-        """The levels that the loop's steps go through, from `high` to `low`: the grid's."""
+        """Noise levels between which the loop steps, from `high` to `low`."""
         return noise_levels(sde, self.grid, high, low, self.n_levels, self.rho, self.denoise)
 
     @property
     def n_moves(self) -> int:
-        """Steps of the loop: all but the last, to x_0."""
+        """Number of steps in the loop: all but the final step to x_0."""
         return self.n_steps - self.denoise
 
     @property
     def nfe(self) -> int:
-        """Network evaluations a sample."""
+        """Number of network evaluations per sample."""
         return self.evaluations * self.n_moves + self.denoise
 
     def __call__(
@@ -190,16 +195,16 @@ class NoiseLevelSolver(abc.ABC):
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector.
+        """Draws samples of `shape` = (B, ...). The arguments are those of PredictorCorrector.
 
-        score_fn may be a tuple: its first is evaluated first in a step, and for x_0 at the end; its
-        second second, and so on; its last in all that follow.
+        score_fn may be a tuple. Its i-th function is used for the i-th evaluation of a step, and
+        its last for all later ones. The final step to x_0 uses the first.
 
-        Warns of noise levels beyond those of training.
+        Warns if a noise level is outside the range of training.
 
         Raises:
-            ValueError: a score_fn or start of another shape; more frames than steps; a grid whose
-                levels do not decrease, or begin elsewhere than `start`.
+            ValueError: a score_fn or start of the wrong shape, more frames than steps, or a grid
+                that does not decrease or does not begin at the level of `start`.
         """
         for each in _all(score_fn) if self.takes_tuple else [score_fn]:
             check_score_fn(each, shape)
@@ -240,20 +245,21 @@ class NoiseLevelSolver(abc.ABC):
         levels: Levels,
         shape: Sequence[int],
     ) -> tuple[Callable[[Array, Batch, Array, Array], tuple[Batch, Array, Array]], Array]:
-        """The steps between `levels` one by one, for studies that look at the states between them.
+        """Single steps between `levels`, for the loop and for studies of intermediate states.
 
         Args:
             sde: the forward SDE.
-            score_fn: its score, or a tuple as above.
-            keys: of the samples (sde_lib.batch.sample_keys).
-            levels: decreasing, such as self.levels(sde, high, low); of a solver without noise they
-                may increase, on the way from data to noise.
-            shape: of the states.
+            score_fn: score function, or a tuple as in __call__.
+            keys: random keys, one per sample (sde_lib.batch.sample_keys).
+            levels: decreasing noise levels, such as self.levels(sde, high, low). For a solver
+                without noise they may increase, from data to noise.
+            shape: shape of the states, (B, ...).
 
         Returns:
-            move(k, y, past, w) -> (y, past, w), the step from levels[k] to levels[k + 1]: of states
-            y = x / alpha, [B, ...], what earlier steps keep, [n_past, B, ...], zeros at first, and
-            the Brownian path's value that the step before found. With it, the first w.
+            (move, w). move(k, y, past, w) -> (y, past, w) is the step from levels[k] to
+            levels[k + 1]. y = x / alpha is [B, ...]. past, [n_past, B, ...], is kept by earlier
+            steps, and zeros at first. w is the value of the Brownian path at levels[k]; the w that
+            is returned is the first.
         """
         now, std = self.inflated(levels[:-1])
         plan = self.plan(now, levels[1:])
@@ -273,7 +279,7 @@ class NoiseLevelSolver(abc.ABC):
     def _noise(
         self, sde: SDE, keys: Key[Array, " batch"], now: Levels, plan: Plan, shape: Sequence[int]
     ) -> tuple[Draw, Array]:
-        """draw(k, w), the standard normal draws, [stops, B, ...], of a step; and the first w."""
+        """(draw, w) as of brownian.increments; the draws are zeros for a plan without noise."""
         if plan.stops is None or plan.rate == 0:
             none = jnp.zeros((self.evaluations, *(1,) * len(shape)))
             return lambda k, w: (none, w), none
@@ -284,6 +290,7 @@ class NoiseLevelSolver(abc.ABC):
 
 
 def _all(score_fn: Scores) -> tuple[ScoreFn, ...]:
+    """The score functions as a tuple."""
     return score_fn if isinstance(score_fn, tuple) else (score_fn,)
 
 
@@ -297,13 +304,14 @@ def enter(
     sigma_max: float | None,
     sigma_min: float | None,
 ) -> tuple[Batch, float, float]:
-    """The states y to start from, their noise level, and the level to end at.
+    """Initial states y, their noise level, and the last noise level.
 
-    `start` decides before given levels or sigma_max, and these before the prior.
+    The initial level is that of `start`; without a start the first given level or sigma_max;
+    without these that of the prior.
 
     Raises:
-        ValueError: a start of another shape; an end at level 0, or above the start; a level that
-            the SDE has at no time.
+        ValueError: a start of the wrong shape, a last level that is 0 or above the first, or a
+            level outside the range of the SDE.
     """
     if not isinstance(grid, str):
         sigma_max, sigma_min = grid[0], grid[-1]
@@ -317,25 +325,25 @@ def enter(
     if not 0 < low <= high:
         raise ValueError(
             f"sampling starts at the noise level {high:g} and ends at {low:g}: set sigma_min to a "
-            "positive number below the start's"
+            f"positive number up to {high:g}"
         )
     for level in (high, low):
         nearest = levels_at(sde, [time_of(sde, level)])[0]
         if abs(nearest / level - 1) > 100 * SLACK:
             raise ValueError(
-                f"{sde} has no time of the noise level {level:g}, the nearest is {nearest:g}: set "
-                "sigma_max and sigma_min within its range"
+                f"the noise level {level:g} is outside the range of {sde}, the nearest is "
+                f"{nearest:g}: set sigma_max and sigma_min within the range"
             )
     return y, high, low
 
 
 def warn_of_untrained(sde: SDE, levels: np.ndarray) -> None:
-    """Warns, for the caller's caller, of noise levels beyond those of training."""
+    """Warns, at the caller's caller, if noise levels are outside the range of training."""
     high, low = levels.max(), levels.min()
     least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
     if low < least * (1 - SLACK) or high > most * (1 + SLACK):
         warnings.warn(
             f"sampling visits the noise levels sigma/alpha from {high:g} to {low:g}, training "
-            f"those from {most:g} to {least:g}: keep sigma_max, sigma_min and churn within",
+            f"those from {most:g} to {least:g}: set sigma_max, sigma_min and churn within these",
             stacklevel=3,
         )

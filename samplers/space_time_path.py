@@ -1,4 +1,4 @@
-"""Brownian motion with its integral, for stochastic Runge-Kutta methods of order 1.5."""
+"""Brownian paths with their time integrals, for stochastic Runge-Kutta methods of order 1.5."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from jaxtyping import Array, Float, Key
 
 from sde_lib.batch import Batch
 
-DEPTH = 14  # halvings: the noise of steps below 1 / 16,384 is too smooth
+DEPTH = 14  # halvings of [0, 1]; in steps below 1 / 16,384 the noise is too smooth
 
 
 class SpaceTimePath(diffrax.AbstractBrownianPath):
-    """A Brownian path for each sample, the same at every step, from its own key.
+    """A batch of Brownian paths on [0, 1], each from the key of its sample, for any step sizes.
 
-    diffrax.VirtualBrownianTree, but for a batch of keys and without its check of the times, which
-    calls back to the host. W and H = mean(W) - W / 2 of an interval are found from those of a
-    longer one by Foster's formula (Jelincic, Foster & Kidger 2024, arXiv 2405.06464, Section 3).
+    It is diffrax.VirtualBrownianTree for a batch of keys, without the check of the times, which
+    calls back to the host. W and H = mean(W) - W / 2 of an interval follow from those of a longer
+    interval by Foster's formula (Jelincic, Foster & Kidger 2024, arXiv 2405.06464, Section 3).
 
     Attributes:
-        keys: of the samples.
+        keys: random keys, one per sample.
         shape: (B, ...).
     """
 
@@ -36,7 +36,7 @@ class SpaceTimePath(diffrax.AbstractBrownianPath):
     )
 
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
-        """W(t1) - W(t0), or W(t0) without t1; with use_levy, and H of [t0, t1]. Times in [0, 1]."""
+        """Increment W(t1) - W(t0) of times in [0, 1], with H if use_levy; W(t0) if t1 is None."""
         t0, t1 = (0.0, t0) if t1 is None else (t0, t1)
         (w0, area0), (w1, area1) = (
             jax.vmap(self._of_one, (0, None))(self.keys, jnp.clip(t, 0.0, 1.0)) for t in (t0, t1)
@@ -48,7 +48,7 @@ class SpaceTimePath(diffrax.AbstractBrownianPath):
         return diffrax.SpaceTimeLevyArea(dt=dt, W=w1 - w0, H=h)
 
     def _of_one(self, key: Array, place: Array) -> tuple[Array, Array]:
-        """W and its integral from 0 to a place in [0, 1]."""
+        """W(place) of one sample and the integral of W from 0 to place, for a place in [0, 1]."""
 
         def normals(node):
             return jax.random.normal(jax.random.fold_in(key, node), (2, *self.shape[1:]))
@@ -74,16 +74,18 @@ class SpaceTimePath(diffrax.AbstractBrownianPath):
 
 
 Increment = tuple[Batch, Batch]
-"""(W, length H) of an interval."""
+"""Increment over an interval: (W, length * H)."""
 
 
 def split(
     whole: Increment, length: Array | float, part: Array | float, z: Float[Array, "2 *shape"]
 ) -> tuple[Increment, Increment]:
-    """Increments over the first `part` of an interval and the rest, given the whole's.
+    """Splits the increment over an interval at the fraction `part`: (first, second) increments.
 
     Args:
-        whole: of the interval, of this length.
+        whole: increment over the interval.
+        length: length of the interval.
+        part: length of the first part as a fraction of the interval.
         z: two standard normal draws.
     """
     w, area = whole
@@ -101,6 +103,6 @@ def split(
 def after(
     state: tuple[Batch, Batch], step: Increment, length: Array | float
 ) -> tuple[Batch, Batch]:
-    """W and its integral after an increment over an interval of this length."""
+    """Adds the increment over an interval of a given length to W and its integral."""
     (w, integral), (dw, area) = state, step
     return w + dw, integral + length * (w + 0.5 * dw) + area

@@ -1,4 +1,4 @@
-"""What solvers that make noise on their way share: how much of it, and the steps it goes with."""
+"""Base classes of the stochastic solvers: the reverse SDE and ancestral sampling."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,11 +13,12 @@ MOST_ETA = 10.0  # beyond it the noise's levels are too many orders apart for fl
 
 @dataclasses.dataclass(frozen=True)
 class Stochastic(NoiseLevelSolver):
-    """A solver of the reverse SDE dy = (1 + eta) eps dl + sqrt(2 eta l) dw.
+    """Base class of solvers of the reverse SDE dy = (1 + eta) eps dl + sqrt(2 eta l) dw.
 
     Attributes:
-        eta: 0 is the probability flow, 1 the diffusion reversed (Song et al. 2021, Eq. 6).
-        s_noise: standard deviation of the noise, relative to the equation's.
+        eta: amount of noise: 0 is the probability flow, 1 the reverse SDE of Song et al. 2021,
+            Eq. 6.
+        s_noise: standard deviation of the noise, relative to that of the equation.
 
     Raises:
         ValueError: eta or s_noise out of range.
@@ -34,7 +35,7 @@ class Stochastic(NoiseLevelSolver):
         check_range(np.inf, s_noise=self.s_noise)
 
     def exact(self, now: Levels, then: Levels) -> tuple[Levels, Levels]:
-        """(decay, std): y' = D + decay (y - D) + std z is the SDE's own step while D is constant.
+        """(decay, std): y' = D + decay (y - D) + std z solves the SDE exactly for a constant D.
 
         Lu et al. 2022 (arXiv 2211.01095), Section 5.
         """
@@ -45,16 +46,16 @@ class Stochastic(NoiseLevelSolver):
 
 @dataclasses.dataclass(frozen=True)
 class Ancestral(Stochastic):
-    """A solver that follows the probability flow below its next level, and adds noise.
+    """Base class of ancestral solvers: a deterministic step below the next level, then noise.
 
     Attributes:
-        eta: of DDIM: 0 is the probability flow, 1 the variance of q(x_s | x_t, x_0).
+        eta: eta of DDIM: 0 is the probability flow, 1 has the variance of q(x_s | x_t, x_0).
     """
 
     most_eta: ClassVar[float] = 1.0
 
     def split(self, now: Levels, then: Levels) -> tuple[Levels, Levels]:
-        """(down, up): a step to the level `down`, then noise of std `up`, reach `then`.
+        """(down, up): a step to the level `down` and noise of standard deviation `up` reach `then`.
 
         DDIM's sigma_t(eta) (Song et al. 2021, arXiv 2010.02502, Eq. 16) in noise levels.
         """
@@ -63,7 +64,7 @@ class Ancestral(Stochastic):
 
 
 def check_range(most: float, **values: float) -> None:
-    """Raises ValueError for a value that is not in [0, most], or not finite."""
+    """Raises ValueError for a value that is outside [0, most] or not finite."""
     for name, value in values.items():
         if not (0 <= value <= most and value < np.inf):
             expected = "a number from 0 on" if most == np.inf else f"in [0, {most:g}]"

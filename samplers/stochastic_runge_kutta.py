@@ -1,8 +1,9 @@
-"""The reverse SDE by a stochastic Runge-Kutta method of diffrax, on a grid or with adaptive steps.
+"""Stochastic Runge-Kutta (ShARK of diffrax) for the reverse SDE, with fixed or adaptive steps.
 
-For v = y / sqrt(1 + l^2), which keeps the size of the data, it is in the log level s = -log l
+The state is v = y / sqrt(1 + l^2), whose size is that of the data at every level l. With the time
+s = -log l the reverse SDE is
 dv = (l^2 / (1 + l^2) v - (1 + eta) l / sqrt(1 + l^2) eps) ds + sqrt(2 eta l^2 / (1 + l^2)) dw.
-The solver's time is s, scaled to [0, 1] between the model's highest and lowest levels.
+The solver's time is s, scaled to [0, 1] between the highest and lowest levels of the model.
 """
 
 import abc
@@ -29,20 +30,20 @@ from sde_lib.solve import MAX_STEPS, worst_sample
 
 Times = Float[np.ndarray, " times"]
 
-LEAST_STEP = 1e-4  # of the way: the Brownian path has little noise in shorter ones
+LEAST_STEP = 1e-4  # relative to the whole: the Brownian path has little noise in shorter steps
 SOLVER = diffrax.ShARK()
-EVALUATIONS = 2  # of a step
+EVALUATIONS = 2  # per step
 
 
 @dataclasses.dataclass(frozen=True)
 class _RungeKutta(abc.ABC):
-    """The reverse SDE by ShARK (Foster et al. 2023, arXiv 2210.17543): strong order 1.5.
+    """Base class of solvers by ShARK (Foster et al. 2023, arXiv 2210.17543), of strong order 1.5.
 
     Attributes:
-        eta: 0 is the probability flow, 1 the diffusion reversed.
-        sigma_max: sigma / alpha to start from; None for the prior's.
-        sigma_min: sigma / alpha of the last level; None for that of t_min.
-        denoise: end with E[x_0 | x], one more evaluation; otherwise x at sigma_min.
+        eta: amount of noise: 0 is the probability flow, 1 the reverse SDE.
+        sigma_max: first noise level sigma / alpha; None for that of the prior.
+        sigma_min: last noise level sigma / alpha; None for that of t_min.
+        denoise: return E[x_0 | x] (one more evaluation) in place of x at sigma_min.
     """
 
     eta: float = dataclasses.field(default=1.0, kw_only=True)
@@ -59,13 +60,13 @@ class _RungeKutta(abc.ABC):
 
     @abc.abstractmethod
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
-        """The levels to go through, from high to low."""
+        """Noise levels between which the solver steps, from high to low."""
 
     @abc.abstractmethod
     def solve(
         self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
     ) -> tuple[Batch, Float[Array, "frames *shape"], Times, int | Int[Array, ""]]:
-        """v at the last time; frames, and their times; the number of steps."""
+        """Solves from times[0] to times[-1]: (v, frames, times of the frames, number of steps)."""
 
     def __call__(
         self,
@@ -77,7 +78,7 @@ class _RungeKutta(abc.ABC):
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Draws samples of `shape` = (B, ...); arguments as for PredictorCorrector."""
+        """Draws samples of `shape` = (B, ...). The arguments are those of PredictorCorrector."""
         check_score_fn(score_fn, shape)
         check_at_least(0, n_frames=n_frames)
         ends = self._ends().grid, self.sigma_max, self.sigma_min
@@ -113,15 +114,17 @@ class _RungeKutta(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class StochasticRungeKutta(_RungeKutta):
-    """n_steps steps on a grid; with `denoise` the last is the model's estimate of x_0.
+    """Stochastic Runge-Kutta sampler with n_steps steps on a fixed grid of noise levels.
 
     Attributes:
-        n_steps: of two evaluations each.
-        grid: as of NoiseLevelSolver. Steps of more than 2 / (1 + eta) in log level are unstable.
-        rho: the grid's parameter.
+        n_steps: number of steps, of two evaluations each. With `denoise` the last step is to the
+            model's estimate of x_0, and takes one.
+        grid: grid of noise levels, as in NoiseLevelSolver. Steps of more than 2 / (1 + eta) in log
+            level are unstable.
+        rho: parameter of the grid; None for the default of the grid.
 
     Raises:
-        ValueError: an unknown grid, an impossible number.
+        ValueError: an unknown grid, or a number out of range.
     """
 
     n_steps: int = 25
@@ -157,17 +160,17 @@ class StochasticRungeKutta(_RungeKutta):
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveSDE(_RungeKutta):
-    """Steps as long as the error allows.
+    """Stochastic Runge-Kutta sampler with adaptive step sizes.
 
     Samples of one batch share their steps, so a sample depends on its batch to solver tolerance.
-    A solve that fails ends with NaN.
+    A solve that fails returns NaN.
 
     Attributes:
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step, in units of x / sqrt(alpha^2 + sigma^2).
 
     Raises:
-        ValueError: an impossible number.
+        ValueError: a number out of range.
     """
 
     rtol: float = 0.05
@@ -191,13 +194,13 @@ class AdaptiveSDE(_RungeKutta):
             SOLVER,
             first,
             last,
-            dt0=0.01 * (last - first),  # only a start
+            dt0=0.01 * (last - first),  # an initial guess only
             y0=v,
             saveat=diffrax.SaveAt(ts=jnp.append(jnp.asarray(recorded), last)),
             stepsize_controller=diffrax.PIDController(
                 self.rtol,
                 self.atol,
-                pcoeff=0.1,  # of Burrage et al. 2004, for noise
+                pcoeff=0.1,  # for SDEs: Burrage et al. 2004
                 icoeff=0.3,
                 norm=worst_sample,
                 dtmin=LEAST_STEP * (last - first),
@@ -212,4 +215,5 @@ class AdaptiveSDE(_RungeKutta):
 
 
 def _size(level: Array | Levels | float) -> Array:
+    """The scale sqrt(1 + l^2) of y / v."""
     return jnp.sqrt(1 + jnp.square(jnp.asarray(level, jnp.float32)))

@@ -18,17 +18,18 @@ POWERS = {"uniform": 1, "quadratic": 2}
 
 @dataclasses.dataclass(frozen=True)
 class SymmetricSplitting:
-    """n_steps times: half a step of the reverse SDE that the prior's score makes, exactly; a step
-    of what the score has more than the prior's, by Euler; and the other half.
+    """Symmetric splitting sampler of critically damped Langevin diffusion (CLD).
 
-    The score is evaluated at the middle of the step. Without that kick the steps would be exact,
-    and so they nearly are at high noise.
+    The reverse SDE is split in two: the SDE with the prior's score, which has an exact solution,
+    and the rest of the score. A step is half a step of the first, an Euler step of the second with
+    the score at the middle of the step, and another half step of the first. At high noise the rest
+    is nearly 0, and the steps are nearly exact.
 
     Attributes:
-        n_steps: steps, one evaluation each; with `denoise` one less, and one evaluation at t_min.
-        grid: "uniform" in t, or "quadratic": even in sqrt(t), denser at little noise (the paper's
-            for few steps).
-        denoise: end with E[x_0 | x, v] at t_min for the positions.
+        n_steps: number of evaluations, one per step. With `denoise` the last one is at t_min.
+        grid: grid of times: "uniform" has even steps in t; "quadratic" has even steps in sqrt(t),
+            denser at low noise (recommended by the paper for few steps).
+        denoise: return E[x_0 | x, v] at t_min for the positions.
 
     Raises:
         ValueError: an unknown grid, or too few steps.
@@ -44,7 +45,7 @@ class SymmetricSplitting:
 
     @property
     def n_moves(self) -> int:
-        """Steps of the loop."""
+        """Number of steps in the loop."""
         return self.n_steps - self.denoise
 
     def __call__(
@@ -57,10 +58,10 @@ class SymmetricSplitting:
         n_frames: int = 0,
         start: Start | None = None,
     ) -> Samples:
-        """Draws states of `shape` = (B, ...); arguments as for PredictorCorrector.
+        """Draws states of `shape` = (B, ...). The arguments are those of PredictorCorrector.
 
         Raises:
-            ValueError: an SDE other than CLD; else as PredictorCorrector.
+            ValueError: an SDE other than CLD, and the errors of PredictorCorrector.
         """
         if not isinstance(sde, CLD):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""UniPC: predictor and corrector of one evaluation (Zhao et al. 2023, arXiv 2302.04867)."""
+"""UniPC: predictor and corrector that share an evaluation (Zhao et al. 2023, arXiv 2302.04867)."""
 
 import dataclasses
 from typing import Any, ClassVar, Literal
@@ -16,19 +16,19 @@ from sde_lib.checks import check_name
 
 @dataclasses.dataclass(frozen=True)
 class UniPC(NoiseLevelSolver):
-    """UniPC-p, multistep, by the denoised data: UniP-p predicts a state, and UniC-p corrects it.
+    """Multistep UniPC-p with data prediction: UniP-p predicts a state, and UniC-p corrects it.
 
-    A step evaluates the model once, at its predicted state y: first it corrects y, then it predicts
-    the next from there (Algorithms 1 and 2). The first steps are of the orders 1, 2, ..., and with
-    `denoise` the last ones of ..., 2, 1. The state that the last step ends at is not corrected:
-    that would take an evaluation.
+    A step evaluates the model once, at the predicted state y. With that evaluation it corrects y,
+    then predicts the next state (Algorithms 1 and 2). The first steps have the orders 1, 2, ...,
+    and with `denoise` the last ones ..., 2, 1. The final state is not corrected, which would take
+    one more evaluation.
 
     Attributes:
         order: p, from 1 to 3; the order of convergence is p + 1.
-        variant: "bh1", B(h) = h, or "bh2", B(h) = e^h - 1, which matter at UniC-1 and UniP-2 alone.
+        variant: "bh1", B(h) = h, or "bh2", B(h) = e^h - 1. They differ in UniC-1 and UniP-2 only.
 
     Raises:
-        ValueError: another order or variant, or fewer steps than the order.
+        ValueError: an unknown order or variant, or fewer steps than the order.
     """
 
     order: int = 2
@@ -43,13 +43,13 @@ class UniPC(NoiseLevelSolver):
         check_name("variant", self.variant, ("bh1", "bh2"))
 
     def plan(self, now: Levels, then: Levels) -> Plan:
-        log_snr = -np.log(now)  # half of it
+        half_log_snr = -np.log(now)
         ends = -np.log(then)
         correct, predict = np.zeros((len(now), 6)), np.zeros((len(now), 4))
-        correct[0, 0] = 1.0  # nothing to correct by: the state as it is
+        correct[0, 0] = 1.0  # the first state needs no correction
         for k in range(len(now)):
             order = min(self.order, self.n_steps - k) if self.denoise else self.order
-            nodes = log_snr[max(0, k + 1 - order) : k + 1][::-1]
+            nodes = half_log_snr[max(0, k + 1 - order) : k + 1][::-1]
             predict[k, 0] = then[k] / now[k]
             predict[k, 1 : 1 + len(nodes)] = self._weights(nodes, ends[k])
             if k + 1 < len(now):
@@ -60,10 +60,10 @@ class UniPC(NoiseLevelSolver):
         return Plan(now[:, None], (correct, predict))
 
     def _weights(self, nodes: Levels, end: float) -> Levels:
-        """Of the evaluations at `nodes` in a step from nodes[0] to `end`.
+        """Weights of the evaluations at `nodes` in a step from nodes[0] to `end`, in half log-SNR.
 
-        With several differences the solution of R_p(h) a_p B(h) = psi_p(h) gives, for any B, the
-        integral of the polynomial through the nodes; with one, a_1 = 1/2 for all h.
+        With three or more nodes the solution of R_p(h) a_p B(h) = psi_p(h) is the integral of the
+        polynomial through the nodes, for any B. With two nodes a_1 = 1/2 for all h.
         """
         start, h = nodes[0], end - nodes[0]
         if len(nodes) != 2:

@@ -1,4 +1,4 @@
-"""The mathematics: forward SDEs, training objectives and likelihoods."""
+"""Score-based generative modelling: forward SDEs, training objectives, likelihoods and bounds."""
 
 from sde_lib import analytic_variance, noise_density, variational, weighting
 from sde_lib.analytic_variance import AnalyticVariance

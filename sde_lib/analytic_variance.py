@@ -1,9 +1,10 @@
-"""The best variance of a step of DDPM's chain, for a trained model (Analytic-DPM).
+"""Analytic-DPM: the optimal variance of DDPM's reverse step, estimated for a trained model.
 
-Bao et al. 2022, arXiv 2201.06503. With the level l = sigma / alpha, of y = x / alpha and the noise
-eps(y) = -sigma score that the model sees in it, the step from t to s has the variance of
-q(y_s | y_t, x_0) and what is left to know of x_0: (1 - l_s^2 / l_t^2)^2 l_t^2 u, where
-u = 1 - E|eps|^2 / d lies in [0, 1]. l_t^2 u is also at most the square of half the data's range.
+Bao et al. 2022, arXiv 2201.06503. With the noise level l = sigma / alpha, y = x / alpha and the
+predicted noise eps(y) = -sigma score, the optimal variance of the step from t to s is that of
+q(y_s | y_t, x_0) plus (1 - l_s^2 / l_t^2)^2 l_t^2 u. Here u = 1 - E|eps|^2 / d, in [0, 1], is the
+mean squared error of the predicted noise, and l_t^2 u the posterior variance of x_0 a dimension.
+For bounded data, l_t^2 u is at most (half the width of the data's range)^2.
 """
 
 import dataclasses
@@ -21,13 +22,16 @@ Levels = Float[np.ndarray, " levels"]
 
 @dataclasses.dataclass(frozen=True)
 class AnalyticVariance:
-    """What a model leaves unknown at levels of noise; between them it is linear in the log-SNR.
+    """The error u of the predicted noise at given noise levels, which fixes a step's variance.
+
+    Between the levels, u is linear in the log-SNR; beyond them it is constant.
 
     Attributes:
-        log_snrs: of the levels, decreasing.
-        unknown: u at each, in [0, 1].
+        log_snrs: log-SNR of each level, decreasing.
+        unknown: u at each level, in [0, 1].
 
-    Raises ValueError for levels that do not decrease, or numbers that do not fit them.
+    Raises:
+        ValueError: log_snrs that do not decrease, or another number of values in `unknown`.
     """
 
     log_snrs: tuple[float, ...]
@@ -36,16 +40,16 @@ class AnalyticVariance:
     def __post_init__(self):
         if len(self.log_snrs) != len(self.unknown) or not (np.diff(self.log_snrs) < 0).all():
             raise ValueError(
-                f"there are {len(self.log_snrs)} log_snrs and {len(self.unknown)} numbers: they "
-                "must be as many, and the log_snrs decrease"
+                f"log_snrs has {len(self.log_snrs)} values and unknown {len(self.unknown)}: give "
+                "as many of each, with log_snrs decreasing"
             )
 
     def at(self, log_snr: Levels) -> Levels:
-        """u at any levels."""
+        """The error u at the given log-SNRs, by linear interpolation."""
         return np.interp(log_snr, self.log_snrs[::-1], self.unknown[::-1])
 
     def log_ratio(self, now: Levels, then: Levels) -> Levels:
-        """log of the variance of steps from log-SNRs `now` up to `then`, over the posterior's."""
+        """log(optimal / posterior variance) of the steps from log-SNRs `now` up to `then`."""
         return np.log1p(np.expm1(then - now) * self.at(now))
 
 
@@ -55,15 +59,14 @@ def from_squares(
     noise: Float[np.ndarray, " levels"] | float = 1.0,
     data_range: tuple[float, float] | None = None,
 ) -> AnalyticVariance:
-    """From E|eps|^2 / d at levels, within its bounds (Bao et al. 2022, Theorem 2).
+    """Estimates u from E|eps|^2 / d at each level, within its bounds (Bao et al. 2022, Theorem 2).
 
     Args:
-        log_snrs: of the levels, decreasing.
-        squares: mean_squares at these, averaged over data,
-        noise: and those of the noise itself, a control variate: what they miss of 1, the others
-            miss too, where the model sees much of the noise (for Gaussian data E|eps|^4 / d^2 of
-            it).
-        data_range: that the data lie in, where they are bounded.
+        log_snrs: log-SNR of each level, decreasing.
+        squares: |eps|^2 / d of the predicted noise, averaged over the data; see mean_squares.
+        noise: |z|^2 / d of the true noise, averaged over the same draws: a control variate. Its
+            deviation from 1, times (E|eps|^2 / d)^2 (the optimum for Gaussian data), is subtracted.
+        data_range: (low, high) of bounded data; None for unbounded data.
     """
     most = np.ones(len(log_snrs))
     if data_range is not None:
@@ -83,14 +86,14 @@ def mean_squares(
     log_snrs: Levels,
     first_index: int | Array = 0,
 ) -> tuple[Float[Array, "batch levels"], Float[Array, "batch levels"]]:
-    """|eps|^2 / d and |z|^2 / d of data with noise z, one draw for each sample and level.
+    """|eps|^2 / d and |z|^2 / d, each [B, levels], from one draw of z per sample and level.
 
     Args:
         key: randomness of the noise; sample i's depends on key and first_index + i alone.
         sde: the forward SDE.
-        score_fn: the model.
+        score_fn: the model's score.
         x0: [B, ...] data.
-        log_snrs: of the levels.
+        log_snrs: log-SNR of each level.
         first_index: index of x0's first sample in its data set.
     """
     keys, axes = sample_keys(key, len(x0), first_index), tuple(range(1, x0.ndim))

@@ -1,4 +1,4 @@
-"""Batches of samples: their types, broadcasting over them, and randomness per sample."""
+"""Array types of a batch, broadcasting over a batch, and one random key per sample."""
 
 from collections.abc import Sequence
 
@@ -17,18 +17,18 @@ def expand(a: Float[Array, "..."], x: Batch) -> Float[Array, "..."]:
 
 
 def sample_keys(key: PRNGKeyArray, n: int, first_index: int | Array = 0) -> Key[Array, " n"]:
-    """Keys of the samples first_index, ..., first_index + n - 1 of the stream `key`.
+    """One key for each of the samples first_index, ..., first_index + n - 1 of the stream `key`.
 
-    Sample i depends on `key` and i alone: not on the batch that it is drawn in.
+    The key of sample i depends on `key` and i alone, not on the batch in which it is drawn.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first_index + jnp.arange(n))
 
 
 def fold_in(keys: Key[Array, " n"], data: int | Array) -> Key[Array, " n"]:
-    """Folds one number (a step, say) into every sample's key."""
+    """Folds the same number, such as a step index, into the key of every sample."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def normal(keys: Key[Array, " n"], shape: Sequence[int]) -> Batch:
-    """Standard normal draws of `shape` = (n, ...), each sample's from its own key."""
+    """Standard normal draws of `shape` = (n, ...), one key per sample."""
     return jax.vmap(lambda key: jax.random.normal(key, tuple(shape[1:])))(keys)

@@ -1,4 +1,4 @@
-"""One model under another SDE."""
+"""Change of SDE: a score trained under one SDE, used under another."""
 
 import jax
 
@@ -7,17 +7,20 @@ from sde_lib.sde import SDE, ScoreFn
 
 
 def change_sde(score_fn: ScoreFn, source: SDE, target: SDE) -> ScoreFn:
-    """The score under `target` from the score under `source`, for the same data.
+    """Converts the score of `source`'s marginals to the score of `target`'s, for the same data.
 
-    At the same noise level sigma / alpha, x / alpha has one distribution under every SDE (Karras et
-    al. 2022, Section 2). So both have one probability flow, and a network trained under VP can be
-    sampled, or scored, under VE.
+    At equal noise level sigma / alpha, x / alpha has the same distribution under every SDE (Karras
+    et al. 2022, Section 2). So the probability flow is the same, and a network trained under VP can
+    be sampled, or its likelihood computed, under VE.
 
     Args:
-        score_fn: the score of source's marginals.
-        source: the SDE that it was trained under.
-        target: the SDE that it is to be used under. At noise levels that source has at no time,
-            or that it was not trained at, the result is not the score.
+        score_fn: score of source's marginals.
+        source: the SDE of training.
+        target: the SDE to use instead. At noise levels that source does not reach, or at which the
+            model was not trained, the result is not a score.
+
+    Returns:
+        The score function of target's marginals.
     """
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:

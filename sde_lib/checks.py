@@ -1,4 +1,4 @@
-"""Checks of what a user names or counts, with errors that say what to do."""
+"""Argument checks whose errors state the name, the value given and the values allowed."""
 
 import math
 import numbers
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError, with the nearest known name, unless name is known."""
+    """Raises ValueError unless `name` is one of `known`; the error suggests the nearest one."""
     known = sorted(known)
     if not isinstance(name, str):
         raise ValueError(f"{kind} is {name!r}: choose one of {', '.join(known)}")
@@ -19,7 +19,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def check_at_least(least: int, **counts: int) -> None:
-    """Raises ValueError, naming it, for a count that is no integer, or below `least`."""
+    """Raises ValueError for a keyword argument that is not an integer, or is below `least`."""
     for name, count in counts.items():
         if not isinstance(count, numbers.Integral) or isinstance(count, bool):
             raise ValueError(f"{name} is {count!r}: it must be an integer")
@@ -28,9 +28,9 @@ def check_at_least(least: int, **counts: int) -> None:
 
 
 def check_positive(or_zero: bool = False, **values: Any) -> None:
-    """Raises ValueError, naming it, for a number that is not positive and finite; or_zero allows 0.
+    """Raises ValueError for a keyword argument that is not positive and finite.
 
-    What is no Python number passes: an array may be traced.
+    `or_zero` allows 0. Arrays are not checked, because they may be traced.
     """
     for name, value in values.items():
         if not isinstance(value, numbers.Real):

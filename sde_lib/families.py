@@ -1,4 +1,4 @@
-"""The SDEs of Song et al. 2021 (arXiv 2011.13456), Section 3.4 and Appendix B, in closed form."""
+"""VE, VP and sub-VP SDEs (Song et al. 2021, arXiv 2011.13456, Section 3.4 and Appendix B)."""
 
 import dataclasses
 import math
@@ -15,9 +15,12 @@ from sde_lib.table import from_betas
 
 @dataclasses.dataclass(frozen=True)
 class VE(SDE):
-    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t (SMLD's limit).
+    """Variance exploding SDE: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^(t / t_max).
 
-    Raises ValueError unless 0 < sigma_min < sigma_max.
+    It is the continuous limit of SMLD's noise levels.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
     """
 
     sigma_min: float = 0.01
@@ -53,24 +56,28 @@ class VE(SDE):
         return self.sigma_max
 
     def _previous_sigma(self, t: Time, n_steps: float) -> Array:
-        """sigma one step down the grid k / (n_steps - 1); 0 before its first point."""
+        """sigma one step earlier on the grid k t_max / (n_steps - 1); 0 before the first point."""
         t = jnp.asarray(t, jnp.float32)
         step = self.t_max / (n_steps - 1) if n_steps > 1 else self.t_max
         return jnp.where(t < 0.5 * step, 0.0, self.sigma(jnp.maximum(t - step, 0.0)))
 
     def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
-        """SMLD's chain: n_steps noise levels from sigma_min to sigma_max (Eq. 44 and 45)."""
+        """f and G of SMLD's chain of n_steps noise levels, sigma_min to sigma_max (Eq. 44, 45)."""
         variance = self.sigma(t) ** 2 - self._previous_sigma(t, n_steps) ** 2
         return jnp.zeros_like(x), jnp.sqrt(variance)
 
     def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
-        """SMLD's ancestral step (Eq. 47)."""
+        """(a, v, std) of SMLD's ancestral step (Eq. 47)."""
         sigma, previous = self.sigma(t), self._previous_sigma(t, n_steps)
         variance = sigma**2 - previous**2
         return jnp.ones_like(sigma), variance, jnp.sqrt(variance) * previous / sigma
 
     def levels(self, n_levels: int) -> np.ndarray:
-        """SMLD's: sigma geometric from sigma_max (label 0) down to sigma_min."""
+        """log-SNRs of SMLD's levels: sigma is geometric from sigma_max (label 0) to sigma_min.
+
+        Raises:
+            ValueError: fewer than 2 levels.
+        """
         check_at_least(2, n_levels=n_levels)
         return -2 * np.linspace(math.log(self.sigma_max), math.log(self.sigma_min), n_levels)
 
@@ -83,7 +90,7 @@ class VE(SDE):
 
 @dataclasses.dataclass(frozen=True)
 class _LinearBeta(SDE):
-    """What VP and subVP share: f = -beta / 2 with beta linear in t, B = its integral from 0."""
+    """Base of VP and sub-VP: f = -beta / 2 with beta linear in t, and B(t) its integral from 0."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -97,6 +104,7 @@ class _LinearBeta(SDE):
             )
 
     def beta(self, t: Time) -> Array:
+        """beta(t), linear from beta_min at 0 to beta_max at t_max."""
         t = jnp.asarray(t, jnp.float32)
         return self.beta_min + t * ((self.beta_max - self.beta_min) / self.t_max)
 
@@ -121,9 +129,10 @@ class _LinearBeta(SDE):
 
 @dataclasses.dataclass(frozen=True)
 class VP(_LinearBeta):
-    """Variance preserving: alpha = exp(-B/2), sigma^2 = 1 - exp(-B) (DDPM's limit).
+    """Variance preserving SDE, the limit of DDPM's chain: alpha = exp(-B/2), sigma^2 = 1 - exp(-B).
 
-    Raises ValueError unless 0 < beta_min < beta_max.
+    Raises:
+        ValueError: unless 0 < beta_min < beta_max.
     """
 
     def sigma(self, t: Time) -> Array:
@@ -133,7 +142,7 @@ class VP(_LinearBeta):
         return jnp.sqrt(self.beta(t))
 
     def _chain_beta(self, t: Time, n_steps: float) -> Array:
-        """beta_k = beta(t) dt of DDPM's chain. Raises ValueError where one would reach 1."""
+        """beta_k = beta(t) dt of DDPM's chain. Raises ValueError if n_steps gives a beta_k >= 1."""
         if n_steps <= self.beta_max * self.t_max:
             raise ValueError(
                 f"VP's chain of {n_steps:.0f} steps has beta_k >= 1: take more than "
@@ -142,20 +151,25 @@ class VP(_LinearBeta):
         return self.beta(t) * (self.t_max / n_steps)
 
     def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
-        """DDPM's chain: x <- sqrt(1 - beta_k) x + sqrt(beta_k) z (Eq. 46).
+        """f(x) and G of DDPM's chain, x <- sqrt(1 - beta_k) x + sqrt(beta_k) z (Eq. 46).
 
-        Raises ValueError when n_steps is so small that a beta_k would reach 1.
+        Raises:
+            ValueError: n_steps so small that a beta_k would reach 1.
         """
         beta = self._chain_beta(t, n_steps)
         return expand(jnp.sqrt(1 - beta), x) * x - x, jnp.sqrt(beta)
 
     def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
-        """DDPM's ancestral step (Eq. 4), with the larger of its variances, beta_k."""
+        """(a, v, std) of DDPM's ancestral step (Eq. 4), with the larger variance, beta_k."""
         beta = self._chain_beta(t, n_steps)
         return jnp.sqrt(1 - beta), beta, jnp.sqrt(beta)
 
     def levels(self, n_levels: int) -> np.ndarray:
-        """DDPM's: alpha^2 = prod (1 - beta_k), label 0 having the least noise."""
+        """log-SNRs of DDPM's levels, alpha^2 = prod (1 - beta_k); label 0 has the least noise.
+
+        Raises:
+            ValueError: fewer than 2 levels, or so few that a beta_k would reach 1.
+        """
         check_at_least(2, n_levels=n_levels)
         self._chain_beta(self.t_max, n_levels)
         betas = np.linspace(self.beta_min, self.beta_max, n_levels) * (self.t_max / n_levels)
@@ -170,9 +184,10 @@ class VP(_LinearBeta):
 
 @dataclasses.dataclass(frozen=True)
 class SubVP(_LinearBeta):
-    """Sub-variance preserving: alpha = exp(-B/2), sigma = 1 - exp(-B) (Eq. 29).
+    """Sub-variance preserving SDE: alpha = exp(-B/2), sigma = 1 - exp(-B) (Eq. 29).
 
-    Raises ValueError unless 0 < beta_min < beta_max.
+    Raises:
+        ValueError: unless 0 < beta_min < beta_max.
     """
 
     def sigma(self, t: Time) -> Array:

@@ -1,4 +1,7 @@
-"""Exact log-likelihoods by the probability-flow ODE (Song et al. 2021, Section 4.3)."""
+"""Exact log-likelihood by the probability-flow ODE (Song et al. 2021, Section 4.3).
+
+log p_0(x_0) = log p_T(x_T) + the integral of the flow's divergence along the path from x_0 to x_T.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,12 +16,18 @@ from sde_lib.probes import Probe, draw
 from sde_lib.sde import SDE, ScoreFn, Time, check_score_fn
 from sde_lib.solve import solve_ode
 
-DATA_STD = 0.25  # typical of images in [-1, 1]: it decides on the steps, not on the density
-FIRST_STEP, PROPORTIONAL = 0.05, 0.2  # measured on Gaussian images and on networks of digits
+DATA_STD = 0.25  # typical of images in [-1, 1]; it affects the solver's steps, not the density
+FIRST_STEP, PROPORTIONAL = 0.05, 0.2  # tuned on Gaussian images and on networks trained on digits
 
 
 class LogLikelihood(NamedTuple):
-    """log_prob [B] in nats; latent [B, ...], the point that x0 flows to; nfe, field evaluations."""
+    """Result of log_likelihood.
+
+    Attributes:
+        log_prob: [B] log density, in nats.
+        latent: [B, ...] end of the flow at sde.t_max.
+        nfe: number of evaluations of the score, the same for the whole batch.
+    """
 
     log_prob: PerSample
     latent: Batch
@@ -36,33 +45,33 @@ def log_likelihood(
     n_probes: int = 1,
     first_index: int | Array = 0,
 ) -> LogLikelihood:
-    """Log density of x0 under the model, by integrating its flow and that flow's divergence.
+    """Log density of x0 under the model, from the probability flow and its divergence.
 
     The divergence is Hutchinson's estimate with the same probes along the whole path (unbiased;
-    FFJORD, Grathwohl et al. 2019), or exact, at the cost of one derivative a dimension.
-    The ODE runs from sde.train_t_min to sde.t_max. Sample i's probes depend on key and
-    first_index + i alone.
+    FFJORD, Grathwohl et al. 2019), or the exact trace, at the cost of one derivative per dimension.
+    The ODE runs from sde.train_t_min to sde.t_max.
 
-    What is solved is y = x / sqrt(alpha^2 s^2 + sigma^2), s being about the sample's root mean
-    square: Gaussian data of that scale would rest, and of log|dx_T / dx_0| only what it has more
-    than theirs is left to integrate, in nats per dimension. The solver's time is
-    1 - (1 + sigma / (alpha DATA_STD))^(-1/2): it gives levels of noise near the data's the most
-    room, goes as sigma before and slowly after, and does not depend on the SDE's pace.
+    The solver integrates y = x / sqrt(alpha^2 s^2 + sigma^2), where s is about the root mean
+    square of the sample, so y is constant for Gaussian data of that scale. The log determinant is
+    integrated as its difference from this Gaussian's, in nats per dimension. The solver's time is
+    tau = 1 - (1 + sigma / (alpha DATA_STD))^(-1/2). It spends most steps at noise levels near the
+    data's scale and does not depend on how the SDE's noise level grows with t.
 
-    Where a state is more than data (x_0 and velocities v_0 of density q, under CLD), what is solved
-    is its own flow, in t, and log_prob is log p(x_0, v_0) - log q(v_0) for a draw v_0 of each
-    sample: in the mean a lower bound of log p(x_0) (Dockhorn et al. 2022), and equal to it if the
-    model keeps v_0 independent of x_0.
+    Under CLD the state is x_0 with velocities v_0 drawn from q, and the solver integrates the
+    state in t. log_prob is log p(x_0, v_0) - log q(v_0) for one draw of v_0: its mean is a lower
+    bound of log p(x_0) (Dockhorn et al. 2022), tight if v_0 and x_0 are independent in the model.
 
     Args:
-        key: randomness of the probes, unused when probe = "exact", and of velocities.
+        key: randomness of the probes (unused when probe = "exact") and of the velocities; sample
+            i's depends on key and first_index + i alone.
         sde: the forward SDE.
-        score_fn: the score of its marginals.
+        score_fn: the model's score.
         x0: [B, ...] data.
         rtol: relative tolerance of one solver step, in y and in nats per dimension.
-        atol: absolute tolerance of one solver step, likewise.
+        atol: absolute tolerance of one solver step, in the same units.
         probe: distribution of the probes, or "exact" for the exact trace.
-        n_probes: probes a sample; the network runs once for all, its derivative for each.
+        n_probes: probes per sample. Each evaluation runs the network once for all probes, and its
+            derivative once for each.
         first_index: index of x0's first sample in its data set.
 
     Raises:
@@ -71,11 +80,11 @@ def log_likelihood(
     x, log_added = sde.initial_state(key, x0, first_index)
     check_score_fn(score_fn, x.shape)
     probes = sde.noisy(draw(sample_keys(key, len(x0), first_index), probe, n_probes, x.shape))
-    velocity_at, (first, last), (start, end) = _way(sde, score_fn, x)
+    velocity_at, (first, last), (start, end) = _scaled_flow(sde, score_fn, x)
     axes = tuple(range(1, x.ndim))
 
-    def field(place, state):
-        velocity = velocity_at(place)
+    def field(tau, state):
+        velocity = velocity_at(tau)
 
         def directional(v):
             drift, tangent = jax.jvp(velocity, (state[0],), (v,))
@@ -94,49 +103,50 @@ def log_likelihood(
     return LogLikelihood(sde.prior_logp(latent) + log_det - log_added, latent, nfe)
 
 
-def _way(sde: SDE, score_fn: ScoreFn, x: Batch) -> tuple[Callable, tuple, tuple]:
-    """velocity_at(place)(y), dy / dplace of y = x / std; the first and last place and std."""
+def _scaled_flow(sde: SDE, score_fn: ScoreFn, x: Batch) -> tuple[Callable, tuple, tuple]:
+    """velocity_at(tau)(y) = dy / dtau of y = x / std, with tau and std [B] at both ends."""
     if not sde.is_scalar:
         one = jnp.ones(len(x))
         times = sde.train_t_min, sde.t_max
         return lambda t: lambda y: sde.flow_drift(y, t, score_fn(y, t)), times, (one, one)
     scale = _scale(x)
 
-    def velocity_at(place):
-        t = _time(sde, place)
+    def velocity_at(tau):
+        t = _time(sde, tau)
         std, rate = expand(_std(sde, t, scale), x), expand(_rate(sde, t), x)
         return lambda y: -rate / std * (score_fn(std * y, t) + y / std)
 
     stds = _std(sde, sde.train_t_min, scale), _std(sde, sde.t_max, scale)
-    return velocity_at, _ends(sde), stds
+    return velocity_at, _tau_ends(sde), stds
 
 
 def _scale(x0: Batch) -> PerSample:
-    """Root mean square of a sample's values and DATA_STD, which keeps it from 0."""
+    """Root mean square of each sample's values and DATA_STD, which is included to avoid 0."""
     squares = jnp.sum(x0**2, axis=tuple(range(1, x0.ndim)))
     return jnp.sqrt((squares + DATA_STD**2) / (math.prod(x0.shape[1:]) + 1))
 
 
 def _std(sde: SDE, t: Time, scale: PerSample) -> PerSample:
-    """Standard deviation of x_t, for x_0 of that scale."""
+    """Standard deviation of x_t for x_0 of standard deviation `scale`."""
     return jnp.hypot(sde.alpha(t) * scale, sde.sigma(t))
 
 
-def _ends(sde: SDE) -> tuple[float, float]:
-    """The places of train_t_min and t_max."""
+def _tau_ends(sde: SDE) -> tuple[float, float]:
+    """The solver's times tau of train_t_min and t_max."""
     with jax.ensure_compile_time_eval():
         levels = (float(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max))
         low, high = (-math.expm1(-0.5 * math.log1p(level / DATA_STD)) for level in levels)
     return low, high
 
 
-def _time(sde: SDE, place: PerSample) -> PerSample:
-    t = sde.inverse_noise_level(DATA_STD * place * (2 - place) / (1 - place) ** 2)
+def _time(sde: SDE, tau: PerSample) -> PerSample:
+    """The SDE's time t at the solver's time tau."""
+    t = sde.inverse_noise_level(DATA_STD * tau * (2 - tau) / (1 - tau) ** 2)
     return jnp.clip(t, sde.train_t_min, sde.t_max)
 
 
 def _rate(sde: SDE, t: PerSample) -> PerSample:
-    """g^2 / 2 dt / dplace."""
+    """The rate g^2 / 2 dt / dtau."""
     rise = (1 + sde.noise_level(t) / DATA_STD) ** 1.5
     return 2 * DATA_STD * sde.alpha(t) * sde.sigma(t) * rise
 
@@ -147,17 +157,17 @@ def bits_per_dim(
     data_range: tuple[float, float] = (-1.0, 1.0),
     levels: int | None = 256,
 ) -> PerSample:
-    """Negative log-likelihood in bits per dimension.
+    """Negative log-likelihood in bits per dimension (bits/dim).
 
-    Grey level k of `levels`, dequantised to (k + u) / levels with u uniform on [0, 1) and scaled
-    to `data_range`, fills an interval of width (high - low) / levels: the density times that
-    width is the probability of the grey level (Theis et al. 2016, Section 3.1).
+    Grey level k, dequantised to (k + u) / levels with u uniform on [0, 1) and scaled to
+    `data_range`, fills an interval of width (high - low) / levels. The density times that width
+    is the probability of the grey level (Theis et al. 2016, Section 3.1).
 
     Args:
         log_prob: [B] log density of the scaled data, in nats.
-        shape: of one sample, without the batch.
-        data_range: values that grey levels 0 and `levels` are scaled to.
-        levels: number of grey levels; None for continuous data (then bits of a density).
+        shape: shape of one sample, without the batch axis.
+        data_range: values to which grey levels 0 and `levels` are scaled.
+        levels: number of grey levels; None for continuous data, whose bits/dim are of a density.
 
     Raises:
         ValueError: an empty data_range, or levels < 1.

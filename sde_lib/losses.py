@@ -1,4 +1,7 @@
-"""Training objectives: a loss for each sample, to be averaged by the caller."""
+"""Denoising score matching: noise of a random level, and one loss per sample.
+
+With x_t = alpha x_0 + sigma z, the loss is w |sigma score_fn(x_t, t) + z|^2. Callers average it.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -14,15 +17,20 @@ from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
 from sde_lib.weighting import Weighting
 
-BATCH = 2**32 - 1  # in the place of a sample's index: of what a batch has in common
+BATCH_KEY = 2**32 - 1  # folded in instead of a sample's index: for draws that a batch shares
 
 
 class Noisy(NamedTuple):
-    """x = alpha(t) x_0 + std z: [B, ...], with t, std = sigma(t) and the loss's weight of [B].
-
-    Of a state that is more than its data, they are its own.
+    """Perturbed data x = alpha(t) x_0 + std z, its noise, and the weight of its loss.
 
     With an input perturbation gamma, x = alpha(t) x_0 + std (z + gamma xi).
+
+    Attributes:
+        x: [B, ...] perturbed data; under CLD, states with velocities.
+        t: [B] times.
+        z: noise, of the shape of x.
+        std: [B] sigma(t).
+        weight: [B] weight of the squared error of the noise.
     """
 
     x: Batch
@@ -47,7 +55,7 @@ def perturb(
     weighting: Weighting | None = None,
     soft_truncation: float | None = None,
 ) -> Noisy:
-    """Data with noise of a random level, and w, the weight of the squared error of that noise.
+    """Adds noise of a random level to data, and weights the squared error of the predicted noise.
 
     The variance weighting is w = 1; the likelihood weighting w = g^2 / sigma^2 bounds the negative
     log-likelihood (Song et al. 2021b, arXiv 2101.09258); sde_lib.weighting has others.
@@ -56,32 +64,31 @@ def perturb(
         key: randomness of t and z; sample i's depends on key and i alone unless stratified.
         sde: the forward SDE.
         x0: [B, ...] data.
-        noise_density: of sigma / alpha (sde_lib.noise_density); None draws t uniformly.
-        stratified: one t in each of B equally probable strata; same expectation, lower variance
-            (by 2 for Gaussian data and B = 128).
+        noise_density: density of sigma / alpha (sde_lib.noise_density); None draws t uniformly.
+        stratified: draw one t in each of B equally probable strata: same expectation, lower
+            variance (by a factor 2 for Gaussian data and B = 128).
         n_levels: draw t from the SDE's discrete levels: the objectives of SMLD (VE; Song and Ermon
             2019, Eq. 6) and of DDPM (VP; Ho et al. 2020, Eq. 14).
         first_index: index of the first sample in the stream `key`.
-        n_strata: with stratified, the size of the batch that x0 is a part of: sample i of the
-            stream lies in stratum i % n_strata; default B.
-        input_perturbation: gamma of x_t = alpha x_0 + sigma (z + gamma xi), where xi is more noise
-            that the target z knows nothing of: training on inputs as far off as those of sampling
-            (Ning et al. 2023, arXiv 2301.11706; there 0.1).
-        likelihood_weighting: weight by g^2 instead of sigma^2.
+        n_strata: with stratified, the size of the whole batch, if x0 is a part of it. Sample i of
+            the stream lies in stratum i % n_strata; default B.
+        input_perturbation: gamma of x_t = alpha x_0 + sigma (z + gamma xi). The extra noise xi is
+            not in the target z, so training inputs have errors like those of sampling (Ning et al.
+            2023, arXiv 2301.11706, who use 0.1).
+        likelihood_weighting: weight the squared error of the score by g^2 instead of sigma^2.
         importance_sampling: with likelihood_weighting, draw t with density proportional to
-            g^2 / sigma^2, i.e. uniform in log-SNR; same expectation, lower variance (by 70 under
-            VP for Gaussian data).
-        weighting: w of the log-SNR (sde_lib.weighting), in place of the two above.
-        soft_truncation: k of a smallest time tau that all of `key` has in common, of density
+            g^2 / sigma^2, i.e. uniformly in log-SNR: same expectation, lower variance (by a factor
+            70 under VP for Gaussian data).
+        weighting: w as a function of the log-SNR (sde_lib.weighting), instead of the two above.
+        soft_truncation: exponent k of a random smallest time tau, shared by the batch, of density
             proportional to 1 / tau^k on [train_t_min, t_max] (Kim et al. 2022, arXiv 2106.05527).
-            t has its density's part above tau, and w that part's probability as a factor: so the
-            loss is the integral over [tau, t_max], in expectation that of the loss at t times
-            P(tau <= t).
+            t is drawn from its density above tau, and w is multiplied by the probability of that
+            part. So the loss at t has the factor P(tau <= t) in expectation.
 
     Raises:
         ValueError: importance_sampling without likelihood_weighting; two densities of t, or two
-            weightings; n_levels for an SDE that has none; a negative input_perturbation or
-            soft_truncation; soft_truncation of levels, or of an SDE with train_t_min = 0.
+            weightings; n_levels for an SDE without discrete levels; a negative input_perturbation
+            or soft_truncation; soft_truncation with n_levels, or with train_t_min = 0.
     """
     densities = noise_density, importance_sampling, n_levels, soft_truncation
     _check_options(likelihood_weighting, weighting, *densities)
@@ -92,7 +99,7 @@ def perturb(
     u = draw_uniform(keys, stratified, first_index, n_strata)
     share = 1.0
     if soft_truncation is not None:
-        tau = smallest_time(jax.random.fold_in(key, BATCH), sde, soft_truncation)
+        tau = smallest_time(jax.random.fold_in(key, BATCH_KEY), sde, soft_truncation)
         below = _probability_below(tau, sde, noise_density)
         share = 1 - below
         u = below + u * share
@@ -116,7 +123,7 @@ def draw_uniform(
     first_index: int | jax.Array = 0,
     n_strata: int | None = None,
 ) -> PerSample:
-    """u in [0, 1] for each sample's key; stratified, in stratum (first_index + i) % n_strata."""
+    """One u in [0, 1] per sample; stratified, u lies in stratum (first_index + i) % n_strata."""
     u = jax.vmap(jax.random.uniform)(fold_in(keys, 0))
     if not stratified:
         return u
@@ -125,7 +132,7 @@ def draw_uniform(
 
 
 def smallest_time(key: PRNGKeyArray, sde: SDE, k: float) -> Float[Array, ""]:
-    """A draw from the density proportional to 1 / tau^k on [sde.train_t_min, sde.t_max].
+    """One draw from the density proportional to 1 / tau^k on [sde.train_t_min, sde.t_max].
 
     Raises:
         ValueError: a negative k, or an SDE with train_t_min = 0.
@@ -133,11 +140,11 @@ def smallest_time(key: PRNGKeyArray, sde: SDE, k: float) -> Float[Array, ""]:
     check_positive(or_zero=True, soft_truncation=k)
     if not sde.train_t_min > 0:
         raise ValueError(
-            f"train_t_min of {sde} is 0, where 1 / tau^k has no integral: leave out "
-            "soft_truncation, or train from a positive time on"
+            f"train_t_min of {sde} is 0, where 1 / tau^k has no integral: unset soft_truncation, "
+            "or give the SDE a positive train_t_min"
         )
     u, width = jax.random.uniform(key), math.log(sde.t_max / sde.train_t_min)
-    # The inverse of the integral, in log tau: exact for k near 1 too.
+    # The quantile function in log tau, which stays exact for k near 1.
     above = u * width if k == 1 else jnp.log1p(u * math.expm1((1 - k) * width)) / (1 - k)
     return jnp.clip(sde.train_t_min * jnp.exp(above), sde.train_t_min, sde.t_max)
 
@@ -158,16 +165,16 @@ def denoising_score_matching(
     Args:
         key: randomness of t and z; sample i's depends on key and i alone unless stratified.
         sde: the forward SDE.
-        score_fn: the model.
+        score_fn: the model's score.
         x0: [B, ...] data.
         reduce_mean: mean over dimensions instead of half the sum.
-        options: of perturb: how t is drawn, and w.
+        options: keyword arguments of perturb, which choose the density of t and the weight w.
 
     Returns:
-        The losses [B], and metrics [B]: "t" and "error", the mean square of sigma score + z.
+        The losses [B], and metrics [B]: "t", and "error", the mean square of sigma score + z.
 
     Raises:
-        ValueError: options that perturb refuses.
+        ValueError: an option that perturb refuses.
     """
     x, t, z, std, weight = perturb(key, sde, x0, **options)
     residual = sde.noisy(expand(std, x) * score_fn(x, t) + z)
@@ -188,9 +195,15 @@ def _check_options(
     if importance_sampling and not likelihood_weighting:
         raise ValueError("importance_sampling belongs to likelihood_weighting: set both or neither")
     if importance_sampling and noise_density:
-        raise ValueError("importance_sampling is a noise density of its own: leave out the other")
+        raise ValueError(
+            "importance_sampling is a noise density of its own: unset noise_density, or unset "
+            "importance_sampling"
+        )
     if likelihood_weighting and weighting:
-        raise ValueError("likelihood_weighting is a weighting of its own: leave out the other")
+        raise ValueError(
+            "likelihood_weighting is a weighting of its own: unset weighting, or unset "
+            "likelihood_weighting"
+        )
     continuous = {
         "importance_sampling": importance_sampling,
         "noise_density": noise_density,
@@ -198,7 +211,9 @@ def _check_options(
     }
     for name, given in continuous.items():
         if n_levels and given:
-            raise ValueError(f"{name} draws a continuous t: leave it out at n_levels")
+            raise ValueError(
+                f"{name} draws a continuous t: leave it out at n_levels, whose times are discrete"
+            )
 
 
 def _weight(
@@ -222,7 +237,7 @@ def _weight(
 def _probability_below(
     t: Float[Array, ""], sde: SDE, noise_density: Quantile | None
 ) -> Float[Array, ""]:
-    """Of times below t in training: uniform ones, or those of a density, by bisection."""
+    """Probability that training draws a time below t; for a noise density, by bisection."""
     if not noise_density:
         return (t - sde.train_t_min) / (sde.t_max - sde.train_t_min)
     log_snr = sde.log_snr(t)

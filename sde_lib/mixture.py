@@ -1,4 +1,4 @@
-"""A mixture of Gaussians: data whose every marginal, score and moment is known."""
+"""Mixture of Gaussians: data with known marginals, scores and moments under any SDE."""
 
 import dataclasses
 
@@ -13,12 +13,12 @@ from sde_lib.sde import SDE, ScoreFn
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture:
-    """x_0 is N(means[k], std^2 I) with the probability weights[k].
+    """Mixture of K isotropic Gaussians: x_0 ~ sum_k weights[k] N(means[k], std^2 I).
 
     Attributes:
-        weights: of K Gaussians.
+        weights: K probabilities.
         means: K points of D coordinates each.
-        std: of every Gaussian, in every direction.
+        std: standard deviation of every component, in every dimension.
 
     Raises:
         ValueError: weights that are not positive or do not add up to 1, means that are not K points
@@ -44,7 +44,7 @@ class GaussianMixture:
         return jax.nn.logsumexp(log_parts, axis=1) - log_norm
 
     def score_fn(self, sde: SDE) -> ScoreFn:
-        """The score of x_t under `sde`; x is [B, D]."""
+        """Exact score of x_t under `sde`, for x of [B, D]."""
 
         def score(x: Array, t: Array) -> Array:
             alpha = sde.alpha(t)
@@ -56,7 +56,7 @@ class GaussianMixture:
         return score
 
     def sample(self, key: PRNGKeyArray, n: int) -> Batch:
-        """n exact draws of x_0, [n, D]."""
+        """Draws n exact samples of x_0, [n, D]."""
         key_component, key_noise = jax.random.split(key)
         weights = jnp.asarray(self.weights)
         component = jax.random.choice(key_component, len(weights), (n,), p=weights)
@@ -65,12 +65,12 @@ class GaussianMixture:
 
     @property
     def mean(self) -> Float[np.ndarray, " dims"]:
-        """E x_0."""
+        """Mean of x_0."""
         return np.asarray(self.weights) @ np.asarray(self.means)
 
     @property
     def covariance(self) -> Float[np.ndarray, "dims dims"]:
-        """Cov x_0."""
+        """Covariance of x_0."""
         centred = np.asarray(self.means) - self.mean
         within = self.std**2 * np.eye(len(self.mean))
         return centred.T @ (np.asarray(self.weights)[:, None] * centred) + within
@@ -80,6 +80,6 @@ class GaussianMixture:
         return jnp.asarray(self.means, jnp.float32)
 
     def _log_parts(self, x: Batch, alpha: PerSample, variance: PerSample) -> Array:
-        """log weights[k] N(x; alpha means[k], variance) but for the normalisation, [B, K]."""
+        """log of weights[k] N(x; alpha means[k], variance I), without normalisation, [B, K]."""
         squares = jnp.sum((x[:, None] - expand(alpha, x[:, None]) * self._means) ** 2, axis=-1)
         return jnp.log(jnp.asarray(self.weights)) - 0.5 * squares / variance[:, None]

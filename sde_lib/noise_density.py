@@ -1,8 +1,8 @@
-"""Densities of the noise level l = sigma / alpha in training, by their quantile functions.
+"""Training densities of the noise level l = sigma / alpha, given by their quantile functions.
 
-A quantile function takes u, uniform in (0, 1), to the log-SNR, -2 log l, the level growing with u;
-so whatever is done to u, such as stratification, works for all of them. All are truncated to the
-SDE's levels in training.
+A quantile function maps u, uniform in (0, 1), to the log-SNR, -2 log l, so that l grows with u.
+Stratification and the like act on u, and so work for every density. Each density is truncated to
+the SDE's noise levels between train_t_min and t_max.
 """
 
 import math
@@ -19,7 +19,7 @@ from sde_lib.checks import check_name
 from sde_lib.sde import SDE
 
 Quantile = Callable[[PerSample], PerSample]
-LEAST_SIZE = 32  # of images: at it, the cosine schedule is not shifted
+BASE_IMAGE_SIZE = 32  # pixels; larger images get a shifted cosine schedule
 
 
 def create(
@@ -29,32 +29,33 @@ def create(
     std: float = 1.2,
     std_above: float = 1.2,
     sigma_data: float = 0.5,
-    image_size: int = LEAST_SIZE,
+    image_size: int = BASE_IMAGE_SIZE,
 ) -> Quantile | None:
-    """The quantile function u -> log-SNR of the density `name`; None for "uniform", which is in t.
+    """Makes the quantile function u -> log-SNR of a density; None for "uniform", uniform in t.
 
-    "log_uniform": uniform in log-SNR, as importance sampling of the likelihood is.
+    "log_uniform": uniform in log-SNR, like importance sampling of the likelihood weighting.
     "log_normal": EDM's (Karras et al. 2022, Table 1). Where alpha = 1 - t and sigma = t it is the
         logit-normal density of t (Esser et al. 2024, arXiv 2403.03206).
     "split_log_normal": k-diffusion's, with `std` below the mean and `std_above` above it.
     "log_logistic": k-diffusion's, with `std` as the scale.
-    "v_diffusion": k-diffusion's: a uniform angle arctan(l / sigma_data). At sigma_data = 1 it is
-        the cosine schedule at uniform t.
-    "cosine_interpolated": that, shifted at high noise for images beyond 32 pixels, and less and
-        less towards low noise (simple diffusion, Hoogeboom et al. 2023, arXiv 2301.11093).
+    "v_diffusion": k-diffusion's, with a uniform angle arctan(l / sigma_data). At sigma_data = 1 it
+        is the cosine schedule at uniform t.
+    "cosine_interpolated": "v_diffusion" for images up to 32 pixels. For larger images log l is
+        shifted by log(image_size / 32) at the highest noise, and less towards low noise (simple
+        diffusion, Hoogeboom et al. 2023, arXiv 2301.11093).
 
     Args:
-        name: one of these.
-        sde: its levels from train_t_min to t_max are those of the density.
-        mean: of log l, of the densities with one: "log_normal" and the like.
-        std: of log l, of the same.
-        std_above: of "split_log_normal".
-        sigma_data: standard deviation of the data, of the densities of an angle.
-        image_size: of "cosine_interpolated", in pixels.
+        name: "uniform" or one of the above.
+        sde: the SDE; the density covers its noise levels from train_t_min to t_max.
+        mean: mean of log l in "log_normal", "split_log_normal" and "log_logistic".
+        std: standard deviation of log l in the same three.
+        std_above: standard deviation above the mean in "split_log_normal".
+        sigma_data: standard deviation of the data in "v_diffusion" and "cosine_interpolated".
+        image_size: width of the images in "cosine_interpolated", in pixels.
 
     Raises:
-        ValueError: an unknown name, a mean far from the levels, a std or sigma_data that is not
-            positive, or "log_uniform" for an SDE with levels down to 0 or up to infinity.
+        ValueError: an unknown name, a mean far outside the SDE's log l, a std or sigma_data that
+            is not positive, or "log_uniform" for an SDE whose log-SNR is unbounded.
     """
     for what, value in (("std", std), ("std_above", std_above), ("sigma_data", sigma_data)):
         if not 0 < value < math.inf:
@@ -71,7 +72,7 @@ def create(
     if name == "log_uniform":
         return log_uniform(sde)
     shift = math.log(sigma_data)
-    shift_high = shift + math.log(max(image_size / LEAST_SIZE, 1))
+    shift_high = shift + math.log(max(image_size / BASE_IMAGE_SIZE, 1))
     quantiles = {
         "log_normal": partial(_split_normal, mean=mean, std=std, std_above=std),
         "split_log_normal": partial(_split_normal, mean=mean, std=std, std_above=std_above),
@@ -81,18 +82,22 @@ def create(
     }
     check_name("noise density", name, {"uniform", "log_uniform", *quantiles})
     quantile = quantiles[name]
-    # In float32 some u are 0 or 1, whose quantiles may be infinite.
+    # A float32 draw u may be exactly 0 or 1, whose quantiles may be infinite.
     return lambda u: -2 * quantile(jnp.clip(u, 2.0**-24, 1 - 2.0**-24), *_log_levels(sde))
 
 
 def log_uniform(sde: SDE) -> Quantile:
-    """Raises ValueError for an SDE with levels down to 0 or up to infinity."""
+    """Quantile function of the uniform density of log-SNR between train_t_min and t_max.
+
+    Raises:
+        ValueError: an SDE whose log-SNR is unbounded there.
+    """
     with jax.ensure_compile_time_eval():
         least, largest = (float(level) for level in _log_levels(sde))
     if not math.isfinite(largest - least):
         raise ValueError(
             f"log(sigma / alpha) of {sde} goes from {least:g} to {largest:g} in training, where "
-            "nothing can be uniform: draw the noise level from another density"
+            "no density is uniform: choose another noise density"
         )
 
     def quantile(u: PerSample) -> PerSample:
@@ -103,7 +108,7 @@ def log_uniform(sde: SDE) -> Quantile:
 
 
 def log_snrs(sde: SDE) -> tuple[Array, Array]:
-    """The highest and the lowest log-SNR of training, at train_t_min and t_max."""
+    """Highest and lowest log-SNR of training, at train_t_min and t_max."""
     highest, lowest = sde.log_snr(jnp.array([sde.train_t_min, sde.t_max]))
     return highest, lowest
 
@@ -116,7 +121,7 @@ def _log_levels(sde: SDE) -> tuple[Array, Array]:
 def _split_normal(
     u: PerSample, low: Array, high: Array, mean: float, std: float, std_above: float
 ) -> PerSample:
-    below = std / (std + std_above)  # the share of the density that is below the mean
+    below = std / (std + std_above)  # probability below the mean
 
     def cdf(level: Array) -> Array:
         left = 2 * below * ndtr((level - mean) / std)
@@ -135,9 +140,9 @@ def _logistic(u: PerSample, low: Array, high: Array, mean: float, scale: float) 
 
 
 def _angle(u: PerSample, low: Array, high: Array, shift: float) -> PerSample:
-    """log l = shift + log tan(angle), of a uniform angle."""
+    """log l = shift + log tan(angle), for an angle uniform between the angles of both ends."""
     ends = jnp.exp(jnp.stack([low, high]) - shift)
-    # Near a right angle, its complement keeps the digits.
+    # Near a right angle, only the complementary angle keeps its digits.
     (first, last), (first_rest, last_rest) = jnp.arctan(ends), jnp.arctan(1 / ends)
     angle, rest = first + u * (last - first), first_rest + u * (last_rest - first_rest)
     return shift + jnp.log(jnp.sin(angle)) - jnp.log(jnp.sin(rest))

@@ -1,4 +1,4 @@
-"""Directions in which derivatives are taken, to estimate the divergence of a field."""
+"""Probe vectors v with E v v^T = I, for estimates of a divergence: div f = E v . (df/dx) v."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ Probe = Literal["rademacher", "gaussian", "exact"]
 def draw(
     keys: Key[Array, " batch"], probe: Probe, n_probes: int, shape: Sequence[int]
 ) -> Float[Array, "probes batch *shape"]:
-    """n_probes draws v of each sample, with E v v^T = I; "exact": the basis vectors, without keys.
+    """Draws n_probes vectors per sample; "exact" gives the standard basis instead.
 
     Args:
-        keys: of the samples.
-        probe: the draws' distribution: signs of equal probability, or standard normal.
-        n_probes: draws a sample.
-        shape: (B, ...), of a batch.
+        keys: one key per sample, unused by "exact".
+        probe: "rademacher" (random signs), "gaussian" (standard normal), or "exact".
+        n_probes: draws per sample, ignored by "exact".
+        shape: (B, ...), shape of the batch.
 
     Raises:
         ValueError: an unknown probe, or n_probes < 1.

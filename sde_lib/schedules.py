@@ -1,8 +1,8 @@
-"""Diffusions given by alpha and sigma alone: EDM's, the cosine and other schedules, linear flow.
+"""Noise schedules given by alpha and sigma: EDM, cosine, sigmoid, linear, log-linear, linear flow.
 
-t is exact to half a unit in float32's last place, so that near t = 1, where alpha vanishes, the
-noise level is known to 3e-8 / (1 - t) only: hence a t_max below 1, and every inverse that takes
-1 - t, not t, from large levels.
+float32 rounds t near 1 by up to 3e-8. Where alpha vanishes at t = 1, this changes the noise level
+by the fraction 3e-8 / (1 - t). So t_max is below 1 there, and inverse functions compute 1 - t
+instead of t at large noise levels.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from sde_lib.sde import SDE, Time
 
 @dataclasses.dataclass(frozen=True)
 class _Schedule(SDE):
-    """What follows from the closed form of inverse_noise_level."""
+    """Base of the schedules, which have closed forms of noise_level and its inverse."""
 
     def log_snr(self, t: Time) -> Array:
         return -2 * jnp.log(self.noise_level(t))
@@ -27,14 +27,17 @@ class _Schedule(SDE):
         return self.inverse_noise_level(jnp.exp(-0.5 * log_snr))
 
     def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
-        """The exact transition from t - t_max / n_steps to t: Euler's is unstable near t = 1."""
+        """f(x) and G of the exact transition from t - t_max / n_steps to t.
+
+        An Euler step would be unstable near t = 1.
+        """
         a, v, _ = self.ancestral(t, n_steps)
         return expand(a - 1, x) * x, jnp.sqrt(v)
 
 
 @dataclasses.dataclass(frozen=True)
 class EDM(_Schedule):
-    """Karras et al. 2022 (arXiv 2206.00364): alpha = 1, sigma = t."""
+    """EDM's SDE, alpha = 1 and sigma = t (Karras et al. 2022, arXiv 2206.00364)."""
 
     t_max: float = dataclasses.field(default=80.0, kw_only=True)
     t_min: float = dataclasses.field(default=0.002, kw_only=True)
@@ -62,13 +65,13 @@ class EDM(_Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class _VanishingAlpha(_Schedule):
-    """alpha(1) = 0. Raises ValueError unless t_max < 1."""
+    """Base of the schedules with alpha(1) = 0. Raises ValueError unless t_max < 1."""
 
     def __post_init__(self):
         super().__post_init__()
         if not self.t_max < 1:
             raise ValueError(
-                f"t_max is {self.t_max}: {type(self).__name__} needs t_max < 1, where alpha is 0"
+                f"t_max is {self.t_max}: {type(self).__name__} needs t_max < 1, as alpha(1) is 0"
             )
 
     @property
@@ -78,7 +81,7 @@ class _VanishingAlpha(_Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class _VariancePreserving(_VanishingAlpha):
-    """alpha^2 + sigma^2 = 1: then g^2 = -2 f."""
+    """Base of the schedules with alpha^2 + sigma^2 = 1, for which g^2 = -2 f."""
 
     def diffusion(self, t: Time) -> Array:
         return jnp.sqrt(-2 * self.drift_coefficient(t))
@@ -86,12 +89,13 @@ class _VariancePreserving(_VanishingAlpha):
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(_VariancePreserving):
-    """Nichol & Dhariwal 2021 (arXiv 2102.09672), Eq. 17: alpha = cos theta(t) / cos theta(0).
+    """Cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 17).
 
-    theta(t) = (t + s) / (1 + s) pi / 2. t_max is that of Lu et al. 2022 (DPM-Solver, arXiv
-    2206.00927): a noise level of 119.
+    alpha = cos theta(t) / cos theta(0) with theta(t) = (t + s) / (1 + s) pi / 2. The default t_max,
+    a noise level of 119, is from Lu et al. 2022 (DPM-Solver, arXiv 2206.00927).
 
-    Raises ValueError unless s >= 0 and t_max < 1.
+    Raises:
+        ValueError: unless s >= 0 and t_max < 1.
     """
 
     s: float = 0.008
@@ -104,7 +108,7 @@ class Cosine(_VariancePreserving):
 
     @property
     def _rate(self) -> float:
-        """theta'."""
+        """The derivative of theta."""
         return 0.5 * math.pi / (1 + self.s)
 
     def _sin(self, t: Time) -> Array:
@@ -114,7 +118,7 @@ class Cosine(_VariancePreserving):
         return self._sin(1 - jnp.asarray(t, jnp.float32)) / math.cos(self._rate * self.s)
 
     def sigma(self, t: Time) -> Array:
-        # sin^2 theta(t) - sin^2 theta(0), as a product.
+        # sin^2 theta(t) - sin^2 theta(0) as a product, which keeps its digits near t = 0.
         t = jnp.asarray(t, jnp.float32)
         product = self._sin(t) * self._sin(t + 2 * self.s)
         return jnp.sqrt(product) / math.cos(self._rate * self.s)
@@ -125,21 +129,22 @@ class Cosine(_VariancePreserving):
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
         sin, cos = math.sin(self._rate * self.s), math.cos(self._rate * self.s)
-        r = jnp.hypot(level, sin)  # cos theta(0) tan theta(t)
+        r = jnp.hypot(level, sin)  # = cos theta(0) tan theta(t)
         t = jnp.arctan2(cos * level**2, (r + sin) * (cos**2 + r * sin)) / self._rate
         return jnp.where(level < 1, t, 1 - jnp.arctan2(cos, r) / self._rate)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(_VariancePreserving):
-    """Chen 2023 (arXiv 2301.10972): alpha^2 a sigmoid of t, shifted to 1 at t = 0.
+    """Sigmoid schedule (Chen 2023, arXiv 2301.10972): alpha^2 is a sigmoid of t, rescaled.
 
-    alpha^2 = (S(1) - S(t)) / (S(1) - S(0)), S(t) = sigmoid((start + t (end - start)) / tau). In
-    halves: a = start / (2 tau), b = end / (2 tau), w = b - a, and S(t) - S(0) =
-    sinh(w t) / (2 cosh(a + w t) cosh(a)). At t_max the noise level is 183 for the default numbers:
-    the prior is reached but for 3e-5 of the data's variance, and t still tells levels apart.
+    alpha^2 = (S(1) - S(t)) / (S(1) - S(0)) with S(t) = sigmoid((start + t (end - start)) / tau).
+    The code uses a = start / (2 tau), b = end / (2 tau), w = b - a, and S(t) - S(0) =
+    sinh(w t) / (2 cosh(a + w t) cosh(a)). At the default t_max the noise level is 183: only 3e-5
+    of the data's variance is left, and float32 still resolves t.
 
-    Raises ValueError unless -80 tau <= start < end <= 80 tau (float32's range) and t_max < 1.
+    Raises:
+        ValueError: unless -80 tau <= start < end <= 80 tau (float32's range) and t_max < 1.
     """
 
     start: float = -3.0
@@ -159,7 +164,7 @@ class Sigmoid(_VariancePreserving):
 
     @property
     def _halves(self) -> tuple[float, float, float]:
-        """a, b and w."""
+        """The constants a, b and w of the class's docstring."""
         return (
             self.start / (2 * self.tau),
             self.end / (2 * self.tau),
@@ -189,12 +194,13 @@ class Sigmoid(_VariancePreserving):
 
 @dataclasses.dataclass(frozen=True)
 class Linear(_VariancePreserving):
-    """Chen 2023 (arXiv 2301.10972): alpha^2 = 1 - t, sigma^2 = t.
+    """Linear schedule, alpha^2 = 1 - t and sigma^2 = t (Chen 2023, arXiv 2301.10972).
 
-    At t_max the noise level is 100: the prior is reached but for 1e-4 of the data's variance, and t
-    still tells levels apart.
+    At the default t_max the noise level is 100: only 1e-4 of the data's variance is left, and
+    float32 still resolves t.
 
-    Raises ValueError unless t_max < 1.
+    Raises:
+        ValueError: unless t_max < 1.
     """
 
     t_max: float = dataclasses.field(default=0.9999, kw_only=True)
@@ -211,17 +217,18 @@ class Linear(_VariancePreserving):
         return -0.5 / (1 - jnp.asarray(t, jnp.float32))
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
-        return _share(level**2)
+        return _probability(level**2)
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearFlow(_VanishingAlpha):
-    """alpha = 1 - t, sigma = t: rectified flow, stochastic interpolants.
+    """Linear flow, alpha = 1 - t and sigma = t: rectified flow, stochastic interpolants.
 
-    Liu et al. 2023 (arXiv 2209.03003); Albergo & Vanden-Eijnden 2023 (arXiv 2209.15571). Their
+    Liu et al. 2023 (arXiv 2209.03003); Albergo & Vanden-Eijnden 2023 (arXiv 2209.15571). The
     velocity, eps - x_0, is finite everywhere, but the drift of the SDE is singular at t = 1.
 
-    Raises ValueError unless t_max < 1.
+    Raises:
+        ValueError: unless t_max < 1.
     """
 
     t_max: float = dataclasses.field(default=0.999, kw_only=True)
@@ -239,18 +246,19 @@ class LinearFlow(_VanishingAlpha):
         return jnp.sqrt(2 * self.noise_level(t))
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
-        return _share(level)
+        return _probability(level)
 
 
 @dataclasses.dataclass(frozen=True)
 class LogLinear(_Schedule):
-    """Kingma et al. 2021 (VDM, arXiv 2107.00630): log-SNR linear in t.
+    """Log-linear schedule: log-SNR linear in t (Kingma et al. 2021, VDM, arXiv 2107.00630).
 
-    alpha^2 + sigma^2 = 1, and gamma = -log-SNR goes from gamma_min at t = 0 to gamma_max at t_max:
-    alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma). Nothing is singular at t = 0, where some
-    noise is left: that is where samples end and likelihoods start.
+    alpha^2 = sigmoid(-gamma) and sigma^2 = sigmoid(gamma), where gamma = -log-SNR goes from
+    gamma_min at t = 0 to gamma_max at t_max. Some noise is left at t = 0, so nothing is singular
+    there: sampling ends and likelihoods start at t = 0.
 
-    Raises ValueError unless -80 <= gamma_min < gamma_max <= 80 (float32's range).
+    Raises:
+        ValueError: unless -80 <= gamma_min < gamma_max <= 80 (float32's range).
     """
 
     gamma_min: float = -13.3
@@ -268,7 +276,7 @@ class LogLinear(_Schedule):
 
     @property
     def _rate(self) -> float:
-        """gamma'."""
+        """The derivative of gamma."""
         return (self.gamma_max - self.gamma_min) / self.t_max
 
     def log_snr(self, t: Time) -> Array:
@@ -300,6 +308,6 @@ class LogLinear(_Schedule):
         return self.inverse_log_snr(-2 * jnp.log(level))
 
 
-def _share(odds: Float[Array, "..."]) -> Array:
-    """odds / (1 + odds)."""
+def _probability(odds: Float[Array, "..."]) -> Array:
+    """The probability odds / (1 + odds), which keeps its digits for large odds."""
     return jnp.where(odds < 1, odds / (1 + odds), 1 - 1 / (1 + odds))

@@ -1,9 +1,9 @@
-"""Score matching without the kernel's score: explicit and sliced.
+"""Explicit and sliced score matching, which need the derivative of the model but no target.
 
-Denoising needs the score of p(x_t | x_0); these need draws x_t alone, and the derivative of the
-model. By parts, E |s - grad log p_t|^2 = E |s|^2 + 2 E div s + a constant (Hyvarinen 2005, JMLR 6,
-Theorem 1), where p_t has a density that vanishes at infinity: data on a line in the plane have
-none, and the loss has no minimum.
+Integration by parts gives E |s - grad log p_t|^2 = E |s|^2 + 2 E div s + a constant (Hyvarinen
+2005, JMLR 6, Theorem 1), if p_t is a density that vanishes at infinity. Data on a line in the plane
+have no density, and there the loss has no minimum. Only samples x_t are needed, where denoising
+score matching needs the score of p(x_t | x_0).
 """
 
 import math
@@ -19,7 +19,7 @@ from sde_lib.checks import check_at_least, check_name
 from sde_lib.losses import Noisy, perturb
 from sde_lib.sde import SDE, ScoreFn, check_score_fn
 
-PROJECTION = 3  # folded into a sample's key, for the projections; perturb takes 0 to 2
+PROJECTION_KEY = 3  # folded into a sample's key to draw projections; perturb uses 0 to 2
 
 
 def explicit_score_matching(
@@ -33,26 +33,28 @@ def explicit_score_matching(
     """Explicit score matching (Hyvarinen 2005, Eq. 4) of x_t = alpha x_0 + sigma z.
 
     The loss of a sample is half the sum over its dimensions i (`reduce_mean`: their mean) of
-    w sigma^2 (s_i^2 + 2 ds_i / dx_i), s being score_fn(x_t, t). In expectation that is the loss of
-    denoising_score_matching less w / 2 a dimension (w), which does not depend on the model.
+    w sigma^2 (s_i^2 + 2 ds_i / dx_i), where s = score_fn(x_t, t). Its expectation is that of
+    denoising_score_matching minus w / 2 per dimension (minus w with `reduce_mean`), a constant
+    that does not depend on the model.
 
-    For points: the trace is exact, by one derivative a dimension, all held in memory together.
+    The trace is exact. It costs one derivative per dimension, and all of them are in memory at
+    once: use it for data of few dimensions.
 
     Args:
-        key: as of denoising_score_matching, whose t and x_t are the same.
+        key: randomness of t and z; gives the same t and x_t as in denoising_score_matching.
         sde: the forward SDE.
-        score_fn: the model.
+        score_fn: the model's score.
         x0: [B, ...] data.
         reduce_mean: mean over dimensions instead of half the sum.
-        options: of perturb: how t is drawn, and w; without input_perturbation.
+        options: keyword arguments of perturb, except input_perturbation.
 
     Returns:
-        The losses [B], and metrics [B]: "t" and "error", 1 and the mean over dimensions of
+        The losses [B], and metrics [B]: "t", and "error", 1 + the mean over dimensions of
         sigma^2 (s_i^2 + 2 ds_i / dx_i): in expectation, the mean square of sigma s + z.
 
     Raises:
-        ValueError: options that perturb refuses, input_perturbation, or a score_fn that changes
-            the shape.
+        ValueError: an option that perturb refuses, input_perturbation, an SDE whose state is more
+            than the data (CLD), or a score_fn that changes the shape.
     """
     noisy = _perturb(key, sde, score_fn, x0, **options)
     basis = probes.draw(sample_keys(key, len(x0)), "exact", 1, x0.shape)
@@ -73,34 +75,34 @@ def sliced_score_matching(
 ) -> tuple[PerSample, dict[str, PerSample]]:
     """Sliced score matching (Song et al. 2019, UAI, Eq. 7): explicit in random directions v.
 
-    In place of |s|^2 + 2 div s are the means over v, with E v v^T = I, of (v . s)^2 and of
-    2 v . ds/dx v; with `variance_reduction` (their Eq. 8) |s|^2 stays, and only the divergence is
-    estimated. For a Gaussian in D dimensions, that divides the variance that normal projections add
-    by (D + 2) / 4, and signs add none. One derivative a projection, whatever the dimension; in
-    expectation, the loss of explicit_score_matching.
+    |s|^2 + 2 div s is replaced by the mean over v, with E v v^T = I, of (v . s)^2 + 2 v . ds/dx v.
+    With `variance_reduction` (their Eq. 8), |s|^2 is kept and only the divergence is estimated.
+    The expectation is that of explicit_score_matching, at one derivative per projection, whatever
+    the dimension. For a Gaussian in D dimensions, `variance_reduction` divides the variance that
+    "gaussian" projections add by (D + 2) / 4, and "rademacher" ones then add none.
 
     Args:
-        key: as of denoising_score_matching, whose t and x_t are the same; sample i's projections
-            depend on key and i alone.
+        key: randomness of t, z and v; gives the same t and x_t as in denoising_score_matching.
+            Sample i's projections depend on key and i alone.
         sde: the forward SDE.
-        score_fn: the model.
+        score_fn: the model's score.
         x0: [B, ...] data.
-        n_projections: of a sample.
-        variance_reduction: take |s|^2 as it is.
+        n_projections: directions v per sample.
+        variance_reduction: use the exact |s|^2.
         projection: distribution of v, "rademacher" or "gaussian".
         reduce_mean: mean over dimensions instead of half the sum.
-        options: of perturb: how t is drawn, and w; without input_perturbation.
+        options: keyword arguments of perturb, except input_perturbation.
 
     Returns:
-        The losses [B] and metrics [B], as of explicit_score_matching.
+        The losses [B] and metrics [B], like explicit_score_matching.
 
     Raises:
-        ValueError: as of explicit_score_matching; an unknown projection, or n_projections < 1.
+        ValueError: any of explicit_score_matching's, an unknown projection, or n_projections < 1.
     """
     check_name("projection", projection, ("rademacher", "gaussian"))
     check_at_least(1, n_projections=n_projections)
     noisy = _perturb(key, sde, score_fn, x0, **options)
-    keys = fold_in(sample_keys(key, len(x0), options.get("first_index", 0)), PROJECTION)
+    keys = fold_in(sample_keys(key, len(x0), options.get("first_index", 0)), PROJECTION_KEY)
     directions = probes.draw(keys, projection, n_projections, x0.shape)
     score, along, slopes = _derivatives(score_fn, noisy, directions)
     square = _inner(score, score) if variance_reduction else jnp.mean(along**2, axis=0)
@@ -110,13 +112,13 @@ def sliced_score_matching(
 def _perturb(key: PRNGKeyArray, sde: SDE, score_fn: ScoreFn, x0: Batch, **options: Any) -> Noisy:
     if options.get("input_perturbation"):
         raise ValueError(
-            "input_perturbation is noise that denoising's target does not know of; explicit and "
-            "sliced score matching have no target, and would learn it: leave it out"
+            f"input_perturbation is {options['input_perturbation']}: it must be 0 here, because "
+            "explicit and sliced score matching have no target and would learn the extra noise"
         )
     if not sde.is_scalar:
         raise ValueError(
-            f"explicit and sliced score matching are of data that diffuse themselves, which under "
-            f"{sde} are a part of its states: take denoising_score_matching"
+            "explicit and sliced score matching need an SDE of the data alone, and the state of "
+            f"{sde} has more: use denoising_score_matching"
         )
     check_score_fn(score_fn, x0.shape)
     return perturb(key, sde, x0, **options)
@@ -125,7 +127,7 @@ def _perturb(key: PRNGKeyArray, sde: SDE, score_fn: ScoreFn, x0: Batch, **option
 def _derivatives(
     score_fn: ScoreFn, noisy: Noisy, directions: Float[Array, "n batch *shape"]
 ) -> tuple[Batch, Float[Array, "n batch"], Float[Array, "n batch"]]:
-    """sigma s; v . sigma s and sigma^2 v . ds/dx v for each direction v."""
+    """The scaled score sigma s, and for each direction v: v . sigma s and sigma^2 v . ds/dx v."""
     scale = expand(noisy.std, noisy.x)
 
     def directional(v):

@@ -1,6 +1,6 @@
-"""The forward SDE: given alpha(t) and sigma(t), everything else follows.
+"""Forward SDE, defined by alpha(t) and sigma(t): drift, diffusion, marginals and prior.
 
-The transition kernel x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I) belongs to the linear SDE
+The marginals x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I) are those of the linear SDE
 dx = f(t) x dt + g(t) dw with f = alpha'/alpha and g^2 = 2 sigma sigma' - 2 f sigma^2.
 """
 
@@ -18,22 +18,21 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
 
 ScoreFn = Callable[[Array, Array], Array]
-"""score_fn(x, t) = grad_x log p_t(x), with t of shape [B] and the shape of x."""
+"""A score function: score_fn(x, t) = grad_x log p_t(x), of the shape of x, with t of shape [B]."""
 
 Time = Float[Array, "..."] | float
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreAndVariance:
-    """A score function whose network gives the variance of DDPM's step too.
+    """A score function whose network also predicts the variance of DDPM's step.
 
-    Who knows of it takes both from one evaluation; to all others it is a ScoreFn. What guides a
-    score makes a plain ScoreFn of it.
+    It can be used as a plain ScoreFn; code that needs the variance calls `both`, which evaluates
+    the network once. Guidance returns a plain ScoreFn, without the variance.
 
     Attributes:
-        both: both(x, t) = (score, v), v of the shape of x: how far the variance's logarithm is on
-            its way from that of beta-tilde to that of beta (Nichol & Dhariwal 2021, arXiv
-            2102.09672, Eq. 15).
+        both: both(x, t) = (score, v), with v of the shape of x. The log variance of the step is
+            v log beta + (1 - v) log beta-tilde (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 15).
     """
 
     both: Callable[[Array, Array], tuple[Array, Array]]
@@ -44,17 +43,21 @@ class ScoreAndVariance:
 
 @dataclasses.dataclass(frozen=True)
 class SDE(abc.ABC):
-    """A diffusion from data (t = 0) to prior (t = t_max). Subclasses give alpha and sigma.
+    """A diffusion from data (t = 0) to prior (t = t_max). Subclasses define alpha and sigma.
 
-    What diffuses is the state: here the data themselves; a subclass may add to them (sde_lib.CLD).
+    The variable that diffuses is called the state. Here it is the data; a subclass may extend it,
+    as sde_lib.CLD does by velocities.
 
     Attributes:
         t_max: time of the prior.
         t_min: time at which sampling ends.
         train_t_min: smallest time of training, and the time at which likelihoods start.
+
+    Raises:
+        ValueError: unless 0 < t_max < inf and 0 <= t_min, train_t_min < t_max.
     """
 
-    is_scalar: ClassVar[bool] = True  # the state is the data, and alpha and sigma say all
+    is_scalar: ClassVar[bool] = True  # the state is the data, with one alpha and sigma for all
 
     t_max: float = dataclasses.field(default=1.0, kw_only=True)
     t_min: float = dataclasses.field(default=1e-3, kw_only=True)
@@ -77,17 +80,17 @@ class SDE(abc.ABC):
         """Standard deviation of x_t given x_0; t of any shape."""
 
     def drift_coefficient(self, t: Time) -> Array:
-        """f(t) = d log alpha / dt."""
+        """Coefficient f(t) = d log alpha / dt of the drift."""
         return _derivative(self.alpha, t) / self.alpha(t)
 
     def diffusion(self, t: Time) -> Array:
-        """g(t), of the shape of t."""
+        """Diffusion coefficient g(t), of the shape of t."""
         sigma = self.sigma(t)
         variance_rate = _derivative(self.sigma, t) - self.drift_coefficient(t) * sigma
         return jnp.sqrt(2 * sigma * variance_rate)
 
     def drift(self, x: Batch, t: Time) -> Batch:
-        """f(t) x."""
+        """Drift f(t) x of the forward SDE, of the shape of x; t is [B]."""
         return expand(self.drift_coefficient(t), x) * x
 
     def marginal(self, x0: Batch, t: Time) -> tuple[Batch, Array]:
@@ -95,26 +98,32 @@ class SDE(abc.ABC):
         return expand(self.alpha(t), x0) * x0, self.sigma(t)
 
     def noised(self, x0: Batch, t: Time, z: Batch) -> Batch:
-        """The state at t of data x0 and standard normal noise z, which is of the state's shape."""
+        """State x_t of data x0 with standard normal noise z, which has the state's shape."""
         mean, std = self.marginal(x0, t)
         return mean + expand(std, x0) * z
 
     def noisy(self, x: Batch) -> Batch:
-        """x, of a state's shape, with zeros in the part that gets no noise, and so has no score."""
+        """Sets the components of x that receive no noise to 0; for most SDEs there are none.
+
+        Under sde_lib.CLD these are the positions: only the velocities have noise and a score.
+        """
         return x
 
     def state_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the states of data of `shape` = (B, ...)."""
+        """Shape of the states for data of `shape` = (B, ...)."""
         return tuple(shape)
 
     def initial_state(
         self, key: PRNGKeyArray, x0: Batch, first_index: int | Array = 0
     ) -> tuple[Batch, PerSample | float]:
-        """The state of data x0 at train_t_min, and the log density of what was drawn for it."""
+        """State of data x0 at train_t_min, and the log density of the variables drawn to extend it.
+
+        Under most SDEs it is x0 itself, with log density 0.
+        """
         return x0, 0.0
 
     def data_of(self, x: Batch) -> Batch:
-        """The part of states, [..., B, ...], that is data at t = 0."""
+        """The part of the states [..., B, ...] that is the data at t = 0."""
         return x
 
     def reverse_drift(self, x: Batch, t: Time, score: Batch) -> Batch:
@@ -126,7 +135,7 @@ class SDE(abc.ABC):
         return self.drift(x, t) - 0.5 * expand(self.diffusion(t) ** 2, x) * self.noisy(score)
 
     def denoise(self, x: Batch, t: Time, score: Batch) -> Batch:
-        """E[x_0 | x_t] = (x + sigma^2 score) / alpha: Tweedie's formula."""
+        """Tweedie's formula, E[x_0 | x_t] = (x + sigma^2 score) / alpha."""
         return (x + expand(self.sigma(t) ** 2, x) * score) / expand(self.alpha(t), x)
 
     @property
@@ -138,7 +147,10 @@ class SDE(abc.ABC):
     def prior_sample(
         self, key: PRNGKeyArray, shape: Sequence[int], first_index: int | Array = 0
     ) -> Batch:
-        """Draws from the prior; `shape` = (B, ...), of states. Sample i: by key and i alone."""
+        """Draws states of `shape` = (B, ...) from the prior.
+
+        Sample i depends on key and first_index + i alone.
+        """
         return self.prior_std * normal(sample_keys(key, shape[0], first_index), shape)
 
     def prior_logp(self, x: Batch) -> PerSample:
@@ -146,18 +158,20 @@ class SDE(abc.ABC):
         return log_normal(x, self.prior_std)
 
     def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
-        """f(x) and G ([B]) of one step x <- x + f + G z at t of the forward chain of n_steps.
+        """f(x) and G ([B]) of one step x <- x + f + G z of the forward chain of n_steps, at t.
 
-        Here, Euler's: drift dt and diffusion sqrt(dt). VE and VP have chains of their own.
+        The default is an Euler step, f = drift dt and G = diffusion sqrt(dt). Some SDEs, such as VE
+        and VP, define their own chain.
         """
         dt = self.t_max / n_steps
         return self.drift(x, t) * dt, self.diffusion(t) * jnp.sqrt(dt)
 
     def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
-        """(a, v, std) of one ancestral step x_s = (x_t + v score) / a + std z, s one step before t.
+        """(a, v, std) of the ancestral step x_s = (x_t + v score) / a + std z, s one step before t.
 
-        N(a x_s, v I) is the transition from s to t; the mean is that of q(x_s | x_t, x_0) at
-        Tweedie's x_0, std^2 = v sigma_s^2 / sigma_t^2 its variance (DDPM, Ho et al. 2020, Eq. 7).
+        N(a x_s, v I) is the forward transition from s to t. The mean is that of q(x_s | x_t, x_0)
+        with x_0 from Tweedie's formula, and std^2 = v sigma_s^2 / sigma_t^2 is its variance (DDPM,
+        Ho et al. 2020, Eq. 7).
         """
         s = jnp.maximum(t - self.t_max / n_steps, 0.0)
         a = self.alpha(t) / self.alpha(s)
@@ -165,18 +179,18 @@ class SDE(abc.ABC):
         return a, v, jnp.sqrt(v) * self.sigma(s) / self.sigma(t)
 
     def levels(self, n_levels: int) -> Float[np.ndarray, " n_levels"]:
-        """log-SNR of the levels of a discretely trained network, in the order of its labels.
+        """log-SNRs of a network trained at n_levels discrete times, in the order of its labels.
 
         Raises:
-            ValueError: no discrete training is published for this SDE, or too few levels.
+            ValueError: an SDE without published discrete levels, or too few levels.
         """
         raise ValueError(
-            f"{type(self).__name__} has no discrete noise levels: train continuously, or take VE "
+            f"{type(self).__name__} has no discrete noise levels: train continuously, or choose VE "
             "(SMLD) or VP (DDPM)"
         )
 
     def log_snr(self, t: Time) -> Array:
-        """log(alpha^2 / sigma^2), decreasing in t; its rate is -g^2 / sigma^2."""
+        """log-SNR, log(alpha^2 / sigma^2); decreasing in t, with derivative -g^2 / sigma^2."""
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
     def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
@@ -193,7 +207,7 @@ class SDE(abc.ABC):
         return 0.5 * (low + high)
 
     def noise_level(self, t: Time) -> Array:
-        """sigma / alpha, increasing in t: the standard deviation of x_t / alpha given x_0."""
+        """Noise level sigma / alpha, increasing in t: the std of x_t / alpha given x_0."""
         return self.sigma(t) / self.alpha(t)
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
@@ -210,11 +224,15 @@ def log_normal(x: Batch, std: float) -> PerSample:
 
 
 def score_and_variance(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """score_fn.both. Raises ValueError for a score function without a variance."""
+    """The function `both` of a ScoreAndVariance.
+
+    Raises:
+        ValueError: a score function without a learned variance.
+    """
     if not isinstance(score_fn, ScoreAndVariance):
         raise ValueError(
-            "the variance 'learned' takes the score_fn of a model that gives it "
-            "(config.model.learned_variance), without guidance: take another variance"
+            "variance 'learned' needs a model trained with config.model.learned_variance, without "
+            "guidance: choose another variance"
         )
     return score_fn.both
 
@@ -222,13 +240,14 @@ def score_and_variance(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Arra
 def check_score_fn(score_fn: ScoreFn | tuple[ScoreFn, ...], shape: Sequence[int]) -> None:
     """Raises ValueError unless score_fn maps x of `shape` and t of [B] to the shape of x.
 
-    The function is traced, not run. A tuple of them, as some solvers take, is refused.
+    The function is traced, not run. A tuple of score functions, which only some solvers support,
+    is refused.
     """
     if isinstance(score_fn, tuple):
         raise ValueError(
-            "score_fn is a tuple, of one function for each evaluation in a step: take a solver of "
-            "such steps (Heun, EDM, DPM2 and their kin), or give one function, as discriminator "
-            "guidance of equal weights is"
+            "score_fn is a tuple, one function for each evaluation in a step: take a solver of "
+            "such steps (Heun, EDM, DPM2), or give a single function, such as discriminator "
+            "guidance with equal weights"
         )
     shape = tuple(shape)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)

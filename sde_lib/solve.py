@@ -1,4 +1,4 @@
-"""The one adaptive ODE solve, for probability-flow sampling and likelihoods alike."""
+"""Adaptive ODE solver (Tsitouras 5(4)) for probability-flow sampling and likelihoods."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 MAX_STEPS = 10_000
-LEAST_STEP = 1e-8  # of the whole: a field that is not finite gets here in a dozen tries
+SMALLEST_STEP = 1e-8  # fraction of |t1 - t0|; a non-finite field reaches it in a dozen tries
 
 
-class _Controller(diffrax.PIDController):
-    """That counts the tries of the first step: each evaluates the field at t0 anew."""
+class _CountingController(diffrax.PIDController):
+    """PID controller that counts the tries of the first step, each of which evaluates field(t0)."""
 
     def init(self, *args):  # pyright: ignore
         step, state = super().init(*args)
@@ -26,7 +26,13 @@ class _Controller(diffrax.PIDController):
 
 
 class Solution(NamedTuple):
-    """y at t1; `path`, y at the asked times (leading axis); nfe, evaluations of the field."""
+    """Result of solve_ode.
+
+    Attributes:
+        y: the state at t1, a pytree like y0; NaN if the solve failed.
+        path: the states at path_times, with a leading axis for the times.
+        nfe: number of evaluations of the field.
+    """
 
     y: Any
     path: Any
@@ -44,26 +50,26 @@ def solve_ode(
     first_step: float = 1e-3,
     proportional: float = 0.0,
 ) -> Solution:
-    """Integrates dy/dt = field(t, y), t of shape [B], by Tsitouras' 5(4) Runge-Kutta pair.
+    """Integrates dy/dt = field(t, y), with t of shape [B], by Tsitouras' 5(4) Runge-Kutta pair.
 
-    The batch is solved together; the error that decides on a step is the largest over samples and
-    leaves of a sample's root-mean-square error, so that no sample can hide behind the others.
-    A solve that fails (a field that is not finite, more than MAX_STEPS steps) ends early with NaN.
+    The whole batch takes the same steps. The error of a step is the largest root-mean-square error
+    of any sample and leaf, so every sample meets the tolerance. A solve that fails (a field that is
+    not finite, or more than MAX_STEPS steps) ends early and returns NaN.
 
     Args:
-        field: gives dy/dt, a pytree like y.
+        field: function that returns dy/dt, a pytree like y.
         y0: pytree of arrays [B, ...].
         t0: time of y0.
-        t1: the other end, before or after t0.
+        t1: final time, before or after t0.
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step.
-        path_times: between t0 and t1, in the order of travel: where to record y.
-        first_step: share of the way that is tried first; from there on the controller decides.
-        proportional: part of the controller that looks at how the error has changed, the rest
-            being integral: some saves rejected steps where a field is rough.
+        path_times: times between t0 and t1, in the order of integration, at which to record y.
+        first_step: size of the first step tried, as a fraction of t1 - t0.
+        proportional: proportional coefficient of the step-size controller; the integral coefficient
+            is 1 - proportional. A positive one saves rejected steps where the field is rough.
 
     Raises:
-        ValueError: a tolerance is not positive.
+        ValueError: a tolerance that is not positive.
     """
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must be positive")
@@ -77,13 +83,13 @@ def solve_ode(
         dt0=first_step * (t1 - t0),
         y0=y0,
         saveat=diffrax.SaveAt(ts=recorded, controller_state=True),
-        stepsize_controller=_Controller(
+        stepsize_controller=_CountingController(
             rtol,
             atol,
             pcoeff=proportional,
             icoeff=1 - proportional,
             norm=worst_sample,
-            dtmin=LEAST_STEP * abs(t1 - t0),
+            dtmin=SMALLEST_STEP * abs(t1 - t0),
             force_dtmin=False,
         ),
         max_steps=MAX_STEPS,
@@ -92,13 +98,13 @@ def solve_ode(
     failed = solution.result != diffrax.RESULTS.successful
     path = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y), solution.ys)
     end, path = jax.tree.map(lambda y: y[-1], path), jax.tree.map(lambda y: y[:-1], path)
-    # Tsit5 takes six evaluations a step: its seventh is the next step's first.
+    # Tsit5 makes six evaluations per step: its seventh is the first of the next step.
     _, _, first_tries = solution.controller_state  # pyright: ignore
     return Solution(end, path, first_tries + 6 * solution.stats["num_steps"])
 
 
 def worst_sample(error: PyTree[Float[Array, "batch ..."]]) -> Float[Array, ""]:
-    """The largest, over samples and leaves, of a sample's root mean square."""
+    """The largest root mean square of any sample in any leaf: the norm of a step's error."""
 
     def rms(leaf):
         return jnp.sqrt(jnp.mean(leaf.reshape(leaf.shape[0], -1) ** 2, axis=1))

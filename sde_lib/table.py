@@ -1,4 +1,4 @@
-"""Variance-preserving diffusions through given noise levels, such as DDPM's chain of betas."""
+"""Variance-preserving SDE through given noise levels, such as DDPM's chain of betas."""
 
 import dataclasses
 import functools
@@ -15,15 +15,17 @@ from sde_lib.sde import SDE, Time
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Table(SDE):
-    """alpha^2 = sigmoid(L), sigma^2 = sigmoid(-L), where the log-SNR L passes through a table.
+    """Variance-preserving SDE whose log-SNR L(t) interpolates a table of noise levels.
 
-    Level i of N is at t = i t_max / (N - 1); between levels L is a monotone cubic (Fritsch &
-    Carlson 1980). All times from 0 on are the model's: level 0 is noisy already.
+    alpha^2 = sigmoid(L) and sigma^2 = sigmoid(-L). Level i of N is at t = i t_max / (N - 1), with a
+    monotone cubic between levels (Fritsch & Carlson 1980). Level 0, at t = 0, already has noise, so
+    training and sampling include t = 0.
 
     Attributes:
-        log_snrs: of the levels, decreasing.
+        log_snrs: log-SNR of each level, decreasing.
 
-    Raises ValueError for fewer than two levels, or log-SNRs that do not decrease.
+    Raises:
+        ValueError: fewer than two levels, or log-SNRs that do not decrease.
     """
 
     log_snrs: tuple[float, ...] = ()
@@ -33,7 +35,10 @@ class Table(SDE):
     def __post_init__(self):
         super().__post_init__()
         if len(self.log_snrs) < 2 or not (np.diff(self.log_snrs) < 0).all():
-            raise ValueError("log_snrs must be two numbers at least, each below the one before")
+            raise ValueError(
+                f"log_snrs has {len(self.log_snrs)} values: give two numbers at least, each below "
+                "the one before"
+            )
 
     def __repr__(self) -> str:
         first, last = self.log_snrs[0], self.log_snrs[-1]
@@ -42,7 +47,7 @@ class Table(SDE):
     @functools.cached_property
     def _cubics(self) -> Float[np.ndarray, "4 intervals"]:
         """Coefficients of 1, u, u^2, u^3 between a level (u = 0) and the next (u = 1)."""
-        from scipy.interpolate import PchipInterpolator  # takes 0.4 s, which is for tables alone
+        from scipy.interpolate import PchipInterpolator  # here, because importing it takes 0.4 s
 
         return PchipInterpolator(np.arange(len(self.log_snrs)), self.log_snrs).c[::-1]
 
@@ -54,11 +59,11 @@ class Table(SDE):
         return a + u * (b + u * (c + u * d))
 
     def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
-        """The t in [0, t_max] with log_snr(t) = log_snr, the nearest end's outside the table."""
+        """The t in [0, t_max] with log_snr(t) = log_snr; outside the table, the nearest end."""
         levels = jnp.asarray(self.log_snrs, jnp.float32)
         times = jnp.asarray(np.linspace(0, self.t_max, len(self.log_snrs)), jnp.float32)
         log_snr = jnp.clip(log_snr, levels[-1], levels[0])
-        # At once: halving the table in a loop would start a GPU kernel for every half.
+        # compare_all, because a binary search would launch a GPU kernel for every halving.
         after = jnp.searchsorted(-levels[1:-1], -log_snr, side="right", method="compare_all")
         _, b, c, d = jnp.asarray(self._cubics, jnp.float32)[:, after]
         fall = log_snr - levels[after]
@@ -67,7 +72,7 @@ class Table(SDE):
         return times[after] + u * (times[after + 1] - times[after])
 
     def _rate(self, t: Time) -> Array:
-        """-dL/dt."""
+        """The rate -dL/dt at which the log-SNR falls."""
         t = jnp.asarray(t, jnp.float32)
         return -jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
@@ -88,34 +93,38 @@ class Table(SDE):
         return 1.0
 
     def discretize(self, x: Batch, t: Time, n_steps: float) -> tuple[Batch, Array]:
-        """The transition from t - t_max / n_steps to t: DDPM's own where both are levels."""
+        """f(x) and G of the step from t - t_max / n_steps to t: DDPM's if both are levels."""
         a, v, _ = self.ancestral(t, n_steps)
         return expand(a - 1, x) * x, jnp.sqrt(v)
 
     def ancestral(self, t: Time, n_steps: float) -> tuple[Array, Array, Array]:
-        """DDPM's step (Ho et al. 2020, Eq. 11), with the larger of its variances, beta."""
-        # Of the log-SNRs, so that neither 1 - a^2 nor the variance is a difference of near equals.
+        """(a, v, std) of DDPM's step (Ho et al. 2020, Eq. 11), with the larger variance, beta."""
+        # Computed from log-SNRs, so that 1 - a^2 is not a difference of nearly equal numbers.
         high, low = self.log_snr(jnp.maximum(t - self.t_max / n_steps, 0.0)), self.log_snr(t)
         log_a2 = jax.nn.log_sigmoid(low) - jax.nn.log_sigmoid(high)
         v = -jnp.expm1(log_a2)
         return jnp.exp(0.5 * log_a2), v, jnp.sqrt(v)
 
     def levels(self, n_levels: int) -> np.ndarray:
-        """The table.
+        """log-SNRs of the table.
 
         Raises:
-            ValueError: n_levels is not its length.
+            ValueError: n_levels is not the length of the table.
         """
         if n_levels != len(self.log_snrs):
-            raise ValueError(f"there are {len(self.log_snrs)} levels in the table, not {n_levels}")
+            raise ValueError(
+                f"there are {len(self.log_snrs)} levels in the table, not {n_levels}: set n_levels "
+                f"to {len(self.log_snrs)}"
+            )
         return np.asarray(self.log_snrs)
 
 
 def _root(b: Array, c: Array, d: Array, y: Array, u: Array) -> Array:
-    """The u in [0, 1] with u (b + u (c + u d)) = y, from a guess; the cubic falls from u = 0 to 1.
+    """Solves u (b + u (c + u d)) = y for u in [0, 1], from a guess u; the cubic must be decreasing.
 
-    Laguerre's method, which flat cubics do not slow down, bisecting where it leaves its bracket:
-    five steps reach float32's last bit for every monotone cubic (four are off by 1e-3 at worst).
+    Laguerre's method, which is fast for flat cubics too, with bisection where it leaves its
+    bracket. Five steps reach float32's last bit for every monotone cubic (after four the error is
+    1e-3 at worst).
     """
     low, high = jnp.full_like(u, -0.01), jnp.full_like(u, 1.01)
     for _ in range(5):
@@ -130,13 +139,16 @@ def _root(b: Array, c: Array, d: Array, y: Array, u: Array) -> Array:
 
 
 def from_betas(betas: Sequence[float] | np.ndarray) -> Table:
-    """The diffusion whose levels are those of DDPM's chain: alpha_i^2 = prod_{k <= i} (1 - beta_k).
+    """SDE through the noise levels of DDPM's chain: alpha_i^2 = prod_{k <= i} (1 - beta_k).
+
+    Args:
+        betas: [N] variances of the forward steps, from the first step to the last.
 
     Raises:
         ValueError: fewer than two betas, or one outside (0, 1).
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
-        raise ValueError(f"betas must be two numbers at least, each in (0, 1); they are {betas}")
+        raise ValueError(f"betas is {betas}: give two numbers at least, each in (0, 1)")
     log_alpha2 = np.cumsum(np.log1p(-betas))
     return Table(tuple((log_alpha2 - np.log(-np.expm1(log_alpha2))).tolist()))

@@ -1,14 +1,14 @@
-"""The continuous-time variational bound of grey levels (VDM: Kingma et al. 2021, arXiv 2107.00630).
+"""Continuous-time variational bound of grey levels (VDM: Kingma et al. 2021, arXiv 2107.00630).
 
-Grey levels are the model's, and no noise is added to them but the SDE's own: x_0 is the number that
-a grey level has in model space, z_0 is x at the least noise level (train_t_min), z_1 at the largest
-(t_max). With gamma = -log-SNR rising from the one to the other as u goes from 0 to 1 (Section 5),
+x_0 is the value of a grey level, without dequantisation noise; z_0 is x_t at the lowest noise level
+(train_t_min), z_1 at the highest (t_max). Let gamma(u) = -log-SNR increase from the one to the
+other as u goes from 0 to 1. Then (Section 5)
 
     -log P(x_0) <= KL(q(z_1 | x_0) || p(z_1)) + 1/2 E_u[gamma'(u) |eps - eps_hat|^2]
                    - E[log p(x_0 | z_0)].
 
-gamma's interior leaves the diffusion loss in the middle as it is, on average, and decides on its
-variance; of the three, it alone depends on the network.
+Only the second term, the diffusion loss, depends on the network. Its expectation depends on gamma
+only through gamma(0) and gamma(1); the shape between them changes its variance.
 """
 
 import math
@@ -26,11 +26,11 @@ from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
 from sde_lib.variational import prior_kl
 
-ENCODE = 1 << 24  # folded into a sample's key: no other draw has this number
+ENCODE_KEY = 1 << 24  # folded into a sample's key to draw z_0; no other draw uses this number
 
 
 class Bound(NamedTuple):
-    """The terms of a bound on -log P(x_0), [B] in nats; their sum is the bound."""
+    """The three terms of the bound on -log P(x_0), each [B] in nats; the bound is their sum."""
 
     prior: PerSample
     diffusion: PerSample
@@ -38,7 +38,13 @@ class Bound(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """z_0 [B, ...], a draw from q(z_0 | x_0), and log q(z_0 | x_0) and log p(x_0 | z_0), [B]."""
+    """A draw z_0 of grey levels, with its log densities.
+
+    Attributes:
+        z: [B, ...] draw from q(z_0 | x_0).
+        log_q: [B] log q(z_0 | x_0), in nats.
+        log_p: [B] log p(x_0 | z_0), in nats.
+    """
 
     z: Batch
     log_q: PerSample
@@ -54,19 +60,20 @@ def continuous_bound(
     n_times: int = 1000,
     first_index: int | Array = 0,
 ) -> Bound:
-    """An unbiased estimate of the bound, from one draw of z_0 and n_times of the others.
+    """Unbiased estimate of the bound, from one draw of z_0 and n_times draws of the noise level.
 
     Args:
         key: randomness; sample i's depends on key and first_index + i alone.
-        sde: the forward SDE; its least noise should be small against the steps of `values`.
-        score_fn: the model.
-        x0: [B, ...] data, all of them among `values`.
-        values: of the grey levels, in model space.
-        n_times: noise levels of each sample, one in each of as many equal steps of log-SNR.
+        sde: the forward SDE; the bound is tight if its lowest noise level is small compared with
+            the steps between `values`.
+        score_fn: the model's score.
+        x0: [B, ...] data, each entry one of `values`.
+        values: value of each grey level, in the model's scaling.
+        n_times: noise levels per sample, one in each of n_times equal intervals of log-SNR.
         first_index: index of x0's first sample in its data set.
 
     Raises:
-        ValueError: n_times < 1, or an SDE with levels down to 0 or up to infinity.
+        ValueError: n_times < 1, or an SDE whose log-SNR is unbounded in training.
     """
     check_at_least(1, n_times=n_times)
     schedule = noise_density.log_uniform(sde)
@@ -92,19 +99,28 @@ def diffusion_loss(
     first_index: int | Array = 0,
     n_strata: int | None = None,
 ) -> tuple[PerSample, dict[str, PerSample]]:
-    """The bound's diffusion loss in nats, at one noise level of each sample: VDM's objective.
+    """VDM's training loss: the diffusion loss in nats, at one random noise level per sample.
 
-    What the score depends on gets this loss's gradient; what the schedule depends on, that of its
-    square, in the same backward pass: as its mean stays, its variance is what falls (Appendix I).
+    The parameters of the score get the gradient of this loss. Those of the schedule get the
+    gradient of its square, in the same backward pass: the mean does not depend on the schedule, so
+    this lowers the variance (Appendix I).
 
     Args:
-        schedule: u to log-SNR, -gamma, from one end of the SDE's to the other; None: linear. Its
-            gradient is right for an SDE whose inverse_log_snr is no bisection.
+        key: randomness of u and z; sample i's depends on key and i alone unless stratified.
+        sde: the forward SDE.
+        score_fn: the model's score.
+        x0: [B, ...] data.
+        schedule: function from u in [0, 1] to log-SNR, -gamma, that spans the SDE's range; None for
+            a linear one. To learn it, use an SDE whose inverse_log_snr is not a bisection.
+        stratified: see sde_lib.perturb.
+        first_index: index of the first sample in the stream `key`.
+        n_strata: see sde_lib.perturb.
 
-    The other arguments are sde_lib.perturb's, the metrics sde_lib.denoising_score_matching's.
+    Returns:
+        The losses [B] and metrics [B], like denoising_score_matching.
 
     Raises:
-        ValueError: no schedule, and an SDE with levels down to 0 or up to infinity.
+        ValueError: no schedule, for an SDE whose log-SNR is unbounded in training.
     """
     keys = sample_keys(key, len(x0), first_index)
     u = draw_uniform(keys, stratified, first_index, n_strata)
@@ -118,19 +134,20 @@ def encode_grey_levels(
     values: Float[Array, " levels"],
     first_index: int | Array = 0,
 ) -> Encoded:
-    """z_0 of grey levels: under any density p of z_0, E[log p + log_p - log_q] <= log P(x_0).
+    """Draws z_0 given grey levels; E[log p(z_0) + log_p - log_q] <= log P(x_0) for any density p.
 
-    Each dimension is decoded on its own: p(x_0 | z_0) is proportional to q(z_0 | x_0) (Section 3).
+    Each dimension is decoded independently: p(x_0 | z_0) is proportional to q(z_0 | x_0)
+    (Section 3).
 
     Args:
         key: randomness; sample i's depends on key and first_index + i alone.
         sde: the forward SDE.
-        x0: [B, ...] data, all of them among `values`.
-        values: of the grey levels, in model space.
+        x0: [B, ...] data, each entry one of `values`.
+        values: value of each grey level, in the model's scaling.
         first_index: index of x0's first sample in its data set.
     """
     axes = tuple(range(1, x0.ndim))
-    noise = normal(fold_in(sample_keys(key, len(x0), first_index), ENCODE), x0.shape)
+    noise = normal(fold_in(sample_keys(key, len(x0), first_index), ENCODE_KEY), x0.shape)
     mean, std = sde.marginal(x0, jnp.full(len(x0), sde.train_t_min))
     z = mean + expand(std, x0) * noise
     level = sde.noise_level(sde.train_t_min)
@@ -141,7 +158,7 @@ def encode_grey_levels(
 
 
 def _diffusion(keys, sde: SDE, score_fn: ScoreFn, x0: Batch, u: PerSample, schedule: Quantile):
-    """diffusion_loss at u, with z of each sample's key."""
+    """The losses and metrics of diffusion_loss at given u, with noise z from each sample's key."""
     log_snr, slope = jax.jvp(schedule, (u,), (jnp.ones_like(u),))
     log_snr, slope, tag = _open(log_snr, slope)
     t = jnp.clip(sde.inverse_log_snr(log_snr), sde.train_t_min, sde.t_max)
@@ -153,8 +170,8 @@ def _diffusion(keys, sde: SDE, score_fn: ScoreFn, x0: Batch, u: PerSample, sched
     return _close(loss, tag), {"t": t, "error": jnp.mean(residual**2, axis=axes)}
 
 
-# What flows back from _close to _open is each sample's d loss; the tag brings 2 loss beside it, and
-# the product, d loss^2, flows on.
+# In the backward pass _close sends each sample's cotangent through the loss and 2 loss through the
+# tag. _open multiplies the two, so the schedule receives the gradient of loss^2.
 @jax.custom_vjp
 def _open(log_snr: PerSample, slope: PerSample) -> tuple[PerSample, PerSample, PerSample]:
     return log_snr, slope, jnp.zeros_like(log_snr)

@@ -1,8 +1,8 @@
-"""Weightings of training: w(log-SNR), the weight of the squared error of the predicted noise.
+"""Loss weightings w(log-SNR): weights of the squared error of the predicted noise.
 
-The errors of all that a network can be said to predict are multiples of one another: with the noise
-level l = sigma / alpha and SNR = 1 / l^2, that of x_0 is l times that of the noise. So a weighting
-is one function, whatever the network predicts.
+A network may predict the noise, x_0, v or the score; at a given noise level l = sigma / alpha their
+errors are multiples of one another (that of x_0 is l times that of the noise). So one function of
+SNR = 1 / l^2 defines the weighting, whatever the network predicts.
 """
 
 import math
@@ -19,12 +19,12 @@ MIN_SNR_CAP = 5.0
 
 
 def create(name: str, sigma_data: float = 0.5, bias: float = 2.0) -> Weighting | None:
-    """The weighting w(log-SNR) of this name; None for "variance", which is w = 1.
+    """Makes the weighting w(log-SNR) of this name; None for "variance", which is w = 1.
 
-    "variance": the error of the noise (Ho et al. 2020, Eq. 14), k-diffusion's "snr".
+    "variance": the error of the noise (Ho et al. 2020, Eq. 14); "snr" in k-diffusion.
     "x0": the error of x_0, w = l^2.
-    "v": that of v under a variance-preserving SDE, w = 1 + l^2 (Salimans & Ho 2022, "SNR + 1").
-    "velocity": that of noise - x_0 with alpha = 1 - t, sigma = t, w = (1 + l)^2: the loss of
+    "v": the error of v if alpha^2 + sigma^2 = 1, w = 1 + l^2 (Salimans & Ho 2022, "SNR + 1").
+    "velocity": the error of noise - x_0 with alpha = 1 - t, sigma = t, w = (1 + l)^2: the loss of
         rectified flow (Liu et al. 2022) and flow matching (Lipman et al. 2022).
     "edm": w = (l^2 + sigma_data^2) / sigma_data^2 (Karras et al. 2022, Table 1).
     "min_snr": min(SNR, 5) on x_0, w = min(1, 5 l^2) (Hang et al. 2023, arXiv 2303.09556).
@@ -32,13 +32,13 @@ def create(name: str, sigma_data: float = 0.5, bias: float = 2.0) -> Weighting |
         arXiv 2401.11605).
     "truncated_snr": max(SNR, 1) on x_0, w = max(1, l^2) (Salimans & Ho 2022, Section 4).
     "sigmoid": w = sigmoid(bias - log-SNR) (Kingma & Gao 2023, arXiv 2303.00848; simpler diffusion,
-        Hoogeboom et al. 2024). Their integral is over log-SNR: the noise density "log_uniform".
+        Hoogeboom et al. 2024). Both integrate over log-SNR: use the noise density "log_uniform".
         With bias 0 it is P2's (Choi et al. 2022).
 
     Args:
-        name: one of these.
-        sigma_data: standard deviation of the data, of "edm" and "soft_min_snr".
-        bias: of "sigmoid", the log-SNR at which the weight is 1/2.
+        name: one of the above.
+        sigma_data: standard deviation of the data in "edm" and "soft_min_snr".
+        bias: log-SNR at which the weight of "sigmoid" is 1/2.
 
     Raises:
         ValueError: an unknown name, or a sigma_data that is not positive.

@@ -44,7 +44,7 @@ class Gaussian:
         return -0.5 * squares - dims * (np.log(self.std) + 0.5 * np.log(2 * np.pi))
 
     def flow(self, sde, x, t):
-        """Where the probability flow takes x from t to t_max, and the log determinant."""
+        """End of the probability flow from x at t to t_max, and its log determinant."""
         mean, std = self.marginal(sde, t)
         end_mean, end_std = self.marginal(sde, sde.t_max)
         latent = end_mean + end_std / std * (x - mean)
@@ -85,8 +85,12 @@ class Correlated:
     def divergence(self, x):
         """KL, in nats, from this to the Gaussian with the mean and the covariance of x."""
         x = np.asarray(x, np.float64)
-        inverse, covariance = np.linalg.inv(self.covariance), np.cov(x.T)
-        away, product = x.mean(0) - self.mean, inverse @ covariance
+        return self.divergence_of(x.mean(0), np.cov(x.T))
+
+    def divergence_of(self, mean, covariance):
+        """KL, in nats, from this to the Gaussian with this mean and covariance."""
+        inverse = np.linalg.inv(self.covariance)
+        away, product = mean - self.mean, inverse @ covariance
         log_det = np.linalg.slogdet(product)[1]
         return 0.5 * (np.trace(product) - len(away) - log_det + away @ inverse @ away)
 

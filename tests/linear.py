@@ -85,13 +85,13 @@ def orders(errors):
 
 
 def weak_orders(create, steps=(80, 160, 320), low=0.3):
-    """Of the standard deviation, between the step counts."""
+    """Weak orders of convergence of the standard deviation, between the step counts."""
     exact = np.hypot(STD, low)
     return orders(np.array([final_std(create(n), karras(n, low=low)) / exact - 1 for n in steps]))
 
 
 def strong_orders(create, steps=(32, 64, 128), finest=512):
-    """Of the root-mean-square error against the same paths with the finest steps.
+    """Strong orders of convergence: root-mean-square error against the finest steps.
 
     Those are of the same order: 1 shows as log2(15 / 7) = 1.1 and log2(7 / 3) = 1.2.
     """

@@ -10,11 +10,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def start(n_devices, *arguments, folder=ROOT):
-    """python *arguments, started in `folder`."""
+    """Starts `python *arguments` in `folder`, with XLA's flags of tests/conftest.py."""
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_NUM_CPU_DEVICES": str(n_devices),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # to compile quickly
     }
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(

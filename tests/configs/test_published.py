@@ -11,10 +11,9 @@ import models
 import samplers
 import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
-from experiments import build
-from experiments.commands import train
-from experiments.pipeline import guides
-from experiments.training.state import init_state
+from experiments.build import components, pipelines, related, tasks
+from experiments.training.state import abstract_state, init_state
+from experiments.training.step import make_train_step
 
 # Read from score_sde's files one by one. The columns are a name in SAMPLERS, FIELDS ("-" where one
 # does not matter), and the number of parameters.
@@ -131,7 +130,7 @@ def rows(tables):
 
 
 def variants(module):
-    """Those of score_sde."""
+    """Names of the variants of score_sde."""
     return [name for name in module.VARIANTS if not name.startswith(("edm", "sedm"))]
 
 
@@ -146,8 +145,21 @@ def test_the_tables_are_complete(module):
     assert described == {row[0]: f"{int(row[-1]):,}" for row in rows}
 
 
-@functools.cache
+def check(config):
+    """Builds the model without other runs' weights, as training would."""
+    if models.kind(config) == "score":
+        pipelines.untrained(config, guided=False)
+    else:
+        related.skeleton(config)
+
+
 def parameters(network, size):
+    """The number of parameters. Only networks with attention depend on the size of the images."""
+    return traced_parameters(network, size if hasattr(network, "attn_resolutions") else 32)
+
+
+@functools.cache
+def traced_parameters(network, size):
     arguments = jnp.zeros((1, size, size, 3)), jnp.ones(1)
     variables = jax.eval_shape(network.init, jax.random.key(0), *arguments)
     return sum(leaf.size for leaf in jax.tree.leaves(variables))
@@ -156,7 +168,7 @@ def parameters(network, size):
 @pytest.mark.parametrize(("module", "variant", "sampler", "values"), rows(PUBLISHED))
 def test_the_published_fields_and_network(module, variant, sampler, values):
     config = module.get_config(variant)
-    build.check(config)
+    check(config)
     *values, size = values.split()
     for field, value in zip(FIELDS, values, strict=True):
         section, name = field.split(".")
@@ -170,7 +182,7 @@ def test_the_published_fields_and_network(module, variant, sampler, values):
 
 
 @pytest.mark.parametrize("module", PUBLISHED)
-def test_names_tell_the_objective(module):
+def test_names_imply_the_objective(module):
     for variant in variants(module):
         config, words = module.get_config(variant), set(variant.split("_"))
         training, model, optim = config.training, config.model, config.optim
@@ -191,7 +203,7 @@ def test_names_tell_the_objective(module):
 @pytest.mark.parametrize(("module", "variant", "millions", "values"), rows(EDM))
 def test_edm_s_fields_and_network(module, variant, millions, values):
     config = module.get_config(variant)
-    build.check(config)
+    check(config)
     halflife, *values, size = values.split()
     for field, value in zip(EDM_FIELDS, values, strict=True):
         section, name = field.split(".")
@@ -204,15 +216,15 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
     assert not config.data.random_flip
     assert not config.data.uniform_dequantization
     training, model, optim = config.training, config.model, config.optim
-    assert (training.sde, training.weighting) == ("edm", "edm")
-    assert training.noise_density == "log_normal"
-    assert (training.noise_mean, training.noise_std) == (-1.2, 1.2)
+    assert (training.sde, config.weighting.name) == ("edm", "edm")
+    density = config.noise_density  # its mean and std are EDM's by default
+    assert (density.name, density.mean, density.std) == ("log_normal", None, None)
     assert (model.parametrization, model.sigma_data, model.ema_rampup) == ("edm", 0.5, 0.05)
     assert (optim.grad_clip, optim.nan_to_num, optim.beta2) == (-1, True, 0.999)
-    sampler = build.make_sampler(config)
+    sampler = components.sampler(config)
     assert isinstance(sampler, samplers.EDM)
     assert (sampler.grid, sampler.rho, sampler.alpha) == ("karras", None, 1.0)
-    assert build.make_sde(config) == sde_lib.EDM(t_min=0.002, t_max=80.0)
+    assert components.sde(config) == sde_lib.EDM(t_min=0.002, t_max=80.0)
     network = models.create(config)
     classes = {cifar10: 10 * ("conditional" in variant), imagenet64: 1000}
     assert network.num_classes == classes.get(module, 0)
@@ -222,22 +234,21 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
 
 def test_sedm_gpp_is_edm_with_the_published_guides():
     config, plain = (cifar10.get_config(name) for name in ("sedm_gpp", "edm_ddpmpp"))
-    guides.check(config)
-    options = config.sampling
-    assert (options.eps_scale, options.eps_scale_guided) == (1.0004, False)
-    assert (options.dg_weight_1st_order, options.dg_weight_2nd_order) == (1.67, 0)
-    assert build.make_sampler(config) == samplers.EDM(n_steps=18)
-    assert build.make_sampler(config).nfe == 35
-    config.sampling = plain.sampling
+    scaling, discriminator = config.guidance.epsilon_scaling, config.guidance.discriminator
+    assert (scaling.scale, scaling.guided) == (1.0004, None)
+    assert (discriminator.weight, discriminator.weight_2nd_order) == (1.67, 0)
+    assert components.sampler(config) == samplers.EDM(n_steps=18)
+    assert components.sampler(config).nfe == 35
+    config.guidance = plain.guidance
     assert config == plain
 
 
 def test_the_discriminator_s_encoder_is_the_network_that_it_guides():
     config = cifar10.get_config("edm_discriminator")
-    build.check(config)
+    check(config)
     network, guided = (models.create(c) for c in (config, cifar10.get_config("edm_ddpmpp")))
     assert network.encoder == guided
-    assert (network.frozen, config.training.noise_density) == (True, "log_uniform")
+    assert (network.frozen, config.noise_density.name) == (True, "log_uniform")
     assert parameters(network, 32) == int(DISCRIMINATORS[cifar10].split()[1])
 
 
@@ -257,7 +268,7 @@ def test_the_discriminator_s_encoder_is_the_network_that_it_guides():
         (imagenet64, "edm_adm", ("map_label.weight", "enc.8x8_block2.norm2.bias", "out_conv.bias")),
     ],
 )
-def test_edm_s_weights_are_asked_for_by_their_names(module, variant, names):
+def test_missing_edm_weights_are_named(module, variant, names):
     with pytest.raises(ValueError, match="does not fit this config: missing") as error:
         models.torch_import.edm({}, module.get_config(variant))
     for name in names:
@@ -271,15 +282,16 @@ def test_imagenet_is_sampled_stochastically_with_511_evaluations():
 
 
 def test_a_published_train_step_keeps_its_shapes():
+    """With one block a level: fewer layers to trace, and the same kinds."""
     config = cifar10.get_config("edm_ddpmpp_conditional")
-    model = models.create(config)
-    state = jax.eval_shape(lambda: init_state(config, model))
+    config.model.num_res_blocks = 1
+    task, mesh = tasks.task(config), components.mesh(config)
+    state = abstract_state(task, config.seed, mesh)
     shape = (1, config.training.batch_size)
     images = jax.ShapeDtypeStruct((*shape, 32, 32, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct(shape, jnp.int32)
-    step = train.make_train_step(config, model, 256)
-    told = {"class_labels": labels} if config.model.class_conditional else {}
-    after, metrics = jax.eval_shape(step, state, images, told)
+    step = make_train_step(task, components.training(config), mesh)
+    after, metrics = jax.eval_shape(step, state, images, {"class_labels": labels})
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert metrics["loss"].shape == ()
 
@@ -288,9 +300,11 @@ def test_a_published_train_step_keeps_its_shapes():
 @pytest.mark.parametrize("variant", variants(cifar10))
 def test_a_published_train_step_runs(variant):
     config = cifar10.get_config(variant)
-    model = models.create(config)
-    step = jax.jit(train.make_train_step(config, model, 256), donate_argnums=0)
+    config.training.batch_size = 2
+    task, mesh = tasks.task(config), components.mesh(config)
+    step = jax.jit(make_train_step(task, components.training(config), mesh), donate_argnums=0)
     batch = np.random.RandomState(0).randint(256, size=(1, 2, 32, 32, 3)).astype(np.uint8)
-    told = {"class_labels": np.array([[3, 7]])} if config.model.class_conditional else {}
-    _, metrics = step(init_state(config, model), batch, told)
+    labels = {"class_labels": np.array([[3, 7]])} if config.model.class_conditional else {}
+    state = init_state(task, config.seed, abstract_state(task, config.seed, mesh))
+    _, metrics = step(state, batch, labels)
     assert np.isfinite(float(metrics["loss"]))

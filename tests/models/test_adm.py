@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +22,7 @@ def test_a_block_starts_as_the_identity_and_drops_out_in_training_only():
     block, temb = ADMBlock(features=3 * 4, dropout=0.5), jnp.ones((2, 8))
     x = jnp.tile(X, 4)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # runs but twice
+    @jax.jit
     def run(variables, key):
         at_start = block.apply(block.init(key, x, temb, False), x, temb, False)
         quiet = block.apply(variables, x, temb, False)
@@ -39,7 +37,7 @@ def test_a_block_starts_as_the_identity_and_drops_out_in_training_only():
     assert np.abs(first - second).max() > 0.1 * np.abs(quiet).max()
 
 
-def test_the_noise_level_scales_and_shifts():
+def test_the_embedding_scales_and_shifts_a_block():
     """A block of one channel a group, whose convolutions are zero or the identity."""
     block, x, temb = ADMBlock(features=4, dropout=0.0), jnp.ones((1, 1, 2, 4)), jnp.ones((1, 1))
     x = x.at[0, 0, 0].set(-1.0)
@@ -77,7 +75,11 @@ def test_uncentred_data_is_centred_inside():
     ("fields", "size", "message"),
     [
         ({}, 7, "7 x 7 pixels cannot be halved 1 times"),
-        ({"nf": 20, "num_head_channels": 12}, 8, "40 channels, .*, do not fit 3 heads"),
+        (
+            {"nf": 20, "num_head_channels": 12},
+            8,
+            "40 channels .* into 3 attention heads",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(fields, size, message):

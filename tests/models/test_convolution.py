@@ -65,7 +65,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_it_is_xla_s(name):
+def test_values_and_derivatives_equal_those_of_xla(name):
     size, window = WINDOWS[name]
     found, exact = (
         jax.jit(lambda *xs, f=f: transforms(lambda *ys: f(*ys, **window), *xs))(*arguments(size))
@@ -78,7 +78,7 @@ def test_it_is_xla_s(name):
         np.testing.assert_allclose(ours_, theirs, rtol=1e-5, atol=tolerance, err_msg=str(path))
 
 
-def test_bfloat16_stays():
+def test_bfloat16_is_kept():
     x, kernel = arguments(dtype=jnp.bfloat16)
     found, exact = (gradients(f, x, kernel) for f in (ours, plain))
     for ours_, theirs in zip(found, exact, strict=True):
@@ -86,15 +86,15 @@ def test_bfloat16_stays():
         np.testing.assert_allclose(*(np.float32(g) for g in (ours_, theirs)), rtol=0.05, atol=0.05)
 
 
-def test_groups_are_xla_s_own():
+def test_grouped_convolutions_are_left_to_xla():
     conv = Conv(4, (3, 3), feature_group_count=2)
     jaxpr = jax.make_jaxpr(lambda x: conv.init_with_output(jax.random.key(0), x)[0])
     assert "feature_group_count=2" in str(jaxpr(jnp.ones((1, 8, 8, 4))))
 
 
 @pytest.mark.parametrize("window", [{}, {"strides": (2, 2)}])
-def test_its_gradients_are_convolutions_of_the_same_layout(window):
-    """Operands swapped are what XLA's CPU backend is slow at, inside loops."""
+def test_gradients_are_convolutions_of_the_same_layout(window):
+    """XLA's CPU backend is slow at swapped operands inside loops."""
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
 
     def layouts(f):

@@ -19,7 +19,7 @@ def test_parameter_count_is_the_published_one():
 
 
 def test_uncentred_data_is_centred_inside_and_the_output_is_divided_by_the_level_s_sigma():
-    """By the published network's numbers, which test_torch_import reproduces as they are."""
+    """Compared with the published outputs, which test_torch_import reproduces without changes."""
     arrays = golden.load("ddpm_vp")
     config = golden.config(arrays)
     config.model.name, config.model.scale_by_sigma, config.data.centered = "ddpm", True, False
@@ -48,8 +48,8 @@ def test_an_unconditional_network_ignores_its_labels_and_dropout_acts_in_trainin
     assert np.abs(first - second).max() > 0.1 * np.abs(quiet).max()
 
 
-def test_without_convolutions_only_those_of_the_resampling_are_gone():
-    """And that their place is taken by means and nearest neighbours, test_resample shows."""
+def test_resampling_without_convolutions_removes_only_their_parameters():
+    """test_resample checks the mean pooling and nearest neighbours that replace them."""
     with_conv = weights.shapes(SMALL, X, LABELS)
     without = weights.shapes(SMALL.clone(resamp_with_conv=False), X, LABELS)
     assert with_conv.keys() - without.keys() == {"Downsample_0", "Upsample_0"}

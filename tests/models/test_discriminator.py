@@ -14,9 +14,8 @@ from models.wideresnet import WideResNet
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([0.5, 3.0])
-U_NET = NCSNpp(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), fir=False)
-
-A_D_M = ADM(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), num_head_channels=8)
+U_NET = NCSNpp(nf=8, ch_mult=(1, 1), num_res_blocks=0, attn_resolutions=(), fir=False)
+A_D_M = ADM(nf=8, ch_mult=(1, 1), num_res_blocks=0, attn_resolutions=(), num_head_channels=8)
 
 
 def config(pretrained="somewhere", dropout=0.0):
@@ -28,7 +27,7 @@ def config(pretrained="somewhere", dropout=0.0):
     return result
 
 
-def test_features_are_what_the_rest_of_the_network_sees():
+def test_features_are_the_input_of_the_last_layer():
     for network, x, last in (
         (WideResNet(blocks_per_group=1, channel_multiplier=1), IMAGES, "Dense_2"),
         (MLP(nf=8, num_res_blocks=1), IMAGES[:, 0, 0, :2], "Dense_5"),
@@ -47,22 +46,27 @@ def test_features_are_what_the_rest_of_the_network_sees():
 
 
 @pytest.mark.parametrize(("network", "block"), [(U_NET, "ResnetBlock"), (A_D_M, "ADMBlock")])
-def test_features_of_a_u_net_are_those_of_its_middle_and_take_no_more(network, block):
+def test_features_of_a_u_net_are_those_of_its_middle_without_the_decoder(network, block):
     params = weights.random(network, IMAGES, LABELS)
 
     @jax.jit
     def run(params):
         h, _ = network.apply({"params": params}, IMAGES, LABELS, features=True)
-        _, seen = network.apply({"params": params}, IMAGES, LABELS, capture_intermediates=True)
+        _, seen = network.apply(
+            {"params": params},
+            IMAGES,
+            LABELS,
+            capture_intermediates=lambda module, _: module.name == f"{block}_2",
+        )
         return h, seen["intermediates"]
 
     h, seen = run(params)
-    middle = seen[f"{block}_4"]["__call__"][0]  # two blocks down, one that halves, two
+    middle = seen[f"{block}_2"]["__call__"][0]  # a block that halves, and the two of the middle
     np.testing.assert_array_equal(h, middle)
     assert h.shape == (2, 4, 4, 8)
     used = jax.eval_shape(lambda: network.init(jax.random.key(0), IMAGES, LABELS, features=True))
-    assert f"{block}_5" in params
-    assert f"{block}_5" not in used["params"]
+    assert f"{block}_3" in params
+    assert f"{block}_3" not in used["params"]
     assert all(
         jax.tree.map(jnp.shape, params[name]) == jax.tree.map(jnp.shape, used["params"][name])
         for name in used["params"]
@@ -76,7 +80,7 @@ def test_it_starts_with_equal_logits():
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_training_moves_a_frozen_encoder_not_and_guidance_sees_through_it(frozen):
+def test_a_frozen_encoder_is_not_trained_but_passes_gradients_in_x(frozen):
     discriminator = models.create(config("somewhere" if frozen else "", dropout=0.5))
     x, labels = jax.random.normal(jax.random.key(0), (4, 2)), jnp.ones(4)
     params = weights.random(discriminator, x, labels)
@@ -95,8 +99,8 @@ def test_training_moves_a_frozen_encoder_not_and_guidance_sees_through_it(frozen
     assert np.abs(of_x).min(axis=1).min() > 0
 
 
-def test_the_encoder_sees_what_it_sees_in_its_own_run():
-    """EDM's network c_in x and log(sigma) / 4; a classifier x and sigma."""
+def test_the_encoder_gets_the_inputs_of_its_own_training():
+    """EDM's network gets c_in x and log(sigma) / 4, a classifier gets x and sigma."""
     from experiments import build
 
     ours = digits.get_config("edm")

@@ -10,7 +10,14 @@ import weights
 from models.adm import ADM
 from models.ddpm import DDPM
 from models.dit import DiT
-from models.layers import Attention, attention_route, beside, convolve_spread, level_sigma
+from models.layers import (
+    Attention,
+    attention_route,
+    concatenate_low_res,
+    convolve_dilated,
+    encode_labels,
+    level_sigma,
+)
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 from models.wideresnet import WideResNet
@@ -58,7 +65,7 @@ def forward(network, remat):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_remat_keeps_the_parameters_and_few_activations(name):
-    """Measured: a fourth to a seventh. Counted before XLA, whose CPU compiler gains nothing."""
+    """Measured: a fourth to a seventh, counted before XLA, whose CPU compiler undoes the saving."""
     network = NETWORKS[name]
     params = weights.shapes(network, X, LABELS)
     assert weights.shapes(network.clone(remat=True), X, LABELS) == params
@@ -72,10 +79,10 @@ def test_remat_keeps_the_parameters_and_few_activations(name):
 
 @pytest.mark.parametrize("name", ["ncsnpp", "ncsnv2"])
 def test_remat_changes_no_output_and_no_derivative(name):
-    """By dropout, noise levels, gradients, and the tangents that a likelihood is made of."""
+    """Outputs with dropout, gradients, and the tangents that likelihoods need."""
     network = NETWORKS[name]
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # runs but once
+    @jax.jit
     def derivatives(params):
         def run(remat):
             apply = forward(network, remat)
@@ -132,7 +139,7 @@ def test_attention_is_cudnn_s_where_its_kernels_fit(dtype, shape, capability, ro
     assert attention_route(queries, device) == route
 
 
-def test_a_convolution_of_spread_pixels_is_that_of_dilated_input():
+def test_convolve_dilated_is_xla_s_convolution_of_dilated_input():
     x, kernel = (
         np.random.RandomState(i).standard_normal(shape).astype("f4")
         for i, shape in enumerate([(2, 4, 3, 5), (3, 3, 5, 2)])
@@ -140,12 +147,12 @@ def test_a_convolution_of_spread_pixels_is_that_of_dilated_input():
     expected = jax.lax.conv_general_dilated(
         x, kernel, (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(convolve_spread(x, kernel), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(convolve_dilated(x, kernel), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_no_class_and_no_augmentation_are_no_condition(name):
-    """What a class and an augmentation are, the golden networks prove."""
+    """The golden networks check the encodings of classes and augmentations."""
     plain = CONDITIONAL[name]
     network = plain.clone(num_classes=3, augment_dim=2)
     params = weights.random(network, X, LABELS)
@@ -153,27 +160,19 @@ def test_no_class_and_no_augmentation_are_no_condition(name):
     if "bias" in params["class_embedding"]:
         params["class_embedding"]["bias"] *= 0
     none, known = jnp.array([-1, -1]), jnp.array([0, 2])
-
-    @jax.jit
-    def run(params, others):
-        apply = partial(network.apply, {"params": params}, X, LABELS)
-        return (
-            plain.apply({"params": others}, X, LABELS),
-            apply(class_labels=none),
-            apply(class_labels=none, augment_labels=jnp.zeros((2, 2))),
-            apply(class_labels=known),
-            apply(class_labels=none, augment_labels=jnp.ones((2, 2))),
-        )
-
-    expected, unlabelled, unaugmented, *different = run(params, others)
-    np.testing.assert_allclose(unlabelled, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(unaugmented, expected, rtol=1e-4, atol=1e-5)
-    for output in different:
+    zeros, ones = jnp.zeros((2, 2)), jnp.ones((2, 2))
+    apply = partial(jax.jit(network.apply), {"params": params}, X, LABELS)
+    expected = jax.jit(plain.apply)({"params": others}, X, LABELS)
+    for conditions in ({}, {"augment_labels": zeros}):
+        output = apply(class_labels=none, **conditions)
+        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
+    for classes, augments in ((known, zeros), (none, ones)):
+        output = apply(class_labels=classes, augment_labels=augments)
         assert np.abs(output - expected).max() > 1e-2 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
-def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_there_is(name):
+def test_confidence_changes_the_output_of_a_class_only(name):
     """The layers of a network without confidences stay as they are, in number and shape."""
     plain = CONDITIONAL[name].clone(num_classes=3)
     network = plain.clone(label_confidence=True)
@@ -187,31 +186,24 @@ def test_confidence_0_of_any_class_differs_from_1_and_without_a_class_is_all_the
     )
 
     @jax.jit
-    def run(params, others):
-        apply = partial(network.apply, {"params": params}, X, LABELS)
-        blind = others | {
-            "confidence_embedding": {"kernel": 0 * params["confidence_embedding"]["kernel"]}
-        }
-        return (
-            apply(class_labels=known, confidences=low),
-            apply(class_labels=known, confidences=high),
-            apply(class_labels=none, confidences=low),
-            apply(class_labels=none, confidences=high),
-            network.apply({"params": blind}, X, LABELS, class_labels=known, confidences=high),
-            plain.apply({"params": others}, X, LABELS, class_labels=known),
-        )
+    def run(params, classes, confidences):
+        conditions = {"class_labels": classes, "confidences": confidences}
+        return network.apply({"params": params}, X, LABELS, **conditions)
 
-    unsure, sure, nothing, still_nothing, blind, expected = run(params, others)
-    np.testing.assert_array_equal(nothing, still_nothing)
-    np.testing.assert_allclose(blind, expected, rtol=1e-4, atol=1e-5)
+    unsure, sure = run(params, known, low), run(params, known, high)
+    nothing = run(params, none, low)
+    np.testing.assert_array_equal(nothing, run(params, none, high))
+    params["confidence_embedding"]["kernel"] *= 0
+    expected = jax.jit(plain.apply)({"params": others}, X, LABELS, class_labels=known)
+    np.testing.assert_allclose(run(params, known, high), expected, rtol=1e-4, atol=1e-5)
     least = 1e-2 * np.abs(expected).max()
     assert np.abs(sure - unsure).max(axis=(1, 2, 3)).min() > least
     assert np.abs(unsure - nothing).max(axis=(1, 2, 3)).min() > least
 
 
 @pytest.mark.parametrize("name", ["ncsnpp", "adm"])
-def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
-    """Without the weights for them, the network is that without low_res."""
+def test_low_resolution_image_and_its_noise_level_condition_the_output(name):
+    """With zero weights for them, it is the network without low_res."""
     network = CONDITIONAL[name].clone(low_res=True)
     params = weights.random(network, X, LABELS)
     kernel = params["Conv_0"]["kernel"]
@@ -222,61 +214,81 @@ def test_a_smaller_image_and_its_noise_are_seen_beside_x(name):
     blind["low_res_embedding"]["kernel"] *= 0
 
     @jax.jit
-    def run(params, blind, others):
-        def apply(params, low_res, noise):
-            told = {"low_res": low_res, "low_res_noise": jnp.array(noise)}
-            return network.apply({"params": params}, X, LABELS, **told)
+    def run(params, low_res, noise):
+        conditions = {"low_res": low_res, "low_res_noise": noise}
+        return network.apply({"params": params}, X, LABELS, **conditions)
 
-        plain = CONDITIONAL[name].apply({"params": others}, X, LABELS)
-        seen = apply(params, X[::-1], [0.0, 0.1])
-        noisier, other = apply(params, X[::-1], [0.2, 0.3]), apply(params, X, [0.0, 0.1])
-        return plain, apply(blind, X[::-1], [0.2, 0.3]), seen, noisier, other
-
-    expected, unseen, seen, *different = run(params, blind, others)
-    np.testing.assert_allclose(unseen, expected, rtol=1e-4, atol=1e-5)
-    for output in different:
+    noise, more_noise = jnp.array([0.0, 0.1]), jnp.array([0.2, 0.3])
+    expected = jax.jit(CONDITIONAL[name].apply)({"params": others}, X, LABELS)
+    np.testing.assert_allclose(run(blind, X[::-1], more_noise), expected, rtol=1e-4, atol=1e-5)
+    seen = run(params, X[::-1], noise)
+    for output in (run(params, X[::-1], more_noise), run(params, X, noise)):
         assert np.abs(output - seen).max(axis=(1, 2, 3)).min() > 1e-2 * np.abs(seen).max()
 
 
 @pytest.mark.parametrize(
     ("takes", "given", "message"),
     [
-        (False, (None, jnp.ones(2)), "takes low_res and low_res_noise if .*: False here"),
-        (True, (X, None), "takes low_res and low_res_noise if .*: True here"),
-        (True, (X[:, ::2], jnp.ones(2)), "shape .* beside x of .*: give images of its size"),
+        (False, (None, jnp.ones(2)), r"takes low_res and low_res_noise, both .* \(here: False\)"),
+        (True, (X, None), r"takes low_res and low_res_noise, both .* \(here: True\)"),
+        (True, (X[:, ::2], jnp.ones(2)), r"shape \(2, 4, 8, 3\) .* must have \(2, 8, 8, 3\)"),
     ],
 )
-def test_a_smaller_image_that_is_missing_or_unknown_is_refused(takes, given, message):
+def test_a_low_resolution_image_that_is_missing_or_unknown_is_refused(takes, given, message):
     network = SimpleNamespace(low_res=takes, is_initializing=lambda: False)
     with pytest.raises(ValueError, match=message):
-        beside(network, X, *given)
+        concatenate_low_res(network, X, *given)
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
 @pytest.mark.parametrize(
     ("fields", "given", "message"),
     [
-        ({"num_classes": 3}, {}, "3 classes was given no class_labels: give it an integer"),
+        ({"num_classes": 3}, {}, "3 classes was given no class_labels: give an integer"),
         ({}, {"class_labels": [0, 1]}, "class_labels were given to a network without classes"),
         ({}, {"augment_labels": [[0.0]] * 2}, "augment_labels were given to a network without"),
         (
             {"num_classes": 3},
             {"class_labels": [[1, 0, 0]] * 2},
-            r"shape \(2, 3\) .*, not of \(2,\)",
+            r"class_labels has the shape \(2, 3\), but must have \(2,\)",
         ),
-        ({"augment_dim": 9}, {"augment_labels": [[0.0]] * 2}, r"shape \(2, 1\) .* of \(2, 9\)"),
-        ({}, {"confidences": [0.0, 1.0]}, "takes confidences in them if .*: False here"),
+        (
+            {"augment_dim": 9},
+            {"augment_labels": [[0.0]] * 2},
+            r"shape \(2, 1\), .* \(2, 9\)",
+        ),
+        ({}, {"confidences": [0.0, 1.0]}, r"takes confidences .*\(here: False\), .* given"),
         (
             {"num_classes": 3, "label_confidence": True},
             {"class_labels": [0, 1]},
-            "takes confidences in them if .*: True here",
+            r"takes confidences .*\(here: True\), .* omitted",
         ),
     ],
     ids=str,
 )
-def test_conditions_that_are_missing_or_unknown_are_refused(name, fields, given, message):
-    network = CONDITIONAL[name].clone(**fields)
-    variables = {"params": weights.shapes(network, X, LABELS)}
-    given = {name: jnp.array(labels) for name, labels in given.items()}
+def test_conditions_that_are_missing_or_unknown_are_refused(fields, given, message):
+    plain = {"num_classes": 0, "augment_dim": 0, "label_confidence": False}
+    network = SimpleNamespace(is_initializing=lambda: False, nf=8, **plain | fields)
+    labels = [
+        jnp.array(given[name]) if name in given else None
+        for name in ("class_labels", "augment_labels", "confidences")
+    ]
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda v: network.apply(v, X, LABELS, **given), variables)
+        encode_labels(network, 2, *labels)
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_networks_check_their_conditions(name):
+    network = CONDITIONAL[name].clone(num_classes=3, augment_dim=2, label_confidence=True)
+    given = {
+        "class_labels": jnp.zeros(2, int),
+        "augment_labels": jnp.zeros((2, 2)),
+        "confidences": jnp.zeros(2),
+    }
+    params = weights.shapes(network, X, LABELS)
+
+    def call(params, **conditions):
+        return network.apply({"params": params}, X, LABELS, **conditions)
+
+    for condition, labels in given.items():
+        with pytest.raises(ValueError, match=rf"{condition} has the shape \(1"):
+            jax.eval_shape(call, params, **given | {condition: labels[:1]})

@@ -11,7 +11,7 @@ START = jax.tree.map(np.asarray, SCHEDULE.init(jax.random.key(0), U))
 
 
 def moved(scale):
-    """Parameters at random about those of the start."""
+    """Random parameters around the initial ones."""
     random = np.random.default_rng(0)
     return jax.tree.map(lambda p: p + scale * random.normal(size=p.shape).astype("f4"), START)
 
@@ -36,8 +36,8 @@ def test_it_starts_nearly_linear():
     assert 0.6 * 13 < rates(START).min() < rates(START).max() < 1.2 * 13
 
 
-def test_its_formula_is_that_of_sigmoids_beside_a_line():
-    """In float64."""
+def test_the_formula_is_a_line_plus_sigmoids():
+    """The formula is evaluated in float64."""
     params = moved(0.3)
     own = {name: np.float64(value) for name, value in params["params"].items()}
 

@@ -32,7 +32,7 @@ def exact(x, groups, epsilon):
 
 
 @pytest.mark.parametrize("modulation", [(), (SCALE, SHIFT)])
-def test_it_is_flax_s_derivatives_included(modulation):
+def test_values_and_derivatives_equal_those_of_flax(modulation):
     def derivatives(f):
         def loss(*xs):
             return jnp.sum(jnp.sin(f(*xs)))
@@ -48,14 +48,14 @@ def test_it_is_flax_s_derivatives_included(modulation):
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e4])
-def test_a_large_mean_costs_no_digits(mean):
+def test_a_large_mean_does_not_cost_precision(mean):
     params = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
     x = X + mean
     np.testing.assert_allclose(ours(params, x), exact(x, 4, 1e-5), rtol=1e-5, atol=2e-6)
 
 
-def test_nor_does_an_outlier():
-    """Of a corner, say, that was padded with zeros."""
+def test_an_outlier_does_not_cost_precision():
+    """Such as a corner that was padded with zeros."""
     x = jax.random.normal(jax.random.key(2), (2, 64, 64, 8)).at[:, 0, 0].set(100.0)
     params = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
     np.testing.assert_allclose(ours(params, x), exact(x, 4, 1e-5), rtol=1e-5, atol=2e-6)

@@ -1,7 +1,5 @@
 """Networks that compute in bfloat16."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +40,7 @@ NETWORKS = {  # and how many layers their embeddings and logits have
 
 
 def equations(jaxpr):
-    """Of a program and of those that it calls."""
+    """All equations of a program and of the programs that it calls."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
@@ -55,7 +53,7 @@ def is_program(value):
 
 
 def types(jaxpr, name):
-    """The types of what the equations whose name holds `name` are given, one set for each."""
+    """The dtypes of the operands of each equation whose name contains `name`, as sets."""
     found = [e for e in equations(jaxpr) if name in e.primitive.name]
     return [{str(x.aval.dtype) for x in e.invars} for e in found]
 
@@ -84,10 +82,10 @@ def test_blocks_compute_in_bfloat16_and_nothing_else_does(name):
 
 def test_outputs_and_gradients_are_those_of_float32_to_1_or_2_percent():
     """Measured: 0.3% and 1.3% of the root mean square. With remat, which changes neither."""
-    network = NCSNpp(**SMALL | {"num_res_blocks": 0}, init_scale=1.0)
+    network = NCSNpp(**SMALL | {"num_res_blocks": 0, "attn_resolutions": ()}, init_scale=1.0)
     params = weights.random(network, X, LABELS)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # runs but once
+    @jax.jit
     def run(params):
         def of(**fields):
             def call(params):
@@ -104,7 +102,7 @@ def test_outputs_and_gradients_are_those_of_float32_to_1_or_2_percent():
 
 
 def far(values, exact):
-    """The root mean square of the differences, of all leaves together, over that of the leaves."""
+    """The RMS of the differences of all leaves, relative to the RMS of the exact leaves."""
     values, exact = (
         jnp.concatenate([*map(jnp.ravel, jax.tree.leaves(v))]) for v in (values, exact)
     )

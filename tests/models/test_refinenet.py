@@ -23,7 +23,7 @@ def plain(x):
 
 
 def run(layer, values, *inputs):
-    """What the layer gives with zeros for weights, but for those of `values`."""
+    """The output of a layer whose weights are zero, except for `values`."""
     return layer.apply({"params": weights.zeros_but(values, layer, *inputs)}, *inputs)
 
 
@@ -111,7 +111,7 @@ def test_refining_brings_maps_together_at_the_resolution_of_the_first():
 
 
 def test_every_convolution_of_refining_is_normalised_when_asked():
-    """A norm that gives ones: so the fused map, and each pooled one, is a convolution of ones."""
+    """With a norm that returns ones, each map is a convolution of ones."""
     ones, bias = (lambda x: jnp.ones_like(x)), {"Conv_0/bias": np.full(4, 5.0, "f4")}
     params = bias | {"Conv_0/kernel": TAP, "Conv_1/kernel": 3 * TAP}
     params |= {f"ChainedPooling_0/Conv_{i}/kernel": 10 ** (i + 1) * TAP for i in range(2)}

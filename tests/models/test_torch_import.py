@@ -2,7 +2,6 @@ import sys
 
 import golden
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +18,7 @@ EDM_NAMES = ("edm_ddpmpp_class_augment", "edm_ncsnpp", "edm_vp_precond_ddpmpp", 
 
 
 def golden_config(arrays, name):
-    """The published configs name the network; that of the file with DDPM's does not."""
+    """The config of a golden file; that of DDPM lacks the network's name."""
     config = golden.config(arrays)
     config.model.name = "ddpm" if name == "ddpm_vp" else config.model.name
     return config
@@ -31,12 +30,12 @@ def test_imported_networks_agree_with_the_published_code(name):
     config = golden_config(arrays, name)
     params = models.torch_import.score_sde(golden.state_dict(arrays), config)
     x = golden.channels_last(arrays["x"])
-    output = models.create(config).apply({"params": params}, x, jnp.asarray(arrays["labels"]))
+    output = jax.jit(models.create(config).apply)({"params": params}, x, arrays["labels"])
     golden.assert_close(output, golden.channels_last(arrays["output"]), 1e-5)
 
 
 def edm_conditions(arrays):
-    """Classes as we number them, and augmentations as EDM has them, of those that there are."""
+    """Class labels as integers and augmentation labels as in EDM, if the file has them."""
     given = {}
     if "class_labels" in arrays:
         given["class_labels"] = arrays["class_labels"].argmax(1)
@@ -52,7 +51,7 @@ def test_imported_edm_networks_agree_with_the_published_code(name):
     params = models.torch_import.edm(golden.edm_state_dict(arrays), config)
     skip, out, scale, noise = (c.astype(np.float32) for c in golden.edm_preconditioning(arrays))
     x = golden.channels_last(arrays["x"])
-    output = models.create(config).apply(
+    output = jax.jit(models.create(config).apply)(
         {"params": params}, scale[:, None, None, None] * x, noise, **edm_conditions(arrays)
     )
     denoised = skip[:, None, None, None] * x + out[:, None, None, None] * output
@@ -128,7 +127,7 @@ def test_edm_weights_are_refused_by_the_fields_of_another_network():
     with pytest.raises(ValueError, match=r"'log_labels': False, 'progressive_input': 'none'"):
         models.torch_import.edm({}, config)
     config.model.name = "ddpm"
-    with pytest.raises(ValueError, match="'ddpm', is none of EDM's networks"):
+    with pytest.raises(ValueError, match=r"name='ddpm' .* is none of EDM's networks"):
         models.torch_import.edm({}, config)
 
 
@@ -148,7 +147,7 @@ def test_plain_arrays_are_read_and_objects_are_not(tmp_path):
 
 
 def checkpoint():
-    """What a file of score_sde holds, in small: every average is 100 above its weight."""
+    """A small checkpoint of score_sde, in which each EMA weight is 100 above its weight."""
     model = {
         "module.sigmas": np.ones(3),
         "module.all_modules.0.W": np.arange(4.0),
@@ -210,7 +209,7 @@ def test_a_file_gives_back_what_pytorch_saved_in_its_order(tmp_path):
     torch.save({"model": pytest.raises}, tmp_path / "code.pth")
     (tmp_path / "text.pth").write_text("no weights")
     for name, message in (
-        ("other", r"holds \['model'\], where"),
+        ("other", r"holds \['model'\], but"),
         ("code", "not a PyTorch file of tensors and numbers alone"),
         ("text", "not a PyTorch file of tensors and numbers alone"),
     ):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import weights
 
-from models.transformer import TokenAttention, normalized
+from models.transformer import TokenAttention, layer_norm
 
 RANDOM = np.random.RandomState(0)
 X = RANDOM.standard_normal((2, 3, 8)).astype("f4")
@@ -38,12 +38,12 @@ def test_attention_is_that_of_the_paper(across):
 class Layer(nn.Module):
     @nn.compact
     def __call__(self, *args):
-        return normalized(*args)
+        return layer_norm(*args)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_normalisation_and_modulation_are_in_float32(dtype):
-    """Of values with a large mean, which costs no digits."""
+    """A large mean does not cost precision."""
     x, scale, shift = jnp.asarray(X + 100, dtype), X[:, :1], X[:, 1:2]
     y = np.asarray(x, np.float64)
     y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)

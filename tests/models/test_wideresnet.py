@@ -15,7 +15,7 @@ LABELS = jnp.array([0.5, 3.0])
 
 @pytest.fixture(scope="module")
 def logits():
-    """(x, labels) -> logits, by random weights but Fourier frequencies of 1."""
+    """A function (x, labels) -> logits, with random weights and Fourier frequencies of 1."""
     params = weights.random(NETWORK, X, LABELS)
     params["FourierEmbedding_0"]["W"] = np.ones(128, "f4")
     apply = jax.jit(NETWORK.apply)
@@ -40,7 +40,7 @@ def test_the_noise_level_comes_in_by_fourier_features_of_its_logarithm(logits):
     assert np.abs(logits(X, np.e**0.5 * LABELS) - first).max() > 0.1
 
 
-def test_each_image_is_standardised_and_seen_alone(logits):
+def test_each_image_is_standardised_and_independent_of_others(logits):
     first = logits(X, LABELS)
     np.testing.assert_allclose(logits(3 * X + 1, LABELS), first, rtol=1e-3, atol=1e-4)
     other = logits(X.at[1].set(X[0]), LABELS)

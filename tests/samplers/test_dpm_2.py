@@ -12,7 +12,7 @@ def test_it_converges_at_second_order():
 
 
 def test_four_steps_with_churn_are_a_loop_in_numpy():
-    """As for EDM, with the second evaluation halfway in the log-SNR and its noise for all of it."""
+    """EDM's Algorithm 2, but the step takes the noise at its midpoint in log-SNR."""
     grid, gamma = (8.0, 3.0, 1.0, 0.2), 0.3
     samples = run(samplers.DPM2(4, grid, s_churn=1.2), start=None)
     assert samples.nfe == 7

@@ -27,7 +27,7 @@ def test_without_noise_it_is_dpm_solver_2():
     np.testing.assert_allclose(y, expected, rtol=1e-9)
 
 
-def test_known_data_is_reached_alike_in_any_number_of_steps():
+def test_a_single_data_point_is_reached_alike_in_any_number_of_steps():
     few, many = (
         linear.trajectory(samplers.DPM2Ancestral(n), linear.karras(n), std=0.0) for n in (3, 8)
     )

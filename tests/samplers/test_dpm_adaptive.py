@@ -54,7 +54,7 @@ def test_frames_are_even_in_the_log_snr_and_end_at_sigma_min():
 
 
 def test_one_sample_that_is_not_finite_ends_the_solve():
-    """Where the score breaks, after a part of the way, a step's error is not a number."""
+    """The score is NaN from the middle of the interval on, and so is the error of a step."""
 
     def score_fn(x, t):
         return jnp.where(

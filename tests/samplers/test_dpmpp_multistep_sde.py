@@ -59,7 +59,7 @@ def test_polynomials_are_integrated_exactly(create):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_known_data_is_reached_alike_in_any_number_of_steps(name):
+def test_a_single_data_point_is_reached_alike_in_any_number_of_steps(name):
     few, many = (linear.trajectory(SOLVERS[name](n), linear.karras(n), std=0.0) for n in (4, 8))
     np.testing.assert_allclose(few, many, rtol=1e-9)
 

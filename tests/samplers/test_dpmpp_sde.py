@@ -35,7 +35,7 @@ def test_without_noise_it_is_dpm_solver_pp_2s(create):
 
 
 @pytest.mark.parametrize("name", ["ancestral", "sde", "sde, half"])
-def test_known_data_is_reached_alike_in_any_number_of_steps(name):
+def test_a_single_data_point_is_reached_alike_in_any_number_of_steps(name):
     few, many = (linear.trajectory(SOLVERS[name](n), linear.karras(n), std=0.0) for n in (3, 8))
     np.testing.assert_allclose(few, many, rtol=1e-9)
 

@@ -24,7 +24,7 @@ def test_weak_and_strong_order_one():
     np.testing.assert_allclose(linear.weak_orders(half), 1, atol=0.05)
 
 
-def test_known_data_is_reached_alike_in_any_number_of_steps_and_any_batch():
+def test_a_single_data_point_is_reached_alike_in_any_number_of_steps_and_any_batch():
     def draw(n_steps, first_index):
         sampler = samplers.EulerAncestral(n_steps, denoise=False)
         score_fn = KNOWN.score_fn(sde_lib.EDM())
@@ -179,7 +179,7 @@ def test_score_and_variance_come_from_one_evaluation():
     assert counts[0] == counts[1]
 
 
-def test_a_variance_that_is_not_there_is_said():
+def test_a_missing_variance_is_refused():
     about = jax.random.key(0), sde_lib.VP(), Gaussian().score_fn(sde_lib.VP()), (3, 2)
     with pytest.raises(ValueError, match="without guidance"):
         jax.eval_shape(lambda: samplers.DDPM(4, variance="learned")(*about).x)

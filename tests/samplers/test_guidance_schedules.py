@@ -66,7 +66,7 @@ def test_an_interval_is_of_noise_levels():
 
 @jax.jit
 def all_weights(w, t_vp, level):
-    """Of VP; of an EDM that starts where VP does; of EDM at its start and beyond."""
+    """Weights of VP, of an EDM that starts where VP does, and of EDM at its start and beyond."""
 
     def make(sde, t):
         create = guidance_schedules.create

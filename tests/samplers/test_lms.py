@@ -10,7 +10,7 @@ GRID = (10.0, 6.0, 3.5, 2.0, 1.3, 0.5, 0.1)
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_polynomials_are_integrated_exactly_on_an_uneven_grid(order):
-    """Those of a degree below the step's order: 0, 1, ... at first, then order - 1."""
+    """Degrees are below the order of the step: 0, 1, ... at first, then order - 1."""
     now, then = np.array(GRID[:-1]), np.array(GRID[1:])
     weights = samplers.LMS(6, order=order).plan(now, then).coefficients
     for k in range(6):
@@ -29,7 +29,7 @@ def test_the_coefficients_of_even_steps_are_those_of_adams_and_bashforth():
 
 
 def test_integrals_have_a_kernel():
-    """Of e^x and e^x x, on nodes beside the interval."""
+    """The integrals of e^x and e^x x, on nodes beside the interval."""
     integrals = basis_integrals(np.array([1.0, -1.0]), 0.0, 2.0, np.exp)
     assert integrals.sum() == pytest.approx(np.exp(2) - 1, rel=1e-13)
     assert integrals @ [1, -1] == pytest.approx(np.exp(2) + 1, rel=1e-13)

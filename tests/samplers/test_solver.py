@@ -1,4 +1,4 @@
-"""What all solvers between noise levels have from the one loop."""
+"""Tests of the loop that all solvers between noise levels share."""
 
 import warnings
 
@@ -104,7 +104,7 @@ def test_the_start_has_the_noise_of_the_first_level(sampler):
     np.testing.assert_allclose(samples.x, denoised(y, 5.0), atol=1e-5)
 
 
-def test_levels_beyond_those_of_training_are_told():
+def test_noise_levels_outside_the_range_of_training_warn():
     for sampler in (
         samplers.Euler(2, sigma_max=100.0),
         samplers.Euler(2, sigma_min=0.001),

@@ -10,7 +10,7 @@ from sde_lib.batch import sample_keys
 
 
 def test_split_keeps_the_covariances_of_w_and_h():
-    """Of each part: Var W = length, Var(length H) = length^3 / 12, and all else independent."""
+    """Each part has Var W = length and Var(length H) = length^3 / 12; all else is independent."""
     part, length = 0.3, 2.0
     whole = np.sqrt(length) * np.eye(4)[0], np.sqrt(length**3 / 12) * np.eye(4)[1]
     first, second = split(whole, length, part, np.eye(4)[2:])

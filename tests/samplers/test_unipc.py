@@ -55,7 +55,7 @@ def test_it_is_its_algorithm(variant):
 
 
 def test_unip_2_is_dpmpp_2m():
-    """With B(h) = e^h - 1, as the paper remarks."""
+    """UniP-2 with B(h) = e^h - 1 is DPM-Solver++(2M), as the paper remarks."""
     now, then = np.array(GRID[:-1]), np.array(GRID[1:])
     _, predict = samplers.UniPC(order=2, variant="bh2").plan(now, then).coefficients
     expected = samplers.DPMpp2M().plan(now, then).coefficients

@@ -9,7 +9,7 @@ from sde_lib import loss_history
 
 
 def test_it_keeps_the_last_terms_of_each_level():
-    """Also where a batch has more of a level than there is room for."""
+    """A batch may have more losses of a level than its history holds."""
     rng, n_levels, n = np.random.default_rng(0), 5, 3
     history, expected = loss_history.empty(n_levels, n), [deque(maxlen=n) for _ in range(n_levels)]
     add = jax.jit(loss_history.add)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,19 @@ from sde_lib.losses import smallest_time
 N = 20_000
 
 
-def losses(sde, seed=0, n=N, score_fn=None, **options):
-    gaussian = Gaussian()
-    x = gaussian.sample(jax.random.key(100), (n, 3))
-    score_fn = score_fn or gaussian.score_fn(sde)
-    key = jax.random.key(seed)
-    return sde_lib.denoising_score_matching(key, sde, score_fn, x, **options)
+X = Gaussian().sample(jax.random.key(100), (N, 3))
+
+
+@functools.cache
+def losses(sde, n=N, factor=1.0, **options):
+    """The loss of `factor` times the exact score, and its metrics.
+
+    Op by op: the tests share shapes, so that each operation is compiled once for all of them.
+    """
+    score_fn = Gaussian().score_fn(sde)
+    return sde_lib.denoising_score_matching(
+        jax.random.key(0), sde, lambda x, t: factor * score_fn(x, t), X[:n], **options
+    )
 
 
 def exact_error(sde, t):
@@ -37,10 +46,10 @@ def test_error_at_each_time_is_the_closed_form(name):
 
 @pytest.mark.parametrize("name", SDES)
 def test_the_exact_score_minimises_the_loss(name):
-    sde, gaussian = SDES[name], Gaussian()
+    sde = SDES[name]
     at_minimum, _ = losses(sde)
     for factor in (0.9, 1.1):
-        off, _ = losses(sde, score_fn=lambda x, t, f=factor: f * gaussian.score_fn(sde)(x, t))
+        off, _ = losses(sde, factor=factor)
         assert float(jnp.mean(off - at_minimum)) > 2 * standard_error(off - at_minimum)
 
 
@@ -93,9 +102,10 @@ def test_stratified_times_lower_the_variance_of_the_batch_mean():
 
 
 def test_stratified_times_fill_every_stratum():
-    _, metrics = losses(SDES["vp"], n=64, stratified=True)
-    strata = np.floor((np.asarray(metrics["t"]) - 1e-5) / (1 - 1e-5) * 64)
-    np.testing.assert_array_equal(np.sort(strata), np.arange(64))
+    """Sample i of a batch of 64, given as a part of several, lies in stratum i % 64."""
+    _, metrics = losses(SDES["vp"], stratified=True, n_strata=64)
+    strata = np.floor((np.asarray(metrics["t"], np.float64) - 1e-5) / (1 - 1e-5) * 64)
+    np.testing.assert_array_equal(strata, np.arange(N) % 64)
 
 
 @pytest.mark.parametrize("name", ["ve", "vp"])
@@ -120,17 +130,22 @@ def test_discrete_error_is_the_closed_form_at_each_level(name):
 
 @pytest.mark.parametrize("stratified", [False, True])
 def test_a_sample_has_its_loss_in_any_part_of_the_batch(stratified):
-    sde, gaussian = SDES["vp"], Gaussian()
-    x = gaussian.sample(jax.random.key(1), (6, 3))
+    sde, gaussian, x = SDES["vp"], Gaussian(), X[:6]
 
-    def loss(x, **options):
-        key, score_fn = jax.random.key(0), gaussian.score_fn(sde)
-        options["stratified"] = stratified
-        return sde_lib.denoising_score_matching(key, sde, score_fn, x, **options)[0]
+    @jax.jit
+    def loss(x, first):
+        return sde_lib.denoising_score_matching(
+            jax.random.key(0),
+            sde,
+            gaussian.score_fn(sde),
+            x,
+            stratified=stratified,
+            first_index=first,
+            n_strata=6,
+        )[0]
 
-    part = jax.jit(lambda x, first: loss(x, first_index=first, n_strata=6))
-    parts = [part(x[first : first + 2], first) for first in (0, 2, 4)]
-    np.testing.assert_allclose(np.concatenate(parts), loss(x), rtol=1e-5)
+    parts = [loss(x[first : first + 2], first) for first in (0, 2, 4)]
+    np.testing.assert_allclose(np.concatenate(parts), loss(x, 0), rtol=1e-5)
 
 
 def test_importance_sampling_of_levels_is_refused():
@@ -145,13 +160,13 @@ def test_importance_sampling_alone_is_refused():
 
 
 def test_importance_sampling_of_likelihood_is_the_log_uniform_density():
-    """Its draws are that density's; its weight what keeps the expectation the same."""
+    """The draws of t are equal, and a constant weight keeps the expectation."""
     sde = SDES["vp"]
     density = sde_lib.noise_density.create("log_uniform", sde)
-    weighted, sampled = losses(sde, n=64, likelihood_weighting=True, importance_sampling=True)
-    plain, drawn = losses(sde, n=64, noise_density=density)
+    weighted, sampled = losses(sde, likelihood_weighting=True, importance_sampling=True)
+    plain, drawn = losses(sde, noise_density=density)
     np.testing.assert_array_equal(sampled["t"], drawn["t"])
-    log_snr = sde.log_snr(jnp.array([sde.train_t_min, sde.t_max]))
+    log_snr = sde.log_snr(np.float32([sde.train_t_min, sde.t_max]))
     np.testing.assert_allclose(weighted, plain * (log_snr[0] - log_snr[1]), rtol=1e-4)
 
 
@@ -174,16 +189,7 @@ def test_two_densities_or_weightings_are_refused(options, message):
 @pytest.mark.parametrize("name", SDES)
 def test_input_perturbation_adds_to_the_noise_of_the_input_alone(name):
     """Measured by its variance, sigma^2 (1 + gamma^2), and the least error that it leaves."""
-    sde, gaussian, gamma, key = SDES[name], Gaussian(), 0.5, jax.random.key(0)
-    x0 = gaussian.sample(jax.random.key(100), (N, 3))
-    plain = sde_lib.perturb(key, sde, x0)
-    noisy = sde_lib.perturb(key, sde, x0, input_perturbation=gamma)
-    for ours, theirs in zip(noisy[1:], plain[1:], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    xi = (noisy.x - plain.x) / (gamma * plain.std[:, None])
-    usable = np.asarray(plain.std) > 0.01 * np.abs(plain.x).max(axis=1)  # float32 tells them apart
-    xi, z = (np.asarray(a)[usable].ravel() for a in (xi, plain.z))
-    np.testing.assert_allclose([xi.mean(), xi.std(), np.mean(xi * z)], [0, 1, 0], atol=0.03)
+    sde, gaussian, gamma = SDES[name], Gaussian(), 0.5
 
     def variance(t):
         return (sde.alpha(t) * gaussian.std) ** 2 + (1 + gamma**2) * sde.sigma(t) ** 2
@@ -191,15 +197,28 @@ def test_input_perturbation_adds_to_the_noise_of_the_input_alone(name):
     def best(x, t):  # -E[z | x] / sigma
         return -(x - sde.alpha(t)[:, None] * gaussian.mean) / variance(t)[:, None]
 
-    _, metrics = losses(sde, score_fn=best, input_perturbation=gamma)
-    t = metrics["t"]
-    difference = metrics["error"] - (1 - sde.sigma(t) ** 2 / variance(t))
+    @jax.jit
+    def run(key):
+        plain = sde_lib.perturb(key, sde, X)
+        noisy = sde_lib.perturb(key, sde, X, input_perturbation=gamma)
+        arguments = key, sde, best, X
+        _, metrics = sde_lib.denoising_score_matching(*arguments, input_perturbation=gamma)
+        least = 1 - sde.sigma(plain.t) ** 2 / variance(plain.t)
+        return plain, noisy, metrics["error"] - least
+
+    plain, noisy, difference = jax.tree.map(np.asarray, run(jax.random.key(0)))
+    for ours, theirs in zip(noisy[1:], plain[1:], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    xi = (noisy.x - plain.x) / (gamma * plain.std[:, None])
+    usable = plain.std > 0.01 * np.abs(plain.x).max(axis=1)  # float32 tells them apart
+    xi, z = xi[usable].ravel(), plain.z[usable].ravel()
+    np.testing.assert_allclose([xi.mean(), xi.std(), np.mean(xi * z)], [0, 1, 0], atol=0.03)
     assert abs(float(difference.mean())) < 4 * standard_error(difference)
 
 
 def test_without_input_perturbation_not_a_bit_changes():
-    plain, _ = losses(SDES["vp"], n=64)
-    same, _ = losses(SDES["vp"], n=64, input_perturbation=0.0)
+    plain, _ = losses(SDES["vp"])
+    same, _ = losses(SDES["vp"], input_perturbation=0.0)
     np.testing.assert_array_equal(plain, same)
     with pytest.raises(ValueError, match=r"input_perturbation is -0\.1: it must be at least 0"):
         losses(SDES["vp"], n=4, input_perturbation=-0.1)
@@ -207,10 +226,11 @@ def test_without_input_perturbation_not_a_bit_changes():
 
 @pytest.mark.parametrize("k", [0.0, 0.9, 1.0, 2.0, 3.0])
 def test_smallest_times_of_soft_truncation_have_their_density(k):
-    """Their distribution function takes them to uniform numbers (Kolmogorov-Smirnov, p = 1e-3)."""
+    """Kolmogorov-Smirnov test of the distribution function (p = 1e-3)."""
     sde, n = SDES["vp"], 10_000
     keys = jax.random.split(jax.random.key(0), n)
-    tau = np.asarray(jax.vmap(lambda key: smallest_time(key, sde, k))(keys), np.float64)
+    draw = jax.jit(jax.vmap(lambda key: smallest_time(key, sde, k)))
+    tau = np.asarray(draw(keys), np.float64)
 
     def integral(t):
         return np.log(t) if k == 1 else t ** (1 - k) / (1 - k)
@@ -221,16 +241,17 @@ def test_smallest_times_of_soft_truncation_have_their_density(k):
 
 
 def test_a_batch_has_one_smallest_time_in_all_of_its_parts():
-    sde, x0 = SDES["vp"], jnp.zeros((64, 3))
+    sde, x0 = SDES["vp"], np.zeros((64, 3), np.float32)
 
-    def perturb(seed, x0=x0, first_index=0):
-        key = jax.random.key(seed)
+    @jax.jit
+    def perturb(key, x0, first_index):
         return sde_lib.perturb(key, sde, x0, first_index=first_index, soft_truncation=1.0)
 
-    whole, part, other = perturb(0), perturb(0, x0[48:], 48), perturb(1)
-    np.testing.assert_array_equal(whole.t[48:], part.t)
+    key, another = jax.random.key(0), jax.random.key(1)
+    whole, later, other = perturb(key, x0, 0), perturb(key, x0, 48), perturb(another, x0, 0)
+    np.testing.assert_array_equal(whole.t[48:], later.t[:16])
     np.testing.assert_array_equal(whole.weight, np.full(64, whole.weight[0]))
-    assert part.weight[0] == whole.weight[0] != other.weight[0]
+    assert later.weight[0] == whole.weight[0] != other.weight[0]
     tau = sde.t_max - whole.weight[0] * (sde.t_max - sde.train_t_min)
     assert tau <= whole.t.min() < tau + 0.2
 

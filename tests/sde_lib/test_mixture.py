@@ -11,7 +11,7 @@ MIXTURE = GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.5)), 0.4)
 
 
 def density(x, alpha, sigma):
-    """Of x_t, in float64."""
+    """Density of x_t, in float64."""
     variance = (alpha * MIXTURE.std) ** 2 + sigma**2
     parts = [stats.multivariate_normal(alpha * np.array(m), variance) for m in MIXTURE.means]
     return sum(w * part.pdf(x) for w, part in zip(MIXTURE.weights, parts, strict=True))

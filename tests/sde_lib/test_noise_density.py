@@ -55,7 +55,7 @@ def test_each_density_has_its_closed_form_truncated_to_the_levels_of_training(na
 
 
 def test_large_images_have_the_high_levels_shifted():
-    """By the logarithm of 256 / 32, more and more with u; but the ends stay."""
+    """The shift is u log(256 / 32); the ends stay."""
     wide = sde_lib.VE(1e-4, 1e4, train_t_min=0.0)
     cosine = levels("cosine_interpolated", sde=wide, sigma_data=1.0)
     shifted = levels("cosine_interpolated", sde=wide, sigma_data=1.0, image_size=256)
@@ -85,7 +85,7 @@ class Flow(sde_lib.SDE):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ends_of_the_unit_interval_are_levels_of_training(name):
-    """Also where those go from 0 to infinity."""
+    """The levels may span 0 to infinity."""
     ends = levels(name, [0.0, 1.0])
     assert LOW - 1e-5 < ends[0] < ends[1] < HIGH + 1e-5
     if name == "log_uniform":

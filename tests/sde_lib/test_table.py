@@ -11,17 +11,23 @@ import sde_lib
 BETAS = np.linspace(0.1 / 1000, 20 / 1000, 1000)  # DDPM's
 SDE = sde_lib.from_betas(BETAS)
 ALPHA2 = np.cumprod(1 - BETAS)
-GRID = jnp.arange(1000) / 999
+GRID = np.float32(np.arange(1000) / 999)
+
+
+@jax.jit
+def marginal(t):
+    return SDE.alpha(t), SDE.sigma(t)
 
 
 def test_levels_are_those_of_the_chain():
-    np.testing.assert_allclose(SDE.alpha(GRID), np.sqrt(ALPHA2), rtol=2e-5)
-    np.testing.assert_allclose(SDE.sigma(GRID), np.sqrt(1 - ALPHA2), rtol=2e-5)
+    alpha, sigma = marginal(GRID)
+    np.testing.assert_allclose(alpha, np.sqrt(ALPHA2), rtol=2e-5)
+    np.testing.assert_allclose(sigma, np.sqrt(1 - ALPHA2), rtol=2e-5)
     np.testing.assert_allclose(SDE.levels(1000), np.log(ALPHA2 / (1 - ALPHA2)), rtol=1e-9)
 
 
 def test_ancestral_steps_are_ddpm_s():
-    a, v, std = SDE.ancestral(GRID[1:], 999)
+    a, v, std = jax.jit(lambda t: SDE.ancestral(t, 999))(GRID[1:])
     np.testing.assert_allclose(a, np.sqrt(1 - BETAS[1:]), rtol=2e-6)
     np.testing.assert_allclose(v, BETAS[1:], rtol=2e-4)
     np.testing.assert_allclose(std**2, v, rtol=1e-6)
@@ -29,21 +35,26 @@ def test_ancestral_steps_are_ddpm_s():
 
 def test_discretised_steps_carry_one_level_to_the_next():
     """Both moments, over every other level too: a subsampled chain keeps its noise levels."""
-    x, t = jnp.ones((500, 1)), GRID[::2]
-    f, g = SDE.discretize(x[1:], t[1:], 999 / 2)
-    alpha, sigma = SDE.alpha(t), SDE.sigma(t)
+    t, step = GRID[::2], jax.jit(lambda x, t: SDE.discretize(x, t, 999 / 2))
+    f, g = step(np.ones((499, 1), np.float32), t[1:])
+    alpha, sigma = (values[::2] for values in marginal(GRID))
     np.testing.assert_allclose((1 + f[:, 0]) * alpha[:-1], alpha[1:], rtol=1e-5)
-    grown = jnp.sqrt(((1 + f[:, 0]) * sigma[:-1]) ** 2 + g**2)
+    grown = np.sqrt(((1 + f[:, 0]) * sigma[:-1]) ** 2 + g**2)
     np.testing.assert_allclose(grown, sigma[1:], rtol=1e-5)
 
 
 def test_drift_and_diffusion_belong_to_alpha_and_sigma():
-    t = jnp.linspace(0.0005, 0.9995, 37)
-    exact = sde_lib.SDE.drift_coefficient(SDE, t), sde_lib.SDE.diffusion(SDE, t)
-    np.testing.assert_allclose(SDE.drift_coefficient(t), exact[0], rtol=1e-3)
-    np.testing.assert_allclose(SDE.diffusion(t), exact[1], rtol=1e-3)
-    vp = sde_lib.VP(0.1, 20.0)  # the limit of many levels
-    np.testing.assert_allclose(SDE.diffusion(t[3:]), vp.diffusion(t[3:]), rtol=0.02)
+    t, vp = np.linspace(0.0005, 0.9995, 37), sde_lib.VP(0.1, 20.0)  # the limit of many levels
+
+    @jax.jit
+    def rates(t):
+        exact = sde_lib.SDE.drift_coefficient(SDE, t), sde_lib.SDE.diffusion(SDE, t)
+        return (SDE.drift_coefficient(t), SDE.diffusion(t)), exact, vp.diffusion(t)
+
+    ours, exact, limit = rates(t)
+    np.testing.assert_allclose(ours[0], exact[0], rtol=1e-3)
+    np.testing.assert_allclose(ours[1], exact[1], rtol=1e-3)
+    np.testing.assert_allclose(ours[1][3:], limit[3:], rtol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +81,22 @@ def test_log_snr_falls_and_is_inverted_at_levels_exactly(table):
     of_an_ulp = np.spacing(t) * np.abs(exact(np.float64(t), 1))
     error = np.abs(exact(np.float64(t)) - between)
     assert (error <= 1e-6 + of_an_ulp).all()
-    np.testing.assert_allclose(table.log_snr(t), exact(np.float64(t)), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(table.log_snr)(t), exact(np.float64(t)), rtol=1e-6, atol=1e-4
+    )
 
 
 def test_levels_that_float32_cannot_tell_apart_have_an_inverse():
     table = sde_lib.Table((1.0, -8.0, -8.0 - 1e-9))
-    np.testing.assert_array_equal(table.inverse_log_snr(jnp.array([1.0, -8.0])), [0.0, 0.5])
     two = sde_lib.Table((1.0, -1.0))
-    np.testing.assert_array_equal(two.inverse_log_snr(jnp.array([1.0, 0.0, -1.0])), [0.0, 0.5, 1.0])
+
+    @jax.jit
+    def inverses():
+        of_two = two.inverse_log_snr(jnp.array([1.0, 0.0, -1.0]))
+        return table.inverse_log_snr(jnp.array([1.0, -8.0])), of_two
+
+    for times, expected in zip(inverses(), ([0.0, 0.5], [0.0, 0.5, 1.0]), strict=True):
+        np.testing.assert_array_equal(times, expected)
 
 
 def test_the_inverse_has_no_loop():
@@ -88,12 +107,17 @@ def test_the_inverse_has_no_loop():
 
 def test_gaussian_likelihood_is_the_closed_form():
     data = Gaussian()
-    mean, std = data.marginal(SDE, 0.0)
-    x = mean + std * jax.random.normal(jax.random.key(0), (64, 2))
-    score_fn = data.score_fn(SDE)
-    result = sde_lib.log_likelihood(jax.random.key(1), SDE, score_fn, x, probe="exact")
-    latent, log_det = data.flow(SDE, x, 0.0)
-    np.testing.assert_allclose(result.log_prob, SDE.prior_logp(latent) + log_det, atol=1e-3)
+
+    @jax.jit
+    def likelihoods(key):
+        mean, std = data.marginal(SDE, 0.0)
+        x = mean + std * jax.random.normal(key, (64, 2))
+        result = sde_lib.log_likelihood(key, SDE, data.score_fn(SDE), x, probe="exact")
+        latent, log_det = data.flow(SDE, x, 0.0)
+        return result.log_prob, SDE.prior_logp(latent) + log_det
+
+    log_prob, exact = likelihoods(jax.random.key(0))
+    np.testing.assert_allclose(log_prob, exact, atol=1e-3)
 
 
 def test_sampling_visits_every_level_once():
@@ -105,7 +129,9 @@ def test_sampling_visits_every_level_once():
         return -x
 
     sampler = samplers.PredictorCorrector(1000, "ancestral_sampling", "none")
-    jax.block_until_ready(sampler(jax.random.key(0), SDE, score_fn, (1, 2)).x)
+    jax.block_until_ready(
+        jax.jit(lambda key: sampler(key, SDE, score_fn, (1, 2)).x)(jax.random.key(0))
+    )
     jax.effects_barrier()
     np.testing.assert_allclose(np.sort(seen)[::-1] * 999, np.arange(999, -1, -1), atol=1e-3)
 

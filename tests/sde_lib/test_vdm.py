@@ -39,7 +39,7 @@ def standard_error(values):
 
 
 def test_the_terms_of_gaussian_data_are_the_closed_forms_and_above_the_exact_likelihood():
-    """With the exact score, the path from z_1 to z_0 is the data's own: the rest is Gaussian."""
+    """With the exact score the diffusion loss has a closed form in Gaussian cross-entropies."""
     x = grey_gaussian(4000, 3)
     score_fn = GAUSSIAN.score_fn(SDE)
     bound = jax.jit(
@@ -80,7 +80,7 @@ def test_two_grey_levels_of_equal_probability_take_one_bit():
 
 
 def test_encoding_weighs_z_0_by_what_it_says_of_the_grey_level():
-    """Against the definition, in float64."""
+    """Comparison with the definition, in float64."""
     x = grey_gaussian(4, 3)
     values = jnp.asarray(VALUES)
     encode = jax.jit(lambda x, first: sde_lib.encode_grey_levels(KEY, SDE, x, values, first))
@@ -101,7 +101,7 @@ def bent(bend):
 
 
 def losses(schedule=None, n=20_000, dims=3, factor=1.0, key=KEY):
-    """Of the exact score, or a multiple."""
+    """Diffusion losses of `factor` times the exact score."""
     x, score_fn = GAUSSIAN.sample(jax.random.key(3), (n, dims)), GAUSSIAN.score_fn(SDE)
     return sde_lib.diffusion_loss(
         key, SDE, lambda x, t: factor * score_fn(x, t), x, schedule, stratified=n < 1000
@@ -154,7 +154,7 @@ def test_a_learned_schedule_lowers_the_variance_to_nearly_the_least_there_is():
 
     @jax.jit
     def roots():
-        """Of the mean square: of a linear schedule, one before and one after it is learned."""
+        """Root mean square loss: linear schedule, learned schedule before and after training."""
         params = schedule.init(KEY, jnp.zeros(1))
         keys = jax.random.split(KEY, 500)
         (learned, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), keys)

@@ -40,7 +40,7 @@ def test_on_the_error_of_x0_each_is_as_published(name, options, of_x0):
     [("ve", "edm"), ("vp", "edm"), ("subvp", "edm"), ("vp", "x0"), ("subvp", "velocity")],
 )
 def test_the_loss_is_the_plain_one_of_what_the_weighting_is_named_after(name, chosen):
-    """Of a network off by `off`: in x_0, in EDM's F, whose D = c_skip y + c_out F, or in z - x_0.
+    """The network's error is `off`: in x_0, in EDM's F (D = c_skip y + c_out F), or in z - x_0.
 
     A score that is off from -z / sigma by off / c has a noise that is off by sigma off / c.
     """
