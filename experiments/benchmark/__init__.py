@@ -1,1 +1,4 @@
-"""What everything around the network costs, and how fast the network itself is."""
+"""The cost of everything around the network, and the speed of the network itself.
+
+May import experiments.commands and experiments.studies, and the layers below.
+"""

@@ -6,6 +6,7 @@ printed again, not made again.
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -41,10 +42,9 @@ def run(request: Request) -> None:
     config, folder = request.config, request.folder
     training, mesh = components.training(config), components.mesh(config)
     training.batch_shape(mesh)
-    for name in config.training.at_end:
-        check_name("config.training.at_end", name, tasks.REPORTS)
     configs.check_same(config, folder, configs.RESUME)
     task = tasks.task(config)
+    check_reports(task, config.training.at_end, training.quality_freq)
     abstract = abstract_state(task, config.seed, mesh)
     with folders.locked(folder):
         with progress.working("loading data"):
@@ -82,6 +82,17 @@ def run(request: Request) -> None:
         report(config, task, state, dataset, folder)
 
 
+def check_reports(task: Task, at_end: Sequence[str], quality_freq: int) -> None:
+    """Raises ValueError for a report that no task makes, or sample quality of one without it."""
+    for name in at_end:
+        check_name("config.training.at_end", name, {*tasks.REPORTS, *task.reports})
+    if quality_freq and "quality" not in task.reports:
+        raise ValueError(
+            f"config.training.quality_freq is {quality_freq}, but a {task.describe().kind} has no "
+            "samples: set it to 0"
+        )
+
+
 def periodic(
     config: Any, task: Task, dataset: Dataset, training: Training, folder: Path
 ) -> list[loop.Periodic]:
@@ -97,11 +108,10 @@ def periodic(
 
     def quality(step: int, state: TrainState) -> dict[str, float]:
         report = task.reports["quality"](state.ema_params, step, dataset, folder)
-        return {name: float(text.split()[0]) for name, text in report.figures.items()}
+        return {f"quality_{name}": float(text.split()[0]) for name, text in report.figures.items()}
 
     made.append((training.snapshot_freq, save_pictures))
     if training.quality_freq:
-        check_name("config.training.quality_freq", "quality", task.reports)
         made.append((training.quality_freq, quality))
     return made
 

@@ -1,4 +1,4 @@
 """Measurements for papers: solvers, exposure bias, ablation, score matching, Langevin dynamics.
 
-May import everything but experiments.main, .commands and .benchmark.
+May import experiments.build and the layers below it.
 """

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from experiments.training.checkpoint import CARD, KEEP, Checkpoints
 
 LIKE = {"x": jnp.zeros((64, 64)), "step": jnp.zeros((), jnp.int32)}
