@@ -11,13 +11,18 @@ def shapes(network, *inputs):
 
 def random(network, *inputs):
     """Parameters none of which is zero, of a size that keeps the variance."""
+    return drawn(shapes(network, *inputs))
+
+
+def drawn(tree):
+    """Random arrays of the shapes in a pytree, of a size that keeps the variance."""
     generator = np.random.RandomState(0)
 
     def draw(leaf):
         value = generator.standard_normal(leaf.shape).astype("f4")
         return (value / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))).astype("f4")
 
-    return jax.tree.map(draw, shapes(network, *inputs))
+    return jax.tree.map(draw, tree)
 
 
 def zeros_but(values, network, *inputs):

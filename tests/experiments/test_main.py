@@ -16,6 +16,8 @@ from PIL import Image
 
 from experiments import main
 from experiments.commands import train
+from experiments.evaluation import metrics as evaluation
+from experiments.evaluation import reference
 from experiments.pipeline import draw, show
 from experiments.runs import files
 from experiments.runs import folder as folders
@@ -53,9 +55,11 @@ def command(*arguments):
 
 
 @pytest.fixture(autouse=True)
-def no_density(monkeypatch):
-    """Pictures of points come without the model's density, which takes seconds to compile."""
+def quick(monkeypatch):
+    """Leaves out what takes seconds: the density in pictures of points, statistics of all pairs."""
     monkeypatch.setattr(show, "_density", lambda *_: np.zeros((2, 2)))
+    for module in (evaluation, reference):
+        monkeypatch.setattr(module, "PAIRED", 200)
 
 
 @pytest.fixture
