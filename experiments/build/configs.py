@@ -53,8 +53,9 @@ def load(folder: Path) -> Config:
     if version == VERSION:
         for field in RUNS:
             path = sections.get(config, field)
-            if path and not os.path.isabs(path) and (folder / path).exists():
-                sections.put(config, field, os.path.relpath(folder / path))
+            beside = os.path.relpath(folder / path) if path and not os.path.isabs(path) else ""
+            if beside and os.path.exists(beside):
+                sections.put(config, field, beside)
     else:
         drop_unused(config)
     return config
