@@ -143,7 +143,7 @@ def help_text(modes: Mapping[str, str]) -> str:
 def config_help() -> str:
     """Every field of configs/default.py, with its default and its comment."""
     sections_of, lines = {"config": "config"}, []
-    for line in inspect.getsource(default.get_config).splitlines():
+    for line in inspect.getsource(default).splitlines():
         made = re.match(r"\s+(\w+) = (\w+)\.(\w+) = Section\(\)", line)
         if made:
             sections_of[made[1]] = f"{sections_of[made[2]]}.{made[3]}"
@@ -166,7 +166,9 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
         if new := migrate.new_name(given[1]):
             raise ValueError(f"{name} is now config.{new}")
         if own := [field for field in fields if field.startswith(f"{given[1]}.")]:
-            raise ValueError(f"{name} is a section: give one of its fields, such as config.{own[0]}")
+            raise ValueError(
+                f"{name} is a section: give one of its fields, such as config.{own[0]}"
+            )
         near = difflib.get_close_matches(given[1], fields, 1)
         hint = f"did you mean config.{near[0]}? " if near else ""
         raise ValueError(f"{name} does not exist: {hint}--help lists all fields")
