@@ -36,7 +36,7 @@ from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least, check_name
 
 CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
-SDES: dict[str, tuple[Any, Any]] = {
+SDES: Mapping[str, tuple[Any, sections.Options]] = {
     name: (sde, {option: f"model.{option}" for option in options})
     for name, sde, options in (
         ("vesde", sde_lib.VE, ("sigma_min", "sigma_max")),
@@ -111,8 +111,8 @@ NOISE_DENSITY = Choice(
 WEIGHTING = Choice(
     "weighting.name",
     {
-        **dict.fromkeys(("variance", "x0", "v", "velocity", "edm", "min_snr"), {}),
-        **dict.fromkeys(("soft_min_snr", "truncated_snr"), {}),
+        **{name: {} for name in ("variance", "x0", "v", "velocity", "edm", "min_snr")},
+        **{name: {} for name in ("soft_min_snr", "truncated_snr")},
         "sigmoid": {"bias": "weighting.bias"},
     },
 )
@@ -276,7 +276,7 @@ def held_out_loss(config: Config, sde: sde_lib.SDE) -> Loss:
 
 
 def learned_schedule(config: Config) -> models.LearnedSchedule | None:
-    """The noise schedule that is learned, between the ends of the SDE "log_linear"; None without."""
+    """The learned noise schedule, between the ends of the SDE "log_linear"; None without one."""
     if not config.model.learned_schedule:
         return None
     if (config.objective.name, config.training.sde) != ("vdm", "log_linear"):

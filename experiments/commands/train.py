@@ -134,7 +134,10 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
         settings += [config.guidance.to_dict(), config.seed]
         key = f"{step} {name} {parts.digest(settings)}"
         lines = done.get(key)
-        if lines is None or not all(Path(line).exists() for line in lines if _is_path(line)):
+        kept = lines is not None and all(
+            Path(line).exists() for line in lines if line.endswith(".png")
+        )
+        if not hosts.agree(kept):
             result = task.reports[name](state.ema_params, step, dataset, folder)
             lines = result.lines
             card.update(folder, step, result.figures)
@@ -145,7 +148,3 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
     metrics = files.read_lines(folder / "metrics.jsonl")
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
     print(charts.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
-
-
-def _is_path(line: str) -> bool:
-    return line.endswith(".png")

@@ -199,7 +199,8 @@ def make_draw(model: Pipeline, corrections: Corrections, size: int) -> Draw:
 
     Without a discriminator, w has no effect.
     """
-    sde, sampler, shape = model.sde, analytic.resolved_sampler(model), (size, *model.shape)
+    sde, shape = model.sde, (size, *model.shape)
+    sampler = analytic.resolved_sampler(model)
 
     @jax.jit
     def batch(params, discriminator_params, w, b, key, conditions, first):

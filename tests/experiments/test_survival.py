@@ -10,10 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
-import models
 from experiments.runs.workdir import load_config, read_metrics
 from experiments.training.checkpoint import Checkpoints
+
+import models
 from experiments.training.state import init_state
 
 ROOT = Path(__file__).parents[2]

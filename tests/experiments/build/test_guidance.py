@@ -9,8 +9,11 @@ import pytest
 import saved_runs
 from exact_models import pipeline
 
+import experiments
 from configs import points
-from experiments.build import guidance, pipelines
+from experiments.build import guidance, pipelines, related
+from experiments.commands import generate, train
+from experiments.commands.request import Request
 from experiments.pipeline import guidance as guides
 from experiments.runs import parts
 from experiments.tasks.discriminator import RECORD
@@ -90,6 +93,29 @@ def test_the_schedule_needs_something_to_guide():
     config = model_config(guidance__schedule__name="cosine")
     with pytest.raises(ValueError, match="name is 'cosine', but there is nothing to guide"):
         pipelines.untrained(config)
+
+
+@pytest.mark.slow
+def test_a_discriminator_of_samples_makes_them_more_like_the_data(tmp_path):
+    """generate, train and load: of a model that never moves a sample, of too wide a start."""
+    config = model_config(sampling__n_samples=10_000, sampling__batch_size=10_000)
+    config.sampling.n_steps, config.sampling.sigma_max = 8, 2.0
+    config.noise_density.name = "log_uniform"
+    objective = related.skeleton(config)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    saved_runs.save(config, tmp_path, jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), shapes))
+    generate.run(Request(config, tmp_path))
+    theirs = model_config(model__name="discriminator", model__encoder="mlp")
+    theirs.noise_density.name = "log_uniform"
+    theirs.data.generated = str(tmp_path / "generated.npz")
+    theirs.training.update(n_iters=300, batch_size=512, at_end=())
+    theirs.optim.lr = 1e-2
+    train.run(Request(theirs, tmp_path / "discriminator"))
+    plain = experiments.load(tmp_path)
+    folder = str(tmp_path / "discriminator")
+    guided = experiments.load(tmp_path, overrides={"guidance.discriminator.run": folder})
+    assert plain.sample(1000).std() == pytest.approx(2, rel=0.1)
+    assert guided.sample(1000).std() < 1.6  # that of the data is 0.9
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_options_of_a_component_that_was_replaced_are_reset():
     assert ENCODER.read(ours) == ("euler", {"churn": 2.0})
     ours = config(method="euler", alpha=0.5)
     sections.reset_options(ours, [ENCODER], ["sampling.method", "sampling.alpha"])
-    with pytest.raises(ValueError, match="alpha is 0.5"):
+    with pytest.raises(ValueError, match=r"alpha is 0.5"):
         ENCODER.read(ours)
     ours = config(method="euler", alpha=0.5)
     sections.reset_options(ours, [ENCODER], ["sampling.n_steps"])

@@ -9,11 +9,12 @@ from exact_models import grey_images, pipeline
 from scipy import stats
 
 import samplers
-from configs import digits
+from configs import digits, points
 from experiments.build import components
 from experiments.commands import evaluate
 from experiments.data.dataset import Dataset
-from experiments.evaluation import features, metrics, quality
+from experiments.data.sources.points import MIXTURE
+from experiments.evaluation import features, metrics, quality, reference
 from experiments.evaluation.figure import Figure
 from experiments.evaluation.quality import Moments
 from experiments.pipeline.model import LikelihoodOptions
@@ -53,7 +54,6 @@ def subject(folder, dataset, **options):
     return metrics.Subject(model, dataset, dataset, "gaussian", jax.jit(task.metrics), fn, 100)
 
 
-@pytest.mark.slow
 def test_bits_per_dim_are_the_entropy_of_the_grey_levels(tmp_path, dataset):
     """To within 2e-3, in two passes."""
     probabilities = np.diff(stats.norm.cdf(np.linspace(-1, 1, 257), 0.1, 0.3))
@@ -93,6 +93,22 @@ def test_samples_of_the_data_s_distribution_are_no_farther_than_other_data(tmp_p
     assert abs(kernel.value) < 4 * kernel.error
     made = list((tmp_path / "run" / "evaluation" / "5").glob("samples-*/images_*.npz"))
     assert len(made) == 3  # batches of 40
+
+
+def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch):
+    """A model of N(0.3, 0.7^2): the Frechet distance from the data is a closed form."""
+    monkeypatch.setattr(reference, "PAIRED", 500)
+    data = np.asarray(MIXTURE.sample(jax.random.key(0), 20_000))
+    points_data = Dataset(data, data[:10], None)
+    sampler = samplers.create("heun", n_steps=30)
+    options = {"sampler": sampler, "folder": tmp_path / "run"}
+    model = pipeline(points.get_config("mixture"), dataset=points_data, **options)
+    fn, no_losses = reference.feature_function(model.shape), None
+    measured = metrics.Subject(model, points_data, points_data, "mixture", no_losses, fn, 4000)  # pyright: ignore
+    distance = metrics.sample_quality(measured)["frechet_distance(coordinates)"]
+    data_std = np.sqrt(2 + MIXTURE.std**2)  # of eight centres on a circle of radius 2
+    expected = 2 * 0.3**2 + 2 * (data_std - 0.7) ** 2
+    assert distance.value == pytest.approx(expected, rel=0.05)
 
 
 def test_other_weights_are_evaluated_anew(tmp_path, dataset):

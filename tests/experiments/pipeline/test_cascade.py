@@ -194,7 +194,7 @@ def test_a_class_is_given_once_for_both(tmp_path):
     saved_runs.save(tiny(base_config(**classes, **{weight: 2.0})), tmp_path)
     changes = classes | {"sampling.label": 7, weight: 1.5, "sampling.low_res": str(tmp_path)}
     whole = pipelines.untrained(config(**changes))
-    theirs, asked = whole.base, whole._asked(None, 3, None).base
+    theirs, asked = whole.base, whole.asked(None, 3, None).base
     assert theirs.conditions.members[0].labels == (7,)
     assert theirs.classifier_free.weight == 2.0
     assert type(theirs.sampler).__name__ == "DDIM"

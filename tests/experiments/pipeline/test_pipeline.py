@@ -95,7 +95,7 @@ def test_a_run_is_not_loaded_with_impossible_options(run, options, message):
 
 
 def test_a_folder_without_a_score_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no folder .*nothing"):
+    with pytest.raises(ValueError, match=r"there is no folder .*nothing"):
         experiments.load(tmp_path / "nothing")
     config = digits.get_config("classifier")
     pipelines.configs.save(config, tmp_path / "classifier")

@@ -31,6 +31,14 @@ def test_work_without_a_total_logs_its_seconds(soon, caplog):
     assert re.fullmatch(r"compiling: \d+ s", caplog.messages[1])
 
 
+def test_lines_come_as_often_as_asked_for(soon, caplog, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 60.0)
+    with progress.working("timing", 2, "run", every=0.02):
+        while len(caplog.messages) < 3:
+            time.sleep(0.01)
+    assert re.fullmatch(r"timing: run 0 of 2, \d+ s", caplog.messages[2])
+
+
 def test_short_work_is_silent(caplog, capsys):
     caplog.set_level("INFO", "experiments")
     assert list(progress.track([1, 2, 3], "sampling")) == [1, 2, 3]
