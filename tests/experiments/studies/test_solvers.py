@@ -131,9 +131,9 @@ def test_errors_of_known_distributions():
 @pytest.mark.parametrize("name", ["dpm_fast", "euler_maruyama", "heun", "predictor_corrector"])
 def test_samplers_get_the_steps_that_a_budget_allows(name):
     create = lambda n: samplers.create(name, n_steps=n)  # noqa: E731
+    counts = [subject.evaluations(create(n), SDE) for n in range(22, 52)]
     for budget in (45, 50):
         chosen: Any = solvers.longest(create, SDE, budget)
-        counts = [subject.evaluations(create(n), SDE) for n in range(22, 52)]
         assert subject.evaluations(chosen, SDE) == max(n for n in counts if n <= budget)
 
 
