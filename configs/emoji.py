@@ -42,122 +42,131 @@ super_resolution is trained on 2 x 2 means of the pictures at 32 x 32. In [-1, 1
 0.07 (RMS) from pictures rendered at 16 x 16, so samples are drawn with low_res_noise = 0.1.
 
 The pictures are rendered at the first start, in seven seconds. A tenth of the emoji is the test
-set, each with all of its skin tones. The labels are eight groups
+set, each with all of its skin tones. The labels are eight groups of emoji
 (experiments/data/sources/emoji.py).
 Runs of vp, ve, edm, small and super_resolution have not been measured. vp and ve need a GPU: a step
 of vp took 80 seconds and more on two busy CPU cores. A step of edm took 1.5 seconds there, after a
 minute of compilation.
 """
 
-from configs import default, published
+from configs import default
+from configs.default import Part
+from configs.published import EDM_METHOD
 
-VARIANTS = ("vp", "ve", "edm", "autoencoder", "latent", "dit", "text", "small", "super_resolution")
+BASE: Part = {
+    "data.dataset": "emoji",
+    "training.n_iters": 50_000,
+    "training.snapshot_freq": 5000,
+    "training.snapshot_freq_for_preemption": 1000,
+    "training.eval_freq": 1000,
+    "eval.rtol": 1e-3,
+    "eval.atol": 1e-3,
+    "model.nf": 64,
+    "model.ch_mult": (1, 2, 2),
+    "model.num_res_blocks": 2,
+    "model.attn_resolutions": (16,),
+    "model.resblock_type": "biggan",
+    "model.skip_rescale": True,
+    "model.init_scale": 0.0,
+    "model.dropout": 0.1,
+    "model.ema_rate": 0.999,
+    "optim.warmup": 1000,
+}
+DDPMPP: Part = {
+    "model.embedding_type": "positional",
+    "model.progressive_input": "none",
+    "model.fir": False,
+}
+VP: Part = {
+    **DDPMPP,
+    "training.likelihood_weighting": True,
+    "training.importance_sampling": True,
+    "objective.stratified": True,
+    "model.scale_by_sigma": False,
+}
+VE: Part = {
+    "training.sde": "vesde",
+    "data.centered": False,
+    "sampling.corrector": "langevin",
+    "model.embedding_type": "fourier",
+    "model.fourier_scale": 16.0,
+    "model.progressive_input": "residual",
+    "model.scale_by_sigma": True,
+    "model.fir": True,
+}
+EDM: Part = {
+    **EDM_METHOD,
+    **DDPMPP,
+    "training.n_iters": 3000,
+    "training.batch_size": 32,
+    "model.nf": 32,
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (8,),
+    "model.dropout": 0.0,
+    "optim.lr": 1e-3,
+    "optim.warmup": 200,
+}
+AUTOENCODER: Part = {
+    "data.uniform_dequantization": False,
+    "data.random_flip": True,
+    "training.n_iters": 2500,
+    "training.batch_size": 16,
+    "training.eval_freq": 500,
+    "model.name": "autoencoder",
+    "model.nf": 16,
+    "model.ch_mult": (1, 2, 4),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (),
+    "model.ema_rate": 0.998,
+    "autoencoder.kl.weight": 0.03,
+    "optim.lr": 2e-3,
+    "optim.warmup": 200,
+}
+LATENT: Part = {
+    **EDM,
+    "data.autoencoder": "runs/emoji-autoencoder",
+    "data.uniform_dequantization": False,
+    "noise_density.mean": 0.0,
+    "eval.num_samples": 1000,
+    "model.sigma_data": 1.0,  # standard deviation of the latents
+    "model.nf": 64,
+    "model.ch_mult": (1, 2),
+    "model.attn_resolutions": (),
+}
+DIT: Part = {
+    "model.name": "dit",
+    "model.patch_size": 2,
+    "model.hidden_size": 256,
+    "model.depth": 6,
+    "model.num_heads": 4,
+    "model.conditioning": "adaln_zero",
+}
+TEXT: Part = {
+    "model.text": "bytes",
+    "model.text_length": 96,
+    "model.attn_resolutions": (8, 4),
+    "model.label_dropout": 0.1,
+    "guidance.classifier_free.weight": 3.0,
+}
+SUPER_RESOLUTION: Part = {
+    "training.n_iters": 1500,
+    "model.low_res_size": 16,
+    "model.low_res_noise": 0.2,
+    "sampling.low_res_noise": 0.1,
+}
+VARIANTS: dict[str, tuple[Part, ...]] = {
+    "vp": (VP,),
+    "ve": (VE,),
+    "edm": (EDM,),
+    "autoencoder": (AUTOENCODER,),
+    "latent": (LATENT,),
+    "dit": (LATENT, DIT),
+    "text": (LATENT, TEXT),
+    "small": (EDM, {"data.image_size": 16}),
+    "super_resolution": (EDM, SUPER_RESOLUTION),
+}
 
 
 def get_config(variant: str = "vp") -> default.Config:
     """The config of a variant in the table above."""
-    default.check_variant(variant, VARIANTS)
-    config = default.get_config()
-    config.data.dataset = "emoji"
-
-    training = config.training
-    training.n_iters = 50_000
-    training.snapshot_freq = 5000
-    training.snapshot_freq_for_preemption = 1000
-    training.eval_freq = 1000
-    config.eval.rtol = config.eval.atol = 1e-3
-
-    model = config.model
-    model.nf = 64
-    model.ch_mult = (1, 2, 2)
-    model.num_res_blocks = 2
-    model.attn_resolutions = (16,)
-    model.resblock_type = "biggan"
-    model.skip_rescale = True
-    model.init_scale = 0.0
-    model.dropout = 0.1
-    model.ema_rate = 0.999
-    config.optim.warmup = 1000
-
-    if variant == "autoencoder":
-        config.data.uniform_dequantization = False
-        config.data.random_flip = True
-        training.n_iters = 2500
-        training.batch_size = 16
-        training.eval_freq = 500
-        model.name = "autoencoder"
-        model.nf = 16
-        model.ch_mult = (1, 2, 4)
-        model.num_res_blocks = 1
-        model.attn_resolutions = ()
-        model.ema_rate = 0.998
-        config.autoencoder.kl.weight = 0.03
-        config.optim.lr = 2e-3
-        config.optim.warmup = 200
-    elif variant in ("latent", "dit", "text"):
-        config.update_from_flattened_dict(published.EDM_METHOD)
-        config.data.autoencoder = "runs/emoji-autoencoder"
-        config.data.uniform_dequantization = False
-        training.n_iters = 3000
-        training.batch_size = 32
-        config.noise_density.mean = 0.0
-        model.sigma_data = 1.0  # standard deviation of the latents
-        model.nf = 64
-        model.ch_mult = (1, 2)
-        model.num_res_blocks = 1
-        model.attn_resolutions = ()
-        model.dropout = 0.0
-        model.embedding_type = "positional"
-        model.progressive_input = "none"
-        model.fir = False
-        if variant == "dit":
-            model.name = "dit"
-            model.patch_size = 2
-            model.hidden_size, model.depth, model.num_heads = 256, 6, 4
-            model.conditioning = "adaln_zero"
-        elif variant == "text":
-            model.text, model.text_length = "bytes", 96
-            model.attn_resolutions = (8, 4)
-            model.label_dropout = 0.1
-            config.guidance.classifier_free.weight = 3.0
-        config.eval.num_samples = 1000
-        config.optim.lr = 1e-3
-        config.optim.warmup = 200
-    elif variant in ("edm", "small", "super_resolution"):
-        config.update_from_flattened_dict(published.EDM_METHOD)
-        training.n_iters = 3000
-        training.batch_size = 32
-        model.nf = 32
-        model.num_res_blocks = 1
-        model.attn_resolutions = (8,)
-        model.dropout = 0.0
-        model.embedding_type = "positional"
-        model.progressive_input = "none"
-        model.fir = False
-        config.optim.lr = 1e-3
-        config.optim.warmup = 200
-        if variant == "small":
-            config.data.image_size = 16
-        elif variant == "super_resolution":
-            training.n_iters = 1500
-            model.low_res_size = 16
-            model.low_res_noise = 0.2
-            config.sampling.low_res_noise = 0.1
-    elif variant == "vp":
-        training.likelihood_weighting = True
-        training.importance_sampling = True
-        config.objective.stratified = True
-        model.embedding_type = "positional"
-        model.progressive_input = "none"
-        model.scale_by_sigma = False
-        model.fir = False
-    else:
-        training.sde = "vesde"
-        config.data.centered = False
-        config.sampling.corrector = "langevin"
-        model.embedding_type = "fourier"
-        model.fourier_scale = 16.0
-        model.progressive_input = "residual"
-        model.scale_by_sigma = True
-        model.fir = True
-    return config
+    return default.experiment(BASE, VARIANTS, variant)
