@@ -13,6 +13,8 @@ from ml_collections import config_dict
 
 Config = Any  # an ml_collections.ConfigDict: a type checker cannot know its fields
 Section = ml_collections.ConfigDict
+Part = dict[str, Any]
+"""Values of fields by their full names, such as {"model.nf": 128}."""
 
 
 def get_config() -> Config:
@@ -256,6 +258,19 @@ def get_config() -> Config:
     optim.warmup = 5000
     optim.grad_clip = 1.0
     optim.nan_to_num = False  # replace NaN in gradients by 0, infinity by 1e5 (EDM)
+    return config
+
+
+def experiment(base: Part, variants: dict[str, tuple[Part, ...]], variant: str) -> Config:
+    """The defaults, updated by a base and then by the parts of a variant.
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+    check_variant(variant, tuple(variants))
+    config = get_config()
+    for part in (base, *variants[variant]):
+        config.update_from_flattened_dict(part)
     return config
 
 

@@ -46,100 +46,106 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim, and a histogr
 2.44.
 """
 
-from configs import default, published
+from configs import default
+from configs.default import Part
+from configs.published import EDM_METHOD
 
-VARIANTS = (
-    *("vp", "vp_score_sde", "ve", "subvp", "long", "edm", "vdm", "vdm_fixed", "vlb"),
-    *("classifier", "edm_classifier", "discriminator"),
-)
+BASE: Part = {
+    "data.dataset": "digits",
+    "data.image_size": 8,
+    "data.num_channels": 1,
+    "data.num_classes": 10,
+    "training.batch_size": 64,
+    "training.n_iters": 1600,
+    "training.snapshot_freq": 800,
+    "training.snapshot_freq_for_preemption": 400,
+    "training.eval_freq": 400,
+    "objective.stratified": True,
+    "sampling.n_steps": 300,
+    "eval.batch_size": 297,
+    "eval.rtol": 3e-4,
+    "eval.atol": 3e-4,
+    "eval.num_samples": 1000,
+    "model.nf": 32,
+    "model.ch_mult": (1, 2),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (4,),
+    "model.resblock_type": "biggan",
+    "model.skip_rescale": True,
+    "model.init_scale": 0.0,
+    "model.embedding_type": "positional",
+    "model.progressive_input": "none",
+    "model.scale_by_sigma": False,
+    "model.fir": False,
+    "model.dropout": 0.0,
+    "model.ema_rate": 0.999,
+    "optim.lr": 2e-3,
+    "optim.warmup": 100,
+}
+LIKELIHOOD: Part = {"training.likelihood_weighting": True, "training.importance_sampling": True}
+EDM: Part = {**EDM_METHOD, "model.sigma_data": 0.75}
+VE: Part = {
+    "training.sde": "vesde",
+    "model.embedding_type": "fourier",
+    "model.scale_by_sigma": True,
+    "model.sigma_max": 10.0,
+}
+LONG: Part = {
+    "training.n_iters": 25_000,
+    "training.snapshot_freq": 5000,
+    "model.dropout": 0.1,
+    "model.ema_rate": 0.9995,
+    "optim.lr": 1e-3,
+}
+VDM: Part = {
+    "training.sde": "log_linear",
+    "objective.name": "vdm",
+    "data.uniform_dequantization": False,
+    "eval.enable_bound": True,
+    "model.learned_schedule": True,
+    "model.gamma_min": -8.0,  # least noise: 1/7 of a grey level
+    "model.gamma_max": 6.0,
+    "model.fourier_features": (3, 4),  # periods of two steps and one step between grey levels
+    "model.parametrization": "v",
+}
+VLB: Part = {
+    "training.continuous": False,
+    "objective.name": "hybrid",
+    "model.learned_variance": True,
+    "sampling.method": "ddpm",
+    "sampling.variance": "learned",
+    "eval.enable_bound": True,
+}
+CLASSIFIER: Part = {
+    "model.name": "wideresnet",
+    "model.blocks_per_group": 1,
+    "model.channel_multiplier": 2,
+    "training.n_iters": 1500,
+}
+LOG_UNIFORM: Part = {"noise_density.name": "log_uniform"}
+DISCRIMINATOR: Part = {
+    "model.name": "discriminator",
+    "model.encoder": "ncsnpp",
+    "model.pretrained": "runs/digits-edm",
+    "data.generated": "runs/digits-edm/generated.npz",
+    "training.n_iters": 4000,
+}
+VARIANTS: dict[str, tuple[Part, ...]] = {
+    "vp": (EDM, {"training.sde": "vpsde"}),
+    "vp_score_sde": (LIKELIHOOD,),
+    "ve": (LIKELIHOOD, VE),
+    "subvp": (LIKELIHOOD, {"training.sde": "subvpsde"}),
+    "long": (LIKELIHOOD, LONG),
+    "edm": (EDM,),
+    "vdm": (VDM,),
+    "vdm_fixed": (VDM, {"model.learned_schedule": False}),
+    "vlb": (VLB,),
+    "classifier": (LIKELIHOOD, CLASSIFIER),
+    "edm_classifier": (EDM, CLASSIFIER, LOG_UNIFORM),
+    "discriminator": (EDM, CLASSIFIER, LOG_UNIFORM, DISCRIMINATOR),
+}
 
 
 def get_config(variant: str = "vp") -> default.Config:
     """The config of a variant in the table above."""
-    default.check_variant(variant, VARIANTS)
-    config = default.get_config()
-    config.data.dataset = "digits"
-    config.data.image_size = 8
-    config.data.num_channels = 1
-    config.data.num_classes = 10
-
-    training = config.training
-    training.batch_size = 64
-    training.n_iters = 1600
-    training.snapshot_freq = 800
-    training.snapshot_freq_for_preemption = 400
-    training.eval_freq = 400
-    config.objective.stratified = True
-
-    config.eval.batch_size = 297
-    config.eval.rtol = config.eval.atol = 3e-4
-    config.eval.num_samples = 1000
-
-    model = config.model
-    model.nf = 32
-    model.ch_mult = (1, 2)
-    model.num_res_blocks = 1
-    model.attn_resolutions = (4,)
-    model.resblock_type = "biggan"
-    model.skip_rescale = True
-    model.init_scale = 0.0
-    model.embedding_type = "positional"
-    model.progressive_input = "none"
-    model.scale_by_sigma = False
-    model.fir = False
-    model.dropout = 0.0
-    model.ema_rate = 0.999
-    config.optim.lr = 2e-3
-    config.optim.warmup = 100
-
-    if variant in ("vp", "edm", "edm_classifier", "discriminator"):
-        config.update_from_flattened_dict(published.EDM_METHOD)
-        model.sigma_data = 0.75
-    else:
-        config.sampling.n_steps = 300
-    if variant == "vp":
-        training.sde = "vpsde"
-    if variant in ("vp_score_sde", "ve", "subvp", "long", "classifier"):
-        training.likelihood_weighting = True
-        training.importance_sampling = True
-    if variant == "ve":
-        training.sde = "vesde"
-        model.embedding_type = "fourier"
-        model.scale_by_sigma = True
-        model.sigma_max = 10.0
-    elif variant == "subvp":
-        training.sde = "subvpsde"
-    elif variant == "long":
-        training.n_iters = 25_000
-        training.snapshot_freq = 5000
-        model.dropout = 0.1
-        model.ema_rate = 0.9995
-        config.optim.lr = 1e-3
-    elif variant in ("vdm", "vdm_fixed"):
-        training.sde, config.objective.name = "log_linear", "vdm"
-        config.data.uniform_dequantization = False
-        config.eval.enable_bound = True
-        model.learned_schedule = variant == "vdm"
-        model.gamma_min, model.gamma_max = -8.0, 6.0  # least noise: 1/7 of a grey level
-        model.fourier_features = (3, 4)  # periods of two steps and one step between grey levels
-        model.parametrization = "v"
-    elif variant == "vlb":
-        training.continuous = False
-        config.objective.name = "hybrid"
-        model.learned_variance = True
-        config.sampling.method = "ddpm"
-        config.sampling.variance = "learned"
-        config.eval.enable_bound = True
-    if variant in ("classifier", "edm_classifier", "discriminator"):
-        model.name = "wideresnet"
-        model.blocks_per_group = 1
-        model.channel_multiplier = 2
-        training.n_iters = 1500
-    if variant in ("edm_classifier", "discriminator"):
-        config.noise_density.name = "log_uniform"
-    if variant == "discriminator":
-        model.name, model.encoder = "discriminator", "ncsnpp"
-        config.data.generated = "runs/digits-edm/generated.npz"
-        model.pretrained = "runs/digits-edm"
-        training.n_iters = 4000
-    return config
+    return default.experiment(BASE, VARIANTS, variant)

@@ -7,25 +7,21 @@ A part is a dictionary from names of fields to values. The config of an experime
 config, updated by the part of its data set and then by the parts of its variant.
 """
 
-from typing import Any
-
 from configs import default
+from configs.default import Part
 
-Part = dict[str, Any]
-"""Field names and their values, such as {"model.nf": 128}."""
+BASE: Part = {
+    "data.random_flip": True,
+    "data.uniform_dequantization": False,
+    "sampling.n_steps": 0,
+}
 
 
 def experiment(
     dataset: Part, variants: dict[str, tuple[Part, ...]], variant: str
 ) -> default.Config:
     """The config of a variant of a data set; sampling.n_steps is model.num_scales unless set."""
-    default.check_variant(variant, tuple(variants))
-    config = default.get_config()
-    config.data.random_flip = True
-    config.data.uniform_dequantization = False
-    config.sampling.n_steps = 0
-    for part in (dataset, *variants[variant]):
-        config.update_from_flattened_dict(part)
+    config = default.experiment({**BASE, **dataset}, variants, variant)
     config.sampling.n_steps = config.sampling.n_steps or config.model.num_scales
     return config
 

@@ -1,15 +1,17 @@
-"""The command line: flags to a request, with errors of one line.
+"""The command line: arguments to a request, with errors of one line.
 
 `--workdir` alone is enough for a run that exists: its config.json becomes the config, and
 --config.FIELD=VALUE goes on top.
 """
 
+import dataclasses
+import difflib
 import inspect
 import re
+import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
@@ -21,124 +23,118 @@ from experiments.commands.request import Request
 from experiments.runs import folder as folders
 from experiments.runs import hosts
 from models.config import Config
+from sde_lib.checks import check_name
 
-FROM_RUN = Path(__file__).with_name("run_config.py")
-"""A config file whose variant is the folder of a run."""
 WITHOUT_RUN = ("train", "plan", "import", "stats")  # modes that need no trained model
+NO_EXPERIMENTS = ("default.py", "published.py")  # files of configs/ that others build on
+HELP = {"--help", "-h", "--helpfull", "--helpshort"}
+FLAGS = {  # name: (function that defines it, default, description)
+    "config": (flags.DEFINE_string, None, "The experiment: FILE.py[:VARIANT]."),
+    "workdir": (flags.DEFINE_string, None, "The run's folder (default: runs/FILE[-VARIANT])."),
+    "mode": (flags.DEFINE_string, "train", "The command, one of the modes above."),
+    "prompt": (flags.DEFINE_multi_string, None, "Sets config.sampling.prompt; repeatable."),
+    "label": (flags.DEFINE_multi_integer, None, "Sets config.sampling.labels; repeatable."),
+    "topology": (flags.DEFINE_string, None, "Mode plan: a TPU slice, such as v5e:2x4."),
+    "checkpoint": (flags.DEFINE_string, None, "Mode import: .pth of score_sde, .npz of EDM."),
+    "coordinator": (flags.DEFINE_string, None, "HOST:PORT of process 0 of several."),
+    "num_processes": (flags.DEFINE_integer, None, "How many, with --coordinator."),
+    "process_id": (flags.DEFINE_integer, None, "Which one this is, from 0 on."),
+    "patience": (flags.DEFINE_integer, 300, "Seconds to wait for the other processes."),
+}
 
 
-def prepared(argv: Sequence[str], commands: Mapping[str, tuple[str, str, str]]) -> list[str]:
-    """The arguments with --config=RUN'S CONFIG added, if only --workdir was given.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """A command line.
 
-    Prints the help, or an error, and ends the process where that is what the arguments ask for.
+    Attributes:
+        mode: the command.
+        config: of the experiment or the run, with the overrides.
+        folder: the run's.
+        overridden: full names of the config fields that were given.
+        checkpoint: mode import: the published file.
+        topology: mode plan: a TPU slice.
+        processes: the arguments of hosts.join.
     """
-    if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv):
-        print(help_text(commands))
-        sys.exit(0)
-    given = [argument.partition("=") for argument in argv[1:]]
-    for name, _, _ in given:
-        old = name.removeprefix("--config.")
-        if name.startswith("--config.") and migrate.new_name(old):
-            sys.exit(f"error: config.{old} is now config.{migrate.new_name(old)}")
-    names = [name for name, _, _ in given]
-    if "--config" in names:
-        return list(argv)
-    folder = _value(argv, "--workdir")
-    if folder is None:
-        sys.exit("error: give --config=FILE.py[:VARIANT], or --workdir=FOLDER of a run")
-    try:
-        folders.read_config(Path(folder))
-    except ValueError as error:
-        sys.exit(f"error: {error}; or give --config=FILE.py[:VARIANT] to start a run there")
-    return [argv[0], f"--config={FROM_RUN}:{folder}", *argv[1:]]
+
+    mode: str
+    config: Config
+    folder: Path
+    overridden: frozenset[str]
+    checkpoint: str | None
+    topology: str | None
+    processes: tuple[str | None, int | None, int | None, int]
 
 
-def parse(argv: Sequence[str]) -> list[str]:
-    """absl's parser; a wrong flag ends the process with the last line of absl's error."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        cause: BaseException = error
-        while cause.args and isinstance(cause.args[0], BaseException):
-            cause = cause.args[0]
-        lines = str(cause.args[0] if cause.args else cause).strip().splitlines()
-        sys.exit("error: " + re.sub(r"^\w+Error: ", "", lines[-1].strip()))
+def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
+    """The arguments of a process; --help prints the usage, and ends it.
 
-
-def folder(config_flag: Any, workdir: str | None) -> Path:
-    """The run's folder: --workdir, or runs/ and the config's name.
+    Args:
+        argv: the program and its arguments.
+        modes: descriptions of the commands, by name.
 
     Raises:
-        ValueError: there is no such config file.
+        ValueError: a flag, mode, config or field that does not exist, or a value of a wrong type.
     """
-    filename = config_flags.get_config_filename(flags.FLAGS[config_flag.name])
-    file, _, variant = filename.partition(":")
-    if not Path(file).is_file():
-        shared = ("default.py", "published.py")
-        known = sorted(str(p) for p in Path(file).parent.glob("*.py") if p.name not in shared)
-        raise ValueError(f"there is no config {file!r}: choose one of {', '.join(known)}")
-    return Path(workdir or f"runs/{'-'.join([Path(file).stem, *filter(None, [variant])])}")
+    if HELP & set(argv):
+        print(help_text(modes))
+        sys.exit(0)
+    values = _flag_values()
+    rest = _parse(values, argv, known_only=True)
+    check_name("--mode", values.mode, modes)
+    config, folder = _config(values.config, values.workdir)
+    _check_fields(rest, folders.flatten(config.to_dict()))
+    delattr(values, "config")
+    config_flags.DEFINE_config_dict("config", config, "", values, sys_argv=rest)
+    unexpected = _parse(values, rest)[1:]
+    if unexpected:
+        raise ValueError(f"unexpected arguments: {' '.join(unexpected)}")
+    return Arguments(
+        values.mode,
+        config,
+        folder,
+        frozenset(_overridden(values, config)),
+        values.checkpoint,
+        values.topology,
+        (values.coordinator, values.num_processes, values.process_id, values.patience),
+    )
 
 
-def overrides(
-    config_flag: Any, config: Config, prompts: Sequence[str] | None, labels: Sequence[int] | None
-) -> set[str]:
-    """The fields that the command line sets, with --prompt and --label put into the config.
-
-    Options of a component that another one replaces are dropped from the config.
-    """
-    fields = set(config_flags.get_override_values(flags.FLAGS[config_flag.name]))
-    if prompts is not None:
-        config.sampling.prompt = "\n".join(prompts)
-        fields.add("sampling.prompt")
-    if labels is not None:
-        config.sampling.labels = tuple(labels)
-        fields.add("sampling.labels")
-    sections.reset_options(config, components.CHOICES, fields)
-    return fields
-
-
-def request(
-    mode: str,
-    config: Config,
-    folder: Path,
-    overridden: set[str],
-    checkpoint: str | None,
-    topology: str | None,
-) -> Request:
+def request(arguments: Arguments) -> Request:
     """The arguments of the command.
 
     Raises:
         ValueError: a config, or overrides of one, that do not fit the run.
     """
-    if mode not in WITHOUT_RUN and folders.has_run(folder):
-        its = configs.load(folder)
-        fixed = {name for name in overridden if sections.get(config, name) != _or_none(its, name)}
-        configs.check_overrides(fixed, folder)
+    config, folder = arguments.config, arguments.folder
+    if arguments.mode not in WITHOUT_RUN and folders.has_run(folder):
+        theirs = configs.fields(configs.load(folder))
+        ours = configs.fields(config)
+        changed = [name for name in sorted(arguments.overridden) if ours[name] != theirs.get(name)]
+        configs.check_overrides(changed, folder)
         configs.check_same(config, folder, configs.USE)
-    return Request(config, folder, checkpoint, topology)
+    return Request(config, folder, arguments.checkpoint, arguments.topology)
 
 
-def check_processes(mode: str, folder: Path, config: Config) -> None:
+def check_processes(arguments: Arguments) -> None:
     """Raises ValueError unless all processes were started alike and see the same folder."""
     if jax.process_count() == 1:
         return
-    fields = folders.flatten(config.to_dict(), "config.")
-    hosts.check_alike({"--mode": mode, "--workdir": str(folder)} | fields)
-    if mode == "train":
-        hosts.check_shared(folder)
+    fields = folders.flatten(arguments.config.to_dict(), "config.")
+    about = {"--mode": arguments.mode, "--workdir": str(arguments.folder)}
+    hosts.check_alike(about | fields)
+    if arguments.mode == "train":
+        hosts.check_shared(arguments.folder)
 
 
-def help_text(commands: Mapping[str, tuple[str, str, str]]) -> str:
+def help_text(modes: Mapping[str, str]) -> str:
     """The usage, the modes, the flags, and every field of the config with its default."""
-    modes = "\n".join(f"  {name:<18}{about}" for name, (_, _, about) in commands.items())
-    own = flags.FLAGS.get_key_flags_for_module("experiments.main") or []
-    own = own or flags.FLAGS.get_key_flags_for_module("__main__")
-    its_flags = "\n".join(f"  --{flag.name:<16}{flag.help}" for flag in own)
+    commands = "\n".join(f"  {name:<18}{about}" for name, about in modes.items())
+    its_flags = "\n".join(f"  --{name:<16}{about}" for name, (_, _, about) in FLAGS.items())
     return (
         "python -m experiments.main [--mode=train] --config=FILE.py[:VARIANT] [--workdir=FOLDER]\n"
         "python -m experiments.main --mode=MODE --workdir=FOLDER [--config.FIELD=VALUE ...]\n\n"
-        f"modes:\n{modes}\n\nflags:\n{its_flags}\n\n"
+        f"modes:\n{commands}\n\nflags:\n{its_flags}\n\n"
         "fields of the config, --config.FIELD=VALUE, with their defaults (None: the component's\n"
         f"own; configs/ has the experiments):\n{config_help()}"
     )
@@ -149,30 +145,86 @@ def config_help() -> str:
     sections_of, lines = {"config": "config"}, []
     for line in inspect.getsource(default.get_config).splitlines():
         made = re.match(r"\s+(\w+) = (\w+)\.(\w+) = Section\(\)", line)
-        nested = re.match(r"\s+(\w+) = (\w+) = ", line)
         if made:
             sections_of[made[1]] = f"{sections_of[made[2]]}.{made[3]}"
             continue
         field = re.match(r"\s+(\w+)\.(\w+) = (.*?)(?:  # (.*))?$", line)
-        if field and field[1] in sections_of and not nested:
+        if field and field[1] in sections_of:
             value = "None" if field[3].startswith("default(") else field[3]
             name = f"--{sections_of[field[1]]}.{field[2]}={value}"
             lines.append(f"  {name:<48}{field[4] or ''}".rstrip())
     return "\n".join(lines)
 
 
-def _value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, given as --flag=value or --flag value."""
-    for k, argument in enumerate(argv):
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag and k + 1 < len(argv):
-            return argv[k + 1]
-    return None
+def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
+    """Raises ValueError for a field that the config does not have, or no longer."""
+    for argument in arguments:
+        given = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if not given or given[1] in fields:
+            continue
+        name = f"config.{given[1]}"
+        if new := migrate.new_name(given[1]):
+            raise ValueError(f"{name} is now config.{new}")
+        if own := [field for field in fields if field.startswith(f"{given[1]}.")]:
+            raise ValueError(f"{name} is a section: give one of its fields, such as config.{own[0]}")
+        near = difflib.get_close_matches(given[1], fields, 1)
+        hint = f"did you mean config.{near[0]}? " if near else ""
+        raise ValueError(f"{name} does not exist: {hint}--help lists all fields")
 
 
-def _or_none(config: Config, field: str) -> Any:
+def _flag_values() -> flags.FlagValues:
+    """The flags, without values."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt()  # flags may come after fields of the config that are not known yet
+    for name, (define, plain, about) in FLAGS.items():
+        define(name, plain, about, flag_values=values)
+    return values
+
+
+def _parse(values: flags.FlagValues, argv: Sequence[str], known_only: bool = False) -> list[str]:
+    """The arguments that are no flags, with the program before them."""
     try:
-        return sections.get(config, field)
-    except KeyError:
-        return None
+        return values(argv, known_only)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ValueError(str(error).strip().splitlines()[-1].strip()) from error
+
+
+def _config(name: str | None, workdir: str | None) -> tuple[Config, Path]:
+    """The config of --config or of the run in --workdir, and the run's folder."""
+    if name is None and workdir is None:
+        raise ValueError("give --config=FILE.py[:VARIANT], or --workdir=FOLDER of a run")
+    if name is None:
+        folder = Path(str(workdir))
+        if not folders.has_run(folder):
+            raise ValueError(
+                f"there is no run in {folder}: give the --workdir of a run, or "
+                "--config=FILE.py[:VARIANT] to start one there"
+            )
+        return configs.load(folder), folder
+    file, _, variant = name.partition(":")
+    if not Path(file).is_file():
+        known = [path for path in Path(file).parent.glob("*.py") if path.name not in NO_EXPERIMENTS]
+        choice = ", ".join(sorted(map(str, known))) or "FILE.py[:VARIANT]"
+        raise ValueError(f"there is no config {file!r}: choose one of {choice}")
+    module = runpy.run_path(file)
+    if "get_config" not in module:
+        raise ValueError(f"{file} has no function get_config: it is no config")
+    own = [variant] if variant else []
+    folder = Path(workdir or f"runs/{'-'.join([Path(file).stem, *own])}")
+    return module["get_config"](*own), folder
+
+
+def _overridden(values: flags.FlagValues, config: Config) -> set[str]:
+    """The fields that the command line sets, with --prompt and --label put into the config.
+
+    Options of a component that another one replaces are dropped from the config.
+    """
+    fields = set(config_flags.get_override_values(values["config"]))
+    if values.prompt is not None:
+        config.sampling.prompt = "\n".join(values.prompt)
+        fields.add("sampling.prompt")
+    if values.label is not None:
+        config.sampling.labels = tuple(values.label)
+        fields.add("sampling.labels")
+    sections.reset_options(config, components.CHOICES, fields)
+    return fields

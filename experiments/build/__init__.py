@@ -1,5 +1,4 @@
 """The door: config sections become objects here, once, and are passed on.
 
-Nothing below takes a config. May import everything but experiments.commands, .studies, .benchmark
-and .main.
+Nothing below takes a config. May import experiments.tasks and the layers below it.
 """

@@ -53,8 +53,9 @@ def load(folder: Path) -> Config:
     if version == VERSION:
         for field in RUNS:
             path = sections.get(config, field)
-            if path and not os.path.isabs(path) and (folder / path).exists():
-                sections.put(config, field, os.path.relpath(folder / path))
+            beside = os.path.relpath(folder / path) if path and not os.path.isabs(path) else ""
+            if beside and os.path.exists(beside):
+                sections.put(config, field, beside)
     else:
         drop_unused(config)
     return config
@@ -113,7 +114,7 @@ def fields(config: Config) -> dict[str, Any]:
 
 
 def differences(config: Config, always: Iterable[str]) -> list[tuple[str, Any, Any]]:
-    """(field, value, default) of the fields that differ from configs/default.py, and of some more."""
+    """(field, value, default) of the fields that differ from their defaults, and of some more."""
     plain = folders.flatten(json.loads(json.dumps(default.get_config().to_dict())))
     ours = folders.flatten(json.loads(json.dumps(config.to_dict())))
     return [

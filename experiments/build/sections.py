@@ -40,7 +40,11 @@ class Choice:
         own = self.components[name]
         for field in sorted(self.fields() - set(own.values())):
             if is_set(config, field):
-                owners = [other for other, options in self.components.items() if field in set(options.values())]
+                owners = [
+                    other
+                    for other, options in self.components.items()
+                    if field in set(options.values())
+                ]
                 raise ValueError(
                     f"config.{field} is {get(config, field)!r}, but config.{self.field} = {name!r} "
                     f"has no such option: leave it out, or choose one with it "
@@ -104,15 +108,17 @@ def check_needed(config: Config, section: str, needed: str, fields: Iterable[str
 def reset_options(config: Config, choices: Iterable[Choice], overridden: Iterable[str]) -> None:
     """Drops the options of a component that was replaced by another one on the command line.
 
-    An option that was given on the command line too stays, and is refused if it does not fit.
+    An option that was given on the command line too stays, and is refused if it does not fit. An
+    option that names a component itself, such as a weighting, goes with the options of that.
     """
-    overridden = set(overridden)
+    overridden, dropped = set(overridden), set()
     for choice in choices:
-        if choice.field not in overridden:
+        if choice.field not in overridden | dropped:
             continue
         own = choice.components.get(get(config, choice.field), {})
         for field in choice.fields() - set(own.values()) - overridden:
             put(config, field, get(DEFAULT, field))
+            dropped.add(field)
 
 
 def _exists(field: str) -> bool:

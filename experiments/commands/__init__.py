@@ -1,4 +1,4 @@
 """The commands of experiments.main, one short file each: run(request).
 
-May import everything but experiments.main and experiments.benchmark.
+May import experiments.build and the layers below it.
 """

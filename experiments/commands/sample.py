@@ -1,14 +1,23 @@
 """Mode sample: draws samples of a trained model; saves pictures, and files of them if asked."""
 
 from experiments.commands.request import Request
-from experiments.pipeline import show
+from experiments.pipeline import draw, show
 
 
 def run(request: Request) -> None:
-    """Draws config.sampling.n_samples samples, and the way of a few from noise to data."""
+    """Draws config.sampling.n_samples samples; shows them, and the path of a few from noise to data.
+
+    config.sampling.single saves each image as a PNG file, config.sampling.arrays all in one .npz
+    file.
+
+    Raises:
+        ValueError: no trained model, or options that it cannot have.
+        FloatingPointError: a sample is not finite.
+    """
     options, model = request.config.sampling, request.model()
-    print(show.save_samples(model, options.n_samples))
+    n, single, arrays = options.n_samples, options.single, options.arrays
+    drawn = draw.draw_all(model, n)
+    print(show.save_samples(model, n, drawn))
     print(show.save_paths(model))
-    if options.single or options.arrays:
-        for path in show.save_files(model, options.n_samples, options.single, options.arrays):
-            print(path)
+    for path in show.save_files(model, n, single, arrays, drawn):
+        print(path)

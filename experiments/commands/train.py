@@ -16,6 +16,8 @@ import jax
 from experiments.build import components, configs, data, tasks
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
+from experiments.evaluation.metrics import LEAST
+from experiments.evaluation.reference import feature_function
 from experiments.runs import card, charts, files, hosts, parts, pictures, progress
 from experiments.runs import folder as folders
 from experiments.tasks.base import Task
@@ -25,7 +27,7 @@ from experiments.training.checkpoints import Checkpoints
 from experiments.training.options import Training
 from experiments.training.state import TrainState, abstract_state, init_state
 from experiments.training.step import compiled, make_batches, make_program
-from sde_lib.checks import check_name
+from sde_lib.checks import check_at_least, check_name
 
 LOG = logging.getLogger(__name__)
 DONE = "reports.json"
@@ -41,10 +43,9 @@ def run(request: Request) -> None:
     config, folder = request.config, request.folder
     training, mesh = components.training(config), components.mesh(config)
     training.batch_shape(mesh)
-    for name in config.training.at_end:
-        check_name("config.training.at_end", name, tasks.REPORTS)
     configs.check_same(config, folder, configs.RESUME)
     task = tasks.task(config)
+    check_reports(config, task)
     abstract = abstract_state(task, config.seed, mesh)
     with folders.locked(folder):
         with progress.working("loading data"):
@@ -82,6 +83,21 @@ def run(request: Request) -> None:
         report(config, task, state, dataset, folder)
 
 
+def check_reports(config: Any, task: Task) -> None:
+    """Raises ValueError for reports, or for sample quality during training, that cannot be made."""
+    at_end, period = config.training.at_end, config.training.quality_freq
+    for name in at_end:
+        check_name("config.training.at_end", name, {*tasks.REPORTS, *task.reports})
+    if period and "quality" not in task.reports:
+        raise ValueError(
+            f"config.training.quality_freq is {period}, but a {task.describe().kind} has no "
+            "samples: set it to 0"
+        )
+    if period or ("quality" in at_end and "quality" in task.reports):
+        check_at_least(LEAST, **{"config.eval.num_samples": config.eval.num_samples})
+        feature_function(components.data_shape(config), config.eval.features)
+
+
 def periodic(
     config: Any, task: Task, dataset: Dataset, training: Training, folder: Path
 ) -> list[loop.Periodic]:
@@ -97,11 +113,10 @@ def periodic(
 
     def quality(step: int, state: TrainState) -> dict[str, float]:
         report = task.reports["quality"](state.ema_params, step, dataset, folder)
-        return {name: float(text.split()[0]) for name, text in report.figures.items()}
+        return {f"quality_{name}": float(text.split()[0]) for name, text in report.figures.items()}
 
     made.append((training.snapshot_freq, save_pictures))
     if training.quality_freq:
-        check_name("config.training.quality_freq", "quality", task.reports)
         made.append((training.quality_freq, quality))
     return made
 
@@ -119,7 +134,8 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
         settings += [config.guidance.to_dict(), config.seed]
         key = f"{step} {name} {parts.digest(settings)}"
         lines = done.get(key)
-        if lines is None or not all(Path(line).exists() for line in lines if _is_path(line)):
+        kept = lines is not None and all(Path(line).exists() for line in lines if line.endswith(".png"))
+        if not hosts.agree(kept):
             result = task.reports[name](state.ema_params, step, dataset, folder)
             lines = result.lines
             card.update(folder, step, result.figures)
@@ -130,7 +146,3 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
     metrics = files.read_lines(folder / "metrics.jsonl")
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
     print(charts.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
-
-
-def _is_path(line: str) -> bool:
-    return line.endswith(".png")

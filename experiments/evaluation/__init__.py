@@ -1,4 +1,4 @@
 """Figures of a trained model: bits/dim, bounds, features and distances, ROC curves.
 
-May import experiments.training, .data and .runs.
+May import experiments.pipeline and the layers below it.
 """

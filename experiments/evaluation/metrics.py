@@ -79,7 +79,7 @@ def test_loss(subject: Subject) -> Figures:
 
 
 def bits_per_dim(subject: Subject) -> Figures:
-    """Bits/dim of the test set; every sample's are in likelihood_STEP.csv."""
+    """Bits/dim of the test set; every sample's are in likelihood_STEP_seedN.csv."""
     options = subject.pipeline.likelihood
     part = subject.parts("bits", options.rtol, options.atol, options.probe, options.n_probes)
     bits = likelihood.bits_per_dim(subject.pipeline, subject.test, part)
@@ -103,7 +103,7 @@ def bits_name(pipeline: Pipeline) -> str:
 def variational_bound(subject: Subject) -> Figures:
     """The variational bound in bits/dim; VDM's of a model of grey levels.
 
-    All terms of the former are in bound_STEP.csv.
+    All terms of the former are in bound_STEP_seedN.csv.
     """
     pipeline = subject.pipeline
     if pipeline.decoder:
@@ -124,7 +124,7 @@ def variational_bound(subject: Subject) -> Figures:
     terms = {"prior": found.prior, "diffusion": found.diffusion.sum()}
     terms |= {"reconstruction": found.reconstruction}
     rows = list(zip(levels, [found.reconstruction, *found.diffusion], strict=True))
-    path = subject.folder / f"bound_{pipeline.step}.csv"
+    path = subject.folder / f"bound_{pipeline.step}_seed{pipeline.seed}.csv"
     files.write_table(path, ["log_snr", "bits_per_dim"], rows)
     about = {name: round(float(value), 5) for name, value in terms.items()}
     return {"bound bits/dim": Figure(found.mean, found.error, about)}

@@ -1,4 +1,4 @@
 """A trained model as one object: its SDE, network, weights, conditions, guidance and decoder.
 
-May import experiments.evaluation, .training, .data and .runs.
+May import experiments.training and the layers below it.
 """

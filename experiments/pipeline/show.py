@@ -25,6 +25,8 @@ N_FRAMES = 10
 N_PATHS = 8
 N_POINT_PATHS = 2000
 DENSITY_SIDE = 96
+Drawn = tuple[np.ndarray, int]
+"""Samples in model space, and the network evaluations of each."""
 
 
 def settings(pipeline: Pipeline, **details: Any) -> dict[str, Any]:
@@ -59,9 +61,12 @@ def stem(pipeline: Pipeline, kind: str) -> str:
     return "_".join([*parts, pipeline.identity()[:6]])
 
 
-def save_samples(pipeline: Pipeline, n: int) -> Path:
-    """Draws n samples and saves their picture: a grid of images, or points beside the data."""
-    x, nfe = draw.draw_all(pipeline, n)
+def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path:
+    """Saves the picture of n samples: a grid of images, or points beside the data.
+
+    They are drawn here, unless they are given as draw.draw_all gives them.
+    """
+    x, nfe = drawn or draw.draw_all(pipeline, n)
     path = _path(pipeline, "samples", ".png")
     about = _write_settings(pipeline, path, n_samples=n, nfe=nfe)
     if x.ndim > 2:
@@ -73,9 +78,11 @@ def save_samples(pipeline: Pipeline, n: int) -> Path:
     return charts.save_points(path, points, x, density, half_width, about)
 
 
-def save_files(pipeline: Pipeline, n: int, single: bool, arrays: bool) -> list[Path]:
-    """Draws n samples and saves them as single PNG files, as an .npz file, or both."""
-    x, nfe = draw.draw_all(pipeline, n)
+def save_files(
+    pipeline: Pipeline, n: int, single: bool, arrays: bool, drawn: Drawn | None = None
+) -> list[Path]:
+    """Saves n samples as single PNG files, as an .npz file, or both; see save_samples."""
+    x, nfe = drawn or draw.draw_all(pipeline, n)
     made, images = [], x.ndim > 2
     if single and images:
         folder = _path(pipeline, "samples", "")

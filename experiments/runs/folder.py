@@ -5,7 +5,7 @@
 | config.json      | the config that the run was made with                        |
 | metrics.jsonl    | losses and held-out figures, a JSON object a line            |
 | timing.jsonl     | seconds a step                                               |
-| events/          | TensorBoard events                                           |
+| events.out.*     | TensorBoard events                                           |
 | checkpoints/     | a folder for each saved step, with its model card            |
 | samples/         | pictures and arrays of samples, each with a .json beside it  |
 | latents.json ... | records of other runs and files that this run depends on     |

@@ -63,7 +63,7 @@ class Lines:
 
 
 class TensorBoard:
-    """TensorBoard events; names are grouped as train/, held_out/ and timing/."""
+    """TensorBoard events; names are grouped as train/, held_out/, quality/ and timing/."""
 
     def __init__(self, folder: Path, step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -79,10 +79,7 @@ class TensorBoard:
 
         with _warning(f"events of step {step}"):
             for name, value in values.items():
-                group = "timing" if kind == "timing" else "train"
-                if name.startswith("eval_"):
-                    group, name = "held_out", name.removeprefix("eval_")
-                self._add(step, scalar(f"{group}/{name}", value))
+                self._add(step, scalar(_grouped(name, kind), value))
             self._events.flush()
 
     def picture(self, step: int, path: Path) -> None:
@@ -101,6 +98,14 @@ class TensorBoard:
 
     def _add(self, step: int, summary: Any) -> None:
         self._events.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+
+
+def _grouped(name: str, kind: str) -> str:
+    """The name of a metric in TensorBoard, such as "held_out/loss" for "eval_loss"."""
+    for prefix, group in (("eval_", "held_out"), ("quality_", "quality")):
+        if name.startswith(prefix):
+            return f"{group}/{name.removeprefix(prefix)}"
+    return f"{'timing' if kind == 'timing' else 'train'}/{name}"
 
 
 class Wandb:

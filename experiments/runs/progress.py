@@ -24,15 +24,17 @@ def on_terminal() -> bool:
     return sys.stderr.isatty() and hosts.is_first()
 
 
-def track(items: Iterable[T], title: str, unit: str = "batch") -> Iterator[T]:
+def track(
+    items: Iterable[T], title: str, unit: str = "batch", total: int | None = None
+) -> Iterator[T]:
     """Yields the items; shows how many are done, of how many, and the time left.
 
-    An empty title shows nothing.
+    An empty title shows nothing. `total` is the number of items that have no length.
     """
     if not title:
         yield from items
         return
-    total = len(items) if isinstance(items, Sized) else None
+    total = len(items) if isinstance(items, Sized) else total
     with working(title, total, unit) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
 """Training of any task: the step, the loop, its state, averages and checkpoints.
 
-May import experiments.data and experiments.runs.
+May import experiments.data and the layers below it.
 """

@@ -3,224 +3,301 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from experiments import main
+from experiments.commands import train
+from experiments.evaluation import metrics as evaluation
+from experiments.evaluation import reference
+from experiments.pipeline import draw, show
+from experiments.runs import files
+from experiments.runs import folder as folders
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
-    "--config=configs/points.py:moons",
-    "--config.training.n_iters=1000",
-    "--config.model.nf=32",
+    f"--config={ROOT}/configs/points.py:moons",
+    "--config.model.nf=8",
+    "--config.model.num_res_blocks=1",
+    "--config.training.batch_size=64",
     "--config.training.log_freq=50",
-    "--config.training.snapshot_freq_for_preemption=200",
-    "--config.sampling.n_steps=40",
-    "--config.sampling.n_samples=64",
-    "--config.eval.batch_size=500",
-    "--config.eval.rtol=1e-2",
-    "--config.eval.atol=1e-2",
+    "--config.training.snapshot_freq_for_preemption=50",
+    "--config.training.sinks=('jsonl',)",
+    "--config.training.at_end=('likelihood',)",
+    "--config.eval.batch_size=2000",
+    "--config.eval.rtol=0.1",
+    "--config.eval.atol=0.1",
 )
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "experiments.main", *arguments]
-
-
-def run(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def start(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "experiments.main", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def metrics(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def command(*arguments):
+    """Runs a command in this process."""
+    main.main(["experiments.main", *arguments])
 
 
-def wait_for_step(workdir, step):
-    """Until the run has logged that step."""
-    for _ in range(1200):
-        path = workdir / "metrics.jsonl"
-        if path.exists() and f'"step": {step},' in path.read_text():
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"step {step} was never logged")
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Leaves out what takes seconds: the density in pictures of points, statistics of all pairs."""
+    monkeypatch.setattr(show, "_density", lambda *_: np.zeros((2, 2)))
+    for module in (evaluation, reference):
+        monkeypatch.setattr(module, "PAIRED", 200)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing interrupts."""
-    workdir = tmp_path_factory.mktemp("whole")
-    return workdir, run(*QUICK, f"--workdir={workdir}")
+@pytest.fixture
+def printed(capsys):
+    """A function that runs a command here and gives the lines that it prints."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        command(*arguments)
+        return capsys.readouterr().out.splitlines()
+
+    return run
 
 
-def test_training_ends_with_the_likelihood_and_the_pictures(whole):
-    workdir, finished = whole
-    assert finished.returncode == 0, finished.stderr
-    bits, *pictures = finished.stdout.splitlines()[-4:]
-    assert re.fullmatch(r"test bits/dim -?\d\.\d{3} \+- \d\.\d{3} \(nfe \d+\)", bits)
-    for picture in pictures:
-        assert Path(picture).is_file()
-    assert "time left" in finished.stderr
-    assert metrics(workdir)[-1]["step"] == 1000
-    assert json.loads((workdir / "config.json").read_text())["data"]["dataset"] == "moons"
+def metrics(folder):
+    return files.read_lines(folder / "metrics.jsonl")
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
-    process = start(*QUICK, f"--workdir={tmp_path}")
-    wait_for_step(tmp_path, 450)
-    process.kill()
-    process.communicate()
-    process = start(*QUICK, f"--workdir={tmp_path}")
-    wait_for_step(tmp_path, 650)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert "from step 400" in errors or "from step 200" in errors
-    lines = metrics(tmp_path)
-    assert len(lines) >= 13
-    assert lines == metrics(whole[0])[: len(lines)]
+def wait_for_step(folder, step, process):
+    """Waits until the run has logged that step."""
+    while not any(line["step"] >= step for line in metrics(folder)):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_a_signal_saves_and_exits_with_0(whole, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param("kill", marks=pytest.mark.slow)])
+def test_a_run_that_is_ended_continues_to_the_end(tmp_path, number):
+    """A signal saves and exits with 0; what kills the process costs the steps since the last save."""
     process = start(*QUICK, "--config.training.n_iters=1000000", f"--workdir={tmp_path}")
-    wait_for_step(tmp_path, 250)
-    process.send_signal(number)
+    wait_for_step(tmp_path, 100, process)
+    process.send_signal(signal.SIGKILL if number == "kill" else number)
     _, errors = process.communicate(timeout=60)
+    assert "step 100 of 1000000: loss " in errors
+    assert "time left" in errors
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").glob("*[0-9]"))
+    assert saved >= 50
+    if number != "kill":
+        assert process.returncode == 0, errors
+        assert f"stopped and saved at step {saved}: run the same command to go on" in errors
+
+    again = f"--config.training.n_iters={saved + 20}", f"--workdir={tmp_path}"
+    process = start(*QUICK, *again)
+    text, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    stopped_at = int(re.search(r"stopped and saved at step (\d+)", errors)[1])
-    assert (tmp_path / "checkpoints" / str(stopped_at)).is_dir()
-    assert stopped_at >= 250
+    assert f"from step {saved}" in errors
+    bits, curve = text.splitlines()
+    assert re.fullmatch(r"test bits/dim -?\d+\.\d{3} \+- \d\.\d{3} \(nfe \d+\)", bits)
+    assert Path(curve).is_file()
+    steps = [line["step"] for line in metrics(tmp_path)]
+    assert steps == [*range(50, saved + 20, 50), saved + 20]
 
 
-def test_sample_and_likelihood_use_the_trained_model(whole):
-    workdir, finished = whole
-    trained = finished.stdout.splitlines()[-4]
-    scored = run(*QUICK, f"--workdir={workdir}", "--mode=likelihood")
-    assert scored.stdout.splitlines()[-1] == trained
-    drawn = run(*QUICK, f"--workdir={workdir}", "--mode=sample", "--config.sampling.n_steps=30")
-    assert drawn.returncode == 0, drawn.stderr
-    assert all(Path(line).is_file() for line in drawn.stdout.splitlines()[-2:])
-
-
-@pytest.mark.slow
-def test_evaluate_prints_and_keeps_its_figures(whole):
-    workdir, finished = whole
-    options = ("--config.eval.num_samples=64", "--config.sampling.batch_size=64")
-    evaluated = run(*QUICK, *options, f"--workdir={workdir}", "--mode=evaluate")
-    assert evaluated.returncode == 0, evaluated.stderr
-    *lines, closest = [line.removeprefix("step 1000: ") for line in evaluated.stdout.splitlines()]
-    assert lines[1] == finished.stdout.splitlines()[-4]
-    assert closest.startswith("recall(coordinates) ")
-    (kept,) = [json.loads(line) for line in (workdir / "evaluation.jsonl").open()]
-    assert kept["step"] == 1000
-    assert f"{kept['test loss']['value']:.3f}" in lines[0]
-
-
-@pytest.mark.slow
-def test_exposure_bias_studies_the_trained_model(whole):
-    workdir, _ = whole
-    options = ("solvers=('heun',)", "nfe=(9,)", "n_samples=64")
-    options = [f"--config.exposure_bias.{option}" for option in options]
-    options += ["--config.sampling.eps_scale=1.01", f"--workdir={workdir}", "--mode=exposure_bias"]
-    studied = run(*QUICK, *options)
-    assert studied.returncode == 0, studied.stderr
-    about, _, plain, scaled, *paths = studied.stdout.splitlines()
-    assert f"the model of {workdir} after 1000 steps" in about
-    assert plain.split()[:4] == ["heun", "9", "EDM", "1.00000"]
-    assert scaled.split()[:4] == ["heun", "9", "EDM-ES", "1.01000"]
-    assert all(Path(path).is_file() for path in paths)
-
-
-@pytest.mark.slow
-def test_ablate_compares_what_the_trained_model_can(whole):
-    options = ("--config.ablate.nfe=(5,)", "--config.ablate.n_samples=64")
-    ablated = run(*QUICK, *options, f"--workdir={whole[0]}", "--mode=ablate")
-    assert ablated.returncode == 0, ablated.stderr
-    without, _, *lines, table, arms, grid = ablated.stdout.splitlines()
-    assert "EDM-G++ and SEDM-G++ are left out" in without
-    assert [line.split()[2] for line in lines[:4]] == ["EDM", "EDM-ES"] * 2
-    assert [lines[-5][:12], lines[-3][:11]] == ["euler 5: EDM", "heun 5: EDM"]
-    assert all(line.startswith("  EDM-ES less EDM: ") for line in (lines[-4], lines[-2]))
-    assert all(Path(path).is_file() for path in (table, arms, grid))
-
-
-ALIKE = [  # seen in process by other tests, or like others here
-    (["--config=configs/digits.py", "--workdi=x"], "Did you mean: workdir"),
-    (["--config=configs/digit.py"], "there is no config 'configs/digit.py'"),
-    (["--config=configs/digits.py", "more"], "unexpected arguments: more"),
-    (["--config=configs/digits.py", "--config.optim.lr=abc"], "could not convert"),
-    (["--config=configs/digits.py", "--config.model.beta_min=30."], "0 < beta_min < beta_max"),
-    (["--config=configs/digits.py", "--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
-    (["--config=configs/digits.py", "--mode=import"], "needs --checkpoint=FILE.pth"),
-    (["--config=configs/points.py", "--config.model.name=ddpm"], "which are points"),
-    (["--config=configs/cifar10.py", "--config.data.path=/none"], "/none"),
-]
+def test_a_mistake_ends_the_process_in_one_line(tmp_path):
+    process = start(*QUICK, "--config.training.n_iter=5", f"--workdir={tmp_path / 'new'}")
+    text, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert text == ""
+    (line,) = errors.splitlines()
+    assert line.startswith("error: config.training.n_iter does not exist: did you mean config.tra")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/digits.py:vee"], "did you mean 've'"),
-        (["--config=configs/digits.py", "--config.training.n_iter=5"], 'Did you mean "n_iters"'),
-        (["--config=configs/digits.py", "--mode=trian"], "did you mean 'train'"),
-        (
-            ["--config=configs/digits.py:classifier", "--mode=sample"],
-            "for --mode=train or plan alone",
-        ),
-        *(pytest.param(*mistake, marks=pytest.mark.slow) for mistake in ALIKE),
+        (["--config.model.beta_min=30."], "0 < beta_min < beta_max"),
+        (["--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
+        (["--config.sampling.method=heun", "--config.sampling.snr=0.1"], "has no such option"),
+        (["--mode=import"], "needs --checkpoint=FILE.pth"),
+        (["--mode=sample"], "holds no checkpoints: train first, or give the --workdir"),
+        (["--config.data.dataset=npz", "--config.data.path=/none"], "/none"),
+        (["--config.data.dataset=moons"], "which are points"),
+        (["--config.training.at_end=('pictres',)"], "did you mean 'pictures'"),
     ],
 )
-def test_a_mistake_ends_in_one_line(tmp_path, arguments, message):
-    finished = run(*arguments, f"--workdir={tmp_path / 'new'}")
-    assert finished.returncode == 1
-    assert "Traceback" not in finished.stderr
-    assert message in finished.stderr.splitlines()[-1]
-    assert not (tmp_path / "new").exists()
+def test_an_impossible_config_leaves_nothing_behind(tmp_path, arguments, message):
+    flags = f"--config={ROOT}/configs/digits.py", f"--workdir={tmp_path / 'new'}"
+    with pytest.raises(ValueError, match=message):
+        command(*flags, *arguments)
+    assert not (tmp_path / "new" / "config.json").exists()
 
 
-def test_a_folder_of_another_config_is_refused(whole):
-    refused = run(*QUICK, f"--workdir={whole[0]}", "--config.optim.lr=0.5")
-    assert refused.returncode == 1
-    assert "optim.lr: there 0.001, here 0.5" in refused.stderr
+def test_a_classifier_has_no_samples(tmp_path):
+    flags = f"--config={ROOT}/configs/digits.py:classifier", f"--workdir={tmp_path / 'new'}"
+    with pytest.raises(ValueError, match="a classifier, which has no samples: give the folder of a"):
+        command(*flags, "--mode=sample")
+
+
+def test_a_folder_without_a_readable_checkpoint_is_refused(points_run):
+    workdir = f"--workdir={points_run.folder}"
+    for path in (points_run.folder / "checkpoints").glob("*/*/*"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(ValueError, match=r"none of the checkpoints \[20, 10\] in .* can be read"):
+        command(workdir, "--mode=sample")
+    shutil.rmtree(points_run.folder / "checkpoints")
+    with pytest.raises(ValueError, match="holds no checkpoints: train first"):
+        command(workdir, "--mode=sample")
+
+
+def test_one_training_at_a_time_in_a_folder(points_run):
+    with (
+        folders.locked(points_run.folder),
+        pytest.raises(ValueError, match="another command is training in .*: wait for it, or choose"),
+    ):
+        command(f"--workdir={points_run.folder}", "--config.training.n_iters=30")
+
+
+def contents(folder):
+    """The bytes of every file that a command may have written, by its path."""
+    names = "samples", "evaluation", "*.csv", "*.jsonl", "ablation*", "exposure_bias*"
+    found = (path for name in names for top in folder.glob(name) for path in (top, *top.rglob("*")))
+    return {path: path.read_bytes() for path in found if path.is_file()}
+
+
+def test_another_seed_gives_other_files_and_overwrites_none(points_run, printed):
+    """Likelihoods are written for each sample, and their mean is printed and in the model card."""
+    folder, workdir = points_run.folder, f"--workdir={points_run.folder}"
+    modes = [["--mode=sample", "--config.sampling.arrays=True"], ["--mode=likelihood"]]
+    modes.append(["--mode=evaluate", "--config.eval.enable_bpd=False"])
+    first, line, figures = (printed(workdir, *mode) for mode in modes)
+    before = contents(folder)
+    del before[folder / "evaluation.jsonl"]  # gets a second line
+    check_likelihoods(*line, card=(folder / "checkpoints" / "20" / "model_card.md").read_text())
+    second, other_line, others = (printed(workdir, *mode, "--config.seed=7") for mode in modes)
+    after = contents(folder)
+    assert {path: after[path] for path in before} == before
+    assert not set(first) & set(second)
+    assert line[0] != other_line[0]
+    assert not set(figures) & set(others)
+    names = [figure.removeprefix("step 20: ").split()[0] for figure in figures]
+    assert names == ["test", *(f"{name}(coordinates)" for name in QUALITY)]
+    one, other = files.read_lines(folder / "evaluation.jsonl")
+    assert (one["seed"], other["seed"]) == (42, 7)
+    assert one["test loss"] != other["test loss"]
+
+
+QUALITY = ("frechet_distance", "kernel_distance", "precision", "recall")
+
+
+def check_likelihoods(table, line, card):
+    index, bits = np.loadtxt(table, delimiter=",", skiprows=1).T
+    assert list(index) == list(range(2000))
+    mean, error = float(line.split()[2]), float(line.split()[4])
+    assert bits.mean() == pytest.approx(mean, abs=6e-4)
+    assert bits.std() / np.sqrt(2000) == pytest.approx(error, abs=6e-4)
+    assert f"| test bits/dim | {line.removeprefix('test bits/dim ')} | 20 |" in card
+
+
+def test_samples_are_drawn_once_for_their_picture_and_files(digits_run, printed, monkeypatch):
+    drawn, original = [], draw.draw_all
+    monkeypatch.setattr(draw, "draw_all", lambda *a: drawn.append(1) or original(*a))
+    options = "--label=3", "--label=5", "--config.sampling.single=True"
+    workdir = f"--workdir={digits_run.folder}"
+    lines = printed(workdir, "--mode=sample", *options, "--config.sampling.arrays=True")
+    picture, path, folder, arrays = map(Path, lines)
+    assert len(drawn) == 1
+    assert picture.is_file()
+    assert path.is_file()
+    images = np.load(arrays)["images"]
+    single = [np.asarray(Image.open(file)) for file in sorted(folder.iterdir())]
+    np.testing.assert_array_equal(single, images[..., 0])
+    settings = json.loads(picture.with_suffix(".json").read_text())
+    assert any("labels=(3, 5)" in condition for condition in settings["conditions"])
+
+
+def test_a_prompt_needs_a_model_with_texts(digits_run):
+    with pytest.raises(ValueError, match="but the model knows no text"):
+        command(f"--workdir={digits_run.folder}", "--mode=sample", "--prompt=a", "--prompt=b")
+
+
+def test_a_run_of_the_version_before_is_sampled_and_scored(points_run, printed):
+    workdir = f"--workdir={points_run.folder}"
+    modes = "--mode=sample", "--mode=likelihood"
+    new = [printed(workdir, mode) for mode in modes]
+    images = [Path(line).read_bytes() for line in new[0]]
+    shutil.rmtree(points_run.folder / "samples")
+    old = json.loads((ROOT / "tests/golden/config_v1.json").read_text())["moons_tiny"]
+    (points_run.folder / "config.json").write_text(json.dumps(old))
+    assert [printed(workdir, mode) for mode in modes] == new
+    assert [Path(line).read_bytes() for line in new[0]] == images
+
+
+def test_a_finished_run_prints_its_reports_again(points_run, printed, monkeypatch):
+    flags = f"--workdir={points_run.folder}", "--config.training.at_end=('likelihood',)"
+    lines = printed(*flags)
+    assert [line.split()[0] for line in lines] == ["test", lines[-1]]
+
+    def fail(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(train.tasks.ScoreModel, "likelihood", fail)
+    assert printed(*flags) == lines
+    assert printed(flags[0], "--config.training.at_end=()") == lines[1:]
+    with pytest.raises(AssertionError, match="computed again"):
+        command(*flags, "--config.eval.rtol=0.2")
+
+
+OTHERS = {
+    "detect": ("--config.detect.n_images=32", "--config.detect.n_steps=3"),
+    "generate": (),
+    "stats": (),
+    "plan": (),
+    "exposure_bias": ("solvers=('euler',)", "nfe=(4,)", "n_samples=32"),
+    "benchmark_solvers": ("--config.eval.num_samples=32",),
+    "ablate": ("solvers=('euler',)", "nfe=(4,)", "n_samples=64", "scales=(1.01,)"),
+}
+SLOW = {"benchmark_solvers", "ablate", "exposure_bias"}
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=[pytest.mark.slow] * (mode in SLOW)) for mode in OTHERS]
+)
+def test_every_other_command_takes_the_folder_of_a_run_alone(points_run, printed, mode):
+    options = [
+        option if option.startswith("--") else f"--config.{mode}.{option}" for option in OTHERS[mode]
+    ]
+    lines = printed(f"--workdir={points_run.folder}", f"--mode={mode}", *options)
+    assert lines
+    paths = [Path(line) for line in lines if line.startswith("/")]
+    assert all(path.is_file() for path in paths if ":" not in path.name)
+    assert len(contents(points_run.folder)) > (mode in {"detect", *SLOW})
 
 
 def test_a_full_disk_ends_in_one_line(monkeypatch):
-    """Of orbax's words, not of its class: a ValueError around the system's message."""
-    from absl import app
-
-    from experiments import main
+    """orbax wraps the system's message in a ValueError."""
 
     def fail(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error]")
 
-    monkeypatch.setattr(app, "run", fail)
+    monkeypatch.setattr(main, "main", fail)
     with pytest.raises(SystemExit, match="error: the disk is full; the checkpoint before is good"):
         main.run()
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, own):
-    from absl import app
-
-    from experiments import main
-
     kept = {}
-    monkeypatch.setattr(app, "run", lambda *_, **__: None)
+    monkeypatch.setattr(main, "main", lambda _: None)
     monkeypatch.setattr(main.jax.config, "update", kept.__setitem__)
     for name in main.COMPILED:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -232,8 +309,9 @@ def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, own):
 
 
 @pytest.mark.slow
-def test_a_folder_that_compiled_programs_cannot_be_kept_in_ends_no_run(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/dev/null/none")
-    finished = run(*QUICK, "--config.training.n_iters=10", f"--workdir={tmp_path}")
-    assert finished.returncode == 0, finished.stderr
-    assert "Error reading persistent compilation cache" in finished.stderr
+    process = start(*QUICK, "--config.training.n_iters=10", f"--workdir={tmp_path}")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "Error reading persistent compilation cache" in errors

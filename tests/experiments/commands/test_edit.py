@@ -1,35 +1,34 @@
+import json
+from pathlib import Path
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_forms import Gaussian
+from exact_models import pipeline
 from PIL import Image
 
-from configs import cifar10, digits, points
-from experiments import build
+import samplers
+from configs import digits
 from experiments.commands import edit
-from experiments.data import data
-from experiments.training import state
+from experiments.commands.request import Request
+from experiments.data.dataset import Dataset
+
+IMAGES = np.random.RandomState(0).randint(0, 17, (5, 8, 8, 1)).astype(np.uint8)
 
 
-class ExactNetwork:
-    """The network whose score under VP is that of Gaussian data, for images."""
+class ExactRequest(Request):
+    """A request for a model of Gaussian data."""
 
-    def __init__(self, config):
-        self.sde = build.make_sde(config)
-
-    def apply(self, variables, x, labels, train, rngs):
-        t = labels / 999
-        return -Gaussian().score_fn(self.sde)(x, t) * self.sde.sigma(t)[:, None, None, None]
+    def model(self, step=None):
+        sampler = samplers.create("ddim", n_steps=12)
+        about = {"folder": self.folder, "step": 7, "sampler": sampler}
+        return pipeline(digits.get_config(), None, Dataset(IMAGES, IMAGES, 17), **about)
 
 
-@pytest.fixture
-def config(monkeypatch):
-    config = digits.get_config()
-    config.edit.n_images, config.edit.n_results = 2, 3
-    config.sampling.n_steps = 40
-    monkeypatch.setattr(state, "load", lambda config, workdir: (ExactNetwork(config), {}, 7))
-    return config
+def config(**fields):
+    result = digits.get_config()
+    result.edit.update({"n_images": 2} | fields)
+    return result
 
 
 def columns(path):
@@ -40,109 +39,45 @@ def columns(path):
     return grid.reshape(rows, 9, n, 9)[:, :8, :, :8].transpose(2, 0, 1, 3)
 
 
-def originals(config):
-    dataset = data.load(config)
-    x = data.to_model_space(
-        config, dataset.levels, jax.random.key(0), jnp.asarray(dataset.test[:2]), dequantize=False
-    )
-    return data.to_uint8(config, np.asarray(x))[..., 0]
-
-
-def test_inpainting_keeps_what_is_given(config, tmp_path, capsys):
-    edit.run(config, tmp_path)
-    original, given, *results = columns(capsys.readouterr().out.strip())
+def test_inpainting_keeps_what_is_given(tmp_path, capsys):
+    request = ExactRequest(config(n_results=3), tmp_path)
+    edit.run(request)
+    path = capsys.readouterr().out.strip()
+    original, given, *results = columns(path)
     assert len(results) == 3
-    np.testing.assert_array_equal(original, originals(config))
+    model = request.model()
+    x = model.scaling.to_model(jax.random.key(0), IMAGES[:2], dequantize=False)
+    np.testing.assert_array_equal(original, model.to_images(x)[..., 0])
     np.testing.assert_array_equal(given[..., :4], original[..., :4])
     for result in results:
         np.testing.assert_array_equal(result[..., :4], original[..., :4])
         assert (result[..., 4:] != original[..., 4:]).mean() > 0.9
+    assert path.rpartition("/")[2].startswith("edit_inpaint_7_DDIM12_seed42_")
+    assert json.loads(Path(path).with_suffix(".json").read_text())["task"] == "inpaint"
 
 
-def test_reconstruction_is_exact_to_the_tolerance(config, tmp_path, capsys):
-    config.edit.task = "reconstruct"
-    edit.run(config, tmp_path)
+def test_reconstruction_prints_its_error(tmp_path, capsys):
+    edit.run(ExactRequest(config(task="reconstruct"), tmp_path))
     error, path = capsys.readouterr().out.splitlines()
+    assert error.startswith("largest error ")
     assert float(error.split()[-1]) < 1e-3
     original, decoded = columns(path)
     assert np.abs(original.astype(int) - decoded).max() <= 1
 
 
-def test_interpolation_goes_from_one_image_to_the_next(config, tmp_path, capsys):
-    config.edit.task, config.edit.n_results = "interpolate", 7
-    edit.run(config, tmp_path)
-    frames = columns(capsys.readouterr().out.strip())[:, 0].astype(float)
-    first = np.sqrt(np.mean((frames - frames[0]) ** 2, axis=(1, 2)))
-    assert len(frames) == 9
-    assert (np.diff(first) > 0).all()
-    steps = np.sqrt(np.mean(np.diff(frames, axis=0) ** 2, axis=(1, 2)))
-    assert steps.max() < 1.5 * steps.min()
-
-
-@pytest.mark.slow
-def test_results_do_not_depend_on_how_many_rows_are_made_at_a_time(config, tmp_path, capsys):
-    """Interpolated pairs overlap by an image; noise belongs to a result's place in the picture."""
-    for task in ("variations", "interpolate"):
-        config.edit.task, config.edit.n_images, config.sampling.n_steps = task, 3, 10
-        together, alone = [], []
-        for size, made in ((64, together), (1, alone)):
-            config.sampling.batch_size = size
-            edit.run(config, tmp_path)
-            made.append(columns(capsys.readouterr().out.strip()))
-        assert np.abs(together[0].astype(int) - alone[0]).max() <= 1
-
-
-def test_variations_of_strength_0_are_the_original(config, tmp_path, capsys):
-    config.edit.task, config.edit.strength = "variations", 0.0
-    edit.run(config, tmp_path)
-    original, *results = columns(capsys.readouterr().out.strip())
-    for result in results:
-        np.testing.assert_array_equal(result, original)
-
-
-def test_colours_have_the_given_grey(config):
-    config.data.num_channels = 3
-    config.edit.task, sde = "colorize", build.make_sde(config)
-    x = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
-    score_fn = Gaussian().score_fn(sde)
-    drawn = jax.jit(lambda key, x: edit.TASKS["colorize"](config, key, sde, score_fn, x, 0))(
-        jax.random.key(1), x
-    )
-    assert drawn.keys() == {"original", "given", "result 1", "result 2", "result 3"}
-    np.testing.assert_allclose(drawn["result 2"].mean(-1), x.mean(-1), atol=1e-5)
-    assert not np.allclose(drawn["result 2"], drawn["result 3"], atol=0.1)
-
-
-def test_masks_are_those_named():
-    left, centre = (edit.MASKS[name](8) for name in ("left", "centre"))
-    assert left[:, :4].all()
-    assert not left[:, 4:].any()
-    assert not centre[2:6, 2:6].any()
-    assert centre.sum() == 64 - 16
-
-
 @pytest.mark.parametrize(
-    ("module", "fields", "message"),
+    ("fields", "message"),
     [
-        (digits, {"task": "inpant"}, "did you mean 'inpaint'"),
-        (digits, {"mask": "right"}, "config.edit.mask 'right' is unknown"),
-        (digits, {"strength": 1.5}, "config.edit.strength is 1.5"),
-        (digits, {"n_results": 0}, "config.edit.n_results is 0"),
-        (digits, {"task": "interpolate", "n_images": 1}, "n_images is 1: it must be at least 2"),
-        (digits, {"task": "colorize"}, "'digits' has no colours"),
-        (points, {}, "'swiss_roll' are points"),
-        (cifar10, {"n_iterations": 0}, "config.edit.n_iterations is 0"),
+        ({"task": "inpant"}, "did you mean 'inpaint'"),
+        ({"mask": "right"}, "config.edit.mask 'right' is unknown"),
+        ({"n_results": 0}, "config.edit.n_results is 0"),
+        ({"task": "variations", "strength": 1.5}, "config.edit.strength is 1.5"),
+        ({"strength": 0.5}, "strength is 0.5, but config.edit.task = 'inpaint' has no such"),
+        ({"n_images": 0}, "config.edit.n_images is 0: it must be at least 1"),
+        ({"task": "colorize"}, "the data have no colours"),
     ],
+    ids=str,
 )
-def test_what_cannot_be_edited_is_refused(module, fields, message, tmp_path):
-    config = module.get_config()
-    config.edit.update(fields)
+def test_impossible_edits_are_refused(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
-        edit.run(config, tmp_path)
-
-
-def test_states_that_are_more_than_images_are_not_edited(tmp_path):
-    config = digits.get_config()
-    config.training.sde = "cld"
-    with pytest.raises(ValueError, match="whose states are more than images"):
-        edit.run(config, tmp_path)
+        edit.run(ExactRequest(config(**fields), tmp_path))

@@ -4,27 +4,23 @@ import shutil
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import saved_runs
 from closed_forms import Gaussian
+from exact_models import grey_images
 from PIL import Image
-from scipy import stats
 
 import models
-from configs import digits, points
-from experiments import build
+from configs import digits
+from experiments.build import components
 from experiments.commands import evaluate
-from experiments.data import data
-from experiments.data.sources.points import MIXTURE
-from experiments.evaluation.quality import Moments
-from experiments.pipeline import sample
-from experiments.runs import parts, workdir
-from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
+from experiments.commands.request import Request
+from experiments.evaluation import reference
+from experiments.runs import files
 
-GAUSSIAN = Gaussian(mean=0.1, std=0.3)
-N = 160
+GAUSSIAN, N = Gaussian(mean=0.1, std=0.3), 60
+SDE = components.sde(digits.get_config("vp_score_sde"))
 
 
 class Exact(nn.Module):
@@ -33,15 +29,9 @@ class Exact(nn.Module):
     @nn.compact
     def __call__(self, x, labels, train=False):
         shift = self.param("shift", nn.initializers.zeros, ())
-        sde, t = build.make_sde(digits.get_config()), labels / 999
-        sigma = sde.sigma(t)[:, None, None, None]
-        return -sigma * GAUSSIAN.score_fn(sde)(x - shift, t)
-
-
-def grey_images(n, seed):
-    """Grey levels of dequantised data that is N(0.1, 0.3^2) in [-1, 1], to within a level."""
-    x = np.asarray(GAUSSIAN.sample(jax.random.key(seed), (n, 8, 8, 1)))
-    return np.clip(np.floor((x + 1) * 128), 0, 255).astype(np.uint8)
+        t = labels / 999
+        sigma = SDE.sigma(t)[:, None, None, None]
+        return -sigma * GAUSSIAN.score_fn(SDE)(x - shift, t)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +39,8 @@ def image_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     for seed, part in enumerate(("train", "test")):
         (folder / part).mkdir()
-        for i, image in enumerate(grey_images(N, seed)):
+        images = grey_images(GAUSSIAN.sample(jax.random.key(seed), (N, 8, 8, 1)))
+        for i, image in enumerate(images):
             Image.fromarray(image[..., 0]).save(folder / part / f"{i:04}.png")
     return folder
 
@@ -57,69 +48,55 @@ def image_files(tmp_path_factory):
 @pytest.fixture
 def config(monkeypatch, image_files):
     monkeypatch.setitem(models.MODELS, "exact", Exact)
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.model.name = "exact"
     config.data.dataset, config.data.path = "folder", str(image_files)
     config.training.likelihood_weighting = config.training.importance_sampling = False
-    config.eval.rtol = config.eval.atol = 1e-5
-    config.eval.batch_size, config.eval.num_samples = 64, 100
-    config.sampling.n_steps, config.sampling.batch_size = 100, 40
+    config.eval.batch_size, config.eval.num_samples = 24, 40
+    config.eval.enable_bpd = config.eval.enable_sampling = False
+    config.sampling.update(method="ddim", n_steps=5, batch_size=16)
     return config
 
 
 def trained(config, folder, steps=(5,), shift=0.0):
     """A run with checkpoints, as training leaves it."""
-    workdir.claim(config, folder)
-    checkpoints = Checkpoints(folder)
-    model = models.create(config)
-    for step in steps:
-        made = state.init_state(config, model)._replace(
-            step=jnp.array(step), ema_params={"shift": jnp.array(shift)}
-        )
-        checkpoints.save(step, made)
-    checkpoints.close()
+    saved_runs.save(config, folder, {"shift": np.float32(shift)}, steps)
     return folder
+
+
+def run(config, folder):
+    evaluate.run(Request(config, folder))
+
+
+def lines(folder):
+    text = (folder / "evaluation.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def printed(text, what):
     return float(re.search(rf"{re.escape(what)} (-?[\d.]+)", text)[1])
 
 
-@pytest.mark.slow
-def test_from_image_files_to_figures(config, tmp_path, capsys):
-    """bits/dim within 2e-3 of the exact entropy of the grey levels; the loss within its error."""
-    config.eval.n_repeats = 2
-    evaluate.run(config, trained(config, tmp_path / "run"))
+def test_figures_are_printed_and_recorded_in_the_log_and_the_card(config, tmp_path, capsys):
+    config.eval.enable_bpd, config.eval.rtol = True, 0.1
+    config.eval.atol, config.eval.n_repeats = 0.1, 1
+    folder = trained(config, tmp_path / "run")
+    run(config, folder)
     text = capsys.readouterr().out
-
-    probabilities = np.diff(stats.norm.cdf(np.linspace(-1, 1, 257), 0.1, 0.3))
-    exact = -np.log2(probabilities[grey_images(N, 1)]).mean()
-    assert printed(text, "step 5: test bits/dim") == pytest.approx(exact, abs=2e-3)
-
-    sde, t = build.make_sde(config), np.linspace(1e-5, 1, 4001)
-    _, std = GAUSSIAN.marginal(sde, t)
-    loss = 0.5 * 64 * np.mean(1 - np.asarray(sde.sigma(t) / std) ** 2)
-    (line,) = (tmp_path / "run" / "evaluation.jsonl").read_text().splitlines()
-    figure = json.loads(line)["test loss"]
-    assert abs(figure["value"] - loss) < 4 * figure["error"] < 4
-
-    # Samples of the data's distribution are no farther from the data than other data are.
-    train, test = (evaluate.feature_function(config)(grey_images(N, seed))[0] for seed in (0, 1))
-    fresh = evaluate.quality.frechet_distance(
-        *(Moments.of(np.asarray(rows)) for rows in (train, test[:100]))
-    )
-    assert printed(text, "frechet_distance(random_conv_v1)") < 1.5 * fresh
-    assert printed(text, "precision(random_conv_v1)") > 0.5
-    assert "(samples 100, data 160, features random_conv_v1-" in text
-    assert "fid" not in text
+    (line,) = lines(folder)
+    assert (line["step"], line["seed"]) == (5, 42)
+    for name in ("test loss", "test bits/dim"):
+        assert printed(text, f"step 5: {name}") == pytest.approx(line[name]["value"], abs=1e-3)
+    assert line["test bits/dim"]["about"].keys() == {"nfe"}
+    assert (folder / "likelihood_5_seed42.csv").exists()
 
 
 def test_an_evaluation_cut_off_goes_on_and_counts_nothing_twice(config, tmp_path, monkeypatch):
-    config.eval.enable_bpd = False
-    monkeypatch.setattr(evaluate, "SAVE_EVERY", 1)
-    evaluate.run(config, trained(config, tmp_path / "whole" / "run"))
+    config.eval.enable_sampling = True
+    monkeypatch.setattr(reference, "SAVE_EVERY", 1)
+    run(config, trained(config, tmp_path / "whole" / "run"))
     folder = trained(config, tmp_path / "parts" / "run")
-    save, writes = parts.save, []
+    save, writes = files.write_arrays, []
 
     def dying(path, **arrays):
         """Dies after every second write."""
@@ -129,102 +106,66 @@ def test_an_evaluation_cut_off_goes_on_and_counts_nothing_twice(config, tmp_path
         writes.append(path)
         save(path, **arrays)
 
-    monkeypatch.setattr(parts, "save", dying)
+    monkeypatch.setattr(files, "write_arrays", dying)
     for _ in range(20):
         try:
-            evaluate.run(config, folder)
+            run(config, folder)
         except KeyboardInterrupt:
             continue
         break
     written = [path for path in writes if path != "died"]
     assert len(written) < len(writes)
     assert len([path for path in written if "stats" not in str(path)]) == 3 + 3 + 3
-    once, again = (
-        (tmp_path / name / "run" / "evaluation.jsonl").read_text() for name in ("whole", "parts")
-    )
-    assert json.loads(once) == json.loads(again)
+    assert lines(tmp_path / "whole" / "run") == lines(folder)
 
 
 def test_every_checkpoint_has_a_line_and_keeps_one(config, tmp_path, capsys):
-    config.eval.enable_sampling = config.eval.enable_bpd = False
     folder = trained(config, tmp_path / "run", steps=(5, 6))
     config.eval.checkpoints = "all"
     for _ in range(2):
-        evaluate.run(config, folder)
-    lines = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [5, 6]
+        run(config, folder)
+    assert [line["step"] for line in lines(folder)] == [5, 6]
     assert capsys.readouterr().out.count("step 6: test loss") == 2
 
 
-def test_the_reference_holds_the_moments_of_all_training_images(config, tmp_path):
-    config.eval.batch_size = 50
-    fn, dataset = evaluate.feature_function(config), data.load(config)
-    made = evaluate.reference(config, dataset, fn, tmp_path / "run")
-    features = np.asarray(fn(grey_images(N, 0))[0], np.float64)
-    np.testing.assert_allclose(made.moments.mean, features.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(made.moments.covariance, np.cov(features.T), rtol=1e-3, atol=1e-7)
-    np.testing.assert_allclose(made.features, features, rtol=1e-4, atol=1e-5)
-
-
 def test_other_weights_are_evaluated_anew(config, tmp_path, capsys):
-    config.eval.enable_sampling = config.eval.enable_bpd = False
     folder, losses = trained(config, tmp_path / "run"), []
     for shift in (0.0, 0.5):
         shutil.rmtree(folder / "checkpoints")
         trained(config, folder, shift=shift)
-        evaluate.run(config, folder)
+        run(config, folder)
         losses.append(printed(capsys.readouterr().out, "test loss"))
     assert losses[1] > losses[0] + 1
 
 
-def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch, capsys):
-    """A model of N(0.3, 0.7^2): the Frechet distance from the data is a closed form."""
-    config = points.get_config("mixture")
-    config.sampling.n_steps = 300
-    config.eval.enable_bpd = config.eval.enable_loss = False
-    config.eval.num_samples = 4000
-
-    class ExactPoints:
-        def apply(self, variables, x, labels, train, rngs):
-            alpha2 = 1 - labels**2  # labels are sigma
-            variance = (alpha2 * Gaussian().std ** 2 + labels**2)[:, None]
-            mean = (jnp.sqrt(alpha2) * Gaussian().mean)[:, None]
-            return labels[:, None] * (x - mean) / variance
-
-    monkeypatch.setattr(evaluate, "PAIRED", 500)
-    monkeypatch.setattr(state, "saved_steps", lambda folder: [3])
-    monkeypatch.setattr(state, "load", lambda *_: (ExactPoints(), {}, 3))
-    evaluate.run(config, tmp_path / "run")
-    data_std = np.sqrt(2 + MIXTURE.std**2)  # of eight centres on a circle of radius 2
-    expected = 2 * 0.3**2 + 2 * (data_std - 0.7) ** 2
-    distance = printed(capsys.readouterr().out, "frechet_distance(coordinates)")
-    assert distance == pytest.approx(expected, rel=0.05)
-
-
-def test_samples_that_are_not_finite_are_never_kept(config, tmp_path, monkeypatch):
-    config.eval.enable_bpd = config.eval.enable_loss = False
-
-    def broken(*_, **__):
-        return lambda first: sample.samplers.Samples(np.full((40, 8, 8, 1), np.nan), 1, 0)
-
-    monkeypatch.setattr(sample, "make_draw", broken)
-    folder = trained(config, tmp_path / "run")
-    with pytest.raises(FloatingPointError, match="not finite"):
-        evaluate.run(config, folder)
-    assert not (folder / "evaluation" / "5").exists()
-
-
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("values", "message"),
     [
-        ("num_samples", 12, "config.eval.num_samples is 12: it must be at least 20"),
-        ("n_repeats", 0, "config.eval.n_repeats is 0"),
-        ("checkpoints", "al", "did you mean 'all'"),
-        ("features", "missing.pth", "missing.pth"),
+        (
+            {"num_samples": 12, "enable_sampling": True},
+            "config.eval.num_samples is 12: it must be at least 20",
+        ),
+        ({"n_repeats": 0}, "config.eval.n_repeats is 0"),
+        ({"checkpoints": "al"}, "did you mean 'all'"),
+        ({"features": "missing.pth", "enable_sampling": True}, "missing.pth"),
+        ({"metrics": ("lose",)}, "did you mean 'loss'"),
+        (
+            {"enable_bound": True, "bound_steps": 0},
+            "config.eval.bound_steps is 0: it must be at least 2",
+        ),
     ],
+    ids=str,
 )
-def test_impossible_evaluations_are_refused(config, tmp_path, field, value, message):
-    config.eval[field] = value
-    config.eval.enable_bpd = config.eval.enable_loss = False
+def test_impossible_evaluations_are_refused(config, tmp_path, values, message):
+    config.eval.update(values)
     with pytest.raises(ValueError, match=message):
-        evaluate.run(config, trained(config, tmp_path / "run"))
+        run(config, trained(config, tmp_path / "run"))
+
+
+def test_statistics_of_the_data_are_made_once(config, tmp_path, capsys):
+    request = Request(config, tmp_path / "run")
+    evaluate.run_stats(request)
+    text = capsys.readouterr().out
+    assert text.startswith(f"{N} of 'folder': {tmp_path / 'stats' / 'folder-random_conv_v1'}")
+    evaluate.run_stats(request)
+    assert capsys.readouterr().out == text

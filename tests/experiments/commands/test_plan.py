@@ -7,12 +7,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from discriminators import config_of, model_config
 from jax.sharding import AbstractMesh
 
-import models
 from configs import digits, points
+from experiments.build import components, configs, related
 from experiments.commands import plan
-from experiments.runs import sharding
+from experiments.commands.request import Request
+from experiments.runs import devices
 from experiments.training.state import abstract_state
 
 ROOT = Path(__file__).parents[3]
@@ -24,10 +26,8 @@ def mlp(nf):
     return config
 
 
-def classifier():
-    config = digits.get_config("classifier")
-    config.model.channel_multiplier = 1
-    return config
+def run(config, folder, topology=None):
+    plan.run(Request(config, folder, topology=topology))
 
 
 def mlp_parameters(nf):
@@ -44,7 +44,8 @@ def figures(printed):
 
 def test_a_state_is_four_copies_of_the_parameters_and_three_counts():
     config = mlp(32)
-    held = plan.bytes_each(abstract_state(config, models.create(config)))
+    about = related.skeleton(config), config.seed, components.mesh(config)
+    held = plan.bytes_each(abstract_state(*about))
     assert held == 4 * (4 * mlp_parameters(32) + 3)
 
 
@@ -54,7 +55,8 @@ def test_a_device_holds_its_share_of_the_state():
         "odd": jax.ShapeDtypeStruct((3, 50), jnp.float32),
         "step": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    shardings = sharding.of_state(AbstractMesh((2, 4), sharding.AXES), arrays)  # pyright: ignore
+    mesh = AbstractMesh((2, 4), devices.AXES)
+    shardings = devices.state_shardings(mesh, arrays)  # pyright: ignore[reportArgumentType]
     placed = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name])
         for name, leaf in arrays.items()
@@ -73,20 +75,33 @@ def test_flops_are_those_of_the_layers_whatever_the_microbatches():
     assert plan.flops(config) == whole
 
 
-def test_flops_of_a_classifier_are_those_of_its_samples():
-    config = classifier()
-    once = plan.flops(config)
-    config.training.batch_size *= 2
-    assert plan.flops(config) == pytest.approx(2 * once, rel=0.05)
-
-
-def test_a_plan_allocates_nothing(capsys):
+def test_a_plan_allocates_nothing(tmp_path, capsys):
     before = len(jax.live_arrays())
-    plan.run(mlp(32))
+    run(mlp(32), tmp_path)
     assert len(jax.live_arrays()) == before
-    told = figures(capsys.readouterr().out)
-    assert told["parameters"] == mlp_parameters(32)
-    assert told["in all"] == pytest.approx(told["state"] + told["the rest"], abs=0.11)
+    found = figures(capsys.readouterr().out)
+    assert found["parameters"] == mlp_parameters(32)
+    assert found["in all"] == pytest.approx(found["state"] + found["the rest"], abs=0.11)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_classifier_has_a_plan(tmp_path, capsys):
+    config = digits.get_config("classifier")
+    config.model.channel_multiplier, config.training.batch_size = 1, 4
+    run(config, tmp_path)
+    found = figures(capsys.readouterr().out)
+    config.training.batch_size *= 2
+    assert plan.flops(config) / 1e9 == pytest.approx(2 * found["a step"], rel=0.1, abs=0.1)
+
+
+def test_a_discriminator_has_a_plan(tmp_path, capsys):
+    """Neither the weights of its frozen encoder nor the samples are read."""
+    configs.save(model_config(), tmp_path)
+    config = config_of(tmp_path, pretrained=str(tmp_path))
+    run(config, tmp_path)
+    task = related.skeleton(config)
+    n_params = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
+    assert figures(capsys.readouterr().out)["parameters"] == n_params > 100
 
 
 def command(folder, *arguments):
@@ -107,26 +122,26 @@ def test_a_mesh_larger_than_the_machine(tmp_path):
     planned = command(tmp_path, f"--config={ROOT}/configs/points.py:moons", *options)
     assert planned.returncode == 0, planned.stderr
     assert "8  cpu: data 2 x fsdp 4" in planned.stdout
-    told = figures(planned.stdout)
-    assert told["parameters"] == mlp_parameters(512)
-    assert told["state"] == pytest.approx(16 * mlp_parameters(512) / 4 / 2**20, rel=0.03)
+    found = figures(planned.stdout)
+    assert found["parameters"] == mlp_parameters(512)
+    assert found["state"] == pytest.approx(16 * mlp_parameters(512) / 4 / 2**20, rel=0.03)
     assert planned.stdout.endswith("for cpu, where remat saves nothing\n")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_step_that_does_not_fit_ends_in_one_line(monkeypatch):
+def test_a_step_that_does_not_fit_ends_in_one_line(tmp_path, monkeypatch):
     def fail(_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 47.26G exceeds 15.75G.")
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
     with pytest.raises(ValueError, match=r"47.26G exceeds 15.75G. \(config.mesh.fsdp, "):
-        plan.run(mlp(32))
+        run(mlp(32), tmp_path)
 
 
-def test_an_unknown_slice_ends_in_one_line(monkeypatch):
+def test_an_unknown_slice_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(plan.os, "environ", {})
     with pytest.raises(ValueError, match="--topology='v0:9x9'"):
-        plan.run(mlp(32), "v0:9x9")
+        run(mlp(32), tmp_path, "v0:9x9")
 
 
 def test_a_slice_that_is_elsewhere(tmp_path):

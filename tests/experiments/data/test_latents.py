@@ -19,7 +19,7 @@ from experiments.data.sources import SOURCES, Source
 from experiments.evaluation import metrics
 from experiments.evaluation.features import FeatureFunction
 from experiments.pipeline import edit, show
-from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, parts
 from models import NoiseModel

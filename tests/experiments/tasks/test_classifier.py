@@ -1,120 +1,159 @@
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_forms import SDES, Gaussian
+from discriminators import save_run
 
 import models
 from configs import digits
-from experiments import build
-from experiments.data import data
-from experiments.evaluation import held_out
-from experiments.pipeline import guides, sample
-from experiments.runs import workdir
-from experiments.tasks import classifier
-from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
+from experiments.build import components, conditions, guidance, pipelines, tasks
+from experiments.data.dataset import Dataset
+from experiments.pipeline import draw
+from experiments.tasks.classifier import cross_entropy
 from sde_lib.batch import expand
 
-MEANS, STD = jnp.array([-0.5, 0.5]), 0.2  # of all pixels of the images of each of two classes
+SDE, MEANS, STD = SDES["vp"], (-0.5, 0.5), 0.2  # of all pixels of the images of two classes
 
 
-def log_densities(sde, x, t):
-    """log p_t(x | class), [B, 2], up to what both share."""
-    variance = (sde.alpha(t) * STD) ** 2 + sde.sigma(t) ** 2
-    squares = [jnp.sum((x - expand(sde.alpha(t), x) * mean) ** 2, axis=(1, 2, 3)) for mean in MEANS]
+def log_densities(x, t):
+    """log p_t(x | class), [B, 2], up to a term that both share."""
+    variance = (SDE.alpha(t) * STD) ** 2 + SDE.sigma(t) ** 2
+    squares = [jnp.sum((x - expand(SDE.alpha(t), x) * mean) ** 2, axis=(1, 2, 3)) for mean in MEANS]
     return -0.5 * jnp.stack(squares, axis=1) / variance[:, None]
 
 
 class Exact(nn.Module):
-    """A network with a parameter, so that it can be saved, and nothing to learn."""
+    """The score network of the mixture; its parameter is there to be saved."""
 
     @nn.compact
     def __call__(self, x, labels, train=False):
         self.param("unused", nn.initializers.zeros, (1,))
-        sde, t = build.make_sde(digits.get_config()), labels / 999
-        if isinstance(self, Bayes):
-            return log_densities(sde, x, t)
-        score = jax.grad(lambda x: jnp.sum(nn.logsumexp(log_densities(sde, x, t), axis=1)))(x)
-        return -score * expand(sde.sigma(t), x)
+        t = labels / 999
+        return jax.grad(lambda x: jnp.sum(nn.logsumexp(log_densities(x, t), axis=1)))(x)
 
 
-class Bayes(Exact):
+class Bayes(nn.Module):
     """The classifier of least error."""
 
+    inputs: ClassVar = "unscaled"
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "exact", Exact)
-    monkeypatch.setitem(models.MODELS, "bayes", Bayes)
-    monkeypatch.setattr(models.registry, "CLASSIFIERS", {"bayes"})
+    @nn.compact
+    def __call__(self, x, labels, train=False):
+        self.param("unused", nn.initializers.zeros, (1,))
+        return log_densities(x, labels / 999)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "exact", Exact)
+        patch.setitem(models.MODELS, "bayes", Bayes)
+        patch.setitem(models.registry.KINDS, "bayes", "classifier")
+        yield
 
 
 def config(name):
-    result = digits.get_config()
-    result.model.name = name
+    result = digits.get_config("subvp")
+    result.training.update(sde="vpsde", importance_sampling=False)
+    result.model.update(name=name, parametrization="score")
     result.data.image_size, result.data.num_classes = 2, 2
     result.eval.batch_size = 512
     return result
 
 
-def save_run(theirs, folder):
-    model = models.create(theirs)
-    workdir.claim(theirs, folder)
-    checkpoints = Checkpoints(folder)
-    checkpoints.save(1, state.init_state(theirs, model))
-    checkpoints.close()
-    return str(folder)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a trained classifier."""
+    folder = tmp_path_factory.mktemp("classifier")
+    save_run(config("bayes"), folder)
+    return folder
 
 
-@pytest.mark.parametrize("label", [-1, 1])
-def test_guided_samples_are_those_of_the_class(tmp_path, label):
-    """Bayes' rule, exactly: the moments of one component of the mixture."""
+def guided(folder, labels):
+    """A model with classifier guidance to these classes in turn; () for all."""
     ours = config("exact")
-    ours.sampling.n_steps, ours.sampling.batch_size = 200, 256
-    ours.training.importance_sampling = False
-    ours.sampling.label = label
-    ours.sampling.classifier = save_run(config("bayes"), tmp_path / "classifier")
-    x, _ = sample.draw(ours, models.create(ours), {"unused": jnp.zeros(1)}, 500)
-    for first in (0, 1):
-        mean = float(MEANS[first if label < 0 else label])
-        part = x[first::2]
-        assert part.mean() == pytest.approx(mean, abs=0.02)
-        assert part.std() == pytest.approx(STD, rel=0.08)
+    ours.sampling.n_steps, ours.sampling.batch_size = 200, 500
+    ours.sampling.labels = labels
+    ours.guidance.classifier.run = str(folder)
+    return pipelines.untrained(ours).replace(params={"unused": jnp.zeros(1)})
+
+
+@pytest.mark.parametrize("labels", [(), (1,)])
+def test_the_guided_score_is_that_of_the_class(folder, labels):
+    """Bayes' rule, exactly."""
+    model = guided(folder, labels)
+    (guide,), x = model.guides, jax.random.normal(jax.random.key(0), (4, 2, 2, 1))
+    t = jnp.array([0.1, 0.3, 0.6, 0.9])
+    score_fn = guide.apply(model.score_fn(), guide.params, model.sde, jnp.arange(4))
+    each = [Gaussian(mean, STD).score_fn(SDE)(x, t) for mean in MEANS]
+    expected = [each[1 if labels else k % 2][k] for k in range(4)]
+    np.testing.assert_allclose(score_fn(x, t), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_guided_samples_are_those_of_the_class(folder):
+    """The moments of one component of the mixture, by the class of each sample."""
+    x, _ = draw.draw_all(guided(folder, ()), 500)
+    for label, mean in enumerate(MEANS):
+        assert x[label::2].mean() == pytest.approx(mean, abs=0.02)
+        assert x[label::2].std() == pytest.approx(STD, rel=0.08)
 
 
 def test_the_report_is_the_accuracy_of_the_least_error(tmp_path):
     """Of two classes at -+ m of common deviation s the error is Phi(-|m| / s), averaged over t."""
     from scipy import stats
 
-    ours = config("bayes")
-    labels = np.arange(4000) % 2
-    x = np.asarray(MEANS)[labels][:, None, None, None] + STD * np.random.RandomState(0).randn(
-        4000, 2, 2, 1
-    )
-    grey = np.clip(np.floor((x + 1) * 128), 0, 255).astype(np.uint8)
-    dataset = data.Dataset(grey, grey, 256, labels, labels)
-    text = held_out.report(ours, models.create(ours), {"unused": jnp.zeros(1)}, dataset)
-    sde, t = build.make_sde(ours), np.linspace(1e-5, 1, 2001)
-    alpha, sigma = np.asarray(sde.alpha(t)), np.asarray(sde.sigma(t))
+    task, labels = tasks.task(config("bayes")), np.arange(4000) % 2
+    noise = np.random.RandomState(0).randn(4000, 2, 2, 1)
+    x = np.asarray(MEANS)[labels][:, None, None, None] + STD * noise
+    grey = np.clip(np.floor((x + 1) * 17 / 2), 0, 16).astype(np.uint8)
+    dataset = Dataset(grey, grey, 17, labels, labels)
+    (line,), figures, _ = task.accuracy({"unused": jnp.zeros(1)}, 1, dataset, tmp_path)
+    t = np.linspace(1e-5, 1, 2001)
+    alpha, sigma = np.asarray(SDE.alpha(t)), np.asarray(SDE.sigma(t))
     error = stats.norm.cdf(-2 * alpha * 0.5 / np.sqrt((alpha * STD) ** 2 + sigma**2)).mean()
-    assert float(text.split()[2].rstrip(",")) == pytest.approx(1 - error, abs=0.03)
-    assert "to t = 0.2" in text
+    assert float(line.split()[2]) == pytest.approx(1 - error, abs=0.03)
+    assert "(the commonest class: 0.500)" in line
+    assert "to t = 0.2" in line
+    assert figures == {"test set": line}
 
 
 def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes():
-    sde = build.make_sde(config("bayes"))
     x0, labels = jnp.zeros((6, 2, 2, 1)), jnp.arange(6) % 3
-    losses, _ = classifier.cross_entropy(
-        jax.random.key(0), sde, lambda x, t: jnp.zeros((len(t), 3)), x0, labels
-    )
+    logits = lambda x, t: jnp.zeros((len(t), 3))  # noqa: E731
+    losses, metrics = cross_entropy(jax.random.key(0), SDE, logits, x0, labels)
     np.testing.assert_allclose(losses, np.log(3), rtol=1e-6)
+    np.testing.assert_array_equal(metrics["correct"], labels == 0)
+
+
+def test_the_training_loss_is_the_cross_entropy_of_the_batch():
+    """Samples of the second half of a batch have the same noise as in the whole."""
+    task = tasks.task(config("bayes"))
+    params, keys = (
+        task.init(jax.random.key(0)),
+        dict.fromkeys(("loss", "dropout"), jax.random.key(1)),
+    )
+    x, labels = jax.random.normal(jax.random.key(2), (6, 2, 2, 1)), jnp.arange(6) % 2
+    whole, *halves = (
+        task.loss(params, keys, None, rows.start, x[rows], {"class_labels": labels[rows]})[0]
+        for rows in (slice(0, 6), slice(0, 3), slice(3, 6))
+    )
+    assert float(whole) == pytest.approx(float(np.mean(halves)), rel=1e-5)
+
+
+def test_data_without_labels_are_refused(tmp_path):
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    with pytest.raises(ValueError, match="train data have no labels of all samples"):
+        tasks.task(config("bayes")).prepare(Dataset(images, images, 17), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"name": "exact"}}, "is no classifier"),
+        ({"model": {"name": "exact"}}, "that is no classifier"),
         ({"training": {"sde": "vesde"}}, "the SDE of the classifier"),
         ({"data": {"image_size": 4}}, "the shape of data of the classifier"),
         ({"data": {"centered": False}}, "the range of data of the classifier"),
@@ -123,21 +162,22 @@ def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes():
 def test_a_classifier_of_other_noise_or_data_is_refused(tmp_path, change, message):
     theirs, ours = config("bayes"), config("exact")
     theirs.update(change)
-    ours.sampling.classifier = save_run(theirs, tmp_path)
+    save_run(theirs, tmp_path)
+    ours.guidance.classifier.run = str(tmp_path)
     with pytest.raises(ValueError, match=message):
-        guides.load(ours, build.make_sde(ours), {})
+        guidance.guides(ours, components.sde(ours))
 
 
-def test_a_missing_classifier_or_class_is_refused(tmp_path):
+def test_a_missing_classifier_or_class_is_refused(folder, tmp_path):
     ours = config("exact")
     ours.sampling.label = 1
     with pytest.raises(ValueError, match="label needs a model with classes"):
-        build.check(ours)
+        conditions.conditions(ours)
     ours.sampling.label = -1
-    ours.sampling.classifier = str(tmp_path)
+    ours.guidance.classifier.run = str(tmp_path)
     with pytest.raises(ValueError, match="give the folder of a trained model"):
-        guides.load(ours, build.make_sde(ours), {})
-    ours.sampling.classifier = save_run(config("bayes"), tmp_path)
+        guidance.guides(ours, SDE)
+    ours.guidance.classifier.run = str(folder)
     ours.sampling.label = 2
     with pytest.raises(ValueError, match="a class, 0 to 1"):
-        guides.load(ours, build.make_sde(ours), {})
+        guidance.guides(ours, SDE)

@@ -7,28 +7,33 @@ import pytest
 from closed_forms import SDES
 from discriminators import config_of, model_config, save_run, save_samples
 
-import models
 import sde_lib
 from configs import digits
-from experiments import build
+from experiments.build import components, configs, data, guidance, related, tasks
 from experiments.commands import train
-from experiments.data import data
-from experiments.pipeline import guides
-from experiments.runs import parts, workdir
-from experiments.tasks import discriminator
-from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
+from experiments.commands.request import Request
+from experiments.runs import parts
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.state import abstract_state, init_state
 from sde_lib import noise_density
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Folders of a model and of its discriminator: head trained, encoder the model's."""
-    model, folder = (tmp_path_factory.mktemp(name) for name in ("model", "discriminator"))
-    params = save_run(model_config(), model)
-    save_samples(model, model=parts.digest(params))
-    train.run(config_of(model, pretrained=str(model)), folder)
-    return model, folder
+def model(tmp_path_factory):
+    """The folder of a model with samples, and its weights."""
+    folder = tmp_path_factory.mktemp("model")
+    params = save_run(model_config(), folder)
+    save_samples(folder, model=parts.digest(params))
+    return folder, params
+
+
+@pytest.fixture(scope="module")
+def trained(model, tmp_path_factory):
+    """The config and the folder of its discriminator: head trained, encoder the model's."""
+    source, _ = model
+    config, folder = config_of(source, pretrained=str(source)), tmp_path_factory.mktemp("trained")
+    train.run(Request(config, folder))
+    return config, folder
 
 
 @pytest.mark.parametrize("sde", [*SDES.values(), sde_lib.EDM()], ids=repr)
@@ -45,10 +50,9 @@ def test_a_uniform_log_snr_is_the_published_importance_sampling(sde):
     np.testing.assert_allclose(np.cumsum(masses)[:-1] / np.sum(masses), u, atol=2e-3)
 
 
-def test_data_and_samples_are_two_classes_and_both_have_test_sets(tmp_path):
-    save_samples(tmp_path)
-    config = config_of(tmp_path)
-    real, both = data.load(config), train.load_data(config)
+def test_data_and_samples_are_two_classes_and_both_have_test_sets(model):
+    config = config_of(model[0])
+    real, both = data.images(config), data.dataset(config)
     with np.load(config.data.generated) as file:
         samples = file["samples"]
     for part, ours, fakes in (
@@ -64,17 +68,15 @@ def test_data_and_samples_are_two_classes_and_both_have_test_sets(tmp_path):
             np.testing.assert_array_equal(values[rows], expected[rows - first])
 
 
-def test_a_frozen_encoder_stays_and_only_the_head_has_moments(trained):
-    model_folder, folder = trained
-    config = config_of(model_folder, pretrained=str(model_folder))
-    _, params, _ = state.load(model_config(), model_folder)
-    network = models.create(config)
-    like = state.abstract_state(config, network)
+def test_a_frozen_encoder_stays_and_only_the_head_has_moments(model, trained):
+    config, folder = trained
+    task, mesh = tasks.task(config), components.mesh(config)
+    like = abstract_state(task, config.seed, mesh)
+    before = task.start(init_state(task, config.seed, like))
     after = Checkpoints(folder, read_only=True).restore(like)
-    before = discriminator.init_state(config, network)
     for kept in (before.params, before.ema_params, after.params, after.ema_params):
         for name, values in kept["encoder"].items():
-            jax.tree.map(np.testing.assert_array_equal, values, params[name])
+            jax.tree.map(np.testing.assert_array_equal, values, model[1][name])
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max(), before.params["head"], after.params["head"]
     )
@@ -84,26 +86,24 @@ def test_a_frozen_encoder_stays_and_only_the_head_has_moments(trained):
     assert n_moments == 2 * n_head
 
 
-def test_equal_logits_are_a_log_ratio_of_the_odds_of_training(tmp_path):
+def test_equal_logits_are_a_log_ratio_of_the_odds_of_training(model, tmp_path):
     """Of 20,000 data and 727 samples; nothing else is in them, at the start."""
-    params = save_run(model_config(), tmp_path)
-    save_samples(tmp_path, model=parts.digest(params))
-    ours, folder = config_of(tmp_path), tmp_path / "discriminator"
-    save_run(ours, folder)
-    discriminator.claim(ours, train.load_data(ours), folder)
+    source, params = model
+    ours = config_of(source)
+    save_run(ours, tmp_path)
+    tasks.task(ours).prepare(data.dataset(ours), tmp_path)
     config = model_config()
-    config.sampling.discriminator = str(folder)
-    log_ratio, weights = guides.load_discriminator(config, build.make_sde(config), params)
+    config.guidance.discriminator.run = str(tmp_path)
+    log_ratio, weights = guidance.load_discriminator(config, components.sde(config), params)
     ratio = log_ratio(weights, jnp.ones((3, 2)), jnp.full(3, 0.5))
     np.testing.assert_allclose(ratio, -np.log(20_000 / 727), rtol=1e-6)
 
 
 def test_a_run_is_of_one_set_of_samples(trained, tmp_path):
-    _, folder = trained
     save_samples(tmp_path, step=2)
     config = config_of(tmp_path)
     with pytest.raises(ValueError, match="was trained on other samples than those that are now"):
-        discriminator.claim(config, train.load_data(config), folder)
+        tasks.task(config).prepare(data.dataset(config), trained[1])
 
 
 @pytest.mark.parametrize(
@@ -115,21 +115,20 @@ def test_a_run_is_of_one_set_of_samples(trained, tmp_path):
         ("data", {"generated": "nowhere.npz"}, "nowhere.npz is no file of samples: make one"),
     ],
 )
-def test_samples_of_other_noise_or_data_are_refused(tmp_path, section, values, message):
-    save_samples(tmp_path)
-    config = config_of(tmp_path)
+def test_samples_of_other_noise_or_data_are_refused(model, section, values, message):
+    config = config_of(model[0])
     config[section].update(values)
     with pytest.raises(ValueError, match=message):
-        train.load_data(config)
+        data.dataset(config)
 
 
 def test_samples_of_another_shape_or_too_few_are_refused(tmp_path):
-    save_samples(tmp_path, digits.get_config(), levels=17)
+    save_samples(tmp_path, digits.get_config("vp_score_sde"))
     with pytest.raises(ValueError, match=r"with shape = \[8, 8, 1\], here it is \[2\]"):
-        train.load_data(config_of(tmp_path))
+        data.dataset(config_of(tmp_path))
     save_samples(tmp_path, n=4)
     with pytest.raises(ValueError, match=r"the 4 samples in .* are too few"):
-        train.load_data(config_of(tmp_path))
+        data.dataset(config_of(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -144,14 +143,26 @@ def test_samples_of_another_shape_or_too_few_are_refused(tmp_path):
 def test_encoders_of_another_run_are_refused(tmp_path, values, message):
     theirs = model_config()
     theirs.update_from_flattened_dict(values)
-    workdir.claim(theirs, tmp_path)
+    configs.save(theirs, tmp_path)
     with pytest.raises(ValueError, match=message):
-        discriminator.check_encoder(config_of(tmp_path, pretrained=str(tmp_path)))
+        tasks.task(config_of(tmp_path, pretrained=str(tmp_path)))
 
 
 def test_an_encoder_of_another_kind_is_refused(tmp_path):
-    workdir.claim(digits.get_config("edm"), tmp_path)
+    configs.save(digits.get_config("edm"), tmp_path)
     config = digits.get_config("discriminator")
     config.model.update(encoder="wideresnet", pretrained=str(tmp_path))
     with pytest.raises(ValueError, match=r"has model.name = 'ncsnpp', the encoder here 'wideres"):
-        discriminator.check_encoder(config)
+        tasks.task(config)
+
+
+def test_the_state_of_a_run_is_known_without_its_encoders_run(trained):
+    """As commands that use it need it: the same shapes as in training."""
+    config, folder = trained
+    ours, mesh = tasks.task(config), components.mesh(config)
+    shapes, again = (
+        jax.tree.map(lambda leaf: leaf.shape, abstract_state(task, config.seed, mesh))
+        for task in (ours, related.skeleton(config))
+    )
+    assert shapes == again
+    assert related.weights(config, folder)[1] == 20

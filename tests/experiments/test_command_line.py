@@ -1,0 +1,248 @@
+"""Arguments of the process, and configs of runs as the commands see them."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs import default
+from experiments import command_line, main
+from experiments.build import components, configs, sections
+from experiments.runs.folder import flatten
+
+ROOT = Path(__file__).parents[2]
+DIGITS, POINTS = (f"--config={ROOT}/configs/{name}.py" for name in ("digits", "points"))
+MODES = dict.fromkeys(main.COMMANDS, "")
+
+
+def parsed(*arguments):
+    return command_line.parse(["main", *arguments], MODES)
+
+
+def requested(*arguments):
+    return command_line.request(parsed(*arguments))
+
+
+def test_flags_may_come_in_any_order_and_form():
+    given = parsed("--config.model.nf", "8", "--workdir", "x", DIGITS + ":ve", "--config.seed=7")
+    assert (given.mode, given.folder) == ("train", Path("x"))
+    assert (given.config.model.nf, given.config.seed, given.config.training.sde) == (8, 7, "vesde")
+    assert given.overridden == {"model.nf", "seed"}
+    assert not parsed(DIGITS, "--noconfig.data.centered").config.data.centered
+    assert parsed(DIGITS, "--config.model.ch_mult=(1,)").config.model.ch_mult == (1,)
+
+
+def test_a_run_is_named_after_its_config():
+    assert parsed(DIGITS).folder == Path("runs/digits")
+    assert parsed(DIGITS + ":ve").folder == Path("runs/digits-ve")
+
+
+def test_labels_and_prompts_may_be_repeated():
+    given = parsed(DIGITS, "--label=3", "--label", "5", "--prompt=a cat", "--prompt=a dog")
+    assert given.config.sampling.labels == (3, 5)
+    assert given.config.sampling.prompt == "a cat\na dog"
+    assert given.overridden == {"sampling.labels", "sampling.prompt"}
+
+
+def test_flags_for_several_processes():
+    flags = "--coordinator=here:1", "--num_processes=2", "--process_id=1", "--patience=9"
+    assert parsed(DIGITS, *flags).processes == ("here:1", 2, 1, 9)
+    assert parsed(DIGITS).processes == (None, None, None, 300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"give --config=FILE.py\[:VARIANT\], or --workdir=FOLDER of a run"),
+        ([DIGITS, "--workdi=x"], "Unknown command line flag 'workdi'. Did you mean: workdir"),
+        ([DIGITS, "--workdir"], "Missing value for flag --workdir"),
+        ([DIGITS, "more"], "unexpected arguments: more"),
+        ([DIGITS, "--mode=trian"], "--mode 'trian' is unknown: did you mean 'train'"),
+        ([DIGITS, "--label=cat"], "flag --label=cat: invalid literal for int"),
+        (["--config=configs/digit.py"], "there is no config 'configs/digit.py': choose one of .*/d"),
+        (["--config=a.py", "--config.seed=7"], "there is no config 'a.py'"),
+        ([f"--config={__file__}"], "has no function get_config"),
+        ([DIGITS + ":vee"], "did you mean 've'"),
+        ([DIGITS, "--config.training.n_iter=5"], "did you mean config.training.n_iters"),
+        ([DIGITS, "--config.modle.nf=5"], "config.modle.nf does not exist: did you mean"),
+        ([DIGITS, "--config.xyz=5"], "config.xyz does not exist: --help lists all fields"),
+        ([DIGITS, "--config.model=5"], "config.model is a section: give one of its fields"),
+        ([DIGITS, "--config.optim.lr=abc"], "flag --config.optim.lr=abc: could not convert"),
+        (
+            [DIGITS, "--config.sampling.cfg_weight=2"],
+            "config.sampling.cfg_weight is now config.guidance.classifier_free.weight",
+        ),
+        ([DIGITS, "--noconfig.training.stratified"], "is now config.objective.stratified"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parsed(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_help_lists_modes_flags_and_every_field(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed("--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"(?m)^  {mode} ", text) for mode in MODES)
+    assert all(f"  --{name} " in text for name in command_line.FLAGS)
+    listed = re.findall(r"(?m)^  --config\.([\w.]+)=", command_line.config_help())
+    assert sorted(listed) == sorted(flatten(default.get_config().to_dict()))
+    assert "--config.sampling.snr=0.16" in text
+
+
+def test_another_component_drops_the_options_of_the_one_before():
+    config = parsed(DIGITS + ":vlb", "--config.sampling.method=probability_flow").config
+    assert config.sampling.variance is None
+    assert components.sampler(config).rtol == 1e-5
+    given = f"{DIGITS}:vlb", "--config.sampling.method=heun", "--config.sampling.snr=0.1"
+    message = r"config.sampling.snr is 0.1, but .*'heun' has no such option.*'predictor_corrector'"
+    with pytest.raises(ValueError, match=message):
+        components.sampler(parsed(*given).config)
+
+
+def test_a_dropped_option_takes_its_own_options_with_it():
+    config = parsed(DIGITS + ":edm", "--config.noise_density.mean=-1.0").config
+    assert config.noise_density.mean == -1.0
+    edm = "--config.noise_density.mean=-1.0", "--config.objective.name=vdm"
+    config = parsed(DIGITS + ":edm", *edm).config
+    assert (config.noise_density.name, config.weighting.name) == ("uniform", "variance")
+    config = parsed(DIGITS + ":edm", "--config.objective.name=vdm").config
+    assert config.noise_density.mean is None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a run of digits, without checkpoints."""
+    folder = tmp_path_factory.mktemp("run")
+    configs.save(parsed(DIGITS).config, folder)
+    return folder
+
+
+def test_a_run_is_used_with_its_own_config_and_overrides_on_top(folder):
+    workdir = f"--workdir={folder}"
+    request = requested(workdir, "--mode=sample", "--config.sampling.n_steps=5", "--config.seed=7")
+    assert request.folder == folder
+    assert (request.config.sampling.n_steps, request.config.seed) == (5, 7)
+    assert request.config.data.dataset == "digits"
+    same = requested(workdir, DIGITS, "--mode=sample").config
+    assert same.to_dict() == configs.load(folder).to_dict()
+    requested(workdir, "--mode=sample", "--config.optim.lr=0.002")  # its own
+
+
+def test_an_override_that_a_trained_model_cannot_have_is_refused(folder):
+    message = r"config.model.nf, config.optim.lr: the model in .* was trained with its own"
+    with pytest.raises(ValueError, match=message):
+        requested(
+            f"--workdir={folder}",
+            *("--mode=sample", "--config.optim.lr=0.5", "--config.model.nf=8", "--config.seed=7"),
+        )
+
+
+def test_another_config_is_refused_with_the_fields_that_differ(folder):
+    with pytest.raises(ValueError, match="belongs to another config") as error:
+        requested(f"--workdir={folder}", DIGITS + ":ve", "--mode=sample", "--config.model.nf=32")
+    assert "training.sde: there 'vpsde', here 'vesde'" in str(error.value)
+    assert "model.nf" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no run in .*: give the --workdir of a run, or --config=FILE"),
+        ('{"version": 2, "mod', "config.json is damaged"),
+        ("[]", "config.json is not the config of a run"),
+        ('{"version": 3, "model": {}}', "made by a later version of this program.* version 3"),
+    ],
+)
+def test_a_folder_without_a_readable_run_is_refused_in_one_line(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    for mode in ("sample", "train"):
+        with pytest.raises(ValueError, match=message) as error:
+            requested(f"--workdir={tmp_path}", f"--mode={mode}")
+        assert "\n" not in str(error.value)
+
+
+OLD = json.loads((ROOT / "tests/golden/config_v1.json").read_text())
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A function that gives the config of an earlier version's run."""
+
+    def load(name):
+        (tmp_path / "config.json").write_text(json.dumps(OLD[name]))
+        return configs.load(tmp_path)
+
+    return load
+
+
+@pytest.mark.parametrize("name", sorted(OLD))
+def test_a_run_of_the_version_before_opens_and_is_written_anew(old, name, tmp_path):
+    config = old(name)
+    assert not any(field in flatten(config.to_dict()) for field in command_line.migrate.RENAMED)
+    configs.save(config, tmp_path)
+    assert configs.load(tmp_path) == config
+    assert json.loads((tmp_path / "config.json").read_text())["version"] == configs.VERSION
+
+
+def test_the_old_defaults_are_the_defaults(old):
+    assert configs.differences(old("default"), ()) == []
+
+
+def test_options_of_the_version_before_are_under_their_new_names(old):
+    found = {name: value for name, value, _ in configs.differences(old("edm_guided"), ())}
+    assert {name: found[name] for name in found if name.startswith("guidance.")} == {
+        "guidance.classifier.run": "runs/digits-edm_classifier",
+        "guidance.classifier_free.weight": 1.5,
+        "guidance.discriminator.run": "runs/digits-discriminator",
+        "guidance.discriminator.weight": 2.0,
+        "guidance.epsilon_scaling.scale": 1.01,
+        "guidance.schedule.name": "interval",
+        "guidance.schedule.low": 0.1,
+        "guidance.schedule.high": 2.0,
+        "guidance.time_shift.window": 0.5,
+    }
+    assert (found["noise_density.name"], found["weighting.name"]) == ("log_normal", "edm")
+    vdm, vlb, autoencoder = map(old, ("vdm", "vlb", "vq_autoencoder"))
+    assert (vdm.objective.name, vdm.model.gamma_min, vlb.objective.name) == ("vdm", -8.0, "hybrid")
+    assert components.sde(vdm).gamma_max == 6.0
+    assert autoencoder.autoencoder.vq.codebook_size == 64
+    assert autoencoder.autoencoder.adversarial.weight == 0.1
+
+
+def test_runs_that_refer_to_each_other_may_be_moved_together(tmp_path, monkeypatch):
+    """Absolute paths, and those that lead nowhere, stay as they are."""
+    (tmp_path / "here" / "runs" / "other").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    config = parsed(DIGITS).config
+    config.guidance.classifier.run = "runs/other"
+    config.data.autoencoder = str(tmp_path / "absolute")
+    config.data.path = "user/dataset"
+    configs.save(config, Path("runs/run"))
+    for _ in range(2):
+        configs.check_same(config, Path("runs/run"), ())
+        configs.save(configs.load(Path("runs/run")), Path("runs/run"))
+    shutil.move(tmp_path / "here" / "runs", tmp_path / "there")
+    for place in (tmp_path, tmp_path / "there" / "run"):
+        monkeypatch.chdir(place)
+        moved = configs.load(tmp_path / "there" / "run")
+        assert Path(moved.guidance.classifier.run).resolve() == tmp_path / "there" / "other"
+        assert moved.data.autoencoder == str(tmp_path / "absolute")
+        assert moved.data.path == "user/dataset"
+
+
+def test_paths_of_runs_are_found_beside_a_folder_that_is_a_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/other", "elsewhere/run"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "runs" / "run").symlink_to(tmp_path / "elsewhere" / "run")
+    config = parsed(DIGITS).config
+    sections.put(config, "sampling.low_res", "runs/other")
+    configs.save(config, Path("runs/run"))
+    assert configs.load(Path("runs/run")).sampling.low_res == "runs/other"
