@@ -42,7 +42,8 @@ super_resolution is trained on 2 x 2 means of the pictures at 32 x 32. In [-1, 1
 0.07 (RMS) from pictures rendered at 16 x 16, so samples are drawn with low_res_noise = 0.1.
 
 The pictures are rendered at the first start, in seven seconds. A tenth of the emoji is the test
-set, each with all of its skin tones. The labels are eight groups (experiments/datasets/emoji.py).
+set, each with all of its skin tones. The labels are eight groups of emoji
+(experiments/data/sources/emoji.py).
 Runs of vp, ve, edm, small and super_resolution have not been measured. vp and ve need a GPU: a step
 of vp took 80 seconds and more on two busy CPU cores. A step of edm took 1.5 seconds there, after a
 minute of compilation.

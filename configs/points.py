@@ -3,7 +3,7 @@
     python -m experiments.main --config=configs/points.py:moons
 
 Each variant is a data set: swiss_roll, moons, checkerboard or mixture. The last is a mixture of
-eight Gaussians on a circle, with known score and density (experiments/datasets/points.py).
+eight Gaussians on a circle, with known score and density (experiments/data/sources/points.py).
 """
 
 from configs import default

@@ -94,9 +94,9 @@ def options(**changes):
     return Training(**small | changes)
 
 
-def first_state(objective):
+def first_state(objective, seed=0):
     """The state before the first step."""
-    params = objective.init(jax.random.key(0))
+    params = objective.init(jax.random.key(seed))
     made = state.with_params(objective, 0, params, params)
     # Copies: a compiled program is given the buffers, each of them once.
     return jax.device_put(jax.tree.map(jnp.array, made), devices.state_shardings(MESH, made))

@@ -1,26 +1,28 @@
-"""How fast it is: ratios of times taken in turns in one process, without what XLA compiles.
+"""The speed of this program: ratios of times that were taken in turns in one process.
 
     python -m experiments.benchmark --preset=cpu|gpu [--output=benchmark.json] [--only=train,data]
 
-| figure     | the ratio of                                   | to                            |
-| ---------- | ---------------------------------------------- | ----------------------------- |
-| start      | seconds from the command to the first training | those of the first time:      |
-|            | step, and picture, when it is run again        | programs are compiled by then |
-| memory     | bytes of a training step, a batch of samples   | those of the state, weights   |
-| train      | the trainer: data, logging, EMA, checkpoints   | bare compiled gradient steps  |
-| data       | batches a second of the pipeline               | those of bare gradient steps  |
-| sample     | samples by each sampler                        | NFE bare calls of the network |
-| guidance   | guided samples                                 | bare calls of the networks    |
-| likelihood | log-likelihoods                                | NFE bare jvps of the score    |
-| network    | FLOP/s of a call, and of a gradient step       | the machine's peak            |
-| profile    | time in convolutions and matrix products       | that in all operations        |
+| figure     | numerator of the ratio                       | denominator                         |
+| ---------- | -------------------------------------------- | ----------------------------------- |
+| start      | seconds to the first step and picture of a   | the same, when nothing is compiled  |
+|            | command that was run before                  | yet                                 |
+| memory     | bytes of a training step, a batch of samples | bytes of the state, of the weights  |
+| train      | the trainer: data, logging, EMA, checkpoints | bare compiled gradient steps        |
+| data       | batches a second of the data pipeline        | bare gradient steps a second        |
+| sample     | samples by each sampler                      | NFE bare calls of the network       |
+| guidance   | guided samples                               | bare calls of the networks          |
+| likelihood | log-likelihoods                              | NFE bare jvps of the score          |
+| network    | FLOP/s of a call, and of a gradient step     | the machine's peak                  |
+| profile    | time in convolutions and matrix products     | time in all operations              |
 
-The weights are untrained: what is measured does not depend on them, but for the NFE of adaptive
-solvers. The preset gpu takes random images in the place of CIFAR-10.
+Compilation is not part of any time but those of "start". Weights are untrained: the times do not
+depend on them, except for the NFE of adaptive solvers. The preset gpu takes random images in place
+of CIFAR-10.
 """
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +35,11 @@ import jax
 from experiments.benchmark import likelihood, memory, network, profile, sampling, start, training
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import PRESETS, Preset
+from experiments.runs import interrupt
 
 FIGURES: dict[str, Callable[[Preset, int], Iterator[Figure]]] = {
-    "start": start.figures,  # first: its commands need the device's memory
-    "memory": memory.figures,  # then: a device tells its peak since the start
+    "start": start.figures,  # comes first: its commands need the device's memory
+    "memory": memory.figures,  # comes next: a device counts its peak since the start
     "train": training.train_figures,
     "data": training.data_figures,
     "sample": sampling.figures,
@@ -48,9 +51,8 @@ FIGURES: dict[str, Callable[[Preset, int], Iterator[Figure]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures what is asked for, prints the table and writes the file."""
+    """Measures the figures that are asked for, prints the table and writes the file."""
     options = parse(arguments)
-    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax would tell every step it takes
     found: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         preset = PRESETS[options.preset].with_data(Path(folder))
@@ -72,16 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags; a wrong one ends the process with what would be right."""
+    """The flags. A wrong one ends the process with a message that names the right ones."""
     parser = argparse.ArgumentParser("python -m experiments.benchmark", allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
-    parser.add_argument("--only", default=",".join(FIGURES), help="figures, with commas")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which medians are taken")
+    parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; the medians are shown")
     options = parser.parse_args(arguments)
     asked = options.only.split(",")
     if unknown := set(asked) - set(FIGURES):
-        parser.error(f"--only: no {', '.join(sorted(unknown))}: choose of {', '.join(FIGURES)}")
+        parser.error(
+            f"--only: unknown {', '.join(sorted(unknown))}: choose among {', '.join(FIGURES)}"
+        )
     options.only = [kind for kind in FIGURES if kind in asked]
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}: it must be at least 1")
@@ -91,7 +95,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def table(figures: Sequence[Figure]) -> Iterator[str]:
-    """In Markdown, aligned."""
+    """The lines of the figures' table, in aligned Markdown."""
     header = ("figure", "of", "what", "ratio", "seconds", "details")
     rows = [header, *map(cells, figures)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -101,14 +105,26 @@ def table(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def cells(figure: Figure) -> tuple[str, ...]:
-    """A row of the table."""
+    """A figure as a row of the table."""
     seconds = ", ".join(f"{name} {value:.4g}" for name, value in figure.seconds.items())
     details = ", ".join(f"{name} {value:,.6g}" for name, value in figure.details.items())
     return figure.kind, figure.subject, figure.name, f"{figure.ratio:.3f}", seconds, details
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Starts the process: progress is shown, Ctrl-C works, and a mistake ends in one message."""
+    logging.basicConfig(format="%(message)s", force=True)
+    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax would log every step it takes
+    logging.getLogger("experiments").setLevel(logging.INFO)
+    logging.getLogger("experiments.training").setLevel(logging.WARNING)  # whose steps are timed
+    interrupt.listen()
     try:
         main()
+    except KeyboardInterrupt:
+        interrupt.leave()
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,44 +1,43 @@
-"""Likelihoods, over as many derivatives of the score as they evaluate."""
+"""Likelihoods against as many derivatives of the score as they evaluate."""
 
 from collections.abc import Iterator
 from functools import partial
 
 import jax
 
-import models
 import sde_lib
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.sampling import over_parts
-from experiments.benchmark.subject import Network
-from experiments.pipeline import scores
-from experiments.runs import sharding
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """log_likelihood over its NFE times the score's jvp, in float32."""
+    """log_likelihood against its NFE times the score's jvp, in float32."""
     for subject in preset.subjects:
-        network = Network.of(config := subject.config())
-        network = network._replace(model=models.in_float32(network.model))
-        mesh, (x, t) = sharding.make_mesh(config), network.inputs(preset.n_samples)
+        title = f"likelihood {subject}"
+        with measure.working(f"{title}: compiling"):
+            network = subject.network()
+            network = network._replace(model=network.model.in_float32())
+            model = subject.pipeline(network.params).replace(model=network.model)
+            x, t = network.inputs(preset.n_samples)
 
-        @jax.jit
-        def whole(params, key, x, network=network, mesh=mesh):
-            config = network.config
-            score_fn = scores.score_fn(config, network.sde, network.model, mesh, params)
-            rtol, atol = config.eval.rtol, config.eval.atol
-            return sde_lib.log_likelihood(key, network.sde, score_fn, x, rtol, atol)
+            @jax.jit
+            def whole(params, key, x, model=model):
+                score_fn, options = model.score_of(params, {}), model.likelihood
+                return sde_lib.log_likelihood(
+                    key, model.sde, score_fn, x, options.rtol, options.atol
+                )
 
-        @jax.jit
-        def derivative(params, x, t, v, network=network):
-            return jax.jvp(lambda x: network.score(params, x, t), (x,), (v,))
+            @jax.jit
+            def derivative(params, x, t, v, network=network):
+                return jax.jvp(lambda x: network.score(params, x, t), (x,), (v,))
 
-        run = partial(whole, network.params, jax.random.key(config.seed), x)
+            run = partial(whole, network.params, jax.random.key(model.seed), x)
+            nfe = int(run().nfe)
 
         def call(x, derivative=derivative, params=network.params, t=t, v=x):
             return derivative(params, x, t, v)[0]
 
-        nfe = int(run().nfe)
         parts = {"jvp": (measure.chained(call, x, nfe), nfe)}
         yield over_parts("likelihood", str(subject), "log_likelihood", run, parts, repeats)

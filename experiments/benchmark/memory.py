@@ -12,12 +12,12 @@ from experiments.commands import plan
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """As XLA lays it out, over what the program is given: the state, or the weights.
+    """Bytes as XLA lays them out, against those of the program's input: the state, or the weights.
 
-    Where the device counts its memory, also its peak so far, if it is a new one.
+    Where the device counts its memory, a detail is its peak so far, if it is a new one.
     """
     for subject in preset.subjects:
-        for name, n, program, run in programs(preset, subject):
+        for name, n, program, run in programs("memory", preset, subject):
             memory: Any = program.memory_analysis()
             parts = (*plan.HELD, "output")
             in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts)

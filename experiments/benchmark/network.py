@@ -1,4 +1,4 @@
-"""A network's arithmetic a second, over the most that this machine was seen to do."""
+"""A network's arithmetic a second, against the most that this machine was seen to do."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,26 +10,25 @@ import jax.numpy as jnp
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
-from experiments.benchmark.subject import Network
 from experiments.benchmark.training import Bare
 from experiments.commands import plan
 from models.convolution import LAYOUT
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """A call and a gradient step of config.training.batch_size images, each over the peak.
+    """A call and a gradient step of config.training.batch_size images, each against the peak.
 
-    That is the faster of a matrix product and a convolution, of the network's dtype.
+    The peak is the faster of a matrix product and a convolution, of the network's dtype.
     """
     for subject in preset.networks:
-        config = subject.config()
-        network, size = Network.of(config), config.training.batch_size
-        x, t = network.inputs(size)
-        bare = Bare(config)
-        work = {
-            "call": flops(network.score, network.params, x, t),
-            "gradient step": flops(bare.step, *bare.arguments),
-        }
+        title, config = f"network {subject}", subject.config()
+        with measure.working(f"{title}: counting"):
+            network, bare, size = subject.network(), Bare(subject), config.training.batch_size
+            x, t = network.inputs(size)
+            work = {
+                "call": flops(network.score, network.params, x, t),
+                "gradient step": flops(bare.step, *bare.arguments),
+            }
         runs: dict[str, Run] = {
             "call": partial(network.call(size), x),
             "gradient step": partial(bare.run, 1),
@@ -37,8 +36,8 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
         for name, (function, arguments) in peaks(preset, config.model.dtype).items():
             work[name] = flops(function, *arguments)
             runs[name] = partial(jax.jit(function), *arguments)
-        measure.compiled(*runs.values())
-        times, (*own, product, convolution) = measure.in_turns(runs, repeats), runs
+        measure.compiled(title, *runs.values())
+        times, (*own, product, convolution) = measure.in_turns(title, runs, repeats), runs
         seconds = measure.medians(times)
         rates = {name: work[name] / seconds[name] / 1e9 for name in runs}
         best = max(product, convolution, key=rates.__getitem__)
@@ -50,7 +49,7 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
 
 
 def peaks(preset: Preset, dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """A matrix product and a convolution, with their arguments."""
+    """A matrix product and a convolution, each with its arguments."""
     n, side, channels = preset.convolution
     images = jnp.ones((n, side, side, channels), dtype)
     kernel = jnp.ones((3, 3, channels, channels), dtype)
@@ -65,7 +64,7 @@ def peaks(preset: Preset, dtype: str) -> dict[str, tuple[Callable[..., Any], tup
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Of a call as it is written, before XLA; a multiply-add is two."""
+    """FLOPs of a call as it is written, before XLA; a multiply-add counts as two."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
     with jax.default_device(jax.devices("cpu")[0]):
         return plan.costs(jax.jit(function).lower(*shapes))

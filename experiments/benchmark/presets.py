@@ -1,4 +1,4 @@
-"""What is measured on which machines."""
+"""The models and sizes that are measured on a CPU and on a GPU."""
 
 import dataclasses
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 import samplers
-from experiments import build
 from experiments.benchmark.subject import Subject
+from experiments.build import components
 
 MAIN = ("predictor_corrector", "euler_maruyama", "heun", "probability_flow")
 OTHERS = tuple(name for name in samplers.SAMPLERS if name not in MAIN)
@@ -18,19 +18,19 @@ class Preset:
     """Sizes of the measurements.
 
     Attributes:
-        subjects: whose memory, training and likelihood is measured.
-        sampled: what is drawn, and the samplers that draw it.
-        networks: whose calls and gradient steps are compared with the machine's peak.
-        guided: a model with classes, guided without a classifier and by `critic`.
+        subjects: models for memory, training, data, likelihood and profile.
+        sampled: models, and the names of the samplers that draw from them.
+        networks: models whose calls and gradient steps are compared with the machine's peak.
+        guided: a model with classes, for classifier-free guidance and guidance by `critic`.
         critic: a discriminator.
-        started: what is started as a command.
-        train_steps: of a run of the trainer.
-        save_every: steps between checkpoints, where it is these that are measured.
-        n_samples: drawn, or scored, at once.
-        n_steps: of a sampler.
+        started: the experiment that is started as a command.
+        train_steps: steps in a run of the trainer.
+        save_every: steps between checkpoints, where their cost is measured.
+        n_samples: samples that are drawn, or scored, at once.
+        n_steps: steps of a sampler.
         matrix: side of the square matrices whose product gives the machine's peak.
-        convolution: images, their side and channels, of the 3 x 3 convolution that does so too.
-        random_images: in the place of the data set; 0 for the config's own.
+        convolution: (images, side, channels) of the 3 x 3 convolution that gives it too.
+        random_images: random images in place of the data set; 0 for the config's own data.
     """
 
     subjects: tuple[Subject, ...]
@@ -48,10 +48,10 @@ class Preset:
     random_images: int = 0
 
     def with_data(self, folder: Path) -> "Preset":
-        """Where the data set is replaced: with random images in a file there."""
+        """The preset with random images, in a file in the folder, if it asks for some."""
         if not self.random_images:
             return self
-        path, shape = folder / "images.npz", build.image_shape(self.started.config())
+        path, shape = folder / "images.npz", components.data_shape(self.started.config())
         shape = (self.random_images, *shape)
         np.savez(path, images=np.random.RandomState(0).randint(256, size=shape, dtype=np.uint8))
 
@@ -67,7 +67,7 @@ class Preset:
         )
 
 
-_DIGITS = Subject("digits", "vp")
+_DIGITS = Subject("digits", "vp_score_sde")
 _DIGITS_EDM = Subject("digits", "edm")
 _CIFAR10 = tuple(
     Subject("cifar10", variant, changes)

@@ -1,4 +1,4 @@
-"""Where the time of a training step, and of a batch of samples, goes: by kinds of operations."""
+"""The time of a training step and of a batch of samples, by kinds of operations."""
 
 import re
 import tempfile
@@ -13,7 +13,7 @@ from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.programs import programs
 
-KINDS = {  # of a fusion: the first with an operation in it
+KINDS = {  # a fusion is of the first kind that has one of its operations
     "convolution": {"convolution"},
     "product": {"dot"},
     "collective": {"all-reduce", "all-gather", "reduce-scatter", "all-to-all"},
@@ -25,7 +25,7 @@ MOVES = {
     *("dynamic-slice", "dynamic-update-slice", "gather", "get-tuple-element", "iota", "pad"),
     *("parameter", "reshape", "reverse", "scatter", "slice", "transpose", "tuple"),
 }
-OUTER = {"call", "conditional", "while"}  # whose operations are timed one by one
+OUTER = {"call", "conditional", "while"}  # their operations are timed one by one
 INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.-]+) = .*? ([a-z][a-z0-9-]*)\(")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 CALLS = re.compile(r"calls=%?([\w.-]+)")
@@ -35,11 +35,15 @@ TARGET = re.compile(r'custom_call_target="([^"]*)"')
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     """The share of convolutions and matrix products in all operations' time."""
     for subject in preset.subjects:
-        for program in programs(preset, subject):
+        for program in programs("profile", preset, subject):
             text = program.compiled.as_text()
             assert text is not None  # XLA's own backends have it
-            measure.compiled(program.run)
-            rounds = [by_kind(kinds(text), trace(program.run)) for _ in range(repeats)]
+            title, rounds = f"profile {subject} {program.name}", []
+            measure.compiled(title, program.run)
+            with measure.working(f"{title}: tracing", repeats) as shown:
+                for _ in range(repeats):
+                    rounds.append(by_kind(kinds(text), trace(program.run)))
+                    shown.update()
             names = sorted(set().union(*rounds))
             times = {name: [seconds[name] for seconds in rounds] for name in names}
             seconds = measure.medians(times)
@@ -50,7 +54,7 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
 
 def kinds(text: str) -> dict[str, str]:
     """The kind of each instruction of a compiled program's text, by its name."""
-    operations: dict[str, set[str]] = {}  # of each computation
+    operations: dict[str, set[str]] = {}  # in each computation
     found: dict[str, tuple[str, str]] = {}  # operation and callee of each instruction
     inside = operations.setdefault("", set())
     for row in text.splitlines():
@@ -71,7 +75,7 @@ def kinds(text: str) -> dict[str, str]:
 
 
 def _operation_of(target: str) -> str:
-    """What a library is called for."""
+    """The operation that a library's function computes, such as "dot" for cuBLAS."""
     known = {"conv": "convolution", "gemm": "dot", "matmul": "dot", "fmha": "dot"}
     return next((known[part] for part in known if part in target.lower()), "custom-call")
 
@@ -84,7 +88,7 @@ def _kind(operations: set[str]) -> str:
 
 
 def trace(run: Run) -> list[tuple[str, float]]:
-    """Names and seconds of all that happens in one run."""
+    """Names and seconds of all events of one run."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -97,12 +101,12 @@ def trace(run: Run) -> list[tuple[str, float]]:
 
 
 def _instruction(event) -> str:
-    """A GPU's events are named by their kernels; a CPU's, by the instructions."""
+    """The instruction of an event. Events of a GPU are named by kernels, those of a CPU are not."""
     return next((str(value) for name, value in event.stats if name == "hlo_op"), event.name)
 
 
 def by_kind(kind_of: dict[str, str], events: list[tuple[str, float]]) -> dict[str, float]:
-    """Seconds of each kind; what else happened is left out."""
+    """Seconds of each kind; events that are no instructions are left out."""
     seconds = defaultdict(float)
     for name, taken in events:
         if name in kind_of:

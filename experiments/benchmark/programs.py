@@ -1,4 +1,4 @@
-"""The two programs that everything leads to: a training step, and a batch of samples."""
+"""The two programs that everything leads to: training steps, and a batch of samples."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -6,17 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.benchmark import measure
 from experiments.benchmark.measure import Run
 from experiments.benchmark.presets import Preset
-from experiments.benchmark.sampling import sampling_config
-from experiments.benchmark.subject import Network, Subject
-from experiments.benchmark.training import make_training
-from experiments.pipeline import sample
-from models.config import Config
+from experiments.benchmark.subject import Subject
+from experiments.benchmark.training import Trainer
+from experiments.pipeline.draw import make_draw
 
 
 class Program(NamedTuple):
-    """A compiled program of so many images, and what runs it again and again."""
+    """A compiled program of n_images images, and a function that runs it any number of times."""
 
     name: str
     n_images: int
@@ -24,27 +23,35 @@ class Program(NamedTuple):
     run: Run
 
 
-def programs(preset: Preset, subject: Subject) -> Iterator[Program]:
-    """One after the other: the first is gone from memory by the time of the second."""
-    yield _sampling(sampling_config(preset, subject, "predictor_corrector"), preset.n_samples)
-    yield _training(subject.config())
+def programs(kind: str, preset: Preset, subject: Subject) -> Iterator[Program]:
+    """One after the other, so that the first is gone from memory when the second is made."""
+    with measure.working(f"{kind} {subject} sampling: compiling"):
+        made = _sampling(preset, subject)
+    yield made
+    del made
+    with measure.working(f"{kind} {subject} training: compiling"):
+        made = _training(subject)
+    yield made
 
 
-def _sampling(config: Config, n: int) -> Program:
-    network = Network.of(config)
-    draw: Any = sample.make_draw(config, network.model, network.params, n)  # a partial of jit's
-    program = draw.func.lower(*draw.args, 0).compile()
-    return Program("sampling", n, program, partial(program, *draw.args, 0))
+def _sampling(preset: Preset, subject: Subject) -> Program:
+    n, params = preset.n_samples, subject.network().params
+    model = subject.pipeline(params, "predictor_corrector", preset.n_steps)
+
+    def draw(params: Any) -> Any:
+        return make_draw(model.replace(params=params), n)(0)
+
+    program = jax.jit(draw).lower(params).compile()
+    return Program("sampling", n, program, partial(program, params))
 
 
-def _training(config: Config) -> Program:
-    step, state, batches = make_training(config)
-    batch = next(batches)
-    program = step.lower(state, *batch).compile()
+def _training(subject: Subject) -> Program:
+    trainer = Trainer(subject.config())
+    batch = next(trainer.batches)
+    program = trainer.program.lower(trainer.state, *batch).compile()
 
-    def run():
-        nonlocal state
-        state, metrics = program(state, *batch)
+    def run() -> Any:
+        trainer.state, metrics = program(trainer.state, *batch)
         return metrics
 
-    return Program("training", config.training.batch_size, program, run)
+    return Program("training", trainer.training.batch_size, program, run)

@@ -1,4 +1,4 @@
-"""Sampling, over as many calls of the compiled network as it evaluates; guided too."""
+"""Samplers against as many calls of the compiled network as they make; guided ones too."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,51 +10,42 @@ import numpy as np
 
 import samplers
 import sde_lib
-from experiments import build
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
-from experiments.benchmark.subject import Network, Subject
-from experiments.pipeline import sample
-from experiments.tasks import classifier
-from models.config import Config
+from experiments.pipeline.draw import make_draw
 from samplers.noise_levels import levels_at
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """Mode sample's batch of each sampler, over its NFE times the network's call."""
+    """Mode sample's batch of each sampler, against its NFE times the network's call."""
     for subject, names in preset.sampled:
-        network = Network.of(subject.config())
+        with measure.working(f"sample {subject}: making the network"):
+            network = subject.network()
         call, (x, _) = network.call(preset.n_samples), network.inputs(preset.n_samples)
         for name in names:
-            config = sampling_config(preset, subject, name)
-            draw = sample.make_draw(config, network.model, network.params, preset.n_samples)
-            nfe = int(draw(0).nfe)
+            with measure.working(f"sample {subject} {name}: compiling"):
+                model = subject.pipeline(network.params, name, preset.n_steps)
+                draw = make_draw(model, preset.n_samples)
+                nfe = int(draw(0).nfe)
             parts = {"network": (measure.chained(call, x, nfe), nfe)}
             yield over_parts("sample", str(subject), name, partial(draw, 0), parts, repeats)
 
 
-def sampling_config(preset: Preset, subject: Subject, name: str) -> Config:
-    """With this sampler, of few steps."""
-    config = subject.config()
-    config.sampling.method, config.sampling.n_steps = name, preset.n_steps
-    config.sampling.corrector = "langevin"
-    return config
-
-
 def guidance_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
-    """EDM's sampler, guided, over calls of the network, and of the discriminator's gradient."""
-    network, n = Network.of(config := preset.guided.config()), preset.n_samples
-    critic = Network.of(other := preset.critic.config())
-    sde, sampler = network.sde, samplers.EDM(n_steps=preset.n_steps)
-    classes, shape = jnp.arange(n) % config.data.num_classes, (n, *build.image_shape(config))
+    """EDM's sampler with guidance, against calls of the network and the critic's gradients."""
+    title = f"guidance {preset.guided}"
+    with measure.working(f"{title}: making the networks"):
+        network, critic = preset.guided.network(), preset.critic.network()
+    n, sde = preset.n_samples, network.model.sde
+    sampler, shape = samplers.EDM(n_steps=preset.n_steps), (n, *network.shape)
+    classes = jnp.arange(n) % preset.guided.config().data.num_classes
 
     def conditional(params, x, t, classes):
         return network.score(params, x, t, class_labels=classes)
 
     def log_ratio(params, x, t):
-        logits = classifier.logits_fn(other, sde, critic.model, params)(x, t)
-        return jnp.diff(logits)[:, 0]
+        return jnp.diff(critic.model.outputs(params)(x, t))[:, 0]
 
     @jax.jit
     def free(params, key):
@@ -89,7 +80,7 @@ def guidance_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
 
 
 def n_guided(sampler: samplers.EDM, sde: sde_lib.SDE) -> int:
-    """The steps at whose first level a discriminator guides by default."""
+    """The number of steps at whose first level a discriminator guides by default."""
     low, high = levels_at(sde_lib.VP(), list(samplers.guidance.GUIDED_TIMES))
     first = sampler.levels(sde, *levels_at(sde, [sde.t_max, sde.t_min]))[:-1]
     return int(np.sum((low <= first) & (first <= high)))
@@ -103,10 +94,11 @@ def over_parts(
     parts: dict[str, tuple[Run, int]],
     repeats: int,
 ) -> Figure:
-    """A whole over its parts, which are so many calls."""
-    runs = {"whole": whole, **{name: part for name, (part, _) in parts.items()}}
-    measure.compiled(*runs.values())
-    times = measure.in_turns(runs, repeats)
+    """The figure of a run against its parts: by name, a run and the number of calls in it."""
+    runs = {"whole": whole, **{part: run for part, (run, _) in parts.items()}}
+    title = f"{kind} {subject} {name}"
+    measure.compiled(title, *runs.values())
+    times = measure.in_turns(title, runs, repeats)
     ratio, seconds = measure.ratio(times, "whole", parts), measure.medians(times)
-    numbers: dict[str, Any] = {f"calls of {name}": n for name, (_, n) in parts.items()}
+    numbers: dict[str, Any] = {f"calls of {part}": n for part, (_, n) in parts.items()}
     return Figure(kind, subject, name, ratio, seconds, repeats, numbers)

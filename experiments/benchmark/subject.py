@@ -1,4 +1,4 @@
-"""What is measured: an experiment of configs/, with changes, and the network that it names."""
+"""The models that are measured: experiments of configs/, with untrained weights."""
 
 import dataclasses
 import importlib
@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-import models
-from experiments import build
-from experiments.training.state import init_state
+from experiments.build import components, pipelines, related, sections
+from experiments.pipeline.pipeline import Pipeline
+from models import NoiseModel
 from models.config import Config
-from sde_lib import SDE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,41 +27,60 @@ class Subject:
         return " ".join([f"{self.file}:{self.variant}", *(f"{k}={v}" for k, v in self.changes)])
 
     def having(self, *changes: tuple[str, Any]) -> "Subject":
-        """With more changes."""
+        """The experiment with more changes."""
         return dataclasses.replace(self, changes=(*self.changes, *changes))
 
     def config(self) -> Config:
+        """The experiment's config."""
         config = importlib.import_module(f"configs.{self.file}").get_config(self.variant)
         config.update_from_flattened_dict(dict(self.changes))
         return config
 
     def flags(self) -> list[str]:
-        """The same, for `python -m experiments.main`."""
+        """The experiment as flags of `python -m experiments.main`."""
         path = Path(str(importlib.import_module(f"configs.{self.file}").__file__))
         changes = [f"--config.{field}={value}" for field, value in self.changes]
         return [f"--config={path}:{self.variant}", *changes]
 
+    def network(self) -> "Network":
+        """The experiment's network, of any kind of model."""
+        config = self.config()
+        sde, shape = components.sde(config), related.shape(config)
+        model = components.noise_model(config, sde, shape)
+        x = jnp.zeros(sde.state_shape((1, *shape)))
+        init = jax.jit(lambda key: model.network.init(key, x, jnp.ones(1))["params"])
+        return Network(model, init(jax.random.key(config.seed)), shape)
+
+    def pipeline(self, params: Any, sampler: str = "", n_steps: int = 0) -> Pipeline:
+        """The experiment's model with these weights; with a sampler's name, drawn by that one."""
+        config = self.config()
+        if sampler:
+            choice = components.SAMPLER
+            config.sampling.method = sampler
+            sections.reset_options(config, [choice], [choice.field])
+            for field, value in {"n_steps": n_steps, "corrector": "langevin"}.items():
+                if f"sampling.{field}" in choice.components[sampler].values():
+                    config.sampling[field] = value
+        return pipelines.untrained(config).replace(params=params)
+
 
 class Network(NamedTuple):
-    """A network of untrained weights, whose values cost as much as any, and its SDE."""
+    """A network with untrained weights, whose values cost as much as any others.
 
-    config: Config
-    sde: SDE
-    model: nn.Module
+    model: with its preconditioning and SDE. params: its weights. shape: of one sample.
+    """
+
+    model: NoiseModel
     params: Any
-
-    @classmethod
-    def of(cls, config: Config) -> "Network":
-        model = models.create(config)
-        return cls(config, build.make_sde(config), model, init_state(config, model).params)
+    shape: tuple[int, ...]
 
     def score(self, params: Any, x: jax.Array, t: jax.Array, **conditions: Any) -> jax.Array:
-        """models.score_fn's, a function of the weights too."""
-        return models.score_fn(self.config, self.sde, self.model, params, **conditions)(x, t)
+        """The score as a function of the weights too."""
+        return self.model.score_fn(params, **conditions)(x, t)
 
     def inputs(self, n: int) -> tuple[jax.Array, jax.Array]:
         """x and t of n samples."""
-        return jnp.ones((n, *build.image_shape(self.config))), jnp.full(n, 0.5 * self.sde.t_max)
+        return jnp.ones((n, *self.shape)), jnp.full(n, 0.5 * self.model.sde.t_max)
 
     def call(self, n: int) -> Callable[[jax.Array], jax.Array]:
         """call(x): the bare compiled call of n samples."""

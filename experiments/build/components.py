@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
 from experiments.pipeline.classifier_free import Schedule
 from experiments.pipeline.edit import Edit
-from experiments.pipeline.likelihood import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions
 from experiments.runs import devices
 from experiments.tasks.score_model import SCHEDULE, Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
@@ -36,7 +36,7 @@ from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least, check_name
 
 CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
-SDES: dict[str, tuple[Any, sections.Options]] = {
+SDES: Mapping[str, tuple[Any, sections.Options]] = {
     name: (sde, {option: f"model.{option}" for option in options})
     for name, sde, options in (
         ("vesde", sde_lib.VE, ("sigma_min", "sigma_max")),
@@ -57,13 +57,22 @@ SAMPLING_NAMES = {  # fields of config.sampling that are named otherwise than th
     "n_corrector_steps": "sampling.n_steps_each",
     "n_levels": "sampling.n_steps",
 }
-SAMPLER = Choice(
-    "sampling.method",
-    {
-        name: options_of(sampler, "sampling", SAMPLING_NAMES)
-        for name, sampler in samplers.SAMPLERS.items()
-    },
-)
+
+
+class SamplerOptions(Mapping[str, sections.Options]):
+    """The options of every registered sampler, also of one that is registered later."""
+
+    def __getitem__(self, name: str) -> sections.Options:
+        return options_of(samplers.SAMPLERS[name], "sampling", SAMPLING_NAMES)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(samplers.SAMPLERS)
+
+    def __len__(self) -> int:
+        return len(samplers.SAMPLERS)
+
+
+SAMPLER = Choice("sampling.method", SamplerOptions())
 
 SCORE_MATCHING = {  # score_sde's names stay in config.training
     **{f"{name}": f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
@@ -102,8 +111,8 @@ NOISE_DENSITY = Choice(
 WEIGHTING = Choice(
     "weighting.name",
     {
-        **dict.fromkeys(("variance", "x0", "v", "velocity", "edm", "min_snr"), {}),
-        **dict.fromkeys(("soft_min_snr", "truncated_snr"), {}),
+        **{name: {} for name in ("variance", "x0", "v", "velocity", "edm", "min_snr")},
+        **{name: {} for name in ("soft_min_snr", "truncated_snr")},
         "sigmoid": {"bias": "weighting.bias"},
     },
 )
@@ -169,12 +178,20 @@ def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
     Options of config.sampling that it has hold for it too.
 
     Raises:
-        ValueError: no solver from noise level to noise level, or none of nfe evaluations.
+        ValueError: no solver from noise level to noise level, none of nfe evaluations, or an option
+            of config.sampling that only other solvers have.
     """
     known = {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, NoiseLevelSolver)}
     check_name("solver", name, known)
     check_at_least(2, nfe=nfe)
     fields = SAMPLER.components[name]
+    options_of_all = {field for other in known for field in SAMPLER.components[other].values()}
+    for field in sorted(options_of_all - set(fields.values())):
+        if sections.is_set(config, field):
+            raise ValueError(
+                f"config.{field} is {sections.get(config, field)!r}, but the solver {name!r} has "
+                "no such option: leave it out"
+            )
     values = {option: sections.get(config, field) for option, field in fields.items()}
     options = {k: v for k, v in values.items() if v is not None} | {"denoise": True}
 
@@ -259,7 +276,7 @@ def held_out_loss(config: Config, sde: sde_lib.SDE) -> Loss:
 
 
 def learned_schedule(config: Config) -> models.LearnedSchedule | None:
-    """The noise schedule that is learned, between the ends of the SDE "log_linear"; None without."""
+    """The learned noise schedule, between the ends of the SDE "log_linear"; None without one."""
     if not config.model.learned_schedule:
         return None
     if (config.objective.name, config.training.sde) != ("vdm", "log_linear"):
@@ -409,7 +426,9 @@ def likelihood(config: Config) -> LikelihoodOptions:
 def edit(config: Config) -> Edit:
     """The edit that config.edit describes."""
     name, options = EDIT.read(config)
-    check_at_least(2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images})
+    check_at_least(
+        2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images}
+    )
     return Edit(name, **options)
 
 

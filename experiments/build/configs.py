@@ -114,7 +114,7 @@ def fields(config: Config) -> dict[str, Any]:
 
 
 def differences(config: Config, always: Iterable[str]) -> list[tuple[str, Any, Any]]:
-    """(field, value, default) of the fields that differ from configs/default.py, and of some more."""
+    """(field, value, default) of the fields that differ from their defaults, and of some more."""
     plain = folders.flatten(json.loads(json.dumps(default.get_config().to_dict())))
     ours = folders.flatten(json.loads(json.dumps(config.to_dict())))
     return [

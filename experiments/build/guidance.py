@@ -26,7 +26,7 @@ NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
 
 
 def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> ClassifierFree:
-    """Classifier-free guidance; with a classifier and nothing else, the schedule is the classifier's."""
+    """Classifier-free guidance. If only a classifier guides, the schedule is the classifier's."""
     names = {"weight": "weight", "negative_terms": "negative_terms"}
     options = {name: f"guidance.classifier_free.{field}" for name, field in names.items()}
     schedule = components.guidance_schedule(config, sde)

@@ -12,6 +12,7 @@ from experiments.build import (
     configs,
     data,
     guidance,
+    migrate,
     related,
     sections,
 )
@@ -19,6 +20,7 @@ from experiments.data import latents
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.pipeline import Pipeline
 from models.config import Config
+from sde_lib.checks import check_name
 
 
 def load(
@@ -36,6 +38,10 @@ def load(
             unknown, or that a trained model cannot have.
     """
     config = configs.load(Path(folder))
+    for field in overrides or {}:
+        if migrate.new_name(field):
+            raise ValueError(f"config.{field} is now config.{migrate.new_name(field)}")
+        check_name("the override", field, configs.fields(config))
     configs.check_overrides(overrides or {}, Path(folder))
     for field, value in (overrides or {}).items():
         sections.put(config, field, value)

@@ -32,9 +32,10 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
     theirs = configs.load(folder)
     theirs.mesh = ours.mesh
     if models.kind(theirs) != kind:
+        what = "score model" if kind == "score" else kind
         raise ValueError(
-            f"{field}, {folder}, holds the model {theirs.model.name!r}: that is no {kind}; give "
-            f"the folder of a trained one"
+            f"{field}, {folder}, holds the model {theirs.model.name!r}: that is no {what}; "
+            "give the folder of a trained one"
         )
     return theirs
 

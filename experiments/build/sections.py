@@ -40,7 +40,11 @@ class Choice:
         own = self.components[name]
         for field in sorted(self.fields() - set(own.values())):
             if is_set(config, field):
-                owners = [other for other, options in self.components.items() if field in set(options.values())]
+                owners = [
+                    other
+                    for other, options in self.components.items()
+                    if field in set(options.values())
+                ]
                 raise ValueError(
                     f"config.{field} is {get(config, field)!r}, but config.{self.field} = {name!r} "
                     f"has no such option: leave it out, or choose one with it "

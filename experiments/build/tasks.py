@@ -256,7 +256,11 @@ def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts
     """The facts of a model card that are known when training starts."""
     about, data_, shape = task.describe(), config.data, dataset.train.shape[1:]
     points = len(components.data_shape(config)) == 1
-    what = "points in the plane" if points else f"images of {data_.image_size} x {data_.image_size} pixels"
+    what = (
+        "points in the plane"
+        if points
+        else f"images of {data_.image_size} x {data_.image_size} pixels"
+    )
     limits = [
         f"It knows {what} like those of `{data_.dataset}`, and nothing else: what is rare or "
         "one-sided there is so here.",

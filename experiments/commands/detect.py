@@ -6,7 +6,7 @@ import numpy as np
 from experiments.commands.request import Request
 from experiments.evaluation import detection
 from experiments.pipeline import draw, show
-from experiments.runs import card, files, parts, pictures
+from experiments.runs import card, charts, files, parts, pictures
 from sde_lib.checks import check_at_least
 
 
@@ -60,4 +60,4 @@ def run(request: Request) -> None:
     print(files.write_table(request.folder / f"{stem}.csv", ("set", "index", "rms"), table))
     path, curve = request.folder / "samples" / f"{stem}.png", detection.roc(*errors.values())
     about = pictures.provenance(**show.settings(model, n_images=n, n_steps=n_steps))
-    print(pictures.save_detection(path, curve, errors, f"AUC {found}", about))
+    print(charts.save_detection(path, curve, errors, f"AUC {found}", about))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.build import components
@@ -22,7 +23,7 @@ def run(request: Request) -> None:
     options, model = components.edit(request.config), request.model()
     edit.check(model, options)
     images: Any = model.dataset().test[: request.config.edit.n_images]
-    x = model.scaling.to_model(jax.random.key(0), np.asarray(images), dequantize=False)
+    x = model.scaling.to_model(jax.random.key(0), jnp.asarray(images), dequantize=False)
     columns = edit.edit(model, np.asarray(x), options)
     if options.task == "reconstruct":
         what = "of latents " if model.decoder else ""

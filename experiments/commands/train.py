@@ -6,7 +6,6 @@ printed again, not made again.
 
 import json
 import logging
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,9 @@ import jax
 from experiments.build import components, configs, data, tasks
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
-from experiments.runs import card, files, hosts, parts, pictures, progress
+from experiments.evaluation.metrics import LEAST
+from experiments.evaluation.reference import feature_function
+from experiments.runs import card, charts, files, hosts, parts, pictures, progress
 from experiments.runs import folder as folders
 from experiments.tasks.base import Task
 from experiments.tasks.held_out import make_evaluation
@@ -26,7 +27,7 @@ from experiments.training.checkpoints import Checkpoints
 from experiments.training.options import Training
 from experiments.training.state import TrainState, abstract_state, init_state
 from experiments.training.step import compiled, make_batches, make_program
-from sde_lib.checks import check_name
+from sde_lib.checks import check_at_least, check_name
 
 LOG = logging.getLogger(__name__)
 DONE = "reports.json"
@@ -44,7 +45,7 @@ def run(request: Request) -> None:
     training.batch_shape(mesh)
     configs.check_same(config, folder, configs.RESUME)
     task = tasks.task(config)
-    check_reports(task, config.training.at_end, training.quality_freq)
+    check_reports(config, task)
     abstract = abstract_state(task, config.seed, mesh)
     with folders.locked(folder):
         with progress.working("loading data"):
@@ -82,15 +83,19 @@ def run(request: Request) -> None:
         report(config, task, state, dataset, folder)
 
 
-def check_reports(task: Task, at_end: Sequence[str], quality_freq: int) -> None:
-    """Raises ValueError for a report that no task makes, or sample quality of one without it."""
+def check_reports(config: Any, task: Task) -> None:
+    """Raises ValueError for reports, or for sample quality during training, that cannot be made."""
+    at_end, period = config.training.at_end, config.training.quality_freq
     for name in at_end:
         check_name("config.training.at_end", name, {*tasks.REPORTS, *task.reports})
-    if quality_freq and "quality" not in task.reports:
+    if period and "quality" not in task.reports:
         raise ValueError(
-            f"config.training.quality_freq is {quality_freq}, but a {task.describe().kind} has no "
+            f"config.training.quality_freq is {period}, but a {task.describe().kind} has no "
             "samples: set it to 0"
         )
+    if period or ("quality" in at_end and "quality" in task.reports):
+        check_at_least(LEAST, **{"config.eval.num_samples": config.eval.num_samples})
+        feature_function(components.data_shape(config), config.eval.features)
 
 
 def periodic(
@@ -140,4 +145,4 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
             print(line)
     metrics = files.read_lines(folder / "metrics.jsonl")
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
-    print(pictures.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
+    print(charts.save_loss_curve(folder / "samples" / "loss.png", metrics, about))

@@ -1,8 +1,8 @@
-"""Augmentations that do not leak into samples: the network is told what was done to an image.
+"""Non-leaking augmentation: the network is conditioned on the transformation of each image.
 
-The geometric part of the pipeline of StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676, Appendix
-B), with the labels of EDM (Karras et al. 2022, arXiv 2206.00364, Appendix F.2); zeros say that
-nothing was done.
+It is the geometric part of StyleGAN2-ADA's pipeline (Karras et al. 2020, arXiv 2006.06676, Appendix
+B) with EDM's labels (Karras et al. 2022, arXiv 2206.00364, Appendix F.2). Labels of zero mean no
+transformation: samples are drawn with these.
 """
 
 from functools import cache, partial
@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sde_lib.batch import sample_keys
 
 N_LABELS = 9
-SCALE_STD = 0.2  # of the logarithms to base 2, of both scalings
-SHIFT_STD = 0.125  # of the image's size
-# The 12 taps of the low-pass filter of the wavelet sym6 (Daubechies 1992), here of sum 1.
+SCALE_STD = 0.2  # standard deviation of the base 2 logarithms of both scalings
+SHIFT_STD = 0.125  # standard deviation of shifts, in sizes of the image
+# The 12 taps of the low-pass filter of the wavelet sym6 (Daubechies 1992), normalised to sum 1.
 _SYM6 = np.array(
     [
         0.015404109327027373,
@@ -41,17 +41,17 @@ Image = Float[Array, "height width channels"]
 
 
 class Transform(NamedTuple):
-    """What is done to an image, in this order; each field a scalar, 0 for nothing.
+    """Transformations of an image, applied in this order; all are scalars, and 0 changes nothing.
 
     Attributes:
-        flip_x: 1 mirrors left and right.
-        flip_y: 1 mirrors top and bottom.
-        scale: enlarges by 2^(0.2 scale).
-        angle: turns counter-clockwise by it, in radians.
-        stretch: stretches by 2^(0.2 stretch) along `direction`, and shrinks as much across it.
-        direction: counter-clockwise from the right, in radians.
-        shift_x: moves right by 0.125 shift_x widths.
-        shift_y: moves down by 0.125 shift_y heights.
+        flip_x: 1 flips left and right.
+        flip_y: 1 flips top and bottom.
+        scale: the image is enlarged by 2^(0.2 scale).
+        angle: the image is rotated counter-clockwise by this angle in radians.
+        stretch: it is stretched by 2^(0.2 stretch) along `direction`, and shrunk as much across it.
+        direction: an angle in radians, counter-clockwise from the right.
+        shift_x: the image is moved right by 0.125 shift_x widths.
+        shift_y: the image is moved down by 0.125 shift_y heights.
     """
 
     flip_x: Array
@@ -70,13 +70,13 @@ def augment(
     p: float | Array,
     first_index: int | Array = 0,
 ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch 9"]]:
-    """Images, each transformed at random, and the labels that say how.
+    """Images that are transformed at random, and the labels of their transformations.
 
     Args:
-        key: randomness; sample i's depends on key and i alone.
+        key: randomness; the transformation of sample i depends on key and i alone.
         x: images of two pixels or more a side.
-        p: probability of each kind of transformation, half of it of top-bottom flips; left-right
-            flips are drawn with probability 1/2, whatever p is.
+        p: probability of each kind of transformation, except for flips: top-bottom flips have
+            probability p / 2, and left-right flips 1/2.
         first_index: index of the first image in the stream `key`.
     """
     keys = sample_keys(key, x.shape[0], first_index)
@@ -85,7 +85,7 @@ def augment(
 
 
 def draw(key: PRNGKeyArray, p: float | Array) -> Transform:
-    """The transformation of one image."""
+    """A random transformation of one image."""
     keys = jax.random.split(key, 4)
     flips, scales, turns, stretches, shifts = jax.random.bernoulli(keys[0], p, (5,))
     flip_x, flip_y, along_axis = jax.random.bernoulli(keys[1], 0.5, (3,))
@@ -112,10 +112,11 @@ def labels(transform: Transform) -> Float[Array, " 9"]:
 
 
 def transformed(image: Image, transform: Transform) -> Image:
-    """The image after a transformation; beyond its edges it goes on mirrored.
+    """The transformed image. Beyond its edges the image is continued by reflection.
 
-    Flips are exact. For the rest the image is interpolated to twice the resolution by sym6, sampled
-    bilinearly, and brought down by the same filter: which gives it back where nothing is done.
+    Flips are exact. For the other transformations the image is upsampled twice by the filter sym6,
+    sampled bilinearly, and downsampled by the same filter. Without a transformation that is the
+    identity.
     """
     image = jnp.where(transform.flip_x > 0, image[:, ::-1], image)
     image = jnp.where(transform.flip_y > 0, image[::-1], image)
@@ -128,10 +129,11 @@ def transformed(image: Image, transform: Transform) -> Image:
 
 @cache
 def _filters(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """For n pixels: to a period of the mirrored row at twice the resolution, and back.
+    """Matrices that upsample a row of n pixels twice, and downsample it.
 
-    Fine pixel k is at (k - _DELAY) / 2, where the filter has its centre. The first matrix gives k
-    from 0 to 4 (n - 1) - 1, a period; the second takes k from 0 to 2 n + 9.
+    Fine pixel k is at (k - _DELAY) / 2, the centre of the filter. The first matrix gives fine
+    pixels 0, ..., 4 (n - 1) - 1, one period of the reflected row. The second takes fine pixels 0,
+    ..., 2 n + 9.
     """
     period = 2 * (n - 1)
     mirrored = np.abs((np.arange(period) + n - 1) % period - (n - 1))  # 0, ..., n - 1, ..., 1
@@ -145,7 +147,7 @@ def _filters(n: int) -> tuple[np.ndarray, np.ndarray]:
 def _origins(
     transform: Transform, shape: tuple[int, ...], fine_shape: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """Where, in pixels of the fine image, each fine pixel of the result comes from: y and x."""
+    """The points (y, x) of the fine image, in its pixels, that the result's fine pixels show."""
     centre_y, centre_x = (0.5 * (n - 1) for n in shape[:2])
     y, x = (0.5 * (jnp.arange(n) - _DELAY) for n in fine_shape)
     x = x - centre_x - SHIFT_STD * shape[1] * transform.shift_x
@@ -159,13 +161,13 @@ def _origins(
 
 
 def _turn(x: Array, y: Array, angle: Array) -> tuple[Array, Array]:
-    """Points turned counter-clockwise, as one sees them: y goes down."""
+    """Points rotated counter-clockwise on the screen, where y points down."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 
 
 def _bilinear(image: Image, y: Array, x: Array) -> Image:
-    """The image, periodic, at the points (y, x)."""
+    """The values of the periodic image at the points (y, x), by bilinear interpolation."""
     rows, columns, channels = image.shape
     pixels = image.reshape(-1, channels)
     y0, x0 = jnp.floor(y), jnp.floor(x)

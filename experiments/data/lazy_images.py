@@ -1,4 +1,4 @@
-"""Images decoded when a batch asks for them: for sets that do not fit in memory."""
+"""Images that are decoded when a batch needs them, for data sets larger than memory."""
 
 import dataclasses
 import os
@@ -10,7 +10,8 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm import tqdm
+
+from experiments.runs import progress
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's names of pixels with 1 and 3 channels
 POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
@@ -18,9 +19,13 @@ POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
 
 @dataclasses.dataclass(frozen=True)
 class LazyImages:
-    """Behaves like a uint8 array [N, H, W, C] that can be indexed by an array or a slice.
+    """A sequence like a uint8 array [N, H, W, C], indexed by an array or a slice.
 
-    open(key) is the encoded file of each of keys [N]; errors call it by source and key.
+    Attributes:
+        source: the data set's name in errors.
+        keys: [N], names or numbers of the encoded files; errors name them.
+        open: a function that opens the encoded file of a key.
+        image_shape: (H, W, C) of every image.
     """
 
     source: str
@@ -44,8 +49,8 @@ class LazyImages:
         return batch
 
     def check(self) -> None:
-        """Raises ValueError, naming the first, for a file of another size or kind of pixel."""
-        for key in tqdm(self.keys, f"checking {self.source}", delay=2, disable=None):
+        """Raises ValueError for the first file with another size or kind of pixels."""
+        for key in progress.track(self.keys, f"checking {self.source}", "image"):
             with self._opened(key):
                 pass
 
@@ -55,12 +60,12 @@ class LazyImages:
 
     @contextmanager
     def _opened(self, key: Any) -> Iterator[Image.Image]:
-        """An image whose header is as expected; what goes wrong with it names the file."""
+        """Opens an image and checks its header; errors name the file."""
         try:
             with self.open(key) as file, Image.open(file) as image:
                 _check_header(image, self.image_shape)
                 yield image
-        except Exception as error:  # a decoder may make anything of a broken file
+        except Exception as error:  # decoders raise many kinds for a broken file
             raise ValueError(f"{self.source}: {key} cannot be used: {error}") from error
 
 
@@ -79,13 +84,13 @@ def _check_header(image: Image.Image, shape: tuple[int, int, int]) -> None:
     if image.size != (width, height):
         raise ValueError(
             f"it has {image.width} x {image.height} pixels, config.data.image_size is {width}: "
-            "nothing is resized here; set image_size, or crop and resize the files"
+            "images are not resized here; set image_size, or crop and resize the files"
         )
     if image.mode != MODES[channels]:
         alpha = image.mode in ("RGBA", "LA", "PA", "P")
-        first = "lay what is transparent on a background, then " if alpha else ""
+        first = "paste the transparent image on a background, then " if alpha else ""
         raise ValueError(
-            f"its pixels are of Pillow's mode {image.mode}, those of config.data.num_channels = "
-            f"{channels} are {MODES[channels]}: nothing is converted here; {first}save "
+            f"its pixels have Pillow's mode {image.mode}, config.data.num_channels = {channels} "
+            f"means {MODES[channels]}: images are not converted here; {first}save "
             f"image.convert({MODES[channels]!r})"
         )

@@ -1,4 +1,8 @@
-"""What images are compared by: Inception's features, or random ones that need no file."""
+"""Features by which images are compared.
+
+They are Inception's, as in the published FID and KID, or those of a fixed random network, which
+needs no file of weights.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,11 +30,13 @@ Logits = Float32[Array, "batch classes"]
 
 @flax.struct.dataclass
 class FeatureFunction:
-    """Images to features, compiled; a pytree, whose leaves are the weights.
+    """A compiled function from images to features: a pytree whose leaves are the weights.
 
     Attributes:
-        name: of the network; to be recorded beside every figure.
+        name: the network's name, which is recorded beside every figure.
         version: the first digits of the SHA-256 of the weights.
+        function: function(params, images) -> (features, logits).
+        params: the weights.
     """
 
     name: str = flax.struct.field(pytree_node=False)
@@ -42,29 +48,32 @@ class FeatureFunction:
     def __call__(
         self, images: UInt8[Array, "batch height width channels"]
     ) -> tuple[Features, Logits | None]:
-        """Features of images of 1 or 3 channels, and the class logits of Inception Score, if any.
+        """The features of images with 1 or 3 channels, and logits for the Inception Score if any.
 
         Raises:
-            ValueError: images of another kind.
+            ValueError: images of another type or shape.
         """
         return self.function(self.params, images)
 
     def figure(self, statistic: str) -> str:
-        """What a statistic of these features may be called: "fid" and "kid" are Inception's."""
+        """The name of a statistic of these features.
+
+        "fid" and "kid" are names of Inception's statistics; others carry the network's name.
+        """
         if self.name == INCEPTION:
             return PUBLISHED_NAMES.get(statistic, statistic)
         return f"{statistic}({self.name})"
 
 
 def create(weights: str | Path = "") -> FeatureFunction:
-    """Inception from a file of weights (see `load`), or random_conv() where there is none."""
+    """The features of Inception with weights from a file (see `load`); "": random_conv()."""
     return inception_v3(load(weights)) if weights else random_conv()
 
 
 def inception_v3(state_dict: Mapping[str, np.ndarray]) -> FeatureFunction:
-    """FID's 2048 features (Heusel et al. 2017), and the 1008 logits of Inception Score.
+    """The 2048 features of FID (Heusel et al. 2017), and 1008 logits for the Inception Score.
 
-    As in the published code of Salimans et al. 2016, the logits go without the layer's bias.
+    The logits leave out the layer's bias, as in the published code of Salimans et al. 2016.
 
     Raises:
         ValueError: weights of another network.
@@ -74,11 +83,11 @@ def inception_v3(state_dict: Mapping[str, np.ndarray]) -> FeatureFunction:
 
 
 def random_conv() -> FeatureFunction:
-    """128 features of a fixed random network: three convolutions, each on half the side before.
+    """128 features of a fixed random network: three convolutions, each followed by a pooling by 2.
 
-    The features are the means of each layer's absolute values over the four quarters of an image.
-    They respond to blur, noise and missing modes, and so rank samples of one data set; a figure
-    made with them compares with no published one.
+    A feature is the mean of a channel's absolute values over a quarter of the image. The features
+    respond to blur, noise and missing modes, so they rank samples of the same data set. Figures
+    made with them cannot be compared with published ones.
     """
     random, inputs, params = np.random.RandomState(0), 3, []
     for width in WIDTHS:
@@ -89,10 +98,11 @@ def random_conv() -> FeatureFunction:
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
-    """A state dict of Inception: a PyTorch file (.pth), or an .npz of the same names and arrays.
+    """Reads the weights of Inception: a PyTorch file (.pth), or an .npz file of the same arrays.
 
     Raises:
-        ValueError: no such file, another kind of file, or a .pth without PyTorch.
+        ValueError: there is no such file, it is of another type, or PyTorch is not installed and it
+            is a .pth file.
     """
     path = Path(path)
     if path.suffix not in (".npz", ".pth") or not path.is_file():

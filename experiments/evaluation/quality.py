@@ -1,4 +1,7 @@
-"""How close samples are to data, from features of both; float64 on the host."""
+"""Distances, precision and recall between samples and data, from the features of both.
+
+Everything is computed in float64 on the host.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -14,21 +17,21 @@ BLOCK = 2**23  # distances held at once
 
 
 class KernelDistance(NamedTuple):
-    """Squared maximum mean discrepancy, and its standard error."""
+    """The squared maximum mean discrepancy (MMD^2), and its standard error."""
 
     mean: float
     error: float
 
 
 class InceptionScore(NamedTuple):
-    """Mean and standard deviation over the splits."""
+    """The Inception Score: its mean and standard deviation over the splits."""
 
     mean: float
     std: float
 
 
 class PrecisionRecall(NamedTuple):
-    """The fraction of samples that lie where data do, and of data that lie where samples do."""
+    """The fraction of samples near data (precision), and of data near samples (recall)."""
 
     precision: float
     recall: float
@@ -36,10 +39,10 @@ class PrecisionRecall(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """The moments of features seen so far, whatever their order and batches.
+    """The moments of a set of features, which do not depend on its order and batches.
 
     Attributes:
-        n: how many.
+        n: the number of images.
         mean: [D].
         scatter: [D, D], the sum of (x - mean) (x - mean)^T.
     """
@@ -54,7 +57,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Features) -> "Moments":
-        """Of one batch.
+        """The moments of one batch.
 
         Raises:
             ValueError: an empty batch, or features that are not finite.
@@ -64,7 +67,7 @@ class Moments:
         return cls(len(x), mean, (x - mean).T @ (x - mean))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both sets together (Chan, Golub & LeVeque 1983)."""
+        """The moments of both sets together (Chan, Golub & LeVeque 1983)."""
         _check_dims(len(self.mean), len(other.mean))
         n, shift = self.n + other.n, other.mean - self.mean
         scatter = self.scatter + other.scatter + self.n * other.n / n * np.outer(shift, shift)
@@ -72,7 +75,7 @@ class Moments:
 
     @property
     def covariance(self) -> Float[np.ndarray, "dims dims"]:
-        """The unbiased estimate.
+        """The unbiased estimate of the covariance.
 
         Raises:
             ValueError: fewer than two images.
@@ -82,14 +85,14 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """The squared Wasserstein-2 distance of two Gaussians (Heusel et al. 2017, Eq. 6).
+    """The squared Wasserstein-2 distance between two Gaussians (Heusel et al. 2017, Eq. 6).
 
-    |mean_a - mean_b|^2 + tr A + tr B - 2 tr (A B)^1/2, where for any factors A = F^T F, B = G^T G
-    the last trace is the sum of the singular values of F G^T. Unlike a square root of the product,
-    these keep their precision where A or B are singular, as with fewer images than features.
+    It is |mean_a - mean_b|^2 + tr A + tr B - 2 tr (A B)^1/2. For any factors A = F^T F and
+    B = G^T G, the last trace is the sum of the singular values of F G^T. These stay precise where
+    A or B is singular, as with fewer images than features; the square root of A B does not.
 
     Raises:
-        ValueError: fewer than two images, another number of features, or no covariance.
+        ValueError: fewer than two images, different numbers of features, or no covariance.
     """
     _check_dims(len(a.mean), len(b.mean))
     f, g = _factor(a.covariance), _factor(b.covariance)
@@ -101,14 +104,21 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def kernel_distance(
     a: Features, b: Features, subset_size: int = 1000, n_subsets: int = 100, seed: int = 0
 ) -> KernelDistance:
-    """KID (Binkowski et al. 2018): MMD^2 under the kernel (x.y / D + 1)^3, without bias.
+    """KID (Binkowski et al. 2018): an unbiased estimate of MMD^2 for the kernel (x.y / D + 1)^3.
 
-    It is the mean over random subsets of both sets. They overlap, so their spread s understates the
-    error, which is that of the delete-d jackknife (Shao & Wu 1989) and of the finite number k of
-    subsets of m among n images: s^2 (m / (n - m) + 1 / k).
+    The estimate is the mean over random subsets of both sets. The subsets overlap, so their
+    standard deviation s understates the error. With k subsets of m images among n, the variance is
+    s^2 (m / (n - m) + 1 / k): the delete-d jackknife (Shao & Wu 1989), and the finite number k.
+
+    Args:
+        a: features of the first set.
+        b: features of the second set.
+        subset_size: images in a subset.
+        n_subsets: number of subsets.
+        seed: chooses the subsets.
 
     Raises:
-        ValueError: not more images than a subset has, or subsets of fewer than two.
+        ValueError: a set that is not larger than a subset, or a subset of fewer than two images.
     """
     check_at_least(2, subset_size=subset_size, n_subsets=n_subsets)
     a, b = _checked(a, subset_size + 1), _checked(b, subset_size + 1)
@@ -124,7 +134,7 @@ def kernel_distance(
 
 
 def inception_score(logits: Float[np.ndarray, "n classes"], n_splits: int = 10) -> InceptionScore:
-    """exp E KL(p(y|x) || p(y)) in each of n_splits parts (Salimans et al. 2016).
+    """The Inception Score exp E KL(p(y|x) || p(y)), in n_splits parts (Salimans et al. 2016).
 
     Raises:
         ValueError: fewer images than splits, or logits that are not finite.
@@ -141,26 +151,27 @@ def inception_score(logits: Float[np.ndarray, "n classes"], n_splits: int = 10) 
 def precision_recall(data: Features, samples: Features, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1 and 2).
 
-    A set covers a point that is no farther from one of its members than that member's k-th nearest
-    neighbour in the set.
+    A member of a set covers the points that are no farther away than its k-th nearest neighbour in
+    the set. Precision is the fraction of samples that the data cover, recall the opposite.
 
     Raises:
-        ValueError: fewer than k + 1 images, or another number of features.
+        ValueError: fewer than k + 1 images, or different numbers of features.
     """
     check_at_least(1, k=k)
     data, samples = _checked(data, k + 1), _checked(samples, k + 1)
     _check_dims(data.shape[1], samples.shape[1])
-    centre = data.mean(axis=0)  # distances from dot products are the more exact the nearer to 0
+    centre = data.mean(axis=0)  # smaller dot products have smaller rounding errors
     data, samples = data - centre, samples - centre
     return PrecisionRecall(_covered(samples, data, k), _covered(data, samples, k))
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F with F^T F = covariance, of as many rows as its numerical rank."""
+    """A matrix F with F^T F = covariance, and as many rows as the numerical rank."""
     values, vectors = np.linalg.eigh(covariance)
     if not values[0] >= -1e-4 * abs(values[-1]):
         raise ValueError(
-            f"this is no covariance: its eigenvalues are from {values[0]:.3g} to {values[-1]:.3g}"
+            "the covariance is not positive semi-definite: its eigenvalues are from "
+            f"{values[0]:.3g} to {values[-1]:.3g}"
         )
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
@@ -194,7 +205,7 @@ def _covered(points: np.ndarray, members: np.ndarray, k: int) -> float:
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """[len(x), len(y)]; exactly 0 for points that are equal to rounding."""
+    """Squared distances, [len(x), len(y)]: exactly 0 for points that are equal up to rounding."""
     squares = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1)
     distances = squares - 2 * x @ y.T
     distances[distances < 1e-12 * squares] = 0
@@ -202,7 +213,7 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _checked(features: np.ndarray, needed: int) -> np.ndarray:
-    """As float64 [n, D], finite, with n at least `needed`."""
+    """The features as float64 [n, D]; raises ValueError unless n >= needed and all are finite."""
     x = np.asarray(features, np.float64)
     if x.ndim != 2:
         raise ValueError(f"features must be [images, dims], their shape is {list(x.shape)}")
@@ -220,4 +231,6 @@ def _check_count(what: str, n: int, needed: int) -> None:
 
 def _check_dims(a: int, b: int) -> None:
     if a != b:
-        raise ValueError(f"{a} and {b} features cannot be compared: take both from one network")
+        raise ValueError(
+            f"sets of {a} and {b} features cannot be compared: take both from the same network"
+        )

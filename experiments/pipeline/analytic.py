@@ -1,24 +1,21 @@
 """Analytic-DPM's variance of a model's steps, from training data (Bao et al. 2022)."""
 
-from __future__ import annotations
-
+import dataclasses
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, parts
 from sde_lib import AnalyticVariance, analytic_variance
-
-if TYPE_CHECKING:
-    from experiments.pipeline.pipeline import Pipeline
 
 LEAST, VALUES = 256, 1 << 14  # samples, and values of all of them, that a variance is taken from
 
 
-def variance(pipeline: Pipeline) -> AnalyticVariance:
+def variance(pipeline: TrainedModel) -> AnalyticVariance:
     """The variance at the noise levels of pipeline.chain(), by some of the training data.
 
     It is computed once for a run's parameters, and kept in the run's folder.
@@ -56,3 +53,10 @@ def variance(pipeline: Pipeline) -> AnalyticVariance:
 
     unknown = kept("unknown", compute)["unknown"]
     return AnalyticVariance(tuple(levels.tolist()), tuple(unknown.tolist()))
+
+
+def resolved_sampler(pipeline: TrainedModel) -> Any:
+    """The model's sampler, with the variance "analytic" replaced by its values."""
+    if getattr(pipeline.sampler, "variance", None) != "analytic":
+        return pipeline.sampler
+    return dataclasses.replace(pipeline.sampler, variance=variance(pipeline))

@@ -78,7 +78,7 @@ class ClassLabel:
 
     def asked(self, label: int | Sequence[int]) -> "ClassLabel":
         """The condition with other classes to draw; -1 for all of them in turn."""
-        labels = (label,) if isinstance(label, int) else tuple(label)
+        labels = tuple(int(each) for each in np.atleast_1d(label))
         return dataclasses.replace(self, labels=() if labels == (-1,) else labels)
 
     def from_data(self, dataset: Dataset, split: Split) -> Arrays:

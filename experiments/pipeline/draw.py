@@ -4,25 +4,22 @@ Sample i of a seed is one image: its noise, its conditions and, in a cascade, th
 it is made of depend on the seed and on i alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import samplers
+from experiments.pipeline import analytic
 from experiments.pipeline.cascade import smaller
+from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, progress
-
-if TYPE_CHECKING:
-    from experiments.pipeline.pipeline import Pipeline
 
 
 def make_draw(
-    pipeline: Pipeline, size: int, n_frames: int = 0
+    pipeline: TrainedModel, size: int, n_frames: int = 0
 ) -> Callable[[int], samplers.Samples]:
     """A function draw(first_index) of `size` samples in model space, compiled once.
 
@@ -34,7 +31,7 @@ def make_draw(
         n_frames: states to record along the way.
     """
     sde, mesh = pipeline.sde, pipeline.mesh
-    sampler = pipeline.resolved_sampler()
+    sampler = analytic.resolved_sampler(pipeline)
     size = devices.round_up(mesh, size)
     shape = sde.state_shape((size, *pipeline.shape))
     guide_params = [guide.params for guide in pipeline.guides]
@@ -61,7 +58,7 @@ def make_draw(
 
 
 def draw_all(
-    pipeline: Pipeline, n: int, first_index: int = 0, title: str = "sampling"
+    pipeline: TrainedModel, n: int, first_index: int = 0, title: str = "sampling"
 ) -> tuple[np.ndarray, int]:
     """n samples in model space, and the network evaluations of each.
 
@@ -81,7 +78,7 @@ def draw_all(
     return x, max(nfe for _, nfe in results)
 
 
-def draw_paths(pipeline: Pipeline, n: int, n_frames: int) -> np.ndarray:
+def draw_paths(pipeline: TrainedModel, n: int, n_frames: int) -> np.ndarray:
     """The first samples along their way, [n_frames + 1 at most, n, ...]: the prior comes first."""
     sampler = pipeline.sampler
     steps = getattr(sampler, "n_steps", getattr(sampler, "n_levels", n_frames + 1))
@@ -93,7 +90,7 @@ def draw_paths(pipeline: Pipeline, n: int, n_frames: int) -> np.ndarray:
     return np.concatenate([prior[None], frames])
 
 
-def smaller_images(pipeline: Pipeline, n: int) -> np.ndarray:
+def smaller_images(pipeline: TrainedModel, n: int) -> np.ndarray:
     """The images that the first n samples of a super-resolution model are made of."""
     size = devices.round_up(pipeline.mesh, n)
     return devices.fetch(_make_smaller_images(pipeline, size)(np.arange(size))["smaller"])[:n]
@@ -107,7 +104,9 @@ def check_finite(x: Any) -> None:
         )
 
 
-def _make_smaller_images(pipeline: Pipeline, size: int) -> Callable[[np.ndarray], dict[str, Any]]:
+def _make_smaller_images(
+    pipeline: TrainedModel, size: int
+) -> Callable[[np.ndarray], dict[str, Any]]:
     """A function of indices that gives the images for super-resolution as "smaller"; {} without it.
 
     They are samples of the base model or, without one, test images in turn, with their classes if

@@ -4,25 +4,21 @@ TASKS names them; each is a function of (pipeline, score_fn, options, x, index o
 that gives columns of images by their titles, each like x.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import samplers
+from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, progress
 from samplers import editing, measurement
 from sde_lib import ScoreFn
 from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least, check_name
-
-if TYPE_CHECKING:
-    from experiments.pipeline.pipeline import Pipeline
 
 Columns = dict[str, Batch]
 
@@ -57,7 +53,7 @@ class Edit:
             raise ValueError(f"config.edit.strength is {self.strength}: it must lie in [0, 1]")
 
 
-def edit(pipeline: Pipeline, x: np.ndarray, options: Edit) -> dict[str, np.ndarray]:
+def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.ndarray]:
     """The columns of an edit's picture, by their titles, for samples x [N, ...] in model space.
 
     Raises:
@@ -84,7 +80,7 @@ def edit(pipeline: Pipeline, x: np.ndarray, options: Edit) -> dict[str, np.ndarr
     return columns
 
 
-def check(pipeline: Pipeline, options: Edit) -> None:
+def check(pipeline: TrainedModel, options: Edit) -> None:
     """Raises ValueError for a model or data that cannot be edited."""
     if pipeline.guides:
         name = type(pipeline.guides[0]).__name__
@@ -110,20 +106,20 @@ def check(pipeline: Pipeline, options: Edit) -> None:
 
 
 def _inpaint(
-    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+    pipeline: TrainedModel, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
 ) -> Columns:
     mask = MASKS[options.mask](x.shape[1])
     return _measure(pipeline, score_fn, options, x, first_index, measurement.inpainting(mask))
 
 
 def _colorize(
-    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+    pipeline: TrainedModel, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
 ) -> Columns:
     return _measure(pipeline, score_fn, options, x, first_index, measurement.grey)
 
 
 def _measure(
-    pipeline: Pipeline,
+    pipeline: TrainedModel,
     score_fn: ScoreFn,
     options: Edit,
     x: Batch,
@@ -142,7 +138,7 @@ def _measure(
 
 
 def _variations(
-    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+    pipeline: TrainedModel, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
 ) -> Columns:
     many = jnp.repeat(x, options.n_results, axis=0)
     about = pipeline.sampler, pipeline.key, pipeline.sde, score_fn, many
@@ -151,14 +147,14 @@ def _variations(
 
 
 def _reconstruct(
-    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+    pipeline: TrainedModel, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
 ) -> Columns:
     latent = _encode(pipeline, score_fn, x)
     return {"original": x, "decoded": _decode(pipeline, score_fn, latent)}
 
 
 def _interpolate(
-    pipeline: Pipeline, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+    pipeline: TrainedModel, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
 ) -> Columns:
     """Images between each image and the next, by their points of the prior."""
     n_frames, latent = options.n_results, _encode(pipeline, score_fn, x)
@@ -170,11 +166,11 @@ def _interpolate(
     return {"from": x[:-1]} | between | {"to": x[1:]}
 
 
-def _encode(pipeline: Pipeline, score_fn: ScoreFn, x: Batch) -> Batch:
+def _encode(pipeline: TrainedModel, score_fn: ScoreFn, x: Batch) -> Batch:
     return editing.encode(pipeline.sde, score_fn, x, **pipeline.flow_tolerances())
 
 
-def _decode(pipeline: Pipeline, score_fn: ScoreFn, latent: Batch) -> Batch:
+def _decode(pipeline: TrainedModel, score_fn: ScoreFn, latent: Batch) -> Batch:
     flow = samplers.ProbabilityFlow(**pipeline.flow_tolerances())
     start = samplers.Start(latent, pipeline.sde.t_max)
     return flow(pipeline.key, pipeline.sde, score_fn, latent.shape, start=start).x

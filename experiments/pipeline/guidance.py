@@ -127,8 +127,9 @@ class Discriminator:
 
     def check_sampler(self, sampler: Any) -> None:
         """Raises ValueError for a sampler that cannot tell the evaluations of a step apart."""
-        alike = self.weight == self.weight_2nd_order
-        if not alike and not getattr(sampler, "takes_tuple", False):
+        if getattr(sampler, "takes_tuple", False):  # first: a weight may be traced
+            return
+        if self.weight != self.weight_2nd_order:
             raise ValueError(
                 f"the sampler {type(sampler).__name__} does not tell the first evaluation of a "
                 "step from the others: take 'edm', 'heun' or another solver of noise levels, or "

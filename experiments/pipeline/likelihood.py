@@ -1,11 +1,8 @@
 """Log-likelihoods of data under a trained model, in bits per dimension."""
 
-from __future__ import annotations
-
-import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,46 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 import sde_lib
+from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, parts
-from sde_lib.checks import check_at_least, check_name
-from sde_lib.probes import Probe
-
-if TYPE_CHECKING:
-    from experiments.pipeline.pipeline import Pipeline
-
-
-@dataclasses.dataclass(frozen=True)
-class LikelihoodOptions:
-    """The solver's tolerances and the estimator's probes (sde_lib.log_likelihood).
-
-    Attributes:
-        rtol: relative tolerance.
-        atol: absolute tolerance.
-        probe: distribution of the probes, or "exact".
-        n_probes: probes a sample.
-        n_repeats: passes over the data, each with other noise and other probes.
-        batch_size: samples at a time.
-
-    Raises:
-        ValueError: an unknown probe, a tolerance that is not positive, or a count below 1.
-    """
-
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    probe: Probe = "rademacher"
-    n_probes: int = 1
-    n_repeats: int = 1
-    batch_size: int = 256
-
-    def __post_init__(self):
-        check_name("config.eval.probe", self.probe, get_args(Probe))
-        for name in ("n_probes", "n_repeats", "batch_size"):
-            check_at_least(1, **{f"config.eval.{name}": getattr(self, name)})
-        for name in ("rtol", "atol"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"config.eval.{name} is {getattr(self, name)}: it must be positive"
-                )
 
 
 class BitsPerDim(NamedTuple):
@@ -74,7 +33,7 @@ class BitsPerDim(NamedTuple):
 
 
 def bits_per_dim(
-    pipeline: Pipeline, values: tuple[Any, Any], part: parts.Part = parts.always
+    pipeline: TrainedModel, values: tuple[Any, Any], part: parts.Part = parts.always
 ) -> BitsPerDim:
     """Bits per dimension of data by the probability-flow ODE.
 
@@ -91,10 +50,12 @@ def bits_per_dim(
         part: keeps finished parts.
 
     Raises:
+        ValueError: values that are no grey levels of the model's data.
         FloatingPointError: a likelihood is not finite.
     """
     scaling, options = pipeline.scaling, pipeline.likelihood
     shape = values[0].shape[1:]
+    _check_grey(scaling.levels, values[0])
 
     @jax.jit
     def batch(params, key, values, first_index):
@@ -136,7 +97,7 @@ def bits_per_dim(
 
 
 def passes(
-    pipeline: Pipeline,
+    pipeline: TrainedModel,
     values: Any,
     fn: Callable[[jax.Array, Any, int], dict[str, jax.Array]],
     part: parts.Part = parts.always,
@@ -155,7 +116,7 @@ def passes(
 
 
 def exact_score_fn(
-    pipeline: Pipeline, params: Any, key: jax.Array, x: Any, conditions: Any, first_index: Any
+    pipeline: TrainedModel, params: Any, key: jax.Array, x: Any, conditions: Any, first_index: Any
 ) -> sde_lib.ScoreFn:
     """Inside jit: the model's score in float32, with the conditions of the samples x."""
     if pipeline.super_resolution:
@@ -165,9 +126,20 @@ def exact_score_fn(
     return devices.spread(pipeline.mesh, score_fn)
 
 
-def grey_values(pipeline: Pipeline, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def grey_values(pipeline: TrainedModel, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Grey levels x in model space, without noise, and all values that a grey level has there."""
     scaling, key = pipeline.scaling, jax.random.key(0)
     assert scaling.levels
     grey = scaling.to_model(key, jnp.arange(scaling.levels), dequantize=False)
     return scaling.to_model(key, x, dequantize=False), grey
+
+
+def _check_grey(levels: int | None, x: Any) -> None:
+    """Raises ValueError for arrays that are no grey levels; other sequences hold the data set's."""
+    if levels is None or not isinstance(x, np.ndarray):
+        return
+    if x.min() < 0 or x.max() >= levels or not np.issubdtype(x.dtype, np.integer):
+        raise ValueError(
+            f"the data are grey levels 0 to {levels - 1}, and these values are {x.dtype} from "
+            f"{x.min():g} to {x.max():g}: make grey levels of samples by Pipeline.to_data"
+        )

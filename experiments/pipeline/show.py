@@ -19,7 +19,7 @@ from experiments.data.scaling import Scaling
 from experiments.pipeline import draw
 from experiments.pipeline.cascade import larger
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import devices, files, hosts, pictures, progress
+from experiments.runs import charts, devices, files, hosts, pictures, progress
 
 N_FRAMES = 10
 N_PATHS = 8
@@ -75,7 +75,7 @@ def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path
     points = np.asarray(pipeline.dataset().train[: len(x)])
     half_width = 1.1 * float(np.abs(points).max())
     density = _density(pipeline, half_width)
-    return pictures.save_points(path, points, x, density, half_width, about)
+    return charts.save_points(path, points, x, density, half_width, about)
 
 
 def save_files(
@@ -108,7 +108,7 @@ def save_paths(pipeline: Pipeline) -> Path:
     about = _write_settings(pipeline, path)
     if len(pipeline.shape) == 1:
         frames = draw.draw_paths(pipeline, N_POINT_PATHS, N_FRAMES)
-        return pictures.save_point_path(path, frames[::2], about)
+        return charts.save_point_path(path, frames[::2], about)
     frames = draw.draw_paths(pipeline, N_PATHS, N_FRAMES)
     scaling = None if pipeline.decoder else pipeline.scaling
     frames = _stretch(scaling, frames).swapaxes(0, 1)

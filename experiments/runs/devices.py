@@ -15,16 +15,16 @@ from jax.sharding import PartitionSpec as P
 from sde_lib import ScoreAndVariance, ScoreFn
 
 AXES = ("data", "fsdp")
-WHOLE = 0.01  # share of a device's part of the state: smaller leaves are not worth a message
+WHOLE = 0.01  # leaves that make up this share of a device's part of the state are not split
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A grid of data x fsdp devices with the axes "data" and "fsdp".
 
     Args:
-        data: rows of devices, each with a copy of the state; -1 for what fsdp leaves.
-        fsdp: devices in a row, which share the state.
-        devices: jax.Devices, all to be used; None for those of all hosts.
+        data: rows of devices, each with a copy of the state; -1: all devices, divided by fsdp.
+        fsdp: devices in a row; the state is split over them.
+        devices: the jax.Devices to use, all of them; None: those of all hosts.
 
     Raises:
         ValueError: the two do not multiply to the number of devices.
@@ -36,7 +36,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     if rows < 1 or fsdp < 1 or rows * fsdp != n:
         raise ValueError(
             f"config.mesh.data = {data} times config.mesh.fsdp = {fsdp} must be the number of "
-            f"devices, {n}; data = -1 takes what fsdp leaves"
+            f"devices, {n}; data = -1 needs an fsdp that divides it"
         )
     return jax.make_mesh((rows, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
@@ -47,7 +47,7 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def state_shardings(mesh: Mesh, tree: Any) -> Any:
-    """A sharding for each leaf of a state: split over "fsdp" along the output channels, its last axis.
+    """A sharding for each leaf of a state: its last axis, output channels, is split over "fsdp".
 
     Where the devices do not divide the last axis, the last axis that they divide is split. The
     smallest leaves, together at most WHOLE of a device's share, are copied to every device.
@@ -72,7 +72,7 @@ def gather(mesh: Mesh, tree: Any) -> Any:
 
 
 def spread(mesh: Mesh, score_fn: ScoreFn) -> ScoreFn:
-    """Inside jit: splits the evaluations of score_fn over the devices, if they divide the batch."""
+    """Inside jit: splits the batches of score_fn over the devices, if these divide the batch."""
     fn = score_fn.both if isinstance(score_fn, ScoreAndVariance) else score_fn
 
     def spread_fn(x: jax.Array, t: jax.Array) -> Any:
@@ -89,7 +89,7 @@ def put(sharding: NamedSharding, values: Any, indices: np.ndarray) -> jax.Array:
     Args:
         sharding: of the result.
         values: [N, ...] on every host, indexable by an array.
-        indices: an array of any number of axes.
+        indices: an array with any number of axes.
     """
 
     def read(index: Any) -> np.ndarray:

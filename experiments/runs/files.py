@@ -54,6 +54,6 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, [] without one; a last line that a crash cut short is dropped."""
+    """The objects of a .jsonl file; [] without one. A line that a crash cut short is dropped."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

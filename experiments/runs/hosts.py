@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, and agree."""
+"""A run of several processes: they find each other, agree on values, and end together."""
 
 import json
 import os
@@ -14,27 +14,29 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-SHARED_WITHIN = 10  # seconds for a file to be seen by all hosts
-LEAVE_WITHIN = 10  # seconds for the others to end too; JAX would wait for minutes
+SHARED_WITHIN = 10  # seconds until all hosts see a new file
+LEAVE_WITHIN = 10  # seconds until this process ends after an error; JAX would wait for minutes
 
 
 def join(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
 ) -> None:
-    """Makes this process one of several, if it is: the first thing to do with JAX.
+    """Joins the other processes of a run, if there are any. JAX must not have started before.
 
     Args:
-        coordinator: HOST:PORT of process 0; None on a TPU pod and under SLURM, which tell.
-        num_processes: how many there are; with a coordinator.
-        process_id: which of them this is; with a coordinator.
-        timeout: seconds after which the process ends, if the others are not there.
+        coordinator: HOST:PORT of process 0; None alone, on a TPU pod and under SLURM.
+        num_processes: number of processes; with a coordinator.
+        process_id: number of this process, from 0 on; with a coordinator.
+        timeout: seconds after which this process ends if it has not found the others.
 
     Raises:
-        ValueError: a coordinator without the other two, or the reverse.
+        ValueError: some of the first three without the others, or an impossible one.
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
-        raise ValueError("--coordinator, --num_processes and --process_id belong together")
+        raise ValueError(
+            "--coordinator, --num_processes and --process_id belong together: give all"
+        )
     if coordinator and not coordinator.rpartition(":")[2].isdigit():
         raise ValueError(f"--coordinator is {coordinator!r}: it must be HOST:PORT")
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
@@ -57,14 +59,14 @@ def join(
 
 
 def leave(message: str) -> NoReturn:
-    """Ends the process with a message, and soon, though the others may not end."""
+    """Ends this process with a message, within LEAVE_WITHIN seconds even if the others run on."""
     if jax.distributed.is_initialized():
         _after(LEAVE_WITHIN, lambda: os._exit(1))
     sys.exit(message)
 
 
 def _fail(*exception: Any) -> None:
-    """What Python does of an exception that nothing catches, and soon ends."""
+    """Shows an exception that nothing caught, as Python does, and ends within LEAVE_WITHIN."""
     _after(LEAVE_WITHIN, lambda: os._exit(1))
     sys.__excepthook__(*exception)
 
@@ -77,63 +79,66 @@ def _after(seconds: float, act: Callable[[], None]) -> threading.Timer:
 
 
 def _in_cluster() -> bool:
-    """Whether JAX can find out by itself about the other processes."""
+    """True if JAX can find the other processes by itself."""
     under_slurm = "SLURM_STEP_NODELIST" in os.environ and int(os.environ["SLURM_NTASKS"]) > 1
-    # JAX sets the first of these on a TPU's host; the second, where its metadata cannot be asked.
+    # JAX sets TPU_ML_PLATFORM on a TPU's host, and TPU_SKIP_MDS_QUERY where it has no metadata.
     on_tpu = "TPU_ML_PLATFORM" in os.environ and "TPU_SKIP_MDS_QUERY" not in os.environ
     return under_slurm or on_tpu or "TPU_WORKER_HOSTNAMES" in os.environ
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints, and writes all but checkpoints."""
+    """True for the process that prints, and that writes all files but checkpoints."""
     return jax.process_index() == 0
 
 
 def agree(value: int) -> int:
-    """The first process's value, everywhere."""
+    """The first process's value, in every process."""
     return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def share(values: Sequence[int]) -> list[int]:
-    """The first process's values, everywhere."""
+    """The first process's values, in every process."""
     n = agree(len(values))
     padded = np.resize(np.asarray(values, int), n)
     return multihost_utils.broadcast_one_to_all(padded).tolist() if n else []
 
 
 def everyone(fact: bool) -> bool:
-    """Whether it is so in all processes; they wait for each other."""
+    """True if the fact is true in all processes, which wait for each other."""
     return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
 
 
 def check_alike(settings: Mapping[str, object]) -> None:
-    """Raises ValueError, in all processes and with the differences, unless settings are the same.
+    """Raises ValueError in all processes, with the differences, unless their settings are the same.
 
     Args:
-        settings: what this process was started with, by name; as JSON.
+        settings: flags and config fields of this process by name, as JSON can hold them.
     """
     text = json.dumps(dict(settings)).encode()
     lengths = multihost_utils.process_allgather(np.asarray(len(text)))
     padded = np.frombuffer(text.ljust(lengths.max()), np.uint8)
     texts = np.atleast_2d(multihost_utils.process_allgather(padded))
-    settings_of = [json.loads(row.tobytes()) for row in texts]
-    first, differing = settings_of[0], []
-    for process, theirs in enumerate(settings_of):
-        for name in sorted(first.keys() | theirs.keys()):
-            if first.get(name) != theirs.get(name):
-                was, here = first.get(name), theirs.get(name)
-                differing.append(f"\n  {name}: {was!r} in process 0, {here!r} in {process}")
+    first, *others = (json.loads(row.tobytes()) for row in texts)
+    differing = [
+        f"\n  {name}: {first.get(name)!r} in process 0, {theirs.get(name)!r} in {process}"
+        for process, theirs in enumerate(others, 1)
+        for name in sorted(first.keys() | theirs.keys())
+        if first.get(name) != theirs.get(name)
+    ]
     if differing:
-        raise ValueError(f"the processes were started with different{''.join(differing)}")
+        raise ValueError(
+            f"the processes were started with different settings:{''.join(differing)}\n"
+            "start all of them with the same flags"
+        )
 
 
 def check_shared(folder: Path) -> None:
-    """Raises ValueError, in all processes, unless all see the same folder."""
+    """Raises ValueError in all processes unless all of them see the same folder."""
     path = folder / f".seen-{agree(random.getrandbits(31))}"
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
-    everyone(True)  # has waited for it
+    everyone(True)  # waits for the first process
     patience = time.monotonic() + SHARED_WITHIN
     while not path.exists() and time.monotonic() < patience:
         time.sleep(0.5)
@@ -143,5 +148,5 @@ def check_shared(folder: Path) -> None:
     if not seen.all():
         raise ValueError(
             f"processes {np.flatnonzero(~seen).tolist()} do not see the {folder} of process 0: "
-            "--workdir must be on a file system that all share"
+            "give a --workdir on a file system that all of them share"
         )

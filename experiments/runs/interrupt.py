@@ -12,7 +12,7 @@ import threading
 
 PATIENCE = 1.0  # seconds for Python's own handler
 SAVING = threading.Event()
-"""Set while SIGINT is handled by saving first, as by the training loop: no process is ended then."""
+"""Set while SIGINT is handled by saving first, as in the training loop: no process is ended."""
 
 
 def listen() -> None:

@@ -24,15 +24,17 @@ def on_terminal() -> bool:
     return sys.stderr.isatty() and hosts.is_first()
 
 
-def track(items: Iterable[T], title: str, unit: str = "batch") -> Iterator[T]:
+def track(
+    items: Iterable[T], title: str, unit: str = "batch", total: int | None = None
+) -> Iterator[T]:
     """Yields the items; shows how many are done, of how many, and the time left.
 
-    An empty title shows nothing.
+    An empty title shows nothing. `total` is the number of items that have no length.
     """
     if not title:
         yield from items
         return
-    total = len(items) if isinstance(items, Sized) else None
+    total = len(items) if isinstance(items, Sized) else total
     with working(title, total, unit) as bar:
         for item in items:
             yield item
@@ -40,10 +42,13 @@ def track(items: Iterable[T], title: str, unit: str = "batch") -> Iterator[T]:
 
 
 @contextmanager
-def working(title: str, total: int | None = None, unit: str = "it") -> Iterator[Any]:
+def working(
+    title: str, total: int | None = None, unit: str = "it", every: float | None = None
+) -> Iterator[Any]:
     """Shows that something works, also while Python waits for a compiler; update() counts on.
 
-    The display is refreshed by a thread: the first item may take minutes, as XLA compiles.
+    The display is refreshed by a thread: the first item may take minutes, as XLA compiles. `every`
+    is the number of seconds between lines; None: LINE_EVERY.
     """
     bar = tqdm(
         total=total, desc=title, unit=unit, leave=False, disable=not on_terminal(), delay=QUIET_FOR
@@ -51,7 +56,8 @@ def working(title: str, total: int | None = None, unit: str = "it") -> Iterator[
     counted = _Counter(bar)
     done = threading.Event()
     show = _refresh if on_terminal() else _lines
-    thread = threading.Thread(target=show, args=(counted, title, total, unit, done), daemon=True)
+    about = counted, title, total, unit, every or LINE_EVERY, done
+    thread = threading.Thread(target=show, args=about, daemon=True)
     thread.start()
     try:
         yield counted
@@ -81,13 +87,13 @@ def _refresh(counted: _Counter, *about: Any) -> None:
 
 
 def _lines(
-    counted: _Counter, title: str, total: int | None, unit: str, done: threading.Event
+    counted: _Counter, title: str, total: int | None, unit: str, every: float, done: threading.Event
 ) -> None:
     if not hosts.is_first():
         return
     start, pause = time.monotonic(), LINES_AFTER
     while not done.wait(pause):
-        seconds, pause = time.monotonic() - start, LINE_EVERY
+        seconds, pause = time.monotonic() - start, every
         about = f"{seconds:.0f} s"
         if total and counted.n:
             left = time.gmtime(seconds / counted.n * (total - counted.n))

@@ -1,304 +1,218 @@
-"""Mode ablate: what epsilon scaling and a discriminator's guidance do, each alone and together.
+"""Mode ablate: the effect of epsilon scaling and discriminator guidance, each alone and together.
 
     python -m experiments.main --config=configs/digits.py:edm --mode=ablate \
-        --config.sampling.discriminator=runs/digits-discriminator
+        --config.guidance.discriminator.run=runs/digits-discriminator
 
-The arms are EDM, EDM-ES (scaled: Ning et al. 2023), EDM-G++ (guided: Kim et al. 2023) and SEDM-G++
-(both), for each solver and number of network evaluations (NFE). The weight w of an arm's guidance
-and the scale b of its predicted noise are those of the least Fréchet distance on one set of
-samples; what is reported is of other sets, which start from the same noise in all arms. All else is
-as config.sampling has it; what it has of w and b does not count. A study that was stopped goes on.
+The arms are EDM, EDM-ES (epsilon scaling: Ning et al. 2023), EDM-G++ (discriminator guidance: Kim
+et al. 2023) and SEDM-G++ (both), for each solver and number of network evaluations (NFE). The
+guidance weight w and the scale b of the predicted noise are chosen for each arm by the least
+Fréchet distance on one set of samples. The reported distances are of other sets, which start from
+the same noise in all arms. The other options are those of config.sampling and config.guidance;
+their own w and b do not count. A study that was stopped continues.
 """
 
-import functools
+import dataclasses
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
-from tqdm import tqdm
 
-from experiments import build
-from experiments.commands import evaluate, train
-from experiments.commands.evaluate import Distances
-from experiments.pipeline import guides, scores
-from experiments.runs import pictures, sharding
-from experiments.runs import workdir as workdirs
+from experiments.build import components, data, sections
+from experiments.commands.request import Request
+from experiments.evaluation import reference
+from experiments.evaluation.features import FeatureFunction
+from experiments.evaluation.metrics import LEAST
+from experiments.evaluation.reference import Distances, Reference
+from experiments.pipeline import analytic
+from experiments.pipeline.guidance import EpsilonScaling
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import charts, devices, files, pictures, progress
 from experiments.runs.parts import Parts
-from experiments.studies import benchmark_solvers
-from experiments.training import state
-from models.config import Config
+from experiments.studies import ablation_report as report
+from experiments.studies import subject as subjects
+from experiments.studies.ablation_report import BOTH, EDM, GUIDED, SCALED, Run
+from experiments.studies.subject import Corrections
+from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least, check_positive
 
-NOT_HERE = ("classifier", "eps_scale_slope", "time_shift_window")  # that no arm has
-EDM, SCALED, GUIDED, BOTH = "EDM", "EDM-ES", "EDM-G++", "SEDM-G++"
-
-CLAIMS = ((SCALED, EDM), (GUIDED, EDM), (BOTH, SCALED), (BOTH, GUIDED))
-"""Pairs of arms of which the first should be the better."""
+NOT_HERE = (  # config fields that no arm has
+    *("guidance.classifier.run", "guidance.epsilon_scaling.slope", "guidance.time_shift.window"),
+)
 Arms = dict[str, list[tuple[float, float]]]
 """The settings (w, b) that each arm chooses from."""
-Measure = Callable[[str, int, float, float, int], Distances]
-"""measure(solver, nfe, w, b, seed)"""
+Measure = Callable[[str, NoiseLevelSolver, float, float, int], Distances]
+"""measure(name of the solver, solver, w, b, seed)"""
+Draw = Callable[[float, float, int, int], Batch]
+"""draw(w, b, seed, first index)"""
 
 
-class Run(NamedTuple):
-    """A set of samples; role: "choose" or "report"."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of the study, config.ablate.
 
-    solver: str
-    nfe: int
-    arm: str
-    w: float
-    b: float
-    role: str
-    seed: int
-    frechet: float
-    kernel: float
-    kernel_error: float
+    Attributes:
+        solvers: names of solvers.
+        nfe: network evaluations a sample.
+        weights: to choose w from.
+        scales: to choose b from.
+        n_samples: in a set.
+        n_seeds: sets that are reported.
+    """
+
+    solvers: tuple[str, ...]
+    nfe: tuple[int, ...]
+    weights: tuple[float, ...]
+    scales: tuple[float, ...]
+    n_samples: int
+    n_seeds: int
+
+    def __post_init__(self):
+        values = {name: getattr(self, name) for name in ("solvers", "nfe", "weights", "scales")}
+        subjects.check_not_empty("ablate", **values)
+        for name in ("weights", "scales"):
+            for value in values[name]:
+                check_positive(**{f"config.ablate.{name}": value})
+        check_at_least(LEAST, **{"config.ablate.n_samples": self.n_samples})
+        check_at_least(2, **{"config.ablate.n_seeds": self.n_seeds})
+
+    def arms(self, guided: bool) -> Arms:
+        """The arms that need no discriminator; if `guided`, all of them."""
+        weights, scales = (tuple(map(float, values)) for values in (self.weights, self.scales))
+        arms = {EDM: [(0.0, 1.0)], SCALED: list(itertools.product((0.0,), scales))}
+        if guided:
+            arms[GUIDED] = list(itertools.product(weights, (1.0,)))
+            arms[BOTH] = list(itertools.product(weights, scales))
+        return arms
 
 
-class Mean(NamedTuple):
-    """Of independent values, with its standard error."""
-
-    value: float
-    error: float
-
-    @classmethod
-    def of(cls, values: Sequence[float] | np.ndarray) -> "Mean":
-        return cls(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))))
-
-    def __str__(self) -> str:
-        digits = 1 - math.floor(math.log10(self.error or 1e-6))
-        return f"{self.value:.{max(digits, 0)}f} +- {self.error:.{max(digits, 0)}f}"
-
-
-def run(config: Config, workdir: Path) -> None:
+def run(request: Request) -> None:
     """Chooses, measures and compares; prints the table and the verdicts, and saves the pictures.
 
     Raises:
-        ValueError: an impossible study, no run, or a discriminator that is not for its model.
+        ValueError: an impossible study, no run, or a discriminator that does not know this model.
         FloatingPointError: a sample is not finite.
     """
-    check(config)
-    arms, step = arms_of(config), state.saved_steps(workdir)[-1]
-    options = config.ablate
-    n_sets = sum(len(settings) + options.n_seeds for settings in arms.values())
-    n_sets *= len(options.solvers) * len(options.nfe)
-    sets = study(config, arms, make_measure(config, workdir, step))
+    config, folder = request.config, request.folder
+    options = Options(**config.ablate.to_dict())
+    for field in subjects.set_fields(config, NOT_HERE):
+        raise ValueError(f"no arm has config.{field} = {sections.get(config, field)!r}")
+    solvers = subjects.solvers(config, options.solvers, options.nfe)
+    model = subjects.unguided(request)
+    corrections = subjects.corrections(config, model)
+    kept = folder / "ablation" / str(model.step)
+    compared = *features(request, model), options.n_samples, kept
+    measure = make_measure(model, corrections, *compared)
+    arms = options.arms(guided=corrections.discriminator is not None)
     if BOTH not in arms:
-        print(f"without config.sampling.discriminator: {GUIDED} and {BOTH} are left out")
-    runs = list(tqdm(sets, total=n_sets, unit="set", disable=None))
-    print("\n".join([*table(runs), *open_ends(runs), *verdicts(runs)]))
-    print(workdirs.write_table(workdir / "ablation.csv", Run._fields, runs))
-    about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
-    columns = len(options.nfe)
-    print(pictures.save_arms(workdir / "ablation.png", arm_panels(runs), columns, about))
-    print(pictures.save_grids(workdir / "ablation_grid.png", grid_panels(runs), columns, about))
+        print(f"without config.guidance.discriminator.run: {GUIDED} and {BOTH} are left out")
+    seeds = range(model.seed, model.seed + options.n_seeds + 1)
+    n_sets = len(solvers) * sum(len(tried) + options.n_seeds for tried in arms.values())
+    runs = list(progress.track(study(arms, solvers, seeds, measure), "ablation", "set", n_sets))
+    print("\n".join([*report.table(runs), *report.open_ends(runs), *report.verdicts(runs)]))
+    print(files.write_table(folder / "ablation.csv", Run._fields, runs))
+    about = pictures.provenance(config=config.to_dict(), seed=model.seed, step=model.step)
+    columns, panels = len(options.nfe), report.arm_panels(runs)
+    print(charts.save_arms(folder / "ablation.png", panels, columns, about))
+    grids = report.grid_panels(runs)
+    print(charts.save_grids(folder / "ablation_grid.png", grids, columns, about))
 
 
-def check(config: Config) -> None:
-    """Raises ValueError for a study that would fail, if only after hours."""
-    options, sde = config.ablate, build.make_sde(config)
-    for name in ("solvers", "nfe", "weights", "scales"):
-        if not options[name]:
-            raise ValueError(f"config.ablate.{name} is empty: give one or more")
-    for name in NOT_HERE:
-        if config.sampling[name]:
-            raise ValueError(f"no arm has config.sampling.{name} = {config.sampling[name]!r}")
-    for solver, nfe in itertools.product(options.solvers, options.nfe):
-        benchmark_solvers.evaluations(build.make_solver(config, solver, nfe), sde)
-    for w in options.weights:
-        check_positive(**{"config.ablate.weights": w})
-    for b in options.scales:
-        check_positive(**{"config.ablate.scales": b})
-    check_at_least(evaluate.LEAST, **{"config.ablate.n_samples": options.n_samples})
-    check_at_least(2, **{"config.ablate.n_seeds": options.n_seeds})
+def study(
+    arms: Arms, solvers: list[tuple[str, NoiseLevelSolver]], seeds: range, measure: Measure
+) -> Iterator[Run]:
+    """For each solver and arm the runs to choose by, of the first seed; then those to report."""
 
+    def measured(name, solver, arm, w, b, role, seed) -> Run:
+        distances = measure(name, solver, w, b, seed)
+        return Run(name, solver.nfe, arm, w, b, role, seed, *distances[:3])
 
-def arms_of(config: Config) -> Arms:
-    """Those that need no discriminator, and with config.sampling.discriminator all."""
-    weights, scales = (tuple(map(float, config.ablate[name])) for name in ("weights", "scales"))
-    arms = {EDM: [(0.0, 1.0)], SCALED: list(itertools.product((0.0,), scales))}
-    if config.sampling.discriminator:
-        arms[GUIDED] = list(itertools.product(weights, (1.0,)))
-        arms[BOTH] = list(itertools.product(weights, scales))
-    return arms
-
-
-def study(config: Config, arms: Arms, measure: Measure) -> Iterator[Run]:
-    """Of each arm the runs to choose by, of config.seed; then those to report, of later seeds."""
-    options, chooses = config.ablate, config.seed
-
-    def measured(solver, nfe, arm, w, b, role, seed) -> Run:
-        return Run(solver, nfe, arm, w, b, role, seed, *measure(solver, nfe, w, b, seed)[:3])
-
-    for place in itertools.product(options.solvers, options.nfe, arms):
+    for (name, solver), arm in itertools.product(solvers, arms):
         tried = []
-        for w, b in arms[place[-1]]:
-            tried.append(measured(*place, w, b, "choose", chooses))
+        for w, b in arms[arm]:
+            tried.append(measured(name, solver, arm, w, b, "choose", seeds[0]))
             yield tried[-1]
         best = min(tried, key=lambda run: run.frechet)
-        for seed in range(chooses + 1, chooses + 1 + options.n_seeds):
-            yield measured(*place, best.w, best.b, "report", seed)
+        for seed in seeds[1:]:
+            yield measured(name, solver, arm, best.w, best.b, "report", seed)
 
 
-def make_measure(config: Config, workdir: Path, step: int) -> Measure:
-    """Of samples of a checkpoint; what is measured is kept in the run's folder."""
-    model, params, _ = state.load(config, workdir, step)
-    log_ratio, d_params = None, None
-    if config.sampling.discriminator:
-        log_ratio, d_params = guides.load_discriminator(config, build.make_sde(config), params)
-    dataset, fn = train.load_data(config), evaluate.feature_function(config)
-    truth = evaluate.reference(config, dataset, fn, workdir)
+def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Reference]:
+    """The features that samples are compared by, and those of the training data.
 
-    settings = config.sampling.to_dict() | {"n_samples": config.ablate.n_samples}
-    without = {k: v for k, v in settings.items() if not k.startswith(("dg_", "discriminator"))}
-    of_all = [fn.name, fn.version, truth.path.name, params]
-    folder = workdir / "ablation" / str(step)
-    kept = {
-        False: Parts(folder, "unguided", [without, *of_all]),
-        True: Parts(folder, "guided", [settings, d_params, *of_all]),
-    }
-    n = config.ablate.n_samples
-    size = sharding.round_up(sharding.make_mesh(config), min(config.sampling.batch_size, n))
+    Samples of latents are decoded, and compared with images.
+    """
+    config = request.config
+    found = data.images(config) if model.decoder else model.dataset()
+    fn = reference.feature_function(components.data_shape(config), config.eval.features)
+    about = request.folder.parent / "stats", model.mesh, config.eval.batch_size
+    return fn, reference.reference(config.data.dataset, found, fn, *about)
 
-    @functools.cache
-    def draw(solver: str, nfe: int, guided: bool) -> Callable[..., Batch]:
-        return make_draw(config, model, size, solver, nfe, log_ratio if guided else None)
 
-    def measure(solver, nfe, w, b, seed):
-        def compute():
-            key = jax.random.key(seed)
-            batch = partial(draw(solver, nfe, w > 0), params, d_params, w, b, key)
-            moments, values = evaluate.sampled_features(config, dataset.levels, fn, batch, size, n)
-            found = evaluate.distances(moments, values["features"], truth, seed)
+def make_measure(
+    model: Pipeline,
+    corrections: Corrections,
+    fn: FeatureFunction,
+    truth: Reference,
+    n: int,
+    folder: Path,
+) -> Measure:
+    """The distances of n samples to the data; a set that was measured is kept in the folder."""
+    identity, decoder = model.identity(), model.decoder
+    of_all = [identity, n, fn.name, fn.version, truth.path.name]
+    size = devices.round_up(model.mesh, min(model.batch_size, n))
+    scaling = decoder.scaling if decoder else model.scaling
+
+    @cache
+    def prepared(solver: NoiseLevelSolver, guided: bool) -> tuple[Draw, Parts]:
+        own = corrections if guided else Corrections()
+        inputs, solving = [*of_all, solver], model.replace(sampler=solver)
+        if guided:
+            inputs.append(own.applied(solving, EpsilonScaling(), own.params, 1.0).identity())
+        return make_draw(solving, own, size), Parts(folder, f"guided_{guided}", inputs)
+
+    def measure(name: str, solver: NoiseLevelSolver, w: float, b: float, seed: int) -> Distances:
+        draw, part = prepared(solver, w > 0)
+
+        def images(first: int) -> np.ndarray:
+            x = devices.fetch(draw(w, b, seed, first))
+            return decoder.decode(x) if decoder else x
+
+        def compute() -> dict[str, np.ndarray]:
+            drawn = scaling, fn, images, size, n, model.mesh
+            moments, values = reference.sampled_features(*drawn, title="")
+            found = reference.distances(moments, values["features"], truth, seed)
             return {name: np.asarray(value) for name, value in found._asdict().items()}
 
-        found = kept[w > 0](f"{solver}_{nfe}_{w}_{b}_{seed}", compute)
+        found = part(f"{name}_{solver.nfe}_{w}_{b}_{seed}", compute)
         return Distances(**{name: value.item() for name, value in found.items()})
 
     return measure
 
 
-def make_draw(
-    config: Config,
-    model: nn.Module,
-    size: int,
-    solver: str,
-    nfe: int,
-    log_ratio: Callable[[Any, Batch, jax.Array], jax.Array] | None,
-) -> Callable[..., Batch]:
-    """draw(params, d_params, w, b, key, first): `size` samples, one program for all w and b.
+def make_draw(model: Pipeline, corrections: Corrections, size: int) -> Draw:
+    """draw(w, b, seed, first): `size` samples, one program for all w and b.
 
-    Without log_ratio(d_params, x, t), the discriminator's log d / (1 - d), w is of no effect.
+    Without a discriminator, w has no effect.
     """
-    sde, sampler = build.make_sde(config), build.make_solver(config, solver, nfe)
-    mesh = sharding.make_mesh(config)
-    shape = (size, *build.image_shape(config))
+    sde, shape = model.sde, (size, *model.shape)
+    sampler = analytic.resolved_sampler(model)
 
     @jax.jit
-    def draw(params, d_params, w, b, key, first):
-        ratio = log_ratio and partial(log_ratio, sharding.gather(mesh, d_params))
-        indices = first + jnp.arange(size)
-        score_fn = scores.sampling_score_fn(config, sde, model, mesh, params, indices)
-        guided = guides.corrected(config, sde, score_fn, ratio, w, b)
-        guided = jax.tree.map(partial(sharding.spread, mesh), guided)
-        return sampler(key, sde, guided, shape, first).x
+    def batch(params, discriminator_params, w, b, key, conditions, first):
+        score_fn = model.conditional_score(params, conditions)
+        guided = corrections.applied(model, EpsilonScaling(b), discriminator_params, w)
+        own = [guide.params for guide in guided.guides]
+        scores = guided.guided(score_fn, own, first + jnp.arange(size))
+        return sampler(key, sde, scores, shape, first).x
+
+    def draw(w: float, b: float, seed: int, first: int) -> Batch:
+        conditions = model.conditions.for_samples(first + np.arange(size))
+        params, key = (model.params, corrections.params), jax.random.key(seed)
+        return batch(*params, w, b, key, conditions, first)
 
     return draw
-
-
-def reported(runs: Sequence[Run]) -> dict[tuple[str, int], dict[str, list[Run]]]:
-    """By solver and NFE, then by arm: a run of each seed."""
-    cells: dict[tuple[str, int], dict[str, list[Run]]] = {}
-    for run in runs:
-        if run.role == "report":
-            cells.setdefault((run.solver, run.nfe), {}).setdefault(run.arm, []).append(run)
-    return cells
-
-
-def difference(arms: dict[str, list[Run]], arm: str, other: str) -> Mean:
-    """How much farther from the data an arm is than another, from the same noise."""
-    pairs = zip(arms[arm], arms[other], strict=True)
-    return Mean.of([run.frechet - theirs.frechet for run, theirs in pairs])
-
-
-def table(runs: Sequence[Run]) -> Iterator[str]:
-    """A header, and for each solver, NFE and arm a line: means, and the figure of every seed."""
-    names = ("Fréchet distance", "less EDM's", "kernel distance")
-    yield (
-        f"{'solver':<8}{'NFE':>4}  {'arm':<9}{'w':>6}{'b':>8}"
-        + "".join(f"{name:>24}" for name in names)
-        + "  Fréchet distance of each seed"
-    )
-    for (solver, nfe), arms in reported(runs).items():
-        for arm, sets in arms.items():
-            frechet, kernel = (
-                Mean.of([getattr(run, name) for run in sets]) for name in ("frechet", "kernel")
-            )
-            less = "-" if arm == EDM else difference(arms, arm, EDM)
-            yield (
-                f"{solver:<8}{nfe:>4}  {arm:<9}{sets[0].w:>6g}{sets[0].b:>8g}"
-                + "".join(f"  {figure!s:>22}" for figure in (frechet, less, kernel))
-                + "  "
-                + " ".join(f"{run.frechet:.4g}" for run in sets)
-            )
-
-
-def verdicts(runs: Sequence[Run]) -> Iterator[str]:
-    """For each solver and NFE the arms in order, and whether what the method claims holds."""
-    n_seeds = 0
-    for (solver, nfe), arms in reported(runs).items():
-        n_seeds = len(arms[EDM])
-        means = {arm: np.mean([run.frechet for run in sets]) for arm, sets in arms.items()}
-        ordering = " < ".join(
-            f"{arm} {means[arm]:.4g}" for arm in sorted(arms, key=lambda arm: means[arm])
-        )
-        yield f"{solver} {nfe}: {ordering}"
-        for arm, other in CLAIMS:
-            if arm in arms:
-                less = difference(arms, arm, other)
-                certain = abs(less.value) > scipy.special.stdtrit(n_seeds - 1, 0.975) * less.error
-                verdict = ("better" if less.value < 0 else "worse") if certain else "cannot be told"
-                yield f"  {arm} less {other}: {less}, {verdict}"
-    yield f"(better or worse: by a paired t test of {n_seeds} seeds at 5%, each pair by itself)"
-
-
-def open_ends(runs: Sequence[Run]) -> Iterator[str]:
-    """Of each arm that chose the last of several values, that one beyond may be better."""
-    for run, *_ in (sets for arms in reported(runs).values() for sets in arms.values()):
-        tried = [other for other in runs if other[:3] == run[:3] and other.role == "choose"]
-        for name in ("w", "b"):
-            values = {getattr(other, name) for other in tried}
-            for end, beyond in ((max(values), "larger"), (min(values), "smaller")):
-                if len(values) > 1 and getattr(run, name) == end:
-                    yield f"{run.solver} {run.nfe}: {run.arm} may be better with a {beyond} {name}"
-
-
-def arm_panels(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
-    """By solver and NFE, and by arm: the figure of every seed."""
-    return {
-        f"{solver}, NFE {nfe}": {arm: [run.frechet for run in sets] for arm, sets in arms.items()}
-        for (solver, nfe), arms in reported(runs).items()
-    }
-
-
-def grid_panels(runs: Sequence[Run]) -> dict[str, pictures.Grid]:
-    """By solver and NFE: what was tried, over b for each w, and what each arm chose."""
-    panels: dict[str, pictures.Grid] = {}
-    for run in runs:
-        if run.role == "choose":
-            curves, chosen = panels.setdefault(
-                f"{run.solver}, NFE {run.nfe}", pictures.Grid({}, {})
-            )
-            point = run.b, run.frechet
-            curves.setdefault(f"w = {run.w:g}", []).append(point)
-            chosen[run.arm] = min(chosen.get(run.arm, point), point, key=lambda point: point[1])
-    return panels

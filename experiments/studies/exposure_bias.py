@@ -1,69 +1,70 @@
-"""Mode exposure_bias: whether sampling leads a network to inputs other than those of training.
+"""Mode exposure_bias: the difference between a network's inputs in sampling and in training.
 
     python -m experiments.main --config=configs/digits.py:edm --mode=exposure_bias
 
-In training a network sees data with noise; in sampling, what its own predictions and the solver's
-steps have made of noise. Ning et al. 2023 (arXiv 2308.15321) compare the two by the L2 norm of the
-noise that it predicts, eps = -sigma score. Here are its means at every noise level where a solver
-evaluates the network, each evaluation of a step apart, for training inputs and along sampling by
+In training, a network sees data with noise. In sampling, it sees the results of its own predictions
+and of the solver's steps. Ning et al. 2023 (arXiv 2308.15321) compare the two by the L2 norm of the
+predicted noise, eps = -sigma score. This study prints its means at every noise level where a solver
+evaluates the network, separately for each evaluation of a step, for training inputs and along
+sampling by
 
 - EDM: the solver alone;
 - EDM-ES: with epsilon scaling, the predicted noise divided by b;
-- EDM-G++: with discriminator guidance, if config.sampling.discriminator is given;
+- EDM-G++: with discriminator guidance, if config.guidance.discriminator.run is given;
 - SEDM-G++: with both.
 
-Sample i starts from the noise that training input i has, and has its class: their difference varies
-less than either. Without a run, the data set "mixture" is studied by its exact score: its gaps are
-the solver's alone.
+Sample i starts from the noise of training input i and has its class: their difference varies less
+than either. Without a run, the data set "mixture" is studied by its exact score: its gaps are those
+of the solver alone.
 
-b is config.sampling.eps_scale or, where that is 1, fitted for each solver and NFE: it makes the
-logarithm of the norm over training's vanish, on average over the evaluations. The norm is the
-network's own, before it is scaled and guided. For of a network whose noise is wrong by one factor
-c everywhere, b = c gives the very trajectories of the right one; along these its own norms are
-those along training inputs, both c times the right ones, and the scaled norms are not. The greater
-b, the less noise is removed and the greater these norms: b < 1 where they are above training's,
-though Ning et al. take b > 1 for that; mode ablate tells what samples are nearest to the data.
-Other errors, the solver's too, b makes up for only on average. It is constant but for the slope
-that config.sampling.eps_scale_slope may give: one equation, one number.
+b is config.guidance.epsilon_scaling.scale or, without one, fitted for each solver and NFE: the
+logarithm of the norm over training's is then 0 on average over the evaluations. b is constant but
+for config.guidance.epsilon_scaling.slope: one equation, one number. The norm is the network's own,
+before scaling and guidance: a network whose noise is wrong by one factor c everywhere follows the
+right trajectories with b = c, and along these its own norms equal those along training inputs. A
+greater b removes less noise and makes these norms greater: b < 1 where they are above training's,
+though Ning et al. take b > 1 for that. Other errors, the solver's too, are corrected by b on
+average only; mode ablate finds the samples nearest to the data.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
-import samplers
-from configs import default
-from experiments import build
-from experiments.commands import train
-from experiments.data import data
-from experiments.pipeline import guides, sample
-from experiments.runs import parts, pictures, sharding
-from experiments.runs import workdir as workdirs
-from experiments.studies import benchmark_solvers
-from experiments.studies.benchmark_solvers import Problem
+from experiments.build import sections
+from experiments.commands.request import Request
+from experiments.pipeline.draw import check_finite
+from experiments.pipeline.guidance import EpsilonScaling
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import charts, files, parts, pictures, progress
+from experiments.studies import subject as subjects
+from experiments.studies.exposure_norms import (
+    Data,
+    evaluated_levels,
+    make_training,
+    make_walk,
+    solver_of,
+)
+from experiments.studies.statistics import Mean, fit, standard_error
+from experiments.studies.subject import Corrections, Subject
 from models.config import Config
-from samplers import guidance
-from samplers.noise_levels import Levels
-from samplers.solver import NoiseLevelSolver, enter, model_at
-from sde_lib import SDE, ScoreFn
-from sde_lib.batch import Batch, PerSample, expand, sample_keys
+from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least
 
 TRAINING = "training"
 ARMS = {False: ("EDM", "EDM-ES"), True: ("EDM-G++", "SEDM-G++")}  # by whether one guides
-NOT_HERE = (  # fields of config.sampling that no arm has
-    *("noise_removal", "label", "cfg_weight", "negative_label", "classifier"),
-    *("time_shift_window", "s_churn"),
+NOT_HERE = (  # config fields that no arm has
+    *("sampling.noise_removal", "sampling.label", "sampling.labels", "sampling.s_churn"),
+    *("guidance.classifier_free.weight", "guidance.classifier_free.negative_label"),
+    *("guidance.classifier.run", "guidance.time_shift.window"),
 )
-SECOND = 1.005  # b of a fit's second run; the first is 1
-N_RUNS = 12
-CLOSE = 0.05  # of a fitted b's error: how far it may still be off
 CONFIDENT = 1.96  # standard errors: a band of 95%
 WIDTH = 20
 HEADER = (
@@ -72,28 +73,43 @@ HEADER = (
 )
 
 
-class Study(NamedTuple):
-    """values: ([n, ...] training samples, [n] labels); levels of grey, or None for points.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of the study, config.exposure_bias.
 
-    log_ratio(discriminator_params, x, t): [B], the discriminator's; or None.
+    Attributes:
+        solvers: names of solvers.
+        nfe: network evaluations a sample.
+        n_samples: training inputs, and as many samples.
     """
 
-    problem: Problem
-    values: tuple[np.ndarray, np.ndarray]
-    levels: int | None = None
-    log_ratio: guides.LogRatio | None = None
-    discriminator_params: Any = None
+    solvers: tuple[str, ...]
+    nfe: tuple[int, ...]
+    n_samples: int
+
+    def __post_init__(self):
+        subjects.check_not_empty("exposure_bias", solvers=self.solvers, nfe=self.nfe)
+        check_at_least(2, **{"config.exposure_bias.n_samples": self.n_samples})
 
 
-class Gap(NamedTuple):
-    """The mean over evaluations of log(norm / training's), and its standard error."""
+class Study(NamedTuple):
+    """What all solvers share.
 
-    value: float
-    error: float
+    Attributes:
+        model: without guides.
+        data: training samples [n, ...], and their conditions.
+        corrections: the discriminator, if there is one, and the order.
+        given: the epsilon scaling that the config gives.
+    """
+
+    model: Pipeline
+    data: Data
+    corrections: Corrections = Corrections()
+    given: EpsilonScaling = EpsilonScaling()
 
 
 class Scale(NamedTuple):
-    """b, and its standard error if it was fitted."""
+    """The scale b, and its standard error if it was fitted."""
 
     b: float
     error: float | None = None
@@ -117,261 +133,128 @@ class Point(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """Training inputs, or a way of sampling."""
+    """Training inputs, or one way of sampling. The gap is the mean of log(norm / training's)."""
 
     solver: str
     nfe: int
     name: str
     scale: Scale
-    gap: Gap
+    gap: Mean
     points: list[Point]
 
 
-def run(config: Config, workdir: Path) -> None:
+def run(request: Request) -> None:
     """Measures every solver and NFE; prints a line for each arm, saves all points and their plot.
 
     Raises:
-        ValueError: an unknown solver, an NFE that it cannot make, an option without effect here.
+        ValueError: an unknown solver, an NFE that it cannot make, an option without effect here,
+            no run, or a discriminator that does not know this model.
         FloatingPointError: samples are not finite.
     """
-    options = config.exposure_bias
-    check(config)
-    settings = [(name, nfe) for name in options.solvers for nfe in options.nfe]
-    solvers = [build.make_solver(config, *setting) for setting in settings]
-    study = make_study(config, workdir)
-    about = study.problem.about
-    print(f"noise predicted by {about}; {options.n_samples} samples\n{HEADER}")
+    config, folder = request.config, request.folder
+    options, given = Options(**config.exposure_bias.to_dict()), check(config)
+    solvers = subjects.solvers(config, options.solvers, options.nfe)
+    subject = subjects.subject(request)
+    data = training_data(subject, options.n_samples)
+    study = Study(subject.model, data, subjects.corrections(config, subject.model), given)
+    print(f"noise predicted by {subject.about}; {options.n_samples} samples\n{HEADER}")
     panels: list[list[Arm]] = []
-    for (name, _), solver in zip(settings, solvers, strict=True):
+    for name, solver in progress.track(solvers, "exposure bias", "solver"):
         panels.append([])
-        for arm in measure(study, name, solver, workdir / "exposure_bias"):
+        for arm in measure(study, name, solver, folder / "exposure_bias"):
             panels[-1].append(arm)
             if arm.name != TRAINING:
-                print(line(arm), flush=True)
-    about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=about)
+                tqdm.write(line(arm))
     rows = [
         (arm.solver, arm.nfe, arm.name, *arm.scale, *point)
         for arm in itertools.chain.from_iterable(panels)
         for point in arm.points
     ]
     header = ["solver", "nfe", "arm", "b", "b_error", *Point._fields]
-    print(workdirs.write_table(workdir / "exposure_bias.csv", header, rows))
-    path = workdir / "exposure_bias.png"
-    print(pictures.save_ratios(path, [*map(panel, panels)], len(options.nfe), about))
+    print(files.write_table(folder / "exposure_bias.csv", header, rows))
+    about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
+    path = folder / "exposure_bias.png"
+    print(charts.save_ratios(path, [*map(panel, panels)], len(options.nfe), about))
 
 
-def check(config: Config) -> None:
-    """Raises ValueError for numbers that cannot be, and for what no arm has a place for."""
-    options, defaults = config.sampling, default.get_config().sampling
-    check_at_least(2, **{"config.exposure_bias.n_samples": config.exposure_bias.n_samples})
+def check(config: Config) -> EpsilonScaling:
+    """The epsilon scaling that the config gives. Raises ValueError for what no arm has."""
     if config.model.text:
         raise ValueError("config.model.text is set, but this study knows of no texts")
-    for name in NOT_HERE:
-        if options[name] != defaults[name]:
-            raise ValueError(
-                f"config.sampling.{name} is {options[name]!r}: this study knows scaling and a "
-                f"discriminator's guidance alone, leave it at {defaults[name]!r}"
-            )
+    for field in subjects.set_fields(config, NOT_HERE):
+        raise ValueError(
+            f"config.{field} is {sections.get(config, field)!r}: this study knows scaling and a "
+            f"discriminator's guidance alone, leave it at {sections.get(sections.DEFAULT, field)!r}"
+        )
+    fields = {name: f"guidance.epsilon_scaling.{name}" for name in ("scale", "slope")}
+    return EpsilonScaling(**sections.given(config, fields))
 
 
-def make_study(config: Config, workdir: Path) -> Study:
-    """Of the run's trained model, or of the mixture by its exact score.
-
-    Raises:
-        ValueError: there is no run, and the data set is not the mixture; a discriminator that does
-            not know this model.
-    """
-    problem, n = benchmark_solvers.make_problem(config, workdir), config.exposure_bias.n_samples
-    values = levels = log_ratio = params = None
-    if problem.exact is not None:
-        values = problem.exact(n).astype(np.float32), np.zeros(n, int)
-    else:
-        dataset = train.load_data(config)
-        rows = np.linspace(0, len(dataset.train) - 1, n).astype(int)
-        labels, levels = dataset.train_labels, dataset.levels
-        values = dataset.train[rows], np.zeros(n, int) if labels is None else labels[rows]
-    if config.sampling.discriminator:
-        log_ratio, params = guides.load_discriminator(config, problem.sde, problem.params)
-    return Study(problem, values, levels, log_ratio, params)
+def training_data(subject: Subject, n: int) -> Data:
+    """n samples spread over the training data, with the conditions of samples of their classes."""
+    if subject.exact is not None:
+        return subject.exact(n).astype(np.float32), {}
+    dataset = subject.model.dataset()
+    rows = np.linspace(0, len(dataset.train) - 1, n).astype(int)
+    labels = dataset.train_labels
+    classes = np.zeros(n, int) if labels is None else labels[rows]
+    return dataset.train[rows], subject.model.conditions.for_samples(classes)
 
 
 def measure(study: Study, name: str, solver: NoiseLevelSolver, folder: Path) -> Iterator[Arm]:
-    """Training inputs, and every arm."""
-    config, values = study.problem.config, study.values
-    inputs = [study.problem.sde, config.seed, solver, config.sampling.confidence]
-    inputs += [study.problem.params, values]
-    over = partial(parts.over, sharding.make_mesh(config), values, config.sampling.batch_size)
+    """Training inputs, and every arm, of one solver."""
+    model, data = study.model.replace(sampler=solver), study.data
+    study = study._replace(model=model)
+    over = partial(parts.over, model.mesh, data, model.batch_size)
+    inputs = [model.identity(), model.sde, model.seed, data]
     over = partial(over, part=parts.Parts(folder, f"{name}-{solver.nfe}", inputs))
-    training = over(make_training(study, solver), name=TRAINING)
-    arm = partial(make_arm, study, name, solver, training)
+    training = over(make_training(model), name=TRAINING)
+    arm = partial(make_arm, model, name, training)
     yield arm(TRAINING, Scale(1.0), training)
-    yield from measure_arms(study, solver, False, training, over, arm)
-    if study.log_ratio is not None:
-        own = ("dg_", "eps_scale_guided")
-        options = {k: v for k, v in config.sampling.items() if k.startswith(own)}
-        inputs += [options, study.discriminator_params]
+    yield from measure_arms(study, Corrections(), training, over, arm)
+    if study.corrections.discriminator is not None:
+        own = model, EpsilonScaling(), study.corrections.params
+        inputs.append(study.corrections.applied(*own).identity())
         over = partial(over, part=parts.Parts(folder, f"{name}-{solver.nfe}", inputs))
-        yield from measure_arms(study, solver, True, training, over, arm)
+        yield from measure_arms(study, study.corrections, training, over, arm)
 
 
 def measure_arms(
     study: Study,
-    solver: NoiseLevelSolver,
-    guided: bool,
+    corrections: Corrections,
     training: parts.Arrays,
     over: Callable[..., parts.Arrays],
     arm: Callable[..., Arm],
 ) -> Iterator[Arm]:
     """Without guidance or with it: b = 1, and the b that is given or fitted."""
-    options, walk = study.problem.config.sampling, make_walk(study, solver, guided)
+    given, walk = study.given, make_walk(study.model, corrections)
 
-    def along(b: float, slope: float = options.eps_scale_slope) -> parts.Arrays:
-        norms = over(lambda batch, n: walk(b, slope, batch[1], n)[1], name=f"b_{b!r}_{slope!r}")
-        sample.check_finite(norms["solver"])
-        return norms
+    def along(b: float, slope: float = given.slope) -> parts.Arrays:
+        def norms(batch: Data, first: int) -> dict[str, jax.Array]:
+            return walk(b, slope, batch, first)[1]
 
-    plain, scaled = ARMS[guided]
+        found = over(norms, name=f"b_{b!r}_{slope!r}")
+        check_finite(found["solver"])
+        return found
+
+    plain, scaled = ARMS[corrections.discriminator is not None]
     yield arm(plain, Scale(1.0), along(1.0, 0.0))
-    given = Scale(options.eps_scale)
-    scale = fit(lambda b: gap(along(b), training)) if given.b == 1 else given
-    if scale is None:
-        print(f"{type(solver).__name__}, NFE {solver.nfe}: no b near 1 closes the gap of {scaled}")
-    else:
-        yield arm(scaled, scale, along(scale.b))
+    scale = Scale(given.scale)
+    if given.scale == 1:
+        fitted = fit(lambda b: gap(along(b), training))
+        if fitted is None:
+            solver = solver_of(study.model)
+            about = f"{type(solver).__name__}, NFE {solver.nfe}"
+            tqdm.write(f"{about}: no b near 1 closes the gap of {scaled}")
+            return
+        scale = Scale(*fitted)
+    yield arm(scaled, scale, along(scale.b))
 
 
-def loop_levels(config: Config, sde: SDE, solver: NoiseLevelSolver) -> Levels:
-    """The noise levels that the solver's steps go through, from the prior's on."""
-    _, high, low = _enter(config, sde, solver, 1, 0)
-    return solver.levels(sde, high, low)
-
-
-def evaluated_levels(solver: NoiseLevelSolver, levels: Levels) -> Levels:
-    """Those of all evaluations that it makes of the network, in their order."""
-    return np.append(solver.plan(levels[:-1], levels[1:]).evaluations, levels[-1])
-
-
-def make_walk(
-    study: Study, solver: NoiseLevelSolver, guided: bool
-) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """walk(b, slope, classes, first index): the solver's own samples, and the norms on its way.
-
-    The norms are of the noise that the "network" predicts and of that which the "solver" is given,
-    [B, evaluations]. A step is compiled once, whatever b, and called from Python: a loop inside
-    the program would keep the norms to itself.
-    """
-    problem = study.problem
-    config, sde = problem.config, problem.sde
-    levels = loop_levels(config, sde, solver)
-
-    def mover(scores: samplers.Scores, y: Batch, first: jax.Array):
-        keys = sample_keys(jax.random.key(config.seed), len(y), first)
-        return solver.mover(sde, scores, keys, levels, y.shape)
-
-    @partial(jax.jit, static_argnums=0)
-    def begin(n, first):
-        y, *_ = _enter(config, sde, solver, n, first)
-        _, w = mover(lambda x, t: x, y, first)
-        return y, jnp.zeros((solver.n_past, *y.shape)), w
-
-    @jax.jit
-    def step(inputs, classes, first, k, state):
-        scores, norms = recorded(study, guided, inputs, classes)
-        move, _ = mover(scores, state[0], first)
-        return move(k, *state), norms()
-
-    @jax.jit
-    def end(inputs, classes, y):
-        scores, norms = recorded(study, guided, inputs, classes)
-        return model_at(sde, scores, levels[-1:]).denoised(y), norms()
-
-    def walk(b: float, slope: float, classes: jax.Array, first: int):
-        inputs = problem.params, study.discriminator_params, b, slope
-        state, norms = begin(len(classes), first), []
-        for k in range(solver.n_moves):
-            state, new = step(inputs, classes, first, k, state)
-            norms.append(new)
-        x, new = end(inputs, classes, state[0])
-        return x, jax.tree.map(lambda *each: jnp.concatenate(each, axis=1), *norms, new)
-
-    return walk
-
-
-def recorded(
-    study: Study,
-    guided: bool,
-    inputs: tuple[Any, Any, jax.Array, jax.Array],
-    classes: jax.Array,
-) -> tuple[samplers.Scores, Callable[[], dict[str, jax.Array]]]:
-    """Inside jit: an arm's scores, and what gives the norms of all evaluations made of them.
-
-    inputs: parameters of the model and of the discriminator, b, and its slope.
-    """
-    params, discriminator_params, b, slope = inputs
-    problem = study.problem
-    config, mesh = problem.config, sharding.make_mesh(problem.config)
-    norms: dict[str, list[PerSample]] = {"network": [], "solver": []}
-
-    def record(name: str, score_fn: ScoreFn) -> ScoreFn:
-        def recording(x, t):
-            score = score_fn(x, t)
-            norms[name].append(noise_norm(problem.sde, score, t))
-            return score
-
-        return recording
-
-    score_fn = record("network", problem.score_fn(params, classes))  # whose sample i is of class i
-    log_ratio = None
-    if guided:
-        assert study.log_ratio is not None
-        log_ratio = partial(study.log_ratio, sharding.gather(mesh, discriminator_params))
-    weight, b = config.sampling.dg_weight_1st_order, guidance.linear(slope, b)
-    scores = guides.corrected(config, problem.sde, score_fn, log_ratio, weight, b)
-    scores = jax.tree.map(lambda fn: record("solver", sharding.spread(mesh, fn)), scores)
-    return scores, lambda: {name: jnp.stack(each, axis=1) for name, each in norms.items()}
-
-
-def make_training(
-    study: Study, solver: NoiseLevelSolver
-) -> Callable[[Any, int], dict[str, jax.Array]]:
-    """training((values, classes), first index): as walk, of the values with noise.
-
-    Of a sample, that is the noise that it starts from in walk.
-    """
-    problem = study.problem
-    config, sde = problem.config, problem.sde
-    key, dequantize = jax.random.key(config.seed), config.data.uniform_dequantization
-    evaluated = evaluated_levels(solver, loop_levels(config, sde, solver))
-    levels, which = np.unique(evaluated, return_inverse=True)
-
-    @jax.jit
-    def norms(params, batch, first):
-        x, classes = batch
-        x = data.to_model_space_each(config, study.levels, key, x, first, dequantize)
-        z = sde.prior_sample(key, x.shape, first) / sde.prior_std
-        score_fn = problem.score_fn(params, classes)
-
-        def at(t):
-            t = jnp.full(len(x), t)
-            mean, std = sde.marginal(x, t)
-            return noise_norm(sde, score_fn(mean + expand(std, x) * z, t), t)
-
-        t = sde.inverse_noise_level(jnp.asarray(levels, jnp.float32))
-        network = jax.lax.map(at, t).T[:, which]
-        return {"network": network, "solver": network}
-
-    return partial(norms, problem.params)
-
-
-def noise_norm(sde: SDE, score: Batch, t: PerSample) -> PerSample:
-    """The L2 norm of -sigma score, [B]."""
-    return sde.sigma(t) * jnp.linalg.norm(score.reshape(len(score), -1), axis=1)
-
-
-def gap(norms: parts.Arrays, training: parts.Arrays) -> Gap:
-    """Of the network's norms; its error is that of the linear part (the delta method)."""
+def gap(norms: parts.Arrays, training: parts.Arrays) -> Mean:
+    """The gap of the network's norms; its error is that of the linear part (the delta method)."""
     ratio, relative = compare(norms, training)
-    return Gap(float(np.mean(np.log(ratio))), float(standard_error(relative.mean(axis=1))))
+    return Mean(float(np.mean(np.log(ratio))), float(standard_error(relative.mean(axis=1))))
 
 
 def compare(norms: parts.Arrays, training: parts.Arrays) -> tuple[np.ndarray, np.ndarray]:
@@ -381,79 +264,50 @@ def compare(norms: parts.Arrays, training: parts.Arrays) -> tuple[np.ndarray, np
     return own.mean(axis=0) / theirs.mean(axis=0), relative
 
 
-def standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over the first axis."""
-    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
-
-
-def fit(gap_at: Callable[[float], Gap]) -> Scale | None:
-    """The b near 1 where the gap is 0, by the secant method; None if that finds none."""
-    b, last, then = 1.0, gap_at(1.0), SECOND
-    for _ in range(N_RUNS):
-        here = gap_at(then)
-        slope = (here.value - last.value) / (then - b)
-        b, last = then, here
-        then = b - here.value / slope if slope else np.inf
-        if not 0.5 < then < 2:
-            return None
-        if abs(then - b) < CLOSE * (error := here.error / abs(slope)):
-            return Scale(then, error)
-    return None
-
-
 def make_arm(
-    study: Study,
-    name: str,
-    solver: NoiseLevelSolver,
+    model: Pipeline,
+    solver_name: str,
     training: parts.Arrays,
-    arm: str,
+    name: str,
     scale: Scale,
     norms: parts.Arrays,
 ) -> Arm:
     """The means of the norms, with their errors."""
-    problem = study.problem
-    levels = evaluated_levels(solver, loop_levels(problem.config, problem.sde, solver))
     network, given = (np.asarray(norms[key], np.float64) for key in ("network", "solver"))
     ratio, relative = compare(norms, training)
-    columns = [levels, network.mean(axis=0), standard_error(network)]
+    columns = [evaluated_levels(model), network.mean(axis=0), standard_error(network)]
     columns += [ratio, ratio * standard_error(relative)]
     columns += [given.mean(axis=0), standard_error(given)]
+    solver = solver_of(model)
     points = [
         Point(k // solver.evaluations, k % solver.evaluations + 1, *row)
         for k, row in enumerate(np.column_stack(columns).tolist())
     ]
-    return Arm(name, solver.nfe, arm, scale, gap(norms, training), points)
+    return Arm(solver_name, solver.nfe, name, scale, gap(norms, training), points)
 
 
 def line(arm: Arm) -> str:
-    """Of the table: b, the gap's mean and root mean square, and where it is largest."""
+    """A line of the table: b, the gap's mean and root mean square, and where it is largest."""
     b, error = arm.scale
     logs = np.log([point.ratio for point in arm.points])
     scale = f"{b:.5f}" + (f" +- {error:.5f}" if error else "")
     most = arm.points[np.abs(logs).argmax()]
-    mean = "0, by the fit" if error else percent(arm.gap.value, arm.gap.error)
-    rms, largest = np.sqrt(np.mean(logs**2)), percent(most.ratio - 1, most.ratio_error)
+    mean = "0, by the fit" if error else percent(arm.gap)
+    rms, largest = np.sqrt(np.mean(logs**2)), percent(Mean(most.ratio - 1, most.ratio_error))
     names = f"{arm.solver:<{WIDTH}}{arm.nfe:>5}  {arm.name:<10}"
     return f"{names}{scale:<22}{mean:<20}{rms:>8.2%}  {largest} at {most.noise_level:.3g}"
 
 
-def percent(value: float, error: float) -> str:
-    return f"{100 * value:+.3f} +- {100 * error:.3f}%"
+def percent(mean: Mean) -> str:
+    """The mean and its error in percent."""
+    return f"{100 * mean.value:+.3f} +- {100 * mean.error:.3f}%"
 
 
-def panel(arms: Sequence[Arm]) -> pictures.Ratios:
-    """Of one solver and NFE: each arm's ratios over the noise levels, by evaluation of a step."""
+def panel(arms: Sequence[Arm]) -> charts.Ratios:
+    """The ratios of each arm over the noise levels, by evaluation of a step."""
     curves = {}
     for arm in arms[1:]:
         for point in arm.points:
             band = point.noise_level, point.ratio, CONFIDENT * point.ratio_error
             curves.setdefault((arm.name, point.evaluation), []).append(band)
-    return pictures.Ratios(f"{arms[0].solver}, NFE {arms[0].nfe}", curves)
-
-
-def _enter(
-    config: Config, sde: SDE, solver: NoiseLevelSolver, n: int, first: int | jax.Array
-) -> tuple[Batch, float, float]:
-    key, shape = jax.random.key(config.seed), (n, *build.image_shape(config))
-    ends = solver.grid, solver.sigma_max, solver.sigma_min
-    return enter(key, sde, shape, first, None, *ends)
+    return charts.Ratios(f"{arms[0].solver}, NFE {arms[0].nfe}", curves)

@@ -1,10 +1,10 @@
-"""Why to anneal: Langevin dynamics between far modes (Song & Ermon 2019, Section 3.2.2).
+"""Langevin dynamics between distant modes, plain and annealed (Song & Ermon 2019, Section 3.2.2).
 
     python -m experiments.studies.langevin --output=langevin.png
 
-Both panels draw the same mixture, of known score, with weights 0.2 and 0.8. Langevin dynamics
-cannot cross the empty space between the modes: their shares stay as the starts had them. Annealed
-dynamics divides the samples while the noise still joins the modes.
+Both panels sample the same mixture by its known score, with weights 0.2 and 0.8. Langevin dynamics
+cannot cross the empty space between the modes: the shares of the modes stay those of the starts.
+Annealed dynamics divides the samples while the noise still joins the modes.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sde_lib
-from experiments.runs import pictures
+from experiments.runs import charts, pictures, progress
 from samplers import AnnealedLangevin, Start
 
 MIXTURE = sde_lib.GaussianMixture((0.2, 0.8), ((-5.0, -5.0), (5.0, 5.0)), std=1.0)
@@ -26,13 +26,13 @@ N_SAMPLES = 1000
 N_PATHS = 6
 N_FRAMES = 30
 MESH_SIDE = 21
-# As many steps; those at t_min, where sigma is 0.01, have the size 0.1 too.
+# Both take 1500 steps; those at t_min, where sigma is 0.01, have the size 0.1 in both.
 PLAIN = AnnealedLangevin(n_levels=1, n_steps_each=1500, step_size=1000.0, denoise=False)
 ANNEALED = AnnealedLangevin(n_levels=30, n_steps_each=50, step_size=0.1)
 
 
 def run(output: Path) -> Path:
-    """Draws both panels, and prints their titles, with the share of samples in the upper mode."""
+    """Samples both ways, prints the shares of samples in the upper mode, and draws the figure."""
     key, shape = jax.random.key(0), (N_SAMPLES, 2)
     uniform = jax.random.uniform(key, shape, minval=-HALF_WIDTH, maxval=HALF_WIDTH)
     starts = {
@@ -40,7 +40,7 @@ def run(output: Path) -> Path:
         "annealed Langevin dynamics": (ANNEALED, SDE.prior_sample(key, shape)),
     }
     score_fn, panels = MIXTURE.score_fn(SDE), {}
-    for name, (sampler, x) in starts.items():
+    for name, (sampler, x) in progress.track(starts.items(), "sampling", "panel"):
         samples = sampler(key, SDE, score_fn, shape, n_frames=N_FRAMES, start=Start(x, SDE.t_max))
         share = jnp.mean(jnp.sum(samples.x, axis=1) > 0)
         title = f"{name}: {share:.0%} in the upper mode, of weight {MIXTURE.weights[1]:.0%}"
@@ -50,7 +50,7 @@ def run(output: Path) -> Path:
     mesh = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     field = np.asarray(score_fn(jnp.asarray(mesh), jnp.full(len(mesh), SDE.t_min)))
     about = pictures.provenance(mixture=str(MIXTURE), samplers=str((PLAIN, ANNEALED)))
-    return pictures.save_point_paths(output, panels, N_PATHS, mesh, field, HALF_WIDTH, about)
+    return charts.save_point_paths(output, panels, N_PATHS, mesh, field, HALF_WIDTH, about)
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""What score matching costs, and what it needs: explicit, sliced and denoising, on points.
+"""Explicit, sliced and denoising score matching on points: their errors, costs and requirements.
 
     python -m experiments.studies.score_matching --output=score_matching.png
 
-One small network learns the score of a mixture with noise, which is known, by each objective in as
-many steps; above, each one's estimate and its error. Below, the errors along the noise, the cost of
-a step in more dimensions, and data on a line in the plane (the manifold hypothesis, Song & Ermon
-2019, Section 3.1): with a small noise every objective finds how steeply the score falls across it;
-without, there is nothing to find, and training wanders off to any steepness.
+A small network learns the known score of a noisy mixture by each objective, in equally many steps.
+The upper row shows each estimate and its error. The lower row shows the errors over the noise, the
+cost of a step in more dimensions, and data on a line in the plane (the manifold hypothesis, Song &
+Ermon 2019, Section 3.1). With a little noise, every objective finds the slope of the score across
+the line. Without noise there is no such slope, and training drifts to any value.
 """
 
 import argparse
@@ -23,20 +23,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import models
 import sde_lib
-from configs import points
-from experiments import build
-from experiments.runs import pictures
+from experiments.runs import charts, pictures, progress
+from models import NoiseModel, Preconditioning
 from models.mlp import MLP
 
 MIXTURE = sde_lib.GaussianMixture(
     (0.2, 0.3, 0.5), ((-1.2, -0.8), (1.2, -0.6), (0.0, 1.1)), std=0.35
 )
 SDE = sde_lib.VP()
+LOSSES: dict[str, Callable[..., Any]] = {
+    "denoising": sde_lib.denoising_score_matching,
+    "explicit": sde_lib.explicit_score_matching,
+    "sliced": sde_lib.sliced_score_matching,
+    "sliced_vr": partial(sde_lib.sliced_score_matching, variance_reduction=True),
+}
 DERIVATIVES = {"denoising": "none", "explicit": "D", "sliced": "1", "sliced_vr": "1"}
-TIMES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # of the errors;
-SHOWN = 0.1  # of the pictures
+TIMES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # of the errors
+SHOWN = 0.1  # the time of the pictures
 HALF_WIDTH, MESH_SIDE, MAP_SIDE = 2.4, 15, 60
 WIDTH, BATCH, RATE = 64, 512, 3e-3
 N_STEPS, N_TEST = 1500, 4096
@@ -46,7 +50,12 @@ DIMENSIONS, TIMED_BATCH, TIMED_STEPS, ROUNDS = (2, 8, 32), 128, 5, 3
 
 
 class Training(NamedTuple):
-    """run(key) -> (parameters, frames of `measure`), compiled; score_of(parameters) -> score_fn."""
+    """A compiled training.
+
+    Attributes:
+        run: run(key) gives the parameters, and the measurements along the way.
+        score_of: score_of(parameters) gives the score function.
+    """
 
     run: Callable[[jax.Array], tuple[Any, jax.Array]]
     score_of: Callable[[Any], sde_lib.ScoreFn]
@@ -62,23 +71,22 @@ def make_training(
     measure: Callable[[sde_lib.ScoreFn], Any] = lambda score_fn: 0.0,
     **options: Any,
 ) -> Training:
-    """A network's training on sample(key), [B, D], with `measure` of its score n_frames times.
+    """A network's training on batches sample(key), [B, D].
 
     Args:
-        objective: as of config.training.
-        sde: of the noise.
-        sample: a batch of data.
+        objective: a name in LOSSES.
+        sde: the forward SDE.
+        sample: draws a batch of data.
         n_steps: a multiple of n_frames.
-        parametrization: as of config.model.
-        n_frames: times to measure.
-        measure: of a score_fn.
+        parametrization: a name of models.Preconditioning.
+        n_frames: how often the score is measured.
+        measure: the measurement, a function of the score function.
         options: of the objective.
     """
-    config, network = points.get_config(), MLP(nf=WIDTH)
-    config.training.objective, config.model.parametrization = objective, parametrization
+    network = MLP(nf=WIDTH)
+    model = NoiseModel(network, Preconditioning(sde, parametrization, inputs="points"))
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, n_steps))
-    loss = build.make_loss(config)
-    score_of = partial(models.score_fn, config, sde, network)
+    loss, score_of = partial(LOSSES[objective], stratified=True, n_strata=BATCH), model.score_fn
 
     def step(state, key):
         data_key, loss_key = jax.random.split(key)
@@ -106,14 +114,14 @@ def make_training(
 def learn_mixture() -> dict[str, sde_lib.ScoreFn]:
     """The score of the mixture as each objective learns it."""
     scores = {}
-    for name in DERIVATIVES:
+    for name in progress.track(DERIVATIVES, "training on a mixture", "objective"):
         run, score_of = make_training(name, SDE, partial(MIXTURE.sample, n=BATCH), N_STEPS)
         scores[name] = score_of(run(jax.random.key(0))[0])
     return scores
 
 
 def error(score_fn: sde_lib.ScoreFn, t: float) -> float:
-    """Mean square of sigma (score - the mixture's) at t."""
+    """The mean square of sigma (score - the mixture's) at t."""
     key, times = jax.random.key(1), jnp.full(N_TEST, t)
     mean, std = SDE.marginal(MIXTURE.sample(key, N_TEST), times)
     x = mean + std[:, None] * jax.random.normal(jax.random.fold_in(key, 1), mean.shape)
@@ -124,10 +132,10 @@ def error(score_fn: sde_lib.ScoreFn, t: float) -> float:
 def step_costs() -> dict[str, list[float]]:
     """Processor time of a step over denoising's, by objective, in each of DIMENSIONS.
 
-    Taken in turns; unlike time on the clock, other work on the machine hardly changes it.
+    The objectives take turns. Other work on the machine hardly changes processor time.
     """
     costs = {name: [] for name in DERIVATIVES}
-    for dims in DIMENSIONS:
+    for dims in progress.track(DIMENSIONS, "costs of steps", "dimension"):
         sample = partial(jax.random.normal, shape=(TIMED_BATCH, dims))
         runs = {name: make_training(name, SDE, sample, TIMED_STEPS).run for name in DERIVATIVES}
         seconds = {name: [] for name in runs}
@@ -142,17 +150,17 @@ def step_costs() -> dict[str, list[float]]:
 
 
 def line_slopes() -> dict[tuple[str, float], np.ndarray]:
-    """How steeply the score falls across a line of data, along training, by objective and noise.
+    """The slope of the score across a line of data, during training, by objective and noise.
 
-    Of N(0, 1) on the first axis, with noise of that standard deviation: 1 / noise^2 is right.
-    Denoising needs noise.
+    The data are N(0, 1) on the first axis, and the noise is a standard deviation: 1 / noise^2 is
+    the right slope. Denoising needs noise.
     """
 
     def sample(key):
         return jax.random.normal(key, (BATCH, 1)) * jnp.array([1.0, 0.0])
 
     slopes = {}
-    for noise in (LINE_NOISE, NO_NOISE):
+    for noise in progress.track((LINE_NOISE, NO_NOISE), "training on a line", "noise"):
         sde = sde_lib.EDM(t_max=noise, t_min=0.99 * noise, train_t_min=0.99 * noise)
 
         def slope(score_fn, noise=noise):
@@ -160,7 +168,7 @@ def line_slopes() -> dict[tuple[str, float], np.ndarray]:
             t = jnp.full(BATCH, noise)
             return -jnp.mean(jax.jvp(lambda x: score_fn(x, t), (x,), (across,))[1][:, 1])
 
-        # The score itself, and its error as it is: not in units of a noise that is not there.
+        # The network is the score, and its error is not in units of a noise that is nearly 0.
         options = {"parametrization": "score", "weighting": jnp.exp}
         options |= {"n_frames": N_FRAMES, "measure": slope}
         for name in DERIVATIVES:
@@ -179,8 +187,8 @@ def mesh(side: int) -> np.ndarray:
 
 def panels(
     scores: dict[str, sde_lib.ScoreFn], titles: dict[str, str]
-) -> tuple[list[pictures.Estimate], np.ndarray]:
-    """The estimates at the time that is shown, and the density of x_t there."""
+) -> tuple[list[charts.Estimate], np.ndarray]:
+    """The estimates at the time SHOWN, and the density of x_t then."""
     exact, fine = MIXTURE.score_fn(SDE), jnp.asarray(mesh(MAP_SIDE))
     alpha, std = float(SDE.alpha(SHOWN)), float(SDE.sigma(SHOWN))
     means = tuple(tuple(alpha * value for value in mean) for mean in MIXTURE.means)
@@ -193,12 +201,12 @@ def panels(
     for name, score_fn in scores.items():
         off = std * np.linalg.norm(at(score_fn, fine) - at(exact, fine), axis=1)
         arrows = at(score_fn, jnp.asarray(mesh(MESH_SIDE)))
-        estimates.append(pictures.Estimate(titles[name], arrows, off.reshape(MAP_SIDE, MAP_SIDE)))
+        estimates.append(charts.Estimate(titles[name], arrows, off.reshape(MAP_SIDE, MAP_SIDE)))
     return estimates, np.exp(noisy.log_prob(fine)).reshape(MAP_SIDE, MAP_SIDE)
 
 
 def run(output: Path) -> Path:
-    """Trains, prints the errors and the costs as a table, and draws."""
+    """Trains, prints the errors and the costs as a table, and draws the figure."""
     scores, costs, slopes = learn_mixture(), step_costs(), line_slopes()
     errors = {name: [error(score_fn, t) for t in TIMES] for name, score_fn in scores.items()}
     cells = ["objective", *(f"t = {t:g}" for t in TIMES), "derivatives"]
@@ -219,7 +227,7 @@ def draw(
     costs: dict[str, list[float]],
     slopes: dict[tuple[str, float], np.ndarray],
 ) -> Path:
-    """The figure of what run found."""
+    """Draws the figure of all results."""
     titles = {
         name: f"{name}: error {errors[name][TIMES.index(SHOWN)]:.3f}, step x {costs[name][0]:.1f}"
         for name in scores
@@ -236,11 +244,11 @@ def draw(
         return curves(chosen, steps)
 
     lines = [
-        pictures.Lines("mean square of sigma (score - exact)", "t", curves(errors, TIMES), {}),
-        pictures.Lines(
+        charts.Lines("mean square of sigma (score - exact)", "t", curves(errors, TIMES), {}),
+        charts.Lines(
             "processor time of a step / denoising's", "dimensions", curves(costs, DIMENSIONS), {}
         ),
-        pictures.Lines(
+        charts.Lines(
             f"data on a line: slope of the score across it\n(noise {LINE_NOISE:g}; dotted: none)",
             "step",
             across(LINE_NOISE),
@@ -249,7 +257,7 @@ def draw(
         ),
     ]
     about = pictures.provenance(mixture=str(MIXTURE), steps=N_STEPS, batch=BATCH)
-    return pictures.save_estimates(
+    return charts.save_estimates(
         output, mesh(MESH_SIDE), estimates, density, lines, HALF_WIDTH, about
     )
 

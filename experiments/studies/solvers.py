@@ -2,35 +2,32 @@
 
     python -m experiments.main --config=configs/points.py:mixture --mode=benchmark_solvers
 
-What is sampled is the run's trained model or, for the data set "mixture" without a run, that
-mixture by its exact score. A sampler that draws no noise on its way is judged by the distance of
-its samples to where the probability flow takes the same starts; one that does, by the sliced
-Wasserstein-1 distance of its samples to the distribution that they should have. Each has its own
+It samples the run's trained model or, for the data set "mixture" without a run, that mixture by its
+exact score. A sampler without noise of its own is judged by the distance of its samples to the
+points that the probability flow takes the same starts to. A sampler with noise is judged by the
+sliced Wasserstein-1 distance between its samples and the model's distribution. Samplers have their
 default options.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
 import samplers
-from experiments import build
-from experiments.data.sources.points import MIXTURE
-from experiments.evaluation.quality import Moments
-from experiments.pipeline import guides, scores
-from experiments.runs import pictures, sharding
-from experiments.runs import workdir as workdirs
-from experiments.training import state
-from models.config import Config
+from experiments.commands.request import Request
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import charts, devices, files, pictures, progress
+from experiments.studies import subject as subjects
+from experiments.studies.statistics import Truth, rms
+from experiments.studies.subject import Subject, evaluations
 from samplers.registry import Sampler
-from sde_lib import SDE, ScoreFn
+from sde_lib import SDE
+from sde_lib.checks import check_at_least
 
 BUDGETS = (5, 10, 20, 50, 100)  # evaluations
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)  # of adaptive samplers, within the budgets
@@ -41,27 +38,17 @@ FINE = samplers.ProbabilityFlow(rtol=1e-5, atol=1e-6)
 LOOSER = samplers.ProbabilityFlow(rtol=1e-4, atol=1e-5)
 EXACT_FACTOR = 10  # times as many exact samples, where they cost nothing
 N_FLOORS = 5  # sets of exact samples whose errors are averaged
-N_DIRECTIONS = 64
 SAME = 1e-4  # RMS between samples that differ by rounding alone
 
 
-class Problem(NamedTuple):
-    """What is sampled.
-
-    about: says it. score_fn(params, indices): inside jit, the score of the samples of these
-    indices. exact(n): as many exact samples, [n, D]; or None.
-    """
-
-    config: Config
-    sde: SDE
-    about: str
-    score_fn: Callable[[Any, jax.Array], ScoreFn]
-    params: Any
-    exact: Callable[[int], np.ndarray] | None
-
-
 class Drawn(NamedTuple):
-    """x: [n, D] samples. nfe: evaluations of each. noisy: whether more than the start is random."""
+    """Samples of one sampler.
+
+    Attributes:
+        x: [n, D].
+        nfe: network evaluations of each.
+        noisy: more than the start is random.
+    """
 
     x: Float[np.ndarray, "n dims"]
     nfe: int
@@ -69,7 +56,7 @@ class Drawn(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A sampler's errors: endpoint, of one without noise, is in units of the data."""
+    """A sampler's errors. The endpoint's is in units of the data; None for samplers with noise."""
 
     sampler: str
     nfe: int
@@ -79,48 +66,14 @@ class Result(NamedTuple):
     sliced_wasserstein: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Truth:
-    """A distribution, by a multiple of n samples of it: moments, and quantiles of projections.
+class Reference(NamedTuple):
+    """The points and the distribution that errors are measured from, and the least errors.
 
     Attributes:
-        moments: of the samples.
-        directions: [D, N_DIRECTIONS] unit vectors.
-        quantiles: [n, N_DIRECTIONS], evenly through the projections on them.
-    """
-
-    moments: Moments
-    directions: Float[np.ndarray, "dims directions"]
-    quantiles: Float[np.ndarray, "n directions"]
-
-    @classmethod
-    def of(cls, x: Float[np.ndarray, "multiple dims"], n: int) -> "Truth":
-        directions = np.random.RandomState(0).randn(x.shape[1], N_DIRECTIONS)
-        directions /= np.linalg.norm(directions, axis=0)
-        every = len(x) // n
-        return cls(Moments.of(x), directions, np.sort(x @ directions, axis=0)[every // 2 :: every])
-
-    def errors(self, x: Float[np.ndarray, "n dims"]) -> tuple[float, float, float]:
-        """Of the mean, in standard deviations; of the covariance, relative; sliced Wasserstein-1.
-
-        The last is the mean, over the directions, of the Wasserstein-1 distance between the
-        projections of both (Bonneel et al. 2015).
-
-        Raises:
-            ValueError: samples that are not finite.
-        """
-        moments, theirs = Moments.of(x), self.moments
-        mean = np.linalg.norm(moments.mean - theirs.mean) / np.sqrt(np.trace(theirs.covariance))
-        covariance = np.linalg.norm(moments.covariance - theirs.covariance)
-        distance = np.mean(np.abs(np.sort(x @ self.directions, axis=0) - self.quantiles))
-        return float(mean), float(covariance / np.linalg.norm(theirs.covariance)), float(distance)
-
-
-class Reference(NamedTuple):
-    """What errors are measured from, and the least that can be measured.
-
-    endpoints: where the flow takes the starts, and as its key denoise=True what the model makes of
-    that. endpoint_error: theirs. floors: the truth.errors of samples of the very distribution.
+        truth: the distribution.
+        endpoints: the points that the flow takes the starts to; at the key True, denoised.
+        endpoint_error: their error.
+        floors: the errors of exact samples (Truth.errors).
     """
 
     truth: Truth
@@ -129,57 +82,42 @@ class Reference(NamedTuple):
     floors: tuple[float, float, float]
 
 
-def run(config: Config, workdir: Path) -> None:
-    """Measures every sampler; prints the table and the best, and saves them with a plot."""
-    guides.refuse(config, "benchmark_solvers")
-    problem = make_problem(config, workdir)
-    print(f"samples of {problem.about}")
-    reference = make_reference(problem)
-    settings = [setting for name in samplers.SAMPLERS for setting in settings_of(name, problem.sde)]
-    results = list(measure(problem, reference, tqdm(settings)))
-    panels = curves(reference, results)
-    print("\n".join([*table(reference, results), *best(panels)]))
-    about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=problem.about)
-    print(workdirs.write_table(workdir / "solvers.csv", Result._fields, results))
-    print(pictures.save_work_precision(workdir / "solvers.png", panels, about))
-
-
-def make_problem(config: Config, workdir: Path) -> Problem:
-    """The run's trained model, or the mixture.
+def run(request: Request) -> None:
+    """Measures every sampler; prints the table and the best, and saves them with a plot.
 
     Raises:
-        ValueError: there is no run, and the data set is not the mixture.
+        ValueError: there is no run and the data set is not the mixture; the config guides samples.
     """
-    sde, mesh = build.make_sde(config), sharding.make_mesh(config)
-    if config.data.dataset == "mixture" and not (workdir / "checkpoints").exists():
-        about = f"eight Gaussians on a circle, by their exact score, under {sde}"
-        exact_score_fn, key = MIXTURE.score_fn(sde), jax.random.key(config.seed + 1)
-        return Problem(
-            config,
-            sde,
-            about,
-            score_fn=lambda *_: sharding.spread(mesh, exact_score_fn),
-            params={},
-            exact=lambda n: np.asarray(MIXTURE.sample(key, n), np.float64),
-        )
-    model, params, step = state.load(config, workdir)
-    about = f"the model of {workdir} after {step} steps, under {sde}"
-
-    def score_fn(params, indices):
-        return scores.sampling_score_fn(config, sde, model, mesh, params, indices)
-
-    return Problem(config, sde, about, score_fn, params, exact=None)
+    config, folder = request.config, request.folder
+    check_at_least(2, **{"config.eval.num_samples": config.eval.num_samples})
+    for field in subjects.set_fields(config, subjects.guide_fields()):
+        raise ValueError(f"config.{field} guides samples: leave it out of mode benchmark_solvers")
+    subject, n = subjects.subject(request), config.eval.num_samples
+    print(f"samples of {subject.about}")
+    reference = make_reference(subject, n)
+    sde = subject.model.sde
+    settings = [setting for name in samplers.SAMPLERS for setting in settings_of(name, sde)]
+    tracked = progress.track(settings, "samplers", "sampler")
+    results = list(measure(subject.model, reference, tracked, n))
+    panels = curves(reference, results)
+    print("\n".join([*table(reference, results), *best(panels)]))
+    about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
+    print(files.write_table(folder / "solvers.csv", Result._fields, results))
+    print(charts.save_work_precision(folder / "solvers.png", panels, about))
 
 
-def make_reference(problem: Problem) -> Reference:
-    """By a fine solution of the probability flow, and exact samples or those of another such."""
-    n, seed = problem.config.eval.num_samples, problem.config.seed
-    x, looser = draw(problem, FINE, seed).x, draw(problem, LOOSER, seed).x
-    denoised = draw(problem, dataclasses.replace(FINE, denoise=True), seed).x
-    if problem.exact is None:
-        true, others = draw(problem, FINE, seed + 1).x, x[None]
+def make_reference(subject: Subject, n: int) -> Reference:
+    """The reference for n samples: a fine solution of the probability flow, and a distribution.
+
+    The distribution is that of exact samples or, without them, of another fine solution.
+    """
+    model, seed = subject.model, subject.model.seed
+    x, looser = draw(model, FINE, n, seed).x, draw(model, LOOSER, n, seed).x
+    denoised = draw(model, dataclasses.replace(FINE, denoise=True), n, seed).x
+    if subject.exact is None:
+        true, others = draw(model, FINE, n, seed + 1).x, x[None]
     else:
-        true = problem.exact((EXACT_FACTOR + N_FLOORS) * n)
+        true = subject.exact((EXACT_FACTOR + N_FLOORS) * n)
         true, others = np.split(true, [EXACT_FACTOR * n])
         others = others.reshape(N_FLOORS, n, -1)
     truth = Truth.of(true, n)
@@ -218,30 +156,15 @@ def longest(create: Callable[[int], Sampler], sde: SDE, budget: int) -> Sampler:
     return create(n)
 
 
-def evaluations(sampler: Sampler, sde: SDE) -> int:
-    """What a sampler of fixed steps says of itself when it is traced.
-
-    Raises:
-        ValueError: the SDE does not admit it.
-    """
-    said: list[Any] = []
-
-    def trace(key):
-        said.append(sampler(key, sde, lambda x, t: x, (1, 2)).nfe)
-
-    jax.eval_shape(trace, jax.random.key(0))
-    return said[0]
-
-
 def measure(
-    problem: Problem, reference: Reference, settings: Iterable[tuple[str, Sampler]]
+    model: Pipeline, reference: Reference, settings: Iterable[tuple[str, Sampler]], n: int
 ) -> Iterator[Result]:
-    """The errors of each; samples that are not finite are told of and left out."""
-    beyond = set()  # those that cost more than the last budget already
+    """The errors of n samples of each sampler; those that are not finite are named and skipped."""
+    beyond = set()  # samplers that cost more than the last budget already
     for name, sampler in settings:
         if name in beyond:
             continue
-        drawn = draw(problem, sampler, problem.config.seed)
+        drawn = draw(model, sampler, n, model.seed)
         if drawn.nfe > BUDGETS[-1]:
             beyond.add(name)
         if not np.isfinite(drawn.x).all():
@@ -252,34 +175,33 @@ def measure(
         yield Result(name, drawn.nfe, endpoint, *reference.truth.errors(drawn.x))
 
 
-def draw(problem: Problem, sampler: Sampler, seed: int) -> Drawn:
-    """config.eval.num_samples samples, from the prior draws of a seed."""
-    config, n = problem.config, problem.config.eval.num_samples
-    size = min(config.sampling.batch_size, n)
-    size = sharding.round_up(sharding.make_mesh(config), size)
-    shape = (size, *build.image_shape(config))
+def draw(model: Pipeline, sampler: Sampler, n: int, seed: int) -> Drawn:
+    """n samples, from the prior draws of a seed."""
+    sde = model.sde
+    size = devices.round_up(model.mesh, min(model.batch_size, n))
+    shape = sde.state_shape((size, *model.shape))
 
     @jax.jit
-    def batch(params, start_key, key, first):
-        score_fn = problem.score_fn(params, first + jnp.arange(size))
-        start = samplers.Start(problem.sde.prior_sample(start_key, shape, first), problem.sde.t_max)
-        return sampler(key, problem.sde, score_fn, shape, first, start=start)
+    def batch(params, conditions, start_key, key, first):
+        score_fn = model.conditional_score(params, conditions)
+        start = samplers.Start(sde.prior_sample(start_key, shape, first), sde.t_max)
+        states = sampler(key, sde, score_fn, shape, first, start=start)
+        return sde.data_of(states.x), states.nfe
 
-    key, other = jax.random.key(seed), jax.random.key(seed + 1)
-    results = [batch(problem.params, key, key, first) for first in range(0, n, size)]
-    x = np.concatenate([sharding.fetch(result.x).reshape(size, -1) for result in results])
-    again = sharding.fetch(batch(problem.params, key, other, 0).x).reshape(size, -1)
-    nfe = max(int(result.nfe) for result in results)
+    def rows(first: int, key: jax.Array) -> tuple[np.ndarray, int]:
+        conditions = model.conditions.for_samples(first + np.arange(size))
+        x, nfe = batch(model.params, conditions, start_key, key, first)
+        return devices.fetch(x).reshape(size, -1), int(nfe)
+
+    start_key, other = jax.random.key(seed), jax.random.key(seed + 1)
+    results = [rows(first, start_key) for first in range(0, n, size)]
+    x, (again, _) = np.concatenate([x for x, _ in results]), rows(0, other)
+    nfe = max(nfe for _, nfe in results)
     return Drawn(x[:n].astype(np.float64), nfe, noisy=not rms(again - x[:size]) <= SAME)
 
 
-def rms(difference: np.ndarray) -> float:
-    """Root mean square over samples and coordinates."""
-    return float(np.sqrt(np.mean(difference**2)))
-
-
 def table(reference: Reference, results: Sequence[Result]) -> Iterator[str]:
-    """A header, and a line for each result; first, for what none can be better than."""
+    """A header, a line for the least errors that can be measured, and a line for each result."""
     yield f"{'sampler':<24}{'NFE':>5}" + "".join(f"{name:>20}" for name in Result._fields[2:])
     exact = ("exact", "-", reference.endpoint_error, *reference.floors)
     for name, nfe, *errors in (exact, *results):
@@ -287,8 +209,8 @@ def table(reference: Reference, results: Sequence[Result]) -> Iterator[str]:
         yield f"{name:<24}{nfe:>5}" + "".join(f"{figure:>20}" for figure in figures)
 
 
-def curves(reference: Reference, results: Sequence[Result]) -> list[pictures.Curves]:
-    """Each sampler's error by which those of its kind compare, over the NFE."""
+def curves(reference: Reference, results: Sequence[Result]) -> list[charts.Curves]:
+    """Each sampler's error over the NFE, in a panel of the samplers that are judged alike."""
     deterministic: dict[str, list[tuple[int, float]]] = {}
     stochastic: dict[str, list[tuple[int, float]]] = {}
     for result in sorted(results, key=lambda result: result.nfe):
@@ -297,20 +219,18 @@ def curves(reference: Reference, results: Sequence[Result]) -> list[pictures.Cur
             stochastic.setdefault(result.sampler, []).append(point)
         else:
             deterministic.setdefault(result.sampler, []).append((result.nfe, result.endpoint))
+    flow, sliced = (
+        "deterministic: RMS distance to the flow's endpoint",
+        "stochastic: sliced Wasserstein-1 distance",
+    )
     return [
-        pictures.Curves(
-            "deterministic: RMS distance to the flow's endpoint",
-            deterministic,
-            reference.endpoint_error,
-        ),
-        pictures.Curves(
-            "stochastic: sliced Wasserstein-1 distance", stochastic, reference.floors[-1]
-        ),
+        charts.Curves(flow, deterministic, reference.endpoint_error),
+        charts.Curves(sliced, stochastic, reference.floors[-1]),
     ]
 
 
-def best(panels: Sequence[pictures.Curves]) -> Iterator[str]:
-    """For each kind and budget, the sampler with the least error."""
+def best(panels: Sequence[charts.Curves]) -> Iterator[str]:
+    """For each panel and budget, the sampler with the least error."""
     for panel in panels:
         yield f"best {panel.title} ({panel.floor:.1e}: exact)"
         for budget in BUDGETS:

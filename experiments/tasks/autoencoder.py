@@ -5,9 +5,10 @@ The loss of an image x with reconstruction y is the mean |x - y| over its values
 - "vq": the mean square of sg(z) - c, plus commitment times that of z - sg(c), for latents z and
   codes c; no gradient passes sg (van den Oord et al. 2017, Eq. 3);
 - perceptual_weight times a perceptual distance (tasks/perceptual.py), if there is one;
-- adversarial_weight times the mean of -D(y), where D are the logits of a patch discriminator. D has
-  a loss too, the mean of (max(0, 1 - D(x)) + max(0, 1 + D(y))) / 2 (Esser et al. 2021). Both are in
-  one sum: the first has no gradient in D, the second none in y.
+- adversarial_weight times the mean of -D(y), where D gives the logits of a patch discriminator.
+
+D is trained by the mean of (max(0, 1 - D(x)) + max(0, 1 + D(y))) / 2 (Esser et al. 2021). This is
+added to the loss: -D(y) has no gradient in D, and the loss of D has none in y.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ class Losses:
     """The weights of an autoencoder's loss, by the formulas above.
 
     Raises:
-        ValueError: a weight that is negative, or a start without an adversarial weight.
+        ValueError: a negative weight, or a negative start.
     """
 
     kl_weight: float = 1e-6
@@ -135,11 +136,11 @@ class Autoencoder:
         Args:
             params: of the network.
             x: [B, H, W, C].
-            keys: of each sample, [B], to draw the latents of "kl" with; None: their means.
+            keys: a key for each sample, [B], to draw the latents of "kl"; None: their means.
 
         Returns:
-            The images, and "loss" without a discriminator's, "psnr" in decibels, and "kl" in nats
-            or, of "vq", "code_error", the mean square of latents less codes.
+            The images, and metrics: "loss", without the adversarial terms; "psnr", in decibels;
+            "kl", in nats, or for "vq" "code_error", the mean square of latents minus codes.
         """
         options, (low, high) = self.losses, self.scaling.range
         apply: Any = partial(self.network.apply, {"params": params})
@@ -162,7 +163,7 @@ class Autoencoder:
         return y, {"loss": loss} | metrics
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
-        """Nothing but the data decides on an autoencoder."""
+        """Records nothing: an autoencoder depends on no other run."""
 
     def start(self, state: TrainState) -> TrainState:
         return state
@@ -188,8 +189,8 @@ class Autoencoder:
     def reconstruction(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """The means of the metrics over the test set."""
         metrics = partial(jax.jit(self.metrics), params, jax.random.key(0))
-        about = self.mesh, self.values(dataset, "test"), self.batch_size, metrics
-        result = parts.over(*about, title="reconstruction")
+        test = self.values(dataset, "test")
+        result = parts.over(self.mesh, test, self.batch_size, metrics, title="reconstruction")
         mean = {name: values.mean() for name, values in result.items()}
         names = {"kl": "KL {:.1f} nats", "code_error": "squared distance to codes {:.4f}"}
         extra = [text.format(mean[name]) for name, text in names.items() if name in mean]

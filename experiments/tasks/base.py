@@ -1,4 +1,4 @@
-"""The protocol of a task: all that training needs to know of what it trains.
+"""The protocol of a task: everything that training needs from the model that it trains.
 
     door (experiments/build)  ->  Task  ->  training/step.py    loss, optimizer, carry
                                         ->  training/loop.py    held_out, pictures
@@ -62,11 +62,11 @@ class Task(Objective, Protocol):
     def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]: ...
 
     def values(self, dataset: Dataset, split: Any) -> Values:
-        """The samples of one split and their conditions."""
+        """The samples of one split of the data set, and their conditions."""
         ...
 
     def example_conditions(self) -> dict[str, Any]:
-        """The conditions of one sample, [1, ...] by keyword, for their shapes and types."""
+        """Conditions of one sample, [1, ...] by keyword, which show their shapes and types."""
         ...
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
@@ -78,7 +78,7 @@ class Task(Objective, Protocol):
         ...
 
     def start(self, state: TrainState) -> TrainState:
-        """The state before the first step, such as with weights of another run."""
+        """The state of the first step: `state`, or the same with weights of another run."""
         ...
 
     def metrics(
@@ -88,7 +88,7 @@ class Task(Objective, Protocol):
         ...
 
     def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """A summary of the metrics of some test samples, for metrics.jsonl."""
+        """The means of the metrics of some test samples, for metrics.jsonl."""
         ...
 
     def pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> list[Path]:

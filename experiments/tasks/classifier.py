@@ -1,7 +1,7 @@
 """Classifiers of noisy data, which guide score models (Song et al. 2021, Section 5, Appendix I).
 
-p(label | x, t) turns the score of p_t(x) into that of p_t(x | label) by Bayes' rule. A classifier
-is a run of its own, in a folder of its own.
+By Bayes' rule, the gradient of log p(label | x, t) turns the score of p_t(x) into that of
+p_t(x | label). A classifier is a run of its own, in its own folder.
 """
 
 import dataclasses
@@ -104,8 +104,7 @@ class Classifier:
 
     def loss(self, params, keys, carry, first_index, x, conditions):
         logits = self.model.outputs(params, train=True, rngs={"dropout": keys["dropout"]})
-        about = conditions["class_labels"], first_index, self.noise_density
-        return jnp.mean(cross_entropy(keys["loss"], self.model.sde, logits, x, *about)[0]), {}
+        return jnp.mean(self._losses(keys["loss"], logits, x, conditions, first_index)[0]), {}
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         check_labels(dataset, self.n_classes)
@@ -117,9 +116,12 @@ class Classifier:
         x, conditions = batch
         x = self.scaling.to_model_each(key, x, first_index)
         logits = self.model.outputs(devices.gather(self.mesh, params))
-        about = conditions["class_labels"], first_index, self.noise_density
-        losses, metrics = cross_entropy(key, self.model.sde, logits, x, *about)
+        losses, metrics = self._losses(key, logits, x, conditions, first_index)
         return {"loss": losses} | metrics
+
+    def _losses(self, key, logits, x, conditions, first_index):
+        labels, sde = conditions["class_labels"], self.model.sde
+        return cross_entropy(key, sde, logits, x, labels, first_index, self.noise_density)
 
     def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
         along = means_along_time(self.model.sde, result["t"], "correct", result["correct"])
@@ -129,10 +131,10 @@ class Classifier:
         return []
 
     def accuracy(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
-        """Accuracy and loss on the test set, each sample at a random t, and accuracy along t."""
+        """Accuracy and loss on the test set, with each sample at a random t; accuracy along t."""
         metrics = partial(jax.jit(self.metrics), params, jax.random.key(self.seed))
-        about = self.mesh, self.values(dataset, "test"), self.batch_size, metrics
-        result = parts.over(*about, title="accuracy")
+        test = self.values(dataset, "test")
+        result = parts.over(self.mesh, test, self.batch_size, metrics, title="accuracy")
         along = along_time(self.model.sde, result["t"], result["correct"]).items()
         along_t = ", ".join(f"{mean:.2f} to t = {edge:g}" for edge, mean in along)
         accuracy, loss = result["correct"].mean(), result["loss"].mean()

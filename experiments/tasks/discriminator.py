@@ -28,7 +28,7 @@ RECORD = "generated.json"
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """Two arrays, or images in files, one after the other; indexable by an array."""
+    """The concatenation of two sequences of samples, which an index array can index."""
 
     first: Any
     second: Any
@@ -50,9 +50,9 @@ class Joined:
 
 
 def with_samples(real: Dataset, samples: np.ndarray, source: Path) -> Dataset:
-    """The data as class 1, and a model's samples as class 0.
+    """A data set with the data as class 1 and a model's samples as class 0.
 
-    The last of the samples are for tests, as large a share as of the data.
+    The last samples are the test set; their share is that of the test set of the data.
 
     Raises:
         ValueError: too few samples for a test set.
@@ -80,8 +80,8 @@ class Discriminator(Classifier):
     Attributes:
         samples: reads the provenance of the samples, which generated.npz has.
         source: the file of the samples.
-        encoder: loads the weights of the encoder from another run, which are not trained; None:
-            all weights are trained.
+        encoder: loads the frozen weights of the encoder from another run; None: the encoder is
+            trained too.
     """
 
     samples: Callable[[], dict[str, Any]] = dict
@@ -90,7 +90,7 @@ class Discriminator(Classifier):
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam; the encoder of another run stays, without moments or weight decay."""
+        """Adam for the head; a frozen encoder has no moments and no weight decay."""
         adam = self.adam.create()
         if self.encoder is None:
             return adam

@@ -122,18 +122,16 @@ class ScoreModel:
         model = self.model
         conditions = model.conditions.drop(keys["labels"], conditions, first_index)
         if self.augment:
-            about = keys["augment"], x, self.augment, first_index
-            x, conditions["augment_labels"] = augment(*about)
+            x, labels = augment(keys["augment"], x, self.augment, first_index)
+            conditions["augment_labels"] = labels
         if model.super_resolution:
-            about = keys["loss"], x, first_index
-            conditions |= model.super_resolution.training_conditions(*about)
+            smaller = model.super_resolution.training_conditions(keys["loss"], x, first_index)
+            conditions |= smaller
         score_fn = model.model.score_fn(params, True, keys["dropout"], **conditions)
-        options = {}
+        options = {"first_index": first_index}
         if carry is not None:
             options["probabilities"] = loss_history.probabilities(carry)
-        loss = self.loss_of(params)
-        about = keys["loss"], model.sde, score_fn, x
-        losses, metrics = loss(*about, first_index=first_index, **options)
+        losses, metrics = self.loss_of(params)(keys["loss"], model.sde, score_fn, x, **options)
         aux = {} if carry is None else (metrics["level"], metrics["bits"])
         return jnp.mean(losses), aux
 
@@ -151,14 +149,13 @@ class ScoreModel:
     def metrics(self, params, key, batch, first_index):
         """The held-out loss of each sample, its "t", and its "error".
 
-        The error is the mean square of sigma score + z,
-        which is 1 for a model that knows nothing. Sample i has a key of its own.
+        The error is the mean square of sigma score + z. It is 1 for a score of 0.
         """
         model, (x, conditions) = self.model, batch
         x = model.scaling.to_model_each(key, x, first_index)
         if model.super_resolution:
-            about = key, x, first_index
-            conditions = conditions | model.super_resolution.training_conditions(*about)
+            smaller = model.super_resolution.training_conditions(key, x, first_index)
+            conditions = conditions | smaller
         params = devices.gather(model.mesh, params)
         score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
         losses, metrics = self.held_out_loss(
@@ -169,8 +166,7 @@ class ScoreModel:
     def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
         summary = means(result, ("loss",))
         if "error" in result:
-            about = self.model.sde, result["t"], "error", result["error"]
-            summary |= means_along_time(*about)
+            summary |= means_along_time(self.model.sde, result["t"], "error", result["error"])
         return summary
 
     def trained(self, params: Any, step: int, folder: Path) -> Pipeline:
@@ -192,7 +188,7 @@ class ScoreModel:
         return Report([f"{name} {bits}"], {name: str(bits)}, [])
 
     def final_pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
-        """The picture of samples, and that of a few samples' way from noise to data."""
+        """A picture of samples, and one of the paths of some samples from noise to data."""
         model = self.trained(params, step, folder)
         paths = [show.save_samples(model, self.n_shown), show.save_paths(model)]
         return Report(list(map(str, paths)), {}, paths)

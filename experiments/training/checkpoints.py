@@ -24,9 +24,9 @@ KEEP = 3
 
 @cache
 def _hush() -> None:
-    """Hides the dozens of tracebacks that orbax's threads print of a failed write.
+    """Hides the tracebacks that the threads of orbax print for a failed write.
 
-    Its error arrives here too.
+    The error itself is raised in this process too, so nothing is lost.
     """
     show = sys.unraisablehook
 
@@ -44,8 +44,8 @@ class Checkpoints:
 
     Args:
         folder: the run's folder.
-        keep_period: steps that it divides stay for good; of the others, the last KEEP.
-        read_only: change nothing in the folder, to which another process may be writing.
+        keep_period: multiples of it are kept forever; of the other steps, the last KEEP.
+        read_only: change nothing in the folder; another process may be writing to it.
         describe: a function of the step that gives the text of its model card.
     """
 
@@ -63,15 +63,15 @@ class Checkpoints:
             keep_period=keep_period,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            # Else threads, and the process's end, wait 5 minutes for a folder that cannot be made.
+            # Otherwise its threads wait 5 minutes for a folder that cannot be made.
             async_options=ocp.AsyncOptions(
                 create_directories_asynchronously=False,
                 post_finalization_callback=self._write_card,
             ),
         )
         self._manager: ocp.CheckpointManager | None = None
-        self._step: int | None = None  # the last that was to be saved
-        self._good: int | None = None  # the newest that was there before
+        self._step: int | None = None  # the last step that `save` was called with
+        self._good: int | None = None  # the newest saved step before that
         self._problem = ""
         self._open()
 
@@ -79,9 +79,9 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts writing; waits only for the write before it. A step that exists is not replaced.
+        """Starts to write a state, after the previous write has ended. An existing step is kept.
 
-        A write that fails, this one or the one before, is a warning: the next save tries again.
+        If this write or the previous one fails, a warning is logged; the next save tries again.
         """
         _hush()
         self.wait()
@@ -92,7 +92,7 @@ class Checkpoints:
                 self._open().save(step, args=ocp.args.StandardSave(state))
 
     def wait(self) -> None:
-        """Waits for the last write; one that failed is a warning."""
+        """Waits for the last write; logs a warning if it failed."""
         with self._surviving():
             if self._manager:
                 self._manager.wait_until_finished()
@@ -106,12 +106,10 @@ class Checkpoints:
         return hosts.share(sorted(int(name) for name in names if name.isdigit()))
 
     def restore(self, like: Any, step: int | None = None) -> Any | None:
-        """The newest state that can be read, as a tree like `like`; None if none was ever saved.
+        """The newest state that can be read, as a tree like `like`; None if none was saved.
 
-        With `step`, the state of that step and no other.
-
-        A checkpoint that cannot be read is renamed to <step>.unreadable unless read_only, with a
-        warning.
+        With `step`, only the state of that step. A checkpoint that cannot be read is logged and,
+        unless read_only, renamed to <step>.unreadable.
 
         Args:
             like: arrays, or jax.ShapeDtypeStruct; their shardings are those of the result.
@@ -145,8 +143,8 @@ class Checkpoints:
         """Waits for the last write.
 
         Raises:
-            OSError: the last state that was to be saved is not there. It gives way to an error
-                that is already on its way.
+            OSError: the last state could not be saved. If another error is being raised already,
+                that one is kept.
         """
         if sys.exception() is not None and jax.process_count() > 1:
             return  # the others may not come here, and this process ends soon
@@ -165,7 +163,7 @@ class Checkpoints:
         return self._folder / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
 
     def _write_card(self) -> None:
-        """Writes the model card, in a thread of orbax, before the folder gets its name."""
+        """Writes the model card, in a thread of orbax, before the folder gets its final name."""
         if self._describe is None or self._step is None:
             return
         try:
@@ -178,8 +176,8 @@ class Checkpoints:
         """Turns a failed write into a warning, and removes its files and its manager.
 
         Raises:
-            OSError: instead, of several processes: the others may be waiting for this one in the
-                middle of the write, and would wait for good.
+            OSError: with several processes. The others may be waiting for this one in the middle
+                of the write, and would wait forever.
         """
         try:
             yield
@@ -195,11 +193,11 @@ class Checkpoints:
                 with suppress(Exception):  # the same error, once its threads have ended
                     manager.close()
             shutil.rmtree(self._unfinished(), ignore_errors=True)
-            LOG.warning("%s; going on, the next save tries again", self._problem)
+            LOG.warning("%s; training continues, and the next save tries again", self._problem)
 
 
 def _reason(error: Exception) -> str:
-    """The reason in one line: tensorstore adds its whole configuration to the system's message."""
+    """The reason of an error in one line, without the configuration that tensorstore adds."""
     number = re.search(r"os_error_code='(\d+)'", str(error))
     if number:
         return os.strerror(int(number[1]))

@@ -57,64 +57,46 @@ def fit(
     Raises:
         FloatingPointError: training.max_skipped steps in a row had no finite metrics; names them.
     """
-    start, stopped = int(state.step), False
+    step, stopped, n_programs = int(state.step), False, 0
     clock = watch.Clock()
-    pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
-
     with (
-        closing(Metrics(folder, start, training.sinks)) as metrics,
-        _progress(start, training.n_iters, training.batch_size) as show,
+        closing(Metrics(folder, step, training.sinks)) as metrics,
+        _progress(step, training.n_iters, training.batch_size) as show,
         watch.stall_warnings(training.stall_seconds * training.steps_per_jit) as begin,
     ):
-        journal = _Journal(training, metrics, clock, show)
+        journal = _Journal(training, metrics, clock, show, begin)
 
         def act(step: int) -> None:
             """Makes the evaluations and pictures that are due after a step."""
             for period, do in periodic:
                 if step % period == 0:
-                    settle(0)
+                    journal.settle()
                     begin(f"step {step}: {do.__name__}")
                     _survive(do, step, state, metrics)
                     clock.restart()
 
-        def settle(in_flight: int) -> None:
-            """Reads the metrics of all but the last programs, so that the loop runs ahead.
-
-            They have been on their way to the host since these programs started.
-            """
-            while len(pending) > in_flight:
-                first, values = pending.popleft()
-                begin(f"step {first}: computing")
-                journal.add(first, jax.device_get(values))
-
         try:
             if metrics.kept.get("stopped"):
-                act(start)
-                journal.keep(start, stopped=False)
-            step, n_programs = start, 0
-            while step < training.n_iters:
+                act(step)
+                journal.keep(step, stopped=False)
+            while step < training.n_iters and not stopped:
                 begin(f"step {step + 1}: waiting for data")
                 with clock.waiting():
                     batch = next(batches)
                 begin(f"step {step + 1}: starting")
                 state, values = program(state, *batch)
-                jax.tree.map(lambda leaf: leaf.copy_to_host_async(), values)
-                pending.append((step + 1, values))
-                step, n_programs = step + next(iter(values.values())).size, n_programs + 1
-                settle(IN_FLIGHT)
+                step, n_programs = step + journal.add(step + 1, values), n_programs + 1
                 stopped = stop(n_programs)
                 if stopped:
-                    settle(0)
                     journal.keep(step, stopped)
-                    break
+                    continue
                 act(step)
                 if step % training.snapshot_freq_for_preemption == 0:
-                    settle(0)
                     journal.keep(step, stopped)
                     begin(f"step {step}: saving")
                     checkpoints.save(step, state)
                     clock.restart()
-            settle(0)
+            journal.settle()
         except FloatingPointError:
             checkpoints.save(int(state.step), state)
             raise
@@ -135,16 +117,41 @@ def _survive(do: Callable, step: int, state: Any, metrics: Metrics) -> None:
 
 
 class _Journal:
-    """Collects the steps' metrics: a line every log_freq steps, an error if too many are bad."""
+    """Collects the steps' metrics: a line every log_freq steps, an error if too many are bad.
 
-    def __init__(self, training: Training, metrics: Metrics, clock: watch.Clock, show):
+    The metrics of the last programs are not read, so that the loop runs ahead of the device.
+    """
+
+    def __init__(self, training: Training, metrics: Metrics, clock: watch.Clock, show, begin):
         self._training, self._metrics = training, metrics
-        self._clock, self._show = clock, show
+        self._clock, self._show, self._begin = clock, show, begin
+        self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()  # programs in flight
         self._rows: list[dict[str, float]] = metrics.kept.get("rows", [])  # since the last line
         self._skipped: list[int] = []  # the last steps, as far as they were skipped
 
-    def add(self, first: int, values: dict[str, np.ndarray]) -> None:
-        """Adds the metrics of a program's steps, the first of which is `first`."""
+    def add(self, first: int, values: dict[str, jax.Array]) -> int:
+        """Adds the metrics of a program whose first step is `first`; returns its number of steps.
+
+        They are copied to the host from now on, and read later.
+        """
+        jax.tree.map(lambda leaf: leaf.copy_to_host_async(), values)
+        self._pending.append((first, values))
+        self.settle(IN_FLIGHT)
+        return next(iter(values.values())).size
+
+    def settle(self, in_flight: int = 0) -> None:
+        """Reads the metrics of all programs but the last `in_flight`."""
+        while len(self._pending) > in_flight:
+            first, values = self._pending.popleft()
+            self._begin(f"step {first}: computing")
+            self._read(first, jax.device_get(values))
+
+    def keep(self, step: int, stopped: bool) -> None:
+        """Keeps the rows, so that the next line of a run that continues is the same."""
+        self.settle()
+        self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
+
+    def _read(self, first: int, values: dict[str, np.ndarray]) -> None:
         table = np.stack(list(values.values()), axis=-1).reshape(-1, len(values))
         rows = [dict(zip(values, row, strict=True)) for row in table.tolist()]
         self._clock.step(len(rows))
@@ -158,10 +165,6 @@ class _Journal:
         self._show(step)
         if step % self._training.log_freq == 0 or step == self._training.n_iters:
             self._log(step)
-
-    def keep(self, step: int, stopped: bool) -> None:
-        """Keeps the rows, so that the next line of a run that continues is the same."""
-        self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
 
     def _skip(self, step: int, row: dict[str, float]) -> None:
         self._skipped.append(step)

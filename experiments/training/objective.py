@@ -1,4 +1,4 @@
-"""What the trainer needs to know of what it trains: the part of a task that a step uses."""
+"""The protocol of an objective: the part of a task that a train step uses."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""Watching over a loop: how long its steps take, and whether it stands still."""
+"""Observation of a loop: the times of its steps, and warnings if it hangs."""
 
 import logging
 import queue
@@ -13,7 +13,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Clock:
-    """Times of a loop's steps, and how much of each went by in waiting for data."""
+    """Measures the time of each step of a loop, and the part of it spent waiting for data."""
 
     def __init__(self):
         self._last = time.perf_counter()
@@ -22,23 +22,23 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what waits for data."""
+        """Counts the time inside as waiting for data."""
         begun = time.perf_counter()
         yield
         self._waiting += time.perf_counter() - begun
 
     def restart(self) -> None:
-        """What has happened since the last step is not part of the next one."""
+        """Excludes the time since the last step, such as that of an evaluation."""
         self._last = time.perf_counter()
 
     def step(self, n: int = 1) -> None:
-        """A step is done, or n at once."""
+        """Ends a step, or n steps of equal length."""
         now = time.perf_counter()
         self._steps += n * [(now - self._last) / n]
         self._last = now
 
     def read(self) -> dict[str, float]:
-        """Seconds a step since the last reading: mean, percentiles, longest, and wait for data."""
+        """Seconds per step since the last reading: mean, percentiles, maximum, wait for data."""
         steps, self._steps = self._steps, []
         waiting, self._waiting = self._waiting, 0.0
         names = ("seconds_p50", "seconds_p95", "seconds_max")
@@ -51,16 +51,20 @@ class Clock:
 
 @contextmanager
 def stall_warnings(seconds: float) -> Iterator[Callable[[str], None]]:
-    """begin(what): warns, again and again, of anything begun that takes longer than `seconds`."""
+    """Warns of stages of a loop that take too long.
+
+    Gives a function begin(stage), which names the stage that starts. If no other stage begins
+    within `seconds`, a warning names it, and again after the same time.
+    """
     begun: queue.Queue[str | None] = queue.Queue()
 
     def watch() -> None:
-        what, since = begun.get(), time.monotonic()
-        while what is not None:
+        stage, since = begun.get(), time.monotonic()
+        while stage is not None:
             try:
-                what, since = begun.get(timeout=seconds), time.monotonic()
+                stage, since = begun.get(timeout=seconds), time.monotonic()
             except queue.Empty:
-                LOG.warning("%s: %.0f s and no end", what, time.monotonic() - since)
+                LOG.warning("%s: not finished after %.0f s", stage, time.monotonic() - since)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

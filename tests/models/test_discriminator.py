@@ -6,6 +6,7 @@ import pytest
 import weights
 
 import models
+import sde_lib
 from configs import digits, points
 from models.adm import ADM
 from models.mlp import MLP
@@ -101,8 +102,6 @@ def test_a_frozen_encoder_is_not_trained_but_passes_gradients_in_x(frozen):
 
 def test_the_encoder_gets_the_inputs_of_its_own_training():
     """EDM's network gets c_in x and log(sigma) / 4, a classifier gets x and sigma."""
-    from experiments import build
-
     ours = digits.get_config("edm")
     sigma, sigma_data, x = jnp.array([0.1, 2.0]), ours.model.sigma_data, IMAGES
     c_in = 1 / jnp.sqrt(sigma**2 + sigma_data**2)
@@ -110,7 +109,7 @@ def test_the_encoder_gets_the_inputs_of_its_own_training():
     expected["wideresnet"] = x, sigma
     for encoder, inputs in expected.items():
         ours.model.name, ours.model.encoder = "discriminator", encoder
-        seen = models.network_inputs(ours, build.make_sde(ours))(x, sigma)
+        seen = models.preconditioning(ours, sde_lib.EDM()).network_inputs(x, sigma)
         for one, other in zip(seen, inputs, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5)
 

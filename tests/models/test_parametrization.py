@@ -85,14 +85,11 @@ def test_a_discrete_network_has_the_exact_likelihood(name):
     least = float(sde.inverse_log_snr(sde.levels(100).max()))
     sde = dataclasses.replace(sde, train_t_min=max(sde.train_t_min, least))
     mean, std = data.marginal(sde, sde.train_t_min)
-    x = mean + std * jax.random.normal(jax.random.key(0), (64, 2))
-    result = sde_lib.log_likelihood(
-        jax.random.key(1),
-        sde,
-        models.score_fn(config, sde, Exact(), {}),
-        x,
-        probe="exact",  # pyright: ignore
-    )
+    x = mean + std * jax.random.normal(jax.random.key(0), (16, 2))
+    score_fn = models.score_fn(config, sde, Exact(), {})  # pyright: ignore
+    key = jax.random.key(1)
+    likelihood = jax.jit(lambda x: sde_lib.log_likelihood(key, sde, score_fn, x, probe="exact"))
+    result = likelihood(x)
     latent, log_det = data.flow(sde, x, sde.train_t_min)
     np.testing.assert_allclose(result.latent, latent, rtol=2e-3, atol=2e-3 * sde.prior_std)
     np.testing.assert_allclose(result.log_prob, sde.prior_logp(latent) + log_det, atol=5e-3)
@@ -234,14 +231,11 @@ def test_only_the_conditions_that_are_given_reach_the_network():
             self.conditions = conditions
             return x
 
-    config, x, t = (
-        ml_collections.ConfigDict({"model": {"name": "x"}}),
-        jnp.ones((2, 3)),
-        jnp.ones(2),
-    )
+    x, t = jnp.ones((2, 3)), jnp.ones(2)
     for conditions in ({}, {"class_labels": jnp.arange(2)}, {"augment_labels": jnp.ones((2, 9))}):
         network = Conditional()
-        models.score_fn(config, SDES["vp"], network, {}, **conditions)(x, t)  # pyright: ignore
+        model = models.NoiseModel(network, models.Preconditioning(SDES["vp"]))  # pyright: ignore
+        model.score_fn({}, text=None, **conditions)(x, t)
         assert network.conditions.keys() == conditions.keys()
         for name, value in conditions.items():
             assert network.conditions[name] is value
@@ -267,3 +261,38 @@ def test_dropout_key_reaches_the_network():
     fn = models.score_fn(config, SDES["vp"], probe, "params", True, key)  # pyright: ignore
     fn(jnp.ones((1, 2)), jnp.ones(1))
     assert probe.seen[2:] == (True, {"dropout": key})
+
+
+@pytest.mark.parametrize("name", ["edm", "vp", "ve"])
+def test_any_function_is_preconditioned_as_a_network_is(name):
+    """models.precondition needs no config, and gives what models.score_fn gives."""
+    sde, t = ALL_SDES[name], jnp.array([0.1, 0.5, 0.9])
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+
+    def f(x, label):
+        return jnp.sin(x) * label[:, None]
+
+    class Network:
+        def apply(self, variables, x, labels, train, rngs):
+            return f(x, labels)
+
+    for parametrization in ("edm", "v", "score_sde"):
+        ours = models.precondition(f, sde, parametrization, sigma_data=0.5)(x, t)
+        theirs = score_of(parametrization, sde, Network(), x, t, sigma_data=0.5)
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="did you mean 'edm'"):
+        models.precondition(f, sde, "edn")
+
+
+def test_outputs_are_the_networks_own_at_its_labels():
+    """A classifier's logits: it sees x as it is, and score_sde's labels, which are positive."""
+    made = models.Preconditioning(SDES["vp"], inputs="unscaled")
+
+    class Logits:
+        def apply(self, variables, x, labels, scale):
+            return scale * jnp.stack([x.sum(1), labels], axis=1)
+
+    model = models.NoiseModel(Logits(), made)  # pyright: ignore
+    x, t = jnp.ones((2, 3)), jnp.array([0.0, 0.5])
+    logits = model.outputs({}, scale=2.0)(x, t)
+    np.testing.assert_allclose(logits, [[6, 2 * 999e-5], [6, 999]], rtol=1e-6)

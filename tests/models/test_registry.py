@@ -68,11 +68,24 @@ def test_classes_are_the_data_s_where_the_network_is_conditional(name):
     ("values", "message"),
     [
         ({"model.class_conditional": True, "data.num_classes": 0}, "num_classes is 0: it must be"),
-        ({"model.class_conditional": True, "model.name": "ddpm"}, "'ddpm' sees no labels: take"),
-        ({"model.augment_dim": 9, "model.name": "ncsnv2_64"}, "'ncsnv2_64' sees no labels: take"),
-        ({"model.text": "bytes", "model.name": "ddpm"}, "'ddpm' sees no labels: take"),
+        (
+            {"model.class_conditional": True, "model.name": "ddpm"},
+            "network 'ddpm' has no such option: take",
+        ),
+        (
+            {"model.augment_dim": 9, "model.name": "ncsnv2_64"},
+            "network 'ncsnv2_64' has no such option: take",
+        ),
+        ({"model.text": "bytes", "model.name": "ddpm"}, "network 'ddpm' has no such option: take"),
         ({"model.text": "bytes", "model.text_width": 0}, "config.model.text_width is 0: it must"),
-        ({"model.low_res_size": 4, "model.name": "ddpm"}, "'ddpm' sees no smaller images: take"),
+        (
+            {"model.low_res_size": 4, "model.name": "ddpm"},
+            "network 'ddpm' has no such option: take",
+        ),
+        (
+            {"model.class_conditional": True, "model.conditional": False},
+            "option: take 'ncsnpp' .*True",
+        ),
         ({"model.low_res_size": 4, "model.name": "discriminator"}, "sees no smaller images: .* 0"),
     ],
     ids=str,
@@ -97,12 +110,30 @@ def test_bfloat16_of_a_network_without_it_is_refused(name):
 def test_fourier_features_of_a_network_without_them_are_refused():
     config = digits.get_config()
     config.model.name, config.model.fourier_features = "ddpm", (3, 4)
-    with pytest.raises(ValueError, match="'ddpm' has no such features of its input"):
+    with pytest.raises(
+        ValueError, match=r"fourier_features is \(3, 4\), but the network 'ddpm' has no"
+    ):
         models.create(config)
 
 
 def test_remat_of_a_network_without_blocks_is_refused():
     config = points.get_config()
     config.model.remat = True
-    with pytest.raises(ValueError, match=r"remat is True, but the network 'mlp' has no blocks"):
+    with pytest.raises(ValueError, match="remat is True, but the network 'mlp' has no such option"):
         models.create(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ncsnpp", "score"),
+        ("mlp", "score"),
+        ("wideresnet", "classifier"),
+        ("discriminator", "discriminator"),
+        ("autoencoder", "autoencoder"),
+    ],
+)
+def test_every_network_has_a_kind(name, kind):
+    config = digits.get_config()
+    config.model.name = name
+    assert models.kind(config) == kind

@@ -1,7 +1,7 @@
 """Sources of data, one kind a file: load(spec: DataSpec) -> Dataset.
 
-SOURCES names them. A new source is a new file and a line there. They use experiments.data.dataset
-and nothing above it.
+SOURCES names them. A new source is a new file and a line there. They may import
+experiments.data.dataset, .lazy_images and experiments.runs.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from experiments.data.sources import cifar10, digits, emoji, files, huggingface,
 class Source(NamedTuple):
     """A kind of data.
 
-    load(spec) reads it. levels: grey levels of its images, None for floats. description and
-    licence are for model cards.
+    load: reads it. levels: grey levels of its images; None for floats. description and licence: for
+    model cards.
     """
 
     load: Callable[[DataSpec], Dataset]

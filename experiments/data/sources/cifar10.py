@@ -20,10 +20,10 @@ RECORD = 1 + 3 * 32 * 32  # bytes: the class, then the red, the green and the bl
 def load(spec: DataSpec, url: str = URL, md5: str = MD5) -> Dataset:
     """Reads spec.path: CIFAR-10's binary archive, a folder of its .bin files, or an .npz file.
 
-    Without a path the archive is downloaded to spec.cache, once.
+    Without a path, the archive is downloaded to spec.cache if it is not there yet.
 
     Raises:
-        ValueError: a failed download, a wrong checksum, or files that are not CIFAR-10's.
+        ValueError: the download fails, the checksum is wrong, or the files are not CIFAR-10's.
     """
     path = Path(spec.path)
     if path.suffix == ".npz":
@@ -36,7 +36,7 @@ def load(spec: DataSpec, url: str = URL, md5: str = MD5) -> Dataset:
         elif not path.is_file():
             raise ValueError(
                 f"config.data.path = {spec.path!r} does not exist: give {url}, a folder of "
-                "its .bin files, or an .npz file; or nothing, to download it"
+                "its .bin files, or an .npz file; or leave it empty, to download the archive"
             )
         check_md5(path, md5)
         files = _read_archive(path)
@@ -53,7 +53,7 @@ def _read_folder(path: Path) -> dict[str, bytes]:
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
-    """The .bin files by name, in memory: nothing is written."""
+    """The contents of the .bin files by name; nothing is written to disk."""
     with tarfile.open(path) as archive:
         members = archive.getmembers()
         check_inside(path, [member.name for member in members])
@@ -65,12 +65,12 @@ def _read_archive(path: Path) -> dict[str, bytes]:
 
 
 def _parse(path: Path, files: dict[str, bytes], names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 32, 32, 3] and labels [N] of the batches `names`."""
+    """Images [N, 32, 32, 3] and labels [N] of the files `names`."""
     for name in names:
         if len(files[name]) % RECORD:
             raise ValueError(
-                f"{path}: {name} has {len(files[name])} bytes, no multiple of {RECORD}: it is cut "
-                "short or not of the binary version"
+                f"{path}: {name} has {len(files[name])} bytes, not a multiple of {RECORD}: it is "
+                "cut short, or not the binary version; download it again"
             )
     records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, RECORD)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

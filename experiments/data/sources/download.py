@@ -1,4 +1,4 @@
-"""Files from the network, whole or not at all."""
+"""Downloads of files, which continue after an interruption and are checked."""
 
 import hashlib
 import http.client
@@ -6,13 +6,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
+from experiments.runs import progress
 
-BLOCK = 1 << 20  # bytes
+BLOCK = 1 << 20  # bytes: a MiB
 
 
 def fetch(url: str, path: Path, md5: str) -> Path:
-    """Makes sure that path is the file at url. What an interrupted call received is kept.
+    """Downloads url to path unless path exists; continues an interrupted download.
 
     Raises:
         ValueError: the network fails, or the file has another checksum.
@@ -24,8 +24,8 @@ def fetch(url: str, path: Path, md5: str) -> Path:
             _receive(url, part)
         except (OSError, http.client.HTTPException) as error:
             raise ValueError(
-                f"{url} could not be downloaded ({error}): run the same again to go on, or fetch "
-                "it in another way and set config.data.path to the file"
+                f"{url} could not be downloaded ({error}): run the same again to continue, or "
+                "download it in another way and set config.data.path to the file"
             ) from error
         try:
             check_md5(part, md5, "it was deleted: run the same again")
@@ -37,7 +37,7 @@ def fetch(url: str, path: Path, md5: str) -> Path:
 
 
 def check_md5(path: Path, md5: str, remedy: str = "delete it and download it again") -> None:
-    """Raises ValueError if the checksum of the file at path is another."""
+    """Raises ValueError if the file at path has another checksum."""
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "md5").hexdigest()
     if actual != md5:
@@ -47,27 +47,27 @@ def check_md5(path: Path, md5: str, remedy: str = "delete it and download it aga
 
 
 def _receive(url: str, part: Path) -> None:
-    """Appends to part what it lacks of the file at url."""
+    """Appends the rest of the file at url to `part`."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # there is nothing after the last byte: part is whole
+        if error.code == 416:  # there is nothing after the last byte: `part` is complete
             return
         raise
     with response:
-        have = have if response.status == 206 else 0  # a server may send all of it again
+        have = have if response.status == 206 else 0  # the server sends all of it again
         length = response.headers["Content-Length"]
         total = length and have + int(length)
+        blocks = total and -(-total // BLOCK)
         with (
             part.open("ab" if have else "wb") as file,
-            tqdm(
-                total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None
-            ) as bar,
+            progress.working(f"downloading {part.stem}", blocks or None, "MiB") as shown,
         ):
+            shown.update(have // BLOCK)
             while block := response.read(BLOCK):
                 file.write(block)
-                bar.update(len(block))
+                shown.update()
         if total and part.stat().st_size < total:
             raise ConnectionError(f"it ended after {part.stat().st_size} of {total} bytes")

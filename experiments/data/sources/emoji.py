@@ -1,4 +1,4 @@
-"""OpenMoji's pictures (CC BY-SA 4.0), rendered by resvg on white: small colour images to try on."""
+"""OpenMoji's pictures (CC BY-SA 4.0), rendered by resvg on white: small colour images."""
 
 import io
 import unicodedata
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from experiments.data.dataset import Dataset, DataSpec, split
 from experiments.data.sources.optional import require
+from experiments.runs import progress
 
-# The class of an emoji is that of its first code point: people are those that come in skin tones,
-# the others follow Unicode's groups as far as ranges of code points do, the first match holds.
+# The class of an emoji is that of its first code point. People are those that exist in skin tones.
+# The others follow Unicode's groups, approximated by ranges of code points; the first match counts.
 CLASSES = {
     "people": [],
     "faces": [
@@ -39,14 +39,14 @@ CLASSES = {
     "objects and symbols": [(0, 0x10FFFF)],
 }
 SKIN_TONES = range(0x1F3FB, 0x1F400)
-AS_PICTURE = 0xFE0F  # a mark that a skin tone takes the place of
+AS_PICTURE = 0xFE0F  # a mark that a skin tone replaces
 
 
 def load(spec: DataSpec) -> Dataset:
-    """Renders all emoji at the height of spec.shape, once; they are kept in spec.cache.
+    """Renders all emoji at the height of spec.shape, or reads them from spec.cache.
 
-    spec.test_fraction of the emoji are the test set, each with all of its skin tones: else
-    most of the people there would be training images in another colour.
+    spec.test_fraction of the emoji are the test set, each with all of its skin tones. Otherwise
+    most of the people in it would be training images in another colour.
 
     Raises:
         ValueError: a package is missing.
@@ -77,7 +77,7 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def classes(names: list[tuple[int, ...]]) -> Int[np.ndarray, " emoji"]:
-    """Index in CLASSES of each emoji, given by its code points."""
+    """The index in CLASSES of each emoji; `names` are their code points."""
     people = {name[0] for name in names if any(code in SKIN_TONES for code in name[1:])}
 
     def number(code: int) -> int:
@@ -93,9 +93,9 @@ def classes(names: list[tuple[int, ...]]) -> Int[np.ndarray, " emoji"]:
 
 
 def describe(names: list[tuple[int, ...]], labels: Int[np.ndarray, " emoji"]) -> list[str]:
-    """The name of each emoji, given by its code points, and its class: "red apple, food".
+    """The name and the class of each emoji, such as "red apple, food"; `names` are code points.
 
-    Of those without a name, as OpenMoji's own, the class alone.
+    Emoji without a name, such as OpenMoji's own, have the class alone.
 
     Raises:
         ValueError: a package is missing.
@@ -120,9 +120,10 @@ def _code_points(stem: str) -> tuple[int, ...]:
 
 
 def render(files: list[Path], size: int) -> UInt8[np.ndarray, "emoji size size 3"]:
+    """Images of SVG files on white."""
     resvg = require("resvg_py", "emoji")
     images = np.empty((len(files), size, size, 3), np.uint8)
-    for i, file in enumerate(tqdm(files, "rendering emoji", unit="image", disable=None)):
+    for i, file in enumerate(progress.track(files, "rendering emoji", "image")):
         png = resvg.svg_to_bytes(
             svg_path=str(file), width=size, height=size, background="white", skip_system_fonts=True
         )

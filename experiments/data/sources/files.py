@@ -14,20 +14,20 @@ from experiments.data.lazy_images import LazyImages, check_channels
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 LABELS = "dataset.json"
-TEST = ("test", "val", "valid", "validation")  # what people call the part beside train
+TEST = ("test", "val", "valid", "validation")  # usual names of the folder beside train
 
 
 def load(spec: DataSpec) -> Dataset:
     """Lists the images below spec.path; they are decoded when a batch needs them.
 
-    Classes are those of a file dataset.json, {"labels": [["a/b.png", 3], ...] or null} (EDM's
-    layout); without one, the outermost folders in alphabetical order; without folders, none.
-    Folders train/ and one of TEST around all of that are the two parts; without them
-    spec.test_fraction is kept for tests.
+    Classes come from a file dataset.json, {"labels": [["a/b.png", 3], ...] or null} (EDM's layout).
+    Without that file, the outermost folders are the classes, in alphabetical order. Without folders
+    there are none. Outermost folders train/ and one of TEST are the two splits; without them,
+    spec.test_fraction of the images are the test set.
 
     Raises:
-        ValueError: nothing to read, names that lead out of a zip, or labels that do not fit the
-            files.
+        ValueError: there are no images, a member of a zip is outside of it, or the labels do not
+            fit the files.
     """
     path = Path(spec.path)
     if not spec.path or not (path.is_dir() or zipfile.is_zipfile(path)):
@@ -50,7 +50,7 @@ def load(spec: DataSpec) -> Dataset:
 
     tables = [name for name in members if posixpath.basename(name) == LABELS]
     if len(tables) > 1:
-        raise ValueError(f"{path} holds several label files, it must be one: {', '.join(tables)}")
+        raise ValueError(f"{path} holds several label files: keep one of {', '.join(tables)}")
     labels = _table(path, tables[0], open_member, names) if tables else _folder_classes(parts)
 
     keys, shape = np.array(names, dtype=object), check_channels(spec.shape)
@@ -62,7 +62,7 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def check_inside(archive: Path, names: list[str]) -> None:
-    """Raises ValueError for the name of a member that leads out of the archive."""
+    """Raises ValueError for a member whose path leads out of the archive."""
     for name in names:
         for path in (PurePosixPath(name), PureWindowsPath(name)):
             if path.anchor or ".." in path.parts:
@@ -85,7 +85,7 @@ def _zip(path: Path) -> tuple[list[str], Callable[[str], IO[bytes]]]:
 
 
 def _visible(names: list[str]) -> list[str]:
-    """Leaves out what a system keeps beside a user's files."""
+    """The names without hidden files and those that systems add."""
     return [
         name
         for name in names
@@ -96,7 +96,7 @@ def _visible(names: list[str]) -> list[str]:
 def _table(
     path: Path, table: str, open_member: Callable[[str], IO[bytes]], names: list[str]
 ) -> np.ndarray | None:
-    """The labels of names that the file `table` tells."""
+    """The labels that the file `table` has for these names; None if it has none."""
     folder = posixpath.dirname(table)
     with open_member(table) as file:
         try:
@@ -104,14 +104,14 @@ def _table(
             labels = labels and {posixpath.join(folder, name): label for name, label in labels}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f'{path}: {table} is not of the form {{"labels": [["a/b.png", 3], ...]}}: {error!r}'
+                f'{path}: {table} must have the form {{"labels": [["a/b.png", 3], ...]}}: {error!r}'
             ) from error
     if not labels:
         return None
     wrong = {
         "labels of files that do not exist": sorted(labels.keys() - set(names)),
         "no labels for the files": sorted(set(names) - labels.keys()),
-        "labels that are no integers from 0 on, of": [
+        "labels that are not integers from 0 on, of": [
             name for name, label in labels.items() if type(label) is not int or label < 0
         ],
     }
@@ -123,7 +123,7 @@ def _table(
 
 
 def _folder_classes(parts: list[tuple[str, ...]]) -> np.ndarray | None:
-    """The numbers of the outermost folders, if each image is in one and they are several."""
+    """The index of each image's outermost folder; None for one folder, or images outside."""
     folders = {part[0] for part in parts}
     if len(folders) == 1 or any(len(part) == 1 for part in parts):
         return None

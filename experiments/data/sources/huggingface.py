@@ -1,4 +1,4 @@
-"""Image data sets of the library `datasets` (Hugging Face)."""
+"""Image data sets of Hugging Face's library `datasets`."""
 
 import io
 from pathlib import Path
@@ -15,14 +15,18 @@ def load(spec: DataSpec) -> Dataset:
     """Reads spec.path: a name for load_dataset, or a folder written by save_to_disk.
 
     Images and labels are the columns of the types Image and ClassLabel. The test set is the split
-    test, else validation, else spec.test_fraction of train. Labels of -1 (hidden) are none.
+    "test", or else "validation", or else spec.test_fraction of "train". Hidden labels, -1, count as
+    no labels.
 
     Raises:
-        ValueError: no split train, no column of images or several, or several of labels.
+        ValueError: there is no split "train", not exactly one column of images, or more than one of
+            labels.
     """
     path, hub = spec.path, require("datasets", "huggingface")
     if not path:
-        raise ValueError("config.data.path is empty: name a data set, as in 'ylecun/mnist'")
+        raise ValueError(
+            "config.data.path is empty: give the name of a data set, as in 'ylecun/mnist'"
+        )
     saved = any((Path(path) / name).exists() for name in ("dataset_dict.json", "state.json"))
     parts = hub.load_from_disk(path) if saved else hub.load_dataset(path)
     if isinstance(parts, hub.Dataset):
@@ -48,7 +52,7 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def _column(path: str, part: Any, kind: type) -> str | None:
-    """The name of the column of this type, if there is one."""
+    """The name of the column of this type; None without one."""
     names = [name for name, feature in part.features.items() if isinstance(feature, kind)]
     if len(names) > 1:
         raise ValueError(

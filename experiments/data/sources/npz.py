@@ -12,21 +12,21 @@ LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
 LAYOUT = (
     "uint8 images [N, H, W, C] in arrays 'train' and 'test', with integers 'train_labels' and "
-    "'test_labels' if there are classes, and 'train_confidence' and 'test_confidence' in [0, 1] if "
-    "these are more or less sure; or in one array of any other name, with 'labels' and "
-    "'confidence', from which config.data.test_fraction is kept for tests"
+    "'test_labels' if there are classes, and confidences of these in [0, 1], 'train_confidence' "
+    "and 'test_confidence', if they are uncertain; or images in one array of any other name, with "
+    "'labels' and 'confidence', of which config.data.test_fraction becomes the test set"
 )
 
 
 def load(spec: DataSpec) -> Dataset:
-    """Reads the arrays of spec.path: see LAYOUT.
+    """Reads the arrays of the file spec.path; LAYOUT lists them.
 
     Raises:
-        ValueError: no .npz file, or other arrays.
+        ValueError: the file is not an .npz file, or has other arrays.
     """
     path = Path(spec.path)
     if not spec.path or not zipfile.is_zipfile(path):
-        raise ValueError(f"config.data.path = {spec.path!r} is no .npz file of {LAYOUT}")
+        raise ValueError(f"config.data.path = {spec.path!r} must be an .npz file of {LAYOUT}")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     for name in arrays.keys() & LABELS:

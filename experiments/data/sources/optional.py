@@ -1,11 +1,11 @@
-"""Packages that only one data set needs."""
+"""Packages that only one source needs."""
 
 import importlib
 from typing import Any
 
 
 def require(package: str, extra: str) -> Any:
-    """The module `package`. Raises ValueError, saying how to install it, if it is missing."""
+    """Imports a package. Raises ValueError with the command that installs it if it is missing."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

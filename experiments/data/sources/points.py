@@ -1,4 +1,4 @@
-"""Points in the plane, drawn anew and alike at each load."""
+"""Points in the plane, drawn at each load with the same seed."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def _swiss_roll(n, random):
-    from sklearn.datasets import make_swiss_roll  # takes 0.9 s, which is for this data set alone
+    from sklearn.datasets import make_swiss_roll  # takes 0.9 s, so only this data set imports it
 
     points, _ = make_swiss_roll(n, noise=0.5, random_state=random)
     return points[:, [0, 2]] / 7

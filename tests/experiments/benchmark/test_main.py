@@ -1,13 +1,16 @@
 import json
+import re
+import time
 
 import jax
 import pytest
 
-import models
 from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import measure
 from experiments.benchmark.presets import PRESETS, Preset
 from experiments.benchmark.subject import Subject
-from experiments.training.state import abstract_state
+from experiments.runs import progress
+from experiments.training.options import Training
 
 TINY = {
     "model.nf": 16,
@@ -61,8 +64,7 @@ def figures_of_programs(tmp_path_factory):
     return by_name(make_report(tmp_path_factory.mktemp("programs"), "memory,profile"))
 
 
-@pytest.mark.slow
-def test_the_report_says_of_what_it_is(report, figures):
+def test_the_report_says_what_was_measured(report, figures):
     assert report["preset"] == "cpu"
     assert set(report["versions"]) == {"jax", "jaxlib", "flax"}
     assert list(figures) == [
@@ -77,23 +79,19 @@ def test_the_report_says_of_what_it_is(report, figures):
     assert {figure["subject"] for figure in report["figures"]} == {str(MOONS)}
 
 
-@pytest.mark.slow
-def test_a_ratio_is_that_of_its_seconds(figures):
-    """Of one round: with more, it is the median of the rounds' own."""
+def test_the_ratio_of_one_round_is_that_of_its_seconds(figures):
     for kind, name in figures:
         seconds = list(figures[kind, name]["seconds"].values())
         if kind != "network":
             assert figures[kind, name]["ratio"] == pytest.approx(seconds[0] / sum(seconds[1:]))
 
 
-@pytest.mark.slow
 def test_samplers_are_compared_with_as_many_calls_as_they_make(figures):
     assert figures["sample", "heun"]["details"] == {"calls of network": 2 * 24 + 1}
     (calls,) = figures["likelihood", "log_likelihood"]["details"].values()
     assert calls > 6
 
 
-@pytest.mark.slow
 def test_arithmetic_is_the_same_however_long_it_takes(figures):
     def work(name):
         figure = figures["network", name]
@@ -107,19 +105,15 @@ def test_arithmetic_is_the_same_however_long_it_takes(figures):
     assert 3 < work("gradient step") / work("call") < 5
 
 
-@pytest.mark.slow
-def test_memory_holds_what_the_program_is_given(figures_of_programs):
-    config, figures = MOONS.config(), figures_of_programs
+def test_memory_holds_the_input_of_the_program(figures_of_programs):
+    figures = figures_of_programs
     for name in ("training", "sampling"):
         assert figures["memory", name]["ratio"] > 1
-    n_params = sum(
-        leaf.size for leaf in jax.tree.leaves(abstract_state(config, models.create(config)).params)
-    )
-    # The weights, their average and two moments, for 8 images; gradients come on top.
+    n_params = sum(leaf.size for leaf in jax.tree.leaves(MOONS.network().params))
+    # The weights, their average and two moments, for 8 images; gradients are not counted here.
     assert figures["memory", "training"]["details"]["bytes/image"] > 4 * 4 * n_params / 8
 
 
-@pytest.mark.slow
 def test_a_profile_shares_the_time_out(figures_of_programs):
     figures = figures_of_programs
     for name in ("sampling", "training"):
@@ -129,7 +123,6 @@ def test_a_profile_shares_the_time_out(figures_of_programs):
         assert ratio == pytest.approx(seconds["product"] / sum(seconds.values()))
 
 
-@pytest.mark.slow
 def test_the_table_is_aligned(report, capsys):
     rows = list(benchmark.table([benchmark.Figure(**row) for row in report["figures"]]))
     assert len({len(row) for row in rows}) == 1
@@ -141,14 +134,37 @@ def test_the_table_is_aligned(report, capsys):
     ("flag", "message"),
     [
         ("--preset=tpu", "invalid choice: 'tpu'"),
-        ("--only=train,smaple", "no smaple: choose of start, memory, train"),
+        ("--only=train,smaple", "unknown smaple: choose among start, memory, train"),
         ("--repeats=0", "--repeats is 0: it must be at least 1"),
         ("--output=/none/there.json", "there is no folder /none"),
         ("--pre=cpu", "unrecognized arguments"),
     ],
 )
-def test_a_wrong_flag_ends_with_what_is_right(flag, message, capsys):
+def test_a_wrong_flag_ends_with_the_right_ones(flag, message, capsys):
     with pytest.raises(SystemExit) as ended:
         benchmark.main([flag])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+class Slow:
+    """A trainer, or bare steps, that take a little time."""
+
+    training = Training(1, 8)
+
+    def __init__(self, _):
+        self.batches = iter(lambda: time.sleep(0.05), 1)
+
+    def run(self, n):
+        time.sleep(0.05 * n)
+
+
+def test_progress_names_the_figure_and_the_run_of_how_many(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LINES_AFTER", 0.02)
+    monkeypatch.setattr(measure, "PATIENCE", 0.02)
+    caplog.set_level("INFO", "experiments")
+    monkeypatch.setattr(benchmark.training, "Trainer", Slow)
+    monkeypatch.setattr(benchmark.training, "Bare", Slow)
+    make_report(tmp_path, "data")
+    lines = [line for line in caplog.messages if line.startswith(f"data {MOONS}: timing: run")]
+    assert re.search(r"timing: run 1 of 2, \d+ s, time left", lines[-1])

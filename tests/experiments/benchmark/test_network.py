@@ -5,7 +5,7 @@ from experiments.benchmark import network
 from experiments.benchmark.presets import PRESETS
 
 
-def test_a_multiply_add_is_two():
+def test_a_multiply_add_counts_as_two_flops():
     matrix, vectors = jnp.ones((3, 5)), jnp.ones((5, 7))
     assert network.flops(jnp.matmul, matrix, vectors) == 2 * 3 * 5 * 7
 

@@ -20,7 +20,7 @@ time.sleep(60)
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """command(then): what is started is a script that logs a step, and then does that."""
+    """command(then): the command that is started is a script that logs a step, then runs `then`."""
 
     def write(then):
         path = tmp_path / "command"
@@ -40,7 +40,7 @@ def test_the_command_is_watched_to_its_first_picture_and_ended(tmp_path, command
         os.kill(int((tmp_path / "id").read_text()), 0)
 
 
-def test_a_command_that_ends_is_told_with_what_it_said(tmp_path, command):
+def test_a_command_that_ends_early_is_an_error_with_its_output(tmp_path, command):
     command("sys.exit('no such thing')")
     with pytest.raises(OSError, match=r"ended with 1\n(.|\n)*no such thing"):
         start.start(["--config=it"], tmp_path)

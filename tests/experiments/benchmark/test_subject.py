@@ -5,7 +5,7 @@ import numpy as np
 
 from experiments.benchmark.presets import PRESETS
 from experiments.benchmark.subject import Subject
-from experiments.data import data
+from experiments.build import data
 
 
 def test_changes_reach_the_config_and_the_command_line():
@@ -31,7 +31,7 @@ def test_every_subject_of_the_presets_is_a_config():
 def test_random_images_stand_in_for_a_data_set(tmp_path):
     preset = dataclasses.replace(PRESETS["gpu"], random_images=200).with_data(tmp_path)
     for subject in (*preset.subjects, *preset.networks, preset.started):
-        dataset = data.load(subject.config())
+        dataset = data.images(subject.config())
         assert dataset.train.shape == (180, 32, 32, 3)
         assert dataset.train.dtype == np.uint8
         assert len(np.unique(dataset.train)) == 256

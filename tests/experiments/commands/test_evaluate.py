@@ -1,114 +1,171 @@
 import json
+import re
 import shutil
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
+import saved_runs
+from closed_forms import Gaussian
+from exact_models import grey_images
+from PIL import Image
 
+import models
 from configs import digits
+from experiments.build import components
 from experiments.commands import evaluate
 from experiments.commands.request import Request
-from experiments.evaluation import metrics, reference
+from experiments.evaluation import reference
 from experiments.runs import files
 
+GAUSSIAN, N = Gaussian(mean=0.1, std=0.3), 60
+SDE = components.sde(digits.get_config("vp_score_sde"))
 
-@pytest.fixture(autouse=True)
-def few_pairs(monkeypatch):
-    """Precision and recall of 200 points take milliseconds."""
-    for module in (metrics, reference):
-        monkeypatch.setattr(module, "PAIRED", 200)
+
+class Exact(nn.Module):
+    """The network whose score under VP is that of Gaussian data; `shift` stands for training."""
+
+    @nn.compact
+    def __call__(self, x, labels, train=False):
+        shift = self.param("shift", nn.initializers.zeros, ())
+        t = labels / 999
+        sigma = SDE.sigma(t)[:, None, None, None]
+        return -sigma * GAUSSIAN.score_fn(SDE)(x - shift, t)
+
+
+@pytest.fixture(scope="module")
+def image_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for seed, part in enumerate(("train", "test")):
+        (folder / part).mkdir()
+        images = grey_images(GAUSSIAN.sample(jax.random.key(seed), (N, 8, 8, 1)))
+        for i, image in enumerate(images):
+            Image.fromarray(image[..., 0]).save(folder / part / f"{i:04}.png")
+    return folder
+
+
+@pytest.fixture
+def config(monkeypatch, image_files):
+    monkeypatch.setitem(models.MODELS, "exact", Exact)
+    config = digits.get_config("vp_score_sde")
+    config.model.name = "exact"
+    config.data.dataset, config.data.path = "folder", str(image_files)
+    config.training.likelihood_weighting = config.training.importance_sampling = False
+    config.eval.batch_size, config.eval.num_samples = 24, 40
+    config.eval.enable_bpd = config.eval.enable_sampling = False
+    config.sampling.update(method="ddim", n_steps=5, batch_size=16)
+    return config
+
+
+def trained(config, folder, steps=(5,), shift=0.0):
+    """A run with checkpoints, as training leaves it."""
+    saved_runs.save(config, folder, {"shift": np.float32(shift)}, steps)
+    return folder
+
+
+def run(config, folder):
+    evaluate.run(Request(config, folder))
 
 
 def lines(folder):
-    return files.read_lines(folder / "evaluation.jsonl")
+    text = (folder / "evaluation.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def test_an_evaluation_cut_off_continues_and_counts_nothing_twice(points_run, monkeypatch):
-    config, folder = points_run.config, points_run.folder
-    config.eval.enable_bpd, config.eval.batch_size = False, 1000
-    monkeypatch.setattr(reference, "SAVE_EVERY", 8)
-    evaluate.run(points_run.request())
-    (once,) = lines(folder)
-    for path in (folder / "evaluation", folder.parent / "stats"):
-        shutil.rmtree(path)
-    (folder / "evaluation.jsonl").unlink()
-    write, written = files.write_arrays, []
+def printed(text, what):
+    return float(re.search(rf"{re.escape(what)} (-?[\d.]+)", text)[1])
+
+
+def test_figures_are_printed_and_recorded_in_the_log_and_the_card(config, tmp_path, capsys):
+    config.eval.enable_bpd, config.eval.rtol = True, 0.1
+    config.eval.atol, config.eval.n_repeats = 0.1, 1
+    folder = trained(config, tmp_path / "run")
+    run(config, folder)
+    text = capsys.readouterr().out
+    (line,) = lines(folder)
+    assert (line["step"], line["seed"]) == (5, 42)
+    for name in ("test loss", "test bits/dim"):
+        assert printed(text, f"step 5: {name}") == pytest.approx(line[name]["value"], abs=1e-3)
+    assert line["test bits/dim"]["about"].keys() == {"nfe"}
+    assert (folder / "likelihood_5_seed42.csv").exists()
+
+
+def test_an_evaluation_cut_off_goes_on_and_counts_nothing_twice(config, tmp_path, monkeypatch):
+    config.eval.enable_sampling = True
+    monkeypatch.setattr(reference, "SAVE_EVERY", 1)
+    run(config, trained(config, tmp_path / "whole" / "run"))
+    folder = trained(config, tmp_path / "parts" / "run")
+    save, writes = files.write_arrays, []
 
     def dying(path, **arrays):
-        """Dies instead of every fifth write."""
-        written.append(None if len(written) % 5 == 4 else path)
-        if written[-1] is None:
+        """Dies after every second write."""
+        if len(writes) % 3 == 2:
+            writes.append("died")
             raise KeyboardInterrupt
-        write(path, **arrays)
+        writes.append(path)
+        save(path, **arrays)
 
     monkeypatch.setattr(files, "write_arrays", dying)
-    for _ in range(10):
+    for _ in range(20):
         try:
-            evaluate.run(points_run.request())
+            run(config, folder)
         except KeyboardInterrupt:
             continue
         break
-    paths = [path for path in written if path]
-    assert len(written) - len(paths) > 1
-    parts = [path for path in paths if path.parent.name != "stats"]
-    assert len(parts) == len(set(parts)) == 2 + 2 * 4  # losses, and samples with their features
-    assert lines(folder) == [once]
+    written = [path for path in writes if path != "died"]
+    assert len(written) < len(writes)
+    assert len([path for path in written if "stats" not in str(path)]) == 3 + 3 + 3
+    assert lines(tmp_path / "whole" / "run") == lines(folder)
 
 
-def test_every_checkpoint_has_one_line(points_run, capsys):
-    points_run.config.eval.update(checkpoints="all", enable_sampling=False, enable_bpd=False)
+def test_every_checkpoint_has_a_line_and_keeps_one(config, tmp_path, capsys):
+    folder = trained(config, tmp_path / "run", steps=(5, 6))
+    config.eval.checkpoints = "all"
     for _ in range(2):
-        evaluate.run(points_run.request())
-    assert [line["step"] for line in lines(points_run.folder)] == [10, 20]
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split(" +-")[0].rpartition(" ")[0] for line in printed] == [
-        "step 10: test loss",
-        "step 20: test loss",
-    ] * 2
-    assert printed[:2] == printed[2:]
-    loss = lines(points_run.folder)[1]["test loss"]
-    assert f"step 20: test loss {loss['value']:.3f} +- {loss['error']:.3f}" in printed[1]
+        run(config, folder)
+    assert [line["step"] for line in lines(folder)] == [5, 6]
+    assert capsys.readouterr().out.count("step 6: test loss") == 2
 
 
-def test_other_settings_have_a_line_of_their_own(points_run):
-    options = points_run.config.eval
-    options.update(enable_sampling=False, enable_bpd=False)
-    for n_repeats in (1, 2, 1):
-        options.n_repeats = n_repeats
-        evaluate.run(points_run.request())
-    assert sorted(line["eval"]["n_repeats"] for line in lines(points_run.folder)) == [1, 2]
-
-
-def test_statistics_are_those_of_the_training_data(points_run, capsys):
-    evaluate.run_stats(points_run.request())
-    about, path = capsys.readouterr().out.strip().split(": ")
-    points = points_run.request().model().dataset().train.astype(np.float64)
-    assert about == f"{len(points)} of 'moons'"
-    with np.load(path) as found:
-        np.testing.assert_allclose(found["mean"], points.mean(axis=0), atol=1e-6)
-        covariance = found["scatter"] / (len(points) - 1)
-        np.testing.assert_allclose(covariance, np.cov(points.T), rtol=1e-5)
-    assert json.loads((points_run.folder / "config.json").read_text())  # is as it was
+def test_other_weights_are_evaluated_anew(config, tmp_path, capsys):
+    folder, losses = trained(config, tmp_path / "run"), []
+    for shift in (0.0, 0.5):
+        shutil.rmtree(folder / "checkpoints")
+        trained(config, folder, shift=shift)
+        run(config, folder)
+        losses.append(printed(capsys.readouterr().out, "test loss"))
+    assert losses[1] > losses[0] + 1
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("values", "message"),
     [
-        ("num_samples", 12, "config.eval.num_samples is 12: it must be at least 20"),
-        ("n_repeats", 0, "config.eval.n_repeats is 0"),
-        ("checkpoints", "al", "did you mean 'all'"),
-        ("metrics", ("fidd",), "config.eval.metrics 'fidd' is unknown"),
-        ("bound_steps", 1, "config.eval.bound_steps is 1: it must be at least 2"),
+        (
+            {"num_samples": 12, "enable_sampling": True},
+            "config.eval.num_samples is 12: it must be at least 20",
+        ),
+        ({"n_repeats": 0}, "config.eval.n_repeats is 0"),
+        ({"checkpoints": "al"}, "did you mean 'all'"),
+        ({"features": "missing.pth", "enable_sampling": True}, "missing.pth"),
+        ({"metrics": ("lose",)}, "did you mean 'loss'"),
+        (
+            {"enable_bound": True, "bound_steps": 0},
+            "config.eval.bound_steps is 0: it must be at least 2",
+        ),
     ],
+    ids=str,
 )
-def test_impossible_evaluations_are_refused(points_run, field, value, message):
-    points_run.config.eval.update(enable_bpd=False, enable_loss=False, enable_bound=True)
-    points_run.config.eval[field] = value
+def test_impossible_evaluations_are_refused(config, tmp_path, values, message):
+    config.eval.update(values)
     with pytest.raises(ValueError, match=message):
-        evaluate.run(points_run.request())
+        run(config, trained(config, tmp_path / "run"))
 
 
-def test_features_that_are_missing_are_refused(tmp_path):
-    config = digits.get_config()
-    config.eval.features = "missing.pth"
-    with pytest.raises(ValueError, match=r"missing\.pth"):
-        evaluate.run(Request(config, tmp_path))
+def test_statistics_of_the_data_are_made_once(config, tmp_path, capsys):
+    request = Request(config, tmp_path / "run")
+    evaluate.run_stats(request)
+    text = capsys.readouterr().out
+    assert text.startswith(f"{N} of 'folder': {tmp_path / 'stats' / 'folder-random_conv_v1'}")
+    evaluate.run_stats(request)
+    assert capsys.readouterr().out == text

@@ -89,6 +89,17 @@ def test_a_task_without_sample_quality_is_refused(tmp_path, monkeypatch):
         run(toy(quality_freq=8, at_end=()), tmp_path)
 
 
+def test_sample_quality_that_cannot_be_measured_is_refused_before_training(tmp_path):
+    config = toy(at_end=("quality",))
+    config.eval.num_samples = 19
+    with pytest.raises(ValueError, match=r"eval.num_samples is 19: it must be at least 20"):
+        run(config, tmp_path)
+    images = digits.get_config()
+    images.training.quality_freq, images.eval.features = 8, "nowhere.npz"
+    with pytest.raises(ValueError, match=r"'nowhere.npz' is no .pth or .npz file"):
+        train.check_reports(images, Toy())
+
+
 def test_an_unknown_report_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="at_end 'distanc' is unknown: did you mean 'distance'"):
         run(toy(at_end=("distanc",)), tmp_path / "new")

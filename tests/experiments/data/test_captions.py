@@ -2,17 +2,12 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.data import captions
+from experiments.build.conditions import text
+from experiments.data.captions import ByteReader, EmbeddingReader
 from experiments.data.dataset import Dataset
 
 IMAGES = np.zeros((3, 8, 8, 1), np.uint8)
 EMBEDDED = np.random.RandomState(0).normal(size=(3, 2, 4)).astype(np.float32)
-
-
-def config(**model):
-    result = digits.get_config()
-    result.model.update({"text": "bytes", "text_length": 4, **model})
-    return result
 
 
 @pytest.fixture
@@ -23,53 +18,71 @@ def file(tmp_path):
 
 
 def test_embeddings_are_read_from_files(file):
-    ours = config(text="embeddings", text_width=4)
-    ours.data.embeddings = file
     dataset = Dataset(IMAGES, IMAGES, 17)
-    np.testing.assert_array_equal(captions.of_data(ours, dataset, "test"), 2 * EMBEDDED)
-    ours.sampling.embeddings = file
-    captions.check(ours)
-    np.testing.assert_array_equal(captions.of_samples(ours), EMBEDDED[:1])
-    assert not captions.has_negative(ours)
-    assert captions.empty(ours).shape == (2, 4)
+    reader = EmbeddingReader(file, 4, file)
+    np.testing.assert_array_equal(reader.from_data(dataset, "test"), 2 * EMBEDDED)
+    np.testing.assert_array_equal(reader.prompts(), EMBEDDED[:1])
+    assert reader.negative() is None
+    np.testing.assert_array_equal(reader.empty(), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="has 3 of width 4 in 'train': there are 2 such images"):
-        captions.of_data(ours, Dataset(IMAGES[:2], IMAGES, 17), "train")
+        reader.from_data(Dataset(IMAGES[:2], IMAGES, 17), "train")
+    assert EmbeddingReader(file, 4).prompts() is None
+
+
+def test_bytes_are_read_from_captions_and_prompts():
+    captions = np.array(["a", "b", "Fuß"])
+    dataset = Dataset(IMAGES, IMAGES, 17, train_captions=captions)
+    reader = ByteReader(4, ("Fuß", "a"), "b")
+    rows = reader.from_data(dataset, "train")
+    assert rows.shape == (3, 4)
+    np.testing.assert_array_equal(reader.prompts(), rows[[2, 0]])
+    np.testing.assert_array_equal(reader.negative(), rows[[1]])
+    assert reader.empty().shape == (4,)
+    assert (reader.empty() != rows).any(axis=1).all()
+    np.testing.assert_array_equal(reader.asked(("b",)).prompts(), rows[[1]])
+    assert ByteReader(4).prompts() is ByteReader(4).negative() is None
 
 
 def test_captions_that_are_missing_or_too_long_are_refused():
-    with pytest.raises(ValueError, match="'digits' has no captions"):
-        captions.of_data(config(), Dataset(IMAGES, IMAGES, 17), "train")
+    with pytest.raises(ValueError, match="the data have no captions"):
+        ByteReader(4).from_data(Dataset(IMAGES, IMAGES, 17), "train")
     long = np.array(["a", "b", "Füße"])  # 6 bytes
     with pytest.raises(ValueError, match=r"'Füße' has 6 bytes in UTF-8, .*text_length = 4 at most"):
-        captions.of_data(config(), Dataset(IMAGES, IMAGES, 17, train_captions=long), "train")
+        ByteReader(4).from_data(Dataset(IMAGES, IMAGES, 17, train_captions=long), "train")
 
 
 @pytest.mark.parametrize(
-    ("model", "sampling", "message"),
+    ("kind", "options", "message"),
     [
-        ({"text": ""}, {"prompt": "fox"}, "but the model knows no text: train one"),
-        ({"text": ""}, {"negative_prompt": "fox"}, "sampling.negative_prompt is 'fox'"),
-        ({}, {"prompt": "a fox"}, r"'a fox' has 5 bytes in UTF-8, .* = 4 at most"),
-        ({}, {"embeddings": "e.npz"}, "needs a model that was trained with"),
-        ({"text": "embeddings"}, {}, "needs config.data.embeddings"),
+        ("", {"sampling.prompt": "fox"}, "but the model knows no text: train one"),
+        (
+            "",
+            {"guidance.classifier_free.negative_prompt": "fox"},
+            "classifier_free.negative_prompt is 'fox'",
+        ),
+        ("bytes", {"sampling.prompt": "a fox"}, r"'a fox' has 5 bytes in UTF-8, .* = 4 at most"),
+        ("bytes", {"sampling.embeddings": "e.npz"}, "needs a model that was trained with"),
+        ("embeddings", {}, "needs config.data.embeddings"),
     ],
 )
-def test_prompts_for_another_model_are_refused(model, sampling, message):
-    ours = config(**model)
-    ours.sampling.update(sampling)
+def test_prompts_for_another_model_are_refused(kind, options, message):
+    config = digits.get_config()
+    config.model.update(text=kind, text_length=4)
+    config.update_from_flattened_dict(options)
     with pytest.raises(ValueError, match=message):
-        captions.check(ours)
+        text(config)
 
 
 def test_files_of_other_arrays_are_refused(file, tmp_path):
-    ours = config(text="embeddings")
-    ours.sampling.embeddings = file
     with np.load(file) as saved:
-        np.savez(file, prompt=saved["train"][:, 0])
+        flat, embedded = saved["train"][:, 0], saved["train"]
+    np.savez(file, prompt=flat)
     with pytest.raises(ValueError, match=r"'prompt' is float32 \(3, 4\); give an .npz"):
-        captions.of_samples(ours)
-    with pytest.raises(ValueError, match="has no array 'negative_prompt'"):
-        captions.negative(ours)
-    ours.sampling.embeddings = str(tmp_path / "none.npz")
+        EmbeddingReader(file, 4, file).prompts()
+    np.savez(file, prompt=embedded[:, :1], negative_prompt=embedded[:1])
+    with pytest.raises(ValueError, match=r"shape \(1, 2, 4\), it must be \(1, 1, 4\)"):
+        EmbeddingReader(file, 4, file)
+    with pytest.raises(ValueError, match="has no array 'train'"):
+        EmbeddingReader(file, 4).from_data(Dataset(IMAGES, IMAGES, 17), "train")
     with pytest.raises(ValueError, match=r"give an \.npz file of float arrays"):
-        captions.of_samples(ours)
+        EmbeddingReader(file, 4, str(tmp_path / "none.npz")).prompts()

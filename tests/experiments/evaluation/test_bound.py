@@ -1,196 +1,87 @@
-from typing import Any
+import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_forms import Gaussian
+from exact_models import not_a_number, pipeline
 
-import models
-from configs import digits, points
-from experiments import build
-from experiments.commands import evaluate, train
-from experiments.data import data
-from experiments.evaluation import bound
-from experiments.pipeline import sample
-from experiments.runs import parts, workdir
-from experiments.training import state
-from experiments.training.checkpoint import Checkpoints
-from sde_lib import loss_history
+import samplers
+from configs import points
+from experiments.data.dataset import Dataset
+from experiments.evaluation import bound, metrics
+from experiments.pipeline import analytic
+from experiments.pipeline.model import LikelihoodOptions
+from experiments.runs import files
 
-GAUSSIAN = Gaussian(mean=0.3, std=0.7)
 N = 600
 
 
-class Exact(nn.Module):
-    """The network for points whose score is GAUSSIAN's."""
-
-    @nn.compact
-    def __call__(self, x, labels, train=False):
-        self.param("unused", nn.initializers.zeros, ())
-        sigma = labels[:, None]  # 1 - alpha^2
-        alpha2 = 1 - sigma**2
-        return sigma * (x - jnp.sqrt(alpha2) * 0.3) / (alpha2 * 0.49 + sigma**2)
+@pytest.fixture(scope="module")
+def dataset():
+    train, test = (np.asarray(Gaussian().sample(jax.random.key(k), (N, 2))) for k in (0, 1))
+    return Dataset(train, test, None)
 
 
-@pytest.fixture
-def config(monkeypatch):
-    rows = [np.asarray(GAUSSIAN.sample(jax.random.key(k), (N, 2))) for k in (0, 1)]
-    monkeypatch.setitem(models.MODELS, "mlp", Exact)
-    monkeypatch.setattr(data, "load", lambda config: data.Dataset(rows[0], rows[1], None))
-    config = points.get_config()
-    config.eval.bound_steps, config.eval.batch_size = 100, N
-    config.eval.update(enable_bound=True, enable_loss=False, enable_bpd=False)
-    config.eval.enable_sampling = False
-    return config
+@pytest.fixture(scope="module")
+def model(dataset, tmp_path_factory):
+    """An exact model of points that are N(0.3, 0.7^2), with a chain of 100 steps."""
+    likelihood = LikelihoodOptions(batch_size=N)
+    folder = tmp_path_factory.mktemp("run")
+    options = {"likelihood": likelihood, "bound_steps": 100, "folder": folder, "step": 5}
+    return pipeline(points.get_config(), dataset=dataset, **options)
 
 
-def trained(config, folder):
-    workdir.claim(config, folder)
-    checkpoints, model = Checkpoints(folder), models.create(config)
-    checkpoints.save(5, state.init_state(config, model)._replace(step=jnp.array(5)))
-    checkpoints.close()
-    return folder
+def subject(model, dataset):
+    """A model to be measured by figures that need neither losses nor features."""
+    unused = None
+    return metrics.Subject(model, dataset, dataset, "gaussian", unused, unused, 0)  # pyright: ignore
 
 
 def test_the_bound_of_a_run_is_near_its_likelihood_and_is_not_computed_twice(
-    config, tmp_path, capsys, monkeypatch
+    model, dataset, monkeypatch
 ):
-    folder = trained(config, tmp_path / "run")
-    evaluate.run(config, folder)
-    text = capsys.readouterr().out
-    assert "step 5: bound bits/dim" in text
-    test = data.load(config).test
-    exact = -np.asarray(GAUSSIAN.log_prob(test)) / (2 * np.log(2))
-    mean, error = (float(text.split()[k]) for k in (4, 6))
-    assert abs(mean - exact.mean()) < 4 * error < 0.3
-    prior, diffusion, reconstruction = (
-        float(text.split(f"{name} ")[1].split(",")[0].rstrip(")\n"))
-        for name in ("prior", "diffusion", "reconstruction")
-    )
-    assert prior + diffusion + reconstruction == pytest.approx(mean, abs=1e-3)
-    terms = np.loadtxt(folder / "bound_5.csv", delimiter=",", skiprows=1)
-    np.testing.assert_allclose(terms[:, 0], bound.log_snrs(config))
-    assert terms[:, 1].sum() == pytest.approx(diffusion + reconstruction, abs=1e-3)
+    ((name, figure),) = metrics.variational_bound(subject(model, dataset)).items()
+    assert name == "bound bits/dim"
+    exact = -np.asarray(Gaussian().log_prob(dataset.test)) / (2 * np.log(2))
+    assert abs(figure.value - exact.mean()) < 4 * figure.error < 0.3
+    assert sum(figure.about.values()) == pytest.approx(figure.value, abs=1e-3)
+    terms = np.loadtxt(model.folder / "bound_5.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(terms[:, 0], model.chain())
+    rest = figure.about["diffusion"] + figure.about["reconstruction"]
+    assert terms[:, 1].sum() == pytest.approx(rest, abs=1e-3)
 
-    monkeypatch.setattr(parts, "save", lambda *_, **__: pytest.fail("computed again"))
-    evaluate.run(config, folder)
-    assert capsys.readouterr().out == text
-    made = bound.analytic(config, models.create(config), {"unused": jnp.zeros(())}, folder)
+    monkeypatch.setattr(files, "write_arrays", lambda *_, **__: pytest.fail("computed again"))
+    assert metrics.variational_bound(subject(model, dataset)) == {name: figure}
+
+
+def test_analytic_dpm_s_variance_is_that_of_gaussian_data(model):
+    made = analytic.variance(model)
     exact = 0.49 / (0.49 + np.exp(-np.asarray(made.log_snrs)))
     np.testing.assert_allclose(made.unknown, exact, atol=0.07)
-
-    config.sampling.method, config.sampling.variance = "ddpm", "analytic"
-    config.sampling.n_steps, config.sampling.n_samples = 20, 2000
-    params = state.load(config, folder)[1]
-    x, _ = sample.draw(config, models.create(config), params, 2000, folder)
-    assert x.std() == pytest.approx(0.7, rel=0.04)
+    sampler = dataclasses.replace(samplers.create("ddpm", variance="analytic"), n_steps=20)
+    assert model.replace(sampler=sampler).sample(2000).std() == pytest.approx(0.7, rel=0.04)
 
 
-def test_a_chain_of_more_steps_than_levels_is_refused_at_once(config):
-    config.training.continuous, config.eval.bound_steps = False, 1001
+def test_impossible_chains_are_refused_by_their_field(model):
     with pytest.raises(ValueError, match="1001 steps, but the model was trained at 1000"):
-        evaluate.run(config, None)  # pyright: ignore[reportArgumentType]
+        model.replace(n_levels=1000, bound_steps=1001).chain()
+    for steps in (0, 1):
+        with pytest.raises(
+            ValueError, match=rf"config\.eval\.bound_steps is {steps}: it must be at least 2"
+        ):
+            model.replace(bound_steps=steps).chain()
 
 
-def test_a_chain_without_steps_is_refused_by_its_field(config):
-    config.eval.bound_steps = 0
-    with pytest.raises(ValueError, match=r"config\.eval\.bound_steps is 0: it must be at least 2"):
-        evaluate.run(config, None)  # pyright: ignore[reportArgumentType]
+def test_there_is_no_bound_of_latents(model, dataset):
+    latent = model.replace(decoder=object())
+    with pytest.raises(ValueError, match="enable_bound is of images, and the data are latents"):
+        metrics.variational_bound(subject(latent, dataset))
 
 
-def learned(**changes):
-    config = digits.get_config("vlb")
-    config.model.update(nf=4, ch_mult=(1,), attn_resolutions=(), num_scales=30)
-    config.sampling.n_steps = 30
-    config.training.update(batch_size=8, **changes)
-    return config
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("training.continuous", True, "the levels of DDPM's chain"),
-        ("training.sde", "vesde", "the levels of DDPM's chain"),
-        ("training.objective", "denoising", "by 'hybrid' or 'vlb', and by these alone"),
-        ("model.learned_variance", False, "by 'hybrid' or 'vlb', and by these alone"),
-        ("training.reduce_mean", True, "which the objective 'hybrid' has no use for"),
-        ("training.vlb_weight", -1.0, "vlb_weight is -1.0"),
-        ("training.loss_history", -1, "config.training.loss_history is -1"),
-        ("sampling.method", "ddim", "has no such option"),
-    ],
-)
-def test_what_does_not_go_with_a_learned_variance_is_refused(field, value, message):
-    config = learned()
-    section, name = field.split(".")
-    config[section][name] = value
-    with pytest.raises(ValueError, match=message):
-        build.check(config)
-
-
-def test_a_history_is_of_the_bound_and_of_whole_batches():
-    config = learned(loss_history=2, n_microbatches=2)
-    with pytest.raises(ValueError, match="n_microbatches=1"):
-        build.check(config)
-    config = digits.get_config()
-    config.training.loss_history = 2
-    with pytest.raises(ValueError, match="terms of the bound"):
-        build.check(config)
-    config.training.loss_history = 0
-    config.sampling.method, config.sampling.variance = "ddpm", "learned"
-    with pytest.raises(ValueError, match="without guidance"):
-        build.check(config)
-
-
-class Two(nn.Module):
-    """A network of two weights: of the noise, and of the variance."""
-
-    learned_variance: bool = False
-
-    @nn.compact
-    def __call__(self, x, labels, train=False):
-        a, b = (self.param(name, nn.initializers.zeros, ()) for name in ("noise", "variance"))
-        return jnp.concatenate([a * x, b * jnp.ones_like(x)], -1)
-
-
-def test_a_step_fills_the_history_and_teaches_the_variance(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "two", Two)
-    config = learned(loss_history=2)
-    config.model.name, config.optim.warmup = "two", 0
-    model = models.create(config)
-    before = state.init_state(config, model)
-    step = jax.jit(
-        train.make_train_step(config, model, 17),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    batch = jax.random.randint(jax.random.key(0), (1, 8, 8, 8, 1), 0, 17).astype(jnp.uint8)
-    after, metrics = step(before, batch)
-    _, history = after.opt_state
-    assert np.isfinite(metrics["loss"])
-    assert int(history.counts.sum()) == 8
-    assert np.count_nonzero(history.terms) == 8
-    assert all(abs(float(weight)) > 1e-4 for weight in after.params.values())
-    sde = build.make_sde(config)
-    params = {"noise": jnp.float32(2), "variance": jnp.float32(-1)}
-    score_fn: Any = models.score_fn(config, sde, model, params)
-    t, x = jnp.array([0.3, 1.0]), jnp.ones((2, 8, 8, 1))
-    score, v = score_fn.both(x, t)
-    np.testing.assert_array_equal(v, 0)  # beta-tilde's
-    np.testing.assert_allclose(score[:, 0, 0, 0], -2 / sde.sigma(t), rtol=1e-6)
-    np.testing.assert_array_equal(score_fn(x, t), score)
-
-    # A full history that has known one level's term alone.
-    terms = jnp.zeros((30, 2)).at[7].set(1.0)
-    full = loss_history.LossHistory(terms, jnp.full(30, 2))
-    again, _ = step(after._replace(opt_state=(after.opt_state[0], full)), batch)
-    assert int(again.opt_state[1].counts[7]) == 2 + 8
-
-
-@pytest.mark.parametrize("name", ["ncsnpp", "adm", "ddpm"])
-def test_networks_have_twice_the_channels(name):
-    config = learned()
-    config.model.name, config.model.nf = name, 8
-    model, x = models.create(config), jnp.zeros((1, 8, 8, 1))
-    shape = jax.eval_shape(model.init_with_output, jax.random.key(0), x, jnp.ones(1))[0].shape
-    assert shape == (1, 8, 8, 2)
+def test_terms_that_are_not_finite_are_an_error(model, dataset):
+    broken = model.replace(model=pipeline(points.get_config(), not_a_number).model)
+    variance = analytic.variance(model)
+    with pytest.raises(FloatingPointError, match="600 of 600 bounds are not finite"):
+        bound.bits_per_dim(broken, (jnp.asarray(dataset.test), {}), variance)

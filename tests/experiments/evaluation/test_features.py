@@ -24,7 +24,7 @@ def inception_weights():
     return {name: np.ones(shape, np.float32) for name, shape in parameters}
 
 
-def test_random_conv_is_the_same_for_ever():
+def test_random_conv_never_changes():
     function = features.random_conv()
     assert (function.name, function.version) == ("random_conv_v1", "3430a3aded53")
     images = random_images(2, 11, 9, 3)
@@ -62,12 +62,13 @@ def test_random_conv_sees_noise_blur_and_missing_modes():
         assert np.all(np.diff(distances) > 0.25 * distances[0]), distances
 
 
-def test_inception_gives_fid_features_and_logits_without_bias(
-    inception_weights, tmp_path, monkeypatch
-):
+def test_inception_gives_fid_features_and_logits_without_bias(tmp_path, monkeypatch):
+    """The bias is that of the file; tests/models has the network itself."""
     outputs = {"2048": np.full((2, 2048), 3.0), "logits": np.full((2, 1008), 5.0)}
     monkeypatch.setattr(features.inception, "apply", lambda params, images: outputs)
-    np.savez(tmp_path / "weights.npz", **inception_weights)
+    convert = lambda weights: {"fc": {"bias": weights["fc.bias"]}}  # noqa: E731
+    monkeypatch.setattr(features.torch_import, "inception", convert)
+    np.savez(tmp_path / "weights.npz", **{"fc.bias": np.ones(1008, np.float32)})
     function = features.create(tmp_path / "weights.npz")
     values, logits = function(random_images(2, 16, 16, 3))
     np.testing.assert_array_equal(values, outputs["2048"])
@@ -95,11 +96,11 @@ def test_other_files_and_images_are_refused(tmp_path):
     for name in ("weights.bin", "missing.npz"):
         with pytest.raises(ValueError, match=rf"{name}' is no \.pth or \.npz file"):
             features.load(tmp_path / name)
-    with pytest.raises(ValueError, match="a side of 8 or more"):
+    with pytest.raises(ValueError, match="height and width at least 8"):
         features.random_conv()(random_images(1, 8, 7, 3))
 
 
-def test_only_inceptions_figures_bear_the_published_names():
+def test_only_figures_of_inception_have_the_published_names():
     random_conv = features.random_conv()
     assert random_conv.figure("frechet_distance") == "frechet_distance(random_conv_v1)"
     inception = random_conv.replace(name=features.INCEPTION)

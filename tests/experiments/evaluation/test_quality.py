@@ -69,8 +69,8 @@ def test_frechet_distance_of_fewer_images_than_features():
     assert quality.frechet_distance(a, constant) == pytest.approx(squares + np.sum(f**2), rel=1e-12)
 
 
-def test_what_is_no_covariance_is_refused():
-    with pytest.raises(ValueError, match="no covariance"):
+def test_matrices_that_are_no_covariance_are_refused():
+    with pytest.raises(ValueError, match="not positive semi-definite"):
         quality.frechet_distance(gaussian([0, 0], np.diag([1, -1])), gaussian([0, 0], np.eye(2)))
     with pytest.raises(ValueError, match="not finite"):
         gaussian([0, np.nan], np.eye(2))
@@ -172,7 +172,7 @@ def test_features_of_two_networks_and_broken_ones_are_refused():
         lambda y: quality.kernel_distance(x, y, 5),
         lambda y: quality.precision_recall(x, y),
     ):
-        with pytest.raises(ValueError, match="4 and 3 features cannot be compared"):
+        with pytest.raises(ValueError, match="sets of 4 and 3 features cannot be compared"):
             compare(x[:, :3])
         with pytest.raises(ValueError, match="features of 1 of 12 images are not finite"):
             compare(np.where(x == x[3, 2], np.inf, x))

@@ -1,30 +1,35 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import saved_runs
+from exact_models import grey_images, pipeline
 
 from configs import digits
-from experiments import build
-from experiments.commands import train
-from experiments.data import data
-from experiments.evaluation import held_out, likelihood
-from experiments.pipeline import cascade, sample
-from experiments.runs import workdir as workdirs
-from experiments.training.state import TrainState
+from experiments.build import components, configs, pipelines
+from experiments.data.dataset import Dataset
+from experiments.pipeline import cascade
+from experiments.pipeline.cascade import SuperResolution
+from experiments.pipeline.model import LikelihoodOptions
+from experiments.tasks.score_model import ScoreModel
+from models import NoiseModel, Preconditioning
 from sde_lib.batch import expand
 
 SIDE, SMALL, LEVELS = 4, 2, 256
 PIXELS = (SIDE // SMALL) ** 2  # of a block
 STD = 0.3
+SDE = components.sde(digits.get_config("vp_score_sde"))
 
 
-@pytest.fixture
-def config():
-    result = digits.get_config()
+def config(**changes):
+    result = digits.get_config("vp_score_sde")
     result.data.image_size, result.model.low_res_size = SIDE, SMALL
     result.model.low_res_noise = 0.5
     result.data.uniform_dequantization = False
     result.sampling.update(method="heun", n_steps=40, batch_size=512)
+    result.update_from_flattened_dict(changes)
     return result
 
 
@@ -34,28 +39,39 @@ def posterior(low_res, noise):
     return gain * low_res, 1 - gain
 
 
-class Larger:
-    """The network whose score is that of independent pixels, N(0, 0.3^2), given their means."""
-
-    def apply(self, variables, x, labels, train, rngs, low_res, low_res_noise):
-        sde = build.make_sde(digits.get_config())
-        alpha, sigma, noise = (
-            expand(a, x) for a in (sde.alpha(labels / 999), sde.sigma(labels / 999), low_res_noise)
-        )
-        mean, variance = posterior(low_res, noise)
-        blocks = cascade.larger(cascade.smaller(x, SMALL), SIDE)
-        within = (x - blocks) / ((alpha * STD) ** 2 + sigma**2)
-        of_means = (blocks - alpha * mean) / ((alpha * STD) ** 2 * variance + sigma**2)
-        return sigma * (within + of_means)
+def larger_score(x, t, low_res, low_res_noise):
+    """The score of independent pixels, N(0, 0.3^2), given their noisy means."""
+    alpha, sigma, noise = (expand(a, x) for a in (SDE.alpha(t), SDE.sigma(t), low_res_noise))
+    mean, variance = posterior(low_res, noise)
+    blocks = cascade.larger(cascade.smaller(x, SMALL), SIDE)
+    within = (x - blocks) / ((alpha * STD) ** 2 + sigma**2)
+    of_means = (blocks - alpha * mean) / ((alpha * STD) ** 2 * variance + sigma**2)
+    return -within - of_means
 
 
-class Smaller:
-    """The network whose score is that of N(0.1, 0.2^2), for a base run."""
+def smaller_score(x, t):
+    """The score of N(0.1, 0.2^2), for a base run."""
+    alpha, sigma = (expand(a, x) for a in (SDE.alpha(t), SDE.sigma(t)))
+    return -(x - alpha * 0.1) / ((alpha * 0.2) ** 2 + sigma**2)
 
-    def apply(self, variables, x, labels, train, rngs):
-        sde = build.make_sde(digits.get_config())
-        alpha, sigma = (expand(a, x) for a in (sde.alpha(labels / 999), sde.sigma(labels / 999)))
-        return sigma * (x - alpha * 0.1) / ((alpha * 0.2) ** 2 + sigma**2)
+
+def model(images=None, **changes):
+    """A super-resolution model of images, 256 grey levels."""
+    made = pipeline(config(**changes), larger_score)
+    scaling = dataclasses.replace(made.scaling, levels=LEVELS)
+    if images is None:
+        return made.replace(scaling=scaling)
+    dataset = Dataset(images, images, LEVELS)
+    return made.replace(scaling=scaling, dataset=lambda: dataset)
+
+
+def base_config(**changes):
+    """The config of a model of images of half the size."""
+    base = digits.get_config("vp_score_sde")
+    base.data.image_size = SMALL
+    base.sampling.update(method="ddim", n_steps=15)
+    base.update_from_flattened_dict(changes)
+    return base
 
 
 def images(n, seed=0):
@@ -67,83 +83,87 @@ def means(x):
     return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / PIXELS
 
 
-def test_the_smaller_image_is_means_and_the_larger_one_repeats_them(config):
+def test_the_smaller_image_is_means_and_the_larger_one_repeats_them():
     x = jax.random.normal(jax.random.key(0), (3, SIDE, SIDE, 2))
-    told = cascade.told_of(config, jax.random.key(1), x, 0, noise=0.0)
-    np.testing.assert_allclose(told["low_res"][:, ::2, ::2], means(x), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(told["low_res"][:, 1::2, 1::2], told["low_res"][:, ::2, ::2])
-    np.testing.assert_array_equal(told["low_res_noise"], np.zeros(3))
-    config.model.low_res_size = 0
-    assert cascade.told_of(config, jax.random.key(1), x, 0) == {}
+    found = SuperResolution(SMALL, SIDE, 0.5).conditions(jax.random.key(1), x, 0)
+    np.testing.assert_allclose(found["low_res"][:, ::2, ::2], means(x), rtol=1e-5, atol=1e-6)
+    repeated = found["low_res"][:, 1::2, 1::2]
+    np.testing.assert_array_equal(repeated, found["low_res"][:, ::2, ::2])
+    np.testing.assert_array_equal(found["low_res_noise"], np.zeros(3))
+    plain = config(**{"model.low_res_size": 0, "model.low_res_noise": 0.0})
+    assert pipelines.super_resolution(plain) is None
 
 
-def test_the_noise_has_the_level_that_is_told_whatever_the_batch(config):
+def test_the_noise_has_the_level_of_the_condition_whatever_the_batch():
     key, x = jax.random.key(1), jnp.zeros((4000, SIDE, SIDE, 1))
-    told = cascade.told_of(config, key, x, 0)
-    level = told["low_res_noise"]
+    low_res = SuperResolution(SMALL, SIDE, 0.5)
+    found = low_res.training_conditions(key, x, 0)
+    level = found["low_res_noise"]
     assert level.min() >= 0
     assert level.max() <= 0.5
     assert level.std() == pytest.approx(0.5 / np.sqrt(12), rel=0.03)
-    z = told["low_res"][:, ::2, ::2] / level[:, None, None, None]
+    z = found["low_res"][:, ::2, ::2] / level[:, None, None, None]
     assert (z.mean(), z.std()) == pytest.approx((0, 1), abs=0.03)
     assert abs(np.corrcoef(np.abs(z[:, 0, 0, 0]), level)[0, 1]) < 0.06
-    later = cascade.told_of(config, key, x[:10], 3990)
+    later = low_res.training_conditions(key, x[:10], 3990)
     for name, value in later.items():
-        np.testing.assert_allclose(value, told[name][3990:], rtol=1e-6)
+        np.testing.assert_allclose(value, found[name][3990:], rtol=1e-6)
 
 
 class Repeats:
-    """A network that takes the image for what it is told, times a parameter."""
+    """A network that predicts the low-resolution image, times a parameter."""
 
     def apply(self, variables, x, labels, train, rngs, low_res, low_res_noise):
         return variables["params"]["w"] * low_res + 0 * expand(low_res_noise, x)
 
 
-def test_training_and_its_evaluation_tell_of_the_very_image(config):
-    """Flipped ones, of equal pixels in each block: then the prediction is right, and there is no
-    loss; with noise, the microbatches do not matter."""
-    config.model.parametrization, config.training.likelihood_weighting = "x0", False
-    config.training.importance_sampling = False
-    config.data.random_flip, config.model.low_res_noise = True, 0.0
-    config.training.batch_size = 8
-    x = np.asarray(cascade.larger(images(8)[:, :SMALL, :SMALL], SIDE))
-    params = {"w": jnp.ones(())}
-    optimizer = build.make_optimizer(config)
-    state = TrainState(jnp.zeros((), int), params, params, optimizer.init(params))
+def test_training_and_its_evaluation_condition_on_the_very_image():
+    """With equal pixels in each block the prediction is right, and there is no loss; with noise,
+    microbatches draw what the whole batch draws."""
+    weighting = {"training.likelihood_weighting": False, "training.importance_sampling": False}
+    x = np.asarray(cascade.larger(images(8)[:, :SMALL, :SMALL], SIDE)) / 127.5 - 1
+    params, key = {"w": jnp.ones(())}, jax.random.key(0)
+    network = NoiseModel(Repeats(), Preconditioning(SDE, "x0"))  # pyright: ignore
 
-    def step(n):
-        config.training.n_microbatches = n
-        run = jax.jit(train.make_train_step(config, Repeats(), LEVELS))  # pyright: ignore
-        return run(state, x.reshape(n, 8 // n, SIDE, SIDE, 1))[1]
+    def task(noise):
+        ours = config(**weighting, **{"model.low_res_noise": noise})
+        made, sde = model(**weighting, **{"model.low_res_noise": noise}), components.sde(ours)
+        return ScoreModel(
+            made.replace(model=network),
+            components.loss_of(ours, sde),
+            components.held_out_loss(ours, sde),
+            components.adam(ours),
+        )
 
-    assert step(1)["loss"] == pytest.approx(0, abs=1e-4)
-    losses = held_out.make_losses(config, Repeats(), data.Dataset(x, x, LEVELS))  # pyright: ignore
-    held = losses(params, jax.random.key(0), (x, {}), 0)["loss"]
+    def loss(task, x, first=0):
+        keys = dict.fromkeys(("labels", "augment", "loss", "dropout"), key)
+        return jax.jit(task.loss)(params, keys, None, first, x, {})[0]
+
+    assert loss(task(0.0), x) == pytest.approx(0, abs=1e-4)
+    grey = np.round((x + 1) * 127.5).astype(np.uint8)
+    held = jax.jit(task(0.0).metrics)(params, key, (grey, {}), 0)["loss"]
     np.testing.assert_allclose(held, np.zeros(8), atol=1e-3)
-    config.model.low_res_noise = 0.5
-    whole, parts = step(1), step(4)
-    assert whole["loss"] > 0.1
-    for name in ("loss", "grad_norm"):
-        np.testing.assert_allclose(whole[name], parts[name], rtol=1e-5)
+    noisy = task(0.5)
+    whole, halves = loss(noisy, x), [loss(noisy, x[k : k + 4], k) for k in (0, 4)]
+    assert whole > 0.1
+    np.testing.assert_allclose(whole, np.mean(halves), rtol=1e-5)
 
 
-def test_test_images_made_larger_keep_their_means(config, monkeypatch):
+def test_test_images_made_larger_keep_their_means():
     x = images(3)
-    monkeypatch.setattr(data, "load", lambda _: data.Dataset(x, x, LEVELS))
-    config.sampling.batch_size = 200
-    drawn, _ = sample.draw(config, Larger(), {}, 400)  # pyright: ignore
+    drawn = model(x).replace(batch_size=200).sample(400)
     given = means(x / 127.5 - 1)[np.arange(400) % 3]
     np.testing.assert_allclose(means(drawn), given, atol=1e-4)
     within = drawn - np.asarray(cascade.larger(means(drawn), SIDE))
     assert within.var() == pytest.approx(STD**2 * (1 - 1 / PIXELS), rel=0.05)
+    with pytest.raises(ValueError, match="test images are made larger, which have classes"):
+        model(x).sample(1, label=3)
 
 
-def test_noise_blurs_the_means_as_much_as_the_model_is_told(config, monkeypatch):
+def test_noise_blurs_the_means_as_much_as_the_condition_says():
     """By the closed form: of N(y, noise^2) around the given y, the posterior's mean and spread."""
-    x = images(1)
-    monkeypatch.setattr(data, "load", lambda _: data.Dataset(x, x, LEVELS))
-    config.sampling.low_res_noise = noise = 0.2
-    drawn, _ = sample.draw(config, Larger(), {}, 1024)  # pyright: ignore
+    x, noise = images(1), 0.2
+    drawn = model(x, **{"sampling.low_res_noise": noise}).sample(1024)
     mean, spread = posterior(means(x / 127.5 - 1), noise)
     variance = spread * STD**2 / PIXELS + (1 - spread) ** 2 * noise**2
     found = means(drawn)
@@ -151,40 +171,39 @@ def test_noise_blurs_the_means_as_much_as_the_model_is_told(config, monkeypatch)
     assert (found - mean).var() == pytest.approx(variance, rel=0.08)
 
 
-def test_a_cascade_makes_larger_what_its_base_draws(config, monkeypatch, tmp_path):
+def test_a_cascade_makes_larger_what_its_base_draws():
     """The same in any batch, and by noise of its own: not that of the base at the same seed."""
-    base = base_run(tmp_path)
-    config.sampling.low_res = str(tmp_path)
-    monkeypatch.setattr(cascade, "load_base", lambda _: (base, Smaller(), {}))
-    drawn, _ = sample.draw(config, Larger(), {}, 512)  # pyright: ignore
-    low_res, _ = sample.draw(base, Smaller(), {}, 512)  # pyright: ignore
+    base = pipeline(base_config(), smaller_score, batch_size=512)
+    whole = model().replace(base=base)
+    drawn, low_res = whole.sample(512), base.sample(512)
     assert low_res.std() > 0.1
     np.testing.assert_allclose(means(drawn), np.clip(low_res, -1, 1), atol=1e-4)
     within = (drawn - np.asarray(cascade.larger(means(drawn), SIDE))).reshape(512, -1)
     correlation = np.corrcoef(within.T, low_res.reshape(512, -1).T)[: SIDE**2, SIDE**2 :]
     assert np.abs(correlation).max() < 4.5 / np.sqrt(512)
-    config.sampling.batch_size = 8
-    again, _ = sample.draw(config, Larger(), {}, 20)  # pyright: ignore
+    again = whole.replace(batch_size=8).sample(20)
     np.testing.assert_allclose(again, drawn[:20], atol=1e-4)
+    other = np.clip(base.sample(8, seed=1), -1, 1)  # another seed is another image from the start
+    np.testing.assert_allclose(means(whole.sample(8, seed=1)), other, atol=1e-4)
+    assert np.abs(other - low_res[:8]).max() > 0.1
 
 
-def base_run(folder, **changes):
-    """The config of a run of images of half the size, which its folder holds."""
-    base = digits.get_config()
-    base.data.image_size = SMALL
-    base.sampling.update(method="ddim", n_steps=15)
-    base.update_from_flattened_dict(changes)
-    workdirs.claim(base, folder)
-    return base
+def test_a_class_is_given_once_for_both(tmp_path):
+    classes = {"model.class_conditional": True, "model.label_dropout": 0.1}
+    weight = "guidance.classifier_free.weight"
+    saved_runs.save(tiny(base_config(**classes, **{weight: 2.0})), tmp_path)
+    changes = classes | {"sampling.label": 7, weight: 1.5, "sampling.low_res": str(tmp_path)}
+    whole = pipelines.untrained(config(**changes))
+    theirs, asked = whole.base, whole.asked(None, 3, None).base
+    assert theirs.conditions.members[0].labels == (7,)
+    assert theirs.classifier_free.weight == 2.0
+    assert type(theirs.sampler).__name__ == "DDIM"
+    assert asked.conditions.members[0].labels == (3,)
 
 
-def test_what_is_drawn_is_said_once_for_both(config, tmp_path):
-    classes = {"model.class_conditional": True}
-    base_run(tmp_path, **classes, **{"sampling.cfg_weight": 2.0})
-    config.update_from_flattened_dict(classes | {"sampling.label": 7, "sampling.cfg_weight": 1.5})
-    config.sampling.low_res = str(tmp_path)
-    theirs = cascade.base_config(config).sampling
-    assert (theirs.label, theirs.cfg_weight, theirs.method) == (7, 2.0, "ddim")
+def tiny(config):
+    config.model.update(nf=4, ch_mult=(1,), num_res_blocks=1, attn_resolutions=())
+    return config
 
 
 @pytest.mark.parametrize(
@@ -196,12 +215,16 @@ def test_what_is_drawn_is_said_once_for_both(config, tmp_path):
         ({"sampling.low_res_noise": 0.6}, {}, r"sampling.low_res_noise is 0.6: .* in \[0, 0.5\]"),
         ({"sampling.low_res_noise": -0.1}, {}, r"low_res_noise is -0.1: it must be in \[0, 0.5\]"),
         ({"model.low_res_size": 0}, {}, "model.low_res_noise is 0.5, but the model makes no"),
-        ({"sampling.low_res": "", "sampling.label": 1}, {}, "label is 1, but test images are"),
-        ({"sampling.low_res": "nowhere"}, {}, "nowhere holds no config.json"),
+        (
+            {"sampling.low_res": "", "sampling.label": 1, "model.class_conditional": True},
+            {},
+            "label is 1, but test images are",
+        ),
+        ({"sampling.low_res": "nowhere"}, {}, "there is no folder nowhere"),
         ({}, {"data.image_size": 3}, r"shape of images .* is \(3, 3, 1\), .* must be \(2, 2, 1\)"),
         ({}, {"data.num_channels": 3}, "shape of images"),
         ({}, {"data.centered": False}, "range of data"),
-        ({}, {"model.name": "wideresnet"}, "'wideresnet', which has no samples"),
+        ({}, {"model.name": "wideresnet"}, "'wideresnet': that is no score model"),
         ({"model.class_conditional": True}, {}, "class_conditional .* is False, and here .* True"),
         (
             {"model.class_conditional": True},
@@ -211,24 +234,19 @@ def test_what_is_drawn_is_said_once_for_both(config, tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_be_made_larger_is_refused(config, tmp_path, changes, theirs, message):
-    base_run(tmp_path, **theirs)
-    config.sampling.low_res = str(tmp_path)
-    config.update_from_flattened_dict(changes)
+def test_impossible_cascades_are_refused(tmp_path, changes, theirs, message):
+    configs.save(base_config(**theirs), tmp_path)
     with pytest.raises(ValueError, match=message):
-        cascade.check(config)
+        pipelines.untrained(config(**{"sampling.low_res": str(tmp_path)} | changes))
 
 
 @pytest.mark.slow
-def test_a_likelihood_is_conditional_on_the_noisy_means(config):
+def test_a_likelihood_is_conditional_on_the_noisy_means():
     """Bits/dim of Gaussian data by the closed form; without the means they are 0.42 more."""
     noise = 0.05
-    config.sampling.low_res_noise = noise
-    config.eval.rtol = config.eval.atol = 1e-4
     x = STD * jax.random.normal(jax.random.key(3), (500, SIDE, SIDE, 1))
-    grey = np.clip(np.floor((np.asarray(x) + 1) / 2 * LEVELS), 0, LEVELS - 1).astype(np.uint8)
-    dataset = data.Dataset(grey, grey, LEVELS)
-    bits = likelihood.bits_per_dim(config, Larger(), {}, dataset)  # pyright: ignore
+    made = model(**{"sampling.low_res_noise": noise})
+    bits = made.replace(likelihood=LikelihoodOptions(1e-4, 1e-4)).bits_per_dim(grey_images(x))
     _, spread = posterior(0.0, noise)
     nats = 0.5 * np.log(2 * np.pi * np.e * STD**2) + 0.5 * np.log(spread) / PIXELS
     assert bits.mean == pytest.approx(nats / np.log(2) + np.log2(LEVELS / 2), abs=0.05)

@@ -4,13 +4,24 @@ import numpy as np
 import pytest
 
 from configs import cifar10, digits, points
-from experiments.runs import model_card
-from experiments.training.checkpoint import CARD
+from experiments.build import tasks
 from experiments.data.dataset import Dataset
-from experiments.runs.model_card import About
+from experiments.runs import card
+from experiments.runs.card import CARD
 
-ABOUT = About(400, 748_737, "2 x cpu", 300, 7200.4, {"loss": ("13.8", "400")})
 IMAGES = Dataset(np.zeros((1500, 8, 8, 1), np.uint8), np.zeros((297, 8, 8, 1), np.uint8), 17)
+N_PARAMS = 748_737
+
+
+def facts(config, dataset=IMAGES):
+    config.model.pretrained = ""
+    return tasks.card_facts(config, tasks.task(config), dataset, N_PARAMS)
+
+
+def text_of(config, dataset=IMAGES):
+    """The card at step 400, of which 300 steps took 7,200.4 device seconds."""
+    figures = {"loss": ("13.8", "400")}
+    return card.card(facts(config, dataset), 400, "2 x cpu", 300, 7200.4, figures)
 
 
 def section(text, name):
@@ -18,11 +29,11 @@ def section(text, name):
     return text.split(f"## {name}\n\n")[1].split("\n\n##")[0].splitlines()
 
 
-def test_a_card_tells_what_the_run_was():
+def test_a_card_says_what_the_run_was():
     config = digits.get_config("edm")
     config.seed = 7
     labels = {"train_labels": np.arange(1500) % 10, "test_labels": np.arange(297) % 10}
-    text = model_card.card(config, Dataset(IMAGES.train, IMAGES.test, 17, **labels), ABOUT)
+    text = text_of(config, Dataset(IMAGES.train, IMAGES.test, 17, **labels))
     assert text.startswith("# Diffusion model of `digits`, step 400\n")
     assert section(text, "Data")[1:] == [
         "- Licence: CC BY 4.0",
@@ -34,9 +45,10 @@ def test_a_card_tells_what_the_run_was():
         "- Steps: 400 of 64 samples",
         "- Samples seen: 25,600, 17.1 times the training set",
         "- Devices: 2 x cpu, when this was written",
-        "- Time: 7,200 device seconds (2 hours) in 300 steps, without what is done between them "
-        "(timing.jsonl)",
+        "- Time: 7,200 device seconds (2 hours) in 300 steps, without evaluations and pictures "
+        "between them (timing.jsonl)",
     ]
+    assert "17.1 times on average" in "\n".join(section(text, "Limits"))
     rows = section(text, "Config")
     assert "| `seed` | `7` | `42` |" in rows
     assert '| `model.name` | `"ncsnpp"` | `"ncsnpp"` |' in rows
@@ -44,7 +56,7 @@ def test_a_card_tells_what_the_run_was():
     assert "| `model.ch_mult` | `[1, 2]` |  |" in rows
     assert not any("model.sigma_max" in row for row in rows)
     assert section(text, "Figures")[-1] == "| loss | 13.8 | 400 |"
-    assert 'state.load(config, Path("RUN"), 400)' in text
+    assert 'experiments.load("RUN", step=400)' in text
 
 
 @pytest.mark.parametrize(
@@ -52,57 +64,55 @@ def test_a_card_tells_what_the_run_was():
     [
         (digits, "edm", "bits/dim are of data with uniform noise", "a class of"),
         (points, "moons", "It knows points in the plane", "bits/dim"),
-        (digits, "classifier", "sampling.classifier=RUN", "--mode=sample"),
-        (digits, "discriminator", "sampling.discriminator=RUN", "--mode=sample"),
-        (cifar10, "edm_ddpmpp_conditional", "a class of 10 alone", "sampling.classifier"),
+        (digits, "classifier", "guidance.classifier.run=RUN", "--mode=sample"),
+        (digits, "discriminator", "guidance.discriminator.run=RUN", "--mode=sample"),
+        (cifar10, "edm_ddpmpp_conditional", "a class of 10", "guidance.classifier"),
     ],
 )
 def test_limits_and_use_are_those_of_the_kind(module, variant, said, unsaid):
-    config = module.get_config(variant)
-    text = model_card.card(config, IMAGES, ABOUT)
+    text = text_of(module.get_config(variant))
     assert said in text
     assert unsaid not in text
 
 
-def test_the_source_of_files_is_theirs():
+def test_the_source_of_files_is_their_path():
     config = digits.get_config()
     config.data.dataset, config.data.path = "folder", "/some/images"
-    source, licence, *_ = section(model_card.card(config, IMAGES, ABOUT), "Data")
+    source, licence, *_ = section(text_of(config), "Data")
     assert source == "- Source: the files in `/some/images`"
     assert licence == "- Licence: not known to this program"
 
 
-def lines(path, rows):
+def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_the_account_goes_on_over_resumptions_on_other_devices(tmp_path):
-    """Of a run whose first 600 steps were imported; what is later than the checkpoint is not in."""
-    config = digits.get_config()
+def test_the_account_continues_over_resumptions_on_other_devices(tmp_path):
+    """The first 600 steps of this run were imported; lines after the checkpoint do not count."""
     steps = [(650, 0.2, 1), (700, 0.4, 1), (750, 0.1, 8), (800, 9.0, 8)]
     keys = "step", "seconds", "devices"
-    lines(tmp_path / "timing.jsonl", [dict(zip(keys, row, strict=True)) for row in steps])
+    write_lines(tmp_path / "timing.jsonl", [dict(zip(keys, row, strict=True)) for row in steps])
     metrics = [
         {"step": 700, "loss": 2.0, "grad_norm": 1.0},
         {"step": 700, "eval_loss": 1.5},
         {"step": 750, "loss": 1.25, "grad_norm": 1.0},
         {"step": 800, "loss": 9.0},
     ]
-    lines(tmp_path / "metrics.jsonl", metrics)
-    text = model_card.describe(config, tmp_path, IMAGES, 10, 750)
+    write_lines(tmp_path / "metrics.jsonl", metrics)
+    text = card.describe(facts(digits.get_config()), tmp_path, 750)
     assert "- Time: 70 device seconds (0.0194 hours) in 150 steps" in text
     rows = section(text, "Figures")[2:]
     assert rows == ["| loss | 1.25 | 750 |", "| eval_loss | 1.5 | 700 |"]
 
 
 def test_figures_measured_later_are_added(tmp_path):
-    model_card.update(tmp_path, 400, {"test bits/dim": "1.9"})  # without a card, nothing
+    card.update(tmp_path, 400, {"test bits/dim": "1.9"})  # without a card, nothing
     assert not list(tmp_path.iterdir())
     path = tmp_path / "checkpoints" / "400" / CARD
     path.parent.mkdir(parents=True)
-    before = model_card.card(digits.get_config(), IMAGES, ABOUT)
+    before = text_of(digits.get_config())
     path.write_text(before)
-    model_card.update(tmp_path, 400, {"recall": "0.5", "test bits/dim": "1.9"})
-    model_card.update(tmp_path, 400, {"test bits/dim": "1.88 +- 0.01 (nfe 99)"})
+    card.update(tmp_path, 400, {"recall": "0.5", "test bits/dim": "1.9"})
+    card.update(tmp_path, 400, {"test bits/dim": "1.88 +- 0.01 (nfe 99)"})
     rows = ["| recall | 0.5 | 400 |", "| test bits/dim | 1.88 +- 0.01 (nfe 99) | 400 |"]
     assert path.read_text() == before + "\n".join(rows) + "\n"

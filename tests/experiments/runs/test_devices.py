@@ -1,8 +1,9 @@
+import functools
 from pathlib import Path
 
-import fifty_steps
 import jax
 import jax.numpy as jnp
+import mesh_steps
 import numpy as np
 import pytest
 from flax import serialization
@@ -10,25 +11,26 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 from processes import free_address, start
 
-import models
 from configs import cifar10, digits
-from experiments.runs import sharding
-from experiments.training import state
+from experiments.build import tasks
+from experiments.runs import devices
+from experiments.training.state import abstract_state
 
-SCRIPT = Path(fifty_steps.__file__)
+SCRIPT = Path(mesh_steps.__file__)
 
 
+@pytest.fixture(scope="module")
 def one_device():
     """The results of one device, and its weights."""
-    config = fifty_steps.make_config()
-    result, params = fifty_steps.steps(config)
-    return result | {"samples": fifty_steps.samples(config, params)}, params
+    config = mesh_steps.make_config()
+    result, params = mesh_steps.steps(config)
+    return result | {"samples": mesh_steps.samples(config, params)}, params
 
 
 def results(folder, params, runs):
-    """Those of the processes in `runs`: each a number of devices, meshes, and more arguments."""
+    """The results of the processes `runs`: each a number of devices, meshes and more arguments."""
     (folder / "weights").write_bytes(serialization.msgpack_serialize(params))
-    processes = [start(devices, SCRIPT, folder, *arguments) for devices, *arguments in runs]
+    processes = [start(count, SCRIPT, folder, *arguments) for count, *arguments in runs]
     for process in processes:
         _, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors
@@ -47,30 +49,30 @@ def moved(result):
     return {kind: int(result[kind]) for kind in kinds if kind in result}
 
 
-def test_fifty_steps_and_samples_are_those_of_one_device_on_2_x_4(tmp_path):
-    """And what a step moves: the weights once, the gradient once, a few norms; no activations."""
-    one, params = one_device()
+def test_steps_and_samples_of_one_device_are_those_of_2_x_4(tmp_path, one_device):
+    """A step moves the weights once, the gradient once and a few norms, but no activations."""
+    one, params = one_device
     assert one["losses"][-1] < 0.9 * one["losses"][0]
     many = results(tmp_path, params, [(8, "2x4")])["1_2x4"]
     check_equal(many, one)
-    size, shared_out = int(one["params"]), moved(many)
-    assert shared_out.keys() == {"all-gather", "all-reduce"}
-    assert shared_out["all-gather"] <= size <= shared_out["all-reduce"] <= 1.05 * size
+    size, collectives = int(one["params"]), moved(many)
+    assert collectives.keys() == {"all-gather", "all-reduce"}
+    assert collectives["all-gather"] <= size <= collectives["all-reduce"] <= 1.05 * size
     assert many["state_here"] <= 1.02 * one["state"] / 4
 
 
 @pytest.mark.slow
-def test_data_parallel_steps_move_the_gradient_and_the_loss_once(tmp_path):
-    one, params = one_device()
+def test_data_parallel_steps_move_the_gradient_and_the_loss_once(tmp_path, one_device):
+    one, params = one_device
     many = results(tmp_path, params, [(8, "8x1")])["1_8x1"]
     check_equal(many, one)
     assert moved(many) == {"all-reduce": int(one["params"]) + 4}
 
 
 @pytest.mark.slow
-def test_so_are_those_of_two_processes_and_of_other_batches_of_samples(tmp_path):
-    one, params = one_device()
-    in_threes = fifty_steps.samples(fifty_steps.make_config(), params, batch_size=3)
+def test_so_are_those_of_two_processes_and_of_other_batches_of_samples(tmp_path, one_device):
+    one, params = one_device
+    in_threes = mesh_steps.samples(mesh_steps.make_config(), params, batch_size=3)
     check_equal(one | {"samples": in_threes}, one)
     address = free_address()
     runs = [(4, "8x1", "2x4", address, process) for process in (0, 1)]
@@ -80,27 +82,33 @@ def test_so_are_those_of_two_processes_and_of_other_batches_of_samples(tmp_path)
         check_equal(result, one)
 
 
+@functools.cache
+def state_of(name):
+    """The shapes of the state that a published or small config trains."""
+    made = {"digits": digits.get_config, "cifar10": cifar10.get_config}[name]
+    config = made("vp" if name == "digits" else "ve_ncsnpp_continuous")
+    task = tasks.task(config)
+    return abstract_state(task, config.seed, task.mesh)
+
+
 @pytest.mark.parametrize("n", [2, 8, 32])
-@pytest.mark.parametrize(
-    "config", [digits.get_config(), cifar10.get_config("ve_ncsnpp_continuous")]
-)
-def test_shares_of_the_state_are_equal_to_a_fiftieth(config, n):
-    """Parameters, averages and moments, of which the smallest leaves are whole everywhere."""
-    made = jax.eval_shape(lambda: state.init_state(config, models.create(config)))
-    shardings = sharding.of_state(AbstractMesh((1, n), sharding.AXES), made)
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_shares_of_the_state_are_equal_to_a_fiftieth(name, n):
+    """Parameters, averages and moments are split; their smallest leaves are whole everywhere."""
+    state = state_of(name)
+    shardings = devices.state_shardings(AbstractMesh((1, n), devices.AXES), state)
 
     def here(leaf, place):
         return np.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
-    leaves = jax.tree.leaves(made)
-    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    share = sum(jax.tree.leaves(jax.tree.map(here, made, shardings)))
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    share = sum(jax.tree.leaves(jax.tree.map(here, state, shardings)))
     assert whole / n <= share <= 1.02 * whole / n
 
 
 def test_an_axis_that_the_devices_do_not_divide_is_left_whole():
     tree = {"out": jnp.zeros((3, 3, 64, 3)), "odd": jnp.zeros((3, 9)), "kernel": jnp.zeros((8, 80))}
-    shardings = sharding.of_state(AbstractMesh((1, 8), sharding.AXES), tree)
+    shardings = devices.state_shardings(AbstractMesh((1, 8), devices.AXES), tree)
     assert shardings["kernel"].spec == P(None, "fsdp")
     assert shardings["out"].spec == P(None, None, "fsdp")
     assert shardings["odd"].spec == P()
@@ -109,4 +117,4 @@ def test_an_axis_that_the_devices_do_not_divide_is_left_whole():
 @pytest.mark.parametrize(("rows", "columns"), [(2, 1), (-1, 2), (1, 0), (-2, 1)])
 def test_a_mesh_of_other_than_all_devices_is_refused(rows, columns):
     with pytest.raises(ValueError, match="must be the number of devices, 1"):
-        sharding.make_mesh(fifty_steps.make_config(rows, columns))
+        devices.make_mesh(rows, columns)

@@ -6,27 +6,33 @@ import numpy as np
 import pytest
 from processes import ROOT, free_address, start
 
-from experiments.runs import hosts
-from experiments.runs import workdir
+from configs import points
+from experiments.commands import train
+from experiments.commands.request import Request
+from experiments.runs import files, hosts
+
+OPTIONS = {
+    "model.nf": 8,
+    "model.num_res_blocks": 1,
+    "training.batch_size": 32,
+    "training.log_freq": 1,
+    "training.snapshot_freq_for_preemption": 1000,
+    "training.sinks": ("jsonl",),
+    "training.at_end": (),
+}
 
 MOONS = (
-    "-m",
-    "experiments.main",
-    f"--config={ROOT / 'configs/points.py'}:moons",
-    "--config.model.nf=8",
-    "--config.training.batch_size=32",
-    "--config.training.log_freq=1",
-    "--config.training.snapshot_freq_for_preemption=1000",
-    "--config.sampling.n_steps=30",
-    "--config.sampling.n_samples=8",
-    "--config.eval.batch_size=100",
-    "--config.eval.rtol=1e-1",
-    "--config.eval.atol=1e-1",
+    *("-m", "experiments.main", f"--config={ROOT / 'configs/points.py'}:moons"),
+    *(f"--config.{field}={value}" for field, value in OPTIONS.items()),
 )
 
 
+def lines(folder):
+    return files.read_lines(folder / "metrics.jsonl")
+
+
 def pair(*arguments, folders=(ROOT, ROOT), different=("", "")):
-    """Two processes, two devices each."""
+    """Two processes of two devices each."""
     address = free_address()
     return [
         start(
@@ -44,42 +50,41 @@ def pair(*arguments, folders=(ROOT, ROOT), different=("", "")):
 
 
 def wait_for_lines(folder, n, processes):
-    """Until there are n lines of metrics, or an end."""
+    """Waits until there are n lines of metrics, or a process ends."""
     while all(process.poll() is None for process in processes):
-        if len(workdir.read_metrics(folder)) >= n:
+        if len(lines(folder)) >= n:
             return
         time.sleep(0.1)
 
 
 def ends(processes):
-    """Return codes and errors."""
+    """Return codes and errors of processes, after their end."""
     errors = [process.communicate(timeout=200)[1] for process in processes]
     return [process.returncode for process in processes], errors
 
 
-def test_sigterm_to_one_process_saves_all_at_one_step_and_one_alone_goes_on(tmp_path):
-    """Two processes that share out the state over all of their devices, and one with one device."""
-    options = "--config.training.n_iters=1000000", "--config.mesh.fsdp=4"
-    processes = pair(f"--workdir={tmp_path}", *options)
-    wait_for_lines(tmp_path, 20, processes)
+def test_sigterm_to_one_process_saves_all_at_one_step_and_one_alone_continues(tmp_path, caplog):
+    """Two processes split the state over all of their devices; the one alone has one device."""
+    endless = "--config.training.n_iters=1000000"
+    processes = pair(f"--workdir={tmp_path}", endless, "--config.mesh.fsdp=4")
+    wait_for_lines(tmp_path, 10, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, errors = ends(processes)
     assert codes == [0, 0], errors
     stopped_at = int(re.search(r"stopped and saved at step (\d+)", errors[0])[1])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [str(stopped_at)]
 
-    alone = start(1, *MOONS, f"--workdir={tmp_path}", "--config.training.n_iters=1000000")
-    wait_for_lines(tmp_path, stopped_at + 10, [alone])
-    alone.send_signal(signal.SIGTERM)
-    codes, errors = ends([alone])
-    assert codes == [0], errors
-    assert f"from step {stopped_at}" in errors[0]
-    steps = [row["step"] for row in workdir.read_metrics(tmp_path)]
-    assert steps == list(range(1, len(steps) + 1))
+    config = points.get_config("moons")
+    config.update_from_flattened_dict(OPTIONS)
+    config.training.n_iters = stopped_at + 10
+    caplog.set_level("INFO", "experiments")
+    train.run(Request(config, tmp_path))
+    assert f"from step {stopped_at}" in caplog.text
+    assert [row["step"] for row in lines(tmp_path)] == list(range(1, stopped_at + 11))
 
 
 @pytest.mark.slow
-def test_processes_of_different_configs_or_folders_are_told(tmp_path):
+def test_processes_of_different_configs_or_folders_are_refused(tmp_path):
     configs = pair(f"--workdir={tmp_path / 'a'}", different=("", "--config.optim.lr=0.5"))
     apart = [tmp_path / "one", tmp_path / "other"]
     for folder in apart:
@@ -112,7 +117,7 @@ def test_a_coordinator_that_does_not_answer_ends_in_one_line():
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_the_other_too(tmp_path):
-    """Its data are missing: the other would wait for it in its first step."""
+    """One does not find its data; the other would wait for it in its first step."""
     apart = [tmp_path / "one", tmp_path / "other"]
     for folder in apart:
         folder.mkdir()
@@ -127,7 +132,7 @@ def test_an_error_of_one_process_ends_the_other_too(tmp_path):
     )
     codes, errors = ends(processes)
     assert all(codes)
-    assert "'data.npz' is no .npz file" in errors[1]
+    assert "'data.npz' must be an .npz file" in errors[1]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_an_error_of_one_process_ends_the_other_too(tmp_path):
         (("here:1", 2, 2, 9), "--process_id is 2: it must be 0 to 1"),
     ],
 )
-def test_flags_that_cannot_be_are_refused(arguments, message):
+def test_impossible_flags_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         hosts.join(*arguments)
 

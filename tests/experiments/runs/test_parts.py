@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 
-from configs import digits
-from experiments.runs import parts
-from experiments.runs import sharding
+from experiments.runs import devices, parts
 
-MESH = sharding.make_mesh(digits.get_config())
+MESH = devices.make_mesh()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 99])

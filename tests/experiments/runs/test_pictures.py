@@ -22,17 +22,23 @@ def test_small_images_are_enlarged_and_grey_ones_stay_grey(tmp_path):
         assert (image.size, image.mode) == ((48, 48), "L")
 
 
-def test_every_picture_says_that_a_model_made_it(tmp_path):
-    metrics = [{"step": step, "loss": 1 / step, "grad_norm": 1.0} for step in (1, 2, 3)]
-    points = np.random.RandomState(0).randn(50, 2)
-    paths = [
-        pictures.save_grid(tmp_path / "a.png", np.zeros((1, 8, 8, 1), np.uint8), 1, ABOUT),
-        pictures.save_loss_curve(tmp_path / "b.png", metrics, ABOUT),
-        pictures.save_points(tmp_path / "c.png", points, points, np.eye(8), 3.0, ABOUT),
-        pictures.save_point_path(tmp_path / "d.png", np.stack([points, points]), ABOUT),
-    ]
-    for path in paths:
-        with Image.open(path) as image:
-            assert image.info["DigitalSourceType"] == "trainedAlgorithmicMedia"
-            parameters = json.loads(image.info["Parameters"])
-            assert parameters == {"config": {"model": {"nf": 8}}, "seed": 3}
+def test_titles_stand_above_their_columns(tmp_path):
+    images = np.zeros((2, 48, 48, 3), np.uint8)
+    path = pictures.save_grid(tmp_path / "g.png", images, 2, ABOUT, ["left", "right"])
+    grid = np.asarray(Image.open(path))
+    assert grid.shape == (48 + pictures.TITLE_HEIGHT, 97, 3)
+    above = grid[: pictures.TITLE_HEIGHT].max(axis=(0, 2))
+    assert min(above[:48].max(), above[49:].max()) > 100
+    assert not grid[pictures.TITLE_HEIGHT :].any()
+
+
+def test_a_picture_says_that_a_model_made_it_and_how(tmp_path):
+    path = pictures.save_grid(tmp_path / "a.png", np.zeros((1, 8, 8, 1), np.uint8), 1, ABOUT)
+    check_provenance(path)
+
+
+def check_provenance(path):
+    with Image.open(path) as image:
+        assert image.info["DigitalSourceType"] == "trainedAlgorithmicMedia"
+        parameters = json.loads(image.info["Parameters"])
+        assert parameters == {"config": {"model": {"nf": 8}}, "seed": 3}

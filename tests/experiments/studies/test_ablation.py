@@ -14,15 +14,21 @@ from closed_forms import Gaussian
 from PIL import Image
 
 from configs import points
-from experiments import build
-from experiments.commands import evaluate
+from experiments.build import components
+from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
+from experiments.evaluation import reference
 from experiments.evaluation.quality import Moments, frechet_distance
-from experiments.pipeline import sample
-from experiments.runs import parts
-from experiments.studies import ablate
+from experiments.pipeline import draw
+from experiments.pipeline.guidance import Discriminator, EpsilonScaling
+from experiments.runs import files
+from experiments.studies import ablation, ablation_report, subject
+from experiments.studies.statistics import Mean
+from experiments.studies.subject import Corrections
+from models import NoiseModel, Preconditioning
+from sde_lib import VP
 
-DATA, MODEL = Gaussian(mean=0.0), Gaussian()
+DATA, MODEL, SDE = Gaussian(mean=0.0), Gaussian(), VP()
 FACTOR = 1.05
 NFE = 31
 SETS = 1 + 3 + 2 + 6 + 4 * 2  # of a solver
@@ -40,10 +46,10 @@ NETWORK: Any = Network()
 
 
 def log_ratio(weight, x, t):
-    """Of DATA over MODEL."""
+    """The logarithm of the ratio of DATA to MODEL."""
 
     def log_prob(gaussian):
-        mean, std = gaussian.marginal(build.make_sde(make_config()), t)
+        mean, std = gaussian.marginal(SDE, t)
         return -0.5 * jnp.sum((x - mean[:, None]) ** 2, axis=1) / std**2
 
     return weight * (log_prob(DATA) - log_prob(MODEL))
@@ -52,26 +58,37 @@ def log_ratio(weight, x, t):
 def make_config():
     config = points.get_config("mixture")
     config.sampling.batch_size = 640
-    config.sampling.discriminator = "here"
-    config.sampling.dg_weight_2nd_order = 1.0
+    config.guidance.discriminator.run = "here"
+    config.guidance.discriminator.weight_2nd_order = 1.0
     options = config.ablate
     options.nfe, options.n_samples, options.n_seeds = (NFE,), 1000, 2
     options.scales, options.weights = (1.02, 1.1, FACTOR), (0.5, 1.0)
     return config
 
 
+POINTS = np.asarray(DATA.sample(jax.random.key(7), (2000, 2)))
+
+
+def pipeline(solver="heun"):
+    config = make_config()
+    return subject.exact(config).model.replace(
+        model=NoiseModel(NETWORK, Preconditioning(SDE, inputs="points")),
+        params=jnp.float32(FACTOR),
+        dataset=lambda: Dataset(POINTS, POINTS[:100], None),
+        sampler=components.solver(config, solver, NFE),
+        step=7,
+    )
+
+
 @pytest.fixture(scope="module", autouse=True)
 def data_moments():
-    """In place of a run: that model, the discriminator that knows; and cheap figures."""
-    x = np.asarray(DATA.sample(jax.random.key(7), (2000, 2)))
-    state, dataset = (NETWORK, jnp.float32(FACTOR), 7), Dataset(x, x[:100], None)
+    """In place of a run, that model and the exact discriminator; the figures are cheap."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablate.state, "saved_steps", lambda _: [7])
-        patch.setattr(ablate.state, "load", lambda *_: state)
-        patch.setattr(ablate.train, "load_data", lambda _: dataset)
-        patch.setattr(ablate.guides, "load_discriminator", lambda *_: (log_ratio, jnp.ones(())))
-        patch.setattr(evaluate, "KERNEL_SUBSET", 50)
-        yield Moments.of(x)
+        patch.setattr(subject, "unguided", lambda request: pipeline())
+        discriminator = log_ratio, jnp.ones(())
+        patch.setattr(subject.guidance, "load_discriminator", lambda *_: discriminator)
+        patch.setattr(reference, "KERNEL_SUBSET", 50)
+        yield Moments.of(POINTS)
 
 
 class Study(NamedTuple):
@@ -79,10 +96,10 @@ class Study(NamedTuple):
     rows: list[dict[str, str]]
 
 
-def study(config, workdir):
+def study(config, folder):
     with contextlib.redirect_stdout(io.StringIO()) as text:
-        ablate.run(config, workdir)
-    with (workdir / "ablation.csv").open() as file:
+        ablation.run(Request(config, folder))
+    with (folder / "ablation.csv").open() as file:
         return Study(text.getvalue(), list(csv.DictReader(file)))
 
 
@@ -100,14 +117,12 @@ def by_arm(rows, solver, role="report"):
 
 
 def endpoints(solver, b, seed):
-    """Where n_steps steps through the noise levels take a set's own start, without a guide."""
-    config = make_config()
-    sde = build.make_sde(config)
-    high, low = (float(sde.noise_level(t)) for t in (sde.t_max, sde.t_min))
-    n = build.make_solver(config, solver, NFE).n_levels
+    """The points that the solver's steps take a set's own start to, without a discriminator."""
+    high, low = (float(SDE.noise_level(t)) for t in (SDE.t_max, SDE.t_min))
+    n = components.solver(make_config(), solver, NFE).n_levels
     levels = np.linspace(high ** (1 / 7), low ** (1 / 7), n) ** 7
-    x = np.asarray(sde.prior_sample(jax.random.key(seed), (1000, 2)), np.float64)
-    y = x / float(sde.alpha(sde.t_max))
+    x = np.asarray(SDE.prior_sample(jax.random.key(seed), (1000, 2)), np.float64)
+    y = x / float(SDE.alpha(SDE.t_max))
 
     def noise(y, level):
         return FACTOR / b * level * (y - MODEL.mean) / (MODEL.std**2 + level**2)
@@ -133,10 +148,10 @@ def test_the_study_finds_what_is_wrong(whole, data_moments):
                 assert float(row["frechet"]) == pytest.approx(expected, rel=2e-3)
         means = {arm: np.mean([float(row["frechet"]) for row in arms[arm]]) for arm in arms}
         assert 10 * means["SEDM-G++"] < means["EDM-ES"] < means["EDM"]
-        for arm, other in ablate.CLAIMS:
+        for arm, other in ablation_report.CLAIMS:
             pairs = zip(arms[arm], arms[other], strict=True)
             less = [float(a["frechet"]) - float(b["frechet"]) for a, b in pairs]
-            assert f"  {arm} less {other}: {ablate.Mean.of(less)}, " in text
+            assert f"  {arm} less {other}: {Mean.of(less)}, " in text
         seeds = {role: set() for role in ("choose", "report")}
         for row in rows:
             seeds[row["role"]].add(int(row["seed"]))
@@ -151,33 +166,36 @@ def test_the_study_finds_what_is_wrong(whole, data_moments):
         assert "Generated" in image.info["Description"]
 
 
-def test_what_is_stopped_goes_on_and_measures_nothing_twice(whole, tmp_path, monkeypatch):
+def test_a_study_that_was_stopped_continues_and_measures_nothing_twice(
+    whole, tmp_path, monkeypatch
+):
     config = make_config()
     config.ablate.solvers = ("euler",)
-    features, save, measured = evaluate.sampled_features, parts.save, []
+    features, write, measured = reference.sampled_features, files.write_arrays, []
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         measured.append(arguments)
-        return features(*arguments)
+        return features(*arguments, **options)
 
     def dying(path, **arrays):
-        save(path, **arrays)
+        write(path, **arrays)
         if "ablation" in str(path) and len(measured) % 7 == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "sampled_features", counted)
-    monkeypatch.setattr(parts, "save", dying)
+    monkeypatch.setattr(reference, "sampled_features", counted)
+    monkeypatch.setattr(files, "write_arrays", dying)
     for _ in range(SETS // 7):
         with pytest.raises(KeyboardInterrupt):
             study(config, tmp_path)
     rows = study(config, tmp_path).rows
     assert rows == [row for row in whole.rows if row["solver"] == "euler"]
     assert len(measured) == SETS
-    monkeypatch.setattr(parts, "save", save)
+    monkeypatch.setattr(files, "write_arrays", write)
     config.ablate.n_seeds, config.ablate.scales = 3, (FACTOR,)
     study(config, tmp_path)
     assert len(measured) == SETS + 4
-    config.sampling.discriminator = ""
+    config.guidance.discriminator.run = ""
+    config.guidance.discriminator.weight_2nd_order = None
     text, rows = study(config, tmp_path)
     assert set(by_arm(rows, "euler")) == {"EDM", "EDM-ES"}
     assert "EDM-G++ and SEDM-G++ are left out" in text
@@ -185,46 +203,38 @@ def test_what_is_stopped_goes_on_and_measures_nothing_twice(whole, tmp_path, mon
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
-def test_without_weight_and_scale_samples_are_the_plain_samplers(solver):
-    config = make_config()
-    draw = ablate.make_draw(config, NETWORK, 64, solver, NFE, None)
-    x = draw(FACTOR, None, 0.0, 1.0, jax.random.key(config.seed), 64)
-    config.sampling.discriminator = ""
-    np.testing.assert_array_equal(x, sampled(config, solver)(64).x)
-
-
-def sampled(config, solver):
-    """What mode sample draws by."""
-    config.sampling.method = solver
-    config.sampling.n_steps = build.make_solver(config, solver, NFE).n_steps
-    draw = sample.make_draw(config, NETWORK, FACTOR, 64)
-    assert int(draw(0).nfe) == NFE
-    return draw
+def test_without_weight_and_scale_samples_are_those_of_mode_sample(solver):
+    model = pipeline(solver)
+    x = ablation.make_draw(model, Corrections(), 64)(0.0, 1.0, model.seed, 64)
+    plain = draw.make_draw(model, 64)(64)
+    assert int(plain.nfe) == NFE
+    np.testing.assert_array_equal(x, plain.x)
 
 
 @pytest.mark.parametrize("scaled_last", [False, True])
-def test_one_program_draws_what_mode_sample_does_with_these_numbers(scaled_last):
-    traced, config = [], make_config()
-    config.sampling.eps_scale_guided = scaled_last
+def test_one_program_draws_the_samples_of_mode_sample_with_these_numbers(scaled_last):
+    traced, model = [], pipeline()
 
     def counted(*arguments):
         traced.append(arguments)
         return log_ratio(*arguments)
 
-    draw = ablate.make_draw(config, NETWORK, 64, "heun", NFE, counted)
-    key = jax.random.key(config.seed)
-    others = [draw(FACTOR, 1.0, w, b, key, 0) for w, b in ((0.0, 1.0), (0.7, 1.0), (0.0, 1.02))]
+    guide = Discriminator(counted, jnp.ones(()), weight=0.7, weight_2nd_order=1.0)
+    corrections = Corrections(guide, scaled_last)
+    drawn = ablation.make_draw(model, corrections, 64)
+    others = [drawn(w, b, model.seed, 0) for w, b in ((0.0, 1.0), (0.7, 1.0), (0.0, 1.02))]
     n = len(traced)
-    x = draw(FACTOR, 1.0, 0.7, 1.02, key, 0)
+    x = drawn(0.7, 1.02, model.seed, 0)
     assert len(traced) == n > 0
     assert all(np.abs(x - other).max() > 1e-3 for other in others)
-    config.sampling.dg_weight_1st_order, config.sampling.eps_scale = 0.7, 1.02
-    np.testing.assert_allclose(x, sampled(config, "heun")(0).x, atol=1e-5)
+    guides = (EpsilonScaling(1.02), guide)
+    guided = model.replace(guides=guides[::-1] if scaled_last else guides)
+    np.testing.assert_allclose(x, draw.make_draw(guided, 64)(0).x, atol=1e-5)
 
 
 def test_verdicts_name_the_best_and_the_doubt():
     def run(arm, seed, frechet):
-        return ablate.Run("heun", 13, arm, 0.0, 1.0, "report", seed, frechet, 0.0, 0.0)
+        return ablation_report.Run("heun", 13, arm, 0.0, 1.0, "report", seed, frechet, 0.0, 0.0)
 
     plain = [run("EDM", 43, 1.0), run("EDM", 44, 3.0), run("EDM", 45, 2.0)]
     change = np.array([-0.2, -0.1, -0.1])  # its mean is 4 standard errors, of which t allows 4.3
@@ -232,7 +242,9 @@ def test_verdicts_name_the_best_and_the_doubt():
     def verdicts(change):
         pairs = zip(plain, change, strict=True)
         return list(
-            ablate.verdicts([*plain, *(run("EDM-ES", p.seed, p.frechet + c) for p, c in pairs)])
+            ablation_report.verdicts(
+                [*plain, *(run("EDM-ES", p.seed, p.frechet + c) for p, c in pairs)]
+            )
         )
 
     order, doubtful, test = verdicts(change)
@@ -257,12 +269,13 @@ def test_verdicts_name_the_best_and_the_doubt():
         ("ablate.scales", (0.0,), "config.ablate.scales is 0.0: it must be positive"),
         ("ablate.n_samples", 10, "config.ablate.n_samples is 10: it must be at least 20"),
         ("ablate.n_seeds", 1, "config.ablate.n_seeds is 1: it must be at least 2"),
-        ("sampling.time_shift_window", 0.1, "no arm has config.sampling.time_shift_window = 0.1"),
+        ("guidance.time_shift.window", 0.1, "no arm has config.guidance.time_shift.window = 0.1"),
         ("sampling.eta", 1.0, "'euler' has no such option"),
+        ("ablate.solvers", ("dpm_solver",), "dpm_solver does not tell the first evaluation"),
     ],
 )
 def test_impossible_studies_are_refused(tmp_path, field, value, message):
     config = make_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
-        ablate.run(config, tmp_path)
+        ablation.run(Request(config, tmp_path))

@@ -11,10 +11,15 @@ import pytest
 from PIL import Image
 from scipy.optimize import brentq
 
-from configs import digits, points
-from experiments import build
-from experiments.studies import benchmark_solvers, exposure_bias
-from experiments.studies.exposure_bias import Gap, Scale, Study
+from configs import points
+from experiments.build import components
+from experiments.commands.request import Request
+from experiments.pipeline.guidance import Discriminator, EpsilonScaling
+from experiments.studies import exposure_bias, subject
+from experiments.studies.exposure_bias import Study
+from experiments.studies.exposure_norms import make_walk
+from experiments.studies.statistics import Mean, fit
+from experiments.studies.subject import Corrections
 from samplers import guidance
 from sde_lib import EDM, GaussianMixture
 
@@ -24,30 +29,38 @@ RAYLEIGH = np.sqrt(np.pi / 2)  # mean length of a standard normal draw in the pl
 N = 1000
 
 
-def make_config(**sampling):
+def make_config(**exposure_bias):
     config = points.get_config("mixture")
     config.training.sde = "edm"
     config.sampling.batch_size = 600  # two batches, the last filled up
-    config.exposure_bias.n_samples = N
-    config.exposure_bias.nfe = (13,)
-    config.sampling.update(sampling)
+    config.exposure_bias.update({"n_samples": N, "nfe": (13,), **exposure_bias})
     return config
 
 
-def make_study(score_fn=None, **sampling):
-    """Of Gaussian data, and a model with this score in place of theirs."""
-    score_fn, config = score_fn or GAUSSIAN.score_fn(EDM()), make_config(**sampling)
+class Model:
+    """A model with a known score."""
+
+    def __init__(self, score_fn):
+        self.sde, self.score_fn = EDM(), lambda params, **conditions: score_fn
+
+
+def make_study(score_fn, *about):
+    """The study of Gaussian data by a model with this score, with further fields of Study."""
     exact = np.asarray(GAUSSIAN.sample(jax.random.key(1), N))
-    problem = benchmark_solvers.Problem(config, EDM(), "it", lambda *_: score_fn, {}, None)
-    return Study(problem, (exact, np.zeros(N, int)))
+    model: Any = Model(score_fn)
+    return Study(subject.exact(make_config()).model.replace(model=model), (exact, {}), *about)
+
+
+def right(x, t):
+    return GAUSSIAN.score_fn(EDM())(x, t)
 
 
 def wrong(x, t):
-    return WRONG * GAUSSIAN.score_fn(EDM())(x, t)
+    return WRONG * right(x, t)
 
 
 def arms_of(study, name, nfe, folder):
-    solver = build.make_solver(study.problem.config, name, nfe)
+    solver = components.solver(make_config(), name, nfe)
     return {arm.name: arm for arm in exposure_bias.measure(study, name, solver, folder)}
 
 
@@ -61,7 +74,7 @@ def rate(level):
 
 
 def euler_norms(n, c=1.0, b=1.0):
-    """Of the noise that a model wrong by c predicts along Euler's steps, over |y| at first."""
+    """Norms of the noise of a model wrong by c along Euler's steps, over the first |y|."""
     levels, y, norms = grid(n), 1.0, []
     for level, then in zip(levels, [*levels[1:], 0.0], strict=True):
         norms.append(c * rate(level) * y)
@@ -87,9 +100,9 @@ def first_length():
 
 @pytest.mark.parametrize(("name", "norms_of"), [("euler", euler_norms), ("heun", heun_norms)])
 def test_norms_of_gaussian_data_are_the_closed_form(tmp_path, name, norms_of):
-    n = build.make_solver(make_config(), name, 13).n_steps
+    n = components.solver(make_config(), name, 13).n_steps
     levels, factors = norms_of(n)
-    arms = arms_of(make_study(eps_scale=1.1), name, 13, tmp_path)
+    arms = arms_of(make_study(right, Corrections(), EpsilonScaling(1.1)), name, 13, tmp_path)
     for point, level, factor in zip(arms["EDM"].points, levels, factors, strict=True):
         assert point.noise_level == pytest.approx(level)
         assert point.norm == point.solver_norm == pytest.approx(factor * first_length(), rel=1e-4)
@@ -118,11 +131,11 @@ def test_the_fit_is_that_of_the_closed_form(tmp_path):
     scale: Any = arms_of(make_study(wrong), "euler", 13, tmp_path)["EDM-ES"].scale
     exact: Any = brentq(exact_gap, 0.9, 1.1)
     assert abs(scale.b - exact) < 3 * scale.error < 0.02
-    right = arms_of(make_study(), "euler", 13, tmp_path / "right")["EDM-ES"].scale
-    assert scale.b == pytest.approx(WRONG * right.b, abs=0.1 * scale.error)
+    plain = arms_of(make_study(right), "euler", 13, tmp_path / "right")["EDM-ES"].scale
+    assert scale.b == pytest.approx(WRONG * plain.b, abs=0.1 * scale.error)
 
 
-def test_of_a_fine_solver_the_fit_finds_by_how_much_the_model_is_wrong(tmp_path):
+def test_the_fit_for_a_fine_solver_is_the_error_of_the_model(tmp_path):
     arms = arms_of(make_study(wrong), "heun", 35, tmp_path)
     scale: Any = arms["EDM-ES"].scale
     assert abs(scale.b - WRONG) < 3 * scale.error < 0.02
@@ -134,43 +147,37 @@ def test_of_a_fine_solver_the_fit_finds_by_how_much_the_model_is_wrong(tmp_path)
     "name", ["dpmpp_2m", pytest.param("euler_ancestral", marks=pytest.mark.slow)]
 )
 def test_the_endpoint_is_the_samplers(name):
-    """Of solvers with a past, and with noise of their own; of Heun's, see below."""
-    study, first = make_study(wrong), 5
-    config = study.problem.config
-    solver = build.make_solver(config, name, 9)
-    x, _ = exposure_bias.make_walk(study, solver, False)(1.01, 0.1, jnp.zeros(20, int), first)
+    """The walk of solvers with a past, and with noise of their own; Heun's is below."""
+    solver, first = components.solver(make_config(), name, 9), 5
+    model = make_study(wrong).model.replace(sampler=solver)
+    x, _ = make_walk(model, Corrections())(1.01, 0.1, (np.zeros((20, 2)), {}), first)
     scaled = guidance.epsilon_scaling(wrong, lambda t: 0.1 * t + 1.01)
-    exact = solver(jax.random.key(config.seed), EDM(), scaled, (20, 2), first).x
+    exact = solver(jax.random.key(model.seed), EDM(), scaled, (20, 2), first).x
     np.testing.assert_allclose(x, exact, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("eps_scale_guided", [False, True])
-def test_a_perfect_discriminator_makes_the_trajectory_that_of_the_data(eps_scale_guided):
-    model, b = dataclasses.replace(GAUSSIAN, std=1.1), 1.1
+@pytest.mark.parametrize("scaled_last", [False, True])
+def test_a_perfect_discriminator_makes_the_trajectory_that_of_the_data(scaled_last):
+    other, b = dataclasses.replace(GAUSSIAN, std=1.1), 1.1
 
     def log_ratio(params, x, t):
         logs = []
-        for each in (GAUSSIAN, model):
+        for each in (GAUSSIAN, other):
             variance = each.std**2 + t**2
             logs.append(-0.5 * jnp.sum(x**2, axis=1) / variance - jnp.log(variance))
         return params * (logs[0] - logs[1])
 
-    study = make_study(
-        model.score_fn(EDM()),
-        eps_scale_guided=eps_scale_guided,
-        dg_weight_2nd_order=1.0,
-        dg_sigma_min=1e-9,
-        dg_sigma_max=1e9,
-    )
-    study = study._replace(log_ratio=log_ratio, discriminator_params=1.0)
-    solver = build.make_solver(study.problem.config, "heun", 9)
-    x, norms = exposure_bias.make_walk(study, solver, True)(b, 0.0, jnp.zeros(20, int), 0)
+    options: Any = {"weight_2nd_order": 1.0, "sigma_min": 1e-9, "sigma_max": 1e9}
+    corrections = Corrections(Discriminator(log_ratio, 1.0, **options), scaled_last)
+    solver = components.solver(make_config(), "heun", 9)
+    model = make_study(other.score_fn(EDM())).model.replace(sampler=solver)
+    x, norms = make_walk(model, corrections)(b, 0.0, (np.zeros((20, 2)), {}), 0)
 
     def guided(x, t):
-        exact, theirs = GAUSSIAN.score_fn(EDM())(x, t), model.score_fn(EDM())(x, t)
-        return exact / b if eps_scale_guided else theirs / b + exact - theirs
+        exact, theirs = right(x, t), other.score_fn(EDM())(x, t)
+        return exact / b if scaled_last else theirs / b + exact - theirs
 
-    key = jax.random.key(study.problem.config.seed)
+    key = jax.random.key(model.seed)
     np.testing.assert_allclose(x, solver(key, EDM(), guided, (20, 2)).x, rtol=1e-4, atol=1e-5)
     length = jnp.linalg.norm(EDM().prior_sample(key, (20, 2)), axis=1)
     np.testing.assert_allclose(norms["network"][:, 0], length * 80 / (1.1**2 + 80**2), rtol=1e-5)
@@ -189,19 +196,20 @@ def test_the_error_of_a_gap_is_its_spread():
 
 
 def test_the_fit_of_a_known_gap():
-    scale: Any = exposure_bias.fit(lambda b: Gap(2 * (b - 1.02) + 3 * (b - 1.02) ** 2, 1e-4))
-    assert scale == pytest.approx(Scale(1.02, 5e-5), rel=1e-2)
-    assert abs(scale.b - 1.02) < 0.05 * scale.error
-    assert exposure_bias.fit(lambda b: Gap(0.1, 1e-4)) is None
-    assert exposure_bias.fit(lambda b: Gap(1 + 0.1 * b, 1e-4)) is None
-    assert exposure_bias.fit(lambda b: Gap(np.nan, 1e-4)) is None
+    scale: Any = fit(lambda b: Mean(2 * (b - 1.02) + 3 * (b - 1.02) ** 2, 1e-4))
+    assert scale == pytest.approx(Mean(1.02, 5e-5), rel=1e-2)
+    assert abs(scale.value - 1.02) < 0.05 * scale.error
+    assert fit(lambda b: Mean(0.1, 1e-4)) is None
+    assert fit(lambda b: Mean(1 + 0.1 * b, 1e-4)) is None
+    assert fit(lambda b: Mean(np.nan, 1e-4)) is None
 
 
-def test_a_study_that_is_stopped_goes_on(tmp_path, capsys, monkeypatch):
-    config = make_config(batch_size=N)
-    config.exposure_bias.solvers = ("euler",)
-    monkeypatch.setattr(benchmark_solvers, "MIXTURE", GAUSSIAN)
-    make_walk, left = exposure_bias.make_walk, 2
+def test_a_study_that_was_stopped_continues(tmp_path, capsys, monkeypatch):
+    config = make_config(solvers=("euler",))
+    config.sampling.batch_size = N
+    request = Request(config, tmp_path)
+    monkeypatch.setattr(subject, "MIXTURE", GAUSSIAN)
+    left = 2
 
     def limited(*arguments):
         walk = make_walk(*arguments)
@@ -217,14 +225,14 @@ def test_a_study_that_is_stopped_goes_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(exposure_bias, "make_walk", limited)
     with pytest.raises(KeyboardInterrupt):
-        exposure_bias.run(config, tmp_path)
+        exposure_bias.run(request)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("exposure_bias/*/*.npz")}
     assert len(kept) == 3  # of training inputs, of b = 1 and of another
     left = 10
-    exposure_bias.run(config, tmp_path)
+    exposure_bias.run(request)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     printed, left = capsys.readouterr().out.splitlines()[-6:], 0
-    exposure_bias.run(config, tmp_path)
+    exposure_bias.run(request)
     assert capsys.readouterr().out.splitlines() == printed
 
     about, _, plain, scaled, table, picture = printed
@@ -245,17 +253,19 @@ def test_a_study_that_is_stopped_goes_on(tmp_path, capsys, monkeypatch):
         ({"exposure_bias.solvers": ("heun",), "exposure_bias.nfe": (12,)}, "11 .* 6 steps and 13"),
         ({"exposure_bias.nfe": (1,)}, "nfe is 1: it must be at least 2"),
         ({"exposure_bias.n_samples": 1}, "n_samples is 1: it must be at least 2"),
-        ({"sampling.classifier": "x"}, "sampling.classifier is 'x'.* leave it at ''"),
+        ({"exposure_bias.solvers": ()}, "config.exposure_bias.solvers is empty"),
+        ({"guidance.classifier.run": "x"}, "guidance.classifier.run is 'x'.* leave it at ''"),
+        ({"guidance.epsilon_scaling.scale": 0.0}, "epsilon_scaling.scale is 0.0: it must be posi"),
         ({"sampling.noise_removal": False}, "leave it at True"),
     ],
 )
-def test_what_the_study_cannot_do_is_said_before_it_begins(tmp_path, options, message):
+def test_impossible_studies_are_refused_before_they_begin(tmp_path, options, message):
     config = make_config()
     config.update_from_flattened_dict(options)
     with pytest.raises(ValueError, match=message):
-        exposure_bias.run(config, tmp_path)
+        exposure_bias.run(Request(config, tmp_path))
 
 
-def test_without_a_run_or_a_mixture_it_says_so(tmp_path):
+def test_without_a_run_or_a_mixture_the_error_says_so(tmp_path):
     with pytest.raises(ValueError, match="train first"):
-        exposure_bias.run(digits.get_config(), tmp_path)
+        exposure_bias.run(Request(points.get_config("moons"), tmp_path))

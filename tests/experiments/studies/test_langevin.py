@@ -3,7 +3,7 @@ import sys
 import pytest
 from PIL import Image
 
-from experiments.studies import langevin_demo
+from experiments.studies import langevin
 
 
 def test_plain_langevin_gets_the_weights_of_a_mixture_wrong_and_annealed_right(
@@ -11,8 +11,8 @@ def test_plain_langevin_gets_the_weights_of_a_mixture_wrong_and_annealed_right(
 ):
     """Song & Ermon 2019, Section 3.2.2 and Figure 3: the true share is 80%, the starts' 50%."""
     output = tmp_path / "new" / "langevin.png"
-    monkeypatch.setattr(sys, "argv", ["langevin_demo", f"--output={output}"])
-    langevin_demo.main()
+    monkeypatch.setattr(sys, "argv", ["langevin", f"--output={output}"])
+    langevin.main()
     plain, annealed, path = capsys.readouterr().out.splitlines()
     assert 45 <= int(plain.split("%")[0].split()[-1]) <= 55
     assert 76 <= int(annealed.split("%")[0].split()[-1]) <= 84
@@ -21,7 +21,7 @@ def test_plain_langevin_gets_the_weights_of_a_mixture_wrong_and_annealed_right(
 
 
 def test_a_mistake_ends_in_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["langevin_demo", "--output=langevin.jpeg"])
+    monkeypatch.setattr(sys, "argv", ["langevin", "--output=langevin.jpeg"])
     with pytest.raises(SystemExit):
-        langevin_demo.main()
+        langevin.main()
     assert "it must be a .png file" in capsys.readouterr().err.splitlines()[-1]

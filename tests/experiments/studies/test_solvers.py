@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import itertools
 from typing import Any
 
@@ -10,10 +11,15 @@ from PIL import Image
 
 import samplers
 from configs import points
-from experiments import build
-from experiments.studies import benchmark_solvers
-from sde_lib import GaussianMixture
+from experiments.build import components
+from experiments.commands.request import Request
+from experiments.pipeline import draw
+from experiments.studies import solvers, subject
+from experiments.studies.statistics import Truth
+from models import NoiseModel, Preconditioning
+from sde_lib import VP, GaussianMixture
 
+SDE = VP()
 GAUSSIAN = GaussianMixture((1.0,), ((0.3, -0.2),), 0.7)
 N = 4000
 
@@ -21,27 +27,43 @@ N = 4000
 def make_config():
     config = points.get_config("mixture")
     config.eval.num_samples = N
+    config.sampling.method = "euler"
     return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump:
+    """eta times the model's estimate of x_0 at t_max: a sampler that is not ours."""
+
+    n_steps: int = 1
+    eta: float = 1.0
+
+    def __call__(self, key, sde, score_fn, shape, first_index=0, n_frames=0, start=None):
+        x = sde.prior_sample(key, shape, first_index) if start is None else start.x
+        t = jnp.full(shape[0], sde.t_max)
+        x0 = (x + sde.sigma(sde.t_max) ** 2 * score_fn(x, t)) / sde.alpha(sde.t_max)
+        return samplers.Samples(self.eta * x0, self.n_steps, jnp.zeros((0, *shape)))
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The study of three samplers on a Gaussian: the rows of its table, its folder."""
-    workdir = tmp_path_factory.mktemp("study")
-    chosen = {name: samplers.SAMPLERS[name] for name in ("euler", "euler_ancestral", "heun")}
+    """The study of four samplers on a Gaussian: the rows of its table, its folder."""
+    folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark_solvers, "MIXTURE", GAUSSIAN)
-        patch.setattr(benchmark_solvers, "BUDGETS", (16, 32))
+        patch.setitem(samplers.SAMPLERS, "jump", Jump)
+        names = ("euler", "euler_ancestral", "heun", "jump")
+        chosen = {name: samplers.SAMPLERS[name] for name in names}
+        patch.setattr(subject, "MIXTURE", GAUSSIAN)
+        patch.setattr(solvers, "BUDGETS", (16, 32))
         patch.setattr(samplers, "SAMPLERS", chosen)
-        benchmark_solvers.run(make_config(), workdir)
-    with (workdir / "solvers.csv").open() as file:
+        solvers.run(Request(make_config(), folder))
+    with (folder / "solvers.csv").open() as file:
         rows = {(row["sampler"], int(row["nfe"])): row for row in csv.DictReader(file)}
-    return rows, workdir
+    return rows, folder
 
 
 def grid(n):
-    sde = build.make_sde(make_config())
-    high, low = (float(sde.noise_level(t)) for t in (sde.t_max, sde.t_min))
+    high, low = (float(SDE.noise_level(t)) for t in (SDE.t_max, SDE.t_min))
     return np.linspace(high ** (1 / 7), low ** (1 / 7), n) ** 7
 
 
@@ -56,15 +78,15 @@ def test_endpoint_error_is_the_closed_form(study, n):
     euler = np.prod(shrink(levels[:-1], levels[1:]))
     first, last = levels[0], levels[-2]
     exact = np.sqrt((GAUSSIAN.std**2 + last**2) / (GAUSSIAN.std**2 + first**2)) * shrink(last, 0)
-    sde = build.make_sde(make_config())
-    x = np.asarray(sde.prior_sample(jax.random.key(make_config().seed), (N, 2)), np.float64)
-    centred = x / float(sde.alpha(sde.t_max)) - GAUSSIAN.mean
+    x = np.asarray(SDE.prior_sample(jax.random.key(make_config().seed), (N, 2)), np.float64)
+    centred = x / float(SDE.alpha(SDE.t_max)) - GAUSSIAN.mean
     error = np.sqrt(np.mean(((euler - exact) * centred) ** 2))
     assert float(study[0]["euler", n]["endpoint"]) == pytest.approx(error, rel=2e-3)
 
 
 def test_errors_fall_by_the_orders_of_the_samplers(study):
-    error = {key: float(row["endpoint"]) for key, row in study[0].items() if row["endpoint"]}
+    rows = {key: row for key, row in study[0].items() if key[0] != "jump"}
+    error = {key: float(row["endpoint"]) for key, row in rows.items() if row["endpoint"]}
     assert set(error) == {("euler", 16), ("euler", 32), ("heun", 15), ("heun", 31)}
     assert 1.8 < error["euler", 16] / error["euler", 32] < 2.4
     assert error["heun", 15] / error["heun", 31] > 4  # not yet 2^2
@@ -84,14 +106,14 @@ def test_covariance_error_of_a_sampler_with_noise_is_the_closed_form(study):
         assert float(row["covariance"]) == pytest.approx(exact, abs=4 * np.sqrt(2 / N))
 
 
-def test_the_plot_tells_what_it_is_of(study):
+def test_the_plot_says_what_was_sampled(study):
     with Image.open(study[1] / "solvers.png") as image:
         assert "by their exact score, under VP" in image.info["Parameters"]
 
 
 def test_errors_of_known_distributions():
     x = np.random.RandomState(1).randn(2000, 3) * [1, 2, 3]
-    truth = benchmark_solvers.Truth.of(np.concatenate([x, x, x]), 2000)
+    truth = Truth.of(np.concatenate([x, x, x]), 2000)
     np.testing.assert_allclose(truth.errors(x)[::2], 0, atol=1e-12)
     shift = np.array([0.3, 0.0, 0.4])
     mean, covariance, distance = truth.errors(x + shift)
@@ -99,7 +121,7 @@ def test_errors_of_known_distributions():
     assert covariance < 1e-3  # 6,000 samples are counted as such
     assert distance == pytest.approx(np.mean(np.abs(shift @ truth.directions)))
     centred = x - x.mean(axis=0)
-    truth = benchmark_solvers.Truth.of(centred, 2000)
+    truth = Truth.of(centred, 2000)
     mean, covariance, distance = truth.errors(1.1 * centred)
     assert mean < 1e-12
     assert covariance == pytest.approx(0.21)
@@ -108,20 +130,18 @@ def test_errors_of_known_distributions():
 
 @pytest.mark.parametrize("name", ["dpm_fast", "euler_maruyama", "heun", "predictor_corrector"])
 def test_samplers_get_the_steps_that_a_budget_allows(name):
-    sde = build.make_sde(make_config())
     create = lambda n: samplers.create(name, n_steps=n)  # noqa: E731
     for budget in (45, 50):
-        chosen: Any = benchmark_solvers.longest(create, sde, budget)
-        counts = [benchmark_solvers.evaluations(create(n), sde) for n in range(22, 52)]
-        assert benchmark_solvers.evaluations(chosen, sde) == max(n for n in counts if n <= budget)
+        chosen: Any = solvers.longest(create, SDE, budget)
+        counts = [subject.evaluations(create(n), SDE) for n in range(22, 52)]
+        assert subject.evaluations(chosen, SDE) == max(n for n in counts if n <= budget)
 
 
-def test_every_sampler_has_settings_and_what_has_none_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark_solvers, "BUDGETS", (9,))
+def test_every_sampler_has_settings_and_those_without_any_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(solvers, "BUDGETS", (9,))
     left_out = {"annealed_langevin", "predictor_corrector", "symmetric_splitting"}
-    sde = build.make_sde(make_config())
     for name in samplers.SAMPLERS:
-        settings = list(benchmark_solvers.settings_of(name, sde))
+        settings = list(solvers.settings_of(name, SDE))
         assert all(isinstance(sampler, samplers.SAMPLERS[name]) for _, sampler in settings)
         assert bool(settings) == (name not in left_out)
     told = capsys.readouterr().out.splitlines()
@@ -129,16 +149,16 @@ def test_every_sampler_has_settings_and_what_has_none_is_told(monkeypatch, capsy
 
 
 def test_best_is_the_least_error_within_a_budget():
-    result = benchmark_solvers.Result
-    truth = benchmark_solvers.Truth.of(np.random.RandomState(0).randn(10, 2), 10)
-    reference = benchmark_solvers.Reference(truth, {}, 1e-6, (0.1, 0.1, 0.01))
+    result = solvers.Result
+    truth = Truth.of(np.random.RandomState(0).randn(10, 2), 10)
+    reference = solvers.Reference(truth, {}, 1e-6, (0.1, 0.1, 0.01))
     results = [
         result("a", 5, 0.3, 0.0, 0.0, 0.0),
         result("b", 9, 0.4, 0.0, 0.0, 0.0),
         result("b", 20, 0.1, 0.0, 0.0, 0.0),
         result("c", 6, None, 0.0, 0.0, 0.2),
     ]
-    lines = list(benchmark_solvers.best(benchmark_solvers.curves(reference, results)))
+    lines = list(solvers.best(solvers.curves(reference, results)))
     assert [line.split(": ")[1] for line in lines if "within" in line] == [
         *("a (5), 3.00e-01", "a (5), 3.00e-01", "b (20), 1.00e-01"),
         *("b (20), 1.00e-01",) * 2,
@@ -151,16 +171,52 @@ def test_a_run_is_studied_by_its_model(tmp_path, monkeypatch):
         def apply(self, variables, x, labels, **_):
             return variables["params"] * x  # the noise
 
+    network: Any = Network()
+    model = NoiseModel(network, Preconditioning(SDE, inputs="points"))
+    trained = subject.exact(make_config()).model.replace(model=model, params=2.0, step=7)
     (tmp_path / "checkpoints").mkdir()
-    monkeypatch.setattr(benchmark_solvers.state, "load", lambda *_: (Network(), 2.0, 7))
-    problem = benchmark_solvers.make_problem(make_config(), tmp_path)
-    assert "after 7 steps" in problem.about
-    assert problem.exact is None
-    sde, x, t = build.make_sde(make_config()), np.ones((4, 2)), np.full(4, 0.5)
-    score = jax.jit(lambda x, t: problem.score_fn(problem.params, jnp.arange(4))(x, t))(x, t)
-    np.testing.assert_allclose(score, -2.0 * x / sde.sigma(0.5), rtol=1e-6)
+    monkeypatch.setattr(subject, "unguided", lambda request: trained)
+    made = subject.subject(Request(make_config(), tmp_path))
+    assert "after 7 steps" in made.about
+    assert made.exact is None
+    one_step = samplers.create("euler", n_steps=1)
+    drawn = solvers.draw(made.model, one_step, 4, 42)
+    z = SDE.prior_sample(jax.random.key(42), (4, 2))
+    x0 = z * (1 - 2 * SDE.sigma(1.0)) / SDE.alpha(1.0)
+    np.testing.assert_allclose(drawn.x, x0, rtol=1e-5)
 
 
-def test_without_a_run_or_a_mixture_it_says_so(tmp_path):
+def test_without_a_run_or_a_mixture_the_error_says_so(tmp_path):
     with pytest.raises(ValueError, match="train first"):
-        benchmark_solvers.run(points.get_config("moons"), tmp_path)
+        solvers.run(Request(points.get_config("moons"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("eval.num_samples", 1, "config.eval.num_samples is 1: it must be at least 2"),
+        ("guidance.epsilon_scaling.scale", 1.1, "scale guides samples: leave it out of mode bench"),
+        ("guidance.discriminator.run", "x", "run guides samples: leave it out of mode bench"),
+    ],
+)
+def test_impossible_studies_are_refused(tmp_path, field, value, message):
+    config = make_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        solvers.run(Request(config, tmp_path))
+
+
+def test_a_sampler_is_added_by_one_line(study, monkeypatch):
+    """Modes sample and benchmark_solvers know it, with its options; other samplers lack these."""
+    row = study[0]["jump", 16]
+    assert float(row["endpoint"]) == pytest.approx(GAUSSIAN.std, rel=0.05)  # all at the mean
+    monkeypatch.setitem(samplers.SAMPLERS, "jump", Jump)
+    config = make_config()
+    config.sampling.update(method="jump", n_steps=3, eta=0.5)
+    assert components.sampler(config) == Jump(3, 0.5)
+    x = draw.make_draw(subject.exact(config).model, 4)(0).x
+    whole = subject.exact(config).model.replace(sampler=Jump(3))
+    np.testing.assert_allclose(draw.make_draw(whole, 4)(0).x, 2 * x)
+    config.sampling.method = "euler"
+    with pytest.raises(ValueError, match=r"sampling.eta is 0.5.* choose one with it .*'jump'"):
+        components.sampler(config)

@@ -3,19 +3,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toys import MESH, first_state, options
 
 from configs import digits
-from experiments import build
-from experiments.commands import train
-from experiments.data import data
-from experiments.tasks import autoencoder
-from experiments.training.state import init_state
+from experiments.build import tasks
+from experiments.data.dataset import Dataset
+from experiments.data.scaling import Scaling
+from experiments.runs import pictures
+from experiments.tasks.autoencoder import Autoencoder, Losses, gaussian_kl
+from experiments.training.optimizer import Adam
+from experiments.training.step import make_train_step
+from sde_lib.batch import sample_keys
 
-WEIGHT = 0.7
+WEIGHT, SCALING, ADAM = 0.7, Scaling(17), Adam(warmup=0)
 
 
 class Tiny(nn.Module):
-    """What an autoencoder can be asked for, as small as can be."""
+    """The methods of an autoencoder, with a weight or two each."""
 
     regularization: str = "kl"
     noise: float = 0.0
@@ -48,11 +52,9 @@ class Tiny(nn.Module):
         return self(x, part="discriminate")
 
 
-def config(**options):
-    result = digits.get_config()
-    result.model.name = "autoencoder"
-    result.autoencoder.update(**options)
-    return result
+def task_of(model, shape=(2, 2, 1), scaling=SCALING, adam=ADAM, **losses):
+    """The task of an autoencoder without a perceptual distance."""
+    return Autoencoder(model, shape, scaling, Losses(**losses), None, adam, MESH, 4, {})
 
 
 @pytest.fixture
@@ -72,15 +74,14 @@ def test_the_divergence_is_the_integral():
     difference = 0.5 * (z**2 - nodes**2 - log_variances[:, None])
     expected = (difference * weights).sum() / weights.sum()
     shaped = (jnp.asarray(values, jnp.float32)[None, None] for values in (means, log_variances))
-    kl = autoencoder.gaussian_kl(*(values[..., None] for values in shaped))
+    kl = gaussian_kl(*(values[..., None] for values in shaped))
     np.testing.assert_allclose(kl, [expected], rtol=1e-5)
 
 
 def test_drawn_latents_have_the_variance_that_the_encoder_gives(x):
     x = jnp.zeros((500, 4, 4, 1))
     model = Tiny(noise=float(np.log(0.09)))
-    ours = config(kl_weight=0.0)
-    reconstruct = autoencoder.make_reconstruct(ours, model)
+    reconstruct = task_of(model, kl_weight=0.0).reconstruct
     params = params_of(model, x)
     y, about = reconstruct(params, x, jax.random.split(jax.random.key(0), 500))
     assert np.std(y) == pytest.approx(1.2 * 0.3, rel=0.02)
@@ -91,8 +92,7 @@ def test_drawn_latents_have_the_variance_that_the_encoder_gives(x):
 
 def test_terms_of_vq_pull_codes_to_latents_and_latents_to_codes(x):
     model = Tiny("vq")
-    ours = config(regularization="vq", commitment=0.25)
-    reconstruct = autoencoder.make_reconstruct(ours, model)
+    reconstruct = task_of(model, commitment=0.25).reconstruct
     params = params_of(model, x)
 
     def loss(params):
@@ -112,15 +112,14 @@ def test_terms_of_vq_pull_codes_to_latents_and_latents_to_codes(x):
 @pytest.mark.parametrize("step", [2, 3])
 def test_each_side_of_the_game_has_the_gradient_of_its_own_loss(x, step):
     model = Tiny()
-    options = {"adversarial_weight": WEIGHT, "adversarial_start": 3, "kl_weight": 0.1}
-    objective = autoencoder.make_objective(config(**options), model)
+    ours = task_of(model, adversarial_weight=WEIGHT, adversarial_start=3, kl_weight=0.1)
     params, keys = params_of(model, x), {"loss": jax.random.key(1), "step": jnp.asarray(step)}
-    grads = jax.grad(objective)(params, keys, 0, x, {})
-    draws = autoencoder.sample_keys(keys["loss"], len(x), 0)
+    grads = jax.grad(lambda params: ours.loss(params, keys, None, 0, x, {})[0])(params)
+    draws = sample_keys(keys["loss"], len(x), 0)
     on = float(step >= 3)
 
     def reconstructed(params):
-        return autoencoder.make_reconstruct(config(**options), model)(params, x, draws)
+        return ours.reconstruct(params, x, draws)
 
     def generator(own):
         y, about = reconstructed(params | own)
@@ -141,41 +140,86 @@ def test_each_side_of_the_game_has_the_gradient_of_its_own_loss(x, step):
 
 
 def test_the_two_sides_are_clipped_apart(x):
-    ours = config(adversarial_weight=1.0)
-    ours.optim.update(grad_clip=1.0, warmup=0, eps=1.0, lr=1.0)
-    optimizer = build.make_optimizer(ours)
+    adam = Adam(lr=1.0, eps=1.0, warmup=0, grad_clip=1.0)
+    optimizer = task_of(Tiny(), adam=adam, adversarial_weight=1.0).optimizer
     grads = {"encoder": jnp.array([0.3]), "discriminator": jnp.array([1e6])}
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     np.testing.assert_allclose(updates["encoder"], -0.3 / 1.3, rtol=1e-5)
     np.testing.assert_allclose(updates["discriminator"], -0.5, rtol=1e-5)
 
 
-def test_a_train_step_is_the_same_with_microbatches_and_learns(x):
-    """As other models' it is: here the tiny one's loss falls by the gradient that it reports."""
-    ours = config(kl_weight=0.0)
-    ours.data.uniform_dequantization = False
-    ours.training.batch_size = 4
-    ours.optim.warmup = 0
-    grey = jax.random.randint(jax.random.key(0), (1, 4, 8, 8, 1), 0, 17).astype(jnp.uint8)
-    model, states = Tiny(noise=-30.0), []
-    state = init_state(ours, model)
+def test_a_train_step_is_the_same_with_microbatches_and_learns():
+    """The loss of the tiny one falls by the gradient that it reports."""
+    scaling = Scaling(17, dequantize=False)
+    ours = task_of(Tiny(noise=-30.0), (8, 8, 1), scaling, kl_weight=0.0)
+    grey = jax.random.randint(jax.random.key(0), (4, 8, 8, 1), 0, 17).astype(jnp.uint8)
+    state, states = first_state(ours), []
     for n in (1, 2):
-        ours.training.n_microbatches = n
-        step = train.make_train_step(ours, model, 17)
+        step = make_train_step(ours, options(batch_size=4, n_microbatches=n), MESH)
         states.append(jax.jit(step)(state, grey.reshape(n, 4 // n, 8, 8, 1)))
     (one, about), (two, _) = states
     np.testing.assert_allclose(one.params["encoder"], two.params["encoder"], rtol=1e-6)
-    unit = data.to_model_space(ours, 17, jax.random.key(0), grey, False)
+    unit = scaling.to_model(jax.random.key(0), grey)
     np.testing.assert_allclose(about["loss"], np.mean(0.16 * np.abs(unit)), rtol=1e-4)
     assert one.params["encoder"] > state.params["encoder"]
 
 
-def test_the_report_is_the_means_over_the_test_set():
-    ours = config(kl_weight=0.0)
+@pytest.fixture
+def constant():
+    """A task, its weights, and a data set whose images are white."""
     grey = np.full((6, 8, 8, 1), 16, np.uint8)
-    model = Tiny(noise=0.0)
-    params = params_of(model, jnp.ones((1, 8, 8, 1)))
-    text = autoencoder.report(ours, model, params, data.Dataset(grey, grey, 17))
+    ours = task_of(Tiny(), (8, 8, 1), kl_weight=0.0)
+    return ours, params_of(ours.network, jnp.ones((1, 8, 8, 1))), Dataset(grey, grey, 17)
+
+
+def test_the_report_is_the_means_over_the_test_set(constant, tmp_path):
+    ours, params, dataset = constant
+    (line,), figures, _ = ours.reconstruction(params, 1, dataset, tmp_path)
     error = 1 - 0.7 * 1.2
     psnr, kl = 10 * np.log10(4 / error**2), 0.5 * 0.7**2 * 64
-    assert text == f"test PSNR {psnr:.1f} dB, KL {kl:.1f} nats, loss {error:.4f}"
+    assert line == f"test PSNR {psnr:.1f} dB, KL {kl:.1f} nats, loss {error:.4f}"
+    assert figures == {"test set": line}
+
+
+def test_the_picture_has_images_beside_their_reconstructions(constant, tmp_path, monkeypatch):
+    ours, params, dataset = constant
+    saved = []
+    monkeypatch.setattr(pictures, "save_grid", lambda *grid: saved.append(grid) or grid[0])
+    assert ours.pictures(params, 7, dataset, tmp_path) == [
+        tmp_path / "samples" / "reconstructions_7.png"
+    ]
+    _, images, columns, about = saved[0]
+    assert (images.shape, columns % 2) == ((12, 8, 8, 1), 0)
+    assert (images[::2] == 255).all()
+    assert (images[1::2] == np.round((0.84 + 1) / 2 * 255)).all()
+    assert "7" in str(about)
+
+
+@pytest.mark.parametrize(
+    ("losses", "field"),
+    [
+        ({"kl_weight": -1.0}, "kl.weight"),
+        ({"commitment": -1.0}, "vq.commitment"),
+        ({"perceptual_weight": -1.0}, "perceptual.weight"),
+        ({"adversarial_weight": -1.0}, "adversarial.weight"),
+        ({"adversarial_start": -1}, "adversarial.start"),
+    ],
+)
+def test_negative_weights_are_refused(losses, field):
+    with pytest.raises(ValueError, match=f"config.autoencoder.{field}"):
+        Losses(**losses)
+
+
+def test_the_config_names_the_losses():
+    """An option of a loss that is not used is refused."""
+    config = digits.get_config("classifier")
+    config.model.name = "autoencoder"
+    assert tasks.task(config).losses == Losses()
+    config.autoencoder.kl.weight = 0.5
+    config.autoencoder.adversarial.update(weight=0.7, start=3)
+    assert tasks.task(config).losses == Losses(
+        kl_weight=0.5, adversarial_weight=0.7, adversarial_start=3
+    )
+    config.autoencoder.adversarial.weight = None
+    with pytest.raises(ValueError, match=r"adversarial.start is 3, which does nothing without"):
+        tasks.task(config)

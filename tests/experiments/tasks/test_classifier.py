@@ -132,7 +132,10 @@ def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes():
 def test_the_training_loss_is_the_cross_entropy_of_the_batch():
     """Samples of the second half of a batch have the same noise as in the whole."""
     task = tasks.task(config("bayes"))
-    params, keys = task.init(jax.random.key(0)), dict.fromkeys(("loss", "dropout"), jax.random.key(1))
+    params, keys = (
+        task.init(jax.random.key(0)),
+        dict.fromkeys(("loss", "dropout"), jax.random.key(1)),
+    )
     x, labels = jax.random.normal(jax.random.key(2), (6, 2, 2, 1)), jnp.arange(6) % 2
     whole, *halves = (
         task.loss(params, keys, None, rows.start, x[rows], {"class_labels": labels[rows]})[0]

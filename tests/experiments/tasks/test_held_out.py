@@ -16,7 +16,7 @@ from experiments.training.state import TrainState
 from models import NoiseModel, Preconditioning
 from sde_lib.batch import expand
 
-SDE, SIDE, STD = SDES["vp"], 4, 0.3
+SDE, SIDE, STD, NONE = SDES["vp"], 4, 0.3, Conditions()
 STATE = TrainState(np.zeros(()), {}, {}, ())  # pyright: ignore
 
 
@@ -30,7 +30,7 @@ class Exact:
         return self._score(x, labels / 999, **conditions)
 
 
-def evaluation(score, dataset, scaling, conditions=Conditions()):
+def evaluation(score, dataset, scaling, conditions=NONE):
     """The held-out evaluation of a score model on all test data."""
     model = NoiseModel(Exact(score), Preconditioning(SDE, "score"))  # pyright: ignore
     about = (SIDE, SIDE, 1), scaling, samplers.create("euler"), lambda: dataset, conditions

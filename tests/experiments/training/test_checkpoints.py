@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.training.checkpoint import CARD, KEEP, Checkpoints
+
+from experiments.runs.card import CARD
+from experiments.training.checkpoints import KEEP, Checkpoints, saved_steps
 
 LIKE = {"x": jnp.zeros((64, 64)), "step": jnp.zeros((), jnp.int32)}
 
@@ -41,6 +43,15 @@ def test_the_newest_is_restored_and_old_ones_go(tmp_path):
 
 def test_nothing_is_restored_from_an_empty_folder(tmp_path):
     assert Checkpoints(tmp_path).restore(LIKE) is None
+
+
+def test_saved_steps_need_a_trained_run(tmp_path):
+    """Asking for them makes no folder."""
+    with pytest.raises(ValueError, match="train first"):
+        saved_steps(tmp_path)
+    assert not list(tmp_path.iterdir())
+    saved(tmp_path, (1, 2)).close()
+    assert saved_steps(tmp_path) == [1, 2]
 
 
 def test_steps_of_the_keep_period_stay(tmp_path):
@@ -155,7 +166,7 @@ def test_failed_writes_are_warnings_and_leave_nothing(tmp_path, caplog):
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings == [
         f"could not save step {step}: File too large; the last good checkpoint is of step 2; "
-        "going on, the next save tries again"
+        "training continues, and the next save tries again"
         for step in (3, 4, 5, 5)
     ]
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())

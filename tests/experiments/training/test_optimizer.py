@@ -43,5 +43,5 @@ def test_the_gradient_is_clipped_by_its_norm():
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
 def test_a_learning_rate_that_is_not_positive_is_refused(lr):
-    with pytest.raises(ValueError, match="config.optim.lr is"):
+    with pytest.raises(ValueError, match=r"config\.optim\.lr is"):
         Adam(lr=lr)

@@ -193,5 +193,5 @@ def test_programs_end_at_multiples_of_their_steps(resident_bytes):
 
 
 def test_fewer_samples_than_a_batch_are_refused():
-    with pytest.raises(ValueError, match="there are 64 training samples: .*batch_size = 65 must"):
+    with pytest.raises(ValueError, match=r"there are 64 training samples: .*batch_size = 65 must"):
         next(steps.make_batches(POINTS, options(batch_size=65), MESH, 0))

@@ -1,12 +1,12 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from configs import digits as configs
+from experiments.data.dataset import DataSpec
 from experiments.data.sources import digits
 
 
-def test_digits_are_split_as_promised():
-    dataset = digits.load(configs.get_config())
+def test_digits_are_split_by_a_fixed_permutation():
+    dataset = digits.load(DataSpec("digits", (8, 8, 1)))
     order = np.random.RandomState(0).permutation(1797)
     original = load_digits()
     for values, labels, part in (

@@ -12,7 +12,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 @pytest.fixture
 def server():
-    """A server of CONTENT, which may break off or ignore ranges. It keeps those asked for."""
+    """A server of CONTENT that may stop early or ignore ranges; `ranges` are the requested ones."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -49,7 +49,7 @@ def test_a_file_is_fetched_once(tmp_path, server):
 
 
 @pytest.mark.parametrize("resumes", [True, False])
-def test_a_broken_download_goes_on_or_starts_over(tmp_path, server, resumes):
+def test_a_broken_download_continues_or_starts_over(tmp_path, server, resumes):
     path = tmp_path / "archive.tar.gz"
     server.limit, server.resumes = 1000, resumes
     with pytest.raises(ValueError, match=r"ended after 1000 of 256000 bytes.*run the same again"):
@@ -60,17 +60,17 @@ def test_a_broken_download_goes_on_or_starts_over(tmp_path, server, resumes):
     assert server.ranges == [None, "bytes=1000-"]
 
 
-def test_a_download_that_was_only_not_renamed_is_taken(tmp_path, server):
+def test_a_complete_download_that_was_not_renamed_is_used(tmp_path, server):
     (tmp_path / "archive.tar.gz.part").write_bytes(CONTENT)
     assert fetch(server.url, tmp_path / "archive.tar.gz", MD5).read_bytes() == CONTENT
 
 
-def test_a_wrong_checksum_tells_both_sums_and_leaves_nothing(tmp_path, server):
+def test_a_wrong_checksum_is_shown_beside_the_right_one_and_the_file_is_deleted(tmp_path, server):
     with pytest.raises(ValueError, match=f"MD5 sum is {MD5}, expected {'0' * 32}; it was deleted"):
         fetch(server.url, tmp_path / "archive.tar.gz", "0" * 32)
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_network_it_says_what_else_to_do(tmp_path):
+def test_without_a_network_the_error_says_what_else_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"could not be downloaded.*set config\.data\.path"):
         fetch("http://127.0.0.1:9/archive.tar.gz", tmp_path / "archive.tar.gz", MD5)

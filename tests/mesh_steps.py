@@ -1,6 +1,6 @@
-"""Fifty training steps on digits and their classes, and guided samples: the same on any mesh.
+"""Training steps on digits and their classes, and guided samples: the same on any mesh.
 
-python tests/fifty_steps.py FOLDER DATAxFSDP ... [HOST:PORT PROCESS_ID]
+python tests/mesh_steps.py FOLDER DATAxFSDP ... [HOST:PORT PROCESS_ID]
 """
 
 import re
@@ -11,15 +11,14 @@ import jax
 import numpy as np
 from flax import serialization
 
-import models
 from configs import digits
-from experiments.commands import train
-from experiments.data import data
-from experiments.pipeline import sample
-from experiments.runs import hosts, sharding
-from experiments.training import state
+from experiments.build import components, data, tasks
+from experiments.pipeline.draw import draw_all
+from experiments.runs import devices, hosts
+from experiments.training.state import abstract_state, init_state
+from experiments.training.step import compiled, make_batches, make_program
 
-N_STEPS = 50
+N_STEPS = 30
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
 COLLECTIVE = re.compile(
@@ -28,39 +27,39 @@ COLLECTIVE = re.compile(
 
 
 def make_config(rows=-1, columns=1):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.mesh.data, config.mesh.fsdp = rows, columns
     config.model.nf, config.model.ch_mult, config.model.attn_resolutions = 8, (1,), (8,)
     config.model.dropout = 0.1
     config.model.class_conditional, config.model.label_dropout = True, 0.1
-    config.sampling.cfg_weight = 1.5
-    config.training.batch_size = 32
+    config.guidance.classifier_free.weight = 1.5
+    config.training.batch_size, config.training.n_iters = 32, N_STEPS
+    config.optim.warmup = 20
     config.data.random_flip = True
-    config.sampling.n_steps, config.sampling.corrector = 30, "langevin"
+    config.sampling.n_steps, config.sampling.corrector = 25, "langevin"
     return config
 
 
 def steps(config):
     """Losses of the steps, bytes moved by each kind of collective and of state; the weights."""
-    model, dataset = models.create(config), data.load(config)
-    abstract, made = state.abstract_state(config, model), state.init_state(config, model)
-
-    config.training.n_iters = N_STEPS
-    batches = list(train.make_batches(config, dataset, 0))
-    program = train.compiled(train.make_program(config, model, dataset.levels), abstract)
+    task, training, dataset = tasks.task(config), components.training(config), data.dataset(config)
+    abstract = abstract_state(task, config.seed, task.mesh)
+    state = init_state(task, config.seed, abstract)
+    batches = list(make_batches(task.values(dataset, "train"), training, task.mesh, 0))
+    program = compiled(make_program(task, training, task.mesh), abstract)
     program = program.lower(abstract, *batches[0]).compile(QUICK)
     losses = []
     for batch in batches:
-        made, metrics = program(made, *batch)
+        state, metrics = program(state, *batch)
         losses.extend(np.asarray(metrics["loss"]))
-    leaves = jax.tree.leaves(made)
+    leaves = jax.tree.leaves(state)
     result = collectives(program.as_text()) | {
         "losses": losses,
-        "params": sum(leaf.nbytes for leaf in jax.tree.leaves(made.params)),
+        "params": sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)),
         "state": sum(leaf.nbytes for leaf in leaves),
         "state_here": sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves),
     }
-    return result, sharding.fetch(made.params)
+    return result, devices.fetch(state.params)
 
 
 def collectives(text):
@@ -76,8 +75,9 @@ def collectives(text):
 def samples(config, params, batch_size=8):
     """Ten samples of given weights."""
     config.sampling.batch_size = batch_size
-    params = jax.device_put(params, sharding.of_state(sharding.make_mesh(config), params))
-    return sample.draw(config, models.create(config), params, 10)[0]
+    model = tasks.task(config).model
+    params = jax.device_put(params, devices.state_shardings(model.mesh, params))
+    return draw_all(model.replace(params=params), 10)[0]
 
 
 def main(folder, *arguments):

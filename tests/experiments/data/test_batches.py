@@ -3,50 +3,51 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits
-from experiments.data import data
+from experiments.data import batches
+from experiments.data.dataset import DataSpec
 from experiments.data.lazy_images import LazyImages
-from experiments.runs import sharding
+from experiments.data.load import load
+from experiments.runs import devices
 
-MESH = sharding.make_mesh(digits.get_config())
-ROWS, COLUMNS = sharding.of_batch(MESH), sharding.of_batch(MESH, axis=1)
+MESH = devices.make_mesh()
+ROWS, COLUMNS = devices.batch_sharding(MESH), devices.batch_sharding(MESH, axis=1)
 
 
 def test_batches_visit_every_sample_once_an_epoch_and_start_anywhere():
     values = np.arange(60)
-    stream = data.batches(values, seed=3, shape=(20,), start=0, placement=ROWS)
+    stream = batches.batches(values, seed=3, shape=(20,), start=0, placement=ROWS)
     epochs = [np.concatenate([next(stream) for _ in range(3)]) for _ in range(2)]
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), values)
     assert (epochs[0] != epochs[1]).any()
-    later = data.batches(values, seed=3, shape=(20,), start=4, placement=ROWS)
+    later = batches.batches(values, seed=3, shape=(20,), start=4, placement=ROWS)
     np.testing.assert_array_equal(next(later), epochs[1][20:40])
-    other = data.batches(values, seed=4, shape=(20,), start=0, placement=ROWS)
+    other = batches.batches(values, seed=4, shape=(20,), start=0, placement=ROWS)
     assert (next(other) != epochs[0][:20]).any()
 
 
 def test_batches_of_several_sequences_keep_them_together():
     images, labels = np.arange(60).reshape(60, 1), 2 * np.arange(60)
-    plain = data.batches(images, seed=3, shape=(20,), start=2, placement=ROWS)
-    both = data.batches((images, labels), seed=3, shape=(20,), start=2, placement=ROWS)
-    unlabelled = data.batches((images, None), seed=3, shape=(20,), start=2, placement=ROWS)
+    plain = batches.batches(images, seed=3, shape=(20,), start=2, placement=ROWS)
+    both = batches.batches((images, labels), seed=3, shape=(20,), start=2, placement=ROWS)
+    unlabelled = batches.batches((images, None), seed=3, shape=(20,), start=2, placement=ROWS)
     for _ in range(4):
         batch, classes = next(both)
         np.testing.assert_array_equal(classes, 2 * batch[:, 0])
         np.testing.assert_array_equal(batch, next(plain))
         np.testing.assert_array_equal(batch, next(unlabelled)[0])
     with pytest.raises(ValueError, match=r"one length, these have \[59, 60\]"):
-        data.batches((images, labels[1:]), seed=3, shape=(20,), start=0, placement=ROWS)
+        batches.batches((images, labels[1:]), seed=3, shape=(20,), start=0, placement=ROWS)
 
 
 def test_resident_values_are_the_same_batches():
     images = np.random.RandomState(0).randint(256, size=(60, 8, 8, 1)).astype(np.uint8)
     values = images, np.arange(60, dtype=np.int32), None
-    streamed = data.batches(values, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
+    streamed = batches.batches(values, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
     size = images.nbytes + 60 * 4
-    resident, order = data.resident(MESH, values, size), np.arange(60, dtype=np.int32)
-    indices = data.batches(order, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
-    fetch = jax.jit(data.fetch)
+    resident, order = batches.resident(MESH, values, size), np.arange(60, dtype=np.int32)
+    indices = batches.batches(order, seed=3, shape=(2, 10), start=2, placement=COLUMNS)
+    fetch = jax.jit(batches.fetch)
     for _ in range(4):
         batch = next(streamed)
         same = fetch(resident, next(indices))
@@ -58,9 +59,9 @@ def test_resident_values_are_the_same_batches():
 def test_values_that_are_too_large_or_not_decoded_are_not_resident():
     images = np.zeros((10, 8, 8, 1), np.uint8)
     lazy = LazyImages("none", np.arange(10), lambda _: None, (8, 8, 1))  # pyright: ignore
-    assert data.resident(MESH, (images,), images.nbytes - 1) is None
-    assert data.resident(MESH, (images,), 0) is None
-    assert data.resident(MESH, (lazy, np.arange(10)), 2**30) is None
+    assert batches.resident(MESH, (images,), images.nbytes - 1) is None
+    assert batches.resident(MESH, (images,), 0) is None
+    assert batches.resident(MESH, (lazy, np.arange(10)), 2**30) is None
 
 
 def test_a_folder_gives_the_batches_of_the_array(tmp_path):
@@ -69,14 +70,12 @@ def test_a_folder_gives_the_batches_of_the_array(tmp_path):
         path = tmp_path / ("test" if i > 9 else "train") / f"{i:02}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
-    config = digits.get_config()
-    config.data.dataset, config.data.path = "folder", str(tmp_path)
-    config.training.batch_size = 4
-    lazy = data.batches(data.load(config).train, seed=3, shape=(4,), start=1, placement=ROWS)
-    whole = data.batches(array[:10], seed=3, shape=(4,), start=1, placement=ROWS)
+    spec = DataSpec("folder", (8, 8, 1), str(tmp_path))
+    lazy = batches.batches(load(spec).train, seed=3, shape=(4,), start=1, placement=ROWS)
+    whole = batches.batches(array[:10], seed=3, shape=(4,), start=1, placement=ROWS)
     for _ in range(5):
         np.testing.assert_array_equal(next(lazy), next(whole))
 
     Image.new("L", (8, 9)).save(tmp_path / "test/11.png")
     with pytest.raises(ValueError, match=r"test/11\.png cannot be used: it has 8 x 9 pixels"):
-        data.load(config)
+        load(spec)

@@ -1,0 +1,241 @@
+"""A trained model: the parts that sampling and scoring need, checked against each other."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+import samplers
+from experiments.data.dataset import Dataset
+from experiments.data.latents import Decoder
+from experiments.data.scaling import Scaling
+from experiments.pipeline import guidance
+from experiments.pipeline.cascade import SuperResolution
+from experiments.pipeline.classifier_free import ClassifierFree
+from experiments.pipeline.conditions import Conditions
+from experiments.pipeline.guidance import Guide
+from experiments.runs import devices, parts
+from models import NoiseModel
+from samplers.base import Scores
+from samplers.registry import Sampler
+from sde_lib import SDE, ScoreFn, variational
+from sde_lib.checks import check_at_least, check_name
+from sde_lib.probes import Probe
+
+STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodOptions:
+    """The solver's tolerances and the estimator's probes (sde_lib.log_likelihood).
+
+    Attributes:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        probe: distribution of the probes, or "exact".
+        n_probes: probes a sample.
+        n_repeats: passes over the data, each with other noise and other probes.
+        batch_size: samples at a time.
+
+    Raises:
+        ValueError: an unknown probe, a tolerance that is not positive, or a count below 1.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    probe: Probe = "rademacher"
+    n_probes: int = 1
+    n_repeats: int = 1
+    batch_size: int = 256
+
+    def __post_init__(self):
+        check_name("config.eval.probe", self.probe, get_args(Probe))
+        for name in ("n_probes", "n_repeats", "batch_size"):
+            check_at_least(1, **{f"config.eval.{name}": getattr(self, name)})
+        for name in ("rtol", "atol"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"config.eval.{name} is {getattr(self, name)}: it must be positive"
+                )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A score model with its weights, and everything that sampling and scoring need beside it.
+
+    Attributes:
+        model: the network with its preconditioning and its SDE.
+        params: the network's parameters, averaged over training.
+        shape: of one sample in model space: (H, W, C), a latent's (h, w, c), or (D,).
+        scaling: between the data and model space.
+        sampler: draws the samples.
+        dataset: loads the model's data, with labels and confidences if it is conditioned on them.
+        conditions: of the samples, and in training.
+        classifier_free: guidance by these conditions.
+        guides: further guidance, applied in this order.
+        likelihood: the options of likelihoods.
+        decoder: from latents to images; None for models of the data themselves.
+        super_resolution: the low-resolution condition; None for other models.
+        base: the model whose samples a super-resolution model makes larger; None: test images.
+        grey_levels: the model is one of the grey levels themselves (VDM).
+        n_levels: noise levels of discrete training; None for continuous.
+        bound_steps: steps of the chain for variational bounds and for Analytic-DPM's variance.
+        mesh: the devices.
+        seed: of all randomness.
+        batch_size: samples drawn at a time.
+        step: the training step that the parameters are from.
+        folder: the run's folder; None without one.
+
+    Raises:
+        ValueError: parts that do not go together.
+    """
+
+    model: NoiseModel
+    params: Any
+    shape: tuple[int, ...]
+    scaling: Scaling
+    sampler: Sampler
+    dataset: Callable[[], Dataset]
+    conditions: Conditions = Conditions()
+    classifier_free: ClassifierFree = ClassifierFree()
+    guides: tuple[Guide, ...] = ()
+    likelihood: LikelihoodOptions = LikelihoodOptions()
+    decoder: Decoder | None = None
+    super_resolution: SuperResolution | None = None
+    base: "TrainedModel | None" = None
+    grey_levels: bool = False
+    n_levels: int | None = None
+    bound_steps: int = 1000
+    mesh: Mesh = dataclasses.field(default_factory=devices.make_mesh)
+    seed: int = 42
+    batch_size: int = 64
+    step: int = 0
+    folder: Path | None = None
+
+    def __post_init__(self):
+        self.classifier_free.check(self.conditions)
+        guidance.check(self.guides, self.sde)
+        scheduled = self.classifier_free.schedule.name != "constant"
+        if scheduled and not self.sde.is_scalar:
+            raise ValueError(
+                "config.guidance.schedule goes by the noise level, which the SDE "
+                f"{type(self.sde).__name__} does not have: leave it out"
+            )
+        guided = self.guides or self.classifier_free.changes(self.conditions)
+        if getattr(self.sampler, "variance", None) == "learned" and guided:
+            raise ValueError(
+                "config.sampling.variance = 'learned' is the variance of the model's own steps, "
+                "not of guided ones: take 'posterior', or leave out the guidance"
+            )
+        for guide in self.guides:
+            if isinstance(guide, guidance.Discriminator):
+                guide.check_sampler(self.sampler)
+                if self.conditions.members or self.super_resolution:
+                    raise ValueError(
+                        "config.guidance.discriminator.run knows data alone, but this model has "
+                        "conditions: it would guide to data of all kinds"
+                    )
+
+    @property
+    def network(self) -> Any:
+        """The linen module."""
+        return self.model.network
+
+    @property
+    def sde(self) -> SDE:
+        """The forward SDE."""
+        return self.model.sde
+
+    @property
+    def key(self) -> jax.Array:
+        """The key of samples. Stages of a cascade differ in size and get independent keys."""
+        key = jax.random.key(self.seed)
+        return jax.random.fold_in(key, STAGE + self.shape[0]) if self.super_resolution else key
+
+    def replace(self, **fields: Any) -> Self:
+        """The same model with other fields, such as sampler, seed or guides."""
+        return dataclasses.replace(self, **fields)
+
+    def asked(self, seed: int | None, label: Any, prompt: Any) -> Self:
+        """The model with another seed, class or prompt; in a cascade, its base has them too."""
+        if self.super_resolution and not self.base and (label, prompt) != (None, None):
+            raise ValueError(
+                "test images are made larger, which have classes and texts already: leave out "
+                "label and prompt, or load the model with sampling.low_res, the folder of a run"
+            )
+        return self.replace(
+            seed=self.seed if seed is None else seed,
+            conditions=self.conditions.asked(label, prompt),
+            base=self.base and self.base.asked(seed, label, prompt),
+        )
+
+    def score_fn(self, **conditions: Any) -> ScoreFn:
+        """The score function of the model, without guidance.
+
+        Args:
+            **conditions: arrays [B, ...] by the network's keyword, such as class_labels.
+        """
+        return self.model.score_fn(self.params, **conditions)
+
+    def to_images(self, x: Any) -> np.ndarray:
+        """Samples [..., *shape] as uint8 images; latents are decoded."""
+        if self.decoder is None:
+            return self.scaling.to_uint8(np.asarray(x))
+        return self.decoder.scaling.to_uint8(self.decoder.decode(np.asarray(x)))
+
+    def to_data(self, x: Any) -> np.ndarray:
+        """Samples as the data set has its own: grey levels of images, floats otherwise."""
+        return self.scaling.to_grey(np.asarray(x))
+
+    def flow_tolerances(self) -> dict[str, Any]:
+        """Tolerances of the probability flow: the sampler's, if it follows the flow."""
+        if not isinstance(self.sampler, samplers.ProbabilityFlow):
+            return {}
+        return {"rtol": self.sampler.rtol, "atol": self.sampler.atol}
+
+    def chain(self) -> np.ndarray:
+        """The log-SNRs of the chain of bound_steps steps. Raises ValueError if there is none."""
+        check_at_least(2, **{"config.eval.bound_steps": self.bound_steps})
+        return variational.chain(self.sde, self.bound_steps, self.n_levels)
+
+    def score_of(self, params: Any, conditions: dict[str, Any]) -> ScoreFn:
+        """Inside jit: the score of samples with these conditions, evaluated on all devices."""
+        params = devices.gather(self.mesh, params)
+        return devices.spread(self.mesh, self.model.score_fn(params, **conditions))
+
+    def conditional_score(self, params: Any, conditions: dict[str, Any]) -> ScoreFn:
+        """Inside jit: the same with classifier-free guidance, if the model is sampled with it."""
+        free = self.classifier_free
+        if not free.changes(self.conditions):
+            return self.score_of(params, conditions)
+        params = devices.gather(self.mesh, params)  # here, and not in every call
+
+        def score(x: jax.Array, t: jax.Array, conditions: dict[str, Any]) -> jax.Array:
+            return self.score_of(params, conditions)(x, t)
+
+        return free.guide(score, conditions, self.conditions, self.sde)
+
+    def guided(self, scores: Scores, guide_params: Sequence[Any], indices: jax.Array) -> Scores:
+        """Inside jit: the scores of the samples of these indices with all guides applied."""
+        own = devices.gather(self.mesh, guide_params)
+        scores = guidance.apply(self.guides, scores, own, self.sde, indices)
+        return jax.tree.map(partial(devices.spread, self.mesh), scores)
+
+    def identity(self) -> str:
+        """A digest of all that decides on samples, but for the seed and their number."""
+        guides = [
+            [type(guide).__name__, *(v for v in vars(guide).values() if not callable(v))]
+            for guide in self.guides
+        ]
+        values = self.conditions.for_samples(np.arange(1024))
+        negative = self.conditions.negative(values) if values else None
+        made = [self.base.identity() if self.base else "", str(self.super_resolution or "")]
+        if getattr(self.sampler, "variance", None) == "analytic":
+            made.append(str(self.bound_steps))
+        options = [self.sampler, self.classifier_free, guides]
+        return parts.digest([self.params, options, values, negative, made])

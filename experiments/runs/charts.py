@@ -1,0 +1,311 @@
+"""Charts by matplotlib: losses, densities, errors of samplers, and the figures of the studies.
+
+Their metadata are those of pictures.py: a model made what they show.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.runs import hosts
+
+WORST = 4.0  # error of samples that still resemble data
+
+
+def save_loss_curve(path: Path, metrics: list[dict], about: dict[str, str]) -> Path:
+    """Saves loss and gradient norm over the steps; `metrics` are the lines of metrics.jsonl."""
+    figure, left = _subplots(figsize=(6, 3.5))
+    steps = [line["step"] for line in metrics if "loss" in line]
+    right = left.twinx()
+    for axes, name, colour in ((left, "loss", "tab:blue"), (right, "grad_norm", "tab:orange")):
+        axes.plot(steps, [line[name] for line in metrics if name in line], color=colour)
+        axes.set_ylabel(name, color=colour)
+        axes.set_yscale("log")
+    left.set_xlabel("step")
+    return _save(figure, path, about)
+
+
+class Curves(NamedTuple):
+    """A panel of errors: (network evaluations, error) by name, and the error of exact samples."""
+
+    title: str
+    curves: dict[str, list[tuple[int, float]]]
+    floor: float
+
+
+def save_work_precision(path: Path, panels: Sequence[Curves], about: dict[str, str]) -> Path:
+    """Saves the samplers' errors over network evaluations, the least accurate sampler first."""
+    figure, all_axes = _subplots(1, len(panels), figsize=(6.5 * len(panels), 4.5))
+    for axes, (title, curves, floor) in zip(all_axes, panels, strict=True):
+        by_last_error = sorted(curves.items(), key=lambda curve: -curve[1][-1][1])
+        for k, (name, points) in enumerate(by_last_error):
+            style = {"color": f"C{k % 10}", "marker": "os^Dv*X"[k % 7], "markersize": 4}
+            axes.loglog(*zip(*points, strict=True), label=name, linewidth=1, **style)
+        axes.set_ylim(top=min(axes.get_ylim()[1], WORST))
+        axes.axhline(floor, color="0.5", linewidth=1, linestyle=":", label="exact")
+        ticks = (5, 10, 20, 50, 100, 200)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set(title=title, xlabel="network evaluations")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+    return _save(figure, path, about)
+
+
+class Ratios(NamedTuple):
+    """A panel of ratios: (noise level, ratio, half width of its band) by (name, number)."""
+
+    title: str
+    curves: dict[tuple[str, int], list[tuple[float, float, float]]]
+
+
+def save_ratios(path: Path, panels: Sequence[Ratios], columns: int, about: dict[str, str]) -> Path:
+    """Saves ratios over noise levels, from high to low, in rows of `columns` panels.
+
+    Each name has a colour and a marker. Curves with another number than 1 are dotted, with open
+    markers.
+    """
+    label = "predicted noise / training's, 95%"
+    figure, axes = _panels(len(panels), columns, label, sharex=True)
+    shown = {}
+    names = list(dict.fromkeys(name for panel in panels for name, _ in panel.curves))
+    for panel, (title, curves) in zip(axes, panels, strict=True):
+        for (name, number), points in curves.items():
+            level, ratio, width = np.transpose(points)
+            colour, marker = f"C{names.index(name)}", "os^D"[names.index(name) % 4]
+            style = {"color": colour, "marker": marker, "markersize": 7 - 1.5 * names.index(name)}
+            style |= {"fillstyle": "full" if number == 1 else "none", "linewidth": 1}
+            panel.fill_between(level, ratio - width, ratio + width, color=colour, alpha=0.15, lw=0)
+            line = "-" if number == 1 else ":"
+            label = name if number == 1 else f"{name}, evaluation {number}"
+            (shown[label],) = panel.plot(level, ratio, line, **style)
+        panel.axhline(1, color="0.5", linewidth=1, zorder=0)
+        panel.set(title=title, xscale="log", xlabel="noise level")
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper", frameon=False)
+    axes[0].invert_xaxis()
+    return _save(figure, path, about)
+
+
+def save_arms(
+    path: Path, panels: dict[str, dict[str, list[float]]], columns: int, about: dict[str, str]
+) -> Path:
+    """Saves distances by the arms of a study, in rows of `columns` panels.
+
+    Each grey line is a seed; the mean over the seeds has bars of one standard error.
+
+    Args:
+        path: of the picture.
+        panels: by their titles, the distances of all seeds by arm.
+        columns: panels in a row.
+        about: from pictures.provenance.
+    """
+    figure, all_axes = _panels(len(panels), columns, "Fréchet distance, reported sets")
+    for axes, (title, arms) in zip(all_axes, panels.items(), strict=True):
+        values, places = np.array(list(arms.values())), range(len(arms))
+        axes.plot(places, values, "o-", color="0.7", linewidth=0.8, markersize=4)
+        errors = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
+        style = {"fmt": "_", "color": "black", "markersize": 16, "capsize": 3}
+        axes.errorbar(places, values.mean(axis=1), errors, **style)
+        axes.set_xticks(places, list(arms))
+        axes.set_xlim(-0.5, len(arms) - 0.5)
+        axes.set_title(title)
+    return _save(figure, path, about)
+
+
+class Grid(NamedTuple):
+    """A panel of distances: (b, distance) by the name of w, and the point that each arm chose."""
+
+    curves: dict[str, list[tuple[float, float]]]
+    chosen: dict[str, tuple[float, float]]
+
+
+def save_grids(path: Path, panels: dict[str, Grid], columns: int, about: dict[str, str]) -> Path:
+    """Saves distances over b, the scale of the predicted noise, in rows of `columns` panels."""
+    figure, all_axes = _panels(len(panels), columns, "Fréchet distance, choosing set")
+    for axes, (title, (curves, chosen)) in zip(all_axes, panels.items(), strict=True):
+        for name, points in curves.items():
+            axes.plot(*zip(*sorted(points), strict=True), ".-", linewidth=1, label=name)
+        for marker, (arm, point) in zip("os^D", chosen.items(), strict=False):
+            style = {"fillstyle": "none", "color": "black", "linestyle": "none"}
+            axes.plot(*point, marker, markersize=9, label=arm, **style)
+        axes.set(title=title, xlabel="b")
+        axes.ticklabel_format(useOffset=False)
+    all_axes[columns - 1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return _save(figure, path, about)
+
+
+def save_detection(
+    path: Path,
+    curve: Float[np.ndarray, "points 2"],
+    errors: dict[str, Float[np.ndarray, " n"]],
+    title: str,
+    about: dict[str, str],
+) -> Path:
+    """Saves a ROC curve, and the histograms of the errors that it is made of, by set."""
+    figure, (left, right) = _subplots(1, 2, figsize=(10, 4.2))
+    left.plot(*curve.T)
+    left.plot((0, 1), (0, 1), ":", color="0.5")
+    left.set(title=title, xlabel="real images taken for samples", ylabel="samples recognised")
+    left.set_aspect("equal")
+    edges = np.histogram_bin_edges(np.concatenate(list(errors.values())), 40)
+    for name, values in errors.items():
+        right.hist(values, edges, alpha=0.5, label=name)
+    right.set(xlabel="error of the reconstruction (RMS)", ylabel="number")
+    right.legend(frameon=False)
+    return _save(figure, path, about)
+
+
+def save_points(
+    path: Path,
+    data: Float[np.ndarray, "n 2"],
+    samples: Float[np.ndarray, "m 2"],
+    density: Float[np.ndarray, "side side"],
+    half_width: float,
+    about: dict[str, str],
+) -> Path:
+    """Saves data, samples and learned density side by side, where |x|, |y| < half_width."""
+    figure, panels = _subplots(1, 3, figsize=(12, 4.2))
+    for axes, title in zip(panels, ("data", "samples", "learned density"), strict=True):
+        axes.set(title=title, xlim=(-half_width, half_width), ylim=(-half_width, half_width))
+        axes.set_aspect("equal")
+    panels[0].scatter(*data.T, s=1, alpha=0.5)
+    panels[1].scatter(*samples.T, s=1, alpha=0.5)
+    extent = (-half_width, half_width, -half_width, half_width)
+    brightest = np.percentile(density, 99.9)  # a few wild points would hide the rest
+    drawn = panels[2].imshow(density, origin="lower", extent=extent, vmax=brightest)
+    figure.colorbar(drawn, ax=panels[2], shrink=0.8)
+    return _save(figure, path, about)
+
+
+def save_point_path(
+    path: Path, frames: Float[np.ndarray, "frames n 2"], about: dict[str, str]
+) -> Path:
+    """Saves the samples on their way from noise (left) to data (right)."""
+    figure, panels = _subplots(1, len(frames), figsize=(2 * len(frames), 2.2))
+    for axes, points in zip(panels, frames, strict=True):
+        axes.scatter(*points.T, s=1, alpha=0.5)
+        axes.set_aspect("equal")
+        axes.tick_params(labelsize=6)
+    return _save(figure, path, about)
+
+
+def save_point_paths(
+    path: Path,
+    panels: dict[str, Float[np.ndarray, "frames n 2"]],
+    n_paths: int,
+    mesh: Float[np.ndarray, "m 2"],
+    field: Float[np.ndarray, "m 2"],
+    half_width: float,
+    about: dict[str, str],
+) -> Path:
+    """Saves panels by title: a field's arrows, all last points, and n_paths samples' paths."""
+    figure, axes = _subplots(1, len(panels), figsize=(6 * len(panels), 6.3), squeeze=False)
+    for panel, (title, frames) in zip(axes[0], panels.items(), strict=True):
+        panel.quiver(*mesh.T, *field.T, color="0.7", width=0.002)
+        panel.scatter(*frames[-1].T, s=6, color="black", alpha=0.35, linewidths=0)
+        for k in range(n_paths):
+            (line,) = panel.plot(*frames[:, k].T, linewidth=0.9, alpha=0.8)
+            panel.plot(*frames[0, k], "o", markersize=4, color=line.get_color(), fillstyle="none")
+            panel.plot(*frames[-1, k], "o", markersize=5, color=line.get_color())
+        panel.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width))
+        panel.set_title(title, fontsize=10)
+        panel.set_aspect("equal")
+    return _save(figure, path, about)
+
+
+class Estimate(NamedTuple):
+    """A panel of an estimated field: its arrows on a mesh, and a map of its error."""
+
+    title: str
+    arrows: Float[np.ndarray, "m 2"]
+    error: Float[np.ndarray, "side side"]
+
+
+class Lines(NamedTuple):
+    """A panel of curves: (x, y) by name, dotted curves of the same names, and the exact level."""
+
+    title: str
+    label: str
+    curves: dict[str, list[tuple[float, float]]]
+    dotted: dict[str, list[tuple[float, float]]]
+    level: float | None = None
+
+
+def save_estimates(
+    path: Path,
+    mesh: Float[np.ndarray, "m 2"],
+    estimates: Sequence[Estimate],
+    density: Float[np.ndarray, "side side"],
+    lines: Sequence[Lines],
+    half_width: float,
+    about: dict[str, str],
+) -> Path:
+    """Saves fields over maps of their errors with contours of the data's density; curves below."""
+    figure = _figure((3.1 * len(estimates), 7))
+    above, below = figure.subfigures(2, 1)
+    extent = (-half_width, half_width, -half_width, half_width)
+    axes = above.subplots(1, len(estimates))
+    for panel, (title, arrows, error) in zip(axes, estimates, strict=True):
+        style = {"origin": "lower", "extent": extent}
+        panel.imshow(error, cmap="YlOrRd", vmin=0, vmax=1, **style)
+        levels = np.max(density) * np.array([0.02, 0.2, 0.6])
+        panel.contour(density, levels, colors="tab:blue", linewidths=0.7, **style)
+        panel.quiver(*mesh.T, *arrows.T, width=0.004)
+        panel.set_title(title, fontsize=10)
+        panel.set(xticks=[], yticks=[])
+    above.colorbar(axes[0].images[0], ax=axes, shrink=0.7, label="sigma |score - exact|")
+    for panel, (title, label, curves, dotted, level) in zip(
+        below.subplots(1, len(lines)), lines, strict=True
+    ):
+        ticks = [x for x, _ in next(iter(curves.values()))]
+        few = len(ticks) < 10
+        if few:
+            panel.set_xscale("log")
+            panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            panel.minorticks_off()
+        for k, (name, points) in enumerate(curves.items()):
+            style = {"color": f"C{k}", "marker": "os^D"[k] if few else ""}
+            panel.plot(*zip(*points, strict=True), **style, label=name)
+            panel.plot(*np.transpose(dotted.get(name, np.zeros((0, 2)))), ":", color=f"C{k}")
+        if level is not None:
+            panel.axhline(level, color="0.5", linewidth=1, zorder=0)
+        panel.set(yscale="log", xlabel=label)
+        panel.set_title(title, fontsize=10)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, frameon=False)
+    return _save(figure, path, about)
+
+
+def _panels(n: int, columns: int, label: str, **options: Any) -> tuple[Any, list[Any]]:
+    """A figure of n panels in rows of `columns`; the first of each row has the label."""
+    rows = -(-n // columns)
+    options |= {"figsize": (4 * columns + 1, 3 * rows)}
+    figure, axes = _subplots(rows, columns, squeeze=False, **options)
+    for row in axes:
+        row[0].set_ylabel(label)
+    for panel in axes.flat:
+        panel.grid(alpha=0.3)
+    return figure, list(axes.flat)
+
+
+def _subplots(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: Any
+) -> tuple[Any, Any]:
+    """A figure of figsize, in inches, and its panels, as matplotlib's subplots returns them."""
+    figure = _figure(figsize)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    from matplotlib.figure import Figure  # takes 0.3 s: no command waits for it in vain
+
+    return Figure(size, layout="constrained")
+
+
+def _save(figure, path: Path, about: dict[str, str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if hosts.is_first():
+        figure.savefig(path, dpi=110, metadata=about)
+    return path

@@ -1,0 +1,106 @@
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from exact_models import pipeline
+
+from configs import digits, points
+from experiments.build import conditions
+
+
+def made(**changes):
+    config = digits.get_config("vp_score_sde")
+    config.update_from_flattened_dict({n.replace("__", "."): v for n, v in changes.items()})
+    return conditions.conditions(config)
+
+
+def test_a_model_has_the_conditions_of_its_config():
+    assert made().members == ()
+    labels, confidence, text = made(
+        model__class_conditional=True,
+        model__label_confidence=True,
+        model__text="bytes",
+        sampling__label=3,
+        sampling__confidence=0.5,
+        sampling__prompt="a fox\n\nan owl",
+    ).members
+    assert (labels.n_classes, labels.labels, labels.negative_label) == (10, (3,), -1)
+    assert confidence.confidence == 0.5
+    assert text.reader.prompt == ("a fox", "an owl")
+    several = made(model__class_conditional=True, sampling__labels=(4, 2)).members[0]
+    assert several.labels == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling__label": 3}, "sampling.label needs a model with classes"),
+        (
+            {"guidance__classifier_free__negative_label": 3},
+            "classifier_free.negative_label needs a model with classes",
+        ),
+        ({"sampling__confidence": 1.0}, "sampling.confidence needs a model with label_confidence"),
+        ({"data__confidence": "x"}, "data.confidence needs config.model.label_confidence=True"),
+        ({"model__label_confidence": True}, "needs config.model.class_conditional=True"),
+        ({"sampling__prompt": "fox"}, "prompt is 'fox', but the model knows no text"),
+        (
+            {"guidance__classifier_free__negative_prompt": "fox"},
+            "negative_prompt is 'fox', but the model knows no text",
+        ),
+        (
+            {"model__text": "embeddings", "sampling__prompt": "fox"},
+            "the model knows embeddings, of config.sampling.embeddings",
+        ),
+        ({"sampling__embeddings": "x.npz"}, "trained with config.model.text='embeddings'"),
+        ({"model__label_dropout": 0.1}, "label_dropout needs config.model.class_conditional=True"),
+    ],
+    ids=str,
+)
+def test_conditions_that_a_model_does_not_have_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        made(**changes)
+
+
+def test_a_class_may_be_one_to_guide_to():
+    """Of a classifier's run, by a model without classes."""
+    assert made(sampling__label=3, guidance__classifier__run="anywhere").members == ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Brightness:
+    """A toy condition: the wanted mean of a sample."""
+
+    value: float
+    droppable: ClassVar[bool] = True
+
+    def from_data(self, dataset, split):
+        return {"brightness": getattr(dataset, split).mean(axis=1)}
+
+    def for_samples(self, indices):
+        return {"brightness": np.full(indices.shape, self.value, np.float32)}
+
+    def null(self, n):
+        return {"brightness": np.zeros(n, np.float32)}
+
+    def negative(self, n):
+        return {}
+
+
+def test_a_new_condition_is_a_class_a_maker_and_a_line(monkeypatch):
+    """It reaches the network through the door, and classifier-free guidance knows it."""
+    monkeypatch.setitem(
+        conditions.CONDITIONS, "brightness", lambda config: Brightness(config.sampling.brightness)
+    )
+    config = points.get_config()
+    config.sampling.brightness, config.model.label_dropout = 1.5, 0.1
+    config.sampling.update(method="heun", n_steps=8)
+
+    def score(x, t, brightness):
+        sde = model.sde
+        mean = (sde.alpha(t) * brightness)[:, None]
+        return -(x - mean) / (sde.alpha(t) ** 2 * 0.01 + sde.sigma(t) ** 2)[:, None]
+
+    model = pipeline(config, score)
+    np.testing.assert_allclose(model.sample(4).mean(axis=1), 1.5, atol=0.3)
+    np.testing.assert_allclose(model.sample(4, guidance=2.0).mean(axis=1), 3.0, atol=0.3)

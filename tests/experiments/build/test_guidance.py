@@ -1,0 +1,146 @@
+import dataclasses
+import json
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import saved_runs
+from exact_models import pipeline
+
+import experiments
+from configs import points
+from experiments.build import guidance, pipelines, related
+from experiments.commands import generate, train
+from experiments.commands.request import Request
+from experiments.pipeline import guidance as guides
+from experiments.runs import parts
+from experiments.tasks.discriminator import RECORD
+
+
+def model_config(**changes):
+    config = points.get_config("moons")
+    config.model.nf, config.model.num_res_blocks = 8, 1
+    config.sampling.method, config.sampling.n_steps = "euler", 4
+    config.update_from_flattened_dict({n.replace("__", "."): v for n, v in changes.items()})
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of a score model, a classifier and a discriminator of its samples; the weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    params = saved_runs.save(model_config(), folder / "model")
+    theirs = model_config(model__name="discriminator", model__encoder="mlp")
+    saved_runs.save(theirs, folder / "discriminator")
+    about = {"model": parts.digest(params), "step": 1, "log_odds": 0.5}
+    (folder / "discriminator" / RECORD).write_text(json.dumps(about))
+    return folder, params
+
+
+def load(runs, params=None, **changes):
+    config = model_config(**changes)
+    return guidance.guides(config, pipelines.components.sde(config), params or runs[1])
+
+
+def test_a_discriminator_gives_the_log_ratio_of_data_and_samples(runs):
+    """The difference of its logits, less the log odds of training."""
+    folder = runs[0] / "discriminator"
+    (guide,) = load(runs, guidance__discriminator__run=str(folder))
+    x, t = jnp.ones((3, 2)), jnp.array([0.2, 0.5, 0.9])
+    theirs = pipelines.configs.load(folder)
+    model = pipelines.components.noise_model(theirs, pipelines.components.sde(theirs), (2,))
+    logits = model.outputs(guide.params)(x, t)
+    log_ratio = guide.log_ratio(guide.params, x, t)
+    np.testing.assert_allclose(log_ratio, logits[:, 1] - logits[:, 0] - 0.5, rtol=1e-5)
+    assert (guide.weight, guide.weight_2nd_order, guide.boost) == (1.0, 0.0, False)
+
+
+def test_folders_of_something_else_are_refused(runs, tmp_path):
+    folder, params = runs
+    with pytest.raises(ValueError, match="holds the model 'mlp': that is no discriminator; give"):
+        load(runs, guidance__discriminator__run=str(folder / "model"))
+    discriminator = str(folder / "discriminator")
+    with pytest.raises(ValueError, match="holds the model 'discriminator': that is no classifier"):
+        load(runs, guidance__classifier__run=discriminator)
+    other = jax.tree.map(lambda leaf: leaf + 1, params)
+    with pytest.raises(ValueError, match=r"be guided is .*, another or at another step"):
+        load(runs, other, guidance__discriminator__run=discriminator)
+    saved_runs.save(model_config(model__name="discriminator", model__encoder="mlp"), tmp_path)
+    with pytest.raises(ValueError, match="knows samples of the model none"):
+        load(runs, guidance__discriminator__run=str(tmp_path))
+    with pytest.raises(ValueError, match="the range of data of the discriminator"):
+        load(runs, guidance__discriminator__run=discriminator, data__centered=False)
+    with pytest.raises(ValueError, match="the SDE of the discriminator"):
+        load(runs, guidance__discriminator__run=discriminator, training__sde="vesde")
+
+
+def test_guides_are_in_the_order_of_their_table(runs):
+    options = {
+        "guidance__time_shift__window": 0.1,
+        "guidance__epsilon_scaling__scale": 1.1,
+        "guidance__discriminator__run": str(runs[0] / "discriminator"),
+    }
+    order = [type(guide).__name__ for guide in load(runs, **options)]
+    assert order == ["TimeShift", "EpsilonScaling", "Discriminator"]
+    options["guidance__epsilon_scaling__guided"] = True
+    order = [type(guide).__name__ for guide in load(runs, **options)]
+    assert order == ["TimeShift", "Discriminator", "EpsilonScaling"]
+
+
+def test_the_schedule_needs_something_to_guide():
+    config = model_config(guidance__schedule__name="cosine")
+    with pytest.raises(ValueError, match="name is 'cosine', but there is nothing to guide"):
+        pipelines.untrained(config)
+
+
+@pytest.mark.slow
+def test_a_discriminator_of_samples_makes_them_more_like_the_data(tmp_path):
+    """generate, train and load: of a model that never moves a sample, of too wide a start."""
+    config = model_config(sampling__n_samples=10_000, sampling__batch_size=10_000)
+    config.sampling.n_steps, config.sampling.sigma_max = 8, 2.0
+    config.noise_density.name = "log_uniform"
+    objective = related.skeleton(config)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    saved_runs.save(config, tmp_path, jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), shapes))
+    generate.run(Request(config, tmp_path))
+    theirs = model_config(model__name="discriminator", model__encoder="mlp")
+    theirs.noise_density.name = "log_uniform"
+    theirs.data.generated = str(tmp_path / "generated.npz")
+    theirs.training.update(n_iters=300, batch_size=512, at_end=())
+    theirs.optim.lr = 1e-2
+    train.run(Request(theirs, tmp_path / "discriminator"))
+    plain = experiments.load(tmp_path)
+    folder = str(tmp_path / "discriminator")
+    guided = experiments.load(tmp_path, overrides={"guidance.discriminator.run": folder})
+    assert plain.sample(1000).std() == pytest.approx(2, rel=0.1)
+    assert guided.sample(1000).std() < 1.6  # that of the data is 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Push:
+    """A toy guide: a constant force."""
+
+    strength: float
+    params: Any = ()
+    needs_noise_level: ClassVar[bool] = False
+
+    def apply(self, scores, params, sde, indices):
+        return jax.tree.map(lambda fn: lambda x, t: fn(x, t) + self.strength, scores)
+
+
+def test_a_new_guide_is_a_class_and_a_line(monkeypatch):
+    """Its section is found by its name, and its force is in the score that is sampled."""
+    monkeypatch.setitem(guides.GUIDES, "push", Push)
+    config = model_config()
+    assert pipelines.untrained(config).guides == ()
+    with config.unlocked():
+        config.guidance.push = {"strength": 2.0}
+    model = pipeline(config)
+    assert model.guides == (Push(2.0),)
+    one_step = model.replace(sampler=dataclasses.replace(model.sampler, n_steps=1))
+    pushed, plain = one_step.sample(4), one_step.replace(guides=()).sample(4)
+    change = pushed - plain
+    np.testing.assert_allclose(change, change[0, 0], rtol=1e-3)
+    assert change[0, 0] > 0.1

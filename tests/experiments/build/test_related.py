@@ -1,0 +1,68 @@
+import jax
+import numpy as np
+import pytest
+import saved_runs
+
+from configs import digits, points
+from experiments.build import components, related
+
+
+def points_config():
+    config = points.get_config("moons")
+    config.model.nf, config.model.num_res_blocks = 8, 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, saved_runs.save(points_config(), folder, steps=(2, 5))
+
+
+def test_the_weights_are_of_the_last_step_or_of_one_that_is_named(run):
+    folder, params = run
+    for step, expected in ((None, 5), (2, 2)):
+        found, at = related.weights(points_config(), folder, step)
+        assert at == expected
+        jax.tree.map(np.testing.assert_array_equal, found, params)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 3: it has \[2, 5\]"):
+        related.weights(points_config(), folder, 3)
+
+
+def test_a_config_is_that_of_the_run_on_our_devices(run):
+    ours = points.get_config("swiss_roll")
+    ours.mesh.fsdp = 2
+    theirs = related.config(ours, run[0], "config.sampling.low_res", "score")
+    assert (theirs.data.dataset, theirs.mesh.fsdp) == ("moons", 2)
+    with pytest.raises(ValueError, match=r"config.x, .* the model 'mlp': that is no classifier"):
+        related.config(ours, run[0], "config.x", "classifier")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.sde": "subvpsde"}, "the SDE of the classifier in there is SubVP"),
+        ({"data.image_size": 4}, r"the shape of data of the classifier in there is \(4, 4, 1\)"),
+        ({"data.centered": False}, r"range of data .* is \(0.0, 1.0\), here \(-1.0, 1.0\)"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_models_of_other_noise_or_data_are_refused(changes, message):
+    ours, theirs = digits.get_config(), digits.get_config()
+    theirs.update_from_flattened_dict(changes)
+    if message is None:
+        related.check_noise(ours, theirs, "there", "classifier")  # pyright: ignore
+        return
+    with pytest.raises(ValueError, match=message):
+        related.check_noise(ours, theirs, "there", "classifier")  # pyright: ignore
+
+
+@pytest.mark.parametrize("variant", ["vp", "vdm", "vlb", "classifier"])
+def test_a_skeleton_has_the_shapes_of_the_task(variant):
+    """Without other runs, and with the learned schedule."""
+    config = digits.get_config(variant)
+    config.model.update(nf=4, ch_mult=(1,), attn_resolutions=())
+    params = jax.eval_shape(related.skeleton(config).init, jax.random.key(0))
+    assert ("schedule" in params) == (variant == "vdm")
+    assert related.shape(config) == components.data_shape(config) == (8, 8, 1)

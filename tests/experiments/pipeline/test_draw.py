@@ -1,0 +1,54 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import Gaussian
+from exact_models import not_a_number, pipeline
+
+import samplers
+from configs import points
+from experiments.pipeline import draw
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pipeline(points.get_config("moons")).replace(sampler=samplers.create("heun", n_steps=30))
+
+
+def test_samples_have_the_model_moments_and_do_not_depend_on_batches(model):
+    x, nfe = draw.draw_all(model, 4096)
+    assert nfe == 59
+    assert x.mean() == pytest.approx(Gaussian().mean, abs=4 * 0.7 / np.sqrt(x.size))
+    assert x.std() == pytest.approx(Gaussian().std, rel=0.05)
+    again, _ = draw.draw_all(model.replace(batch_size=1000), 2100)
+    np.testing.assert_allclose(x[:2100], again, atol=1e-5)
+
+
+def test_samples_go_on_from_the_first_index(model):
+    later, _ = draw.draw_all(model, 10, first_index=90)
+    np.testing.assert_allclose(later, draw.draw_all(model, 100)[0][90:], atol=1e-5)
+
+
+def test_samples_are_positions_where_states_have_velocities():
+    """By the score of CLD's prior, which positions then keep: N(0, 1)."""
+    config = points.get_config("moons")
+    config.training.sde, config.model.parametrization = "cld", "epsilon"
+    config.sampling.method, config.sampling.n_steps = "symmetric_splitting", 20
+    config.sampling.noise_removal = False
+
+    def score(x, t):
+        return jnp.concatenate([jnp.zeros_like(x[:, :2]), -x[:, 2:] / 0.25], axis=1)  # the mass
+
+    model = pipeline(config, score)
+    x, nfe = draw.draw_all(model, 4096)
+    assert nfe == 20
+    np.testing.assert_allclose(np.cov(x.T), np.eye(2), atol=0.1)
+    path = draw.draw_paths(model, 4096, 10)
+    assert path.shape == (11, 4096, 2)
+    np.testing.assert_allclose(path.std(axis=(1, 2)), 1, atol=0.06)
+
+
+def test_samples_that_are_not_finite_are_an_error():
+    model = pipeline(points.get_config("moons"), not_a_number)
+    model = model.replace(sampler=samplers.create("euler", n_steps=3))
+    with pytest.raises(FloatingPointError, match="samples are not finite"):
+        draw.draw_all(model, 4)

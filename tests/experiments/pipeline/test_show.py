@@ -1,0 +1,77 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exact_models import pipeline
+from PIL import Image
+
+import samplers
+from configs import digits, points
+from experiments.pipeline import show
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A model of images that predicts no noise."""
+    config = digits.get_config("ve")
+    config.sampling.n_steps = 12
+    folder = tmp_path_factory.mktemp("images")
+    return pipeline(config, lambda x, t: jnp.zeros_like(x), step=7, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory):
+    config = points.get_config("moons")
+    sampler = samplers.create("ddim", n_steps=30)
+    return pipeline(config, step=3, folder=tmp_path_factory.mktemp("moons"), sampler=sampler)
+
+
+def settings_of(path):
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+def test_pictures_of_images(images):
+    path, way = show.save_samples(images, 5), show.save_paths(images)
+    digest = images.identity()[:6]
+    assert path.name == f"samples_7_PredictorCorrector12_seed42_{digest}.png"
+    assert way.name == f"path_7_PredictorCorrector12_seed42_{digest}.png"
+    grid, frames = (Image.open(each) for each in (path, way))
+    assert grid.size == (6 * (3 * 9 - 1), 6 * (2 * 9 - 1))  # 5 images in 3 columns, enlarged by 6
+    assert frames.size == (6 * (11 * 9 - 1), 6 * (show.N_PATHS * 9 - 1))
+    assert '"seed": 42' in grid.info["Parameters"]
+    assert "VE(" in grid.info["Parameters"]
+    assert "Generated" in grid.info["Description"]
+    found = settings_of(path)
+    assert (found["step"], found["seed"], found["n_samples"]) == (7, 42, 5)
+    assert found["digest"] == images.identity()
+
+
+def test_pictures_of_points(moons, monkeypatch):
+    monkeypatch.setattr(show, "DENSITY_SIDE", 24)
+    for path in (show.save_samples(moons, 100), show.save_paths(moons)):
+        with Image.open(path) as image:
+            assert image.size[0] > 400
+            assert '"sampler": "DDIM(' in image.info["Parameters"]
+
+
+def test_every_setting_that_decides_on_samples_is_in_the_name(images):
+    first = show.stem(images, "samples")
+    for changed in (
+        images.replace(seed=1),
+        images.replace(step=8),
+        images.replace(sampler=samplers.create("heun", n_steps=12)),
+        images.replace(params={"w": np.ones(1)}),
+    ):
+        assert show.stem(changed, "samples") != first
+    assert show.stem(images.replace(batch_size=3), "samples") == first
+
+
+def test_files_of_single_images_and_of_arrays(images):
+    folder, path = show.save_files(images, 3, single=True, arrays=True)
+    assert [file.name for file in sorted(folder.iterdir())] == [f"{k:06d}.png" for k in range(3)]
+    with np.load(path) as arrays, Image.open(folder / "000002.png") as image:
+        assert arrays["samples"].shape == (3, 8, 8, 1)
+        np.testing.assert_array_equal(arrays["images"], images.to_images(arrays["samples"]))
+        np.testing.assert_array_equal(np.asarray(image), arrays["images"][2, ..., 0])
+    assert settings_of(path)["n_samples"] == 3

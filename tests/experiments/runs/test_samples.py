@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+from experiments.runs.samples import read_about, read_samples, write_samples
+
+
+def test_samples_come_back_with_their_settings(tmp_path):
+    path, about = tmp_path / "new" / "generated.npz", {"model": "a1", "shape": [2, 2]}
+    write_samples(path, about, samples=np.arange(4), images=np.ones(4))
+    assert read_about(path) == about
+    found, samples = read_samples(path)
+    assert found == about
+    np.testing.assert_array_equal(samples, np.arange(4))
+
+
+def test_other_files_are_refused(tmp_path):
+    text, other = tmp_path / "a.npz", tmp_path / "b.npz"
+    text.write_text("text")
+    np.savez(other, samples=np.arange(4))
+    for path in (tmp_path / "none.npz", text, other):
+        with pytest.raises(ValueError, match=r"is no file of samples: make one .* --mode=generate"):
+            read_about(path)
