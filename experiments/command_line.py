@@ -166,7 +166,9 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
         if new := migrate.new_name(given[1]):
             raise ValueError(f"{name} is now config.{new}")
         if own := [field for field in fields if field.startswith(f"{given[1]}.")]:
-            raise ValueError(f"{name} is a section: give one of its fields, such as config.{own[0]}")
+            raise ValueError(
+                f"{name} is a section: give one of its fields, such as config.{own[0]}"
+            )
         near = difflib.get_close_matches(given[1], fields, 1)
         hint = f"did you mean config.{near[0]}? " if near else ""
         raise ValueError(f"{name} does not exist: {hint}--help lists all fields")

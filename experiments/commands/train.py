@@ -134,7 +134,9 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
         settings += [config.guidance.to_dict(), config.seed]
         key = f"{step} {name} {parts.digest(settings)}"
         lines = done.get(key)
-        kept = lines is not None and all(Path(line).exists() for line in lines if line.endswith(".png"))
+        kept = lines is not None and all(
+            Path(line).exists() for line in lines if line.endswith(".png")
+        )
         if not hosts.agree(kept):
             result = task.reports[name](state.ema_params, step, dataset, folder)
             lines = result.lines

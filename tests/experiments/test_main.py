@@ -145,7 +145,9 @@ def test_an_impossible_config_leaves_nothing_behind(tmp_path, arguments, message
 
 def test_a_classifier_has_no_samples(tmp_path):
     flags = f"--config={ROOT}/configs/digits.py:classifier", f"--workdir={tmp_path / 'new'}"
-    with pytest.raises(ValueError, match="a classifier, which has no samples: give the folder of a"):
+    with pytest.raises(
+        ValueError, match="a classifier, which has no samples: give the folder of a"
+    ):
         command(*flags, "--mode=sample")
 
 
@@ -163,7 +165,9 @@ def test_a_folder_without_a_readable_checkpoint_is_refused(points_run):
 def test_one_training_at_a_time_in_a_folder(points_run):
     with (
         folders.locked(points_run.folder),
-        pytest.raises(ValueError, match="another command is training in .*: wait for it, or choose"),
+        pytest.raises(
+            ValueError, match="another command is training in .*: wait for it, or choose"
+        ),
     ):
         command(f"--workdir={points_run.folder}", "--config.training.n_iters=30")
 
@@ -273,7 +277,8 @@ SLOW = {"benchmark_solvers", "ablate", "exposure_bias"}
 )
 def test_every_other_command_takes_the_folder_of_a_run_alone(points_run, printed, mode):
     options = [
-        option if option.startswith("--") else f"--config.{mode}.{option}" for option in OTHERS[mode]
+        option if option.startswith("--") else f"--config.{mode}.{option}"
+        for option in OTHERS[mode]
     ]
     lines = printed(f"--workdir={points_run.folder}", f"--mode={mode}", *options)
     assert lines
