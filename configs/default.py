@@ -13,6 +13,7 @@ from ml_collections import config_dict
 
 Config = Any  # an ml_collections.ConfigDict: a type checker cannot know its fields
 Section = ml_collections.ConfigDict
+default = config_dict.placeholder  # None: the component's default
 Part = dict[str, Any]
 """Values of fields by their full names, such as {"model.nf": 128}."""
 
@@ -21,13 +22,20 @@ def get_config() -> Config:
     """The defaults; a config file changes what differs."""
     config: Config = Section()
     config.seed = 42
+    for add in SECTIONS:
+        add(config)
+    return config
 
-    default = config_dict.placeholder  # None: the component's default
 
-    mesh = config.mesh = Section()  # the devices of all hosts, as a grid
+def _mesh(config: Config) -> None:
+    """The grid of all hosts' devices."""
+    mesh = config.mesh = Section()
     mesh.data = -1  # rows of devices, each with a copy of the state; -1: what fsdp leaves
     mesh.fsdp = 1  # devices in a row, which share the state
 
+
+def _training(config: Config) -> None:
+    """Training: the SDE, sizes, periods and limits."""
     training = config.training = Section()
     training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
     # "log_linear", "cld"; their numbers are in config.model, as in score_sde
@@ -50,6 +58,9 @@ def get_config() -> Config:
     training.importance_sampling = False  # of t, with likelihood_weighting
     training.reduce_mean = False  # mean over dimensions in place of half the sum
 
+
+def _objective(config: Config) -> None:
+    """The training objective."""
     objective = config.objective = Section()
     objective.name = "denoising"  # or "explicit", "sliced", "sliced_vr", "hybrid", "vlb", "vdm"
     objective.stratified = False  # one t in each of batch_size strata
@@ -59,16 +70,25 @@ def get_config() -> Config:
     objective.vlb_weight = default(float)  # of the bound, in "hybrid"
     objective.loss_history = default(int)  # losses kept of each level, by which t is drawn
 
-    density = config.noise_density = Section()  # of noise levels in training
+
+def _noise_density(config: Config) -> None:
+    """The density of noise levels in training."""
+    density = config.noise_density = Section()
     density.name = "uniform"  # in t; or a name in sde_lib/noise_density.py
     density.mean = default(float)  # of log(sigma / alpha)
     density.std = default(float)
     density.std_above = default(float)  # above the mean, in "split_log_normal"
 
-    weighting = config.weighting = Section()  # of the loss over noise levels
+
+def _weighting(config: Config) -> None:
+    """The weighting of the loss over noise levels."""
+    weighting = config.weighting = Section()
     weighting.name = "variance"  # or a name in sde_lib/weighting.py
     weighting.bias = default(float)  # of "sigmoid"
 
+
+def _sampling(config: Config) -> None:
+    """Sampling: the samples, their conditions, the sampler and its options."""
     sampling = config.sampling = Section()
     sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
     sampling.n_samples = 64
@@ -106,6 +126,9 @@ def get_config() -> Config:
     sampling.s_tmax = default(float)
     sampling.s_noise = default(float)  # standard deviation of the churn's noise
 
+
+def _guidance(config: Config) -> None:
+    """Guidance of samples, a section for each kind."""
     guidance = config.guidance = Section()
     free = guidance.classifier_free = Section()
     free.weight = default(float)  # 1: the conditional score alone, 0: the unconditional one
@@ -136,6 +159,9 @@ def get_config() -> Config:
     schedule.least = default(float)  # "clamp_linear": the least weight
     schedule.power = default(float)  # "power_cosine"
 
+
+def _eval(config: Config) -> None:
+    """Evaluation: likelihoods, bounds and sample quality."""
     evaluation = config.eval = Section()
     evaluation.batch_size = 256
     evaluation.rtol = 1e-5  # of likelihoods
@@ -153,6 +179,9 @@ def get_config() -> Config:
     evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
     evaluation.metrics = ()  # further names in experiments/evaluation/metrics.py
 
+
+def _edit(config: Config) -> None:
+    """Mode edit: the task and its options."""
     edit = config.edit = Section()
     edit.task = "inpaint"  # or "colorize", "variations", "reconstruct", "interpolate"
     edit.n_images = 8  # the first of the test set
@@ -161,15 +190,24 @@ def get_config() -> Config:
     edit.strength = default(float)  # of "variations": 0 changes nothing, 1 everything
     edit.n_iterations = default(int)  # of conjugate gradients, in "inpaint" and "colorize"
 
+
+def _detect(config: Config) -> None:
+    """Mode detect."""
     detect = config.detect = Section()
     detect.n_images = 256  # real ones, and as many samples
     detect.n_steps = 20  # of Euler's method, there and back
 
+
+def _exposure_bias(config: Config) -> None:
+    """Mode exposure_bias."""
     exposure = config.exposure_bias = Section()
     exposure.solvers = ("euler", "heun")
     exposure.nfe = (13, 21, 35)  # network evaluations a sample
     exposure.n_samples = 1000
 
+
+def _ablate(config: Config) -> None:
+    """Mode ablate."""
     ablate = config.ablate = Section()
     ablate.solvers = ("euler", "heun")
     ablate.nfe = (13, 21, 35)
@@ -178,6 +216,9 @@ def get_config() -> Config:
     ablate.n_samples = 2000
     ablate.n_seeds = 3  # sample sets that are reported, beside the one for choosing
 
+
+def _data(config: Config) -> None:
+    """The data set."""
     data = config.data = Section()
     data.dataset = ""  # a name in experiments/data/sources
     data.path = ""  # of cifar10, folder, npz and huggingface: a file, a folder or a name
@@ -196,6 +237,9 @@ def get_config() -> Config:
     data.augment = 0.0  # probability of each of EDM's augmentations; needs model.augment_dim = 9
     data.uniform_dequantization = True
 
+
+def _model(config: Config) -> None:
+    """The network, its conditions and the numbers of the SDE."""
     model = config.model = Section()
     model.name = "ncsnpp"
     model.sigma_min = 0.01  # of the SDE "vesde"
@@ -233,7 +277,10 @@ def get_config() -> Config:
     model.dtype = "float32"  # of activations: "bfloat16" is faster on accelerators
     model.remat = False  # recompute activations: less memory (but not on CPU), more time
 
-    autoencoder = config.autoencoder = Section()  # of model.name = "autoencoder"
+
+def _autoencoder(config: Config) -> None:
+    """An autoencoder's loss, of model.name = "autoencoder"."""
+    autoencoder = config.autoencoder = Section()
     autoencoder.latent_channels = 4
     autoencoder.regularization = "kl"  # or "vq"
     kl = autoencoder.kl = Section()
@@ -248,6 +295,9 @@ def get_config() -> Config:
     adversarial.weight = default(float)  # of the patch discriminator
     adversarial.start = default(int)  # its first step
 
+
+def _optim(config: Config) -> None:
+    """The optimizer."""
     optim = config.optim = Section()
     optim.optimizer = "Adam"
     optim.lr = 2e-4
@@ -258,7 +308,26 @@ def get_config() -> Config:
     optim.warmup = 5000
     optim.grad_clip = 1.0
     optim.nan_to_num = False  # replace NaN in gradients by 0, infinity by 1e5 (EDM)
-    return config
+
+
+SECTIONS = (
+    _mesh,
+    _training,
+    _objective,
+    _noise_density,
+    _weighting,
+    _sampling,
+    _guidance,
+    _eval,
+    _edit,
+    _detect,
+    _exposure_bias,
+    _ablate,
+    _data,
+    _model,
+    _autoencoder,
+    _optim,
+)
 
 
 def experiment(base: Part, variants: dict[str, tuple[Part, ...]], variant: str) -> Config:

@@ -143,7 +143,7 @@ def help_text(modes: Mapping[str, str]) -> str:
 def config_help() -> str:
     """Every field of configs/default.py, with its default and its comment."""
     sections_of, lines = {"config": "config"}, []
-    for line in inspect.getsource(default.get_config).splitlines():
+    for line in inspect.getsource(default).splitlines():
         made = re.match(r"\s+(\w+) = (\w+)\.(\w+) = Section\(\)", line)
         if made:
             sections_of[made[1]] = f"{sections_of[made[2]]}.{made[3]}"
