@@ -61,7 +61,10 @@ def test_flags_for_several_processes():
         ([DIGITS, "more"], "unexpected arguments: more"),
         ([DIGITS, "--mode=trian"], "--mode 'trian' is unknown: did you mean 'train'"),
         ([DIGITS, "--label=cat"], "flag --label=cat: invalid literal for int"),
-        (["--config=configs/digit.py"], "there is no config 'configs/digit.py': choose one of .*/d"),
+        (
+            ["--config=configs/digit.py"],
+            "there is no config 'configs/digit.py': choose one of .*/d",
+        ),
         (["--config=a.py", "--config.seed=7"], "there is no config 'a.py'"),
         ([f"--config={__file__}"], "has no function get_config"),
         ([DIGITS + ":vee"], "did you mean 've'"),

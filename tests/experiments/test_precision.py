@@ -4,54 +4,53 @@ import jax
 import numpy as np
 import pytest
 
-import models
 import sde_lib
 from configs import digits
-from experiments import build
-from experiments.commands import train
-from experiments.data import data
-from experiments.evaluation import likelihood
-from experiments.runs import sharding
-from experiments.training import state
+from experiments.build import components, data, pipelines, tasks
+from experiments.data import batches
+from experiments.training.state import abstract_state, init_state
+from experiments.training.step import make_batches, make_train_step
 
 N_STEPS = 40
-QUICK = {"xla_backend_optimization_level": 0}  # to compile
 
 
 def make_config(dtype):
-    config = digits.get_config()
+    config = digits.get_config("vp_score_sde")
     config.model.update(nf=8, ch_mult=(1,), num_res_blocks=0, attn_resolutions=(8,), dtype=dtype)
-    config.training.batch_size, config.optim.warmup = 32, 10
+    config.training.batch_size, config.training.n_iters = 32, N_STEPS
+    config.optim.warmup = 10
     config.sampling.method, config.sampling.n_steps = "heun", 10
     return config
 
 
 @pytest.fixture(scope="module")
 def runs():
-    """Of each type: the network, its losses, and the averaged weights."""
-    config = make_config("float32")
-    start = state.init_state(config, models.create(config))
-    return {dtype: trained(make_config(dtype), start) for dtype in ("float32", "bfloat16")}
+    """The losses of each type, and its model with the averaged weights of float32."""
+    trained = {dtype: train(make_config(dtype)) for dtype in ("float32", "bfloat16")}
+    params = trained["float32"][1]
+    return {
+        dtype: (losses, pipelines.untrained(make_config(dtype)).replace(params=params))
+        for dtype, (losses, _) in trained.items()
+    }
 
 
-def trained(config, made):
-    model, dataset = models.create(config), data.load(config)
-    mesh = sharding.make_mesh(config)
-    step = train.make_train_step(config, model, dataset.levels, mesh)
-    step = jax.jit(step, compiler_options=QUICK)
-    shape = (1, config.training.batch_size)
-    batches = data.batches((dataset.train,), config.seed, shape, 0, sharding.of_batch(mesh, axis=1))
-    losses = []
-    for _ in range(N_STEPS):
-        made, metrics = step(made, *next(batches))
+def train(config):
+    """The losses, and the averaged weights; the initial weights are the same for all types."""
+    task, training, mesh = tasks.task(config), components.training(config), components.mesh(config)
+    state = init_state(task, config.seed, abstract_state(task, config.seed, mesh))
+    values = data.dataset(config).train, {}
+    losses, step = [], jax.jit(make_train_step(task, training, mesh))
+    for resident, indices in make_batches(values, training, mesh, 0):
+        batch, conditions = batches.fetch(resident, indices)
+        state, metrics = step(state, batch, conditions)
         losses.append(float(metrics["loss"]))
-    return model, np.array(losses), made.ema_params
+    return np.array(losses), state.ema_params
 
 
 @pytest.mark.slow
 def test_training_curves_agree(runs):
     """Measured: to 4e-4, while the loss falls by 40%."""
-    (_, exact, _), (_, losses, _) = runs.values()
+    (exact, _), (losses, _) = runs.values()
     assert exact[-10:].mean() < 0.7 * exact[0]
     np.testing.assert_allclose(losses, exact, rtol=2e-3)
     assert (losses != exact).any()
@@ -60,33 +59,18 @@ def test_training_curves_agree(runs):
 @pytest.mark.slow
 def test_samples_of_the_same_noise_agree_to_1_percent(runs):
     """Measured: to 0.2%."""
-    config = make_config("float32")
-    sde, sampler = build.make_sde(config), build.make_sampler(config)
-    params = runs["float32"][2]
-
-    def samples(model):
-        def draw(params):
-            score_fn = models.score_fn(config, sde, model, params)
-            return sampler(jax.random.key(0), sde, score_fn, (8, 8, 8, 1)).x
-
-        return jax.jit(draw, compiler_options=QUICK)(params)
-
-    exact, half = (samples(runs[dtype][0]) for dtype in ("float32", "bfloat16"))
+    exact, half = (model.sample(8) for _, model in runs.values())
     assert 0 < np.std(half - exact) < 0.01 * np.std(exact)
 
 
 @pytest.mark.slow
 def test_likelihoods_are_those_of_float32_bit_for_bit(runs, monkeypatch):
-    """In place of the solver, which would take long to compile: a single call of the score."""
+    """A single call of the score stands for the solver, which would take long to compile."""
 
     def log_likelihood(key, sde, score_fn, x, *_):
         values = score_fn(x, np.full(len(x), 0.5, "f4")).sum((1, 2, 3))
         return sde_lib.LogLikelihood(values, latent=x, nfe=1)
 
     monkeypatch.setattr(sde_lib, "log_likelihood", log_likelihood)
-    bits = []
-    for dtype, (model, _, _) in runs.items():
-        config = make_config(dtype)
-        dataset, params = data.load(config), runs["float32"][2]
-        bits.append(likelihood.bits_per_dim(config, model, params, dataset))
-    assert bits[0] == bits[1]
+    bits = [model.bits_per_dim(model.dataset().test) for _, model in runs.values()]
+    np.testing.assert_array_equal(bits[0].each, bits[1].each)

@@ -5,36 +5,34 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from experiments.runs.workdir import load_config, read_metrics
-from experiments.training.checkpoint import Checkpoints
 
-import models
-from experiments.training.state import init_state
+from experiments.build import components, configs, related
+from experiments.runs import files
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.state import abstract_state
 
 ROOT = Path(__file__).parents[2]
-EVERY = 60  # steps from checkpoint to checkpoint
+EVERY = 60  # steps between checkpoints
 COMMAND = (
     *(sys.executable, "-m", "experiments.main", "--config=configs/points.py:moons"),
     "--config.model.nf=32",
     "--config.training.log_freq=7",
     "--config.training.eval_freq=25",
     f"--config.training.snapshot_freq_for_preemption={EVERY}",
-    "--config.sampling.n_steps=40",
-    "--config.sampling.n_samples=64",
+    "--config.training.at_end=()",
     "--config.eval.batch_size=500",
-    "--config.eval.rtol=1e-1",
-    "--config.eval.atol=1e-1",
 )
 
 
-def start(workdir, n_iters):
+def start(folder, n_iters):
     return subprocess.Popen(
-        [*COMMAND, f"--config.training.n_iters={n_iters}", f"--workdir={workdir}"],
+        [*COMMAND, f"--config.training.n_iters={n_iters}", f"--workdir={folder}"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
@@ -43,50 +41,54 @@ def start(workdir, n_iters):
     )
 
 
-def finish(workdir, n_iters):
-    process = start(workdir, n_iters)
+def finish(folder, n_iters):
+    process = start(folder, n_iters)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
 
 
-def last_step(workdir):
-    return max([0, *(line["step"] for line in read_metrics(workdir))])
+def metrics(folder):
+    return files.read_lines(folder / "metrics.jsonl")
+
+
+def last_step(folder):
+    return max([0, *(line["step"] for line in metrics(folder))])
 
 
 def inode(path):
-    """Another one once a run that goes on has replaced the file."""
+    """The file's number, which changes when a run that continues has replaced the file."""
     return path.stat().st_ino if path.exists() else None
 
 
-def saved(workdir):
-    """The steps of the checkpoints, and the names of whatever else there is."""
-    names = {path.name for path in (workdir / "checkpoints").glob("*")}
+def saved(folder):
+    """The steps of the checkpoints, and the names of other files beside them."""
+    names = {path.name for path in (folder / "checkpoints").glob("*")}
     steps = {name for name in names if name.isdigit()}
     return sorted(map(int, steps)), names - steps
 
 
-def states(workdir):
-    """All that were saved, by step."""
-    config = load_config(workdir)
-    like = jax.eval_shape(lambda: init_state(config, models.create(config)))
-    checkpoints = Checkpoints(workdir, read_only=True)
-    return {step: checkpoints.restore(like, step) for step in checkpoints.steps()}
+def states(folder):
+    """All states that were saved, by step."""
+    config = configs.load(folder)
+    like = abstract_state(related.skeleton(config), config.seed, components.mesh(config))
+    with closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        return {step: checkpoints.restore(like, step) for step in checkpoints.steps()}
 
 
 @pytest.mark.slow
 def test_a_run_killed_20_times_is_the_uninterrupted_one(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     moments = random.Random(0)
-    metrics = killed / "metrics.jsonl"
+    log = killed / "metrics.jsonl"
     newest = kills_in_writes = took = 0
     for number in range(20):
-        newest_before, old = newest, inode(metrics)
+        newest_before, old = newest, inode(log)
         began = time.monotonic()
         process = start(killed, 10**6)
         if starting := number % 5 == 4:
             time.sleep(moments.uniform(0, 4))
         else:
-            while inode(metrics) == old or last_step(killed) <= newest:
+            while inode(log) == old or last_step(killed) <= newest:
                 assert process.poll() is None, process.communicate()[1]
                 time.sleep(0.01)
             took = time.monotonic() - began
@@ -109,6 +111,6 @@ def test_a_run_killed_20_times_is_the_uninterrupted_one(tmp_path):
     finish(whole, n_iters)
     assert saved(killed) == saved(whole) == ([newest + EVERY, newest + 2 * EVERY, n_iters], set())
     jax.tree.map(np.testing.assert_array_equal, states(killed), states(whole))
-    assert read_metrics(killed) == read_metrics(whole)
+    assert metrics(killed) == metrics(whole)
     assert last_step(whole) == n_iters
     assert not list(killed.glob("*.part"))

@@ -76,7 +76,9 @@ def test_edm_weights_are_a_run_that_has_been_trained(tmp_path):
         ("checkpoint.pth", "does not fit this config: missing"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_read_leaves_nothing_behind(tmp_path, monkeypatch, name, message):
+def test_a_checkpoint_that_cannot_be_read_leaves_nothing_behind(
+    tmp_path, monkeypatch, name, message
+):
     empty = {"model": {}, "ema": {"shadow_params": []}, "step": 1}
     monkeypatch.setattr(torch_import, "load_pth", lambda path: empty)
     with pytest.raises(ValueError, match=message):

@@ -100,7 +100,9 @@ def test_a_discriminator_has_a_plan(tmp_path, capsys):
     config = config_of(tmp_path, pretrained=str(tmp_path))
     run(config, tmp_path)
     task = related.skeleton(config)
-    n_params = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
+    n_params = sum(
+        leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
+    )
     assert figures(capsys.readouterr().out)["parameters"] == n_params > 100
 
 

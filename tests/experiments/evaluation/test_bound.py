@@ -47,7 +47,7 @@ def test_the_bound_of_a_run_is_near_its_likelihood_and_is_not_computed_twice(
     exact = -np.asarray(Gaussian().log_prob(dataset.test)) / (2 * np.log(2))
     assert abs(figure.value - exact.mean()) < 4 * figure.error < 0.3
     assert sum(figure.about.values()) == pytest.approx(figure.value, abs=1e-3)
-    terms = np.loadtxt(model.folder / "bound_5.csv", delimiter=",", skiprows=1)
+    terms = np.loadtxt(model.folder / "bound_5_seed42.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(terms[:, 0], model.chain())
     rest = figure.about["diffusion"] + figure.about["reconstruction"]
     assert terms[:, 1].sum() == pytest.approx(rest, abs=1e-3)
