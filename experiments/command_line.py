@@ -152,7 +152,7 @@ def config_help() -> str:
         if field and field[1] in sections_of:
             value = "None" if field[3].startswith("default(") else field[3]
             name = f"--{sections_of[field[1]]}.{field[2]}={value}"
-            lines.append(f"  {name:<48}{field[4] or ''}".rstrip())
+            lines.append(f"  {name:<46}  {field[4] or ''}".rstrip())
     return "\n".join(lines)
 
 
