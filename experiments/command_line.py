@@ -148,6 +148,8 @@ def config_help() -> str:
         if made:
             sections_of[made[1]] = f"{sections_of[made[2]]}.{made[3]}"
             continue
+        if lines and (comment := re.match(r"\s+# (.*)", line)):  # continues that of a field
+            lines[-1] += f" {comment[1]}"
         field = re.match(r"\s+(\w+)\.(\w+) = (.*?)(?:  # (.*))?$", line)
         if field and field[1] in sections_of:
             value = "None" if field[3].startswith("default(") else field[3]

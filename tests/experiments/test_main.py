@@ -88,7 +88,7 @@ def wait_for_step(folder, step, process):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param("kill", marks=pytest.mark.slow)])
 def test_a_run_that_is_ended_continues_to_the_end(tmp_path, number):
-    """A signal saves and exits with 0; what kills the process costs the steps since the last save."""
+    """A signal saves and exits with 0; a kill costs the steps since the last checkpoint."""
     process = start(*QUICK, "--config.training.n_iters=1000000", f"--workdir={tmp_path}")
     wait_for_step(tmp_path, 100, process)
     process.send_signal(signal.SIGKILL if number == "kill" else number)
@@ -166,7 +166,7 @@ def test_one_training_at_a_time_in_a_folder(points_run):
     with (
         folders.locked(points_run.folder),
         pytest.raises(
-            ValueError, match="another command is training in .*: wait for it, or choose"
+            ValueError, match=r"another command is training in .*: wait for it, or choose"
         ),
     ):
         command(f"--workdir={points_run.folder}", "--config.training.n_iters=30")
