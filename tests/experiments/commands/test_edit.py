@@ -13,7 +13,8 @@ from experiments.commands import edit
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
 
-IMAGES = np.random.RandomState(0).randint(0, 17, (5, 8, 8, 1)).astype(np.uint8)
+GREY = np.random.RandomState(0).randint(0, 17, (5, 8, 8, 1))
+IMAGES = np.where(GREY == 8, 9, GREY).astype(np.uint8)  # 8 is halfway between 127 and 128 of 255
 
 
 class ExactRequest(Request):

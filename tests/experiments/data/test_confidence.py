@@ -8,7 +8,7 @@ import pytest
 import saved_runs
 
 from configs import digits
-from experiments.build import components, configs, data, pipelines, tasks
+from experiments.build import components, configs, data, pipelines, related, tasks
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data import confidence
@@ -72,18 +72,17 @@ def config(folder="", variant="vp"):
 def test_a_config_with_the_run_of_a_classifier_has_its_confidences(tmp_path):
     """At the classifier's least noise. A run continues with the weights that it began with."""
     theirs, ours = classifier(), config(tmp_path / "theirs")
-    params = saved_runs.save(theirs, tmp_path / "theirs")
+    params, model = saved_runs.save(theirs, tmp_path / "theirs"), related.skeleton(theirs).model
     made = data.with_confidence(ours, DIGITS)
     x = DIGITS.test / np.float32(16)  # in the classifier's model space
     least = jnp.full(len(x), components.sde(theirs).train_t_min)
-    rows = jax.jit(tasks.task(theirs).model.outputs(params))(x, least)
+    rows = jax.jit(model.outputs(params))(x, least)
     expected = nn.softmax(rows)[np.arange(len(x)), DIGITS.test_labels]
     np.testing.assert_allclose(made.test_confidence, expected, rtol=1e-4)
 
     for _ in range(2):
         tasks.task(ours).prepare(made, tmp_path / "ours")
-    later = jax.tree.map(lambda leaf: 2 * leaf, params)
-    saved_runs.save(theirs, tmp_path / "theirs", later, steps=(2,))
+    saved_runs.save(theirs, tmp_path / "theirs", steps=(2,))
     with pytest.raises(ValueError, match="with the confidences of another model than that now"):
         tasks.task(ours).prepare(made, tmp_path / "ours")
 

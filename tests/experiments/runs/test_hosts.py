@@ -31,13 +31,13 @@ def lines(folder):
     return files.read_lines(folder / "metrics.jsonl")
 
 
-def pair(*arguments, folders=(ROOT, ROOT), different=("", "")):
+def pair(*arguments, command=MOONS, folders=(ROOT, ROOT), different=("", "")):
     """Two processes of two devices each."""
     address = free_address()
     return [
         start(
             2,
-            *MOONS,
+            *command,
             *arguments,
             f"--coordinator={address}",
             "--num_processes=2",
@@ -124,10 +124,10 @@ def test_an_error_of_one_process_ends_the_other_too(tmp_path):
     images = np.arange(64 * 64, dtype=np.uint8).reshape(64, 8, 8, 1)
     np.savez(apart[0] / "data.npz", train=images, test=images)
     processes = pair(
-        f"--config={ROOT / 'configs/digits.py'}",
         f"--workdir={tmp_path / 'run'}",
         "--config.data.dataset=npz",
         "--config.data.path=data.npz",
+        command=("-m", "experiments.main", f"--config={ROOT / 'configs/digits.py'}"),
         folders=apart,
     )
     codes, errors = ends(processes)
