@@ -12,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from discriminators import config_of, model_config, save_run, save_samples
 from PIL import Image
 
 from experiments import main
 from experiments.build import configs
 from experiments.commands import train
+from experiments.commands.request import Request
 from experiments.evaluation import metrics as evaluation
 from experiments.evaluation import reference
 from experiments.pipeline import draw, show
 from experiments.runs import files
 from experiments.runs import folder as folders
+from experiments.runs.parts import digest
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
@@ -95,7 +98,8 @@ def test_a_run_that_is_ended_continues_to_the_end(tmp_path, number):
     _, errors = process.communicate(timeout=60)
     assert "step 100 of 1000000: loss " in errors
     assert "time left" in errors
-    saved = max(int(path.name) for path in (tmp_path / "checkpoints").glob("*[0-9]"))
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    saved = max(int(name) for name in names if name.isdigit())
     assert saved >= 50
     if number != "kill":
         assert process.returncode == 0, errors
@@ -244,6 +248,20 @@ def test_a_run_of_the_version_before_is_sampled_and_scored(points_run, printed):
     assert config == points_run.config
     assert all(Path(line).is_file() for line in printed(workdir, "--mode=sample"))
     assert printed(workdir, "--mode=likelihood")[1].startswith("test bits/dim ")
+
+
+def test_a_run_that_was_moved_with_the_run_that_it_refers_to_continues(tmp_path, monkeypatch):
+    """A discriminator needs the weights of a model, and a set of its samples."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model = Path("runs/model")
+    save_samples(model, model=digest(save_run(model_config(), model)))
+    config = config_of(model, pretrained=str(model))
+    config.training.update(n_iters=1, eval_freq=5)
+    train.run(Request(config, Path("runs/discriminator")))
+    (tmp_path / "here" / "runs").rename(tmp_path / "there")
+    command(f"--workdir={tmp_path / 'there' / 'discriminator'}", "--config.training.n_iters=2")
+    assert (tmp_path / "there" / "discriminator" / "checkpoints" / "2").is_dir()
 
 
 def test_a_finished_run_prints_its_reports_again(points_run, printed, monkeypatch):
