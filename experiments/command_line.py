@@ -37,8 +37,8 @@ FLAGS = {  # name: (function that defines it, default, description)
     "topology": (flags.DEFINE_string, None, "Mode plan: a TPU slice, such as v5e:2x4."),
     "checkpoint": (flags.DEFINE_string, None, "Mode import: .pth of score_sde, .npz of EDM."),
     "coordinator": (flags.DEFINE_string, None, "HOST:PORT of process 0 of several."),
-    "num_processes": (flags.DEFINE_integer, None, "How many, with --coordinator."),
-    "process_id": (flags.DEFINE_integer, None, "Which one this is, from 0 on."),
+    "num_processes": (flags.DEFINE_integer, None, "Number of processes, with --coordinator."),
+    "process_id": (flags.DEFINE_integer, None, "Index of this process, from 0."),
     "patience": (flags.DEFINE_integer, 300, "Seconds to wait for the other processes."),
 }
 
@@ -148,6 +148,8 @@ def config_help() -> str:
         if made:
             sections_of[made[1]] = f"{sections_of[made[2]]}.{made[3]}"
             continue
+        if lines and (comment := re.match(r"\s+# (.*)", line)):  # continues that of a field
+            lines[-1] += f" {comment[1]}"
         field = re.match(r"\s+(\w+)\.(\w+) = (.*?)(?:  # (.*))?$", line)
         if field and field[1] in sections_of:
             value = "None" if field[3].startswith("default(") else field[3]

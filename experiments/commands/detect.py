@@ -11,29 +11,31 @@ from sde_lib.checks import check_at_least
 
 
 def run(request: Request) -> None:
-    """Prints the area under the ROC curve; saves its picture, and every error in detect_STEP.csv.
+    """Prints the area under the ROC curve; saves the curve, and a table of each image's error.
 
-    The real images are config.detect.n_images of the test set, at even distances. As many samples
-    are drawn as config.sampling says.
+    The real images are config.detect.n_images of the test set, at even distances. The same number
+    of samples is drawn, as config.sampling says.
 
     Raises:
-        ValueError: an impossible number of images or steps, or a model that this is not for.
+        ValueError: an impossible number of images or steps, or a model that cannot be used.
         FloatingPointError: a sample or its reconstruction is not finite.
     """
     options, model = request.config.detect, request.model()
     check_at_least(2, **{f"config.detect.{name}": options[name] for name in options})
     if not model.sde.is_scalar:
         raise ValueError(
-            f"mode detect does not know the SDE {type(model.sde).__name__}, whose states are more "
-            "than data: take a model of another SDE"
+            f"--mode=detect does not support the SDE {type(model.sde).__name__}, whose states are "
+            "more than data: give a model with another SDE"
         )
     if model.decoder or model.super_resolution:
-        raise ValueError("--mode=detect is of images: it takes no latents and no cascades")
+        raise ValueError(
+            "--mode=detect works on images: it supports neither latent models nor cascades"
+        )
     dataset, n = model.dataset(), options.n_images
     if n > len(dataset.test):
         raise ValueError(
-            f"config.detect.n_images is {n}: the test set has {len(dataset.test)} images, take at "
-            "most that many"
+            f"config.detect.n_images is {n}: it must be at most {len(dataset.test)}, the number of "
+            "test images"
         )
     folder, step = request.folder / "evaluation" / str(model.step), model.step
     kept = parts.Parts(folder, "detect", [model.seed, model.identity()])

@@ -59,8 +59,8 @@ def chosen(config: Any) -> list[str]:
         check_at_least(2, **{"config.eval.bound_steps": options.bound_steps})
         if config.data.autoencoder:
             raise ValueError(
-                "config.eval.enable_bound is of images, and the data are latents of "
-                "config.data.autoencoder: set it to False"
+                "config.eval.enable_bound needs a model of images, and with "
+                "config.data.autoencoder the data are latents: set it to False"
             )
     if "sampling" in names:
         check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})

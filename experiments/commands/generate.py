@@ -18,19 +18,21 @@ FIRST = 1 << 30  # the first sample's number: no other mode draws so many, so th
 def run(request: Request) -> None:
     """Draws config.sampling.n_samples samples of the model itself.
 
-    generated.npz in the run's folder has them in "samples": grey levels, uint8, or points. Its
-    "about" has the settings that decide on them. Latents are in "samples" as a discriminator of
-    latents takes them, and decoded in "images". An existing set is not drawn again, nor are its
-    batches.
+    generated.npz in the run's folder holds them as "samples" (grey levels, uint8, or points), and
+    the settings that made them as "about". Latents are "samples" too, and "images" when decoded. A
+    set of the same settings is not drawn again; one that was cut off continues.
 
     Raises:
-        ValueError: no checkpoint, or guides: a discriminator corrects what the model does alone.
+        ValueError: no checkpoint, or guidance: a discriminator learns from the model's own samples.
         FloatingPointError: a sample is not finite.
     """
     config, model, n = request.config, request.model(), request.config.sampling.n_samples
     if model.guides:
         name = type(model.guides[0]).__name__
-        raise ValueError(f"config.guidance: {name} guides samples: leave it out of mode generate")
+        raise ValueError(
+            f"config.guidance sets {name}, but --mode=generate draws samples without guidance: "
+            "leave it out"
+        )
     about = data.sample_identity(config) | {
         "model": parts.digest(model.params),
         "step": model.step,

@@ -22,9 +22,9 @@ def run(request: Request) -> None:
     """Saves the weights in --checkpoint, their averages and their step, with a fresh optimizer.
 
     The other modes work in that folder, and training continues from there. The file is a .pth file
-    of the PyTorch score_sde, or an .npz file of an EDM network's averages (torch_import.load_npz
-    tells how to make one). The latter come without a step and without the weights that they are
-    averages of: they stand for both, at the last step of the config's training.
+    of the PyTorch score_sde, or an .npz file of an EDM network's averaged weights
+    (torch_import.load_npz describes how to make one). An .npz file holds neither a step nor the
+    weights before averaging: the averages are taken for both, at the last step of training.
 
     Raises:
         ValueError: the folder has checkpoints or another config, or the file does not fit.
@@ -54,7 +54,7 @@ def _read(config: Config, path: Path) -> tuple[int, Any, Any]:
     if path.suffix == ".pkl":
         raise ValueError(
             f"{path} is a pickle, which would run its own code: make an .npz file of its arrays as "
-            "models.torch_import.load_npz tells"
+            "models.torch_import.load_npz describes"
         )
     checkpoint = torch_import.load_pth(path)
     averages = torch_import.ema_state_dict(checkpoint)

@@ -124,7 +124,7 @@ def _slice(topology: str) -> Sequence[Any]:
         return topologies.get_topology_desc(topology, "tpu", **one_device_a_chip).devices
     except RuntimeError as error:
         raise ValueError(
-            f"--topology={topology!r}: {error}; it takes `pip install 'jax[tpu]'`, and a name such "
+            f"--topology={topology!r}: {error}; it needs `pip install 'jax[tpu]'` and a name such "
             "as 'v5e:2x4' or 'v4:2x2x1'"
         ) from error
 

@@ -5,10 +5,10 @@ from experiments.pipeline import draw, show
 
 
 def run(request: Request) -> None:
-    """Draws config.sampling.n_samples samples; shows them, and the path of a few from noise to data.
+    """Draws samples; saves their picture, and that of a few samples' paths from noise to data.
 
-    config.sampling.single saves each image as a PNG file, config.sampling.arrays all in one .npz
-    file.
+    There are config.sampling.n_samples. config.sampling.single saves each image as a PNG file,
+    config.sampling.arrays all in one .npz file.
 
     Raises:
         ValueError: no trained model, or options that it cannot have.

@@ -133,18 +133,19 @@ def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder:
         settings = [getattr(config, section).to_dict() for section in ("eval", "sampling")]
         settings += [config.guidance.to_dict(), config.seed]
         key = f"{step} {name} {parts.digest(settings)}"
-        lines = done.get(key)
-        kept = lines is not None and all(
-            Path(line).exists() for line in lines if line.endswith(".png")
-        )
+        kept = key in done and _pictures_exist(done[key])
         if not hosts.agree(kept):
             result = task.reports[name](state.ema_params, step, dataset, folder)
-            lines = result.lines
             card.update(folder, step, result.figures)
-            done[key] = lines
+            done[key] = result.lines
             files.write_text(path, json.dumps(done, indent=2) + "\n")
-        for line in lines:
+        for line in done[key]:
             print(line)
     metrics = files.read_lines(folder / "metrics.jsonl")
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
     print(charts.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
+
+
+def _pictures_exist(lines: list[str]) -> bool:
+    """True if the pictures among the lines of a report are still there."""
+    return all(Path(line).exists() for line in lines if line.endswith(".png"))

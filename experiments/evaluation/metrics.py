@@ -108,8 +108,8 @@ def variational_bound(subject: Subject) -> Figures:
     pipeline = subject.pipeline
     if pipeline.decoder:
         raise ValueError(
-            "config.eval.enable_bound is of images, and the data are latents of "
-            "config.data.autoencoder: set it to False"
+            "config.eval.enable_bound needs a model of images, and with config.data.autoencoder "
+            "the data are latents: set it to False"
         )
     if pipeline.grey_levels:
         part = subject.parts("bound", pipeline.bound_steps)

@@ -114,12 +114,13 @@ def run(request: Request) -> None:
     n_sets = len(solvers) * sum(len(tried) + options.n_seeds for tried in arms.values())
     runs = list(progress.track(study(arms, solvers, seeds, measure), "ablation", "set", n_sets))
     print("\n".join([*report.table(runs), *report.open_ends(runs), *report.verdicts(runs)]))
-    print(files.write_table(folder / "ablation.csv", Run._fields, runs))
+    stem = f"{model.step}_seed{model.seed}"
+    print(files.write_table(folder / f"ablation_{stem}.csv", Run._fields, runs))
     about = pictures.provenance(config=config.to_dict(), seed=model.seed, step=model.step)
     columns, panels = len(options.nfe), report.arm_panels(runs)
-    print(charts.save_arms(folder / "ablation.png", panels, columns, about))
+    print(charts.save_arms(folder / f"ablation_{stem}.png", panels, columns, about))
     grids = report.grid_panels(runs)
-    print(charts.save_grids(folder / "ablation_grid.png", grids, columns, about))
+    print(charts.save_grids(folder / f"ablation_grid_{stem}.png", grids, columns, about))
 
 
 def study(

@@ -171,9 +171,10 @@ def run(request: Request) -> None:
         for point in arm.points
     ]
     header = ["solver", "nfe", "arm", "b", "b_error", *Point._fields]
-    print(files.write_table(folder / "exposure_bias.csv", header, rows))
+    stem = f"exposure_bias_{subject.model.step}_seed{config.seed}"
+    print(files.write_table(folder / f"{stem}.csv", header, rows))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
-    path = folder / "exposure_bias.png"
+    path = folder / f"{stem}.png"
     print(charts.save_ratios(path, [*map(panel, panels)], len(options.nfe), about))
 
 

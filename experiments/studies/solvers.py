@@ -102,8 +102,9 @@ def run(request: Request) -> None:
     panels = curves(reference, results)
     print("\n".join([*table(reference, results), *best(panels)]))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
-    print(files.write_table(folder / "solvers.csv", Result._fields, results))
-    print(charts.save_work_precision(folder / "solvers.png", panels, about))
+    stem = f"solvers_{subject.model.step}_seed{config.seed}"
+    print(files.write_table(folder / f"{stem}.csv", Result._fields, results))
+    print(charts.save_work_precision(folder / f"{stem}.png", panels, about))
 
 
 def make_reference(subject: Subject, n: int) -> Reference:

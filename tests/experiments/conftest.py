@@ -37,7 +37,7 @@ def points_config():
 
 
 def digits_config():
-    """A U-Net of one level without attention on digits and their classes: 4 steps without pictures."""
+    """A U-Net of one level on digits and their classes: 4 steps without pictures."""
     config = digits.get_config()
     config.model.update(nf=8, ch_mult=(1,), attn_resolutions=(), num_res_blocks=0)
     config.model.update(class_conditional=True, label_dropout=0.1)

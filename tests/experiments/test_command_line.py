@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,12 +97,16 @@ def test_help_lists_modes_flags_and_every_field(capsys):
     listed = re.findall(r"(?m)^  --config\.([\w.]+)=", command_line.config_help())
     assert sorted(listed) == sorted(flatten(default.get_config().to_dict()))
     assert "--config.sampling.snr=0.16" in text
+    (about,) = re.findall(r"(?m)^  --config\.training\.sde='vpsde' +(.*)", text.replace('"', "'"))
+    assert about.startswith("or 'vesde'")
+    assert "'cld'" in about
 
 
 def test_another_component_drops_the_options_of_the_one_before():
     config = parsed(DIGITS + ":vlb", "--config.sampling.method=probability_flow").config
     assert config.sampling.variance is None
-    assert components.sampler(config).rtol == 1e-5
+    sampler: Any = components.sampler(config)
+    assert sampler.rtol == 1e-5
     given = f"{DIGITS}:vlb", "--config.sampling.method=heun", "--config.sampling.snr=0.1"
     message = r"config.sampling.snr is 0.1, but .*'heun' has no such option.*'predictor_corrector'"
     with pytest.raises(ValueError, match=message):
@@ -214,7 +219,8 @@ def test_options_of_the_version_before_are_under_their_new_names(old):
     assert (found["noise_density.name"], found["weighting.name"]) == ("log_normal", "edm")
     vdm, vlb, autoencoder = map(old, ("vdm", "vlb", "vq_autoencoder"))
     assert (vdm.objective.name, vdm.model.gamma_min, vlb.objective.name) == ("vdm", -8.0, "hybrid")
-    assert components.sde(vdm).gamma_max == 6.0
+    sde: Any = components.sde(vdm)
+    assert sde.gamma_max == 6.0
     assert autoencoder.autoencoder.vq.codebook_size == 64
     assert autoencoder.autoencoder.adversarial.weight == 0.1
 

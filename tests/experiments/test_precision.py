@@ -1,6 +1,7 @@
 """Training, samples and likelihoods with config.model.dtype = "bfloat16"."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,7 +70,7 @@ def test_likelihoods_are_those_of_float32_bit_for_bit(runs, monkeypatch):
 
     def log_likelihood(key, sde, score_fn, x, *_):
         values = score_fn(x, np.full(len(x), 0.5, "f4")).sum((1, 2, 3))
-        return sde_lib.LogLikelihood(values, latent=x, nfe=1)
+        return sde_lib.LogLikelihood(values, latent=x, nfe=jnp.array(1))
 
     monkeypatch.setattr(sde_lib, "log_likelihood", log_likelihood)
     bits = [model.bits_per_dim(model.dataset().test) for _, model in runs.values()]

@@ -61,7 +61,7 @@ def test_its_samples_are_found_among_images_that_the_model_does_not_know(tmp_pat
     [
         ("n_images", 1, "config.detect.n_images is 1: it must be at least 2"),
         ("n_steps", 1, "config.detect.n_steps is 1: it must be at least 2"),
-        ("n_images", 298, "config.detect.n_images is 298: the test set has 297 images"),
+        ("n_images", 298, "config.detect.n_images is 298: it must be at most 297"),
     ],
 )
 def test_impossible_numbers_are_refused(tmp_path, name, value, message):
@@ -77,7 +77,9 @@ class Langevin(ExactRequest):
 
 
 def test_states_that_are_more_than_data_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="does not know the SDE CLD, whose states are more than"):
+    with pytest.raises(
+        ValueError, match="does not support the SDE CLD, whose states are more than"
+    ):
         detect.run(Langevin(config(), tmp_path))
 
 

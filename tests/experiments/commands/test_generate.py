@@ -66,7 +66,9 @@ def test_a_cut_off_set_continues_and_a_whole_one_stays(run, monkeypatch):
 
 def test_a_guided_model_is_refused(run):
     run.config.guidance.epsilon_scaling.scale = 1.01
-    with pytest.raises(ValueError, match="config.guidance: EpsilonScaling guides samples"):
+    with pytest.raises(
+        ValueError, match=r"config\.guidance sets EpsilonScaling, but .* without guidance"
+    ):
         generate.run(run.request())
 
 

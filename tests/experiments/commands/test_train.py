@@ -20,7 +20,7 @@ from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data import batches
 from experiments.data.dataset import Dataset
-from experiments.runs import files, pictures
+from experiments.runs import charts, files
 from experiments.training.checkpoints import Checkpoints
 
 
@@ -31,7 +31,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tasks.TASKS, "toy", lambda config, mesh: Toy(dropout=0.1))
         patch.setattr(data, "images", lambda config: Dataset(x, x[:64], None))
-        patch.setattr(pictures, "save_loss_curve", lambda path, *_: path)
+        patch.setattr(charts, "save_loss_curve", lambda path, *_: path)
         yield
 
 

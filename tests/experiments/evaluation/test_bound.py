@@ -76,7 +76,7 @@ def test_impossible_chains_are_refused_by_their_field(model):
 
 def test_there_is_no_bound_of_latents(model, dataset):
     latent = model.replace(decoder=object())
-    with pytest.raises(ValueError, match="enable_bound is of images, and the data are latents"):
+    with pytest.raises(ValueError, match="enable_bound needs a model of images, and with"):
         metrics.variational_bound(subject(latent, dataset))
 
 

@@ -99,7 +99,7 @@ class Study(NamedTuple):
 def study(config, folder):
     with contextlib.redirect_stdout(io.StringIO()) as text:
         ablation.run(Request(config, folder))
-    with (folder / "ablation.csv").open() as file:
+    with next(folder.glob("ablation_*_seed*.csv")).open() as file:
         return Study(text.getvalue(), list(csv.DictReader(file)))
 
 

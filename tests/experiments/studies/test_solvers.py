@@ -57,7 +57,7 @@ def study(tmp_path_factory):
         patch.setattr(solvers, "BUDGETS", (16, 32))
         patch.setattr(samplers, "SAMPLERS", chosen)
         solvers.run(Request(make_config(), folder))
-    with (folder / "solvers.csv").open() as file:
+    with (folder / "solvers_0_seed42.csv").open() as file:
         rows = {(row["sampler"], int(row["nfe"])): row for row in csv.DictReader(file)}
     return rows, folder
 
@@ -107,7 +107,7 @@ def test_covariance_error_of_a_sampler_with_noise_is_the_closed_form(study):
 
 
 def test_the_plot_says_what_was_sampled(study):
-    with Image.open(study[1] / "solvers.png") as image:
+    with Image.open(study[1] / "solvers_0_seed42.png") as image:
         assert "by their exact score, under VP" in image.info["Parameters"]
 
 
