@@ -37,7 +37,8 @@ def _mesh(config: Config) -> None:
 def _training(config: Config) -> None:
     """Training: the SDE, sizes, periods and limits."""
     training = config.training = Section()
-    training.sde = "vpsde"  # a name in SDES, experiments/build/components.py; its numbers: model
+    training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
+    # "log_linear", "cld"; their numbers are in config.model, as in score_sde
     training.continuous = True  # False: at config.model.num_scales noise levels
     training.n_iters = 1_300_001
     training.batch_size = 128  # samples a step, over all devices
@@ -48,7 +49,8 @@ def _training(config: Config) -> None:
     training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to resume from
     training.eval_freq = 5_000  # steps between evaluations on held-out data
     training.quality_freq = 0  # steps between evaluations of sample quality; 0: none
-    training.at_end = ("likelihood", "accuracy", "reconstruction", "pictures")  # or "quality"
+    training.at_end = ("likelihood", "accuracy", "reconstruction", "pictures")  # reports after the
+    # last step: each task makes those that it has; also "quality"
     training.sinks = ("jsonl", "tensorboard")  # of metrics; also "wandb"
     training.max_skipped = 10  # steps in a row without a finite loss and gradient, then it stops
     training.stall_seconds = 300.0  # a longer step is warned of
