@@ -29,4 +29,4 @@ def run(request: Request) -> None:
         what = "of latents " if model.decoder else ""
         error = np.abs(columns["decoded"] - columns["original"]).max()
         print(f"largest error {what}{error:.2e}")
-    print(show.save_edit(model, columns, options.task))
+    print(show.save_edit(model, columns, options))

@@ -18,8 +18,9 @@ import sde_lib
 from experiments.data.scaling import Scaling
 from experiments.pipeline import draw
 from experiments.pipeline.cascade import larger
+from experiments.pipeline.edit import Edit
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import charts, devices, files, hosts, pictures, progress
+from experiments.runs import charts, devices, files, hosts, parts, pictures, progress
 
 N_FRAMES = 10
 N_PATHS = 8
@@ -120,10 +121,10 @@ def save_paths(pipeline: Pipeline) -> Path:
     return pictures.save_grid(path, images, frames.shape[1], about)
 
 
-def save_edit(pipeline: Pipeline, columns: dict[str, np.ndarray], task: str) -> Path:
-    """The picture of an edit's columns (pipeline/edit.py), with their titles."""
-    path = _path(pipeline, f"edit_{task}", ".png")
-    about = _write_settings(pipeline, path, task=task)
+def save_edit(pipeline: Pipeline, columns: dict[str, np.ndarray], edit: Edit) -> Path:
+    """The picture of an edit's columns, with their titles; its name has a digest of the edit."""
+    path = _path(pipeline, f"edit_{edit.task}", f"_{parts.digest(edit)[:6]}.png")
+    about = _write_settings(pipeline, path, edit=str(edit))
     images = pipeline.to_images(np.stack(list(columns.values()), axis=1))
     images = images.reshape(-1, *images.shape[2:])
     return pictures.save_grid(path, images, len(columns), about, list(columns))

@@ -131,8 +131,9 @@ def test_samples_and_edits_are_shown_decoded(run):
     np.testing.assert_allclose(grid[:4, :4], image, atol=1)
     np.testing.assert_allclose(grid[:4, 5:9], image, atol=1)
 
-    columns = edit.edit(model, dataset.test[:1], edit.Edit("inpaint", n_results=1))
-    path = show.save_edit(model, columns, "inpaint")
+    options = edit.Edit("inpaint", n_results=1)
+    columns = edit.edit(model, dataset.test[:1], options)
+    path = show.save_edit(model, columns, options)
     columns = np.asarray(Image.open(path), float)[14::12, ::12]  # under the titles
     np.testing.assert_allclose(columns[:4, :4], image, atol=1)
     np.testing.assert_allclose(columns[:4, 5:7], image[:, :2], atol=1)  # the known left half
