@@ -156,7 +156,9 @@ def _autoencoder_values(config: Config) -> dict[str, Any]:
     """The fields of Autoencoder that config.autoencoder holds."""
     options = config.autoencoder
     check_name("config.autoencoder.regularization", options.regularization, ("kl", "vq"))
-    codebook_size = options.vq.codebook_size or Autoencoder.codebook_size
+    codebook_size = options.vq.codebook_size
+    if codebook_size is None:
+        codebook_size = Autoencoder.codebook_size
     check_at_least(
         1,
         **{

@@ -8,12 +8,14 @@ import weights
 
 import models
 from configs import digits
+from experiments.build import components
 
 
 def config(**options):
     result = digits.get_config()
     result.model.update(name="autoencoder", nf=4, ch_mult=(1,), num_res_blocks=0)
-    result.autoencoder.update(latent_channels=3, codebook_size=5, **options)
+    result.autoencoder.update(latent_channels=3, **options)
+    result.autoencoder.vq.codebook_size = 5
     return result
 
 
@@ -45,7 +47,8 @@ def test_quantisation_takes_the_nearest_code_with_straight_through_gradients():
 
 
 def test_uncentred_data_are_rescaled_at_input_and_output():
-    ours = config(adversarial_weight=1.0)
+    ours = config()
+    ours.autoencoder.adversarial.weight = 1.0
     model, x, variables = initialised(ours)
     other = model.clone(centered=False)
 
@@ -75,7 +78,7 @@ def test_latents_have_the_shape_of_latent_shape(regularization, size):
         return mean, model.apply(variables, mean, method="decode")
 
     mean, y = jax.eval_shape(latents, jax.random.key(0))
-    assert mean.shape == (2, *models.latent_shape(ours)) == (2, size // 4, size // 4, 3)
+    assert mean.shape == (2, *components.latent_shape(ours)) == (2, size // 4, size // 4, 3)
     assert y.shape == x.shape
 
 
@@ -83,7 +86,7 @@ def test_impossible_autoencoders_are_refused():
     with pytest.raises(ValueError, match=r"config\.autoencoder\.regularization"):
         models.create(config(regularization="gan"))
     ours = config()
-    ours.autoencoder.codebook_size = 0
+    ours.autoencoder.vq.codebook_size = 0
     with pytest.raises(ValueError, match="codebook_size is 0"):
         models.create(ours)
     ours = config()

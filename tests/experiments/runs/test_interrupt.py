@@ -8,6 +8,7 @@ from processes import ROOT
 SCRIPT = """
 import hashlib, signal
 from experiments.runs import interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background
 interrupt.listen()
 {first}
 print("ready", flush=True)
