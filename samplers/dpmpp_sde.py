@@ -16,13 +16,13 @@ from sde_lib.batch import Batch
 class DPMppSDE(Stochastic):
     """DPM-Solver++(2S) for the reverse SDE.
 
-    Lu et al. 2022 (arXiv 2211.01095), Algorithm 1, with the exponentials of the SDE of Section 5.
-    The noise up to the second evaluation and that of the whole step are correlated as a Brownian
-    motion in l would make them, as in k-diffusion. That correlation is higher than the SDE's own,
-    and on long steps a third more accurate.
+    Lu et al. 2022 (arXiv 2211.01095), Algorithm 1, with the decay and the noise of the reverse SDE
+    of their Section 5. The noise at the second evaluation and that of the whole step are correlated
+    like a Brownian motion in the noise level, as in k-diffusion. The reverse SDE's own correlation
+    is lower; on long steps it was less accurate.
 
     Attributes:
-        r: place of the second evaluation, as a fraction of the step in log level.
+        r: place of the second evaluation, as a fraction of the step in the log noise level.
 
     Raises:
         ValueError: r outside (0, 1).
@@ -35,7 +35,7 @@ class DPMppSDE(Stochastic):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.r < 1:
-            raise ValueError(f"r is {self.r}: it must lie between 0 and 1")
+            raise ValueError(f"r is {self.r}: it must lie strictly between 0 and 1")
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         middle = now ** (1 - self.r) * then**self.r
@@ -50,7 +50,11 @@ class DPMppSDE(Stochastic):
         return Plan(np.column_stack([now, middle]), coefficients, stops, self.eta)
 
     def _recorrelate(self, now: Levels, middle: Levels, then: Levels) -> tuple[Levels, Levels]:
-        """(a, b): the correlation of a z_middle + b z_whole with z_whole is that of a path in l."""
+        """Weights (a, b) of the noises z_middle up to `middle` and z_whole up to `then`.
+
+        a z_middle + b z_whole has variance 1 and the correlation with z_whole of a Brownian motion
+        in the noise level.
+        """
         if self.eta == 0:
             return np.zeros_like(now), np.zeros_like(now)
         shorter, longer = (np.expm1(2 * self.eta * np.log(now / end)) for end in (middle, then))
@@ -70,7 +74,7 @@ class DPMppSDE(Stochastic):
 class DPMpp2SAncestral(Ancestral):
     """Ancestral sampling with DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1).
 
-    Fields: see NoiseLevelSolver and Ancestral.
+    Fields: see NoiseLevelSolver, Stochastic and Ancestral.
     """
 
     evaluations: ClassVar[int] = 2

@@ -13,7 +13,10 @@ SMALLEST_STEP = 1e-8  # fraction of |t1 - t0|; a non-finite field reaches it in 
 
 
 class _CountingController(diffrax.PIDController):
-    """PID controller that counts the tries of the first step, each of which evaluates field(t0)."""
+    """PID controller that also counts the tries of the first step.
+
+    Each of them costs one evaluation more than a later try: field(t0).
+    """
 
     def init(self, *args):  # pyright: ignore
         step, state = super().init(*args)
@@ -30,7 +33,8 @@ class Solution(NamedTuple):
 
     Attributes:
         y: the state at t1, a pytree like y0; NaN if the solve failed.
-        path: the states at path_times, with a leading axis for the times.
+        path: the states at path_times, [times, B, ...]; no times without path_times, and all NaN if
+            the solve failed.
         nfe: number of evaluations of the field.
     """
 
@@ -66,7 +70,7 @@ def solve_ode(
         path_times: times between t0 and t1, in the order of integration, at which to record y.
         first_step: size of the first step tried, as a fraction of t1 - t0.
         proportional: proportional coefficient of the step-size controller; the integral coefficient
-            is 1 - proportional. A positive one saves rejected steps where the field is rough.
+            is 1 - proportional. With proportional > 0 fewer steps are rejected where the field is rough.
 
     Raises:
         ValueError: a tolerance that is not positive.
@@ -98,13 +102,13 @@ def solve_ode(
     failed = solution.result != diffrax.RESULTS.successful
     path = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y), solution.ys)
     end, path = jax.tree.map(lambda y: y[-1], path), jax.tree.map(lambda y: y[:-1], path)
-    # Tsit5 makes six evaluations per step: its seventh is the first of the next step.
+    # Six evaluations a tried step: the next one reuses the seventh. The first step's tries make it.
     _, _, first_tries = solution.controller_state  # pyright: ignore
     return Solution(end, path, first_tries + 6 * solution.stats["num_steps"])
 
 
 def worst_sample(error: PyTree[Float[Array, "batch ..."]]) -> Float[Array, ""]:
-    """The largest root mean square of any sample in any leaf: the norm of a step's error."""
+    """The norm of a step's error: its root mean square over a sample's values, at its largest."""
 
     def rms(leaf):
         return jnp.sqrt(jnp.mean(leaf.reshape(leaf.shape[0], -1) ** 2, axis=1))

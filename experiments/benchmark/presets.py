@@ -1,4 +1,4 @@
-"""The models and sizes that are measured on a CPU and on a GPU."""
+"""Presets of the benchmark: the models that it measures, and their sizes, on a CPU and a GPU."""
 
 import dataclasses
 from pathlib import Path
@@ -10,27 +10,28 @@ from experiments.benchmark.subject import Subject
 from experiments.build import components
 
 MAIN = ("predictor_corrector", "euler_maruyama", "heun", "probability_flow")
-OTHERS = tuple(name for name in samplers.SAMPLERS if name not in MAIN)
+CLD_ONLY = ("symmetric_splitting",)
+OTHERS = tuple(name for name in samplers.SAMPLERS if name not in (*MAIN, *CLD_ONLY))
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Sizes of the measurements.
+    """What the benchmark measures, and at what size.
 
     Attributes:
-        subjects: models for memory, training, data, likelihood and profile.
+        subjects: models of the figures memory, train, data, likelihood and profile.
         sampled: models, and the names of the samplers that draw from them.
-        networks: models whose calls and gradient steps are compared with the machine's peak.
+        networks: models whose calls and gradient steps are compared with the peak FLOP/s.
         guided: a model with classes, for classifier-free guidance and guidance by `critic`.
         critic: a discriminator.
-        started: the experiment that is started as a command.
+        started: the experiment whose command is timed to its first step and picture.
         train_steps: steps in a run of the trainer.
-        save_every: steps between checkpoints, where their cost is measured.
-        n_samples: samples that are drawn, or scored, at once.
+        save_every: steps between checkpoints in the run that measures their cost.
+        n_samples: batch size of sampling and of likelihoods.
         n_steps: steps of a sampler.
-        matrix: side of the square matrices whose product gives the machine's peak.
-        convolution: (images, side, channels) of the 3 x 3 convolution that gives it too.
-        random_images: random images in place of the data set; 0 for the config's own data.
+        matrix: side of two square matrices, whose product gives the peak FLOP/s.
+        convolution: (images, side, channels) of a 3 x 3 convolution, which gives it if faster.
+        random_images: number of random images that replace the data set; 0 keeps the config's.
     """
 
     subjects: tuple[Subject, ...]
@@ -48,7 +49,10 @@ class Preset:
     random_images: int = 0
 
     def with_data(self, folder: Path) -> "Preset":
-        """The preset with random images, in a file in the folder, if it asks for some."""
+        """The preset with random images in place of its data, if it asks for some.
+
+        They are written to a file in the folder.
+        """
         if not self.random_images:
             return self
         path, shape = folder / "images.npz", components.data_shape(self.started.config())

@@ -64,7 +64,7 @@ class ByteReader:
         if captions is None:
             raise ValueError(
                 "config.model.text is 'bytes', but the data have no captions: take data with some "
-                "(README.md, Text), or leave config.model.text empty"
+                "(docs/guide.md, Data), or leave config.model.text empty"
             )
         return text.encode(list(map(str, captions)), self.length)
 

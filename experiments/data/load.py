@@ -36,7 +36,7 @@ def check_labels(dataset: Dataset, n_classes: int) -> None:
             raise ValueError(
                 f"the {split} data have no labels of all samples, which a classifier and a class-"
                 "conditional model need: supply integers from 0 on, in the way of the data set's "
-                "kind (README.md, Data)"
+                "kind (docs/guide.md, Data)"
             )
     if dataset.n_classes > n_classes:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Conditions: what a network sees of a sample beside x and the noise level.
+"""Conditions: what a network is given besides x and the noise level.
 
 Each kind of condition is a class with the protocol `Condition`. Conditions are arrays with a row
 for each sample, by the network's keyword: {"class_labels": [B], "text": [B, L]}. The null of a
@@ -36,7 +36,7 @@ class Condition(Protocol):
         ...
 
     def for_samples(self, indices: np.ndarray) -> Arrays:
-        """The conditions that the samples of these indices are drawn with, [B, ...]."""
+        """The values for drawing the samples number indices[0], indices[1], ...: [B, ...]."""
         ...
 
     def null(self, n: int) -> Arrays:
@@ -44,7 +44,7 @@ class Condition(Protocol):
         ...
 
     def negative(self, n: int) -> Arrays:
-        """The values that n samples are guided away from; {} if none are given."""
+        """The negative values of n samples, to guide away from; {} if none are given."""
         ...
 
 
@@ -58,7 +58,7 @@ class ClassLabel:
         negative_label: the class to guide away from; -1 for none.
 
     Raises:
-        ValueError: a class that the model does not know, or the same class wanted and not.
+        ValueError: a class that the model does not know, or a negative_label that is among labels.
     """
 
     n_classes: int
@@ -70,14 +70,14 @@ class ClassLabel:
         check_labels(self.labels, self.n_classes)
         negative = self.negative_label
         if not -1 <= negative < self.n_classes or negative in self.labels:
+            drawn = f" that is not among the classes to draw, {self.labels}" if self.labels else ""
             raise ValueError(
                 f"config.guidance.classifier_free.negative_label is {negative}: it must be a class,"
-                f" 0 to {self.n_classes - 1}, other than config.sampling.label = "
-                f"{', '.join(map(str, self.labels)) or -1}, or -1 for none"
+                f" 0 to {self.n_classes - 1},{drawn} or -1 for none"
             )
 
     def asked(self, label: int | Sequence[int]) -> "ClassLabel":
-        """The condition with other classes to draw; -1 for all of them in turn."""
+        """A copy that draws these classes in turn; -1: all classes of the model."""
         labels = tuple(int(each) for each in np.atleast_1d(label))
         return dataclasses.replace(self, labels=() if labels == (-1,) else labels)
 
@@ -101,7 +101,7 @@ class Confidence:
     """The confidence of a sample's label (Dufour et al. 2024, arXiv 2405.20324).
 
     Attributes:
-        confidence: of the samples that are drawn.
+        confidence: the label confidence to draw samples with.
 
     Raises:
         ValueError: a confidence outside [0, 1].
@@ -135,7 +135,7 @@ class Text:
 
     Attributes:
         reader: makes arrays of texts.
-        dataset: loads the data, whose test captions are sampled if there are no prompts.
+        dataset: loads the data. Without prompts, samples are drawn for its test captions, in turn.
     """
 
     reader: TextReader
@@ -143,7 +143,7 @@ class Text:
     droppable: ClassVar[bool] = True
 
     def asked(self, prompt: str | Sequence[str]) -> "Text":
-        """The condition with other prompts to draw."""
+        """A copy that draws these prompts in turn."""
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
         return dataclasses.replace(self, reader=self.reader.asked(prompts))
 
@@ -177,7 +177,7 @@ class Conditions:
         dropout: probability, in training, that a sample's droppable conditions are null.
 
     Raises:
-        ValueError: a dropout that is no probability.
+        ValueError: a dropout outside [0, 1], or a positive one without a class or text to drop.
     """
 
     members: tuple[Condition, ...] = ()
@@ -201,9 +201,10 @@ class Conditions:
 
     @property
     def has_unconditional(self) -> bool:
-        """True if the model has learned the score without its droppable conditions.
+        """True if the model can give an unconditional score.
 
-        A model with confidences and without dropout uses the same class at confidence 0.
+        It was trained with dropout, or it has confidences and no text. In the second case the score
+        of the same class at confidence 0 stands for the unconditional one.
         """
         text = any(isinstance(member, Text) for member in self.members)
         return bool(self.dropout) or (len(self.droppable) < len(self.members) and not text)
@@ -218,13 +219,14 @@ class Conditions:
         return _joined(member.from_data(dataset, split) for member in self.members)
 
     def for_samples(self, indices: np.ndarray) -> Arrays:
-        """The conditions that the samples of these indices are drawn with, [B, ...]."""
+        """The values for drawing the samples number indices[0], indices[1], ...: [B, ...]."""
         return _joined(member.for_samples(indices) for member in self.members)
 
     def drop(self, key: jax.Array, values: Arrays, first_index: int | jax.Array) -> Arrays:
-        """Training's conditions: a sample's droppable ones are null with probability `dropout`.
+        """The values with each sample's droppable conditions null with probability `dropout`.
 
-        All of a sample's are dropped at once. Sample i's draw depends on key and i alone.
+        All of a sample's are dropped together. Row k is sample i = first_index + k; whether it is
+        dropped depends on key and i alone.
         """
         if not self.droppable:
             return values
@@ -237,10 +239,10 @@ class Conditions:
         }
 
     def unconditional(self, values: Arrays) -> Arrays:
-        """The conditions of the unconditional score for the same samples.
+        """The values of the unconditional score: confidences 0, classes and texts null.
 
-        Without dropout, a model with confidences has not learned a null class: the class stays, at
-        confidence 0 (Dufour et al. 2024).
+        A model with confidences that was trained without dropout has not learned a null class: its
+        class stays, at confidence 0 (Dufour et al. 2024).
         """
         n = len(next(iter(values.values())))
         fixed = [member for member in self.members if not member.droppable]
@@ -248,7 +250,11 @@ class Conditions:
         return values | self._nulls(values) if self.dropout or not fixed else values
 
     def negative(self, values: Arrays) -> Arrays | None:
-        """The conditions that the same samples are guided away from; None if none are given."""
+        """The values to guide away from; None if no negative condition is given.
+
+        The negative class or text takes the place of the wanted one. Other droppable conditions
+        become null, confidences stay.
+        """
         n = len(next(iter(values.values())))
         negative = _joined(member.negative(n) for member in self.members)
         return values | self._nulls(values) | negative if negative else None
@@ -256,7 +262,7 @@ class Conditions:
     def asked(
         self, label: int | Sequence[int] | None, prompt: str | Sequence[str] | None
     ) -> "Conditions":
-        """The same conditions with other classes or prompts for the samples; None: as they are.
+        """A copy that draws these classes or prompts in turn; None leaves them as they are.
 
         Raises:
             ValueError: the model has no classes, or no prompts.
