@@ -55,7 +55,7 @@ without the options of the first command, edm_ddpmpp is trained):
     $main:sedm_gpp --workdir=runs/cifar10-edm_ddpmpp --mode=sample
     $main:sedm_gpp --workdir=runs/cifar10-edm_ddpmpp --mode=evaluate --config.eval.features=FILE
 
-FILE holds Inception weights (docs/guide.md, Evaluation). --mode=exposure_bias and --mode=ablate, with
+FILE holds Inception weights (docs/guide.md). --mode=exposure_bias and --mode=ablate, with
 the same workdir, help to choose the epsilon scaling and the guidance scales.
 
 The class-conditional samples of Song et al. use classifier guidance (guidance.classifier.run)

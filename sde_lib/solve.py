@@ -70,7 +70,7 @@ def solve_ode(
         path_times: times between t0 and t1, in the order of integration, at which to record y.
         first_step: size of the first step tried, as a fraction of t1 - t0.
         proportional: proportional coefficient of the step-size controller; the integral coefficient
-            is 1 - proportional. With proportional > 0 fewer steps are rejected where the field is rough.
+            is 1 - proportional. A positive value makes fewer steps be rejected in a rough field.
 
     Raises:
         ValueError: a tolerance that is not positive.
