@@ -57,7 +57,7 @@ BASE: Part = {
     "data.num_classes": 10,
     "training.batch_size": 64,
     "training.n_iters": 1600,
-    "training.snapshot_freq": 800,
+    "training.snapshot_freq": 400,
     "training.snapshot_freq_for_preemption": 400,
     "training.eval_freq": 400,
     "objective.stratified": True,
@@ -131,7 +131,7 @@ DISCRIMINATOR: Part = {
     "training.n_iters": 4000,
 }
 VARIANTS: dict[str, tuple[Part, ...]] = {
-    "vp": (EDM, {"training.sde": "vpsde"}),
+    "vp": (EDM, {"training.sde": "vpsde", "training.n_iters": 1400}),
     "vp_score_sde": (LIKELIHOOD,),
     "ve": (LIKELIHOOD, VE),
     "subvp": (LIKELIHOOD, {"training.sde": "subvpsde"}),

@@ -31,13 +31,19 @@ def pipeline(config: Any, score: Any = None, dataset: Dataset | None = None, **f
         dataset: the data, where they matter.
         **fields: of the Pipeline.
     """
-    made = pipelines.untrained(config)
+    made = guided(config)
     sde = made.sde
     network: Any = Exact(score or Gaussian().score_fn(sde))
     fields = {"model": NoiseModel(network, Preconditioning(sde, "score")), "params": {}} | fields
     if dataset is not None:
         fields["dataset"] = lambda: dataset
     return dataclasses.replace(made, **fields)
+
+
+def guided(config: Any) -> Any:
+    """The untrained pipeline of a config, with its guides and its base."""
+    made = pipelines.untrained(config)
+    return made.replace(**pipelines.guidance_of(config, None))
 
 
 def not_a_number(x, t):

@@ -207,11 +207,20 @@ def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
     return made
 
 
-def noise_density(config: Config, sde: sde_lib.SDE) -> sde_lib.noise_density.Quantile | None:
-    """The density of noise levels in training; None where t is uniform."""
+def noise_density(
+    config: Config, sde: sde_lib.SDE, shape: tuple[int, ...] | None = None
+) -> sde_lib.noise_density.Quantile | None:
+    """The density of noise levels in training; None: t is uniform.
+
+    `shape` is that of a sample in model space; None: as the data set has it.
+    """
     name, options = NOISE_DENSITY.read(config)
     return sde_lib.noise_density.create(
-        name, sde, **options, sigma_data=config.model.sigma_data, image_size=data_shape(config)[0]
+        name,
+        sde,
+        **options,
+        sigma_data=config.model.sigma_data,
+        image_size=(shape or data_shape(config))[0],
     )
 
 
@@ -221,7 +230,9 @@ def weighting(config: Config) -> sde_lib.weighting.Weighting | None:
     return sde_lib.weighting.create(name, config.model.sigma_data, **options)
 
 
-def loss_of(config: Config, sde: sde_lib.SDE) -> Callable[[Any], Loss]:
+def loss_of(
+    config: Config, sde: sde_lib.SDE, shape: tuple[int, ...] | None = None
+) -> Callable[[Any], Loss]:
     """The training loss, as a function of the parameters, of which a learned schedule is a part.
 
     Given None, "vdm" draws noise levels uniformly in log-SNR.
@@ -259,7 +270,7 @@ def loss_of(config: Config, sde: sde_lib.SDE) -> Callable[[Any], Loss]:
         "sliced_vr": partial(sde_lib.sliced_score_matching, variance_reduction=True),
     }
     options |= {
-        "noise_density": noise_density(config, sde),
+        "noise_density": noise_density(config, sde, shape),
         "weighting": weighting(config),
         "n_levels": n_levels(config),
     }
@@ -267,9 +278,9 @@ def loss_of(config: Config, sde: sde_lib.SDE) -> Callable[[Any], Loss]:
     return lambda params: loss
 
 
-def held_out_loss(config: Config, sde: sde_lib.SDE) -> Loss:
+def held_out_loss(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...] | None = None) -> Loss:
     """The training loss for held-out data: soft truncation would cut all of them at one time."""
-    loss: Any = loss_of(config, sde)(None)
+    loss: Any = loss_of(config, sde, shape)(None)
     if config.objective.soft_truncation is None:
         return loss
     return partial(loss, soft_truncation=None)

@@ -15,6 +15,7 @@ from experiments.pipeline.conditions import (
     Conditions,
     Confidence,
     Text,
+    as_labels,
 )
 from models.config import Config
 
@@ -38,8 +39,9 @@ def class_label(config: Config) -> ClassLabel | None:
 
 def labels(config: Config) -> tuple[int, ...]:
     """The classes to draw, in turn; () for all of them."""
-    several = tuple(config.sampling.labels)
-    return several or (() if config.sampling.label == -1 else (config.sampling.label,))
+    if config.sampling.labels and config.sampling.label != -1:
+        raise ValueError("config.sampling.label and .labels are both set: leave one of them out")
+    return as_labels(tuple(config.sampling.labels) or config.sampling.label)
 
 
 def label_confidence(config: Config) -> Confidence | None:

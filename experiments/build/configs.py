@@ -17,14 +17,13 @@ USE = (  # fields that may change when a trained model is used
     *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
     *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
     *("training.at_end", "training.sinks"),
-)
-RESUME = (  # fields that may change when a training is resumed
-    *(name for name in USE if name not in ("seed", "data.path")),
     *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
     *("training.log_freq", "training.eval_freq", "training.quality_freq"),
     *("training.snapshot_freq", "training.snapshot_freq_for_preemption"),
     *("training.max_skipped", "training.stall_seconds"),
 )
+RESUME = tuple(name for name in USE if name not in ("seed", "data.path"))
+"""Fields that may change when a training is resumed."""
 RUNS = (  # fields that hold the folder of another run, or a file
     *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
     *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res"),

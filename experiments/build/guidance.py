@@ -63,7 +63,9 @@ def guides(config: Config, sde: SDE, params: Any = None) -> tuple[Guide, ...]:
             if guided is not None:
                 sections.check_needed(config, f"guidance.{name}", "scale", section)
             continue
-        made[name] = LOADERS[name](config, sde, params) if name in LOADERS else kind(**options)
+        guide = LOADERS[name](config, sde, params) if name in LOADERS else kind(**options)
+        if getattr(guide, "changes", True):
+            made[name] = guide
     order = list(made)
     if config.guidance.epsilon_scaling.guided and {"epsilon_scaling", "discriminator"} <= set(made):
         order.remove("epsilon_scaling")

@@ -57,29 +57,24 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
             "no samples: give the folder of a score model"
         )
     configs.check_same(config, folder, configs.USE)
-    untrained(config, guided=False)  # refuses what is impossible before the weights are read
+    made = untrained(config)  # refuses what is impossible before the weights are read
     params, at = related.weights(config, folder, step)
-    made = untrained(config, params)
-    decoder = None
-    if config.data.autoencoder:
-        decoder = latents.load_decoder(data.autoencoder(config), folder)
-    return made.replace(params=params, step=at, folder=folder, decoder=decoder)
+    made = made.replace(params=params, step=at, folder=folder, decoder=decoder(config, folder))
+    return made.replace(**guidance_of(config, params))
 
 
-def untrained(
-    config: Config, params: Any = None, guided: bool = True, mesh: Mesh | None = None
-) -> Pipeline:
-    """The model that the config describes, without its own weights and decoder.
+def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
+    """The model that the config describes, without weights, decoder, guides and base.
+
+    No other run is loaded for it.
 
     Args:
         config: of the model.
-        params: its parameters, which a discriminator that guides must know.
-        guided: with guides, whose runs are loaded.
         mesh: the devices; None: as config.mesh arranges those that are here.
     """
     sde, shape = components.sde(config), related.shape(config)
     model, sampler = components.noise_model(config, sde, shape), components.sampler(config)
-    loss = components.loss_of(config, sde)(None)
+    loss = components.loss_of(config, sde, shape)(None)
     components.check_traced(sampler, model, loss)
     its_conditions = conditions.conditions(config)
     return Pipeline(
@@ -91,10 +86,8 @@ def untrained(
         data.lazily(config),
         its_conditions,
         guidance.classifier_free(config, sde, its_conditions),
-        guidance.guides(config, sde, params) if guided else (),
-        components.likelihood(config),
+        likelihood=components.likelihood(config),
         super_resolution=super_resolution(config),
-        base=base(config) if guided else None,
         grey_levels=grey_levels(config),
         n_levels=components.n_levels(config),
         bound_steps=config.eval.bound_steps,
@@ -102,6 +95,21 @@ def untrained(
         seed=config.seed,
         batch_size=config.sampling.batch_size,
     )
+
+
+def guidance_of(config: Config, params: Any) -> dict[str, Any]:
+    """The fields of a Pipeline that other runs give: its guides, and its base in a cascade.
+
+    `params` are those of the model, whose samples a discriminator that guides must know.
+    """
+    return {"guides": guidance.guides(config, components.sde(config), params), "base": base(config)}
+
+
+def decoder(config: Config, folder: Path) -> latents.Decoder | None:
+    """The decoder of a run that learned latents; None for other runs."""
+    if not config.data.autoencoder:
+        return None
+    return latents.load_decoder(data.autoencoder(config), folder)
 
 
 def grey_levels(config: Config) -> bool:

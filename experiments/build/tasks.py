@@ -5,7 +5,7 @@ config.model.name = the new name then chooses it.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from experiments.data.sources import SOURCES
 from experiments.evaluation import metrics
 from experiments.evaluation.features import load as load_features
 from experiments.evaluation.reference import feature_function
+from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, parts
 from experiments.runs.card import Facts
 from experiments.runs.samples import read_about
@@ -28,10 +29,12 @@ from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.score_model import ScoreModel
 from models import torch_import
 from models.config import Config
+from sde_lib.checks import check_at_least
 
 FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
 """Fields in which an encoder may differ from the network whose weights it has."""
 ALWAYS = ("model.name", "seed", "training.sde")  # fields of the config that every card has
+COUNTS = ("sampling.n_samples", "sampling.batch_size", "eval.batch_size")
 REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality")
 
 
@@ -47,30 +50,44 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     """
     components.training(config)  # checks its numbers
     components.augmentation(config)
+    counts = {name: sections.get(config, name) for name in COUNTS}
+    check_at_least(1, **{f"config.{name}": count for name, count in counts.items()})
     name = config.model.name if config.model.name in TASKS else models.kind(config)
     return TASKS[name](config, mesh or components.mesh(config))
 
 
 def score_model(config: Config, mesh: Mesh) -> ScoreModel:
-    """The task of a score model."""
-    if config.guidance.discriminator.run:
-        raise ValueError(
-            "config.guidance.discriminator.run guides a trained model, whose samples it knows: "
-            "leave it out of mode train"
-        )
-    model, sde = pipelines.untrained(config, mesh=mesh), components.sde(config)
-    autoencoder = data.autoencoder(config) if config.data.autoencoder else None
+    """The task of a score model. Other runs are loaded when training starts, not here."""
+    model, sde = pipelines.untrained(config, mesh), components.sde(config)
+
+    @cache
+    def more() -> dict[str, Any]:
+        return pipelines.guidance_of(config, None)
+
+    def complete(model: Pipeline, folder: Path) -> Pipeline:
+        return model.replace(**more(), decoder=pipelines.decoder(config, folder))
+
+    def records() -> dict[str, tuple[dict[str, Any], str]]:
+        if config.guidance.discriminator.run:
+            raise ValueError(
+                "config.guidance.discriminator.run guides a trained model, whose samples it knows: "
+                "leave it out of mode train"
+            )
+        more()  # refuses runs that cannot guide before training starts
+        return confidence_record(config)
+
     return ScoreModel(
         model,
-        components.loss_of(config, sde),
-        components.held_out_loss(config, sde),
+        components.loss_of(config, sde, model.shape),
+        components.held_out_loss(config, sde, model.shape),
         components.adam(config),
         components.augmentation(config),
         components.learned_schedule(config),
         components.loss_history(config),
         config.data.num_classes if config.model.class_conditional else 0,
-        confidence_record(config),
-        autoencoder,
+        records,
+        Path(config.data.autoencoder) if config.data.autoencoder else None,
+        complete,
         lambda pipeline, dataset, losses: subject(config, pipeline, dataset, losses),
         config.sampling.n_samples,
     )
@@ -141,7 +158,7 @@ def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
         shape,
         components.scaling(config),
         n_classes,
-        components.noise_density(config, sde),
+        components.noise_density(config, sde, shape),
         components.adam(config),
         mesh,
         config.seed,
@@ -150,8 +167,13 @@ def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
 
 
 def _check_no_score(config: Config) -> None:
-    """Raises ValueError for options of score models."""
-    for field in ("objective.soft_truncation", "model.learned_schedule"):
+    """Raises ValueError for options of score models, or of components that are not chosen."""
+    for choice in (components.SAMPLER, components.OBJECTIVE, components.WEIGHTING):
+        choice.read(config)
+    for field in (
+        *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
+        *("model.label_dropout", "data.confidence", "sampling.low_res"),
+    ):
         if sections.is_set(config, field):
             raise ValueError(
                 f"config.{field} is of score models, not of {config.model.name!r}: leave it out"

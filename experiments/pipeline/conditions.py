@@ -78,8 +78,7 @@ class ClassLabel:
 
     def asked(self, label: int | Sequence[int]) -> "ClassLabel":
         """A copy that draws these classes in turn; -1: all classes of the model."""
-        labels = tuple(int(each) for each in np.atleast_1d(label))
-        return dataclasses.replace(self, labels=() if labels == (-1,) else labels)
+        return dataclasses.replace(self, labels=as_labels(label))
 
     def from_data(self, dataset: Dataset, split: Split) -> Arrays:
         return {"class_labels": getattr(dataset, f"{split}_labels")}
@@ -210,6 +209,11 @@ class Conditions:
         return bool(self.dropout) or (len(self.droppable) < len(self.members) and not text)
 
     @property
+    def has_classes(self) -> bool:
+        """True if the model is conditioned on classes."""
+        return any(isinstance(member, ClassLabel) for member in self.members)
+
+    @property
     def has_negative(self) -> bool:
         """True if a condition to guide away from is given."""
         return any(member.negative(1) for member in self.members)
@@ -281,6 +285,12 @@ class Conditions:
     def _nulls(self, values: Arrays) -> Arrays:
         n = len(next(iter(values.values())))
         return _joined(member.null(n) for member in self.droppable)
+
+
+def as_labels(label: int | Sequence[int]) -> tuple[int, ...]:
+    """The classes to draw in turn; () for -1, all of them."""
+    labels = tuple(int(each) for each in np.atleast_1d(label))
+    return () if labels == (-1,) else labels
 
 
 def labels_in_turn(labels: tuple[int, ...], n_classes: int, indices: Any) -> Any:

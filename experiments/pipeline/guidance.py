@@ -59,6 +59,11 @@ class TimeShift:
     params: Any = ()
     needs_noise_level: ClassVar[bool] = True
 
+    @property
+    def changes(self) -> bool:
+        """False if the guide changes no score."""
+        return self.window > 0
+
     def __post_init__(self):
         options = {"window": self.window, "cutoff": self.cutoff}
         check_positive(or_zero=True, **{f"{FIELD}.time_shift.{k}": v for k, v in options.items()})
@@ -81,6 +86,11 @@ class EpsilonScaling:
     slope: float = 0.0
     params: Any = ()
     needs_noise_level: ClassVar[bool] = False
+
+    @property
+    def changes(self) -> bool:
+        """False if the guide changes no score."""
+        return (self.scale, self.slope) != (1.0, 0.0)
 
     def __post_init__(self):
         check_positive(**{f"{FIELD}.epsilon_scaling.scale": self.scale})
@@ -207,7 +217,8 @@ def apply(
 def check(guides: Sequence[Guide], sde: SDE) -> None:
     """Raises ValueError for guides that do not go with the SDE."""
     for guide in guides:
-        if guide.needs_noise_level and not sde.is_scalar:
+        scheduled = getattr(guide, "schedule", Schedule()).name != "constant"
+        if (guide.needs_noise_level or scheduled) and not sde.is_scalar:
             raise ValueError(
                 f"{FIELD}: {type(guide).__name__} goes by the noise level, which {sde} does not "
                 "have: leave it out"

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -17,7 +17,7 @@ from experiments.data.scaling import Scaling
 from experiments.pipeline import guidance
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.classifier_free import ClassifierFree
-from experiments.pipeline.conditions import Conditions
+from experiments.pipeline.conditions import Conditions, as_labels
 from experiments.pipeline.guidance import Guide
 from experiments.runs import devices, parts
 from models import NoiseModel
@@ -118,6 +118,7 @@ class TrainedModel:
     folder: Path | None = None
 
     def __post_init__(self):
+        check_at_least(1, **{"config.sampling.batch_size": self.batch_size})
         self.classifier_free.check(self.conditions)
         guidance.check(self.guides, self.sde)
         scheduled = self.classifier_free.schedule.name != "constant"
@@ -168,10 +169,24 @@ class TrainedModel:
                 "test images are made larger, which have classes and texts already: leave out "
                 "label and prompt, or load the model with sampling.low_res, the folder of a run"
             )
+        labels = None if label is None else as_labels(label)
+        guides = self.guides if labels is None else self._guides_to(labels)
+        if guides != self.guides and not self.conditions.has_classes:
+            label = None  # the classifier alone knows classes
         return self.replace(
             seed=self.seed if seed is None else seed,
             conditions=self.conditions.asked(label, prompt),
+            guides=guides,
             base=self.base and self.base.asked(seed, label, prompt),
+        )
+
+    def _guides_to(self, labels: tuple[int, ...]) -> tuple[Guide, ...]:
+        """The guides, with these classes in a classifier's."""
+        return tuple(
+            dataclasses.replace(guide, labels=labels)
+            if isinstance(guide, guidance.Classifier)
+            else guide
+            for guide in self.guides
         )
 
     def score_fn(self, **conditions: Any) -> ScoreFn:
@@ -228,6 +243,10 @@ class TrainedModel:
 
     def identity(self) -> str:
         """A digest of all that decides on samples, but for the seed and their number."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         guides = [
             [type(guide).__name__, *(v for v in vars(guide).values() if not callable(v))]
             for guide in self.guides

@@ -68,14 +68,15 @@ def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path
     They are drawn here, unless they are given as draw.draw_all gives them.
     """
     x, nfe = drawn or draw.draw_all(pipeline, n)
-    path = _path(pipeline, "samples", ".png")
-    about = _write_settings(pipeline, path, n_samples=n, nfe=nfe)
+    path, details = _path(pipeline, "samples", ".png"), {"n_samples": n, "nfe": nfe}
     if x.ndim > 2:
         images = pipeline.to_images(x)
+        about = _write_settings(pipeline, path, **details)
         return pictures.save_grid(path, images, math.ceil(math.sqrt(len(x))), about)
     points = np.asarray(pipeline.dataset().train[: len(x)])
     half_width = 1.1 * float(np.abs(points).max())
     density = _density(pipeline, half_width)
+    about = _write_settings(pipeline, path, **details)
     return charts.save_points(path, points, x, density, half_width, about)
 
 
@@ -106,9 +107,9 @@ def save_files(
 def save_paths(pipeline: Pipeline) -> Path:
     """The picture of a few samples on their way from the prior to the data."""
     path = _path(pipeline, "path", ".png")
-    about = _write_settings(pipeline, path)
     if len(pipeline.shape) == 1:
         frames = draw.draw_paths(pipeline, N_POINT_PATHS, N_FRAMES)
+        about = _write_settings(pipeline, path)
         return charts.save_point_path(path, frames[::2], about)
     frames = draw.draw_paths(pipeline, N_PATHS, N_FRAMES)
     scaling = None if pipeline.decoder else pipeline.scaling
@@ -118,15 +119,16 @@ def save_paths(pipeline: Pipeline) -> Path:
         frames = np.concatenate([larger(smaller, frames.shape[2])[:, None], frames], axis=1)
     images = pipeline.to_images(frames)
     images = images.reshape(-1, *images.shape[2:])
+    about = _write_settings(pipeline, path)
     return pictures.save_grid(path, images, frames.shape[1], about)
 
 
 def save_edit(pipeline: Pipeline, columns: dict[str, np.ndarray], edit: Edit) -> Path:
     """The picture of an edit's columns, with their titles; its name has a digest of the edit."""
     path = _path(pipeline, f"edit_{edit.task}", f"_{parts.digest(edit)[:6]}.png")
-    about = _write_settings(pipeline, path, edit=str(edit))
     images = pipeline.to_images(np.stack(list(columns.values()), axis=1))
     images = images.reshape(-1, *images.shape[2:])
+    about = _write_settings(pipeline, path, edit=str(edit))
     return pictures.save_grid(path, images, len(columns), about, list(columns))
 
 
@@ -142,10 +144,15 @@ def _path(pipeline: Pipeline, kind: str, ending: str) -> Path:
 
 
 def _write_settings(pipeline: Pipeline, path: Path, **details: Any) -> dict[str, str]:
-    """Writes the settings beside a file; returns them as metadata of a picture."""
+    """Writes the settings beside a file; returns them as metadata of a picture.
+
+    It is called after everything that all processes compute together: a full disk stops one alone.
+    """
     values = settings(pipeline, **details)
     text = json.dumps(values, indent=2, default=str) + "\n"
-    files.write_text(path.parent / f"{path.name.removesuffix(path.suffix)}.json", text)
+    files.write_text(
+        path.parent / f"{path.name.removesuffix('.png').removesuffix('.npz')}.json", text
+    )
     return pictures.provenance(**values)
 
 

@@ -47,8 +47,10 @@ class ScoreModel:
         schedule: a learned noise schedule, trained beside the network.
         history: (noise levels, terms kept of each) of a loss history; None: t is not drawn by it.
         n_classes: classes of the data that the model is conditioned on; 0 for none.
-        records: records of the other runs that this one depends on: (values, error) by file name.
-        autoencoder: the one whose latents are the data; None for other data.
+        records: loads the records of other runs that this one depends on: (values, error) by file
+            name.
+        autoencoder: the run whose latents are the data; None for other data.
+        complete: adds the parts of other runs (guides, base, decoder) to a trained model.
         subject: makes a Subject of evaluation/metrics.py of (pipeline, dataset, losses).
         n_shown: samples in a picture.
     """
@@ -61,8 +63,9 @@ class ScoreModel:
     schedule: LearnedSchedule | None = None
     history: tuple[int, int] | None = None
     n_classes: int = 0
-    records: Mapping[str, tuple[dict[str, Any], str]] = dataclasses.field(default_factory=dict)
-    autoencoder: latents.Autoencoder | None = None
+    records: Callable[[], Mapping[str, tuple[dict[str, Any], str]]] = dict
+    autoencoder: Path | None = None
+    complete: Callable[[Pipeline, Path], Pipeline] = lambda model, folder: model
     subject: Callable[[Pipeline, Dataset, Any], figures.Subject] | None = None
     n_shown: int = 64
 
@@ -138,10 +141,10 @@ class ScoreModel:
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         if self.n_classes:
             check_labels(dataset, self.n_classes)
-        for name, (values, changed) in self.records.items():
+        for name, (values, changed) in self.records().items():
             folders.record(folder / name, values, changed)
         if self.autoencoder is not None:
-            latents.claim(dataset.latents, folder, self.autoencoder.folder)
+            latents.claim(dataset.latents, folder, self.autoencoder)
 
     def start(self, state: TrainState) -> TrainState:
         return state
@@ -171,10 +174,8 @@ class ScoreModel:
 
     def trained(self, params: Any, step: int, folder: Path) -> Pipeline:
         """The model with its parameters, as `experiments.load` gives it."""
-        decoder = None
-        if self.autoencoder is not None:
-            decoder = latents.load_decoder(self.autoencoder, folder)
-        return self.model.replace(params=params, step=step, folder=folder, decoder=decoder)
+        made = self.model.replace(params=params, step=step, folder=folder)
+        return self.complete(made, folder)
 
     def pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> list[Path]:
         return [show.save_samples(self.trained(params, step, folder), self.n_shown)]
@@ -226,7 +227,7 @@ class ScoreModel:
             limits.append("It understands prompts as far as they are like its data's captions.")
         if self.autoencoder is not None:
             limits.append(
-                f"It draws latents of the autoencoder in `{self.autoencoder.folder}`, without "
+                f"It draws latents of the autoencoder in `{self.autoencoder}`, without "
                 "which it is of no use, and nothing that this one cannot decode."
             )
         return Description(

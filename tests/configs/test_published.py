@@ -148,7 +148,7 @@ def test_the_tables_are_complete(module):
 def check(config):
     """Builds the model without other runs' weights, as training would."""
     if models.kind(config) == "score":
-        pipelines.untrained(config, guided=False)
+        pipelines.untrained(config)
     else:
         related.skeleton(config)
 

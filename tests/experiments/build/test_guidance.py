@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import saved_runs
-from exact_models import pipeline
+from exact_models import guided, pipeline
 
 import experiments
 from configs import points
@@ -92,7 +92,7 @@ def test_guides_are_in_the_order_of_their_table(runs):
 def test_the_schedule_needs_something_to_guide():
     config = model_config(guidance__schedule__name="cosine")
     with pytest.raises(ValueError, match="name is 'cosine', but there is nothing to guide"):
-        pipelines.untrained(config)
+        guided(config)
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_new_guide_is_a_class_and_a_line(monkeypatch):
     """Its section is found by its name, and its force is in the score that is sampled."""
     monkeypatch.setitem(guides.GUIDES, "push", Push)
     config = model_config()
-    assert pipelines.untrained(config).guides == ()
+    assert guided(config).guides == ()
     with config.unlocked():
         config.guidance.push = {"strength": 2.0}
     model = pipeline(config)

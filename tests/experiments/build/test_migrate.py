@@ -2,9 +2,10 @@ import dataclasses
 import json
 
 import pytest
+from exact_models import guided
 
 from configs import digits
-from experiments.build import components, configs, migrate, pipelines, sections
+from experiments.build import components, configs, migrate, sections
 from experiments.build.migrate import OLD_DEFAULTS, RENAMED
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.guidance import GUIDES, EpsilonScaling
@@ -97,7 +98,7 @@ def test_a_run_of_the_first_version_is_what_it_was(tmp_path):
             },
         )
     )
-    made = pipelines.untrained(config)
+    made = guided(config)
     assert made.guides == (EpsilonScaling(1.1),)
     assert made.seed == 7
     assert made.sde == components.sde_lib.VP(0.1, 15.0)

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
 from configs import digits, points
 from experiments.build import components, tasks
+from experiments.data.dataset import Dataset
 from experiments.tasks.score_model import ScoreModel
 
 
@@ -35,7 +37,7 @@ def test_a_new_task_is_a_maker_and_a_line(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"guidance__discriminator__run": "x"}, "guides a trained model, .* leave it out of mode"),
+        ({"sampling__n_samples": 0}, "config.sampling.n_samples is 0: it must be at least 1"),
         (
             {"model__name": "wideresnet", "model__learned_schedule": True},
             "config.model.learned_schedule is of score models, not of 'wideresnet'",
@@ -78,3 +80,10 @@ def test_points_are_not_for_networks_of_images():
     ours.model.name = "wideresnet"
     with pytest.raises(ValueError, match="does not go with 'swiss_roll', which are points"):
         tasks.task(ours)
+
+
+def test_a_discriminator_guides_no_training(tmp_path):
+    """The mode evaluate makes the same task, and may be guided."""
+    task = tasks.task(config(guidance__discriminator__run="x"))
+    with pytest.raises(ValueError, match=r"guides a trained model, .* leave it out of mode train"):
+        task.prepare(Dataset(*2 * [np.zeros((1, 8, 8, 1), np.uint8)], 256), tmp_path)

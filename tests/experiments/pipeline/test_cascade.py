@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import saved_runs
-from exact_models import grey_images, pipeline
+from exact_models import grey_images, guided, pipeline
 
 from configs import digits
 from experiments.build import components, configs, pipelines
@@ -193,7 +193,7 @@ def test_a_class_is_given_once_for_both(tmp_path):
     weight = "guidance.classifier_free.weight"
     saved_runs.save(tiny(base_config(**classes, **{weight: 2.0})), tmp_path)
     changes = classes | {"sampling.label": 7, weight: 1.5, "sampling.low_res": str(tmp_path)}
-    whole = pipelines.untrained(config(**changes))
+    whole = guided(config(**changes))
     theirs, asked = whole.base, whole.asked(None, 3, None).base
     assert theirs.conditions.members[0].labels == (7,)
     assert theirs.classifier_free.weight == 2.0
@@ -237,7 +237,7 @@ def tiny(config):
 def test_impossible_cascades_are_refused(tmp_path, changes, theirs, message):
     configs.save(base_config(**theirs), tmp_path)
     with pytest.raises(ValueError, match=message):
-        pipelines.untrained(config(**{"sampling.low_res": str(tmp_path)} | changes))
+        guided(config(**{"sampling.low_res": str(tmp_path)} | changes))
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ def test_guided_samples_have_the_moments_and_do_not_depend_on_batches():
         ({FREE + "negative_label": -2}, "negative_label is -2"),
         (
             {FREE + "negative_label": 1, "sampling.label": 1},
-            "other than config.sampling.label = 1",
+            r"not among the classes to draw, \(1,\)",
         ),
         ({"sampling.label": 3}, "config.sampling.label is 3"),
         ({"guidance.schedule.name": "cosin"}, "did you mean 'cosine'"),

@@ -1,13 +1,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_models import pipeline
+from exact_models import guided, pipeline
 
 import samplers
 import sde_lib
 from configs import digits, points
 from experiments.build import guidance as build_guidance
-from experiments.build import pipelines, sections
+from experiments.build import sections
 from experiments.pipeline import guidance
 from experiments.pipeline.guidance import Classifier, Discriminator, EpsilonScaling, TimeShift
 
@@ -39,7 +39,7 @@ def loaded(monkeypatch):
 def test_the_noise_is_scaled_before_or_after_guidance(last, first):
     """A score of 6 x over b = 2, and a gradient of x, of weight 0.7 in the first evaluation."""
     options = {"epsilon_scaling.scale": 2.0, "epsilon_scaling.guided": last}
-    model = pipelines.untrained(config(**options, **{"discriminator.weight": 0.7}))
+    model = guided(config(**options, **{"discriminator.weight": 0.7}))
     x, t = jnp.ones((3, 2)), jnp.array([0.2, 0.5, 0.9])
     params = [guide.params for guide in model.guides]
     scores = model.guided(lambda x, t: 6 * x, params, jnp.arange(3))
@@ -48,12 +48,12 @@ def test_the_noise_is_scaled_before_or_after_guidance(last, first):
 
 
 def test_the_weights_of_a_guide_are_arguments_of_the_program():
-    model = pipelines.untrained(config())
+    model = guided(config())
     assert [guide.params["w"].shape for guide in model.guides] == [(3,)]
 
 
 def test_no_guidance_changes_nothing():
-    model = pipelines.untrained(config(**{"discriminator.run": ""}))
+    model = guided(config(**{"discriminator.run": ""}))
     assert model.guides == ()
 
     def score_fn(x, t):
@@ -72,8 +72,8 @@ def test_a_classifier_guides_to_the_classes_in_turn():
     x, t, sde = jnp.ones((4, 2)), jnp.full(4, 0.5), sde_lib.VP()
     for labels, expected in (((), [2, 3, 0, 1]), ((3, 1), [3, 1, 3, 1])):
         guide = Classifier(log_probs, jnp.ones(()), 4, labels, weight=2.0)
-        guided = guide.apply(lambda x, t: 0 * x, guide.params, sde, jnp.arange(2, 6))
-        np.testing.assert_allclose(guided(x, t)[:, 0], 2.0 * np.array(expected))
+        classified = guide.apply(lambda x, t: 0 * x, guide.params, sde, jnp.arange(2, 6))
+        np.testing.assert_allclose(classified(x, t)[:, 0], 2.0 * np.array(expected))
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_a_classifier_guides_to_the_classes_in_turn():
     ids=str,
 )
 def test_impossible_guidance_is_refused(values, message):
-    pipelines.untrained(config())
+    guided(config())
     with pytest.raises(ValueError, match=message):
-        pipelines.untrained(config(**values))
+        guided(config(**values))
 
 
 def test_a_classifier_s_weight_is_a_number():
@@ -115,7 +115,7 @@ def test_there_is_no_time_shift_without_a_noise_level():
     config.training.sde, config.guidance.time_shift.window = "cld", 0.1
     config.training.likelihood_weighting = config.training.importance_sampling = False
     with pytest.raises(ValueError, match=r"noise level, which .* does not have"):
-        pipelines.untrained(config)
+        guided(config)
 
 
 def test_a_discriminator_guides_no_model_with_conditions():
@@ -123,7 +123,7 @@ def test_a_discriminator_guides_no_model_with_conditions():
     classes.sampling.update(method="heun", n_steps=30)
     classes.model.class_conditional, classes.guidance.discriminator.run = True, "anywhere"
     with pytest.raises(ValueError, match="knows data alone, but this model has conditions"):
-        pipelines.untrained(classes)
+        guided(classes)
 
 
 @pytest.mark.parametrize("method", ["predictor_corrector", "dpm_fast"])
@@ -131,9 +131,9 @@ def test_other_samplers_take_one_weight(method):
     ours = config()
     ours.sampling.update(method=method, n_steps=50)
     with pytest.raises(ValueError, match="does not tell the first evaluation of a step"):
-        pipelines.untrained(ours)
+        guided(ours)
     ours.guidance.discriminator.weight_2nd_order = 1.0
-    pipelines.untrained(ours)
+    guided(ours)
 
 
 def test_edits_are_not_guided():

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from closed_forms import SDES, Gaussian
 from discriminators import save_run
+from exact_models import guided
 
 import models
 from configs import digits
-from experiments.build import components, conditions, guidance, pipelines, tasks
+from experiments.build import components, conditions, guidance, tasks
 from experiments.data.dataset import Dataset
 from experiments.pipeline import draw
 from experiments.tasks.classifier import cross_entropy
@@ -73,19 +74,19 @@ def folder(tmp_path_factory):
     return folder
 
 
-def guided(folder, labels):
+def guided_to(folder, labels):
     """A model with classifier guidance to these classes in turn; () for all."""
     ours = config("exact")
     ours.sampling.n_steps, ours.sampling.batch_size = 200, 500
     ours.sampling.labels = labels
     ours.guidance.classifier.run = str(folder)
-    return pipelines.untrained(ours).replace(params={"unused": jnp.zeros(1)})
+    return guided(ours).replace(params={"unused": jnp.zeros(1)})
 
 
 @pytest.mark.parametrize("labels", [(), (1,)])
 def test_the_guided_score_is_that_of_the_class(folder, labels):
     """Bayes' rule, exactly."""
-    model = guided(folder, labels)
+    model = guided_to(folder, labels)
     (guide,), x = model.guides, jax.random.normal(jax.random.key(0), (4, 2, 2, 1))
     t = jnp.array([0.1, 0.3, 0.6, 0.9])
     score_fn = guide.apply(model.score_fn(), guide.params, model.sde, jnp.arange(4))
@@ -96,7 +97,7 @@ def test_the_guided_score_is_that_of_the_class(folder, labels):
 
 def test_guided_samples_are_those_of_the_class(folder):
     """The moments of one component of the mixture, by the class of each sample."""
-    x, _ = draw.draw_all(guided(folder, ()), 500)
+    x, _ = draw.draw_all(guided_to(folder, ()), 500)
     for label, mean in enumerate(MEANS):
         assert x[label::2].mean() == pytest.approx(mean, abs=0.02)
         assert x[label::2].std() == pytest.approx(STD, rel=0.08)

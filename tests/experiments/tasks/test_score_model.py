@@ -128,7 +128,7 @@ def test_labels_are_checked_and_records_are_written_before_training(tmp_path):
     images = np.zeros((4, 8, 8, 1), np.uint8)
     labelled = Dataset(images, images, 17, np.arange(4), np.arange(4))
     records = {"other.json": ({"step": 1}, "the other run has changed")}
-    task = dataclasses.replace(score_model(Recorder()), n_classes=4, records=records)
+    task = dataclasses.replace(score_model(Recorder()), n_classes=4, records=lambda: records)
     with pytest.raises(ValueError, match="train data have no labels"):
         task.prepare(Dataset(images, images, 17), tmp_path)
     with pytest.raises(ValueError, match="have 4 classes, but the model has only 3"):
@@ -137,7 +137,7 @@ def test_labels_are_checked_and_records_are_written_before_training(tmp_path):
     task.prepare(labelled, tmp_path)
     changed = {"other.json": ({"step": 2}, "the other run has changed")}
     with pytest.raises(ValueError, match="the other run has changed"):
-        dataclasses.replace(task, records=changed).prepare(labelled, tmp_path)
+        dataclasses.replace(task, records=lambda: changed).prepare(labelled, tmp_path)
 
 
 @pytest.fixture(scope="module")
