@@ -95,7 +95,7 @@ def discriminated(config: Config, real: Dataset) -> Dataset:
 
 
 def sample_identity(config: Config) -> dict[str, Any]:
-    """What a model's samples share with the data and the noise that they are to be told from."""
+    """Returns the noise and format of the data, which samples must share to be told from them."""
     scaling = components.scaling(config)
     return {
         "sde": str(components.sde(config)),

@@ -159,7 +159,7 @@ def load_decoder(autoencoder: Autoencoder, run: Path) -> Decoder:
     if about["autoencoder"] != autoencoder.digest():
         raise ValueError(
             f"the model in {run} makes latents of the autoencoder in {autoencoder.folder} at step "
-            f"{about['step']}, which now is another, at step {autoencoder.step}: train the model "
-            "anew"
+            f"{about['step']}, but that folder now holds another, at step {autoencoder.step}: give "
+            "the folder as it was, or train another run with this autoencoder"
         )
     return Decoder(autoencoder, *(np.asarray(about[n], np.float32) for n in ("mean", "std")))

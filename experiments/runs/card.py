@@ -100,17 +100,19 @@ def card(
 
 
 def _use(facts: Facts, step: int) -> str:
-    return f"""\
-It is made {facts.purpose}, for research and teaching, and for no decision about people.
-
-With RUN, the folder two above this file, and FILE, the config of a diffusion model:
-
-    python -m experiments.main {facts.use}
-
-Or in Python, with the averaged weights of this very step:
-
-    import experiments
-    model = experiments.load("RUN", step={step})"""
+    helps = "FILE" in facts.use  # another model, and is of no use alone
+    lines = [
+        f"It is made {facts.purpose}, for research and teaching, and for no decision about people.",
+        "Give the folder that holds `checkpoints/` in place of RUN"
+        + (", and the config of a diffusion model in place of FILE:" if helps else ":"),
+        f"    python -m experiments.main {facts.use}",
+    ]
+    if not helps:
+        lines += [
+            "Or in Python, with the averaged weights of this step:",
+            f'    import experiments\n    model = experiments.load("RUN", step={step})',
+        ]
+    return "\n\n".join(lines)
 
 
 def _compute(

@@ -93,7 +93,7 @@ class Options:
 
 
 class Study(NamedTuple):
-    """What all solvers share.
+    """The model and the data, which are the same for all solvers.
 
     Attributes:
         model: without guides.

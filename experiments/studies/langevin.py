@@ -7,8 +7,6 @@ cannot cross the empty space between the modes: the shares of the modes stay tho
 Annealed dynamics divides the samples while the noise still joins the modes.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 import jax
@@ -17,6 +15,7 @@ import numpy as np
 
 import sde_lib
 from experiments.runs import charts, pictures, progress
+from experiments.studies import picture
 from samplers import AnnealedLangevin, Start
 
 MIXTURE = sde_lib.GaussianMixture((0.2, 0.8), ((-5.0, -5.0), (5.0, 5.0)), std=1.0)
@@ -54,15 +53,8 @@ def run(output: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws Langevin dynamics, plain and annealed.")
-    parser.add_argument("--output", type=Path, default=Path("langevin.png"), help="a .png file")
-    output = parser.parse_args().output
-    if output.suffix != ".png":
-        parser.error(f"--output={output}: it must be a .png file")
-    try:
-        print(run(output))
-    except OSError as error:
-        sys.exit(f"error: {error}")
+    """Runs the command."""
+    picture.command("Draws Langevin dynamics, plain and annealed.", "langevin.png", run)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ Ermon 2019, Section 3.1). With a little noise, every objective finds the slope o
 the line. Without noise there is no such slope, and training drifts to any value.
 """
 
-import argparse
 import math
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +23,7 @@ import optax
 
 import sde_lib
 from experiments.runs import charts, pictures, progress
+from experiments.studies import picture
 from models import NoiseModel, Preconditioning
 from models.mlp import MLP
 
@@ -263,15 +262,8 @@ def draw(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compares the objectives of score matching.")
-    parser.add_argument("--output", type=Path, default=Path("score_matching.png"), help="a .png")
-    output = parser.parse_args().output
-    if output.suffix != ".png":
-        parser.error(f"--output={output}: it must be a .png file")
-    try:
-        print(run(output))
-    except OSError as failure:
-        sys.exit(f"error: {failure}")
+    """Runs the command."""
+    picture.command("Compares the objectives of score matching.", "score_matching.png", run)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def guide_fields() -> list[str]:
 
 
 def set_fields(config: Config, fields: Iterable[str]) -> list[str]:
-    """Those of the fields that differ from their defaults."""
+    """Returns those of the fields that differ from their defaults."""
     return [field for field in fields if sections.is_set(config, field)]
 
 

@@ -117,7 +117,7 @@ def test_latents_are_made_once_for_an_autoencoder_and_its_data(run, monkeypatch)
     assert made == [32, 8]
     np.testing.assert_allclose(again.train, dataset.train, rtol=1e-5)  # normalised, the same
     np.testing.assert_allclose(again.latents["std"][0] / dataset.latents["std"][0], 0.5 / SCALE)
-    with pytest.raises(ValueError, match="another, at step 2: train the model anew"):
+    with pytest.raises(ValueError, match="another, at step 2: give the folder as it was"):
         latents.load_decoder(other, model.folder)
     with pytest.raises(ValueError, match="trained in other latents"):
         latents.claim(again.latents, model.folder, other.folder)

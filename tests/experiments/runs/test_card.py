@@ -64,7 +64,7 @@ def test_a_card_says_what_the_run_was():
     [
         (digits, "edm", "bits/dim are of data with uniform noise", "a class of"),
         (points, "moons", "It knows points in the plane", "bits/dim"),
-        (digits, "classifier", "guidance.classifier.run=RUN", "--mode=sample"),
+        (digits, "classifier", "guidance.classifier.run=RUN", "experiments.load"),
         (digits, "discriminator", "guidance.discriminator.run=RUN", "--mode=sample"),
         (cifar10, "edm_ddpmpp_conditional", "a class of 10", "guidance.classifier"),
     ],
