@@ -14,7 +14,7 @@ import flax.linen as nn
 from experiments.build import components, related, sections
 from experiments.build.conditions import labels
 from experiments.pipeline.classifier_free import ClassifierFree, Schedule
-from experiments.pipeline.conditions import Conditions, check_labels
+from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import GUIDES, Classifier, Discriminator, Guide, LogRatio
 from experiments.runs import folder as folders
 from experiments.runs import parts
@@ -82,8 +82,6 @@ def classifier(config: Config, sde: SDE, params: Any) -> Classifier:
     folder = Path(config.guidance.classifier.run)
     theirs = related.config(config, folder, "config.guidance.classifier.run", "classifier")
     related.check_noise(config, theirs, folder, "classifier")
-    n_classes = theirs.data.num_classes
-    check_labels(labels(config), n_classes)
     model = components.noise_model(theirs, sde, related.shape(theirs))
     weights, _ = related.weights(theirs, folder)
 
@@ -92,7 +90,7 @@ def classifier(config: Config, sde: SDE, params: Any) -> Classifier:
 
     options = sections.given(config, {"weight": "guidance.classifier.weight"})
     schedule = components.guidance_schedule(config, sde)
-    about = log_probs, weights, n_classes, labels(config)
+    about = log_probs, weights, theirs.data.num_classes, labels(config)
     return Classifier(*about, **options, schedule=schedule)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.pipeline.classifier_free import Schedule
+from experiments.pipeline.conditions import check_labels
 from samplers import guidance
 from samplers.base import Scores
 from sde_lib import SDE
@@ -183,6 +184,7 @@ class Classifier:
 
     def __post_init__(self):
         check_positive(or_zero=True, **{f"{FIELD}.classifier.weight": self.weight})
+        check_labels(self.labels, self.n_classes)
 
     def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
         labels = jnp.asarray(self.labels or tuple(range(self.n_classes)), jnp.int32)

@@ -169,24 +169,21 @@ class TrainedModel:
                 "test images are made larger, which have classes and texts already: leave out "
                 "label and prompt, or load the model with sampling.low_res, the folder of a run"
             )
-        labels = None if label is None else as_labels(label)
-        guides = self.guides if labels is None else self._guides_to(labels)
-        if guides != self.guides and not self.conditions.has_classes:
+        guides = tuple(
+            dataclasses.replace(guide, labels=as_labels(label))
+            if label is not None and isinstance(guide, guidance.Classifier)
+            else guide
+            for guide in self.guides
+        )
+        if not self.conditions.has_classes and any(
+            isinstance(guide, guidance.Classifier) for guide in guides
+        ):
             label = None  # the classifier alone knows classes
         return self.replace(
             seed=self.seed if seed is None else seed,
             conditions=self.conditions.asked(label, prompt),
             guides=guides,
             base=self.base and self.base.asked(seed, label, prompt),
-        )
-
-    def _guides_to(self, labels: tuple[int, ...]) -> tuple[Guide, ...]:
-        """The guides, with these classes in a classifier's."""
-        return tuple(
-            dataclasses.replace(guide, labels=labels)
-            if isinstance(guide, guidance.Classifier)
-            else guide
-            for guide in self.guides
         )
 
     def score_fn(self, **conditions: Any) -> ScoreFn:

@@ -71,6 +71,7 @@ def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
 
 def test_only_options_of_use_can_be_overridden(tmp_path):
     configs.check_overrides(("sampling.n_steps", "guidance.classifier.run", "seed"), tmp_path)
+    configs.check_overrides(("training.n_iters", "training.snapshot_freq"), tmp_path)  # no effect
     with pytest.raises(ValueError, match=r"config.optim.lr: the model in .* was trained"):
         configs.check_overrides(("optim.lr", "sampling.n_steps"), tmp_path)
 

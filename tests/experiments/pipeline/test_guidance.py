@@ -76,6 +76,17 @@ def test_a_classifier_guides_to_the_classes_in_turn():
         np.testing.assert_allclose(classified(x, t)[:, 0], 2.0 * np.array(expected))
 
 
+def test_a_label_asked_for_is_the_classifier_s():
+    """The model has no classes of its own."""
+    guide = Classifier(half_the_square, (), 4, (1,))
+    model = pipeline(digits.get_config("vp_score_sde")).replace(guides=(guide, EpsilonScaling(1.1)))
+    for label, labels in ((3, (3,)), (1, (1,)), ((2, 0), (2, 0)), (-1, ()), (None, (1,))):
+        classifier, other = model.asked(None, label, None).guides
+        assert (classifier.labels, other) == (labels, EpsilonScaling(1.1))
+    with pytest.raises(ValueError, match="0 to 3"):
+        model.asked(None, 4, None)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
