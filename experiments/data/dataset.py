@@ -65,6 +65,21 @@ class Dataset:
         labels = [part for part in (self.train_labels, self.test_labels) if part is not None]
         return 1 + max((int(part.max()) for part in labels), default=-1)
 
+    def check_labels(self, n_classes: int) -> None:
+        """Raises ValueError unless both splits have labels, all below n_classes."""
+        for split, labels in (("train", self.train_labels), ("test", self.test_labels)):
+            if labels is None:
+                raise ValueError(
+                    f"the {split} data have no labels of all samples, which a classifier and a "
+                    "class-conditional model need: supply integers from 0 on, in the way of the "
+                    "data set's kind (docs/guide.md, Data)"
+                )
+        if self.n_classes > n_classes:
+            raise ValueError(
+                f"the data have {self.n_classes} classes, but the model has only {n_classes}: set "
+                f"config.data.num_classes={self.n_classes}"
+            )
+
 
 def split(
     count: int, fraction: float

@@ -29,22 +29,6 @@ def load(spec: DataSpec) -> Dataset:
     return dataset
 
 
-def check_labels(dataset: Dataset, n_classes: int) -> None:
-    """Raises ValueError unless both splits have labels, all below n_classes."""
-    for split, labels in (("train", dataset.train_labels), ("test", dataset.test_labels)):
-        if labels is None:
-            raise ValueError(
-                f"the {split} data have no labels of all samples, which a classifier and a class-"
-                "conditional model need: supply integers from 0 on, in the way of the data set's "
-                "kind (docs/guide.md, Data)"
-            )
-    if dataset.n_classes > n_classes:
-        raise ValueError(
-            f"the data have {dataset.n_classes} classes, but the model has only {n_classes}: set "
-            f"config.data.num_classes={dataset.n_classes}"
-        )
-
-
 def _check_shape(spec: DataSpec, shape: tuple[int, ...]) -> None:
     if len(shape) != len(spec.shape):
         raise ValueError(

@@ -81,6 +81,7 @@ class ClassLabel:
         return dataclasses.replace(self, labels=as_labels(label))
 
     def from_data(self, dataset: Dataset, split: Split) -> Arrays:
+        dataset.check_labels(self.n_classes)
         return {"class_labels": getattr(dataset, f"{split}_labels")}
 
     def for_samples(self, indices: np.ndarray) -> Arrays:

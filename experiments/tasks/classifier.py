@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 import sde_lib
 from experiments.data.dataset import Dataset
-from experiments.data.load import check_labels
 from experiments.data.scaling import Scaling
 from experiments.runs import devices, parts
 from experiments.tasks.base import Description, Report, Values
@@ -107,7 +106,7 @@ class Classifier:
         return jnp.mean(self._losses(keys["loss"], logits, x, conditions, first_index)[0]), {}
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
-        check_labels(dataset, self.n_classes)
+        dataset.check_labels(self.n_classes)
 
     def start(self, state: TrainState) -> TrainState:
         return state

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from experiments.data import latents
 from experiments.data.augment import augment
 from experiments.data.dataset import Dataset
-from experiments.data.load import check_labels
 from experiments.data.scaling import Scaling
 from experiments.evaluation import metrics as figures
 from experiments.pipeline import show
@@ -140,7 +139,7 @@ class ScoreModel:
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         if self.n_classes:
-            check_labels(dataset, self.n_classes)
+            dataset.check_labels(self.n_classes)
         for name, (values, changed) in self.records().items():
             folders.record(folder / name, values, changed)
         if self.autoencoder is not None:

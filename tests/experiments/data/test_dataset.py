@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -22,3 +24,13 @@ def test_classes_are_counted_over_both_parts():
     images = np.zeros((2, 1, 1, 1), np.uint8)
     assert Dataset(images, images, 256).n_classes == 0
     assert Dataset(images, images, 256, np.array([0, 1]), np.array([4, 0])).n_classes == 5
+
+
+def test_a_class_conditional_model_needs_labels_of_its_classes():
+    images, labels = np.zeros((10, 1, 1, 1), np.uint8), np.arange(10)
+    dataset = Dataset(images, images, 17, labels, labels)
+    dataset.check_labels(10)
+    with pytest.raises(ValueError, match="have 10 classes, but the model has only 9"):
+        dataset.check_labels(9)
+    with pytest.raises(ValueError, match="the test data have no labels"):
+        dataclasses.replace(dataset, test_labels=None).check_labels(10)

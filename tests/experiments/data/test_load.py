@@ -1,10 +1,8 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from experiments.data.dataset import Dataset, DataSpec
-from experiments.data.load import check_labels, load
+from experiments.data.load import load
 from experiments.data.sources import SOURCES, Source
 from experiments.runs import devices
 from experiments.training.options import Training
@@ -80,15 +78,6 @@ def test_confidences_that_do_not_fit_are_refused(returns, confidences, message):
     returns("digits", Dataset(IMAGES, IMAGES, 17, train_confidence=confidences))
     with pytest.raises(ValueError, match=message):
         load(DIGITS)
-
-
-def test_a_class_conditional_model_needs_labels_of_its_classes():
-    dataset = load(DIGITS)
-    check_labels(dataset, 10)
-    with pytest.raises(ValueError, match="have 10 classes, but the model has only 9"):
-        check_labels(dataset, 9)
-    with pytest.raises(ValueError, match="the test data have no labels"):
-        check_labels(dataclasses.replace(dataset, test_labels=None), 10)
 
 
 def test_an_unknown_data_set_is_refused_with_the_nearest_name():
