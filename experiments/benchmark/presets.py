@@ -16,7 +16,7 @@ OTHERS = tuple(name for name in samplers.SAMPLERS if name not in (*MAIN, *CLD_ON
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What the benchmark measures, and at what size.
+    """The models that the benchmark measures, and their sizes.
 
     Attributes:
         subjects: models of the figures memory, train, data, likelihood and profile.

@@ -69,17 +69,8 @@ def bits_per_dim(
         else:
             x = scaling.to_model_each(key, x, first_index, dequantize=True)
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
-        result = sde_lib.log_likelihood(
-            key,
-            pipeline.sde,
-            score_fn,
-            x,
-            options.rtol,
-            options.atol,
-            options.probe,
-            options.n_probes,
-            first_index,
-        )
+        how = options.rtol, options.atol, options.probe, options.n_probes, first_index
+        result = sde_lib.log_likelihood(key, pipeline.sde, score_fn, x, *how)
         log_prob = result.log_prob + log_ratio
         bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
