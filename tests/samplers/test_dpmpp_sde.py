@@ -41,7 +41,7 @@ def test_a_single_data_point_is_reached_alike_in_any_number_of_steps(name):
 
 
 def test_the_middle_of_a_step_is_refused_at_its_ends():
-    with pytest.raises(ValueError, match="r is 1.0: it must lie strictly between 0 and 1"):
+    with pytest.raises(ValueError, match=r"r is 1.0: it must lie strictly between 0 and 1"):
         samplers.DPMppSDE(r=1.0)
     with pytest.raises(ValueError, match=r"eta is -0.5: it must be in \[0, 10\]"):
         samplers.DPMppSDE(eta=-0.5)
