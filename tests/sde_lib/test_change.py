@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_forms import SDES, Gaussian, Mixture
 
 import samplers
 import sde_lib
 from sde_lib.batch import expand
-from tests.closed_forms import SDES, Gaussian, Mixture
 
 GAUSSIAN, MIXTURE = Gaussian(), Mixture()
 
