@@ -75,7 +75,7 @@ class SamplerOptions(Mapping[str, sections.Options]):
 SAMPLER = Choice("sampling.method", SamplerOptions())
 
 SCORE_MATCHING = {  # score_sde's names stay in config.training
-    **{f"{name}": f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
+    **{name: f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
     "reduce_mean": "training.reduce_mean",
     "noise_density": "noise_density.name",
     "weighting": "weighting.name",
@@ -150,7 +150,6 @@ REGULARIZATION = Choice(
 CHOICES = (
     *(SDE, SAMPLER, OBJECTIVE, NOISE_DENSITY, WEIGHTING, GUIDANCE_SCHEDULE, EDIT, REGULARIZATION),
 )
-SLICED = ("sliced", "sliced_vr")
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
 
 

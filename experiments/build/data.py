@@ -63,12 +63,8 @@ def with_confidence(config: Config, found: Dataset) -> Dataset:
         return confidence.check(found)
     folder = Path(config.data.confidence)
     theirs = related.config(config, folder, "config.data.confidence", "classifier")
-    for what, ours, other in (
-        ("shape of data", related.shape(config), related.shape(theirs)),
-        ("number of classes", config.data.num_classes, theirs.data.num_classes),
-    ):
-        if ours != other:
-            raise ValueError(f"the {what} of the classifier in {folder} is {other}, here {ours}")
+    aspects = ("shape of data", "number of classes")
+    related.check_equal(config, theirs, folder, "classifier", aspects)
     sde, mesh = components.sde(theirs), components.mesh(config)
     model = components.noise_model(theirs, sde, related.shape(theirs))
     params, _ = related.weights(theirs, folder)

@@ -27,8 +27,8 @@ NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
 
 def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> ClassifierFree:
     """Classifier-free guidance. If only a classifier guides, the schedule is the classifier's."""
-    names = {"weight": "weight", "negative_terms": "negative_terms"}
-    options = {name: f"guidance.classifier_free.{field}" for name, field in names.items()}
+    names = ("weight", "negative_terms")
+    options = {name: f"guidance.classifier_free.{name}" for name in names}
     schedule = components.guidance_schedule(config, sde)
     if config.guidance.classifier.run or not conditions.droppable:
         if schedule.name != "constant" and not config.guidance.classifier.run:

@@ -37,16 +37,18 @@ def load(
         ValueError: there is no run, or one of a model that is no score model; an override that is
             unknown, or that a trained model cannot have.
     """
-    config = configs.load(Path(folder))
-    for field in overrides or {}:
-        if migrate.new_name(field):
-            raise ValueError(f"config.{field} is now config.{migrate.new_name(field)}")
-        check_name("the override", field, configs.fields(config))
-    configs.check_overrides(overrides or {}, Path(folder))
-    for field, value in (overrides or {}).items():
+    folder, overrides = Path(folder), overrides or {}
+    config = configs.load(folder)
+    known = configs.fields(config)
+    for field in overrides:
+        if new := migrate.new_name(field):
+            raise ValueError(f"config.{field} is now config.{new}")
+        check_name("the override", field, known)
+    configs.check_overrides(overrides, folder)
+    for field, value in overrides.items():
         sections.put(config, field, value)
-    sections.reset_options(config, components.CHOICES, overrides or {})
-    return trained(config, Path(folder), step)
+    sections.reset_options(config, components.CHOICES, overrides)
+    return trained(config, folder, step)
 
 
 def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:

@@ -1,5 +1,6 @@
 """Other runs that a config refers to: their configs, checked, and their weights."""
 
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,18 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
 
 def check_noise(ours: Config, theirs: Config, folder: Path, what: str) -> None:
     """Raises ValueError unless a related model sees the same noisy data."""
-    for name, of in (
-        ("SDE", components.sde),
-        ("shape of data", shape),
-        ("range of data", lambda of: components.scaling(of).range),
-        ("autoencoder", lambda of: of.data.autoencoder),
-    ):
-        if of(ours) != of(theirs):
-            raise ValueError(
-                f"the {name} of the {what} in {folder} is {of(theirs)}, here {of(ours)}"
-            )
+    aspects = ("SDE", "shape of data", "range of data", "autoencoder")
+    check_equal(ours, theirs, folder, what, aspects)
+
+
+def check_equal(
+    ours: Config, theirs: Config, folder: Path, what: str, aspects: Iterable[str]
+) -> None:
+    """Raises ValueError if a related model differs in one of these aspects, of ASPECTS."""
+    for name in aspects:
+        here, there = ASPECTS[name](ours), ASPECTS[name](theirs)
+        if here != there:
+            raise ValueError(f"the {name} of the {what} in {folder} is {there}, here {here}")
 
 
 def shape(ours: Config) -> tuple[int, ...]:
@@ -59,6 +62,15 @@ def shape(ours: Config) -> tuple[int, ...]:
     if not ours.data.autoencoder:
         return components.data_shape(ours)
     return components.latent_shape(autoencoder_config(ours))
+
+
+ASPECTS: dict[str, Callable[[Config], Any]] = {
+    "SDE": components.sde,
+    "shape of data": shape,
+    "range of data": lambda config: components.scaling(config).range,
+    "number of classes": lambda config: config.data.num_classes,
+    "autoencoder": lambda config: config.data.autoencoder,
+}
 
 
 def autoencoder_config(ours: Config) -> Config:

@@ -232,14 +232,8 @@ def perceptual_distance(config: Config) -> perceptual.Distance:
             "weights, or the folder of a classifier"
         )
     theirs = related.config(config, path, "config.autoencoder.perceptual.run", "classifier")
-    for what, of in (
-        ("shape of data", related.shape),
-        ("range of data", lambda of: components.scaling(of).range),
-    ):
-        if of(config) != of(theirs):
-            raise ValueError(
-                f"the {what} of the classifier in {path} is {of(theirs)}, here {of(config)}"
-            )
+    aspects = ("shape of data", "range of data")
+    related.check_equal(config, theirs, path, "classifier", aspects)
     model = components.noise_model(theirs, components.sde(theirs), related.shape(theirs))
     params, _ = related.weights(theirs, path)
     params = devices.fetch(params)  # a train step closes over them

@@ -17,6 +17,7 @@ from experiments.data.scaling import Scaling
 from experiments.evaluation import metrics as figures
 from experiments.pipeline import show
 from experiments.pipeline.conditions import Text
+from experiments.pipeline.likelihood import bits_per_dim
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
 from experiments.runs import folder as folders
@@ -182,7 +183,7 @@ class ScoreModel:
     def likelihood(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """Bits/dim of the test set."""
         model = self.trained(params, step, folder)
-        bits = figures.likelihood.bits_per_dim(model, self.values(dataset, "test"))
+        bits = bits_per_dim(model, self.values(dataset, "test"))
         figures.save_likelihoods(model, bits)
         name = figures.bits_name(model)
         return Report([f"{name} {bits}"], {name: str(bits)}, [])
