@@ -9,7 +9,6 @@ import sde_lib
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
-from experiments.benchmark.sampling import over_parts
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
@@ -40,4 +39,4 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
             return derivative(params, x, t, v)[0]
 
         parts = {"jvp": (measure.chained(call, x, nfe), nfe)}
-        yield over_parts("likelihood", str(subject), "log_likelihood", run, parts, repeats)
+        yield measure.over_parts("likelihood", str(subject), "log_likelihood", run, parts, repeats)

@@ -90,3 +90,21 @@ def ratio(times: Times, whole: str, parts: Iterable[str]) -> float:
 def medians(times: Times) -> dict[str, float]:
     """The median seconds of each run."""
     return {name: float(np.median(seconds)) for name, seconds in times.items()}
+
+
+def over_parts(
+    kind: str,
+    subject: str,
+    name: str,
+    whole: Run,
+    parts: dict[str, tuple[Run, int]],
+    repeats: int,
+) -> Figure:
+    """The figure of a run against its parts: by name, a run and the number of calls in it."""
+    runs = {"whole": whole, **{part: run for part, (run, _) in parts.items()}}
+    title = f"{kind} {subject} {name}"
+    compiled(title, *runs.values())
+    times = in_turns(title, runs, repeats)
+    numbers: dict[str, Any] = {f"calls of {part}": n for part, (_, n) in parts.items()}
+    whole_to_parts = ratio(times, "whole", parts)
+    return Figure(kind, subject, name, whole_to_parts, medians(times), repeats, numbers)

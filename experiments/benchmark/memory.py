@@ -17,7 +17,7 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     Where the device counts its memory, a detail is its peak so far, if it is a new one.
     """
     for subject in preset.subjects:
-        for name, n, program, run in programs("memory", preset, subject):
+        for name, n, program, run in programs("memory", subject, preset.n_samples, preset.n_steps):
             memory: Any = program.memory_analysis()
             parts = (*plan.HELD, "output")
             in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts)

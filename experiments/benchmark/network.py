@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
-from experiments.benchmark.training import Bare
+from experiments.benchmark.programs import Bare
 from experiments.commands import plan
 from models.convolution import LAYOUT
 

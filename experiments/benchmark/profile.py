@@ -35,7 +35,7 @@ TARGET = re.compile(r'custom_call_target="([^"]*)"')
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     """The share of convolutions and matrix products in all operations' time."""
     for subject in preset.subjects:
-        for program in programs("profile", preset, subject):
+        for program in programs("profile", subject, preset.n_samples, preset.n_steps):
             text = program.compiled.as_text()
             assert text is not None  # XLA's own backends have it
             title, rounds = f"profile {subject} {program.name}", []

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
                 draw = make_draw(model, preset.n_samples)
                 nfe = int(draw(0).nfe)
             parts = {"network": (measure.chained(call, x, nfe), nfe)}
-            yield over_parts("sample", str(subject), name, partial(draw, 0), parts, repeats)
+            yield measure.over_parts("sample", str(subject), name, partial(draw, 0), parts, repeats)
 
 
 def guidance_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
@@ -76,7 +75,7 @@ def guidance_figures(preset: Preset, repeats: int) -> Iterator[Figure]:
         ),
     }
     for name, (whole, parts) in wholes.items():
-        yield over_parts("guidance", str(preset.guided), name, whole, parts, repeats)
+        yield measure.over_parts("guidance", str(preset.guided), name, whole, parts, repeats)
 
 
 def n_guided(sampler: samplers.EDM, sde: sde_lib.SDE) -> int:
@@ -84,21 +83,3 @@ def n_guided(sampler: samplers.EDM, sde: sde_lib.SDE) -> int:
     low, high = levels_at(sde_lib.VP(), list(samplers.guidance.GUIDED_TIMES))
     first = sampler.levels(sde, *levels_at(sde, [sde.t_max, sde.t_min]))[:-1]
     return int(np.sum((low <= first) & (first <= high)))
-
-
-def over_parts(
-    kind: str,
-    subject: str,
-    name: str,
-    whole: Run,
-    parts: dict[str, tuple[Run, int]],
-    repeats: int,
-) -> Figure:
-    """The figure of a run against its parts: by name, a run and the number of calls in it."""
-    runs = {"whole": whole, **{part: run for part, (run, _) in parts.items()}}
-    title = f"{kind} {subject} {name}"
-    measure.compiled(title, *runs.values())
-    times = measure.in_turns(title, runs, repeats)
-    ratio, seconds = measure.ratio(times, "whole", parts), measure.medians(times)
-    numbers: dict[str, Any] = {f"calls of {part}": n for part, (_, n) in parts.items()}
-    return Figure(kind, subject, name, ratio, seconds, repeats, numbers)
