@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
-from experiments.build import components, configs, migrate, sections
+from experiments.build import choices, configs, migrate, sections
 from experiments.commands.request import Request
 from experiments.runs import folder as folders
 from experiments.runs import hosts
@@ -230,5 +230,5 @@ def _overridden(values: flags.FlagValues, config: Config) -> set[str]:
     if values.label is not None:
         config.sampling.labels = tuple(values.label)
         fields.add("sampling.labels")
-    sections.reset_options(config, components.CHOICES, fields)
+    sections.reset_options(config, choices.CHOICES, fields)
     return fields

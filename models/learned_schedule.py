@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+SCHEDULE = "schedule"  # the name of the schedule's parameters, beside those of the network
+
 
 class LearnedSchedule(nn.Module):
     """gamma(u) = -log-SNR, rising from gamma_min at u = 0 to gamma_max at u = 1.

@@ -10,10 +10,12 @@ As in the paper, `weight` is the mean of w over p ("clamp_linear": before the cl
 for "power_cosine" it is the maximum of w, for "interval" the value of w inside the interval.
 """
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,7 +25,8 @@ from sde_lib import EDM, SDE, VP
 from sde_lib.batch import PerSample
 from sde_lib.checks import check_name, check_positive
 
-Schedule = Callable[[PerSample], PerSample]
+WeightOfTime = Callable[[PerSample], PerSample]
+"""w(t), [B] -> [B]"""
 
 
 def progress(sde: SDE, t: PerSample) -> PerSample:
@@ -37,20 +40,20 @@ def progress(sde: SDE, t: PerSample) -> PerSample:
 
 def _follow(
     shape: Callable[[PerSample], PerSample], weight: float | Float[Array, ""], sde: SDE
-) -> Schedule:
+) -> WeightOfTime:
     """The schedule weight * shape(p)."""
     check_positive(or_zero=True, weight=weight)
     return lambda t: weight * shape(progress(sde, t))
 
 
-def _clamp_linear(weight: float | Float[Array, ""], sde: SDE, least: float) -> Schedule:
+def _clamp_linear(weight: float | Float[Array, ""], sde: SDE, least: float) -> WeightOfTime:
     """The linear schedule, clamped to at least `least` (c in the paper)."""
     check_positive(or_zero=True, least=least)
     rising = _follow(lambda p: 2 * p, weight, sde)
     return lambda t: jnp.maximum(least, rising(t))
 
 
-def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> Schedule:
+def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> WeightOfTime:
     """The schedule weight (1 - cos(pi p^power)) / 2: a larger power guides later."""
     check_positive(power=power)
     return _follow(lambda p: (1 - jnp.cos(math.pi * p**power)) / 2, weight, sde)
@@ -58,7 +61,7 @@ def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> S
 
 def _interval(
     weight: float | Float[Array, ""], sde: SDE, low: float, high: float, outside: float = 1.0
-) -> Schedule:
+) -> WeightOfTime:
     """`weight` at noise levels sigma / alpha in (low, high], `outside` at all others.
 
     Kynkaanniemi et al. 2024 (arXiv 2404.07724). For classifier-free guidance outside = 1 is the
@@ -75,7 +78,7 @@ def _interval(
     return interval
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
+SCHEDULES: dict[str, Callable[..., WeightOfTime]] = {
     "constant": partial(_follow, jnp.ones_like),
     "linear": partial(_follow, lambda p: 2 * p),
     "inverse_linear": partial(_follow, lambda p: 2 * (1 - p)),
@@ -91,7 +94,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 def create(
     name: str, weight: float | Float[Array, ""], sde: SDE, **options: float | None
-) -> Schedule:
+) -> WeightOfTime:
     """Makes a schedule by its name in SCHEDULES. Options that are None are ignored.
 
     Raises:
@@ -106,3 +109,29 @@ def create(
         takes = ", ".join(list(signature.parameters)[2:]) or "no options"
         raise ValueError(f"guidance schedule {name!r}: {error}; it takes {takes}") from None
     return SCHEDULES[name](weight, sde, **given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A guidance schedule and its options.
+
+    Attributes:
+        name: in SCHEDULES.
+        options: of the schedule, such as (("low", 0.2), ("high", 5.0)).
+    """
+
+    name: str = "constant"
+    options: tuple[tuple[str, float], ...] = ()
+
+    def weight(self, weight: Any, sde: SDE, outside: float = 1.0) -> Any:
+        """The weight as it is if constant, else as a function of t.
+
+        Args:
+            weight: a number, or a scalar array.
+            sde: gives t its noise level.
+            outside: the weight outside the noise levels of "interval": 1 is the conditional score
+                alone in classifier-free guidance, 0 drops a gradient.
+        """
+        options = dict(self.options) | ({"outside": outside} if self.name == "interval" else {})
+        made = create(self.name, weight, sde, **options)
+        return weight if self.name == "constant" else made

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.build import components, pipelines, related, sections
+from experiments.build import choices, components, pipelines, related, sections
 from experiments.pipeline.pipeline import Pipeline
 from models import NoiseModel
 from models.config import Config
@@ -55,7 +55,7 @@ class Subject:
         """The experiment's model with these weights; with a sampler's name, drawn by that one."""
         config = self.config()
         if sampler:
-            choice = components.SAMPLER
+            choice = choices.SAMPLER
             config.sampling.method = sampler
             sections.reset_options(config, [choice], [choice.field])
             for field, value in {"n_steps": n_steps, "corrector": "langevin"}.items():

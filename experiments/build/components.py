@@ -1,9 +1,8 @@
 """Objects made from the sections of a config: SDE, sampler, loss, options of training, ..."""
 
 import dataclasses
-import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,143 +13,26 @@ from jax.sharding import Mesh
 import models
 import samplers
 import sde_lib
-from experiments.build import sections
-from experiments.build.sections import Choice, options_of
+from experiments.build import choices, sections
 from experiments.data import augment
 from experiments.data.dataset import DataSpec
 from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
-from experiments.pipeline.classifier_free import Schedule
 from experiments.pipeline.edit import Edit
+from experiments.pipeline.labels import as_labels
 from experiments.pipeline.model import LikelihoodOptions
 from experiments.runs import devices
-from experiments.tasks.score_model import SCHEDULE, Loss
+from experiments.training.objective import Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
 from experiments.training.options import Average, Training
 from models import NoiseModel
 from models.config import Config
 from models.dit import DiT, check_patches
-from samplers.guidance import SCHEDULES
+from models.learned_schedule import SCHEDULE
+from samplers.guidance_schedules import Schedule
 from samplers.registry import Sampler
 from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least, check_name
-
-CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
-SDES: Mapping[str, tuple[Any, sections.Options]] = {
-    name: (sde, {option: f"model.{option}" for option in options})
-    for name, sde, options in (
-        ("vesde", sde_lib.VE, ("sigma_min", "sigma_max")),
-        ("vpsde", sde_lib.VP, ("beta_min", "beta_max")),
-        ("subvpsde", sde_lib.SubVP, ("beta_min", "beta_max")),
-        ("edm", sde_lib.EDM, ()),
-        ("cosine", sde_lib.Cosine, ()),
-        ("sigmoid", sde_lib.Sigmoid, ()),
-        ("linear", sde_lib.Linear, ()),
-        ("flow", sde_lib.LinearFlow, ()),
-        ("log_linear", sde_lib.LogLinear, ("gamma_min", "gamma_max")),
-    )
-} | {"cld": (sde_lib.CLD, CLD_FIELDS)}
-SDE = Choice("training.sde", {name: fields for name, (_, fields) in SDES.items()})
-
-SAMPLING_NAMES = {  # fields of config.sampling that are named otherwise than the sampler's
-    "denoise": "sampling.noise_removal",
-    "n_corrector_steps": "sampling.n_steps_each",
-    "n_levels": "sampling.n_steps",
-}
-
-
-class SamplerOptions(Mapping[str, sections.Options]):
-    """The options of every registered sampler, also of one that is registered later."""
-
-    def __getitem__(self, name: str) -> sections.Options:
-        return options_of(samplers.SAMPLERS[name], "sampling", SAMPLING_NAMES)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(samplers.SAMPLERS)
-
-    def __len__(self) -> int:
-        return len(samplers.SAMPLERS)
-
-
-SAMPLER = Choice("sampling.method", SamplerOptions())
-
-SCORE_MATCHING = {  # score_sde's names stay in config.training
-    **{name: f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
-    "reduce_mean": "training.reduce_mean",
-    "noise_density": "noise_density.name",
-    "weighting": "weighting.name",
-    **{name: f"objective.{name}" for name in ("stratified", "input_perturbation")},
-    "soft_truncation": "objective.soft_truncation",
-}
-PROJECTIONS = {"n_projections": "objective.n_projections"}
-BOUND = {name: f"objective.{name}" for name in ("stratified", "loss_history")}
-OBJECTIVE = Choice(
-    "objective.name",
-    {
-        "denoising": SCORE_MATCHING,
-        "explicit": SCORE_MATCHING,
-        "sliced": SCORE_MATCHING | PROJECTIONS,
-        "sliced_vr": SCORE_MATCHING | PROJECTIONS,
-        "vdm": {"stratified": "objective.stratified"},
-        "hybrid": BOUND | {"vlb_weight": "objective.vlb_weight"},
-        "vlb": BOUND,
-    },
-)
-NOISE_DENSITY = Choice(
-    "noise_density.name",
-    {
-        "uniform": {},
-        "log_uniform": {},
-        "log_normal": {"mean": "noise_density.mean", "std": "noise_density.std"},
-        "split_log_normal": {n: f"noise_density.{n}" for n in ("mean", "std", "std_above")},
-        "log_logistic": {"mean": "noise_density.mean", "std": "noise_density.std"},
-        "v_diffusion": {},
-        "cosine_interpolated": {},
-    },
-)
-WEIGHTING = Choice(
-    "weighting.name",
-    {
-        **{name: {} for name in ("variance", "x0", "v", "velocity", "edm", "min_snr")},
-        **{name: {} for name in ("soft_min_snr", "truncated_snr")},
-        "sigmoid": {"bias": "weighting.bias"},
-    },
-)
-GUIDANCE_SCHEDULE = Choice(
-    "guidance.schedule.name",
-    {
-        name: {
-            option: f"guidance.schedule.{option}"
-            for option in list(inspect.signature(schedule).parameters)[2:]
-            if option != "outside"
-        }
-        for name, schedule in SCHEDULES.items()
-    },
-)
-EDIT = Choice(
-    "edit.task",
-    {
-        "inpaint": {n: f"edit.{n}" for n in ("n_results", "mask", "n_iterations")},
-        "colorize": {n: f"edit.{n}" for n in ("n_results", "n_iterations")},
-        "variations": {n: f"edit.{n}" for n in ("n_results", "strength")},
-        "reconstruct": {},
-        "interpolate": {"n_results": "edit.n_results"},
-    },
-)
-REGULARIZATION = Choice(
-    "autoencoder.regularization",
-    {
-        "kl": {"kl_weight": "autoencoder.kl.weight"},
-        "vq": {
-            "codebook_size": "autoencoder.vq.codebook_size",
-            "commitment": "autoencoder.vq.commitment",
-        },
-    },
-)
-CHOICES = (
-    *(SDE, SAMPLER, OBJECTIVE, NOISE_DENSITY, WEIGHTING, GUIDANCE_SCHEDULE, EDIT, REGULARIZATION),
-)
-VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
 
 
 def sde(config: Config) -> sde_lib.SDE:
@@ -158,8 +40,8 @@ def sde(config: Config) -> sde_lib.SDE:
 
     In discrete training, VP's is the one through the levels of DDPM's chain.
     """
-    name, options = SDE.read(config)
-    made = SDES[name][0](**options)
+    name, options = choices.SDE.read(config)
+    made = choices.SDES[name][0](**options)
     if config.training.continuous or name != "vpsde":
         return made
     return sde_lib.Table(tuple(made.levels(config.model.num_scales).tolist()))
@@ -167,7 +49,7 @@ def sde(config: Config) -> sde_lib.SDE:
 
 def sampler(config: Config) -> Sampler:
     """The sampler that config.sampling describes."""
-    name, options = SAMPLER.read(config)
+    name, options = choices.SAMPLER.read(config)
     return samplers.create(name, **options)
 
 
@@ -183,8 +65,10 @@ def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
     known = {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, NoiseLevelSolver)}
     check_name("solver", name, known)
     check_at_least(2, nfe=nfe)
-    fields = SAMPLER.components[name]
-    options_of_all = {field for other in known for field in SAMPLER.components[other].values()}
+    fields = choices.SAMPLER.components[name]
+    options_of_all = {
+        field for other in known for field in choices.SAMPLER.components[other].values()
+    }
     for field in sorted(options_of_all - set(fields.values())):
         if sections.is_set(config, field):
             raise ValueError(
@@ -213,7 +97,7 @@ def noise_density(
 
     `shape` is that of a sample in model space; None: as the data set has it.
     """
-    name, options = NOISE_DENSITY.read(config)
+    name, options = choices.NOISE_DENSITY.read(config)
     return sde_lib.noise_density.create(
         name,
         sde,
@@ -225,7 +109,7 @@ def noise_density(
 
 def weighting(config: Config) -> sde_lib.weighting.Weighting | None:
     """The weighting of the loss over noise levels; None for none."""
-    name, options = WEIGHTING.read(config)
+    name, options = choices.WEIGHTING.read(config)
     return sde_lib.weighting.create(name, config.model.sigma_data, **options)
 
 
@@ -236,7 +120,7 @@ def loss_of(
 
     Given None, "vdm" draws noise levels uniformly in log-SNR.
     """
-    name, options = OBJECTIVE.read(config)
+    name, options = choices.OBJECTIVE.read(config)
     strata = {
         "stratified": config.objective.stratified,
         "n_strata": config.training.batch_size,
@@ -251,7 +135,7 @@ def loss_of(
             return partial(sde_lib.diffusion_loss, **strata, schedule=lambda u: -gamma(u))
 
         return vdm
-    if name in VARIATIONAL:
+    if name in choices.VARIATIONAL:
         vlb_weight = 1e-3 if config.objective.vlb_weight is None else config.objective.vlb_weight
         scale = scaling(config)
         loss: Loss = partial(
@@ -373,7 +257,7 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
         made.preconditioning.check(encoder)
         _check_data(config, made, shape)
     learned = made.preconditioning.learned_variance
-    if learned != (config.objective.name in VARIATIONAL):
+    if learned != (config.objective.name in choices.VARIATIONAL):
         raise ValueError(
             f"config.model.learned_variance is {learned}, config.objective.name "
             f"{config.objective.name!r}: the variance is learned by 'hybrid' or 'vlb', and by "
@@ -435,16 +319,23 @@ def likelihood(config: Config) -> LikelihoodOptions:
 
 def edit(config: Config) -> Edit:
     """The edit that config.edit describes."""
-    name, options = EDIT.read(config)
+    name, options = choices.EDIT.read(config)
     check_at_least(
         2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images}
     )
     return Edit(name, **options)
 
 
+def labels(config: Config) -> tuple[int, ...]:
+    """The classes to draw, in turn; () for all of them."""
+    if config.sampling.labels and config.sampling.label != -1:
+        raise ValueError("config.sampling.label and .labels are both set: leave one of them out")
+    return as_labels(tuple(config.sampling.labels) or config.sampling.label)
+
+
 def guidance_schedule(config: Config, sde: sde_lib.SDE) -> Schedule:
     """The schedule of the guidance's weights."""
-    name, options = GUIDANCE_SCHEDULE.read(config)
+    name, options = choices.GUIDANCE_SCHEDULE.read(config)
     made = Schedule(name, tuple(sorted(options.items())))
     made.weight(1.0, sde)  # checks its options
     return made

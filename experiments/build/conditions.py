@@ -7,7 +7,8 @@ with a class like those of experiments/pipeline/conditions.py and a maker, and a
 from collections.abc import Callable
 from typing import Any
 
-from experiments.build import data, sections
+from experiments.build import sections
+from experiments.build.components import labels
 from experiments.data.captions import ByteReader, EmbeddingReader
 from experiments.pipeline.conditions import (
     ClassLabel,
@@ -15,7 +16,6 @@ from experiments.pipeline.conditions import (
     Conditions,
     Confidence,
     Text,
-    as_labels,
 )
 from models.config import Config
 
@@ -35,13 +35,6 @@ def class_label(config: Config) -> ClassLabel | None:
             "classifier that guides: give config.guidance.classifier.run"
         )
     return None
-
-
-def labels(config: Config) -> tuple[int, ...]:
-    """The classes to draw, in turn; () for all of them."""
-    if config.sampling.labels and config.sampling.label != -1:
-        raise ValueError("config.sampling.label and .labels are both set: leave one of them out")
-    return as_labels(tuple(config.sampling.labels) or config.sampling.label)
 
 
 def label_confidence(config: Config) -> Confidence | None:
@@ -85,7 +78,7 @@ def text(config: Config) -> Text | None:
     else:
         lines = tuple(filter(None, options.prompt.splitlines()))
         reader = ByteReader(config.model.text_length, lines, negative)
-    return Text(reader, data.lazily(config))
+    return Text(reader)
 
 
 CONDITIONS: dict[str, Callable[[Config], Condition | None]] = {

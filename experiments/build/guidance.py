@@ -12,14 +12,14 @@ from typing import Any
 import flax.linen as nn
 
 from experiments.build import components, related, sections
-from experiments.build.conditions import labels
-from experiments.pipeline.classifier_free import ClassifierFree, Schedule
+from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import GUIDES, Classifier, Discriminator, Guide, LogRatio
 from experiments.runs import folder as folders
 from experiments.runs import parts
 from experiments.tasks.discriminator import RECORD
 from models.config import Config
+from samplers.guidance_schedules import Schedule
 from sde_lib import SDE
 
 NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
@@ -90,7 +90,7 @@ def classifier(config: Config, sde: SDE, params: Any) -> Classifier:
 
     options = sections.given(config, {"weight": "guidance.classifier.weight"})
     schedule = components.guidance_schedule(config, sde)
-    about = log_probs, weights, theirs.data.num_classes, labels(config)
+    about = log_probs, weights, theirs.data.num_classes, components.labels(config)
     return Classifier(*about, **options, schedule=schedule)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.build import sections
-from experiments.build.components import CHOICES
+from experiments.build.choices import CHOICES
 from experiments.runs.folder import flatten
 from models.config import Config
 

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 import models
 from experiments.build import (
+    choices,
     components,
     conditions,
     configs,
@@ -47,7 +48,7 @@ def load(
     configs.check_overrides(overrides, folder)
     for field, value in overrides.items():
         sections.put(config, field, value)
-    sections.reset_options(config, components.CHOICES, overrides)
+    sections.reset_options(config, choices.CHOICES, overrides)
     return trained(config, folder, step)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import components, configs, data, pipelines, related, sections
+from experiments.build import choices, components, configs, data, pipelines, related, sections
 from experiments.data.sources import SOURCES
 from experiments.evaluation import metrics
 from experiments.evaluation.features import load as load_features
@@ -118,7 +118,7 @@ def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
             "config.data.autoencoder gives latents, which are not for the network 'autoencoder': "
             "leave it out"
         )
-    _, options = components.REGULARIZATION.read(config)
+    _, options = choices.REGULARIZATION.read(config)
     options.pop("codebook_size", None)
     section = config.autoencoder
     sections.check_needed(config, "autoencoder.perceptual", "run", section.perceptual)
@@ -168,7 +168,7 @@ def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
 
 def _check_no_score(config: Config) -> None:
     """Raises ValueError for options of score models, or of components that are not chosen."""
-    for choice in (components.SAMPLER, components.OBJECTIVE, components.WEIGHTING):
+    for choice in (choices.SAMPLER, choices.OBJECTIVE, choices.WEIGHTING):
         choice.read(config)
     for field in (
         *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),

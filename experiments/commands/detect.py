@@ -48,7 +48,7 @@ def run(request: Request) -> None:
     test = dataset.test, model.conditions.from_data(dataset, "test")
     sets = {
         "test": jax.tree.map(lambda leaf: leaf[rows], test),
-        "samples": (samples, model.conditions.for_samples(np.arange(n))),
+        "samples": (samples, model.sample_conditions(np.arange(n))),
     }
     errors = {
         name: detection.reconstruction_errors(model, values, options.n_steps, name)

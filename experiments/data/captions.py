@@ -2,41 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.data.dataset import Dataset
+from experiments.data.dataset import Dataset, Split
 from models import text
 
 Texts = Int[np.ndarray, "texts bytes"] | Float[np.ndarray, "texts tokens width"]
-Split = Literal["train", "test"]
 FILE = "an .npz file of float arrays [texts, tokens, width]"
-
-
-class TextReader(Protocol):
-    """A way to make arrays of texts."""
-
-    def from_data(self, dataset: Dataset, split: Split) -> Texts:
-        """The captions of one split of the data."""
-        ...
-
-    def prompts(self) -> Texts | None:
-        """The prompts that samples are drawn for, in turn; None if none are given."""
-        ...
-
-    def negative(self) -> Texts | None:
-        """The negative prompt, [1, ...]; None if none is given."""
-        ...
-
-    def empty(self) -> np.ndarray:
-        """The empty text, without its first axis."""
-        ...
-
-    def asked(self, prompts: tuple[str, ...]) -> "TextReader":
-        """The reader with other prompts."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +52,7 @@ class ByteReader:
     def empty(self) -> np.ndarray:
         return text.encode([""], self.length)[0]
 
-    def asked(self, prompts: tuple[str, ...]) -> TextReader:
+    def asked(self, prompts: tuple[str, ...]) -> Self:
         return dataclasses.replace(self, prompt=prompts)
 
 
@@ -138,7 +113,7 @@ class EmbeddingReader:
     def empty(self) -> np.ndarray:
         return np.zeros_like(_read(self.path, "config.data.embeddings", "test")[0])
 
-    def asked(self, prompts: tuple[str, ...]) -> TextReader:
+    def asked(self, prompts: tuple[str, ...]) -> Self:
         raise ValueError(
             f"the prompt is {prompts[0]!r}, but this model reads embeddings: give a file of them "
             "as config.sampling.embeddings"

@@ -1,12 +1,14 @@
 """Data sets: the request for one, the arrays that every source returns, and the split for tests."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.data.lazy_images import LazyImages
+
+Split = Literal["train", "test"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 import sde_lib
 from experiments.pipeline import analytic
 from experiments.pipeline.likelihood import exact_score_fn, grey_values, passes
-from experiments.pipeline.pipeline import Pipeline
+from experiments.pipeline.model import TrainedModel
 from experiments.runs import parts
 from sde_lib import variational
 
@@ -30,7 +30,7 @@ class Bound(NamedTuple):
 
 
 def bits_per_dim(
-    pipeline: Pipeline,
+    pipeline: TrainedModel,
     values: tuple[Any, Any],
     variance: variational.Variance,
     part: parts.Part = parts.always,
@@ -81,7 +81,7 @@ def bits_per_dim(
 
 
 def continuous(
-    pipeline: Pipeline, values: tuple[Any, Any], part: parts.Part = parts.always
+    pipeline: TrainedModel, values: tuple[Any, Any], part: parts.Part = parts.always
 ) -> dict[str, np.ndarray]:
     """The terms of VDM's bound (sde_lib.continuous_bound) of each sample, [N] in bits/dim by name.
 
@@ -102,7 +102,7 @@ def continuous(
     return passes(pipeline, values, partial(batch, pipeline.params), part, "VDM's bound")
 
 
-def variance_of(pipeline: Pipeline) -> variational.Variance:
+def variance_of(pipeline: TrainedModel) -> variational.Variance:
     """The variance of the model's own steps: learned, or else Analytic-DPM's."""
     learned = pipeline.model.preconditioning.learned_variance
     return "learned" if learned else analytic.variance(pipeline)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.pipeline.pipeline import Pipeline
+from experiments.pipeline.model import TrainedModel
 from experiments.runs import parts
 from samplers import editing
 
@@ -35,7 +35,7 @@ class AUC(NamedTuple):
 
 
 def reconstruction_errors(
-    pipeline: Pipeline, values: tuple[Any, Any], n_steps: int, title: str = ""
+    pipeline: TrainedModel, values: tuple[Any, Any], n_steps: int, title: str = ""
 ) -> Errors:
     """The RMS difference between each image and its reconstruction, in model space.
 

@@ -5,38 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.pipeline.conditions import Conditions
-from samplers import guidance, guidance_schedules
+from samplers import guidance
+from samplers.guidance_schedules import Schedule
 from sde_lib import SDE, ScoreFn
 from sde_lib.checks import check_positive
 
 ConditionalScore = Callable[[Any, Any, dict[str, Any]], Any]
 """(x, t, conditions) -> score"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """A guidance schedule and its options (samplers/guidance_schedules.py).
-
-    Attributes:
-        name: in samplers.guidance.SCHEDULES.
-        options: of the schedule, such as (("low", 0.2), ("high", 5.0)).
-    """
-
-    name: str = "constant"
-    options: tuple[tuple[str, float], ...] = ()
-
-    def weight(self, weight: Any, sde: SDE, outside: float = 1.0) -> guidance.Weight:
-        """The weight as it is if constant, else as a function of t.
-
-        Args:
-            weight: a number, or a scalar array.
-            sde: gives t its noise level.
-            outside: the weight outside the noise levels of "interval": 1 is the conditional score
-                alone in classifier-free guidance, 0 drops a gradient.
-        """
-        options = dict(self.options) | ({"outside": outside} if self.name == "interval" else {})
-        made = guidance_schedules.create(self.name, weight, sde, **options)
-        return weight if self.name == "constant" else made
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,18 +8,19 @@ condition is its unconditional value: class -1, the empty text, confidence 0.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data.captions import TextReader
-from experiments.data.dataset import Dataset
+from experiments.data.dataset import Dataset, Split
+from experiments.pipeline.labels import as_labels, check_labels, labels_in_turn
 from sde_lib.batch import expand, sample_keys
 
 Arrays = dict[str, Any]
-Split = Literal["train", "test"]
+Load = Callable[[], Dataset]
+"""Loads the model's data; called only where they are needed."""
 
 
 class Condition(Protocol):
@@ -35,7 +36,7 @@ class Condition(Protocol):
         """The conditions of one split of the data set, [N, ...]."""
         ...
 
-    def for_samples(self, indices: np.ndarray) -> Arrays:
+    def for_samples(self, indices: np.ndarray, dataset: Load) -> Arrays:
         """The values for drawing the samples number indices[0], indices[1], ...: [B, ...]."""
         ...
 
@@ -84,7 +85,7 @@ class ClassLabel:
         dataset.check_labels(self.n_classes)
         return {"class_labels": getattr(dataset, f"{split}_labels")}
 
-    def for_samples(self, indices: np.ndarray) -> Arrays:
+    def for_samples(self, indices: np.ndarray, dataset: Load) -> Arrays:
         return {"class_labels": labels_in_turn(self.labels, self.n_classes, indices)}
 
     def null(self, n: int) -> Arrays:
@@ -119,7 +120,7 @@ class Confidence:
     def from_data(self, dataset: Dataset, split: Split) -> Arrays:
         return {"confidences": getattr(dataset, f"{split}_confidence")}
 
-    def for_samples(self, indices: np.ndarray) -> Arrays:
+    def for_samples(self, indices: np.ndarray, dataset: Load) -> Arrays:
         return {"confidences": np.full(indices.shape, self.confidence, np.float32)}
 
     def null(self, n: int) -> Arrays:
@@ -129,17 +130,41 @@ class Confidence:
         return {}
 
 
+class TextReader(Protocol):
+    """A way to make arrays of texts."""
+
+    def from_data(self, dataset: Dataset, split: Split) -> np.ndarray:
+        """The captions of one split of the data."""
+        ...
+
+    def prompts(self) -> np.ndarray | None:
+        """The prompts that samples are drawn for, in turn; None if none are given."""
+        ...
+
+    def negative(self) -> np.ndarray | None:
+        """The negative prompt, [1, ...]; None if none is given."""
+        ...
+
+    def empty(self) -> np.ndarray:
+        """The empty text, without its first axis."""
+        ...
+
+    def asked(self, prompts: tuple[str, ...]) -> "TextReader":
+        """The reader with other prompts."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Text:
     """A text: captions of the data, and prompts of the samples.
 
+    Without prompts, samples are drawn for the captions of the test data, in turn.
+
     Attributes:
         reader: makes arrays of texts.
-        dataset: loads the data. Without prompts, samples are drawn for its test captions, in turn.
     """
 
     reader: TextReader
-    dataset: Callable[[], Dataset]
     droppable: ClassVar[bool] = True
 
     def asked(self, prompt: str | Sequence[str]) -> "Text":
@@ -150,14 +175,11 @@ class Text:
     def from_data(self, dataset: Dataset, split: Split) -> Arrays:
         return {"text": self.reader.from_data(dataset, split)}
 
-    def for_samples(self, indices: np.ndarray) -> Arrays:
-        texts = self.texts()
+    def for_samples(self, indices: np.ndarray, dataset: Load) -> Arrays:
+        texts = self.reader.prompts()
+        if texts is None:
+            texts = self.reader.from_data(dataset(), "test")
         return {"text": texts[indices % len(texts)]}
-
-    def texts(self) -> Any:
-        """The texts that samples are drawn with, in turn."""
-        prompts = self.reader.prompts()
-        return self.reader.from_data(self.dataset(), "test") if prompts is None else prompts
 
     def null(self, n: int) -> Arrays:
         empty = self.reader.empty()
@@ -223,9 +245,9 @@ class Conditions:
         """The conditions of one split of the data set, [N, ...]."""
         return _joined(member.from_data(dataset, split) for member in self.members)
 
-    def for_samples(self, indices: np.ndarray) -> Arrays:
+    def for_samples(self, indices: np.ndarray, dataset: Load) -> Arrays:
         """The values for drawing the samples number indices[0], indices[1], ...: [B, ...]."""
-        return _joined(member.for_samples(indices) for member in self.members)
+        return _joined(member.for_samples(indices, dataset) for member in self.members)
 
     def drop(self, key: jax.Array, values: Arrays, first_index: int | jax.Array) -> Arrays:
         """The values with each sample's droppable conditions null with probability `dropout`.
@@ -286,29 +308,6 @@ class Conditions:
     def _nulls(self, values: Arrays) -> Arrays:
         n = len(next(iter(values.values())))
         return _joined(member.null(n) for member in self.droppable)
-
-
-def as_labels(label: int | Sequence[int]) -> tuple[int, ...]:
-    """The classes to draw in turn; () for -1, all of them."""
-    labels = tuple(int(each) for each in np.atleast_1d(label))
-    return () if labels == (-1,) else labels
-
-
-def labels_in_turn(labels: tuple[int, ...], n_classes: int, indices: Any) -> Any:
-    """The classes of samples: those of `labels` in turn, or all n_classes if there are none."""
-    if not labels:
-        return (indices % n_classes).astype(np.int32)
-    return np.asarray(labels, np.int32)[indices % len(labels)]
-
-
-def check_labels(labels: tuple[int, ...], n_classes: int) -> None:
-    """Raises ValueError for a class to draw that is not one of n_classes."""
-    for label in labels:
-        if not 0 <= label < n_classes:
-            raise ValueError(
-                f"config.sampling.label is {label}: it must be a class, 0 to {n_classes - 1}, or "
-                "-1 for all in turn"
-            )
 
 
 def _joined(each: Any) -> Arrays:

@@ -51,7 +51,7 @@ def make_draw(
 
     def draw(first_index: int) -> samplers.Samples:
         indices = first_index + np.arange(size)
-        conditions = pipeline.conditions.for_samples(indices) | smaller_images(indices)
+        conditions = pipeline.sample_conditions(indices) | smaller_images(indices)
         return batch(pipeline.params, guide_params, pipeline.key, conditions, first_index)
 
     return draw

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from experiments.pipeline.classifier_free import Schedule
-from experiments.pipeline.conditions import check_labels
+from experiments.pipeline.labels import check_labels
 from samplers import guidance
 from samplers.base import Scores
+from samplers.guidance_schedules import Schedule
 from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample
 from sde_lib.checks import check_positive

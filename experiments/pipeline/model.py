@@ -17,8 +17,9 @@ from experiments.data.scaling import Scaling
 from experiments.pipeline import guidance
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.classifier_free import ClassifierFree
-from experiments.pipeline.conditions import Conditions, as_labels
+from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import Guide
+from experiments.pipeline.labels import as_labels
 from experiments.runs import devices, parts
 from models import NoiseModel
 from samplers.base import Scores
@@ -194,6 +195,10 @@ class TrainedModel:
         """
         return self.model.score_fn(self.params, **conditions)
 
+    def sample_conditions(self, indices: np.ndarray) -> dict[str, Any]:
+        """The conditions that the samples of these indices are drawn with, [B, ...]."""
+        return self.conditions.for_samples(indices, self.dataset)
+
     def to_images(self, x: Any) -> np.ndarray:
         """Samples [..., *shape] as uint8 images; latents are decoded."""
         if self.decoder is None:
@@ -248,7 +253,7 @@ class TrainedModel:
             [type(guide).__name__, *(v for v in vars(guide).values() if not callable(v))]
             for guide in self.guides
         ]
-        values = self.conditions.for_samples(np.arange(1024))
+        values = self.sample_conditions(np.arange(1024))
         negative = self.conditions.negative(values) if values else None
         made = [self.base.identity() if self.base else "", str(self.super_resolution or "")]
         if getattr(self.sampler, "variance", None) == "analytic":

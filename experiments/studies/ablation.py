@@ -212,7 +212,7 @@ def make_draw(model: Pipeline, corrections: Corrections, size: int) -> Draw:
         return sampler(key, sde, scores, shape, first).x
 
     def draw(w: float, b: float, seed: int, first: int) -> Batch:
-        conditions = model.conditions.for_samples(first + np.arange(size))
+        conditions = model.sample_conditions(first + np.arange(size))
         params, key = (model.params, corrections.params), jax.random.key(seed)
         return batch(*params, w, b, key, conditions, first)
 

@@ -199,7 +199,7 @@ def training_data(subject: Subject, n: int) -> Data:
     rows = np.linspace(0, len(dataset.train) - 1, n).astype(int)
     labels = dataset.train_labels
     classes = np.zeros(n, int) if labels is None else labels[rows]
-    return dataset.train[rows], subject.model.conditions.for_samples(classes)
+    return dataset.train[rows], subject.model.sample_conditions(classes)
 
 
 def measure(study: Study, name: str, solver: NoiseLevelSolver, folder: Path) -> Iterator[Arm]:

@@ -190,7 +190,7 @@ def draw(model: Pipeline, sampler: Sampler, n: int, seed: int) -> Drawn:
         return sde.data_of(states.x), states.nfe
 
     def rows(first: int, key: jax.Array) -> tuple[np.ndarray, int]:
-        conditions = model.conditions.for_samples(first + np.arange(size))
+        conditions = model.sample_conditions(first + np.arange(size))
         x, nfe = batch(model.params, conditions, start_key, key, first)
         return devices.fetch(x).reshape(size, -1), int(nfe)
 

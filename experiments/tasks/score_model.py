@@ -23,14 +23,13 @@ from experiments.runs import devices
 from experiments.runs import folder as folders
 from experiments.tasks.base import Description, Report, Values
 from experiments.tasks.held_out import means, means_along_time
+from experiments.training.objective import Loss
 from experiments.training.optimizer import Adam
 from experiments.training.state import TrainState
 from models import LearnedSchedule
+from models.learned_schedule import SCHEDULE
 from sde_lib import loss_history
-from sde_lib.batch import PerSample
 
-SCHEDULE = "schedule"  # the name of a learned schedule's parameters, among the network's
-Loss = Callable[..., tuple[PerSample, dict[str, PerSample]]]
 """loss(key, sde, score_fn, x, first_index=...) -> losses [B], metrics [B]"""
 
 
@@ -172,17 +171,18 @@ class ScoreModel:
             summary |= means_along_time(self.model.sde, result["t"], "error", result["error"])
         return summary
 
-    def trained(self, params: Any, step: int, folder: Path) -> Pipeline:
+    def trained(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Pipeline:
         """The model with its parameters, as `experiments.load` gives it."""
-        made = self.model.replace(params=params, step=step, folder=folder)
+        about: Any = {"params": params, "step": step, "folder": folder}
+        made = self.model.replace(dataset=lambda: dataset, **about)
         return self.complete(made, folder)
 
     def pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> list[Path]:
-        return [show.save_samples(self.trained(params, step, folder), self.n_shown)]
+        return [show.save_samples(self.trained(params, step, dataset, folder), self.n_shown)]
 
     def likelihood(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """Bits/dim of the test set."""
-        model = self.trained(params, step, folder)
+        model = self.trained(params, step, dataset, folder)
         bits = bits_per_dim(model, self.values(dataset, "test"))
         figures.save_likelihoods(model, bits)
         name = figures.bits_name(model)
@@ -190,14 +190,14 @@ class ScoreModel:
 
     def final_pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """A picture of samples, and one of the paths of some samples from noise to data."""
-        model = self.trained(params, step, folder)
+        model = self.trained(params, step, dataset, folder)
         paths = [show.save_samples(model, self.n_shown), show.save_paths(model)]
         return Report(list(map(str, paths)), {}, paths)
 
     def sample_quality(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """Distances of samples to the training data."""
         assert self.subject is not None
-        subject = self.subject(self.trained(params, step, folder), dataset, self.metrics)
+        subject = self.subject(self.trained(params, step, dataset, folder), dataset, self.metrics)
         found = figures.sample_quality(subject)
         lines = [f"{name} {figure}" for name, figure in found.items()]
         return Report(lines, {name: str(figure) for name, figure in found.items()}, [])

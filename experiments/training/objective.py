@@ -1,15 +1,18 @@
 """The protocol of an objective: the part of a task that a train step uses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import optax
 
 from experiments.data.scaling import Scaling
+from sde_lib.batch import PerSample
 
 Params = Any
 Carry = Any
+Loss = Callable[..., tuple[PerSample, dict[str, PerSample]]]
+"""loss(key, sde, score_fn, x, **options): of each sample, [B], with figures of it by name."""
 Conditions = dict[str, Any]
 """Arrays [B, ...] by the network's keyword, such as class_labels."""
 

@@ -6,14 +6,14 @@ import pytest
 import samplers
 import sde_lib
 from configs import cifar10, digits, points
-from experiments.build import components, pipelines, sections, tasks
+from experiments.build import choices, components, pipelines, sections, tasks
 from experiments.pipeline.edit import Edit
 
 
 def changed(config, changes):
     """The config with these fields, and without options of components that they replace."""
     config.update_from_flattened_dict(changes)
-    sections.reset_options(config, components.CHOICES, changes)
+    sections.reset_options(config, choices.CHOICES, changes)
     return config
 
 

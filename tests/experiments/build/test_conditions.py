@@ -77,7 +77,7 @@ class Brightness:
     def from_data(self, dataset, split):
         return {"brightness": getattr(dataset, split).mean(axis=1)}
 
-    def for_samples(self, indices):
+    def for_samples(self, indices, dataset):
         return {"brightness": np.full(indices.shape, self.value, np.float32)}
 
     def null(self, n):

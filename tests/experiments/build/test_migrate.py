@@ -5,7 +5,7 @@ import pytest
 from exact_models import guided
 
 from configs import digits
-from experiments.build import components, configs, migrate, sections
+from experiments.build import choices, components, configs, migrate, sections
 from experiments.build.migrate import OLD_DEFAULTS, RENAMED
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.guidance import GUIDES, EpsilonScaling
@@ -102,7 +102,7 @@ def test_a_run_of_the_first_version_is_what_it_was(tmp_path):
     assert made.guides == (EpsilonScaling(1.1),)
     assert made.seed == 7
     assert made.sde == components.sde_lib.VP(0.1, 15.0)
-    assert components.OBJECTIVE.read(config)[1]["input_perturbation"] == 0.1
+    assert choices.OBJECTIVE.read(config)[1]["input_perturbation"] == 0.1
     for name in ("discriminator.boost", "schedule.low"):
         assert sections.get(config, f"guidance.{name}") is None
     configs.save(config, tmp_path / "again")
@@ -114,4 +114,4 @@ def test_a_density_of_the_first_version_keeps_its_numbers(tmp_path):
     fields = {"training.noise_density": "log_normal", "training.noise_mean": 0.4}
     fields |= {"training.likelihood_weighting": False, "training.importance_sampling": False}
     config = configs.load(save_old(tmp_path / "run", **fields))
-    assert components.NOISE_DENSITY.read(config) == ("log_normal", {"mean": 0.4})
+    assert choices.NOISE_DENSITY.read(config) == ("log_normal", {"mean": 0.4})

@@ -4,7 +4,7 @@ import pytest
 
 from configs import default, digits
 from experiments.build import sections
-from experiments.build.components import CHOICES, SAMPLER
+from experiments.build.choices import CHOICES, SAMPLER
 from experiments.build.sections import Choice
 
 ENCODER = Choice(

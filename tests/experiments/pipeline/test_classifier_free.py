@@ -7,7 +7,8 @@ from exact_models import pipeline
 import samplers
 from configs import digits
 from experiments.build import pipelines
-from experiments.pipeline.classifier_free import ClassifierFree, Schedule
+from experiments.pipeline.classifier_free import ClassifierFree
+from samplers.guidance_schedules import Schedule
 
 STD = 0.3
 NO_CLASS, MEANS = 0.1, jnp.array([-0.3, 0.2, 0.4])
@@ -46,9 +47,9 @@ SDE = pipelines.components.sde(digits.get_config("vp_score_sde"))
 def drawn_to(changes, t=0.3, score=None):
     """The means that samples of the three classes are drawn to: the score at 0, rescaled."""
     model = pipeline(config(changes), score or Gaussians())
-    labels = model.conditions.for_samples(np.arange(3)) | {"class_labels": CLASSES}
+    labels = model.sample_conditions(np.arange(3)) | {"class_labels": CLASSES}
     if changes.get("sampling.label", -1) != -1:
-        labels = model.conditions.for_samples(np.arange(3))
+        labels = model.sample_conditions(np.arange(3))
     t = jnp.full(3, t)
     score = model.conditional_score({}, labels)(jnp.zeros((3, 4, 4, 1)), t)[:, 0, 0, 0]
     alpha, sigma = SDE.alpha(t), SDE.sigma(t)

@@ -9,6 +9,10 @@ from experiments.data.dataset import Dataset
 from models import text
 
 
+def no_data():
+    raise AssertionError("these conditions need no data")
+
+
 def made(**changes):
     config = digits.get_config("vp_score_sde")
     config.model.class_conditional, config.model.label_dropout = True, 0.3
@@ -43,13 +47,13 @@ def test_the_conditions_of_a_split_are_those_that_the_model_takes():
 
 
 def test_samples_have_their_classes_in_turn_and_the_prompt():
-    values = made().for_samples(np.arange(8, 12))
+    values = made().for_samples(np.arange(8, 12), no_data)
     np.testing.assert_array_equal(values["class_labels"], [8, 9, 0, 1])
     np.testing.assert_array_equal(values["text"], text.encode(["fox"] * 4, 8))
 
 
 def test_unconditional_and_negative_conditions():
-    values = made().for_samples(np.arange(2))
+    values = made().for_samples(np.arange(2), no_data)
     null = made().unconditional(values)
     np.testing.assert_array_equal(null["class_labels"], [-1, -1])
     assert not null["text"].any()
@@ -74,12 +78,12 @@ def test_class_and_text_are_dropped_together_whatever_the_batch():
 
 def test_other_classes_and_prompts_can_be_asked_for():
     indices, model = np.arange(4), made()
-    values = model.asked([7, 2], ["cat", "owl"]).for_samples(indices)
+    values = model.asked([7, 2], ["cat", "owl"]).for_samples(indices, no_data)
     np.testing.assert_array_equal(values["class_labels"], [7, 2, 7, 2])
     np.testing.assert_array_equal(values["text"], text.encode(["cat", "owl"] * 2, 8))
-    one = model.asked(np.int64(5), "cat").asked(None, None).for_samples(indices)
+    one = model.asked(np.int64(5), "cat").asked(None, None).for_samples(indices, no_data)
     np.testing.assert_array_equal(one["class_labels"], [5] * 4)
-    in_turn = model.asked(-1, None).for_samples(indices)
+    in_turn = model.asked(-1, None).for_samples(indices, no_data)
     np.testing.assert_array_equal(in_turn["class_labels"], [0, 1, 2, 3])
     with pytest.raises(ValueError, match="label is 10: it must be a class, 0 to 9"):
         model.asked(10, None)

@@ -12,10 +12,11 @@ import experiments
 import samplers
 from configs import digits, points
 from experiments.build import pipelines
-from experiments.pipeline.classifier_free import ClassifierFree, Schedule
+from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.conditions import ClassLabel, Conditions
 from experiments.pipeline.guidance import Discriminator, EpsilonScaling, TimeShift
 from experiments.pipeline.model import LikelihoodOptions
+from samplers.guidance_schedules import Schedule
 
 
 def tiny_points():

@@ -1,0 +1,132 @@
+"""The choices of a config: which options each component has, and the fields that hold them.
+
+A component is chosen by name, such as config.sampling.method. An option of another one is refused
+(build/sections.py).
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import samplers
+import sde_lib
+from experiments.build import sections
+from experiments.build.sections import Choice, options_of
+from samplers.guidance_schedules import SCHEDULES
+
+CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
+SDES: Mapping[str, tuple[Any, sections.Options]] = {
+    name: (sde, {option: f"model.{option}" for option in options})
+    for name, sde, options in (
+        ("vesde", sde_lib.VE, ("sigma_min", "sigma_max")),
+        ("vpsde", sde_lib.VP, ("beta_min", "beta_max")),
+        ("subvpsde", sde_lib.SubVP, ("beta_min", "beta_max")),
+        ("edm", sde_lib.EDM, ()),
+        ("cosine", sde_lib.Cosine, ()),
+        ("sigmoid", sde_lib.Sigmoid, ()),
+        ("linear", sde_lib.Linear, ()),
+        ("flow", sde_lib.LinearFlow, ()),
+        ("log_linear", sde_lib.LogLinear, ("gamma_min", "gamma_max")),
+    )
+} | {"cld": (sde_lib.CLD, CLD_FIELDS)}
+SDE = Choice("training.sde", {name: fields for name, (_, fields) in SDES.items()})
+
+SAMPLING_NAMES = {  # fields of config.sampling that are named otherwise than the sampler's
+    "denoise": "sampling.noise_removal",
+    "n_corrector_steps": "sampling.n_steps_each",
+    "n_levels": "sampling.n_steps",
+}
+
+
+class SamplerOptions(Mapping[str, sections.Options]):
+    """The options of every registered sampler, also of one that is registered later."""
+
+    def __getitem__(self, name: str) -> sections.Options:
+        return options_of(samplers.SAMPLERS[name], "sampling", SAMPLING_NAMES)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(samplers.SAMPLERS)
+
+    def __len__(self) -> int:
+        return len(samplers.SAMPLERS)
+
+
+SAMPLER = Choice("sampling.method", SamplerOptions())
+
+SCORE_MATCHING = {  # score_sde's names stay in config.training
+    **{name: f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
+    "reduce_mean": "training.reduce_mean",
+    "noise_density": "noise_density.name",
+    "weighting": "weighting.name",
+    **{name: f"objective.{name}" for name in ("stratified", "input_perturbation")},
+    "soft_truncation": "objective.soft_truncation",
+}
+PROJECTIONS = {"n_projections": "objective.n_projections"}
+BOUND = {name: f"objective.{name}" for name in ("stratified", "loss_history")}
+OBJECTIVE = Choice(
+    "objective.name",
+    {
+        "denoising": SCORE_MATCHING,
+        "explicit": SCORE_MATCHING,
+        "sliced": SCORE_MATCHING | PROJECTIONS,
+        "sliced_vr": SCORE_MATCHING | PROJECTIONS,
+        "vdm": {"stratified": "objective.stratified"},
+        "hybrid": BOUND | {"vlb_weight": "objective.vlb_weight"},
+        "vlb": BOUND,
+    },
+)
+NOISE_DENSITY = Choice(
+    "noise_density.name",
+    {
+        "uniform": {},
+        "log_uniform": {},
+        "log_normal": {"mean": "noise_density.mean", "std": "noise_density.std"},
+        "split_log_normal": {n: f"noise_density.{n}" for n in ("mean", "std", "std_above")},
+        "log_logistic": {"mean": "noise_density.mean", "std": "noise_density.std"},
+        "v_diffusion": {},
+        "cosine_interpolated": {},
+    },
+)
+WEIGHTING = Choice(
+    "weighting.name",
+    {
+        **{name: {} for name in ("variance", "x0", "v", "velocity", "edm", "min_snr")},
+        **{name: {} for name in ("soft_min_snr", "truncated_snr")},
+        "sigmoid": {"bias": "weighting.bias"},
+    },
+)
+GUIDANCE_SCHEDULE = Choice(
+    "guidance.schedule.name",
+    {
+        name: {
+            option: f"guidance.schedule.{option}"
+            for option in list(inspect.signature(schedule).parameters)[2:]
+            if option != "outside"
+        }
+        for name, schedule in SCHEDULES.items()
+    },
+)
+EDIT = Choice(
+    "edit.task",
+    {
+        "inpaint": {n: f"edit.{n}" for n in ("n_results", "mask", "n_iterations")},
+        "colorize": {n: f"edit.{n}" for n in ("n_results", "n_iterations")},
+        "variations": {n: f"edit.{n}" for n in ("n_results", "strength")},
+        "reconstruct": {},
+        "interpolate": {"n_results": "edit.n_results"},
+    },
+)
+REGULARIZATION = Choice(
+    "autoencoder.regularization",
+    {
+        "kl": {"kl_weight": "autoencoder.kl.weight"},
+        "vq": {
+            "codebook_size": "autoencoder.vq.codebook_size",
+            "commitment": "autoencoder.vq.commitment",
+        },
+    },
+)
+CHOICES = (
+    *(SDE, SAMPLER, OBJECTIVE, NOISE_DENSITY, WEIGHTING, GUIDANCE_SCHEDULE, EDIT, REGULARIZATION),
+)
+VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
