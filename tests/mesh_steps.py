@@ -18,7 +18,7 @@ from experiments.runs import devices, hosts
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import compiled, make_batches, make_program
 
-N_STEPS = 30
+N_STEPS = 15
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
 COLLECTIVE = re.compile(
@@ -34,9 +34,9 @@ def make_config(rows=-1, columns=1):
     config.model.class_conditional, config.model.label_dropout = True, 0.1
     config.guidance.classifier_free.weight = 1.5
     config.training.batch_size, config.training.n_iters = 32, N_STEPS
-    config.optim.warmup = 20
+    config.optim.warmup = 10
     config.data.random_flip = True
-    config.sampling.n_steps, config.sampling.corrector = 25, "langevin"
+    config.sampling.n_steps, config.sampling.corrector = 21, "langevin"
     return config
 
 

@@ -21,23 +21,34 @@ from experiments.runs import devices, progress
 def make_draw(
     pipeline: TrainedModel, size: int, n_frames: int = 0
 ) -> Callable[[int], samplers.Samples]:
-    """A function draw(first_index) of `size` samples in model space, compiled once.
+    """A function draw(first_index) of `size` samples in model space.
 
-    The batch is split over all devices; `size` is rounded up to what they divide.
+    The batch is split over all devices; `size` is rounded up to what they divide. It is compiled
+    once for a model, whatever its weights and seed (TrainedModel.program).
 
     Args:
         pipeline: the trained model.
         size: samples in a batch.
         n_frames: states to record along the way.
     """
-    sde, mesh = pipeline.sde, pipeline.mesh
-    sampler = analytic.resolved_sampler(pipeline)
-    size = devices.round_up(mesh, size)
-    shape = sde.state_shape((size, *pipeline.shape))
+    size = devices.round_up(pipeline.mesh, size)
+    batch = pipeline.program(_batch, analytic.resolved_sampler(pipeline), size, n_frames)
     guide_params = [guide.params for guide in pipeline.guides]
     smaller_images = _make_smaller_images(pipeline, size)
 
-    @jax.jit
+    def draw(first_index: int) -> samplers.Samples:
+        indices = first_index + np.arange(size)
+        conditions = pipeline.sample_conditions(indices) | smaller_images(indices)
+        return batch(pipeline.params, guide_params, pipeline.key, conditions, first_index)
+
+    return draw
+
+
+def _batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -> Callable:
+    """The function of weights, key, conditions and first index that draws a batch."""
+    sde = pipeline.sde
+    shape = sde.state_shape((size, *pipeline.shape))
+
     def batch(params, guide_params, key, conditions, first_index):
         indices = first_index + jnp.arange(size)
         if pipeline.super_resolution:
@@ -49,12 +60,7 @@ def make_draw(
         states = sampler(key, sde, scores, shape, first_index, n_frames)
         return states._replace(x=sde.data_of(states.x), path=sde.data_of(states.path))
 
-    def draw(first_index: int) -> samplers.Samples:
-        indices = first_index + np.arange(size)
-        conditions = pipeline.sample_conditions(indices) | smaller_images(indices)
-        return batch(pipeline.params, guide_params, pipeline.key, conditions, first_index)
-
-    return draw
+    return batch
 
 
 def draw_all(

@@ -53,11 +53,24 @@ def bits_per_dim(
         ValueError: values that are no grey levels of the model's data.
         FloatingPointError: a likelihood is not finite.
     """
-    scaling, options = pipeline.scaling, pipeline.likelihood
-    shape = values[0].shape[1:]
-    _check_grey(scaling.levels, values[0])
+    _check_grey(pipeline.scaling.levels, values[0])
+    batch = partial(pipeline.program(_batch, values[0].shape[1:]), pipeline.params)
+    result = passes(pipeline, values, batch, part, "likelihood")
+    bits = result["bits"]
+    if not np.isfinite(bits).all():
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(bits))} of {len(bits)} likelihoods are not finite: the solver "
+            "failed; is the model trained?"
+        )
+    error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else float("nan")
+    given = str(pipeline.super_resolution or "")
+    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits)
 
-    @jax.jit
+
+def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
+    """The function of weights, key, data of this shape and first index that gives their bits."""
+    scaling, options = pipeline.scaling, pipeline.likelihood
+
     def batch(params, key, values, first_index):
         x, conditions = values
         log_ratio, levels = 0.0, scaling.levels
@@ -75,16 +88,19 @@ def bits_per_dim(
         bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 
-    result = passes(pipeline, values, partial(batch, pipeline.params), part, "likelihood")
-    bits = result["bits"]
-    if not np.isfinite(bits).all():
-        raise FloatingPointError(
-            f"{np.sum(~np.isfinite(bits))} of {len(bits)} likelihoods are not finite: the solver "
-            "failed; is the model trained?"
-        )
-    error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else float("nan")
-    given = str(pipeline.super_resolution or "")
-    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits)
+    return batch
+
+
+def log_prob(pipeline: TrainedModel) -> Callable:
+    """The function of weights, key, samples in model space and conditions that scores them."""
+    options = pipeline.likelihood
+
+    def log_prob(params, key, x, conditions):
+        score_fn = exact_score_fn(pipeline, params, key, x, conditions, 0)
+        about = options.rtol, options.atol, options.probe, options.n_probes
+        return sde_lib.log_likelihood(key, pipeline.sde, score_fn, x, *about)
+
+    return log_prob
 
 
 def passes(

@@ -29,6 +29,7 @@ from sde_lib.checks import check_at_least, check_name
 from sde_lib.probes import Probe
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
+ARGUMENTS = {"params", "seed", "step", "folder", "dataset", "decoder"}  # fields no program knows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ class TrainedModel:
         batch_size: samples drawn at a time.
         step: the training step that the parameters are from.
         folder: the run's folder; None without one.
+        programs: compiled functions, see `program`.
 
     Raises:
         ValueError: parts that do not go together.
@@ -117,6 +119,7 @@ class TrainedModel:
     batch_size: int = 64
     step: int = 0
     folder: Path | None = None
+    programs: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         check_at_least(1, **{"config.sampling.batch_size": self.batch_size})
@@ -161,7 +164,21 @@ class TrainedModel:
 
     def replace(self, **fields: Any) -> Self:
         """The same model with other fields, such as sampler, seed or guides."""
-        return dataclasses.replace(self, **fields)
+        made = dataclasses.replace(self, **fields)
+        if all(n in ARGUMENTS or value is getattr(self, n) for n, value in fields.items()):
+            object.__setattr__(made, "programs", self.programs)
+        return made
+
+    def program(self, make: Callable[..., Callable], *options: Any) -> Callable:
+        """The compiled function make(model, *options), made once.
+
+        It is shared with models that differ in their weights or seed alone. These are arguments of
+        the function, and the model that `make` gets has no weights.
+        """
+        key = make, *options
+        if key not in self.programs:
+            self.programs[key] = jax.jit(make(self.replace(params=None), *options))
+        return self.programs[key]
 
     def asked(self, seed: int | None, label: Any, prompt: Any) -> Self:
         """The model with another seed, class or prompt; in a cascade, its base has them too."""
@@ -170,22 +187,22 @@ class TrainedModel:
                 "test images are made larger, which have classes and texts already: leave out "
                 "label and prompt, or load the model with sampling.low_res, the folder of a run"
             )
-        guides = tuple(
-            dataclasses.replace(guide, labels=as_labels(label))
-            if label is not None and isinstance(guide, guidance.Classifier)
-            else guide
-            for guide in self.guides
-        )
-        if not self.conditions.has_classes and any(
-            isinstance(guide, guidance.Classifier) for guide in guides
-        ):
-            label = None  # the classifier alone knows classes
-        return self.replace(
-            seed=self.seed if seed is None else seed,
-            conditions=self.conditions.asked(label, prompt),
-            guides=guides,
-            base=self.base and self.base.asked(seed, label, prompt),
-        )
+        changed: dict[str, Any] = {} if seed is None else {"seed": seed}
+        if self.base:
+            changed["base"] = self.base.asked(seed, label, prompt)
+        guides = self.guides
+        if label is not None and any(isinstance(guide, guidance.Classifier) for guide in guides):
+            changed["guides"] = tuple(
+                dataclasses.replace(guide, labels=as_labels(label))
+                if isinstance(guide, guidance.Classifier)
+                else guide
+                for guide in guides
+            )
+            if not self.conditions.has_classes:
+                label = None  # the classifier alone knows classes
+        if (label, prompt) != (None, None):
+            changed["conditions"] = self.conditions.asked(label, prompt)
+        return self.replace(**changed)
 
     def score_fn(self, **conditions: Any) -> ScoreFn:
         """The score function of the model, without guidance.

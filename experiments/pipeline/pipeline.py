@@ -11,7 +11,7 @@ draw.py draws a sample, likelihood.py scores data, edit.py edits images.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -65,15 +65,8 @@ class Pipeline(TrainedModel):
 
     def log_likelihood(self, x: Any, **conditions: Any) -> sde_lib.LogLikelihood:
         """Log densities in nats of samples x in model space, by the probability-flow ODE."""
-        options, key = self.likelihood, jax.random.key(self.seed)
-
-        @jax.jit
-        def log_prob(params, x, conditions):
-            score_fn = likelihood.exact_score_fn(self, params, key, x, conditions, 0)
-            about = options.rtol, options.atol, options.probe, options.n_probes
-            return sde_lib.log_likelihood(key, self.sde, score_fn, x, *about)
-
-        return log_prob(self.params, jnp.asarray(x, jnp.float32), conditions)
+        arguments = jax.random.key(self.seed), jnp.asarray(x, jnp.float32), conditions
+        return self.program(likelihood.log_prob)(self.params, *arguments)
 
     def bits_per_dim(self, x: Any, **conditions: Any) -> BitsPerDim:
         """Bits per dimension of data x [N, ...], grey levels or floats; also of each sample.
@@ -86,26 +79,11 @@ class Pipeline(TrainedModel):
 
     def encode(self, x: Any, **conditions: Any) -> jax.Array:
         """The points of the prior, [N, *shape], that the probability flow takes samples x to."""
-        tolerances = self.flow_tolerances()
-
-        @jax.jit
-        def latent(params, x, conditions):
-            score_fn = self.conditional_score(params, conditions)
-            return editing.encode(self.sde, score_fn, x, **tolerances)
-
-        return latent(self.params, jnp.asarray(x, jnp.float32), conditions)
+        return self.program(_encode)(self.params, jnp.asarray(x, jnp.float32), conditions)
 
     def decode(self, z: Any, **conditions: Any) -> jax.Array:
         """The samples, [N, *shape], that the probability flow takes points z of the prior to."""
-        flow = samplers.ProbabilityFlow(**self.flow_tolerances())
-
-        @jax.jit
-        def sample(params, z, conditions):
-            score_fn = self.conditional_score(params, conditions)
-            start = samplers.Start(z, self.sde.t_max)
-            return flow(self.key, self.sde, score_fn, z.shape, start=start).x
-
-        return sample(self.params, jnp.asarray(z, jnp.float32), conditions)
+        return self.program(_decode)(self.params, jnp.asarray(z, jnp.float32), conditions)
 
     def edit(self, x: Any, task: str, **options: Any) -> dict[str, np.ndarray]:
         """An edit of samples x in model space: columns of images by their titles.
@@ -116,3 +94,25 @@ class Pipeline(TrainedModel):
             **options: fields of experiments.pipeline.edit.Edit, such as mask or strength.
         """
         return edits.edit(self, np.asarray(x), edits.Edit(task, **options))
+
+
+def _encode(model: TrainedModel) -> Callable:
+    """The function of weights, samples and conditions that gives points of the prior."""
+
+    def encode(params, x, conditions):
+        score_fn = model.conditional_score(params, conditions)
+        return editing.encode(model.sde, score_fn, x, **model.flow_tolerances())
+
+    return encode
+
+
+def _decode(model: TrainedModel) -> Callable:
+    """The function of weights, points of the prior and conditions that gives samples."""
+    flow = samplers.ProbabilityFlow(**model.flow_tolerances())
+
+    def decode(params, z, conditions):
+        score_fn = model.conditional_score(params, conditions)
+        start = samplers.Start(z, model.sde.t_max)
+        return flow(model.key, model.sde, score_fn, z.shape, start=start).x
+
+    return decode

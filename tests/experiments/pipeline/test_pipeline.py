@@ -121,6 +121,24 @@ def test_encoding_is_the_flow_and_decoding_its_inverse(gaussian, x):
     np.testing.assert_allclose(gaussian.decode(latent), x, atol=1e-3)
 
 
+def test_programs_are_compiled_once_for_all_weights_and_seeds():
+    """Other weights and seeds are arguments; another sampler, or a class, is another program."""
+    config = points.get_config()
+    config.sampling.update(method="heun", n_steps=4)
+    model = pipeline(config, lambda x, t: -x)
+    x, z, same = model.sample(2), model.encode(np.ones((2, 2))), model.replace(params={}, step=3)
+    compiled = len(model.programs)
+    assert compiled == 2
+    np.testing.assert_array_equal(same.sample(2), x)
+    np.testing.assert_array_equal(same.encode(np.ones((2, 2))), z)
+    assert np.abs(same.sample(2, seed=7) - x).max() > 0.1
+    assert len(model.programs) == compiled
+    assert all(program._cache_size() == 1 for program in model.programs.values())
+    shorter = model.replace(sampler=samplers.create("heun", n_steps=2))
+    assert not shorter.programs
+    assert np.abs(shorter.sample(2) - x).max() > 1e-3
+
+
 def test_images_of_samples(gaussian):
     config = digits.get_config("vp_score_sde")
     model = pipelines.untrained(config)
