@@ -163,12 +163,7 @@ def classifier_free(
     if not leaves:
         raise ValueError("classifier-free guidance needs a condition: give class labels, [B], say")
     if null is None and negative is None:
-        if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.integer) for leaf in leaves):
-            raise ValueError(
-                "null is None, which is -1 for classes, but the condition is not of integers: set "
-                "null to the unconditional input that the model was trained with"
-            )
-        null = jax.tree.map(lambda _: -1, condition)
+        null = jax.tree.map(_no_class, condition)
     others = [other for other in (negative, null) if other is not None]
     parts = [condition, *(jax.tree.map(_like, condition, other) for other in others)]
     if _same(weight, 0):
@@ -194,6 +189,16 @@ def classifier_free(
         return rest[1] + w * (first - rest[0])
 
     return guided
+
+
+def _no_class(leaf: Array) -> int:
+    """The null of classes, -1. Raises ValueError for a condition that is not of integers."""
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+        raise ValueError(
+            "null is None, which is -1 for classes, but the condition is not of integers: set null "
+            "to the unconditional input that the model was trained with"
+        )
+    return -1
 
 
 def epsilon_scaling(score_fn: ScoreFn, b: Weight) -> ScoreFn:

@@ -1,6 +1,12 @@
 """Exact log-likelihood by the probability-flow ODE (Song et al. 2021, Section 4.3).
 
 log p_0(x_0) = log p_T(x_T) + the integral of the flow's divergence along the path from x_0 to x_T.
+
+The solver integrates y = x / sqrt(alpha^2 s^2 + sigma^2), where s is about the root mean square of
+the sample, so y is constant for Gaussian data of that scale. The log determinant is integrated as
+its difference from this Gaussian's, in nats per dimension. The solver's time is
+tau = 1 - (1 + sigma / (alpha DATA_STD))^(-1/2). It spends most steps at noise levels near the
+data's scale and does not depend on how the SDE's noise level grows with t.
 """
 
 import math
@@ -51,12 +57,6 @@ def log_likelihood(
     FFJORD, Grathwohl et al. 2019), or the exact trace, at the cost of one derivative per dimension.
     The ODE runs from sde.train_t_min to sde.t_max.
 
-    The solver integrates y = x / sqrt(alpha^2 s^2 + sigma^2), where s is about the root mean
-    square of the sample, so y is constant for Gaussian data of that scale. The log determinant is
-    integrated as its difference from this Gaussian's, in nats per dimension. The solver's time is
-    tau = 1 - (1 + sigma / (alpha DATA_STD))^(-1/2). It spends most steps at noise levels near the
-    data's scale and does not depend on how the SDE's noise level grows with t.
-
     Under CLD the state is x_0 with velocities v_0 drawn from q, and the solver integrates the
     state in t. log_prob is log p(x_0, v_0) - log q(v_0) for one draw of v_0: its mean is a lower
     bound of log p(x_0) (Dockhorn et al. 2022), tight if v_0 and x_0 are independent in the model.
@@ -70,8 +70,7 @@ def log_likelihood(
         rtol: relative tolerance of one solver step, in y and in nats per dimension.
         atol: absolute tolerance of one solver step, in the same units.
         probe: distribution of the probes, or "exact" for the exact trace.
-        n_probes: probes per sample. Each evaluation runs the network once for all probes, and its
-            derivative once for each.
+        n_probes: probes per sample, each of which costs a derivative in every evaluation.
         first_index: index of x0's first sample in its data set.
 
     Raises:

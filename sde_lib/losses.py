@@ -65,25 +65,19 @@ def perturb(
         sde: the forward SDE.
         x0: [B, ...] data.
         noise_density: density of sigma / alpha (sde_lib.noise_density); None draws t uniformly.
-        stratified: draw one t in each of B equally probable strata: same expectation, lower
-            variance (by a factor 2 for Gaussian data and B = 128).
+        stratified: draw one t in each of B equally probable strata: half the variance.
         n_levels: draw t from the SDE's discrete levels: the objectives of SMLD (VE; Song and Ermon
             2019, Eq. 6) and of DDPM (VP; Ho et al. 2020, Eq. 14).
         first_index: index of the first sample in the stream `key`.
         n_strata: with stratified, the size of the whole batch, if x0 is a part of it. Sample i of
             the stream lies in stratum i % n_strata; default B.
-        input_perturbation: gamma of x_t = alpha x_0 + sigma (z + gamma xi). The extra noise xi is
-            not in the target z, so training inputs have errors like those of sampling (Ning et al.
-            2023, arXiv 2301.11706, who use 0.1).
+        input_perturbation: gamma of x_t = alpha x_0 + sigma (z + gamma xi), with the target z: the
+            inputs have errors like those of sampling (Ning et al. 2023, arXiv 2301.11706: 0.1).
         likelihood_weighting: weight the squared error of the score by g^2 instead of sigma^2.
         importance_sampling: with likelihood_weighting, draw t with density proportional to
-            g^2 / sigma^2, i.e. uniformly in log-SNR: same expectation, lower variance (by a factor
-            70 under VP for Gaussian data).
+            g^2 / sigma^2, uniformly in log-SNR: same expectation, a lower variance.
         weighting: w as a function of the log-SNR (sde_lib.weighting), instead of the two above.
-        soft_truncation: exponent k of a random smallest time tau, shared by the batch, of density
-            proportional to 1 / tau^k on [train_t_min, t_max] (Kim et al. 2022, arXiv 2106.05527).
-            t is drawn from its density above tau, and w is multiplied by the probability of that
-            part. So the loss at t has the factor P(tau <= t) in expectation.
+        soft_truncation: exponent k of the density of a random smallest time (smallest_time).
 
     Raises:
         ValueError: importance_sampling without likelihood_weighting; two densities of t, or two
@@ -93,28 +87,31 @@ def perturb(
     densities = noise_density, importance_sampling, n_levels, soft_truncation
     _check_options(likelihood_weighting, weighting, *densities)
     check_positive(or_zero=True, input_perturbation=input_perturbation)
-    if importance_sampling:
-        noise_density = noise_densities.log_uniform(sde)
+    noise_density = noise_densities.log_uniform(sde) if importance_sampling else noise_density
     keys = sample_keys(key, x0.shape[0], first_index)
-    u = draw_uniform(keys, stratified, first_index, n_strata)
-    share = 1.0
+    u, share = draw_uniform(keys, stratified, first_index, n_strata), 1.0
     if soft_truncation is not None:
         tau = smallest_time(jax.random.fold_in(key, BATCH_KEY), sde, soft_truncation)
-        below = _probability_below(tau, sde, noise_density)
-        share = 1 - below
-        u = below + u * share
-    if n_levels:
-        level = jnp.minimum(jnp.floor(u * n_levels), n_levels - 1).astype(int)
-        t = sde.inverse_log_snr(jnp.asarray(sde.levels(n_levels), jnp.float32)[level])
-    elif noise_density:
-        t = jnp.clip(sde.inverse_log_snr(noise_density(u)), sde.train_t_min, sde.t_max)
-    else:
-        t = sde.train_t_min + u * (sde.t_max - sde.train_t_min)
+        share = 1 - _probability_below(tau, sde, noise_density)
+        u = 1 - (1 - u) * share
+    t = _time_at(u, sde, noise_density, n_levels)
     z = noise = normal(fold_in(keys, 1), sde.state_shape(x0.shape))
     if input_perturbation:
         noise = z + input_perturbation * normal(fold_in(keys, 2), z.shape)
     weight = share * _weight(sde, t, likelihood_weighting, importance_sampling, weighting)
     return Noisy(sde.noised(x0, t, noise), t, z, sde.sigma(t), weight)
+
+
+def _time_at(
+    u: PerSample, sde: SDE, noise_density: Quantile | None, n_levels: int | None
+) -> PerSample:
+    """The u-quantile of t: of n_levels discrete levels, of a density, or uniform."""
+    if n_levels:
+        level = jnp.minimum(jnp.floor(u * n_levels), n_levels - 1).astype(int)
+        return sde.inverse_log_snr(jnp.asarray(sde.levels(n_levels), jnp.float32)[level])
+    if noise_density:
+        return jnp.clip(sde.inverse_log_snr(noise_density(u)), sde.train_t_min, sde.t_max)
+    return sde.train_t_min + u * (sde.t_max - sde.train_t_min)
 
 
 def draw_uniform(
@@ -132,7 +129,11 @@ def draw_uniform(
 
 
 def smallest_time(key: PRNGKeyArray, sde: SDE, k: float) -> Float[Array, ""]:
-    """One draw from the density proportional to 1 / tau^k on [sde.train_t_min, sde.t_max].
+    """The smallest time tau of soft truncation, shared by a batch (Kim et al., arXiv 2106.05527).
+
+    It is drawn from the density proportional to 1 / tau^k on [train_t_min, t_max]. Then t is drawn
+    from its density above tau, and the weight is multiplied by the probability of that part: the
+    loss at t has the factor P(tau <= t) in expectation.
 
     Raises:
         ValueError: a negative k, or an SDE with train_t_min = 0.

@@ -164,9 +164,8 @@ def variational_loss(
         score_fn: the model, a ScoreAndVariance.
         x0: [B, ...] data.
         vlb_weight: weight of L_vlb in L_hybrid; None for L_vlb alone.
-        stratified: see sde_lib.perturb.
+        stratified: see sde_lib.perturb; likewise n_strata.
         first_index: index of the first sample in the stream `key`.
-        n_strata: see sde_lib.perturb.
         data_range: values of the first and the last grey level.
         levels: number of grey levels of x0; None for continuous data.
         probabilities: probability of drawing each level, None for equal ones. The loss is divided
