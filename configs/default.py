@@ -225,6 +225,8 @@ def _data(config: Config) -> None:
     data.cache = "~/.cache/score-sde-jax"  # keeps downloaded and rendered data
     data.resident_bytes = 2**30  # data of at most this size are kept on every device
     data.test_fraction = 0.1  # of data without a test set
+    data.first_frame = False  # take the first of several pages or frames of an image file
+    data.max_unreadable = 0.0  # share of image files that may be unreadable: they are left out
     data.image_size = 32
     data.num_channels = 3
     data.num_classes = 0  # of labelled data

@@ -228,6 +228,8 @@ def data_spec(config: Config) -> DataSpec:
         data.cache,
         data.test_fraction,
         config.model.text == "bytes",
+        data.first_frame,
+        data.max_unreadable,
     )
 
 

@@ -16,7 +16,7 @@ VERSION = 2
 USE = (  # fields that may change when a trained model is used
     *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
     *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
-    *("training.at_end", "training.sinks"),
+    *("data.max_unreadable", "training.at_end", "training.sinks"),
     *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
     *("training.log_freq", "training.eval_freq", "training.quality_freq"),
     *("training.snapshot_freq", "training.snapshot_freq_for_preemption"),

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.data.dataset import Dataset, Split
+from experiments.runs.files import open_arrays
 from models import text
 
 Texts = Int[np.ndarray, "texts bytes"] | Float[np.ndarray, "texts tokens width"]
@@ -106,7 +107,7 @@ class EmbeddingReader:
         path, name = self.prompt_path, "negative_prompt"
         if not path or not Path(path).is_file():
             return None
-        with np.load(path) as file:
+        with open_arrays(path, FILE) as file:
             has_negative = name in file
         return _read(path, "config.sampling.embeddings", name) if has_negative else None
 
@@ -123,10 +124,10 @@ class EmbeddingReader:
 def _read(path: str, field: str, name: str) -> Texts:
     if not Path(path).is_file():
         raise ValueError(f"{field} is {path!r}: give {FILE}")
-    with np.load(path) as file:
+    with open_arrays(path, FILE) as file:
         if name not in file:
             raise ValueError(f"{field}, {path}, has no array {name!r}: give {FILE}")
-        rows = np.asarray(file[name])
+        rows = file[name]
     if rows.ndim != 3 or not np.issubdtype(rows.dtype, np.floating):
         raise ValueError(f"{field}, {path}: {name!r} is {rows.dtype} {rows.shape}; give {FILE}")
     return rows.astype(np.float32)

@@ -1,6 +1,7 @@
 """Data sets: the request for one, the arrays that every source returns, and the split for tests."""
 
 import dataclasses
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,11 @@ class DataSpec:
         cache: the folder for downloaded and rendered data.
         test_fraction: the share of the samples kept for tests, if the data have no test set.
         captions: read the captions too, if the data have some.
+        first_frame: take the first of several pages or frames of an image file.
+        max_unreadable: the share of image files that may be unreadable; they are left out.
+
+    Raises:
+        ValueError: max_unreadable is not in [0, 1).
     """
 
     name: str
@@ -30,6 +36,15 @@ class DataSpec:
     cache: str = "~/.cache/score-sde-jax"
     test_fraction: float = 0.1
     captions: bool = False
+    first_frame: bool = False
+    max_unreadable: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.max_unreadable < 1:
+            raise ValueError(
+                f"config.data.max_unreadable is {self.max_unreadable}: it must be a share of the "
+                "files, at least 0 and less than 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +63,10 @@ class Dataset:
         train_captions: N strings; None without captions.
         test_captions: likewise.
         latents: provenance of latents (experiments/data/latents.py); None for other data.
+        classes: names of the classes, by label; () if only numbers are known.
+        notes: what the source assumed and left out, a sentence each; they are shown.
+        test_share: config.data.test_fraction, if the test set was split off; None if the data have
+            one.
     """
 
     train: np.ndarray | LazyImages
@@ -60,6 +79,9 @@ class Dataset:
     train_captions: np.ndarray | None = None
     test_captions: np.ndarray | None = None
     latents: dict[str, Any] | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    test_share: float | None = None
 
     @property
     def n_classes(self) -> int:
@@ -82,6 +104,49 @@ class Dataset:
                 f"config.data.num_classes={self.n_classes}"
             )
 
+    def check_trained(self, n_classes: int) -> None:
+        """Raises ValueError unless each of n_classes classes has training data."""
+        assert self.train_labels is not None
+        absent = list(missing(np.unique(self.train_labels).tolist(), n_classes))
+        if absent:
+            names = ", ".join(map(self.class_name, absent[:5])) + " ..." * (len(absent) > 5)
+            raise ValueError(
+                f"config.data.num_classes is {n_classes}, but there are no training data of the "
+                f"classes {names}: add some; or number the classes from 0 on without gaps, and set "
+                "config.data.num_classes to how many there are"
+            )
+
+    def class_name(self, label: int) -> str:
+        """The number of a class, and its name if it has one."""
+        return f"{label} ({self.classes[label]})" if label < len(self.classes) else str(label)
+
+
+def missing(labels: Collection[int], n_classes: int) -> Iterator[int]:
+    """The classes 0, ..., n_classes - 1 that are not among the labels."""
+    known = frozenset(labels)
+    return (label for label in range(n_classes) if label not in known)
+
+
+def as_labels(what: str, values: Any) -> Int[np.ndarray, " n"]:
+    """Labels as int32.
+
+    Args:
+        what: the labels' name in errors.
+        values: an array, or a list of integers.
+
+    Raises:
+        ValueError: numbers that are not integers, or beyond int32.
+    """
+    labels = np.asarray(values)
+    if labels.dtype.kind not in "iu" and not all(type(label) is int for label in labels.flat):
+        raise ValueError(f"{what} are {labels.dtype}, they must be integers")
+    largest = max(map(abs, (int(labels.max()), int(labels.min())))) if labels.size else 0
+    if largest > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{what} go up to {largest}, beyond 32 bits: number the classes from 0 on without gaps"
+        )
+    return labels.astype(np.int32)
+
 
 def split(
     count: int, fraction: float
@@ -95,10 +160,17 @@ def split(
     if not 0 < n_test < count:
         raise ValueError(
             f"config.data.test_fraction = {fraction} of {count} samples are {n_test}: training and "
-            "testing need at least one each"
+            f"testing need at least one each; {split_advice(count)}"
         )
     order = np.random.RandomState(0).permutation(count)
     return np.sort(order[n_test:]), np.sort(order[:n_test])
+
+
+def split_advice(count: int) -> str:
+    """How to get a training and a test set of two samples or more out of `count` samples."""
+    if count < 4:
+        return f"there are {count} samples, and two of each are needed: take more"
+    return f"set config.data.test_fraction to at least {np.ceil(200 / count) / 100:g}"
 
 
 def identity(values: np.ndarray | LazyImages) -> Any:

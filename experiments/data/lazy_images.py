@@ -2,19 +2,24 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import IO, Any
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import UnidentifiedImageError
 
+from experiments.data.checked import Checked, marks
+from experiments.data.image_files import MODES, RangeError, UnfitError, decode, examine
 from experiments.runs import progress
 
-MODES = {1: "L", 3: "RGB"}  # Pillow's names of pixels with 1 and 3 channels
 POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
+PAUSES = (0.1, 1.0)  # seconds before a file that could not be read is tried again
+AT_ONCE = 1024  # files handed to the pool at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +31,15 @@ class LazyImages:
         keys: [N], names or numbers of the encoded files; errors name them.
         open: a function that opens the encoded file of a key.
         image_shape: (H, W, C) of every image.
+        stamp: a text for a key that changes with the file's content, such as its size and time, by
+            which `check` remembers the files that it has decoded; None: it remembers none.
     """
 
     source: str
     keys: np.ndarray
     open: Callable[[Any], IO[bytes]]
     image_shape: tuple[int, int, int]
+    stamp: Callable[[Any], str] | None = None
     dtype = np.dtype(np.uint8)
 
     def __len__(self) -> int:
@@ -44,29 +52,102 @@ class LazyImages:
     def __getitem__(self, index: slice | np.ndarray) -> UInt8[np.ndarray, "batch h w c"]:
         keys = self.keys[index]
         batch = np.empty((len(keys), *self.image_shape), np.uint8)
-        for i, image in enumerate(POOL.map(self._decode, keys)):
+        for i, image in enumerate(POOL.map(partial(self._read, decode), keys)):
             batch[i] = image
         return batch
 
-    def check(self) -> None:
-        """Raises ValueError for the first file with another size or kind of pixels."""
-        for key in progress.track(self.keys, f"checking {self.source}", "image"):
-            with self._opened(key):
-                pass
+    def check(
+        self, cache: Path | None = None, first_frame: bool = False, max_unreadable: float = 0.0
+    ) -> dict[int, str]:
+        """Decodes every file once, and returns why some cannot be read, by their indices.
 
-    def _decode(self, key: Any) -> np.ndarray:
-        with self._opened(key) as image:
-            return np.asarray(image).reshape(self.image_shape)
+        Args:
+            cache: the folder that remembers the good files; None: none are remembered.
+            first_frame: take the first of several pages or frames.
+            max_unreadable: the share of the files that may be unreadable.
 
-    @contextmanager
-    def _opened(self, key: Any) -> Iterator[Image.Image]:
-        """Opens an image and checks its header; errors name the file."""
+        Raises:
+            ValueError: a file that does not fit, or too many unreadable ones.
+        """
+        stamps = map(self.stamp or repr, self.keys)
+        files = marks(
+            f"{self.source} {self.image_shape} {first_frame}",
+            (f"{key}\n{stamp}" for key, stamp in zip(self.keys, stamps, strict=True)),
+        )
+        name = f"{marks(self.source, [''])[0]:016x}"
+        memory = Checked(cache / "checked" / name if cache and self.stamp else None)
+        good, errors = memory.know(files), {}
+        todo = np.flatnonzero(~good)
+        look = partial(examine, first_frame=first_frame)
+        shown = progress.track(todo.tolist(), f"checking {self.source}", "image")
         try:
-            with self.open(key) as file, Image.open(file) as image:
-                _check_header(image, self.image_shape)
-                yield image
+            for i, error in zip(shown, self._attempts(look, todo), strict=True):
+                if isinstance(error, RangeError):
+                    error = self._whole_range(look)
+                if isinstance(error, UnfitError):
+                    raise self._error(self.keys[i], error)
+                if error:
+                    errors[i] = error
+                good[i] = not error
+        finally:
+            memory.keep(files[good])
+        if len(errors) > max_unreadable * len(self):
+            self._refuse(errors)
+        return {i: f"{self.keys[i]} ({_reason(error)})" for i, error in errors.items()}
+
+    def _attempts(self, use: Callable[..., Any], indices: np.ndarray) -> Iterator[Exception | None]:
+        """What the use of each file raises; None if it goes well."""
+        for first in range(0, len(indices), AT_ONCE):
+            keys = self.keys[indices[first : first + AT_ONCE]]
+            yield from POOL.map(partial(self._attempt, use), keys)
+
+    def _attempt(self, use: Callable[..., Any], key: Any) -> Exception | None:
+        try:
+            self._retried(use, key)
         except Exception as error:  # decoders raise many kinds for a broken file
-            raise ValueError(f"{self.source}: {key} cannot be used: {error}") from error
+            return error
+        return None
+
+    def _read(self, use: Callable[..., Any], key: Any) -> Any:
+        try:
+            return self._retried(use, key)
+        except Exception as error:  # likewise
+            raise self._error(key, error) from error
+
+    def _retried(self, use: Callable[..., Any], key: Any) -> Any:
+        """Returns use(encoded, shape). It is tried again, after a pause if the system failed."""
+        for pause in PAUSES:
+            try:
+                return self._once(use, key)
+            except UnfitError:
+                raise
+            except Exception as error:  # likewise
+                time.sleep(pause if getattr(error, "errno", None) else 0)
+        return self._once(use, key)
+
+    def _once(self, use: Callable[..., Any], key: Any) -> Any:
+        with self.open(key) as file:
+            encoded = file.read()
+        return use(encoded, self.image_shape)
+
+    def _whole_range(self, use: Callable[..., Any]) -> RangeError:
+        """The range of all files with more than 8 bits."""
+        found = self._attempts(use, np.arange(len(self)))
+        return RangeError.joined([error for error in found if isinstance(error, RangeError)])
+
+    def _error(self, key: Any, error: Exception) -> ValueError:
+        return ValueError(f"{self.source}: {key} cannot be used: {_reason(error)}")
+
+    def _refuse(self, errors: dict[int, Exception]) -> NoReturn:
+        """Raises the error of the first unreadable file, with the number of all of them."""
+        first = next(iter(errors))
+        message = str(self._error(self.keys[first], errors[first]))
+        if len(errors) > 1:
+            message += f" (the first of {len(errors)} unreadable files among {len(self)})"
+        if len(errors) < len(self):
+            share = np.ceil(1000 * len(errors) / len(self)) / 1000
+            message += f"; replace it, or set config.data.max_unreadable={share:g} to leave it out"
+        raise ValueError(message)
 
 
 def check_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -79,18 +160,7 @@ def check_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _check_header(image: Image.Image, shape: tuple[int, int, int]) -> None:
-    height, width, channels = shape
-    if image.size != (width, height):
-        raise ValueError(
-            f"it has {image.width} x {image.height} pixels, config.data.image_size is {width}: "
-            "images are not resized here; set image_size, or crop and resize the files"
-        )
-    if image.mode != MODES[channels]:
-        alpha = image.mode in ("RGBA", "LA", "PA", "P")
-        first = "paste the transparent image on a background, then " if alpha else ""
-        raise ValueError(
-            f"its pixels have Pillow's mode {image.mode}, config.data.num_channels = {channels} "
-            f"means {MODES[channels]}: images are not converted here; {first}save "
-            f"image.convert({MODES[channels]!r})"
-        )
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is damaged, or no image"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,32 +1,105 @@
 """Loading a data set by its name, with checks of what the source returned."""
 
+import dataclasses
+import logging
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec
+from experiments.data.dataset import Dataset, DataSpec, Split, as_labels, missing, split_advice
 from experiments.data.lazy_images import LazyImages
 from experiments.data.sources import SOURCES
 from experiments.runs import hosts
 from sde_lib.checks import check_name
 
+LOG = logging.getLogger(__name__)
+SPLITS: tuple[Split, ...] = ("train", "test")
+SHOWN = 12  # classes that are listed one by one
+
 
 def load(spec: DataSpec) -> Dataset:
-    """The data set that the spec names, checked.
+    """The data set that the spec names, checked; what was found is shown.
 
     Raises:
-        ValueError: an unknown name, or data that are missing, of another shape, outside their grey
-            levels, not finite, or with labels that do not fit.
+        ValueError: an unknown name, a path for a source that reads no files, or data that are
+            missing, damaged, of another shape, outside their grey levels, not finite, or with
+            labels that do not fit.
     """
     check_name("config.data.dataset", spec.name, SOURCES)
+    source = SOURCES[spec.name]
+    if spec.path and not source.takes_path:
+        readers = ", ".join(name for name, other in SOURCES.items() if other.takes_path)
+        raise ValueError(
+            f"config.data.path is {spec.path!r}, but config.data.dataset = {spec.name!r} reads no "
+            f"files: set config.data.dataset to one of {readers}, or leave config.data.path empty"
+        )
     if not hosts.is_first():
         hosts.everyone(True)  # waits for the first process, which may download
-    dataset = SOURCES[spec.name].load(spec)
+    dataset = source.load(spec)
     if hosts.is_first():
         hosts.everyone(True)
-    for split in ("train", "test"):
-        parts = (getattr(dataset, split + name) for name in ("", "_labels", "_confidence"))
-        _check_split(f"{split} data of {spec.name!r}", dataset.levels, *parts)
+    for split in SPLITS:
+        what = f"{split} data of {spec.name!r}"
+        dataset = _readable(spec, _labelled(what, dataset, split), split)
+        _check_values(what, dataset, split)
         _check_shape(spec, getattr(dataset, split).shape[1:])
+    for line in describe(spec, dataset):
+        LOG.info("%s", line)
     return dataset
+
+
+def describe(spec: DataSpec, dataset: Dataset) -> list[str]:
+    """What a data set holds, in lines: samples, classes, and the notes of its source."""
+    what = "points" if dataset.levels is None else "images"
+    counts = f"{len(dataset.train):,} {what} to train on and {len(dataset.test):,} to test on"
+    first = f"data {spec.name!r}{spec.path and f' of {spec.path}'}: {counts}"
+    if dataset.test_share is not None:
+        first += f", a random share of config.data.test_fraction = {dataset.test_share}"
+    return [first, *(f"  {line}" for line in (*_describe_classes(dataset), *dataset.notes))]
+
+
+def _describe_classes(dataset: Dataset) -> list[str]:
+    """The number of training and test samples of each class, or of the first ones."""
+    parts = (dataset.train_labels, dataset.test_labels)
+    train, test = (
+        {} if part is None else dict(zip(*np.unique(part, return_counts=True), strict=True))
+        for part in parts
+    )
+    found = sorted(train.keys() | test.keys())
+    if not found:
+        return []
+    listed = [
+        f"{dataset.class_name(k)} {train.get(k, 0):,} + {test.get(k, 0):,}" for k in found[:SHOWN]
+    ]
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    lines = [f"{len(found)} classes (training + test): {', '.join(listed)}{more}"]
+    absent = [dataset.class_name(k) for k in islice(missing(train, dataset.n_classes), SHOWN)]
+    if train and absent:
+        lines.append(f"classes without training data: {', '.join(absent)}")
+    return lines
+
+
+def _readable(spec: DataSpec, dataset: Dataset, split: Split) -> Dataset:
+    """The data set without the unreadable images of a split, as far as the spec allows them."""
+    values = getattr(dataset, split)
+    if not isinstance(values, LazyImages):
+        return dataset
+    cache = Path(spec.cache).expanduser()
+    broken = values.check(cache, spec.first_frame, spec.max_unreadable)
+    good = np.ones(len(values), bool)
+    good[list(broken)] = False
+    good = hosts.everywhere(good)
+    if good.all():
+        return dataset
+    changes: dict[str, Any] = {split: dataclasses.replace(values, keys=values.keys[good])}
+    for name in ("labels", "confidence", "captions"):
+        rows = getattr(dataset, f"{split}_{name}")
+        changes |= {} if rows is None else {f"{split}_{name}": rows[good]}
+    which = f"{', '.join(list(broken.values())[:3])}{' ...' if len(broken) > 3 else ''}"
+    note = f"left out: {np.sum(~good)} unreadable {split} images, {which}"
+    return dataclasses.replace(dataset, **changes, notes=(*dataset.notes, note))
 
 
 def _check_shape(spec: DataSpec, shape: tuple[int, ...]) -> None:
@@ -42,37 +115,41 @@ def _check_shape(spec: DataSpec, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_split(
-    what: str,
-    levels: int | None,
-    values: np.ndarray | LazyImages,
-    labels: np.ndarray | None,
-    confidences: np.ndarray | None,
-) -> None:
-    """Raises ValueError, naming `what`, for values, labels or confidences that cannot be."""
+def _labelled(what: str, dataset: Dataset, split: Split) -> Dataset:
+    """The data set with the labels of a split as int32; labels and confidences are checked."""
+    labels, confidences = (getattr(dataset, f"{split}_{name}") for name in ("labels", "confidence"))
+    n = len(getattr(dataset, split))
+    if labels is not None:
+        labels = as_labels(f"{what}: the labels", labels)
+        if labels.shape != (n,):
+            raise ValueError(f"{what}: labels of shape {labels.shape} for {n} samples")
+        if labels.min() < 0:
+            raise ValueError(f"{what}: the label {labels.min()} is negative, classes count from 0")
+        dataset = dataclasses.replace(dataset, **{f"{split}_labels": labels})
+    if confidences is not None:
+        if confidences.shape != (n,):
+            raise ValueError(f"{what}: confidences of shape {confidences.shape} for {n} samples")
+        if not ((confidences >= 0) & (confidences <= 1)).all():
+            raise ValueError(
+                f"{what}: confidences from {confidences.min()} to {confidences.max()}: they must "
+                "be in [0, 1]"
+            )
+    return dataset
+
+
+def _check_values(what: str, dataset: Dataset, split: Split) -> None:
+    """Raises ValueError, naming `what`, for samples that cannot be."""
+    values, levels = getattr(dataset, split), dataset.levels
     if len(values) < 2:
-        raise ValueError(f"{what}: there are {len(values)} samples, at least 2 are needed")
+        count = len(dataset.train) + len(dataset.test)
+        advice = "" if dataset.test_share is None else f"; {split_advice(count)}"
+        raise ValueError(f"{what}: there are {len(values)} samples, at least 2 are needed{advice}")
     if isinstance(values, LazyImages):
-        values.check()
-    elif levels is None:
+        return
+    if levels is None:
         if not np.isfinite(values).all():
             raise ValueError(f"{what}: {np.sum(~np.isfinite(values))} numbers are not finite")
     elif values.dtype != np.uint8:
         raise ValueError(f"{what}: the images are {values.dtype}, they must be uint8")
-    elif values.max() >= levels:
+    elif values.size and values.max() >= levels:
         raise ValueError(f"{what}: grey level {values.max()} is outside 0 ... {levels - 1}")
-    if labels is not None and labels.shape != (len(values),):
-        raise ValueError(f"{what}: labels of shape {labels.shape} for {len(values)} samples")
-    if labels is not None and labels.min() < 0:
-        raise ValueError(f"{what}: the label {labels.min()} is negative, classes count from 0")
-    if confidences is None:
-        return
-    if confidences.shape != (len(values),):
-        raise ValueError(
-            f"{what}: confidences of shape {confidences.shape} for {len(values)} samples"
-        )
-    if not ((confidences >= 0) & (confidences <= 1)).all():
-        raise ValueError(
-            f"{what}: confidences from {confidences.min()} to {confidences.max()}: they must be in "
-            "[0, 1]"
-        )

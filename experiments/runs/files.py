@@ -1,15 +1,92 @@
-"""Files that are replaced in one step: a reader, or a crash, never sees half of one."""
+"""Files: written in one step, so that nobody sees half of one, and read with errors of one line."""
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+import lzma
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.runs import hosts
+
+DAMAGED = (  # what the readers of archives, arrays, images and JSON raise for files of users
+    *(OSError, EOFError, MemoryError, RuntimeError),  # RuntimeError: encrypted, or packed oddly
+    *(ValueError, TypeError, KeyError, IndexError, OverflowError, SyntaxError, struct.error),
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, tarfile.TarError),
+)
+
+
+@contextmanager
+def reading(what: Any, expected: str) -> Iterator[None]:
+    """Turns whatever a reader raises for a user's file into a ValueError of one line.
+
+    Args:
+        what: the file, as the error names it.
+        expected: the file to give instead.
+    """
+    try:
+        yield
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what} cannot be read: {reason}; give {expected}") from error
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of an open .npz file; one is read when it is asked for."""
+
+    def __init__(self, path: Path, file: Any, expected: str):
+        self.path, self._file, self._expected = path, file, expected
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with reading(f"{self.path}, array {name!r},", self._expected):
+            try:
+                value = self._file[name]
+            except ValueError as error:
+                if "pickle" not in str(error):
+                    raise
+                raise ValueError(
+                    "it holds Python objects, such as None or rows of several lengths"
+                ) from error
+            if not isinstance(value, np.ndarray):
+                raise ValueError("it is no array")
+            return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.files)
+
+    def __len__(self) -> int:
+        return len(self._file.files)
+
+
+@contextmanager
+def open_arrays(path: str | Path, expected: str) -> Iterator[Arrays]:
+    """Opens a user's .npz file.
+
+    Args:
+        path: the file.
+        expected: the file to give instead, for errors.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one of another kind.
+    """
+    with reading(path, expected):
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no .npz file, or cut short")
+        opened = np.load(path, allow_pickle=False)
+    with opened:
+        yield Arrays(Path(path), opened, expected)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -108,6 +108,13 @@ def everyone(fact: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
 
 
+def everywhere(facts: np.ndarray) -> np.ndarray:
+    """True for each fact that is true in all processes."""
+    if jax.process_count() == 1:
+        return facts
+    return np.all(multihost_utils.process_allgather(facts), axis=0)
+
+
 def check_alike(settings: Mapping[str, object]) -> None:
     """Raises ValueError in all processes, with the differences, unless their settings are the same.
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from experiments.runs import files
 
+EXPECTED = "a file of samples, made of a trained model by --mode=generate"
+
 
 def read_about(path: Path) -> dict[str, Any]:
     """The settings of a set of samples.
@@ -17,8 +19,8 @@ def read_about(path: Path) -> dict[str, Any]:
         ValueError: there is no such file, or one of another kind.
     """
     if zipfile.is_zipfile(path):
-        with np.load(path) as file:
-            if {"samples", "about"} <= set(file.files):
+        with files.open_arrays(path, EXPECTED) as file:
+            if {"samples", "about"} <= set(file):
                 return json.loads(str(file["about"]))
     raise ValueError(
         f"{path} is no file of samples: make one of a trained model by --mode=generate"
@@ -28,7 +30,7 @@ def read_about(path: Path) -> dict[str, Any]:
 def read_samples(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     """The settings and the samples of a set."""
     about = read_about(path)
-    with np.load(path) as file:
+    with files.open_arrays(path, EXPECTED) as file:
         return about, file["samples"]
 
 

@@ -107,6 +107,7 @@ class Classifier:
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         dataset.check_labels(self.n_classes)
+        dataset.check_trained(self.n_classes)
 
     def start(self, state: TrainState) -> TrainState:
         return state

@@ -140,6 +140,7 @@ class ScoreModel:
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         if self.n_classes:
             dataset.check_labels(self.n_classes)
+            dataset.check_trained(self.n_classes)
         for name, (values, changed) in self.records().items():
             folders.record(folder / name, values, changed)
         if self.autoencoder is not None:

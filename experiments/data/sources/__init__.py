@@ -15,16 +15,19 @@ class Source(NamedTuple):
     """A kind of data.
 
     load: reads it. levels: grey levels of its images; None for floats. description and licence: for
-    model cards.
+    model cards. takes_path: it reads config.data.path.
     """
 
     load: Callable[[DataSpec], Dataset]
     levels: int | None = 256
     description: str = ""
     licence: str = ""
+    takes_path: bool = True
 
 
-POINTS = Source(points.load, None, "points in the plane, drawn by this program", "none: numbers")
+POINTS = Source(
+    points.load, None, "points in the plane, drawn by this program", "none: numbers", False
+)
 SOURCES: dict[str, Source] = {
     "digits": Source(
         digits.load,
@@ -32,6 +35,7 @@ SOURCES: dict[str, Source] = {
         "scikit-learn's handwritten digits, the test set of UCI's Optical Recognition of "
         "Handwritten Digits (Alpaydin and Kaynak 1998)",
         "CC BY 4.0",
+        False,
     ),
     "swiss_roll": POINTS,
     "moons": POINTS,
@@ -43,7 +47,9 @@ SOURCES: dict[str, Source] = {
         "CIFAR-10 (Krizhevsky 2009), photographs from the web",
         "not stated by its author",
     ),
-    "emoji": Source(emoji.load, 256, "OpenMoji's pictures, rendered on white", "CC BY-SA 4.0"),
+    "emoji": Source(
+        emoji.load, 256, "OpenMoji's pictures, rendered on white", "CC BY-SA 4.0", False
+    ),
     "folder": Source(files.load),
     "npz": Source(npz.load),
     "huggingface": Source(huggingface.load),

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.data.dataset import Dataset, DataSpec
 from experiments.data.sources import npz
 from experiments.data.sources.download import check_md5, fetch
-from experiments.data.sources.files import check_inside
+from experiments.data.sources.members import check_inside
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"

@@ -73,7 +73,10 @@ def load(spec: DataSpec) -> Dataset:
     if spec.captions:
         captions = np.array(describe(names, labels))
         arrays |= {"train_captions": captions[~test], "test_captions": captions[test]}
-    return Dataset(images[~test], images[test], 256, **arrays)
+    share = spec.test_fraction
+    return Dataset(
+        images[~test], images[test], 256, **arrays, classes=tuple(CLASSES), test_share=share
+    )
 
 
 def classes(names: list[tuple[int, ...]]) -> Int[np.ndarray, " emoji"]:

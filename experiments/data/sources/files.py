@@ -3,112 +3,148 @@
 import json
 import posixpath
 import zipfile
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec, split
+from experiments.data.dataset import Dataset, DataSpec, as_labels, split
 from experiments.data.lazy_images import LazyImages, check_channels
+from experiments.data.sources import parts
+from experiments.data.sources.members import members
+from experiments.runs.files import reading
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 LABELS = "dataset.json"
-TEST = ("test", "val", "valid", "validation")  # usual names of the folder beside train
+FORM = '{"labels": [["a/b.png", 3], ...]}'
+
+
+class Layout(NamedTuple):
+    """The splits of a list of images.
+
+    Attributes:
+        train: indices of the training images.
+        test: indices of the test images.
+        folders: the folder of each image within its split; "" for an image outside of folders.
+        notes: how the splits were found, and what is left out.
+        test_share: config.data.test_fraction, if it was used.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    folders: np.ndarray
+    notes: tuple[str, ...]
+    test_share: float | None
 
 
 def load(spec: DataSpec) -> Dataset:
     """Lists the images below spec.path; they are decoded when a batch needs them.
 
-    Classes come from a file dataset.json, {"labels": [["a/b.png", 3], ...] or null} (EDM's layout).
-    Without that file, the outermost folders are the classes, in alphabetical order. Without folders
-    there are none. Outermost folders train/ and one of TEST are the two splits; without them,
-    spec.test_fraction of the images are the test set.
+    Outermost folders with names of parts (sources/parts.py) are the splits; without them,
+    spec.test_fraction of the images are the test set. Classes come from a file dataset.json, of the
+    form FORM, where null stands for no classes (EDM's layout). Without that file, the outermost
+    folders within the splits are the classes, in alphabetical order.
 
     Raises:
-        ValueError: there are no images, a member of a zip is outside of it, or the labels do not
-            fit the files.
+        ValueError: there are no images, a .zip is damaged or has a member outside of it, folders
+            look like parts and do not fit, or labels do not fit the files.
     """
     path = Path(spec.path)
     if not spec.path or not (path.is_dir() or zipfile.is_zipfile(path)):
         raise ValueError(
-            f"config.data.path = {spec.path!r} is neither a folder nor a .zip file of images"
+            f"config.data.path = {spec.path!r} is neither a folder nor a .zip file of images (one "
+            "that is cut short is none)"
         )
-    members, open_member = _folder(path) if path.is_dir() else _zip(path)
-    names = sorted(name for name in members if posixpath.splitext(name)[1].lower() in SUFFIXES)
+    files = members(path)
+    names = sorted(n for n in files.names if posixpath.splitext(n)[1].lower() in SUFFIXES)
     if not names:
         raise ValueError(f"{path} holds no image: it needs files {', '.join(sorted(SUFFIXES))}")
-
-    root = posixpath.commonpath([posixpath.dirname(name) for name in names])
-    parts = [PurePosixPath(name).relative_to(root).parts for name in names]
-    outermost = np.array([part[0] for part in parts])
-    if set(outermost) in [{"train", name} for name in TEST]:
-        train, test = np.flatnonzero(outermost == "train"), np.flatnonzero(outermost != "train")
-        parts = [part[1:] for part in parts]
-    else:
-        train, test = split(len(names), spec.test_fraction)
-
-    tables = [name for name in members if posixpath.basename(name) == LABELS]
+    layout = _layout(path, names, spec.test_fraction)
+    tables = [name for name in files.names if posixpath.basename(name) == LABELS]
     if len(tables) > 1:
         raise ValueError(f"{path} holds several label files: keep one of {', '.join(tables)}")
-    labels = _table(path, tables[0], open_member, names) if tables else _folder_classes(parts)
+    about: dict[str, Any] = {"notes": layout.notes} if tables else _folder_classes(layout)
+    if tables and (labels := _table(path, tables[0], files.open, names)) is not None:
+        about |= {"train_labels": labels[layout.train], "test_labels": labels[layout.test]}
 
+    others = [posixpath.splitext(name)[1] for name in {*files.names} - {*names, *tables}]
+    listed = [f"{count} {suffix}" for suffix, count in Counter(others).most_common(5)]
+    if listed:
+        about["notes"] += (f"left out, as they are no images: files {', '.join(listed)}",)
+    if files.broken:
+        about["notes"] += (f"left out: links that lead nowhere, {_some(files.broken)}",)
     keys, shape = np.array(names, dtype=object), check_channels(spec.shape)
-    train_images = LazyImages(str(path), keys[train], open_member, shape)
-    test_images = LazyImages(str(path), keys[test], open_member, shape)
-    if labels is None:
-        return Dataset(train_images, test_images, 256)
-    return Dataset(train_images, test_images, 256, labels[train], labels[test])
+    train, test = (
+        LazyImages(str(path), keys[rows], files.open, shape, files.stamp)
+        for rows in (layout.train, layout.test)
+    )
+    return Dataset(train, test, 256, **about, test_share=layout.test_share)
 
 
-def check_inside(archive: Path, names: list[str]) -> None:
-    """Raises ValueError for a member whose path leads out of the archive."""
-    for name in names:
-        for path in (PurePosixPath(name), PureWindowsPath(name)):
-            if path.anchor or ".." in path.parts:
-                raise ValueError(
-                    f"{archive} is refused: its member {name!r} leads out of the archive; pack it "
-                    "with relative names"
-                )
+def _layout(path: Path, names: list[str], fraction: float) -> Layout:
+    """The splits of the images, and their folders."""
+    root = posixpath.commonpath([posixpath.dirname(name) for name in names])
+    parts.choose(path, PurePosixPath(root).parts)
+    below = [PurePosixPath(name).relative_to(root).parts for name in names]
+    outermost = np.array([part[0] if len(part) > 1 else "" for part in below], dtype=object)
+    counts = Counter(outermost.tolist())
+    loose = counts.pop("", 0)
+    chosen = parts.choose(path, counts)
+    if chosen is None or chosen.test is None:
+        parts.check_classes(path, counts, {name for part in below for name in part[1:-1]})
+        return Layout(*split(len(names), fraction), outermost, (), fraction)
+    parts.check_left_out(path, chosen.left_out)
+    notes = [f"the training data are those in {chosen.train}, the test data in {chosen.test}"]
+    notes += [f"left out: {counts[name]} images in {name}" for name in chosen.left_out]
+    if loose:
+        notes.append(f"left out: {loose} images outside of these folders")
+    within = [part[1] if len(part) > 2 else "" for part in below]
+    train, test = (np.flatnonzero(outermost == name) for name in (chosen.train, chosen.test))
+    return Layout(train, test, np.array(within, dtype=object), tuple(notes), None)
 
 
-def _folder(path: Path) -> tuple[list[str], Callable[[str], IO[bytes]]]:
-    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    return _visible(names), lambda name: (path / name).open("rb")
+def _folder_classes(layout: Layout) -> dict[str, Any]:
+    """Labels by the images' folders, and notes, as a Dataset has them.
 
-
-def _zip(path: Path) -> tuple[list[str], Callable[[str], IO[bytes]]]:
-    archive = zipfile.ZipFile(path)
-    names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    check_inside(path, names)
-    return _visible(names), archive.open
-
-
-def _visible(names: list[str]) -> list[str]:
-    """The names without hidden files and those that systems add."""
-    return [
-        name
-        for name in names
-        if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-    ]
+    There are no classes in a single folder, or if a training image lies outside of the folders.
+    """
+    splits = {name: layout.folders[getattr(layout, name)].tolist() for name in ("train", "test")}
+    names = sorted({*splits["train"], *splits["test"]} - {""})
+    loose = {name: folders.count("") for name, folders in splits.items()}
+    if len(names) < 2:
+        return {"notes": layout.notes}
+    if loose["train"] or (loose["test"] and layout.test_share is not None):
+        note = f"no classes: {sum(loose.values())} images are outside of the folders {_some(names)}"
+        return {"notes": (*layout.notes, note)}
+    number = {name: i for i, name in enumerate(names)}
+    labels = {
+        f"{name}_labels": as_labels("folders", [number[folder] for folder in folders])
+        for name, folders in splits.items()
+        if not loose[name]
+    }
+    notes = ("the test images have no classes: some are outside of folders",) * bool(loose["test"])
+    return {**labels, "classes": tuple(names), "notes": layout.notes + notes}
 
 
 def _table(
     path: Path, table: str, open_member: Callable[[str], IO[bytes]], names: list[str]
 ) -> np.ndarray | None:
     """The labels that the file `table` has for these names; None if it has none."""
-    folder = posixpath.dirname(table)
-    with open_member(table) as file:
-        try:
-            labels = json.load(file)["labels"]
-            labels = labels and {posixpath.join(folder, name): label for name, label in labels}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f'{path}: {table} must have the form {{"labels": [["a/b.png", 3], ...]}}: {error!r}'
-            ) from error
-    if not labels:
+    with reading(f"{path}: {table}", f"a file {FORM}"), open_member(table) as file:
+        encoded = file.read()
+    try:
+        rows = [(str(name), label) for name, label in json.loads(encoded)["labels"] or ()]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: {table} must have the form {FORM}: {error!r}") from error
+    if not rows:
         return None
+    folder = posixpath.dirname(table)
+    files = [posixpath.normpath(posixpath.join(folder, n.replace("\\", "/"))) for n, _ in rows]
+    labels = dict(zip(files, (label for _, label in rows), strict=True))
     wrong = {
+        "several labels for the files": [n for n, count in Counter(files).items() if count > 1],
         "labels of files that do not exist": sorted(labels.keys() - set(names)),
         "no labels for the files": sorted(set(names) - labels.keys()),
         "labels that are not integers from 0 on, of": [
@@ -117,14 +153,10 @@ def _table(
     }
     for what, which in wrong.items():
         if which:
-            more = f" and {len(which) - 3} more" if len(which) > 3 else ""
-            raise ValueError(f"{path}: {table} has {what} {', '.join(which[:3])}{more}")
-    return np.array([labels[name] for name in names], np.int32)
+            raise ValueError(f"{path}: {table} has {what} {_some(which)}")
+    return as_labels(f"{path}: the labels in {table}", [labels[name] for name in names])
 
 
-def _folder_classes(parts: list[tuple[str, ...]]) -> np.ndarray | None:
-    """The index of each image's outermost folder; None for one folder, or images outside."""
-    folders = {part[0] for part in parts}
-    if len(folders) == 1 or any(len(part) == 1 for part in parts):
-        return None
-    return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int32)
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"

@@ -6,58 +6,96 @@ from typing import IO, Any
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec, split
+from experiments.data.dataset import Dataset, DataSpec, as_labels, split
 from experiments.data.lazy_images import LazyImages, check_channels
+from experiments.data.sources import parts
 from experiments.data.sources.optional import require
+from experiments.runs.files import reading
+
+LABELS = {"label", "labels", "class", "classes", "class_id", "target", "targets", "y"}
 
 
 def load(spec: DataSpec) -> Dataset:
     """Reads spec.path: a name for load_dataset, or a folder written by save_to_disk.
 
-    Images and labels are the columns of the types Image and ClassLabel. The test set is the split
-    "test", or else "validation", or else spec.test_fraction of "train". Hidden labels, -1, count as
-    no labels.
+    Images are the column of the type Image. Labels are that of the type ClassLabel, or else a
+    column of integers with a name in LABELS. The splits are named as in sources/parts.py; without
+    a test or validation split, spec.test_fraction of "train" is the test set. Hidden labels, -1,
+    count as no labels.
 
     Raises:
-        ValueError: there is no split "train", not exactly one column of images, or more than one of
-            labels.
+        ValueError: the data cannot be read; there is no split "train", not exactly one column of
+            images, or more than one of labels.
     """
     path, hub = spec.path, require("datasets", "huggingface")
     if not path:
         raise ValueError(
             "config.data.path is empty: give the name of a data set, as in 'ylecun/mnist'"
         )
-    saved = any((Path(path) / name).exists() for name in ("dataset_dict.json", "state.json"))
-    parts = hub.load_from_disk(path) if saved else hub.load_dataset(path)
-    if isinstance(parts, hub.Dataset):
-        parts = {"train": parts}
-    if "train" not in parts:
-        raise ValueError(f"{path} has no split train, it has {', '.join(parts)}")
-    train = parts["train"]
-    image, label = _column(path, train, hub.Image), _column(path, train, hub.ClassLabel)
+    found = _open(hub, path)
+    if not {name.casefold() for name in found} & set(parts.NAMES["train"]):
+        raise ValueError(f"{path} has no split train, it has {', '.join(found)}")
+    chosen = parts.choose(path, found)
+    assert chosen is not None
+    train, test, share = found[chosen.train], None, None
+    image, label = _column(path, train, hub.Image), _label(hub, path, train)
     if image is None:
         raise ValueError(f"{path} has no column of images, it has {', '.join(train.features)}")
-    test = next((parts[name] for name in ("test", "validation") if name in parts), None)
-    if test is None:
+    if chosen.test:
+        test = found[chosen.test]
+    else:
         train, test = map(train.select, split(len(train), spec.test_fraction))
+        share = spec.test_fraction
 
     shape, encoded = check_channels(spec.shape), hub.Image(decode=False)
+    columns = [name for name in train.features if name not in (image, label)]
+    left_out = {"splits": chosen.left_out, "columns": columns}
+    notes = [f"left out: {what} {', '.join(names)}" for what, names in left_out.items() if names]
     return Dataset(
         _images(f"{path} (train)", train.cast_column(image, encoded), image, shape),
         _images(f"{path} (test)", test.cast_column(image, encoded), image, shape),
         256,
-        _labels(train, label),
-        _labels(test, label),
+        _labels(path, train, label),
+        _labels(path, test, label),
+        classes=tuple(getattr(train.features[label], "names", ())) if label else (),
+        notes=(*notes, f"the labels are the column {label}") if label else tuple(notes),
+        test_share=share,
     )
+
+
+def _open(hub: Any, path: str) -> dict[str, Any]:
+    """The splits by their names."""
+    saved = any((Path(path) / name).exists() for name in ("dataset_dict.json", "state.json"))
+    with reading(path, "the name of a data set, or a folder written by save_to_disk"):
+        try:
+            found = hub.load_from_disk(path) if saved else hub.load_dataset(path)
+        except hub.exceptions.DatasetsError as error:
+            raise ValueError(error) from error
+    return {"train": found} if isinstance(found, hub.Dataset) else found
 
 
 def _column(path: str, part: Any, kind: type) -> str | None:
     """The name of the column of this type; None without one."""
     names = [name for name, feature in part.features.items() if isinstance(feature, kind)]
+    return _only(path, names, f"of the type {kind.__name__}")
+
+
+def _label(hub: Any, path: str, part: Any) -> str | None:
+    """The name of the column of labels; None without one."""
+    integers = [
+        name
+        for name, feature in part.features.items()
+        if isinstance(feature, hub.Value) and feature.dtype.startswith(("int", "uint"))
+    ]
+    named = [name for name in integers if name.casefold() in LABELS]
+    return _column(path, part, hub.ClassLabel) or _only(path, named, "of integer labels")
+
+
+def _only(path: str, names: list[str], what: str) -> str | None:
     if len(names) > 1:
         raise ValueError(
-            f"{path} has several columns of the type {kind.__name__}: {', '.join(names)}; save a "
-            "copy with one of them (remove_columns, save_to_disk) and give its folder"
+            f"{path} has several columns {what}: {', '.join(names)}; save a copy with one of them "
+            "(remove_columns, save_to_disk) and give its folder"
         )
     return names[0] if names else None
 
@@ -71,9 +109,11 @@ def _images(source: str, part: Any, column: str, shape: tuple[int, int, int]) ->
             return Path(encoded["path"]).open("rb")
         return io.BytesIO(encoded["bytes"])
 
-    return LazyImages(source, np.arange(len(part)), open_row, shape)
+    return LazyImages(source, np.arange(len(part)), open_row, shape, lambda row: part._fingerprint)
 
 
-def _labels(part: Any, column: str | None) -> np.ndarray | None:
-    labels = None if column is None else np.asarray(part[column], np.int32)
-    return None if labels is None or (labels < 0).any() else labels
+def _labels(path: str, part: Any, column: str | None) -> np.ndarray | None:
+    if column is None:
+        return None
+    labels = as_labels(f"{path}: the labels in column {column}", list(part[column]))
+    return None if (labels < 0).any() else labels

@@ -2,10 +2,12 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec, split
+from experiments.data.dataset import Dataset, DataSpec, as_labels, split
+from experiments.runs.files import open_arrays
 
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
@@ -22,18 +24,21 @@ def load(spec: DataSpec) -> Dataset:
     """Reads the arrays of the file spec.path; LAYOUT lists them.
 
     Raises:
-        ValueError: the file is not an .npz file, or has other arrays.
+        ValueError: the file is not an .npz file, is damaged, or has other arrays.
     """
     path = Path(spec.path)
     if not spec.path or not zipfile.is_zipfile(path):
         raise ValueError(f"config.data.path = {spec.path!r} must be an .npz file of {LAYOUT}")
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
+    with open_arrays(path, "an intact .npz file of plain arrays (docs/guide.md, Data)") as file:
+        arrays: dict[str, Any] = dict(file)
+    for name, values in arrays.items():
+        if values.ndim == 0:
+            raise ValueError(f"{path}: {name} is a single value, it must be an array")
     for name in arrays.keys() & LABELS:
-        if not np.issubdtype(arrays[name].dtype, np.integer):
-            raise ValueError(f"{path}: {name} are {arrays[name].dtype}, they must be integers")
-        arrays[name] = arrays[name].astype(np.int32)
+        arrays[name] = as_labels(f"{path}: {name}", arrays[name])
     for name in arrays.keys() & CONFIDENCES:
+        if arrays[name].dtype.kind not in "fiu":
+            raise ValueError(f"{path}: {name} is {arrays[name].dtype}, it must be numbers")
         arrays[name] = arrays[name].astype(np.float32)
 
     images, about = arrays.keys() - LABELS - CONFIDENCES, arrays.keys() & (LABELS | CONFIDENCES)
@@ -46,9 +51,9 @@ def load(spec: DataSpec) -> Dataset:
         if len(arrays[name]) != len(values):
             raise ValueError(f"{path} holds {len(arrays[name])} {name} for {len(values)} images")
     train, test = split(len(values), spec.test_fraction)
-    more = {
+    more: dict[str, Any] = {
         f"{part}_{name}": arrays[name][rows]
         for name in about
         for part, rows in (("train", train), ("test", test))
     }
-    return Dataset(values[train], values[test], 256, **more)
+    return Dataset(values[train], values[test], 256, **more, test_share=spec.test_fraction)

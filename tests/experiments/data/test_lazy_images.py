@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -48,12 +49,93 @@ def test_the_first_file_of_another_kind_is_named(file, message):
         images.check()
 
 
-def test_a_file_cut_short_is_named_when_it_is_decoded():
-    noise = np.random.RandomState(0).randint(256, size=RGB.shape).astype(np.uint8)
-    images = lazy([png(RGB), png(noise)[:-40]], (5, 5, 3))
-    images.check()
+NOISE = np.random.RandomState(0).randint(256, size=RGB.shape).astype(np.uint8)
+
+
+def test_a_file_cut_short_is_named_before_the_start_and_when_it_is_decoded():
+    files = [png(RGB), png(NOISE)[:-40]]
+    images = lazy(files, (5, 5, 3))
+    message = r"album: 1 cannot be used: image file is truncated; .*max_unreadable=0\.5 to leave"
+    with pytest.raises(ValueError, match=message):
+        images.check()
     with pytest.raises(ValueError, match="album: 1 cannot be used"):
         images[:]
+    assert images.check(max_unreadable=0.5) == {1: "1 (image file is truncated)"}
+    broken = lazy([*files, b""], (5, 5, 3))
+    with pytest.raises(ValueError, match="the first of 2 unreadable files among 3"):
+        broken.check(max_unreadable=0.5)
+    with pytest.raises(ValueError, match="among 2"):
+        lazy([b"", b""], (5, 5, 3)).check(max_unreadable=0.9)
+
+
+def test_a_read_that_fails_is_tried_again(monkeypatch):
+    monkeypatch.setattr("experiments.data.lazy_images.PAUSES", (0, 0))
+    left = {"system": 2, "short": 1}
+
+    def flaky(key):
+        if left["system"]:
+            left["system"] -= 1
+            raise OSError(5, "Input/output error")
+        if left["short"]:
+            left["short"] -= 1
+            return io.BytesIO(png(NOISE)[:-40])
+        return io.BytesIO(png(NOISE))
+
+    images = LazyImages("album", np.arange(1), flaky, (5, 5, 3))
+    left["short"] = 0
+    np.testing.assert_array_equal(images[:], NOISE[None])
+    left.update(system=0, short=1)
+    assert images.check() == {}
+    left.update(system=3)
+    with pytest.raises(ValueError, match=r"album: 0 cannot be used: \[Errno 5\] Input/output"):
+        images[:]
+
+
+def test_good_files_are_remembered_until_they_change(tmp_path):
+    opened, stamps = [], {0: "a", 1: "b"}
+
+    def open_file(key):
+        opened.append(int(key))
+        return io.BytesIO(png(NOISE) if key < 2 else b"text")
+
+    def check(n=2, shape=RGB.shape, **options):
+        opened.clear()
+        images = LazyImages("album", np.arange(n), open_file, shape, lambda key: stamps.get(key))
+        images.check(tmp_path, **options)
+        return sorted(set(opened))
+
+    assert check() == [0, 1]
+    assert check() == []
+    stamps[1] = "c"
+    assert check() == [1]
+    assert check(first_frame=True) == [0, 1]
+    assert check(3, max_unreadable=0.5) == [2]
+    assert check(3, max_unreadable=0.5) == [2]  # unreadable files are looked at each time
+    with pytest.raises(ValueError, match="5 x 5 pixels"):
+        check(shape=(4, 4, 3))
+
+
+def test_a_cache_that_cannot_be_written_is_only_warned_of(tmp_path, caplog):
+    (tmp_path / "checked").write_text("a file in its place")
+    images = LazyImages(
+        "album", np.arange(1), lambda key: io.BytesIO(png(RGB)), RGB.shape, lambda key: ""
+    )
+    images.check(tmp_path)
+    assert "will be checked again at the next start" in caplog.text
+
+
+def test_the_range_of_all_files_with_more_than_8_bits_is_shown():
+    deep = [np.full((5, 5), level, np.uint16) for level in (9, 300, 4000)]
+    images = lazy([png(deep[1]), png(deep[0]), png(deep[2])], (5, 5, 1))
+    with pytest.raises(
+        ValueError, match=r"0 .* 2 more files, have .* I;16.* from 9 to 4000"
+    ) as error:
+        images.check()
+    low, high, image = 9, 4000, Image.open(io.BytesIO(png(deep[2])))
+    advice = re.search(r"Image\.fromarray\(.*\)\)", str(error.value))[0]
+    scaled = eval(advice, {"Image": Image, "numpy": np, "image": image, "low": low, "high": high})
+    assert (scaled.mode, np.asarray(scaled).max()) == ("L", 255)
+    lazy([png(np.asarray(scaled))], (5, 5, 1)).check()
 
 
 def test_pixels_have_one_or_three_channels():

@@ -61,3 +61,75 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path):
     assert files.read_lines(path) == []
     path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3')
     assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
+
+
+def changed(content: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
+    """The content with every place at an offset from a mark replaced."""
+    at = content.find(mark)
+    while at >= 0:
+        content = content[: at + offset] + value + content[at + offset + len(value) :]
+        at = content.find(mark, at + 4)
+    return content
+
+
+def unchecked(content: bytes) -> bytes:
+    """A damaged deflated member whose checksum nobody reaches: zlib itself fails."""
+    start = content.find(b"PK\3\4")
+    data = start + 30 + int.from_bytes(content[start + 26 : start + 28], "little")
+    data += int.from_bytes(content[start + 28 : start + 30], "little")
+    return content[:data] + b"\xff" * 40 + content[data + 40 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: changed(file, b"PK\1\2", 0, b"\0"), "cannot be read: Bad magic number"),
+        (lambda file: changed(file, b"PK\1\2", 8, b"\1"), "'a', cannot be read: .* encrypted"),
+        (lambda file: changed(file, b"PK\1\2", 10, b"\x09"), "compression method is not support"),
+        (lambda file: changed(file, b"PK\3\4", 60, b"?"), "array 'a', cannot be read: "),
+        (unchecked, "array 'a', cannot be read: Error -3"),
+        (lambda file: file[:-30], "it is no .npz file, or cut short"),
+        (lambda file: b"text", "it is no .npz file"),
+        (lambda file: b"", "it is no .npz file"),
+    ],
+)
+def test_damaged_arrays_are_refused_in_one_line(tmp_path, change, message):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=np.random.RandomState(0).randint(9, size=(40, 40)))
+    path.write_bytes(change(path.read_bytes()))
+    with (
+        pytest.raises(ValueError, match=rf"a\.npz.*{message}.*; give a good one") as error,
+        files.open_arrays(path, "a good one") as arrays,
+    ):
+        dict(arrays)
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_are_read_when_they_are_asked_for(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(3), bad=None)
+    with files.open_arrays(path, "a good one") as arrays:
+        assert ("bad" in arrays, "c" in arrays, len(arrays)) == (True, False, 2)
+        np.testing.assert_array_equal(arrays["a"], np.arange(3))
+        with pytest.raises(ValueError, match="'bad', cannot be read: it holds Python objects"):
+            arrays["bad"]
+        with pytest.raises(ValueError, match="'c', cannot be read"):
+            arrays["c"]
+    with (
+        pytest.raises(ValueError, match=r"none\.npz cannot be read: .*No such file"),
+        files.open_arrays(tmp_path / "none.npz", "a good one"),
+    ):
+        pass
+
+
+def test_errors_of_readers_become_one_line():
+    with (
+        pytest.raises(ValueError, match=r"^x cannot be read: RecursionError; give y$"),
+        files.reading("x", "y"),
+    ):
+        raise RecursionError
+    with (
+        pytest.raises(ValueError, match=r"^x cannot be read: a b; give y$"),
+        files.reading("x", "y"),
+    ):
+        raise OSError("a\nb")

@@ -50,6 +50,17 @@ def test_files_with_other_arrays_are_refused(tmp_path):
     for name in ("labels", "confidence"):
         with pytest.raises(ValueError, match=f"19 {name} for 20 images"):
             load(tmp_path, arr_0=IMAGES, **{name: np.arange(19)})
+    with pytest.raises(ValueError, match=r"labels is a single value, it must be an array"):
+        load(tmp_path, arr_0=IMAGES, labels=3)
+    with pytest.raises(ValueError, match="confidence is <U1, it must be numbers"):
+        load(tmp_path, arr_0=IMAGES, confidence=["a"] * 20)
+    with pytest.raises(
+        ValueError, match=r"images\.npz: labels go up to 2147483660, beyond 32 bits"
+    ):
+        load(tmp_path, arr_0=IMAGES, labels=np.arange(20) + 2**31 - 7)
+    for value in (None, np.array([IMAGES[0], IMAGES[0, :2]], object)):
+        with pytest.raises(ValueError, match=r"'labels', cannot be read: it holds Python objects"):
+            load(tmp_path, arr_0=IMAGES, labels=value)
     (tmp_path / "text.npz").write_text("text")
     for path in ("", "nowhere.npz", str(tmp_path / "text.npz")):
         with pytest.raises(ValueError, match=r"must be an \.npz file of uint8 images"):
