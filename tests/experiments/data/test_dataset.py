@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.data.dataset import Dataset, split
+from experiments.data.dataset import Dataset, as_labels, split
 
 
 def test_a_split_is_a_partition_and_always_the_same():
@@ -34,3 +34,31 @@ def test_a_class_conditional_model_needs_labels_of_its_classes():
         dataset.check_labels(9)
     with pytest.raises(ValueError, match="the test data have no labels"):
         dataclasses.replace(dataset, test_labels=None).check_labels(10)
+
+
+def test_every_class_of_a_model_needs_training_data():
+    images, labels = np.zeros((10, 1, 1, 1), np.uint8), np.arange(10)
+    Dataset(images, images, 17, labels, labels).check_trained(10)
+    for given, n_classes, absent in (
+        (labels + 1, 11, "0"),
+        (labels, 13, "10, 11, 12"),
+        (labels * 3, 28, "1, 2, 4, 5, 7 ..."),
+    ):
+        dataset = Dataset(images, images, 17, given, given)
+        with pytest.raises(
+            ValueError, match=rf"no training data of the classes {absent}: add some"
+        ):
+            dataset.check_trained(n_classes)
+
+
+def test_labels_are_integers_of_32_bits():
+    for values in ([0, 1], np.array([0, 1], np.uint8), np.array([0, 1], object), []):
+        labels = as_labels("labels", values)
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(labels, values)
+    for values in ([0.0], [None], [True], ["a"], [1, None]):
+        with pytest.raises(ValueError, match=r"labels are .*, they must be integers"):
+            as_labels("labels", values)
+    for values in ([2**31], [-(2**40)], [10**30, 1]):
+        with pytest.raises(ValueError, match=r"labels go up to .*, beyond 32 bits"):
+            as_labels("labels", values)

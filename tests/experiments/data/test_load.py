@@ -1,5 +1,9 @@
+import dataclasses
+import re
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.data.dataset import Dataset, DataSpec
 from experiments.data.load import load
@@ -58,6 +62,10 @@ def test_values_outside_their_declared_range_are_refused(returns):
     [
         (np.arange(99), r"train data of 'digits': labels of shape \(99,\) for 100 samples"),
         (np.arange(100) - 1, "the label -1 is negative"),
+        (np.arange(100) + 2**31, "train data of 'digits': the labels go up to 2147483747, beyond"),
+        (np.full(100, 2**64 - 1, np.uint64), "up to 18446744073709551615, beyond 32 bits"),
+        (np.arange(100.0), "the labels are float64, they must be integers"),
+        ([None] * 100, "the labels are object, they must be integers"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(returns, labels, message):
@@ -83,3 +91,99 @@ def test_confidences_that_do_not_fit_are_refused(returns, confidences, message):
 def test_an_unknown_data_set_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         load(DataSpec("digit", (8, 8, 1)))
+
+
+@pytest.mark.parametrize("name", ["digits", "moons", "emoji"])
+def test_a_path_for_data_that_reads_no_files_is_refused(name):
+    with pytest.raises(
+        ValueError, match=r"path is 'a\.npz', .* set config\.data\.dataset to .*npz"
+    ):
+        load(dataclasses.replace(DIGITS, name=name, path="a.npz"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 12, 14])
+def test_data_that_are_too_few_to_split_name_the_fraction(tmp_path, count):
+    np.savez(tmp_path / "a.npz", images=IMAGES[:count])
+    spec = DataSpec("npz", (8, 8, 1), str(tmp_path / "a.npz"))
+    with pytest.raises(
+        ValueError, match=r"there are \d samples|config\.data\.test_fraction"
+    ) as error:
+        load(spec)
+    if count > 3:
+        advice = re.search(r"set config\.data\.test_fraction to at least (\S+)$", str(error.value))
+        dataset = load(dataclasses.replace(spec, test_fraction=float(advice[1])))
+        assert len(dataset.test) == 2
+
+
+def test_a_test_set_that_was_not_split_off_is_not_the_fraction_s_fault(tmp_path):
+    np.savez(tmp_path / "a.npz", train=IMAGES, test=IMAGES[:1])
+    with pytest.raises(ValueError, match=r"there are 1 samples, at least 2 are needed$"):
+        load(DataSpec("npz", (8, 8, 1), str(tmp_path / "a.npz")))
+
+
+def test_what_was_found_is_shown(returns, caplog):
+    caplog.set_level("INFO", "experiments")
+    labels, test_labels = np.arange(100) % 2, np.arange(50) % 4
+    returns(
+        "digits",
+        Dataset(
+            IMAGES, IMAGES[:50], 17, labels, test_labels, classes=("a", "b"), notes=("a note",)
+        ),
+    )
+    load(DIGITS)
+    assert caplog.messages == [
+        "data 'digits': 100 images to train on and 50 to test on",
+        "  4 classes (training + test): 0 (a) 50 + 13, 1 (b) 50 + 13, 2 0 + 12, 3 0 + 12",
+        "  classes without training data: 2, 3",
+        "  a note",
+    ]
+    caplog.clear()
+    load(MOONS)
+    assert caplog.messages == ["data 'moons': 20,000 points to train on and 2,000 to test on"]
+
+
+@pytest.fixture
+def album(tmp_path):
+    """A folder of 20 images; number 3 is damaged."""
+    for i in range(20):
+        for folder in "ab":
+            (tmp_path / "album" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(IMAGES[i, ..., 0] + np.uint8(i)).save(
+                tmp_path / f"album/{folder}/{i}.png"
+            )
+    (tmp_path / "album/a/3.png").write_bytes(b"")
+    return DataSpec("folder", (8, 8, 1), str(tmp_path / "album"), str(tmp_path / "cache"), 0.25)
+
+
+def test_a_damaged_image_is_found_before_the_start(album):
+    with pytest.raises(ValueError, match=r"a/3\.png cannot be used: .*max_unreadable=0\.034"):
+        load(album)
+
+
+def test_a_share_of_unreadable_images_can_be_left_out(album, caplog):
+    caplog.set_level("INFO", "experiments")
+    dataset = load(dataclasses.replace(album, max_unreadable=0.034))
+    assert (len(dataset.train), len(dataset.test)) == (29, 10)
+    assert len(dataset.train_labels) == 29
+    for split in ("train", "test"):
+        names, labels = getattr(dataset, split).keys, getattr(dataset, f"{split}_labels")
+        assert [name[0] for name in names] == ["ab"[label] for label in labels]
+        getattr(dataset, split)[:]
+    assert (
+        "left out: 1 unreadable train images, a/3.png (it is damaged, or no image)" in caplog.text
+    )
+    for share in (-0.1, 1, float("nan")):
+        with pytest.raises(ValueError, match=r"max_unreadable is .*: it must be a share"):
+            dataclasses.replace(album, max_unreadable=share)
+
+
+def test_pages_are_taken_if_the_config_says_so(tmp_path):
+    pages = [Image.fromarray(IMAGES[0, ..., 0] + np.uint8(level)) for level in range(3)]
+    for i in range(8):
+        pages[0].save(tmp_path / f"{i}.tif", save_all=True, append_images=pages[1:])
+    spec = DataSpec("folder", (8, 8, 1), str(tmp_path), str(tmp_path / "cache"), 0.25)
+    with pytest.raises(
+        ValueError, match=r"has 3 pages or frames: set config\.data\.first_frame=True"
+    ):
+        load(spec)
+    assert load(dataclasses.replace(spec, first_frame=True)).train[:].max() == 0

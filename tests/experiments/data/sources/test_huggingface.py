@@ -1,3 +1,5 @@
+import dataclasses
+import io
 import sys
 
 import numpy as np
@@ -17,6 +19,112 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 @pytest.fixture
 def hub():
     return pytest.importorskip("datasets")
+
+
+class Hub:
+    """The few parts of the package `datasets` that are used, for where it is not installed."""
+
+    @dataclasses.dataclass
+    class Image:
+        decode: bool = True
+
+    @dataclasses.dataclass
+    class ClassLabel:
+        names: list
+
+    @dataclasses.dataclass
+    class Value:
+        dtype: str
+
+    class Dataset:
+        _fingerprint = "1"
+
+        def __init__(self, features, columns):
+            self.features, self.columns = features, columns
+
+        def __len__(self):
+            return len(next(iter(self.columns.values())))
+
+        def __getitem__(self, key):
+            if isinstance(key, str):
+                return self.columns[key]
+            return {name: column[key] for name, column in self.columns.items()}
+
+        def select(self, rows):
+            columns = {name: [c[i] for i in rows] for name, c in self.columns.items()}
+            return Hub.Dataset(self.features, columns)
+
+        def cast_column(self, name, feature):
+            return Hub.Dataset(self.features | {name: feature}, self.columns)
+
+        def select_columns(self, names):
+            return Hub.Dataset(self.features, {name: self.columns[name] for name in names})
+
+
+def stored(level: int, **options) -> dict:
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[level, 0], [0, 0]], np.uint8)).save(buffer, "png", **options)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+@pytest.fixture
+def load_splits(monkeypatch):
+    """load_splits(parts): the data set of these splits, {name: (features, columns)}."""
+
+    def load(**parts):
+        hub, found = Hub(), {name: Hub.Dataset(*part) for name, part in parts.items()}
+        hub.load_dataset = lambda path: found
+        monkeypatch.setattr(huggingface, "require", lambda *_: hub)
+        return huggingface.load(spec("some/name"))
+
+    return load
+
+
+def columns(n=4, exif=None, **more):
+    """The features and columns of n images."""
+    options = {} if exif is None else {"exif": exif}
+    features = {"image": Hub.Image()} | {name: feature for name, (feature, _) in more.items()}
+    values = {"image": [stored(10 + i, **options) for i in range(n)]}
+    return features, values | {name: column for name, (_, column) in more.items()}
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8"])
+def test_a_column_of_integers_named_label_has_the_labels(load_splits, dtype):
+    more = {"label": (Hub.Value(dtype), [2, 0, 1, 1]), "age": (Hub.Value("int32"), [9] * 4)}
+    dataset = load_splits(train=columns(**more), test=columns(**more))
+    np.testing.assert_array_equal(dataset.train_labels, [2, 0, 1, 1])
+    assert dataset.train_labels.dtype == np.int32
+    assert dataset.notes == ("left out: columns age", "the labels are the column label")
+
+
+def test_columns_of_labels_that_cannot_be_are_refused(load_splits):
+    def part(values, **more):
+        return columns(label=(Hub.Value("int64"), values), **more)
+
+    for values in ([0, 1, None, 1], [0, 1, 2**40, 1]):
+        with pytest.raises(ValueError, match="some/name: the labels in column label"):
+            load_splits(train=part(values), test=part(values))
+    with pytest.raises(ValueError, match="several columns of integer labels: label, target; save"):
+        load_splits(train=part([0] * 4, target=(Hub.Value("int64"), [0] * 4)))
+
+
+def test_splits_have_names_in_any_case_and_the_rest_is_left_out(load_splits):
+    dataset = load_splits(Training=columns(3), VALID=columns(2), extra=columns(1))
+    assert (len(dataset.train), len(dataset.test)) == (3, 2)
+    assert dataset.notes == ("left out: splits extra",)
+    names = ["cat", "dog"]
+    both = columns(20, kind=(Hub.ClassLabel(names), [0, 1] * 10))
+    dataset = load_splits(train=both)
+    assert (len(dataset.test), dataset.test_share, dataset.classes) == (2, 0.1, ("cat", "dog"))
+
+
+def test_images_of_a_column_are_turned_as_exif_says(load_splits):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    part = columns(exif=exif)
+    dataset = load_splits(train=part, test=part)
+    dataset.train.check()
+    np.testing.assert_array_equal(dataset.train[:][0, ..., 0], [[0, 10], [0, 0]])
 
 
 def spec(path):
