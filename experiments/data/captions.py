@@ -130,4 +130,8 @@ def _read(path: str, field: str, name: str) -> Texts:
         rows = file[name]
     if rows.ndim != 3 or not np.issubdtype(rows.dtype, np.floating):
         raise ValueError(f"{field}, {path}: {name!r} is {rows.dtype} {rows.shape}; give {FILE}")
-    return rows.astype(np.float32)
+    with np.errstate(over="ignore"):
+        rows = rows.astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{field}, {path}: {name!r} has numbers that are not finite in float32")
+    return rows

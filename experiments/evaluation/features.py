@@ -4,6 +4,7 @@ They are Inception's, as in the published FID and KID, or those of a fixed rando
 needs no file of weights.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ INCEPTION = "inception_v3_2015"
 RANDOM_CONV = "random_conv_v1"
 PUBLISHED_NAMES = {"frechet_distance": "fid", "kernel_distance": "kid"}
 WIDTHS = (8, 8, 16)
+SMALLEST = 2 ** len(WIDTHS)  # pixels a side of the images that the random network takes
 
 Features = Float32[Array, "batch dims"]
 Logits = Float32[Array, "batch classes"]
@@ -49,7 +51,7 @@ class FeatureFunction:
     def __call__(
         self, images: UInt8[Array, "batch height width channels"]
     ) -> tuple[Features, Logits | None]:
-        """The features of images with 1 or 3 channels, and logits for the Inception Score if any.
+        """The features of images, and logits for the Inception Score if there are any.
 
         Raises:
             ValueError: images of another type or shape.
@@ -69,6 +71,40 @@ class FeatureFunction:
 def create(weights: str | Path = "") -> FeatureFunction:
     """The features of Inception with weights from a file (see `load`); "": random_conv()."""
     return inception_v3(load(weights)) if weights else random_conv()
+
+
+def fitted(fn: FeatureFunction, shape: tuple[int, ...]) -> FeatureFunction:
+    """The features of images [height, width, channels] of any size and number of channels.
+
+    For the random network, images that are too small are enlarged by an integer factor. Channels
+    other than those of grey and RGB images are taken as grey images, one after the other; the
+    features of all of them together have another name.
+    """
+    height, width, channels = shape
+    factor = 1 if fn.name == INCEPTION else -(-SMALLEST // min(height, width))
+    by_channel = channels not in (1, 3)
+    if factor == 1 and not by_channel:
+        return fn
+    name = f"{fn.name}_by_channel" if by_channel else fn.name
+    fitted_function = _Fitted(fn.function, factor, by_channel)
+    return dataclasses.replace(fn, name=name, function=fitted_function)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """The function of `fitted`; equal ones share a compiled program."""
+
+    function: Callable[..., tuple[Features, Logits | None]]
+    factor: int
+    by_channel: bool
+
+    def __call__(self, params: Any, images: Array) -> tuple[Features, Logits | None]:
+        images = jnp.repeat(jnp.repeat(images, self.factor, axis=1), self.factor, axis=2)
+        if not self.by_channel:
+            return self.function(params, images)
+        channels = jnp.split(images, images.shape[-1], axis=-1)
+        rows = [self.function(params, channel)[0] for channel in channels]
+        return jnp.concatenate(rows, axis=1), None
 
 
 def inception_v3(state_dict: Mapping[str, np.ndarray]) -> FeatureFunction:
@@ -123,7 +159,7 @@ def _inception(params: Any, images: Array) -> tuple[Features, Logits]:
 
 
 def _random_conv(params: Any, images: Array) -> tuple[Features, None]:
-    inception.check_images(images, smallest=2 ** len(WIDTHS))
+    inception.check_images(images, smallest=SMALLEST)
     x = jnp.asarray(images, jnp.float32) / 127.5 - 1
     x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
     features = []

@@ -49,7 +49,7 @@ class Distances(NamedTuple):
 def feature_function(shape: tuple[int, ...], weights: str = "") -> FeatureFunction:
     """The features by a file of weights, or random ones; points are their own features."""
     if len(shape) > 1:
-        return features.create(weights)
+        return features.fitted(features.create(weights), shape)
     return FeatureFunction("coordinates", "0", lambda _, points: (points, None), ())
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 import sde_lib
 from experiments.data.scaling import Scaling
@@ -91,9 +90,8 @@ def save_files(
         about = _write_settings(pipeline, folder, n_samples=n, nfe=nfe)
         folder.mkdir(parents=True, exist_ok=True)
         for k, image in enumerate(pipeline.to_images(x)):
-            pixels = image[..., 0] if image.shape[-1] == 1 else image
             if hosts.is_first():
-                pictures.save_image(folder / f"{k:06d}.png", Image.fromarray(pixels), about)
+                pictures.save_image(folder / f"{k:06d}.png", pictures.to_picture(image), about)
         made.append(folder)
     if arrays:
         path = _path(pipeline, "samples", ".npz")

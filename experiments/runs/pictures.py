@@ -31,7 +31,11 @@ def save_grid(
     about: dict[str, str],
     titles: Sequence[str] = (),
 ) -> Path:
-    """Saves images row by row in `columns` columns, under the columns' titles if they are given."""
+    """Saves images row by row in `columns` columns, under the columns' titles if they are given.
+
+    Images that are neither grey nor RGB are shown as their channels side by side.
+    """
+    images = visible(images)
     n, height, width, channels = images.shape
     rows = -(-n // columns)
     padded = np.zeros((rows * columns, height + 1, width + 1, channels), np.uint8)
@@ -40,7 +44,7 @@ def save_grid(
     grid = grid.reshape(rows * (height + 1), columns * (width + 1), channels)
     scale = -(-LEAST_SIDE // height)
     grid = grid[:-1, :-1].repeat(scale, axis=0).repeat(scale, axis=1)
-    picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
+    picture = to_picture(grid)
     if titles:
         picture = ImageOps.expand(picture, (0, TITLE_HEIGHT, 0, 0))
         draw = ImageDraw.Draw(picture)
@@ -48,6 +52,20 @@ def save_grid(
             draw.text((column * (width + 1) * scale + 1, 1), title, fill="white")
     save_image(path, picture, about)
     return path
+
+
+def visible(images: UInt8[np.ndarray, "*n h w c"]) -> UInt8[np.ndarray, "*n h wide channels"]:
+    """Grey or RGB images as they are; of others the channels, as grey tiles from left to right."""
+    *n, height, width, channels = images.shape
+    if channels in (1, 3):
+        return images
+    return images.swapaxes(-1, -2).reshape(*n, height, channels * width, 1)
+
+
+def to_picture(pixels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """An image for Pillow."""
+    pixels = visible(pixels)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def save_image(path: Path, picture: Image.Image, about: dict[str, str]) -> None:

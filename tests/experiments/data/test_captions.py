@@ -84,5 +84,10 @@ def test_files_of_other_arrays_are_refused(file, tmp_path):
         EmbeddingReader(file, 4, file)
     with pytest.raises(ValueError, match="has no array 'train'"):
         EmbeddingReader(file, 4).from_data(Dataset(IMAGES, IMAGES, 17), "train")
+    np.savez(file, prompt=np.full((1, 2, 4), 1e300), train=[None])
+    with pytest.raises(ValueError, match=r"'prompt' has numbers that are not finite in float32"):
+        EmbeddingReader(file, 4, file).prompts()
+    with pytest.raises(ValueError, match=r"'train', cannot be read: it holds Python objects"):
+        EmbeddingReader(file, 4).from_data(Dataset(IMAGES, IMAGES, 17), "train")
     with pytest.raises(ValueError, match=r"give an \.npz file of float arrays"):
         EmbeddingReader(file, 4, str(tmp_path / "none.npz")).prompts()

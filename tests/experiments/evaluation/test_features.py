@@ -100,6 +100,48 @@ def test_other_files_and_images_are_refused(tmp_path):
         features.random_conv()(random_images(1, 8, 7, 3))
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_other_channels_are_taken_as_grey_images(channels):
+    plain, images = features.random_conv(), random_images(2, 9, 11, channels)
+    function = features.fitted(plain, images.shape[1:])
+    assert function.figure("frechet_distance") == "frechet_distance(random_conv_v1_by_channel)"
+    values, logits = function(images)
+    assert logits is None
+    np.testing.assert_allclose(values[:, 128:256], plain(images[..., 1:2])[0], rtol=1e-6)
+    assert values.shape == (2, 128 * channels)
+    again = features.fitted(features.random_conv(), images.shape[1:])
+    assert again.function == function.function  # one compiled program
+    inception = features.fitted(plain.replace(name=features.INCEPTION), images.shape[1:])
+    assert inception.figure("frechet_distance").endswith("(inception_v3_2015_by_channel)")
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (7, 12, 3), (1, 3, 1)])
+def test_small_images_are_enlarged(shape):
+    plain, images = features.random_conv(), random_images(2, *shape)
+    function, factor = features.fitted(plain, shape), -(-8 // min(shape[:2]))
+    assert function.name == plain.name
+    enlarged = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    np.testing.assert_allclose(function(images)[0], plain(enlarged)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3)])
+def test_usual_images_are_taken_as_they_are(shape):
+    plain = features.random_conv()
+    assert features.fitted(plain, shape) is plain
+    inception = plain.replace(name=features.INCEPTION)
+    assert features.fitted(inception, (2, 2, 1)) is inception
+
+
+def test_damaged_weights_are_refused(inception_weights, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, a=np.ones(100))
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(
+        ValueError, match=r"weights\.npz cannot be read: .*give one with the weights"
+    ):
+        features.load(path)
+
+
 def test_only_figures_of_inception_have_the_published_names():
     random_conv = features.random_conv()
     assert random_conv.figure("frechet_distance") == "frechet_distance(random_conv_v1)"

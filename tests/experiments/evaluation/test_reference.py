@@ -64,6 +64,7 @@ def test_a_reference_that_was_cut_off_goes_on(dataset, random_conv, tmp_path, mo
 def test_the_distances_of_gaussian_points_are_the_closed_form(tmp_path, monkeypatch):
     """Points are their own features."""
     monkeypatch.setattr(reference, "PAIRED", 500)
+    assert reference.feature_function((4, 4, 5)).name == "random_conv_v1_by_channel"
     fn = reference.feature_function((2,))
     assert fn.name == "coordinates"
     data, other = Gaussian(0.0, 1.0), Gaussian(0.3, 0.7)

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from experiments.runs import pictures
@@ -20,6 +21,18 @@ def test_small_images_are_enlarged_and_grey_ones_stay_grey(tmp_path):
     path = pictures.save_grid(tmp_path / "g.png", np.full((1, 8, 8, 1), 9, np.uint8), 1, ABOUT)
     with Image.open(path) as image:
         assert (image.size, image.mode) == ((48, 48), "L")
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_other_channels_are_grey_tiles_from_left_to_right(tmp_path, channels):
+    levels = 10 * (1 + np.arange(2 * channels, dtype=np.uint8).reshape(2, 1, 1, channels))
+    path = pictures.save_grid(tmp_path / "g.png", np.tile(levels, (1, 50, 50, 1)), 2, ABOUT)
+    grid = np.asarray(Image.open(path))
+    assert grid.shape == (50, 2 * 50 * channels + 1)
+    middles = [25 + 50 * k + k // channels for k in range(2 * channels)]
+    np.testing.assert_array_equal(grid[20, middles], levels.ravel())
+    single = pictures.to_picture(np.tile(levels[1], (6, 7, 1)))
+    assert (single.mode, single.size) == ("L", (7 * channels, 6))
 
 
 def test_titles_stand_above_their_columns(tmp_path):

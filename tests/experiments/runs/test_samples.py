@@ -20,3 +20,12 @@ def test_other_files_are_refused(tmp_path):
     for path in (tmp_path / "none.npz", text, other):
         with pytest.raises(ValueError, match=r"is no file of samples: make one .* --mode=generate"):
             read_about(path)
+
+
+def test_damaged_samples_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "generated.npz"
+    write_samples(path, {}, samples=np.zeros(400))
+    content = path.read_bytes()
+    path.write_bytes(content[:300] + b"?" + content[301:])
+    with pytest.raises(ValueError, match=r"'samples', cannot be read: Bad CRC.*; give a file of"):
+        read_samples(path)
