@@ -9,11 +9,15 @@ from PIL import ExifTags, Image, ImageOps
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's names of pixels with 1 and 3 channels
 MULTI_PICTURE = "MPO"  # a camera's JPEG with a preview or a depth map behind the photograph
-RESCALE = (
-    "choose the two numbers, low and high, that become black and white in all files, and save "
-    "Image.fromarray(numpy.uint8(numpy.clip((numpy.asarray(image, float) - low) / (high - low), "
-    "0, 1) * 255 + 0.5)) of each"
-)
+
+
+def rescaling(pixels: str, save: str) -> str:
+    """The advice to make 8 bits of pixels: `pixels` and `save` are Python, the latter with {}."""
+    rescaled = f"numpy.uint8(numpy.clip(({pixels} - low) / (high - low), 0, 1) * 255 + 0.5)"
+    return (
+        "choose the two numbers, low and high, that become black and white in all images, and save "
+        f"{save.format(rescaled)}"
+    )
 
 
 class UnfitError(ValueError):
@@ -32,9 +36,10 @@ class RangeError(UnfitError):
     def __init__(self, mode: str, low: float, high: float, files: int = 1):
         self.mode, self.low, self.high = mode, low, high
         others = f", and those of {files - 1} more files," * (files > 1)
+        advice = rescaling("numpy.asarray(image, float)", "Image.fromarray({}) of each")
         super().__init__(
             f"its pixels{others} have Pillow's mode {mode}, more than 8 bits, and values from "
-            f"{low:.6g} to {high:.6g}: images are not rescaled here; {RESCALE}"
+            f"{low:.6g} to {high:.6g}: images are not rescaled here; {advice}"
         )
 
     @classmethod

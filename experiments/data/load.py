@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data.dataset import Dataset, DataSpec, Split, as_labels, missing, split_advice
+from experiments.data.image_files import rescaling
 from experiments.data.lazy_images import LazyImages
 from experiments.data.sources import SOURCES
 from experiments.runs import hosts
@@ -28,18 +29,13 @@ def load(spec: DataSpec) -> Dataset:
             labels that do not fit.
     """
     check_name("config.data.dataset", spec.name, SOURCES)
-    source = SOURCES[spec.name]
-    if spec.path and not source.takes_path:
-        readers = ", ".join(name for name, other in SOURCES.items() if other.takes_path)
-        raise ValueError(
-            f"config.data.path is {spec.path!r}, but config.data.dataset = {spec.name!r} reads no "
-            f"files: set config.data.dataset to one of {readers}, or leave config.data.path empty"
-        )
+    _check_path(spec)
     if not hosts.is_first():
         hosts.everyone(True)  # waits for the first process, which may download
-    dataset = source.load(spec)
+    dataset = SOURCES[spec.name].load(spec)
     if hosts.is_first():
         hosts.everyone(True)
+    _check_options(spec, dataset)
     for split in SPLITS:
         what = f"{split} data of {spec.name!r}"
         dataset = _readable(spec, _labelled(what, dataset, split), split)
@@ -50,12 +46,34 @@ def load(spec: DataSpec) -> Dataset:
     return dataset
 
 
+def _check_path(spec: DataSpec) -> None:
+    """Raises ValueError for a path that the source would not read."""
+    if spec.path and not SOURCES[spec.name].takes_path:
+        readers = ", ".join(name for name, source in SOURCES.items() if source.takes_path)
+        raise ValueError(
+            f"config.data.path is {spec.path!r}, but config.data.dataset = {spec.name!r} reads no "
+            f"files: set config.data.dataset to one of {readers}, or leave config.data.path empty"
+        )
+
+
+def _check_options(spec: DataSpec, dataset: Dataset) -> None:
+    """Raises ValueError for an option of image files if the data are none."""
+    for name in ("first_frame", "max_unreadable"):
+        if getattr(spec, name) and not isinstance(dataset.train, LazyImages):
+            raise ValueError(
+                f"config.data.{name} is {getattr(spec, name)}, but the data {spec.name!r} are no "
+                "image files: leave it out"
+            )
+
+
 def describe(spec: DataSpec, dataset: Dataset) -> list[str]:
     """What a data set holds, in lines: samples, classes, and the notes of its source."""
     what = "points" if dataset.levels is None else "images"
     counts = f"{len(dataset.train):,} {what} to train on and {len(dataset.test):,} to test on"
     first = f"data {spec.name!r}{spec.path and f' of {spec.path}'}: {counts}"
-    if dataset.test_share is not None:
+    if dataset.test_share is None and spec.test_fraction != DataSpec.test_fraction:
+        first += ": config.data.test_fraction is not used, as the data have a test set"
+    elif dataset.test_share is not None:
         first += f", a random share of config.data.test_fraction = {dataset.test_share}"
     return [first, *(f"  {line}" for line in (*_describe_classes(dataset), *dataset.notes))]
 
@@ -150,6 +168,10 @@ def _check_values(what: str, dataset: Dataset, split: Split) -> None:
         if not np.isfinite(values).all():
             raise ValueError(f"{what}: {np.sum(~np.isfinite(values))} numbers are not finite")
     elif values.dtype != np.uint8:
-        raise ValueError(f"{what}: the images are {values.dtype}, they must be uint8")
+        message = f"{what}: the images are {values.dtype}, they must be uint8"
+        if values.dtype.kind in "iuf" and values.size and levels == 256:
+            message += f"; their values are from {values.min():g} to {values.max():g}: "
+            message += rescaling("images", "{}")
+        raise ValueError(message)
     elif values.size and values.max() >= levels:
         raise ValueError(f"{what}: grey level {values.max()} is outside 0 ... {levels - 1}")

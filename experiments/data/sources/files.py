@@ -45,7 +45,7 @@ def load(spec: DataSpec) -> Dataset:
     Outermost folders with names of parts (sources/parts.py) are the splits; without them,
     spec.test_fraction of the images are the test set. Classes come from a file dataset.json, of the
     form FORM, where null stands for no classes (EDM's layout). Without that file, the outermost
-    folders within the splits are the classes, in alphabetical order.
+    folders within the splits are the classes, in alphabetical order; numbers are in theirs.
 
     Raises:
         ValueError: there are no images, a .zip is damaged or has a member outside of it, folders
@@ -111,7 +111,7 @@ def _folder_classes(layout: Layout) -> dict[str, Any]:
     There are no classes in a single folder, or if a training image lies outside of the folders.
     """
     splits = {name: layout.folders[getattr(layout, name)].tolist() for name in ("train", "test")}
-    names = sorted({*splits["train"], *splits["test"]} - {""})
+    names = _in_order({*splits["train"], *splits["test"]} - {""})
     loose = {name: folders.count("") for name, folders in splits.items()}
     if len(names) < 2:
         return {"notes": layout.notes}
@@ -126,6 +126,12 @@ def _folder_classes(layout: Layout) -> dict[str, Any]:
     }
     notes = ("the test images have no classes: some are outside of folders",) * bool(loose["test"])
     return {**labels, "classes": tuple(names), "notes": layout.notes + notes}
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """The names in alphabetical order, or by size if all are numbers: 2 comes before 10."""
+    numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
 
 def _table(

@@ -29,7 +29,9 @@ def returns(monkeypatch):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (np.zeros((140, 32, 32, 3), np.float32), "are float32, they must be uint8"),
+        (np.zeros((140, 32, 32, 3), np.float32), "are float32, they must be uint8; .* from 0 to 0"),
+        (np.full((140, 32, 32, 3), 65535, np.uint16), r"are uint16, .* 65535: .*clip\(\(images - "),
+        (np.full((140, 32, 32, 3), "a"), "are <U1, they must be uint8$"),
         (np.zeros((140, 28, 28, 1), np.uint8), r"shape \(28, 28, 1\).*set config.data.image_size"),
         (np.zeros((140, 32, 32), np.uint8), "have 3 axes, they must have 4"),
         (np.zeros((1, 32, 32, 3), np.uint8), "there are 1 samples, at least 2 are needed"),
@@ -101,6 +103,12 @@ def test_a_path_for_data_that_reads_no_files_is_refused(name):
         load(dataclasses.replace(DIGITS, name=name, path="a.npz"))
 
 
+@pytest.mark.parametrize("options", [{"first_frame": True}, {"max_unreadable": 0.1}])
+def test_options_of_image_files_are_refused_for_other_data(options):
+    with pytest.raises(ValueError, match=r"config\.data\.\w+ is .*'digits' are no image files"):
+        load(dataclasses.replace(DIGITS, **options))
+
+
 @pytest.mark.parametrize("count", [1, 3, 5, 6, 12, 14])
 def test_data_that_are_too_few_to_split_name_the_fraction(tmp_path, count):
     np.savez(tmp_path / "a.npz", images=IMAGES[:count])
@@ -138,8 +146,11 @@ def test_what_was_found_is_shown(returns, caplog):
         "  a note",
     ]
     caplog.clear()
-    load(MOONS)
-    assert caplog.messages == ["data 'moons': 20,000 points to train on and 2,000 to test on"]
+    load(dataclasses.replace(MOONS, test_fraction=0.2))
+    assert caplog.messages == [
+        "data 'moons': 20,000 points to train on and 2,000 to test on: config.data.test_fraction "
+        "is not used, as the data have a test set"
+    ]
 
 
 @pytest.fixture

@@ -59,6 +59,12 @@ def test_folders_are_classes_in_alphabetical_order(tmp_path, archive):
     assert (len(dataset.train), len(dataset.test)) == (3, 1)
 
 
+def test_folders_named_by_numbers_are_classes_in_the_order_of_these(tmp_path):
+    dataset = load(tmp_path, {f"{i}/0.png": grey(i) for i in range(12)})
+    assert pairs(dataset) == {i: i for i in range(12)}
+    assert dataset.classes == tuple(map(str, range(12)))
+
+
 def test_a_single_outermost_folder_is_not_a_class(tmp_path):
     dataset = load(tmp_path, {f"all/{i}.png": grey(i) for i in range(4)})
     assert dataset.train_labels is None
