@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -69,11 +70,7 @@ class LazyImages:
         Raises:
             ValueError: a file that does not fit, or too many unreadable ones.
         """
-        stamps = map(self.stamp or repr, self.keys)
-        files = marks(
-            f"{self.source} {self.image_shape} {first_frame}",
-            (f"{key}\n{stamp}" for key, stamp in zip(self.keys, stamps, strict=True)),
-        )
+        files = marks(f"{self.source} {self.image_shape} {first_frame}", self._stamped())
         name = f"{marks(self.source, [''])[0]:016x}"
         memory = Checked(cache / "checked" / name if cache and self.stamp else None)
         good, errors = memory.know(files), {}
@@ -94,6 +91,17 @@ class LazyImages:
         if len(errors) > max_unreadable * len(self):
             self._refuse(errors)
         return {i: f"{self.keys[i]} ({_reason(error)})" for i, error in errors.items()}
+
+    def _stamped(self) -> Iterator[str]:
+        """The name and the stamp of each file."""
+        parts = np.array_split(self.keys, 1 + len(self) // AT_ONCE)
+        return chain.from_iterable(POOL.map(lambda keys: [*map(self._stamp, keys)], parts))
+
+    def _stamp(self, key: Any) -> str:
+        try:
+            return f"{key}\n{self.stamp(key) if self.stamp else ''}"
+        except OSError:  # reading the file will say why; until then it is not known
+            return f"{key}\nunknown at {time.time_ns()}"
 
     def _attempts(self, use: Callable[..., Any], indices: np.ndarray) -> Iterator[Exception | None]:
         """What the use of each file raises; None if it goes well."""
@@ -144,9 +152,10 @@ class LazyImages:
         message = str(self._error(self.keys[first], errors[first]))
         if len(errors) > 1:
             message += f" (the first of {len(errors)} unreadable files among {len(self)})"
-        if len(errors) < len(self):
-            share = np.ceil(1000 * len(errors) / len(self)) / 1000
-            message += f"; replace it, or set config.data.max_unreadable={share:g} to leave it out"
+        share = np.ceil(1000 * len(errors) / len(self)) / 1000
+        if share < 1:
+            message += f"; give intact files, or set config.data.max_unreadable={share:g} to leave "
+            message += "such out"
         raise ValueError(message)
 
 

@@ -115,6 +115,18 @@ def test_good_files_are_remembered_until_they_change(tmp_path):
         check(shape=(4, 4, 3))
 
 
+def test_a_file_that_is_gone_is_named(tmp_path):
+    def nowhere(key):
+        return str((tmp_path / "none.png").stat())
+
+    def gone(key):
+        return (tmp_path / "none.png").open("rb")
+
+    images = LazyImages("album", np.arange(2), gone, RGB.shape, nowhere)
+    with pytest.raises(ValueError, match=r"album: 0 cannot be used: \[Errno 2\] No such file"):
+        images.check(tmp_path)
+
+
 def test_a_cache_that_cannot_be_written_is_only_warned_of(tmp_path, caplog):
     (tmp_path / "checked").write_text("a file in its place")
     images = LazyImages(

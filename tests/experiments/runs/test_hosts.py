@@ -172,3 +172,13 @@ def test_clusters_are_found_by_their_environment(monkeypatch, environment, found
         monkeypatch.setenv(name, value)
     hosts.join(None, None, None, 9)
     assert bool(joined) == found
+
+
+def test_a_fact_is_true_everywhere_if_it_is_so_in_all_processes(monkeypatch):
+    ours, theirs = np.array([True, True, False]), np.array([True, False, True])
+    np.testing.assert_array_equal(hosts.everywhere(ours), ours)
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        hosts.multihost_utils, "process_allgather", lambda facts: np.stack([facts, theirs])
+    )
+    np.testing.assert_array_equal(hosts.everywhere(ours), [True, False, False])
