@@ -17,7 +17,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32, UInt8
 
-from experiments.runs.files import open_arrays
 from experiments.runs.parts import digest
 from models import inception, torch_import
 
@@ -148,7 +147,7 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
             "published as pt_inception-2015-12-05-6726825d.pth"
         )
     if path.suffix == ".npz":
-        with open_arrays(path, "one with the weights of FID's Inception") as arrays:
+        with np.load(path) as arrays:
             return dict(arrays)
     return {name: tensor.numpy() for name, tensor in torch_import.read_pth(path).items()}
 
