@@ -122,9 +122,9 @@ def _bits(image: Image.Image) -> int:
     """Bits of a channel in the file. Pillow cuts those of colours to 8."""
     tiff: Any = getattr(image, "tag_v2", {})
     bits = max(tiff.get(258, (8,)))  # BitsPerSample
-    for tile in getattr(image, "tile", ()):
-        raw, *more = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        if tile.codec_name == "ppm" and more:
+    for codec, _, _, options in getattr(image, "tile", ()):
+        raw, *more = options if isinstance(options, tuple) else (options,)
+        if codec == "ppm" and more:
             bits = max(bits, int(more[0]).bit_length())
         bits = max(bits, 16 if ";16" in str(raw) else 8)
     return bits

@@ -50,7 +50,9 @@ def load(spec: DataSpec) -> Dataset:
     shape, encoded = check_channels(spec.shape), hub.Image(decode=False)
     columns = [name for name in train.features if name not in (image, label)]
     left_out = {"splits": chosen.left_out, "columns": columns}
-    notes = [f"left out: {what} {', '.join(names)}" for what, names in left_out.items() if names]
+    notes = [f"the test data are the split {chosen.test}"] if chosen.test else []
+    notes += [f"left out: {what} {', '.join(names)}" for what, names in left_out.items() if names]
+    notes += [f"the labels are the column {label}"] if label else []
     return Dataset(
         _images(f"{path} (train)", train.cast_column(image, encoded), image, shape),
         _images(f"{path} (test)", test.cast_column(image, encoded), image, shape),
@@ -58,7 +60,7 @@ def load(spec: DataSpec) -> Dataset:
         _labels(path, train, label),
         _labels(path, test, label),
         classes=tuple(getattr(train.features[label], "names", ())) if label else (),
-        notes=(*notes, f"the labels are the column {label}") if label else tuple(notes),
+        notes=tuple(notes),
         test_share=share,
     )
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 NAMES = {  # of each part, in any case
     "train": ("train", "training"),
-    "test": ("test", "testing", "eval", "evaluation"),
-    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
 }
 _UNCLEAR = (
     "{} may be a part of the data or a class; name the folders of parts train/ and test/ (or "

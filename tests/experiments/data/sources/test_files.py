@@ -93,6 +93,7 @@ def grid(*folders: str, n: int = 2) -> dict[str, bytes | dict]:
         (("train", "test", "val"), ("left out: 4 images in val",)),
         (("Training", "TESTING"), ()),
         (("TRAIN", "Valid"), ()),
+        (("train", "test", "eval"), ("left out: 4 images in eval",)),
         (("train", "dev", "masks"), ("left out: 4 images in masks",)),
     ],
 )

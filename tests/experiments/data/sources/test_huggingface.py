@@ -94,7 +94,7 @@ def test_a_column_of_integers_named_label_has_the_labels(load_splits, dtype):
     dataset = load_splits(train=columns(**more), test=columns(**more))
     np.testing.assert_array_equal(dataset.train_labels, [2, 0, 1, 1])
     assert dataset.train_labels.dtype == np.int32
-    assert dataset.notes == ("left out: columns age", "the labels are the column label")
+    assert dataset.notes[1:] == ("left out: columns age", "the labels are the column label")
 
 
 def test_columns_of_labels_that_cannot_be_are_refused(load_splits):
@@ -111,7 +111,7 @@ def test_columns_of_labels_that_cannot_be_are_refused(load_splits):
 def test_splits_have_names_in_any_case_and_the_rest_is_left_out(load_splits):
     dataset = load_splits(Training=columns(3), VALID=columns(2), extra=columns(1))
     assert (len(dataset.train), len(dataset.test)) == (3, 2)
-    assert dataset.notes == ("left out: splits extra",)
+    assert dataset.notes == ("the test data are the split VALID", "left out: splits extra")
     names = ["cat", "dog"]
     both = columns(20, kind=(Hub.ClassLabel(names), [0, 1] * 10))
     dataset = load_splits(train=both)
