@@ -287,12 +287,17 @@ def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts
     levels = f", {dataset.levels} grey levels" if dataset.levels else ""
     numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
     unknown = f"the files in `{data_.path}`" if data_.path else "not known"
+    names = [dataset.class_name(label) for label in range(dataset.n_classes) if dataset.classes]
     rows = {
         "Source": source.description or unknown,
         "Licence": source.licence or "not known to this program",
         "Numbers": f"{numbers}, each {' x '.join(map(str, shape))}{levels}",
         "Labels": f"{dataset.n_classes} classes" if dataset.n_classes else "none",
     }
+    if names:
+        rows["Classes"] = ", ".join(names)
+    if dataset.notes:
+        rows["Found"] = "; ".join(dataset.notes)
     if config.model.text:
         rows["Texts"] = data_.embeddings or "captions"
     if data_.generated:

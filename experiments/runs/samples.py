@@ -21,7 +21,8 @@ def read_about(path: Path) -> dict[str, Any]:
     if zipfile.is_zipfile(path):
         with files.open_arrays(path, EXPECTED) as file:
             if {"samples", "about"} <= set(file):
-                return json.loads(str(file["about"]))
+                with files.reading(path, EXPECTED):
+                    return json.loads(str(file["about"]))
     raise ValueError(
         f"{path} is no file of samples: make one of a trained model by --mode=generate"
     )

@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -186,6 +188,42 @@ def test_a_share_of_unreadable_images_can_be_left_out(album, caplog):
     for share in (-0.1, 1, float("nan")):
         with pytest.raises(ValueError, match=r"max_unreadable is .*: it must be a share"):
             dataclasses.replace(album, max_unreadable=share)
+
+
+@pytest.mark.parametrize("kind", ["zip", "npz", "folder"])
+def test_whatever_is_damaged_is_refused_in_one_line_or_harmless(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("experiments.data.lazy_images.PAUSES", (0,))
+    random = np.random.RandomState(0)
+    pixels = random.randint(256, size=(12, 8, 8, 1)).astype(np.uint8)
+    labels = [[f"{i}.png", i % 2] for i in range(12)]
+    for i, image in enumerate(pixels):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.write(tmp_path / name, name)
+    np.savez_compressed(tmp_path / "whole.npz", images=pixels, labels=np.arange(12) % 2)
+    source, refused = "npz" if kind == "npz" else "folder", []
+    for k in range(60):
+        path = tmp_path / (f"{k}.{kind}" if kind != "folder" else f"{k}")
+        if kind == "folder":
+            path.mkdir()
+            for name in names:
+                (path / name).write_bytes((tmp_path / name).read_bytes())
+        else:
+            path.write_bytes((tmp_path / f"whole.{kind}").read_bytes())
+        damaged = path / random.choice(names) if kind == "folder" else path
+        content = bytearray(damaged.read_bytes())
+        for place in random.randint(len(content), size=random.choice([1, 3, 30])):
+            content[place] = random.randint(256)
+        damaged.write_bytes(content[: random.choice([len(content), random.randint(len(content))])])
+        try:
+            load(DataSpec(source, (8, 8, 1), str(path), str(tmp_path / "cache"), 0.25))
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 30
+    assert not any("\n" in message for message in refused)
 
 
 def test_pages_are_taken_if_the_config_says_so(tmp_path):

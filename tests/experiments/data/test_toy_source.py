@@ -1,5 +1,7 @@
 """A new data source is one line in SOURCES: the door, the task and the trainer then know it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -57,6 +59,10 @@ def test_images_of_a_source_have_its_grey_levels_and_its_line_in_the_card(monkey
     facts = tasks.card_facts(config, tasks.task(config), dataset, 1)
     assert (facts.data["Source"], facts.data["Licence"]) == ("bright rows", "CC0")
     assert facts.data["Labels"] == "4 classes"
+    named = dataclasses.replace(dataset, classes=tuple("abcd"), notes=("left out: x", "y"))
+    facts = tasks.card_facts(config, tasks.task(config), named, 1)
+    assert facts.data["Classes"] == "0 (a), 1 (b), 2 (c), 3 (d)"
+    assert facts.data["Found"] == "left out: x; y"
 
 
 def test_an_unknown_source_is_refused_at_the_door():

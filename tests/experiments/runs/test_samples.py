@@ -22,6 +22,14 @@ def test_other_files_are_refused(tmp_path):
             read_about(path)
 
 
+def test_settings_that_are_no_json_are_refused_in_one_line(tmp_path):
+    np.savez(tmp_path / "a.npz", samples=np.zeros(4), about="text")
+    with pytest.raises(
+        ValueError, match=r"a\.npz cannot be read: Expecting value.*; give a file of"
+    ):
+        read_about(tmp_path / "a.npz")
+
+
 def test_damaged_samples_are_refused_in_one_line(tmp_path):
     path = tmp_path / "generated.npz"
     write_samples(path, {}, samples=np.zeros(400))
