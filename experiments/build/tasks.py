@@ -270,7 +270,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
 
 def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts:
     """The facts of a model card that are known when training starts."""
-    about, data_, shape = task.describe(), config.data, dataset.train.shape[1:]
+    about, data_ = task.describe(), config.data
     points = len(components.data_shape(config)) == 1
     what = (
         "points in the plane"
@@ -282,36 +282,43 @@ def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts
         "one-sided there is so here.",
         *about.limits,
     ]
-    source = SOURCES[data_.dataset]
-    unit = "points" if points else "latents of images" if data_.autoencoder else "images"
-    levels = f", {dataset.levels} grey levels" if dataset.levels else ""
-    numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
-    unknown = f"the files in `{data_.path}`" if data_.path else "not known"
-    names = [dataset.class_name(label) for label in range(dataset.n_classes) if dataset.classes]
-    rows = {
-        "Source": source.description or unknown,
-        "Licence": source.licence or "not known to this program",
-        "Numbers": f"{numbers}, each {' x '.join(map(str, shape))}{levels}",
-        "Labels": f"{dataset.n_classes} classes" if dataset.n_classes else "none",
-    }
-    if names:
-        rows["Classes"] = ", ".join(names)
-    if dataset.notes:
-        rows["Found"] = "; ".join(dataset.notes)
-    if config.model.text:
-        rows["Texts"] = data_.embeddings or "captions"
-    if data_.generated:
-        rows["Samples"] = f"of a model, in `{data_.generated}`, are class 0"
     return Facts(
         about.kind,
         data_.dataset,
         about.purpose,
         about.use,
         limits,
-        rows,
+        _data_facts(config, dataset),
         configs.differences(config, ALWAYS),
         n_params,
         config.training.batch_size,
         len(dataset.train),
         config.training.log_freq,
     )
+
+
+def _data_facts(config: Config, dataset: Any) -> dict[str, str]:
+    """The facts of a model card about the data."""
+    data_, shape = config.data, dataset.train.shape[1:]
+    points = len(components.data_shape(config)) == 1
+    source = SOURCES[data_.dataset]
+    unit = "points" if points else "latents of images" if data_.autoencoder else "images"
+    levels = f", {dataset.levels} grey levels" if dataset.levels else ""
+    numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
+    unknown = f"the files in `{data_.path}`" if data_.path else "not known"
+    named = range(dataset.n_classes if dataset.classes else 0)
+    rows = {
+        "Source": source.description or unknown,
+        "Licence": source.licence or "not known to this program",
+        "Numbers": f"{numbers}, each {' x '.join(map(str, shape))}{levels}",
+        "Labels": f"{dataset.n_classes} classes" if dataset.n_classes else "none",
+    }
+    if named:
+        rows["Classes"] = ", ".join(map(dataset.class_name, named))
+    if dataset.notes:
+        rows["Found"] = "; ".join(dataset.notes)
+    if config.model.text:
+        rows["Texts"] = data_.embeddings or "captions"
+    if data_.generated:
+        rows["Samples"] = f"of a model, in `{data_.generated}`, are class 0"
+    return rows

@@ -69,18 +69,21 @@ def load(spec: DataSpec) -> Dataset:
     if tables and (labels := _table(path, tables[0], files.open, names)) is not None:
         about |= {"train_labels": labels[layout.train], "test_labels": labels[layout.test]}
 
-    others = [posixpath.splitext(name)[1] for name in {*files.names} - {*names, *tables}]
-    listed = [f"{count} {suffix}" for suffix, count in Counter(others).most_common(5)]
-    if listed:
-        about["notes"] += (f"left out, as they are no images: files {', '.join(listed)}",)
-    if files.broken:
-        about["notes"] += (f"left out: links that lead nowhere, {_some(files.broken)}",)
+    about["notes"] += _left_out({*files.names} - {*names, *tables}, files.broken)
     keys, shape = np.array(names, dtype=object), check_channels(spec.shape)
     train, test = (
         LazyImages(str(path), keys[rows], files.open, shape, files.stamp)
         for rows in (layout.train, layout.test)
     )
     return Dataset(train, test, 256, **about, test_share=layout.test_share)
+
+
+def _left_out(others: set[str], broken: list[str]) -> tuple[str, ...]:
+    """Notes of the files that are no images, by their suffixes, and of links that lead nowhere."""
+    counts = Counter(posixpath.splitext(name)[1] for name in others).most_common(5)
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in counts)
+    notes = (f"left out, as they are no images: files {listed}",) if listed else ()
+    return (*notes, f"left out: links that lead nowhere, {_some(broken)}") if broken else notes
 
 
 def _layout(path: Path, names: list[str], fraction: float) -> Layout:

@@ -37,22 +37,17 @@ def load(spec: DataSpec) -> Dataset:
         raise ValueError(f"{path} has no split train, it has {', '.join(found)}")
     chosen = parts.choose(path, found)
     assert chosen is not None
-    train, test, share = found[chosen.train], None, None
+    train = found[chosen.train]
     image, label = _column(path, train, hub.Image), _label(hub, path, train)
     if image is None:
         raise ValueError(f"{path} has no column of images, it has {', '.join(train.features)}")
+    columns = [name for name in train.features if name not in (image, label)]
+    notes = _notes(chosen, columns, label)
     if chosen.test:
         test = found[chosen.test]
     else:
         train, test = map(train.select, split(len(train), spec.test_fraction))
-        share = spec.test_fraction
-
     shape, encoded = check_channels(spec.shape), hub.Image(decode=False)
-    columns = [name for name in train.features if name not in (image, label)]
-    left_out = {"splits": chosen.left_out, "columns": columns}
-    notes = [f"the test data are the split {chosen.test}"] if chosen.test else []
-    notes += [f"left out: {what} {', '.join(names)}" for what, names in left_out.items() if names]
-    notes += [f"the labels are the column {label}"] if label else []
     return Dataset(
         _images(f"{path} (train)", train.cast_column(image, encoded), image, shape),
         _images(f"{path} (test)", test.cast_column(image, encoded), image, shape),
@@ -60,9 +55,18 @@ def load(spec: DataSpec) -> Dataset:
         _labels(path, train, label),
         _labels(path, test, label),
         classes=tuple(getattr(train.features[label], "names", ())) if label else (),
-        notes=tuple(notes),
-        test_share=share,
+        notes=notes,
+        test_share=None if chosen.test else spec.test_fraction,
     )
+
+
+def _notes(chosen: parts.Parts, columns: list[str], label: str | None) -> tuple[str, ...]:
+    """What is used, and what is left out."""
+    left_out = {"splits": chosen.left_out, "columns": columns}
+    notes = [f"the test data are the split {chosen.test}"] if chosen.test else []
+    notes += [f"left out: {what} {', '.join(names)}" for what, names in left_out.items() if names]
+    notes += [f"the labels are the column {label}"] if label else []
+    return tuple(notes)
 
 
 def _open(hub: Any, path: str) -> dict[str, Any]:
