@@ -1,7 +1,7 @@
 """Data sets: the request for one, the arrays that every source returns, and the split for tests."""
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -104,16 +104,22 @@ class Dataset:
                 f"config.data.num_classes={self.n_classes}"
             )
 
-    def check_trained(self, n_classes: int) -> None:
-        """Raises ValueError unless each of n_classes classes has training data."""
+    def check_trained(self, n_classes: int, drawn: Collection[int] = ()) -> None:
+        """Raises ValueError for a class without training data.
+
+        Args:
+            n_classes: of the model.
+            drawn: the classes that will be drawn in turn; () for all n_classes.
+        """
         assert self.train_labels is not None
-        absent = list(missing(np.unique(self.train_labels).tolist(), n_classes))
+        absent = list(missing(np.unique(self.train_labels).tolist(), drawn or range(n_classes)))
         if absent:
             names = ", ".join(map(self.class_name, absent[:5])) + " ..." * (len(absent) > 5)
             raise ValueError(
                 f"config.data.num_classes is {n_classes}, but there are no training data of the "
-                f"classes {names}: add some; or number the classes from 0 on without gaps, and set "
-                "config.data.num_classes to how many there are"
+                f"classes {names}: number the classes from 0 on without gaps, and set "
+                "config.data.num_classes to how many there are; or add data of these; or draw only "
+                "others, by config.sampling.labels"
             )
 
     def class_name(self, label: int) -> str:
@@ -121,10 +127,10 @@ class Dataset:
         return f"{label} ({self.classes[label]})" if label < len(self.classes) else str(label)
 
 
-def missing(labels: Collection[int], n_classes: int) -> Iterator[int]:
-    """The classes 0, ..., n_classes - 1 that are not among the labels."""
+def missing(labels: Collection[int], classes: Iterable[int]) -> Iterator[int]:
+    """The classes that are not among the labels."""
     known = frozenset(labels)
-    return (label for label in range(n_classes) if label not in known)
+    return (label for label in classes if label not in known)
 
 
 def as_labels(what: str, values: Any) -> Int[np.ndarray, " n"]:

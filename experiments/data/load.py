@@ -93,7 +93,9 @@ def _describe_classes(dataset: Dataset) -> list[str]:
     ]
     more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     lines = [f"{len(found)} classes (training + test): {', '.join(listed)}{more}"]
-    absent = [dataset.class_name(k) for k in islice(missing(train, dataset.n_classes), SHOWN)]
+    absent = [
+        dataset.class_name(k) for k in islice(missing(train, range(dataset.n_classes)), SHOWN)
+    ]
     if train and absent:
         lines.append(f"classes without training data: {', '.join(absent)}")
     return lines

@@ -16,7 +16,7 @@ from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
 from experiments.evaluation import metrics as figures
 from experiments.pipeline import show
-from experiments.pipeline.conditions import Text
+from experiments.pipeline.conditions import ClassLabel, Text
 from experiments.pipeline.likelihood import bits_per_dim
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
@@ -140,7 +140,9 @@ class ScoreModel:
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         if self.n_classes:
             dataset.check_labels(self.n_classes)
-            dataset.check_trained(self.n_classes)
+            members = self.model.conditions.members
+            drawn = [member.labels for member in members if isinstance(member, ClassLabel)]
+            dataset.check_trained(self.n_classes, *drawn)
         for name, (values, changed) in self.records().items():
             folders.record(folder / name, values, changed)
         if self.autoencoder is not None:

@@ -51,6 +51,7 @@ def config(monkeypatch, image_files):
     config = digits.get_config("vp_score_sde")
     config.model.name = "exact"
     config.data.dataset, config.data.path = "folder", str(image_files)
+    config.data.cache = str(image_files / ".cache")
     config.training.likelihood_weighting = config.training.importance_sampling = False
     config.eval.batch_size, config.eval.num_samples = 24, 40
     config.eval.enable_bpd = config.eval.enable_sampling = False

@@ -70,7 +70,7 @@ def test_a_folder_gives_the_batches_of_the_array(tmp_path):
         path = tmp_path / ("test" if i > 9 else "train") / f"{i:02}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
-    spec = DataSpec("folder", (8, 8, 1), str(tmp_path))
+    spec = DataSpec("folder", (8, 8, 1), str(tmp_path), str(tmp_path / ".cache"))
     lazy = batches.batches(load(spec).train, seed=3, shape=(4,), start=1, placement=ROWS)
     whole = batches.batches(array[:10], seed=3, shape=(4,), start=1, placement=ROWS)
     for _ in range(5):

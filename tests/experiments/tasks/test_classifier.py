@@ -149,6 +149,9 @@ def test_data_without_labels_are_refused(tmp_path):
     images = np.zeros((4, 2, 2, 1), np.uint8)
     with pytest.raises(ValueError, match="train data have no labels of all samples"):
         tasks.task(config("bayes")).prepare(Dataset(images, images, 17), tmp_path)
+    labels = np.array([1, 1, 1, 1])
+    with pytest.raises(ValueError, match="no training data of the classes 0"):
+        tasks.task(config("bayes")).prepare(Dataset(images, images, 17, labels, labels), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,14 @@ def test_labels_are_checked_and_records_are_written_before_training(tmp_path):
         task.prepare(Dataset(images, images, 17), tmp_path)
     with pytest.raises(ValueError, match="have 4 classes, but the model has only 3"):
         dataclasses.replace(task, n_classes=3).prepare(labelled, tmp_path)
+    more = dataclasses.replace(task, n_classes=6)
+    with pytest.raises(
+        ValueError, match=r"no training data of the classes 4, 5: .*sampling\.labels"
+    ):
+        more.prepare(labelled, tmp_path)
+    members = Conditions((ClassLabel(6, labels=(0, 3)),))
+    drawn = dataclasses.replace(more, model=more.model.replace(conditions=members))
+    drawn.prepare(labelled, tmp_path)
     task.prepare(labelled, tmp_path)
     task.prepare(labelled, tmp_path)
     changed = {"other.json": ({"step": 2}, "the other run has changed")}
