@@ -16,7 +16,10 @@ from experiments.data.sources import parts
 from experiments.data.sources.members import members
 from experiments.runs.files import reading
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {
+    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+}
 LABELS = "dataset.json"
 FORM = '{"labels": [["a/b.png", 3], ...]}'
 
@@ -82,7 +85,7 @@ def _left_out(others: set[str], broken: list[str]) -> tuple[str, ...]:
     """Notes of the files that are no images, by their suffixes, and of links that lead nowhere."""
     counts = Counter(posixpath.splitext(name)[1] for name in others).most_common(5)
     listed = ", ".join(f"{count} {suffix}" for suffix, count in counts)
-    notes = (f"left out, as they are no images: files {listed}",) if listed else ()
+    notes = (f"left out, as they are no images by their names: files {listed}",) if listed else ()
     return (*notes, f"left out: links that lead nowhere, {_some(broken)}") if broken else notes
 
 

@@ -20,8 +20,8 @@ def load(spec: DataSpec) -> Dataset:
 
     Images are the column of the type Image. Labels are that of the type ClassLabel, or else a
     column of integers with a name in LABELS. The splits are named as in sources/parts.py; without
-    a test or validation split, spec.test_fraction of "train" is the test set. Hidden labels, -1,
-    count as no labels.
+    a test or validation split, spec.test_fraction of "train" is the test set. A split with hidden
+    labels, -1 or None, has no labels.
 
     Raises:
         ValueError: the data cannot be read; there is no split "train", not exactly one column of
@@ -42,30 +42,34 @@ def load(spec: DataSpec) -> Dataset:
     if image is None:
         raise ValueError(f"{path} has no column of images, it has {', '.join(train.features)}")
     columns = [name for name in train.features if name not in (image, label)]
-    notes = _notes(chosen, columns, label)
     if chosen.test:
         test = found[chosen.test]
     else:
         train, test = map(train.select, split(len(train), spec.test_fraction))
+    labels = {name: _labels(path, part, label) for name, part in (("train", train), ("test", test))}
+    hidden = [name for name, values in labels.items() if label and values is None]
     shape, encoded = check_channels(spec.shape), hub.Image(decode=False)
     return Dataset(
         _images(f"{path} (train)", train.cast_column(image, encoded), image, shape),
         _images(f"{path} (test)", test.cast_column(image, encoded), image, shape),
         256,
-        _labels(path, train, label),
-        _labels(path, test, label),
+        labels["train"],
+        labels["test"],
         classes=tuple(getattr(train.features[label], "names", ())) if label else (),
-        notes=notes,
+        notes=_notes(chosen, columns, label, hidden),
         test_share=None if chosen.test else spec.test_fraction,
     )
 
 
-def _notes(chosen: parts.Parts, columns: list[str], label: str | None) -> tuple[str, ...]:
-    """What is used, and what is left out."""
+def _notes(
+    chosen: parts.Parts, columns: list[str], label: str | None, hidden: list[str]
+) -> tuple[str, ...]:
+    """What is used, and what is left out; `hidden` are the splits with hidden labels."""
     left_out = {"splits": chosen.left_out, "columns": columns}
     notes = [f"the test data are the split {chosen.test}"] if chosen.test else []
     notes += [f"left out: {what} {', '.join(names)}" for what, names in left_out.items() if names]
     notes += [f"the labels are the column {label}"] if label else []
+    notes += [f"no classes of the {name} data: some of their labels are hidden" for name in hidden]
     return tuple(notes)
 
 
@@ -94,7 +98,9 @@ def _label(hub: Any, path: str, part: Any) -> str | None:
         if isinstance(feature, hub.Value) and feature.dtype.startswith(("int", "uint"))
     ]
     named = [name for name in integers if name.casefold() in LABELS]
-    return _column(path, part, hub.ClassLabel) or _only(path, named, "of integer labels")
+    label = _column(path, part, hub.ClassLabel) or _only(path, named, "of integer labels")
+    # `datasets` may take the folders train and test for classes.
+    return None if label and parts.are_parts(getattr(part.features[label], "names", "?")) else label
 
 
 def _only(path: str, names: list[str], what: str) -> str | None:
@@ -119,7 +125,8 @@ def _images(source: str, part: Any, column: str, shape: tuple[int, int, int]) ->
 
 
 def _labels(path: str, part: Any, column: str | None) -> np.ndarray | None:
-    if column is None:
+    values = [] if column is None else list(part[column])
+    if column is None or None in values:
         return None
-    labels = as_labels(f"{path}: the labels in column {column}", list(part[column]))
+    labels = as_labels(f"{path}: the labels in column {column}", values)
     return None if (labels < 0).any() else labels

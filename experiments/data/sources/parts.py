@@ -25,6 +25,11 @@ class Parts(NamedTuple):
     left_out: tuple[str, ...]
 
 
+def are_parts(names: Iterable[str]) -> bool:
+    """True if all of the names are those of parts, in any case."""
+    return all(name.casefold() in _PART for name in names)
+
+
 def choose(where: Any, names: Iterable[str]) -> Parts | None:
     """The part to train on, and test data or else validation data; None without names of parts.
 

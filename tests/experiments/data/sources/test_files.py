@@ -139,7 +139,7 @@ def test_images_beside_the_parts_or_the_classes_are_said(tmp_path):
     dataset = load(tmp_path, grid("a", "b") | {"x.png": grey(9), "notes.txt": b"", "b.csv": b""})
     assert dataset.train_labels is None
     assert dataset.notes[0] == "no classes: 1 images are outside of the folders a, b"
-    assert dataset.notes[1].startswith("left out, as they are no images: files 1 .")
+    assert dataset.notes[1].startswith("left out, as they are no images by their names: files 1 .")
 
 
 def test_classes_of_one_split_alone_keep_the_others_numbers(tmp_path):

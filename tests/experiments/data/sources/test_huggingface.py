@@ -101,11 +101,28 @@ def test_columns_of_labels_that_cannot_be_are_refused(load_splits):
     def part(values, **more):
         return columns(label=(Hub.Value("int64"), values), **more)
 
-    for values in ([0, 1, None, 1], [0, 1, 2**40, 1]):
-        with pytest.raises(ValueError, match="some/name: the labels in column label"):
-            load_splits(train=part(values), test=part(values))
+    with pytest.raises(ValueError, match=r"some/name: the labels in column label .*beyond 32"):
+        load_splits(train=part([0, 1, 2**40, 1]), test=part([0] * 4))
     with pytest.raises(ValueError, match="several columns of integer labels: label, target; save"):
         load_splits(train=part([0] * 4, target=(Hub.Value("int64"), [0] * 4)))
+
+
+@pytest.mark.parametrize("hidden", [None, -1])
+def test_a_split_with_hidden_labels_has_none_and_says_so(load_splits, hidden):
+    def part(values):
+        return columns(label=(Hub.ClassLabel(["a", "b"]), values))
+
+    dataset = load_splits(train=part([0, 1, 1, 0]), test=part([0, 1, hidden, 0]))
+    assert dataset.test_labels is None
+    np.testing.assert_array_equal(dataset.train_labels, [0, 1, 1, 0])
+    assert dataset.notes[-1] == "no classes of the test data: some of their labels are hidden"
+
+
+def test_folders_of_parts_that_were_taken_for_classes_are_none(load_splits):
+    part = columns(label=(Hub.ClassLabel(["test", "train"]), [None] * 4))
+    dataset = load_splits(train=part, test=part)
+    assert (dataset.train_labels, dataset.classes) == (None, ())
+    assert dataset.notes[-1] == "left out: columns label"
 
 
 def test_splits_have_names_in_any_case_and_the_rest_is_left_out(load_splits):
