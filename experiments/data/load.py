@@ -143,7 +143,7 @@ def _labelled(what: str, dataset: Dataset, split: Split) -> Dataset:
         labels = as_labels(f"{what}: the labels", labels)
         if labels.shape != (n,):
             raise ValueError(f"{what}: labels of shape {labels.shape} for {n} samples")
-        if labels.min() < 0:
+        if n and labels.min() < 0:
             raise ValueError(f"{what}: the label {labels.min()} is negative, classes count from 0")
         dataset = dataclasses.replace(dataset, **{f"{split}_labels": labels})
     if confidences is not None:

@@ -129,6 +129,11 @@ def test_a_test_set_that_was_not_split_off_is_not_the_fraction_s_fault(tmp_path)
     np.savez(tmp_path / "a.npz", train=IMAGES, test=IMAGES[:1])
     with pytest.raises(ValueError, match=r"there are 1 samples, at least 2 are needed$"):
         load(DataSpec("npz", (8, 8, 1), str(tmp_path / "a.npz")))
+    labels = np.arange(100)
+    arrays = {"train_labels": labels, "test_labels": labels[:0]}
+    np.savez(tmp_path / "a.npz", train=IMAGES, test=IMAGES[:0], **arrays)
+    with pytest.raises(ValueError, match=r"there are 0 samples, at least 2 are needed$"):
+        load(DataSpec("npz", (8, 8, 1), str(tmp_path / "a.npz")))
 
 
 def test_what_was_found_is_shown(returns, caplog):
