@@ -25,9 +25,6 @@ class DataSpec:
         captions: read the captions too, if the data have some.
         first_frame: take the first of several pages or frames of an image file.
         max_unreadable: the share of image files that may be unreadable; they are left out.
-
-    Raises:
-        ValueError: max_unreadable is not in [0, 1).
     """
 
     name: str
@@ -38,13 +35,6 @@ class DataSpec:
     captions: bool = False
     first_frame: bool = False
     max_unreadable: float = 0.0
-
-    def __post_init__(self):
-        if not 0 <= self.max_unreadable < 1:
-            raise ValueError(
-                f"config.data.max_unreadable is {self.max_unreadable}: it must be a share of the "
-                "files, at least 0 and less than 1"
-            )
 
 
 @dataclasses.dataclass(frozen=True)

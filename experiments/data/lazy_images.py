@@ -68,8 +68,14 @@ class LazyImages:
             max_unreadable: the share of the files that may be unreadable.
 
         Raises:
-            ValueError: a file that does not fit, or too many unreadable ones.
+            ValueError: a file that does not fit, or too many unreadable ones; a max_unreadable that
+                is not in [0, 1).
         """
+        if not 0 <= max_unreadable < 1:
+            raise ValueError(
+                f"config.data.max_unreadable is {max_unreadable}: it must be a share of the files, "
+                "at least 0 and less than 1"
+            )
         files = marks(f"{self.source} {self.image_shape} {first_frame}", self._stamped())
         name = f"{marks(self.source, [''])[0]:016x}"
         memory = Checked(cache / "checked" / name if cache and self.stamp else None)

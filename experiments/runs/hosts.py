@@ -103,16 +103,16 @@ def share(values: Sequence[int]) -> list[int]:
     return multihost_utils.broadcast_one_to_all(padded).tolist() if n else []
 
 
-def everyone(fact: bool) -> bool:
-    """True if the fact is true in all processes, which wait for each other."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
-
-
 def everywhere(facts: np.ndarray) -> np.ndarray:
     """True for each fact that is true in all processes."""
     if jax.process_count() == 1:
         return facts
     return np.all(multihost_utils.process_allgather(facts), axis=0)
+
+
+def everyone(fact: bool) -> bool:
+    """True if the fact is true in all processes, which wait for each other."""
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
 
 
 def check_alike(settings: Mapping[str, object]) -> None:

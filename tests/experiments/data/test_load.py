@@ -192,7 +192,7 @@ def test_a_share_of_unreadable_images_can_be_left_out(album, caplog):
     )
     for share in (-0.1, 1, float("nan")):
         with pytest.raises(ValueError, match=r"max_unreadable is .*: it must be a share"):
-            dataclasses.replace(album, max_unreadable=share)
+            load(dataclasses.replace(album, max_unreadable=share))
 
 
 @pytest.mark.parametrize("kind", ["zip", "npz", "folder"])

@@ -47,22 +47,6 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_json_is_named(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text('{"a": 1')
-    with pytest.raises(ValueError, match=r"a\.json is damaged"):
-        files.read_json(path)
-    path.write_text('{"a": 1}')
-    assert files.read_json(path) == {"a": 1}
-
-
-def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path):
-    path = tmp_path / "a.jsonl"
-    assert files.read_lines(path) == []
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3')
-    assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
-
-
 def changed(content: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
     """The content with every place at an offset from a mark replaced."""
     at = content.find(mark)
@@ -133,3 +117,19 @@ def test_errors_of_readers_become_one_line():
         files.reading("x", "y"),
     ):
         raise OSError("a\nb")
+
+
+def test_damaged_json_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1')
+    with pytest.raises(ValueError, match=r"a\.json is damaged"):
+        files.read_json(path)
+    path.write_text('{"a": 1}')
+    assert files.read_json(path) == {"a": 1}
+
+
+def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert files.read_lines(path) == []
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3')
+    assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
