@@ -23,6 +23,7 @@ from experiments.training.options import Training
 
 LOG = logging.getLogger(__name__)
 IN_FLIGHT = 2  # programs that may run before their metrics are read
+SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}  # of batch systems too
 Periodic = tuple[int, Callable[[int, Any], dict[str, float] | list[Path]]]
 """A period in steps, and a function (step, state) -> metrics, or paths of pictures."""
 
@@ -56,64 +57,64 @@ def fit(
 
     Raises:
         FloatingPointError: training.max_skipped steps in a row had no finite metrics; names them.
+        Exception: what a step, the data or the disk raised, once the state is saved.
     """
     step, stopped, n_programs = int(state.step), False, 0
-    clock = watch.Clock()
+    begun = acted = step  # acted: the last step whose evaluations and pictures were made
     with (
         closing(Metrics(folder, step, training.sinks)) as metrics,
         _progress(step, training.n_iters, training.batch_size) as show,
         watch.stall_warnings(training.stall_seconds * training.steps_per_jit) as begin,
     ):
-        journal = _Journal(training, metrics, clock, show, begin)
-
-        def act(step: int) -> None:
-            """Makes the evaluations and pictures that are due after a step."""
-            for period, do in periodic:
-                if step % period == 0:
-                    journal.settle()
-                    begin(f"step {step}: {do.__name__}")
-                    _survive(do, step, state, metrics)
-                    clock.restart()
-
+        journal = _Journal(training, metrics, watch.Clock(), show, begin)
         try:
             if metrics.kept.get("stopped"):
-                act(step)
+                journal.act(periodic, step, state)
                 journal.keep(step, stopped=False)
             while step < training.n_iters and not stopped:
-                begin(f"step {step + 1}: waiting for data")
-                with clock.waiting():
-                    batch = next(batches)
-                begin(f"step {step + 1}: starting")
+                batch = journal.next(batches, step + 1)
                 state, values = program(state, *batch)
                 step, n_programs = step + journal.add(step + 1, values), n_programs + 1
                 stopped = stop(n_programs)
                 if stopped:
                     journal.keep(step, stopped)
                     continue
-                act(step)
+                journal.act(periodic, step, state)
+                acted = step
                 if step % training.snapshot_freq_for_preemption == 0:
                     journal.keep(step, stopped)
-                    begin(f"step {step}: saving")
-                    checkpoints.save(step, state)
-                    clock.restart()
+                    journal.save(checkpoints, step, state)
             journal.settle()
-        except FloatingPointError:
-            checkpoints.save(int(state.step), state)
+        except Exception as error:
+            if _is_left(state, begun, error):
+                journal.keep(int(state.step), stopped=int(state.step) != acted)
+                checkpoints.save(int(state.step), state)
+                LOG.warning("saving step %d, where the next start goes on", int(state.step))
             raise
     return state, stopped
 
 
-def _survive(do: Callable, step: int, state: Any, metrics: Metrics) -> None:
-    """Calls do(step, state), whose failure is no reason to end the training."""
+def _is_left(state: Any, begun: int, error: Exception) -> bool:
+    """True if a training that an error ends can save its state, which is newer than step `begun`.
+
+    A step that failed has taken the memory of the state before it, or has left values that cannot
+    be read: then the last checkpoint is what the next start continues from. Several processes save
+    together, so they do it only after an error that all of them meet.
+    """
+    if jax.process_count() > 1:
+        return isinstance(error, FloatingPointError)
+    leaves = jax.tree.leaves(state)
     try:
-        result = do(step, state)
-        if isinstance(result, dict):
-            metrics.write(step, result)
-        else:
-            for path in result:
-                metrics.picture(step, path)
-    except (OSError, FloatingPointError) as error:  # a full disk; samples of a bad model
-        LOG.warning("step %d: no %s: %s", step, do.__name__, error)
+        sound = not any(leaf.is_deleted() for leaf in leaves) and all(map(_is_finite_leaf, leaves))
+    except jax.errors.JaxRuntimeError:
+        sound = False
+    if not sound:
+        LOG.warning("the failed step took the state along: the last checkpoint is where to go on")
+    return sound and int(state.step) > begun
+
+
+def _is_finite_leaf(leaf: jax.Array) -> bool:
+    return bool(np.isfinite(jax.device_get(leaf)).all())
 
 
 class _Journal:
@@ -128,6 +129,37 @@ class _Journal:
         self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()  # programs in flight
         self._rows: list[dict[str, float]] = metrics.kept.get("rows", [])  # since the last line
         self._skipped: list[int] = []  # the last steps, as far as they were skipped
+        self._failure = ""
+
+    def next(self, batches: Iterator[tuple], step: int) -> tuple:
+        """The batch for a program whose first step is `step`."""
+        self._begin(f"step {step}: waiting for data")
+        with self._clock.waiting():
+            batch = next(batches)
+        self._begin(f"step {step}: starting")
+        return batch
+
+    def act(self, periodic: Sequence[Periodic], step: int, state: Any) -> None:
+        """Makes the evaluations and pictures that are due after a step."""
+        for period, do in periodic:
+            if step % period:
+                continue
+            self.settle()
+            self._begin(f"step {step}: {do.__name__}")
+            with watch.surviving(f"step {step}: no {do.__name__}"):
+                result = do(step, state)
+                if isinstance(result, dict):
+                    self._metrics.write(step, result)
+                else:
+                    for path in result:
+                        self._metrics.picture(step, path)
+            self._clock.restart()
+
+    def save(self, checkpoints: Checkpoints, step: int, state: Any) -> None:
+        """Starts to save the state after a step."""
+        self._begin(f"step {step}: saving")
+        checkpoints.save(step, state)
+        self._clock.restart()
 
     def add(self, first: int, values: dict[str, jax.Array]) -> int:
         """Adds the metrics of a program whose first step is `first`; returns its number of steps.
@@ -140,16 +172,25 @@ class _Journal:
         return next(iter(values.values())).size
 
     def settle(self, in_flight: int = 0) -> None:
-        """Reads the metrics of all programs but the last `in_flight`."""
+        """Reads the metrics of all programs but the last `in_flight`.
+
+        Raises:
+            FloatingPointError: training.max_skipped steps in a row had no finite metrics.
+        """
+        self._drain(in_flight)
+        if self._failure:
+            raise FloatingPointError(self._failure)
+
+    def keep(self, step: int, stopped: bool) -> None:
+        """Keeps the rows, so that the next line of a run that continues is the same."""
+        self._drain()
+        self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
+
+    def _drain(self, in_flight: int = 0) -> None:
         while len(self._pending) > in_flight:
             first, values = self._pending.popleft()
             self._begin(f"step {first}: computing")
             self._read(first, jax.device_get(values))
-
-    def keep(self, step: int, stopped: bool) -> None:
-        """Keeps the rows, so that the next line of a run that continues is the same."""
-        self.settle()
-        self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
 
     def _read(self, first: int, values: dict[str, np.ndarray]) -> None:
         table = np.stack(list(values.values()), axis=-1).reshape(-1, len(values))
@@ -171,10 +212,11 @@ class _Journal:
         if hosts.is_first():
             LOG.warning("step %d is skipped: its metrics are %s", step, row)
         if len(self._skipped) == self._training.max_skipped:
-            raise FloatingPointError(
+            self._failure = (
                 f"no finite loss and gradient from step {self._skipped[0]} to {step}: stopped. "
                 "These steps have left the weights as they were, and they are saved. Lower "
-                "config.optim.lr, or clip more (config.optim.grad_clip)"
+                "config.optim.lr, or clip more (config.optim.grad_clip), and run the same command "
+                "with it to go on"
             )
 
     def _log(self, step: int) -> None:
@@ -218,20 +260,28 @@ def _progress(start: int, total: int, batch_size: int) -> Iterator[Callable[...,
 def stop_signals() -> Iterator[Callable[[int], bool]]:
     """Gives stop(n): True to save and end after the n-th program, on all hosts after the same one.
 
-    A single process stops upon SIGINT or SIGTERM; a second signal acts as it did before. Several
-    processes stop when one of them has received SIGTERM: JAX tells the others. Afterwards SIGTERM
-    ends a process.
+    A single process stops upon SIGINT or one of SIGNALS; a second signal acts as it did before.
+    Several processes stop when one of them has received one of SIGNALS: JAX tells the others.
+    Afterwards SIGTERM ends a process. A SIGHUP that nohup ignores stays ignored.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in place of JAX's handler
-        return
-    event = threading.Event()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    alone = jax.process_count() == 1
+    numbers = {*SIGNALS, signal.SIGINT} if alone else SIGNALS - {signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers -= {signal.SIGHUP}
+    previous = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+    if not alone:
+        for number in numbers:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
+        yield multihost_utils.reached_preemption_sync_point
+        restore()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in place of JAX's handler
+        return
+    event = threading.Event()
 
     def ask(number: int, frame: Any) -> None:
         LOG.info("%s: saving", signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""Observation of a loop: the times of its steps, and warnings if it hangs."""
+"""Observation of a loop: times of its steps, warnings if it hangs, failures that it survives."""
 
 import logging
 import queue
@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 
+import jax
 import numpy as np
 
 LOG = logging.getLogger(__name__)
@@ -73,3 +75,20 @@ def stall_warnings(seconds: float) -> Iterator[Callable[[str], None]]:
     finally:
         begun.put(None)
         thread.join()
+
+
+@contextmanager
+def surviving(what: str) -> Iterator[None]:
+    """Turns a failure into a warning: pictures and evaluations are no reason to end a training.
+
+    Several processes compute together, and one that left alone would be waited for. They go on
+    only after what all of them meet, or what stops the first one after the computation.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1 and not isinstance(error, (OSError, FloatingPointError)):
+            raise
+        reason = shorten(str(error) or type(error).__name__, 300)
+        LOG.warning("%s: %s", what, reason)  # a full disk; samples of a bad model; no memory
+        LOG.debug("%s", what, exc_info=True)

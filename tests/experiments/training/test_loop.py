@@ -97,7 +97,7 @@ def test_a_stopped_run_keeps_its_line_and_makes_up_for_its_evaluation(step, tmp_
         return {"eval_x": float(state.params["mean"][0])}
 
     def crash(k, state):
-        raise RuntimeError("a crash")
+        raise KeyboardInterrupt
 
     periodic = [(3, evaluation)]
     fit(step, training, tmp_path / "whole", periodic=periodic)
@@ -105,35 +105,125 @@ def test_a_stopped_run_keeps_its_line_and_makes_up_for_its_evaluation(step, tmp_
     state = fit(step, training, parts, periodic=periodic, stop=lambda n: n == 3)
     assert int(state.step) == 3
     assert lines(parts) == []
-    with pytest.raises(RuntimeError, match="a crash"):  # after the evaluation at step 3
+    with pytest.raises(KeyboardInterrupt):  # after the evaluation at step 3
         fit(step, training, parts, periodic=[*periodic, (4, crash)])
     fit(step, training, parts, periodic=periodic)
     assert lines(parts) == lines(tmp_path / "whole")
     assert [line["step"] for line in lines(parts)] == [3, 4, 6, 8]
 
 
-def test_a_failing_evaluation_is_a_warning(step, tmp_path, caplog):
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, KeyError, MemoryError])
+def test_a_failing_evaluation_is_a_warning(step, tmp_path, caplog, kind):
     def evaluation(step, state):
-        raise OSError("disk full")
+        raise kind("disk full")
 
     state = fit(step, options(), tmp_path, periodic=[(4, evaluation)])
     assert int(state.step) == 8
-    assert "step 4: no evaluation: disk full" in caplog.text
+    assert "step 4: no evaluation: " in caplog.text
+    assert "disk full" in caplog.text
 
 
-def test_a_signal_asks_to_stop_and_a_second_one_acts_as_before():
-    got = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+def broken(batches, at):
+    """The batches; reading the one of step `at` fails."""
+    for k, batch in enumerate(batches, 1):
+        if k == at:
+            raise RuntimeError("a damaged image")
+        yield batch
+
+
+def test_whatever_ends_a_training_its_state_is_saved(step, tmp_path, caplog, monkeypatch):
+    """The next start goes on as if nothing had been."""
+    training = options(log_freq=4, eval_freq=3, snapshot_freq_for_preemption=100)
+    periodic = [(3, lambda k, state: {"eval_x": float(state.params["mean"][0])})]
+    fit(step, training, tmp_path / "whole", periodic=periodic)
+    parts, make = tmp_path / "parts", make_batches
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="a damaged image"):
+        patch.setitem(globals(), "make_batches", lambda *a: broken(make(*a), 7))
+        fit(step, training, parts, periodic=periodic)
+    assert Checkpoints(parts, read_only=True).steps() == [6]
+    assert "saving step 6, where the next start goes on" in caplog.text
+    state = fit(step, training, parts, periodic=periodic)
+    jax.tree.map(np.testing.assert_array_equal, state, restore(tmp_path / "whole"))
+    assert lines(parts) == lines(tmp_path / "whole")
+
+
+def taken(state):
+    """The state's memory is gone, as that of an argument that a failed step was given."""
+    jax.tree.map(lambda leaf: leaf.delete(), state)
+    raise RuntimeError("out of memory")
+
+
+def unreadable(state):
+    """The state is a result of a program that fails while it runs."""
+
+    def fail(x):
+        raise RuntimeError("out of memory")
+
+    shape = jax.ShapeDtypeStruct((2,), np.float32)
+    mean = jax.jit(lambda x: jax.pure_callback(fail, shape, x))(state.params["mean"])
+    return state._replace(params=state.params | {"mean": mean})
+
+
+def not_finite(state):
+    return state._replace(params=state.params | {"mean": state.params["mean"] * np.nan})
+
+
+@pytest.mark.parametrize("fail", [taken, unreadable, not_finite])
+def test_a_state_that_a_failure_spoilt_is_not_saved(step, tmp_path, caplog, fail):
+    def program(state, *batch):
+        state, values = step(state, *batch)
+        return (fail(state) if int(state.step) == 6 else state), values
+
+    training = options(snapshot_freq_for_preemption=4)
+
+    def stop(n):
+        if n == 6:
+            raise RuntimeError("after the step")
+        return False
+
+    with pytest.raises(RuntimeError):
+        fit(program, training, tmp_path, stop=stop)
+    assert "the last checkpoint is where to go on" in caplog.text
+    assert Checkpoints(tmp_path, read_only=True).steps() == [4]
+    state = fit(step, training, tmp_path)
+    assert int(state.step) == 8
+    assert np.isfinite(state.params["mean"]).all()
+
+
+def test_a_failure_of_the_first_step_saves_nothing(tmp_path):
+    def program(state, *batch):
+        raise ValueError("an impossible network")
+
+    with pytest.raises(ValueError, match="an impossible network"):
+        fit(program, options(), tmp_path)
+    assert Checkpoints(tmp_path, read_only=True).steps() == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_asks_to_stop_and_a_second_one_acts_as_before(name):
+    got, number = [], getattr(signal, name)
+    previous = signal.signal(number, lambda *_: got.append(1))
     try:
         with loop.stop_signals() as stop:
             assert not stop(1)
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
             assert stop(2)
             assert got == []
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
             assert got == [1]
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(number, previous)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with loop.stop_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop(1)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 def test_progress_is_logged_where_nobody_watches(step, tmp_path, caplog):
