@@ -49,15 +49,15 @@ def fit(
         checkpoints: for saving the state.
         folder: the run's folder.
         periodic: evaluations and pictures, made at the ends of programs.
-        stop: a function of the number of programs so far: True ends the loop. Evaluations that are
-            due at that step are made when the run continues.
+        stop: a function of the number of programs so far: True ends the loop. The evaluations of
+            that step are made when the run continues.
 
     Returns:
         The last state, and whether `stop` ended the loop.
 
     Raises:
-        FloatingPointError: training.max_skipped steps in a row had no finite metrics; names them.
-        Exception: what a step, the data or the disk raised, once the state is saved.
+        FloatingPointError: training.max_skipped steps in a row had no finite metrics. This and any
+            other error comes once the state is saved.
     """
     step, stopped, n_programs = int(state.step), False, 0
     begun = acted = step  # acted: the last step whose evaluations and pictures were made
@@ -70,26 +70,22 @@ def fit(
         try:
             if metrics.kept.get("stopped"):
                 journal.act(periodic, step, state)
-                journal.keep(step, stopped=False)
-            while step < training.n_iters and not stopped:
+                journal.keep(step, due=False)
+            while step < training.n_iters:
                 batch = journal.next(batches, step + 1)
                 state, values = program(state, *batch)
                 step, n_programs = step + journal.add(step + 1, values), n_programs + 1
-                stopped = stop(n_programs)
-                if stopped:
-                    journal.keep(step, stopped)
-                    continue
+                if stopped := stop(n_programs):
+                    break
                 journal.act(periodic, step, state)
                 acted = step
                 if step % training.snapshot_freq_for_preemption == 0:
-                    journal.keep(step, stopped)
                     journal.save(checkpoints, step, state)
             journal.settle()
+            journal.keep(step, due=stopped)
         except Exception as error:
             if _is_left(state, begun, error):
-                journal.keep(int(state.step), stopped=int(state.step) != acted)
-                checkpoints.save(int(state.step), state)
-                LOG.warning("saving step %d, where the next start goes on", int(state.step))
+                journal.save(checkpoints, int(state.step), state, due=int(state.step) != acted)
             raise
     return state, stopped
 
@@ -110,7 +106,10 @@ def _is_left(state: Any, begun: int, error: Exception) -> bool:
         sound = False
     if not sound:
         LOG.warning("the failed step took the state along: the last checkpoint is where to go on")
-    return sound and int(state.step) > begun
+        return False
+    if newer := int(state.step) > begun:
+        LOG.warning("saving step %d, where the next start goes on", int(state.step))
+    return newer
 
 
 def _is_finite_leaf(leaf: jax.Array) -> bool:
@@ -155,8 +154,9 @@ class _Journal:
                         self._metrics.picture(step, path)
             self._clock.restart()
 
-    def save(self, checkpoints: Checkpoints, step: int, state: Any) -> None:
-        """Starts to save the state after a step."""
+    def save(self, checkpoints: Checkpoints, step: int, state: Any, due: bool = False) -> None:
+        """Starts to save the state after a step, with what `keep` keeps."""
+        self.keep(step, due)
         self._begin(f"step {step}: saving")
         checkpoints.save(step, state)
         self._clock.restart()
@@ -181,10 +181,13 @@ class _Journal:
         if self._failure:
             raise FloatingPointError(self._failure)
 
-    def keep(self, step: int, stopped: bool) -> None:
-        """Keeps the rows, so that the next line of a run that continues is the same."""
+    def keep(self, step: int, due: bool) -> None:
+        """Keeps the rows, so that the next line of a run that continues is the same.
+
+        With `due`, the evaluations of this step are to be made then.
+        """
         self._drain()
-        self._metrics.keep(step, {"rows": self._rows, "stopped": stopped})
+        self._metrics.keep(step, {"rows": self._rows, "stopped": due})
 
     def _drain(self, in_flight: int = 0) -> None:
         while len(self._pending) > in_flight:

@@ -137,9 +137,10 @@ def test_whatever_ends_a_training_its_state_is_saved(step, tmp_path, caplog, mon
     periodic = [(3, lambda k, state: {"eval_x": float(state.params["mean"][0])})]
     fit(step, training, tmp_path / "whole", periodic=periodic)
     parts, make = tmp_path / "parts", make_batches
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="a damaged image"):
+    with monkeypatch.context() as patch:
         patch.setitem(globals(), "make_batches", lambda *a: broken(make(*a), 7))
-        fit(step, training, parts, periodic=periodic)
+        with pytest.raises(RuntimeError, match="a damaged image"):
+            fit(step, training, parts, periodic=periodic)
     assert Checkpoints(parts, read_only=True).steps() == [6]
     assert "saving step 6, where the next start goes on" in caplog.text
     state = fit(step, training, parts, periodic=periodic)
