@@ -13,6 +13,9 @@
 
 import fcntl
 import json
+import logging
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +23,9 @@ from typing import Any
 
 from experiments.runs import files, hosts
 
+LOG = logging.getLogger(__name__)
 CONFIG = "config.json"
+LOCK = ".lock"  # holds the process that trains, and its host
 
 
 def has_run(folder: Path) -> bool:
@@ -76,19 +81,26 @@ def locked(folder: Path) -> Iterator[None]:
     """Holds the folder's lock, so that one command at a time trains there.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it; says which, and on which host.
     """
     if not hosts.is_first():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().decode() or "a process that starts"
             raise ValueError(
-                f"another command is training in {folder}: wait for it, or choose another --workdir"
+                f"another command is training in {folder}: wait for it, or choose another "
+                f"--workdir; it is {holder}"
             ) from error
+        except OSError as error:  # a file system without locks, a full disk
+            LOG.warning("the lock of %s cannot be used: %s; train there once", folder, error)
         yield
 
 

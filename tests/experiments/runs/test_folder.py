@@ -1,4 +1,8 @@
+import errno
 import json
+import os
+import re
+import socket
 
 import pytest
 
@@ -75,6 +79,26 @@ def test_one_command_at_a_time_trains_in_a_folder(tmp_path):
         pass
     with folders.locked(tmp_path / "run"), folders.locked(tmp_path / "other"):
         pass
+
+
+def test_the_second_command_is_told_the_process_and_the_host_of_the_first(tmp_path):
+    """In the text that its process leaves there, which a third one does not change."""
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    with folders.locked(tmp_path):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=re.escape(holder)), folders.locked(tmp_path):
+                pass
+    with folders.locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == holder
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
+    with folders.locked(tmp_path):
+        assert "cannot be used: [Errno 37] No locks available" in caplog.text
 
 
 def test_nested_names_are_joined_by_dots():
