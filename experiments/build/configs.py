@@ -22,9 +22,14 @@ USE = (  # fields that may change when a trained model is used
     *("training.snapshot_freq", "training.snapshot_freq_for_preemption"),
     *("training.max_skipped", "training.stall_seconds"),
 )
-RESUME = tuple(name for name in USE if name not in ("seed", "data.path"))
+RECORDED = (  # numbers of the optimizer and of the average: changes are recorded with the step
+    *("optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"),
+    *("optim.warmup", "optim.grad_clip", "optim.nan_to_num"),
+    *("model.ema_rate", "model.ema_halflife", "model.ema_rampup"),
+)
+RESUME = tuple(name for name in USE if name != "seed") + RECORDED
 """Fields that may change when a training is resumed."""
-RUNS = (  # fields that hold the folder of another run, or a file
+RUNS = (  # fields that hold the folder of another run, or a file, which may be moved
     *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
     *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res"),
     *("sampling.embeddings", "guidance.classifier.run", "guidance.discriminator.run"),
@@ -76,6 +81,8 @@ def save(config: Config, folder: Path) -> None:
 def check_same(config: Config, folder: Path, free: Iterable[str]) -> None:
     """Raises ValueError, saying which fields differ, if the folder belongs to another config.
 
+    Another run or a file may be elsewhere now: what is in it is compared where it is read.
+
     Args:
         config: the one that was given.
         folder: a run's, or one without a run.
@@ -88,6 +95,7 @@ def check_same(config: Config, folder: Path, free: Iterable[str]) -> None:
         f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}\n"
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name) and not _is_free(name, free)
+        if not (name in RUNS and ours.get(name) and theirs.get(name))
     ]
     if differing:
         raise ValueError(
@@ -96,9 +104,29 @@ def check_same(config: Config, folder: Path, free: Iterable[str]) -> None:
         )
 
 
+def changes(config: Config, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """The fields of RECORDED that a run goes on with anew, as (before, after) by name.
+
+    Raises:
+        ValueError: a warm-up in place of none, or none in place of one: Adam's state differs.
+    """
+    if not folders.has_run(folder):
+        return {}
+    theirs, ours = fields(load(folder)), fields(config)
+    found = {name: (theirs[name], ours[name]) for name in RECORDED if theirs[name] != ours[name]}
+    before, after = found.get("optim.warmup", (0, 0))
+    if bool(before) != bool(after):
+        advice = "give 1 for next to none" if before else "leave it at 0, and lower config.optim.lr"
+        raise ValueError(
+            f"config.optim.warmup is {after}, and the run in {folder} began with {before}, which "
+            f"decides whether its optimizer counts the steps: {advice}"
+        )
+    return found
+
+
 def check_overrides(overridden: Iterable[str], folder: Path) -> None:
     """Raises ValueError for an override that a trained model cannot have."""
-    fixed = [name for name in overridden if not _is_free(name, USE)]
+    fixed = [name for name in overridden if not _is_free(name, USE + RUNS)]
     if fixed:
         raise ValueError(
             f"{', '.join(f'config.{name}' for name in fixed)}: the model in {folder} was trained "

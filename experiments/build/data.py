@@ -1,5 +1,7 @@
 """Data sets from configs, with all that other runs add to them: latents, confidences, samples."""
 
+import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -7,16 +9,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import models
 from experiments.build import components, related
 from experiments.data import confidence, latents
 from experiments.data.dataset import Dataset
+from experiments.data.lazy_images import POOL, LazyImages
 from experiments.data.load import load
-from experiments.runs import devices
+from experiments.runs import devices, files, parts
+from experiments.runs import folder as folders
 from experiments.runs.samples import read_samples
 from experiments.tasks.discriminator import with_samples
 from models.config import Config
+
+RECORD = "data.json"
+SPLITS = ("train", "test")
+SEEN = 1024  # encoded images of a split that the digest of the data reads
 
 
 def images(config: Config) -> Dataset:
@@ -29,12 +38,75 @@ def lazily(config: Config) -> Any:
     return cache(lambda: dataset(config))
 
 
-def dataset(config: Config) -> Dataset:
+def claimed(config: Config, folder: Path) -> Dataset:
+    """The data of a model that is trained in a folder: those that it began with, wherever they are.
+
+    Raises:
+        ValueError: the data are others than those that the run, or its autoencoder, began with.
+    """
+    found = images(config)
+    about = identity(config, found)
+    for run in map(Path, filter(None, (folder, config.data.autoencoder))):
+        if not (folders.has_run(run) and (run / RECORD).exists()):  # it is older, or begins now
+            continue
+        kept = folders.read_record(run / RECORD)
+        differing = [name for name in kept if kept[name] != about.get(name, kept[name])]
+        if differing:
+            here, there = (f"{each['train']} + {each['test']}" for each in (about, kept))
+            raise ValueError(
+                f"the data in {config.data.path or config.data.dataset!r} ({here} samples) are not "
+                f"those that the run in {run} was trained on ({there} samples): they differ in "
+                f"{', '.join(differing)}; give the same data, or choose another --workdir"
+            )
+    result = dataset(config, found)
+    files.write_text(folder / RECORD, json.dumps(about, indent=2) + "\n")
+    return result
+
+
+def identity(config: Config, found: Dataset) -> dict[str, Any]:
+    """What makes the data the same, wherever they are: numbers and digests of samples and labels.
+
+    Of encoded images, the digest is of the files' bytes, of at most SEEN of each split, at even
+    distances. Points that a source computes have none: another machine may round otherwise.
+    """
+    about: dict[str, Any] = {split: len(getattr(found, split)) for split in SPLITS}
+    if found.levels or config.data.path:
+        about["samples"] = parts.digest([_content(getattr(found, split)) for split in SPLITS])
+    for name in ("labels", "confidence", "captions"):
+        values = [getattr(found, f"{split}_{name}") for split in SPLITS]
+        if any(each is not None for each in values):
+            about[name] = parts.digest([None if v is None else _plain(v) for v in values])
+    if config.data.embeddings:
+        about["embeddings"] = hashlib.sha256(Path(config.data.embeddings).read_bytes()).hexdigest()
+    return about
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    return values.astype(str) if values.dtype == object else values
+
+
+def _content(values: Any) -> Any:
+    if not isinstance(values, LazyImages):
+        return values
+
+    def content(key: Any) -> str:
+        with values.open(key) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+
+    rows = np.linspace(0, len(values) - 1, min(len(values), SEEN)).astype(int)
+    return list(POOL.map(content, values.keys[rows]))
+
+
+def dataset(config: Config, found: Dataset | None = None) -> Dataset:
     """The data of a model: images or their latents, with confidences if it is conditioned on them.
 
     Of a discriminator, they are the data and the samples of a model.
+
+    Args:
+        config: of the model.
+        found: its images; None: they are loaded.
     """
-    found = images(config)
+    found = found or images(config)
     if config.data.autoencoder:
         found = latents.encode_dataset(found, autoencoder(config))
     if models.kind(config) == "discriminator":

@@ -7,7 +7,10 @@ from typing import Any
 
 import models
 from experiments.build import components, configs
+from experiments.data import latents
 from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import folder as folders
+from experiments.runs import parts
 from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
@@ -30,8 +33,7 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
     Raises:
         ValueError: there is no run, or one of another kind.
     """
-    theirs = configs.load(folder)
-    theirs.mesh = ours.mesh
+    theirs = beside(ours, folder)
     if models.kind(theirs) != kind:
         what = "score model" if kind == "score" else kind
         raise ValueError(
@@ -41,10 +43,30 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
     return theirs
 
 
+def beside(ours: Config, folder: Path) -> Config:
+    """The config of another run, on our devices, with our autoencoder if it has one.
+
+    The folder that it names may have moved. `check_noise` compares what was in it.
+    """
+    theirs = configs.load(folder)
+    theirs.mesh = ours.mesh
+    if theirs.data.autoencoder and ours.data.autoencoder:
+        theirs.data.autoencoder = ours.data.autoencoder
+    return theirs
+
+
 def check_noise(ours: Config, theirs: Config, folder: Path, what: str) -> None:
     """Raises ValueError unless a related model sees the same noisy data."""
-    aspects = ("SDE", "shape of data", "range of data", "autoencoder")
+    aspects = ("SDE", "autoencoder", "shape of data", "range of data")
     check_equal(ours, theirs, folder, what, aspects)
+    if ours.data.autoencoder and (folder / latents.RECORD).exists():
+        ours_in = Path(ours.data.autoencoder)
+        made, _ = weights(autoencoder_config(ours), ours_in)
+        if folders.read_record(folder / latents.RECORD)["autoencoder"] != parts.digest(made):
+            raise ValueError(
+                f"the {what} in {folder} knows latents of another autoencoder than that now in "
+                f"{ours_in}: take one of the same latents"
+            )
 
 
 def check_equal(
@@ -87,7 +109,7 @@ def autoencoder_config(ours: Config) -> Config:
                 f"config.data.{name} is {ours.data[name]!r}: it changes images, and with "
                 "config.data.autoencoder the data are latents; leave it to the autoencoder's run"
             )
-    for name in ("dataset", "path", "test_fraction", "image_size", "num_channels", "centered"):
+    for name in ("dataset", "test_fraction", "image_size", "num_channels", "centered"):
         if ours.data[name] != theirs.data[name]:
             raise ValueError(
                 f"the autoencoder in {folder} is of data with config.data.{name} = "

@@ -4,6 +4,7 @@ A new task is a new file with a class like those in experiments/tasks and a make
 config.model.name = the new name then chooses it.
 """
 
+import hashlib
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from experiments.runs.card import Facts
 from experiments.runs.samples import read_about
 from experiments.tasks import perceptual
 from experiments.tasks.autoencoder import Autoencoder, Losses
-from experiments.tasks.base import Task
+from experiments.tasks.base import Records, Task
 from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.score_model import ScoreModel
@@ -34,6 +35,7 @@ from sde_lib.checks import check_at_least
 FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
 """Fields in which an encoder may differ from the network whose weights it has."""
 ALWAYS = ("model.name", "seed", "training.sde")  # fields of the config that every card has
+PERCEPTUAL = "perceptual.json"
 COUNTS = ("sampling.n_samples", "sampling.batch_size", "eval.batch_size")
 REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality")
 
@@ -67,7 +69,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
     def complete(model: Pipeline, folder: Path) -> Pipeline:
         return model.replace(**more(), decoder=pipelines.decoder(config, folder))
 
-    def records() -> dict[str, tuple[dict[str, Any], str]]:
+    def records() -> Records:
         if config.guidance.discriminator.run:
             raise ValueError(
                 "config.guidance.discriminator.run guides a trained model, whose samples it knows: "
@@ -139,6 +141,7 @@ def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
         mesh,
         config.eval.batch_size,
         {"config": config.to_dict(), "seed": config.seed},
+        partial(perceptual_record, config),
     )
 
 
@@ -187,8 +190,7 @@ def encoder_config(config: Config) -> Config:
         ValueError: no run, or one of another network, noise or data.
     """
     folder = Path(config.model.pretrained)
-    theirs = configs.load(folder)
-    theirs.mesh = config.mesh
+    theirs = related.beside(config, folder)
     related.check_noise(config, theirs, folder, "encoder")
     if theirs.model.class_conditional:
         raise ValueError(
@@ -240,18 +242,30 @@ def perceptual_distance(config: Config) -> perceptual.Distance:
     return perceptual.distance(perceptual.classifier_layers(model, params))
 
 
-def confidence_record(config: Config) -> dict[str, tuple[dict[str, Any], str]]:
+def confidence_record(config: Config) -> Records:
     """The record of the classifier whose confidences a run learns from; {} without one."""
     if not config.data.confidence:
         return {}
-    folder = Path(config.data.confidence)
-    theirs = related.config(config, folder, "config.data.confidence", "classifier")
-    params, step = related.weights(theirs, folder)
-    changed = (
-        "the model was trained with the confidences of another model than that now in "
-        f"{folder}: choose another --workdir"
-    )
-    return {"confidence.json": ({"model": parts.digest(params), "step": step}, changed)}
+    return _record(config, "data.confidence", "the confidences", "confidence.json")
+
+
+def perceptual_record(config: Config) -> Records:
+    """The record of the network of the perceptual distance; {} without one."""
+    if not config.autoencoder.perceptual.run:
+        return {}
+    return _record(config, "autoencoder.perceptual.run", "the perceptual distance", PERCEPTUAL)
+
+
+def _record(config: Config, field: str, what: str, name: str) -> Records:
+    path = Path(sections.get(config, field))
+    if path.is_file():
+        about: dict[str, Any] = {"model": hashlib.sha256(path.read_bytes()).hexdigest()}
+    else:
+        theirs = related.config(config, path, f"config.{field}", "classifier")
+        params, step = related.weights(theirs, path)
+        about = {"model": parts.digest(params), "step": step}
+    changed = f"the model was trained with {what} of another model than that now in {path}"
+    return {name: (about, f"{changed}: choose another --workdir")}
 
 
 def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics.Subject:

@@ -44,14 +44,14 @@ def run(request: Request) -> None:
     training, mesh = components.training(config), components.mesh(config)
     training.batch_shape(mesh)
     configs.check_same(config, folder, configs.RESUME)
+    changes = configs.changes(config, folder)
     task = tasks.task(config)
     check_reports(config, task)
     abstract = abstract_state(task, config.seed, mesh)
     with folders.locked(folder):
         with progress.working("loading data"):
-            dataset = data.dataset(config)
+            dataset = data.claimed(config, folder)
         task.prepare(dataset, folder)
-        configs.save(config, folder)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         facts = tasks.card_facts(config, task, dataset, n_params)
         with (
@@ -64,6 +64,8 @@ def run(request: Request) -> None:
         ):
             state = checkpoints.restore(like=abstract)
             state = state or task.start(init_state(task, config.seed, abstract))
+            folders.record_changes(folder, int(state.step), changes)
+            configs.save(config, folder)
             LOG.info("%s: %d parameters, from step %d", folder, n_params, state.step)
             state, stopped = loop.fit(
                 training,

@@ -3,11 +3,13 @@
 | name             | holds                                                        |
 | ---------------- | ------------------------------------------------------------ |
 | config.json      | the config that the run was made with                        |
+| changes.jsonl    | the optimizer's numbers that changed on the way, by step      |
 | metrics.jsonl    | losses and held-out figures, a JSON object a line            |
 | timing.jsonl     | seconds a step                                               |
 | events.out.*     | TensorBoard events                                           |
 | checkpoints/     | a folder for each saved step, with its model card            |
 | samples/         | pictures and arrays of samples, each with a .json beside it  |
+| data.json        | the digest of the data                                       |
 | latents.json ... | records of other runs and files that this run depends on     |
 """
 
@@ -25,6 +27,7 @@ from experiments.runs import files, hosts
 
 LOG = logging.getLogger(__name__)
 CONFIG = "config.json"
+CHANGES = "changes.jsonl"
 LOCK = ".lock"  # holds the process that trains, and its host
 
 
@@ -63,6 +66,23 @@ def record(path: Path, values: dict[str, Any], changed: str) -> None:
     if path.exists() and files.read_json(path) != values:
         raise ValueError(changed)
     files.write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def record_changes(folder: Path, step: int, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Adds fields of the config, (before, after) by name, that changed when the run went on.
+
+    Args:
+        folder: the run's.
+        step: the step that it goes on from. Later changes, of steps that were lost, begin there.
+        changes: the fields.
+    """
+    path = folder / CHANGES
+    lines = [line | {"step": min(line["step"], step)} for line in files.read_lines(path)]
+    for name, (before, after) in changes.items():
+        LOG.info("config.%s is %s from step %d on; it was %s", name, after, step, before)
+        lines.append({"step": step, "field": name, "before": before, "after": after})
+    if lines:
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from jax.sharding import Mesh
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
 from experiments.runs import devices, parts, pictures
-from experiments.tasks.base import Description, Report, Values
+from experiments.runs import folder as folders
+from experiments.tasks.base import Description, Records, Report, Values
 from experiments.tasks.held_out import means
 from experiments.tasks.perceptual import Distance
 from experiments.training.optimizer import Adam
@@ -78,6 +79,7 @@ class Autoencoder:
         mesh: the devices.
         batch_size: of the report.
         about: provenance of the pictures.
+        records: loads the record of the network of the perceptual distance.
     """
 
     network: nn.Module
@@ -89,6 +91,7 @@ class Autoencoder:
     mesh: Mesh
     batch_size: int
     about: dict[str, Any]
+    records: Callable[[], Records] = dict
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -163,7 +166,8 @@ class Autoencoder:
         return y, {"loss": loss} | metrics
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
-        """Records nothing: an autoencoder depends on no other run."""
+        for name, (values, changed) in self.records().items():
+            folders.record(folder / name, values, changed)
 
     def start(self, state: TrainState) -> TrainState:
         return state

@@ -18,6 +18,8 @@ from experiments.data.dataset import Dataset
 from experiments.training.objective import Objective
 from experiments.training.state import TrainState
 
+Records = Mapping[str, tuple[dict[str, Any], str]]
+"""What a run depends on, by the name of its file: values, and the error if they have changed."""
 Values = tuple[Any, dict[str, Any]]
 """Samples [N, ...] as the data set has them, and their conditions [N, ...] by keyword."""
 

@@ -21,7 +21,7 @@ from experiments.pipeline.likelihood import bits_per_dim
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
 from experiments.runs import folder as folders
-from experiments.tasks.base import Description, Report, Values
+from experiments.tasks.base import Description, Records, Report, Values
 from experiments.tasks.held_out import means, means_along_time
 from experiments.training.objective import Loss
 from experiments.training.optimizer import Adam
@@ -46,8 +46,7 @@ class ScoreModel:
         schedule: a learned noise schedule, trained beside the network.
         history: (noise levels, terms kept of each) of a loss history; None: t is not drawn by it.
         n_classes: classes of the data that the model is conditioned on; 0 for none.
-        records: loads the records of other runs that this one depends on: (values, error) by file
-            name.
+        records: loads the records of other runs that this one depends on.
         autoencoder: the run whose latents are the data; None for other data.
         complete: adds the parts of other runs (guides, base, decoder) to a trained model.
         subject: makes a Subject of evaluation/metrics.py of (pipeline, dataset, losses).
@@ -62,7 +61,7 @@ class ScoreModel:
     schedule: LearnedSchedule | None = None
     history: tuple[int, int] | None = None
     n_classes: int = 0
-    records: Callable[[], Mapping[str, tuple[dict[str, Any], str]]] = dict
+    records: Callable[[], Records] = dict
     autoencoder: Path | None = None
     complete: Callable[[Pipeline, Path], Pipeline] = lambda model, folder: model
     subject: Callable[[Pipeline, Dataset, Any], figures.Subject] | None = None

@@ -263,6 +263,17 @@ def test_a_run_that_was_moved_with_the_run_that_it_refers_to_continues(tmp_path,
     command(f"--workdir={tmp_path / 'there' / 'discriminator'}", "--config.training.n_iters=2")
     assert (tmp_path / "there" / "discriminator" / "checkpoints" / "2").is_dir()
 
+    model, workdir = tmp_path / "there" / "model", f"--workdir={tmp_path / 'there/discriminator'}"
+    model.rename(tmp_path / "alone")
+    monkeypatch.chdir(tmp_path)
+    moved = "--config.model.pretrained=alone", "--config.data.generated=alone/generated.npz"
+    command(workdir, "--config.training.n_iters=3", *moved)
+    assert (tmp_path / "there" / "discriminator" / "checkpoints" / "3").is_dir()
+    (tmp_path / "other").mkdir()
+    save_samples(tmp_path / "other", model="another")
+    with pytest.raises(ValueError, match="was trained on other samples"):
+        command(workdir, "--config.data.generated=other/generated.npz", moved[0])
+
 
 def test_a_finished_run_prints_its_reports_again(points_run, printed, monkeypatch):
     flags = f"--workdir={points_run.folder}", "--config.training.at_end=('likelihood',)"

@@ -69,6 +69,67 @@ def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
         configs.check_same(points.get_config("moons"), tmp_path, ())
 
 
+def test_a_run_may_go_on_with_other_numbers_of_the_optimizer(tmp_path):
+    """They are named, with their values before and after."""
+    config = saved(tmp_path)
+    assert configs.changes(config, tmp_path) == {}
+    assert configs.changes(config, tmp_path / "new") == {}
+    config.optim.update(lr=1e-4, grad_clip=0.5, beta2=0.99, eps=1e-6, weight_decay=0.1, warmup=7)
+    config.optim.nan_to_num, config.model.ema_rate = True, 0.9
+    configs.check_same(config, tmp_path, configs.RESUME)
+    found = configs.changes(config, tmp_path)
+    assert found["optim.lr"] == (2e-3, 1e-4)
+    assert found["model.ema_rate"] == (0.999, 0.9)
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.nf", 64),
+        ("model.dropout", 0.1),
+        ("training.batch_size", 32),
+        ("training.sde", "subvpsde"),
+        ("weighting.name", "edm"),
+        ("optim.optimizer", "other"),
+        ("data.test_fraction", 0.2),
+        ("data.image_size", 16),
+        ("seed", 1),
+    ],
+)
+def test_what_makes_another_training_may_not_change(tmp_path, field, value):
+    config = saved(tmp_path)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=f"  {field}: there "):
+        configs.check_same(config, tmp_path, configs.RESUME)
+
+
+@pytest.mark.parametrize(("before", "after"), [(100, 0), (0, 100)])
+def test_a_warm_up_neither_comes_nor_goes(tmp_path, before, after):
+    config = saved(tmp_path, optim__warmup=before)
+    config.optim.warmup = after
+    with pytest.raises(
+        ValueError, match=f"warmup is {after}, and the run in .* began with {before}"
+    ):
+        configs.changes(config, tmp_path)
+
+
+@pytest.mark.parametrize("field", ["data.path", "data.autoencoder", "model.pretrained"])
+def test_other_runs_and_files_may_be_elsewhere(tmp_path, field):
+    """Whether there is one may not change."""
+    config = saved(tmp_path)
+    config.update_from_flattened_dict({field: "/before"})
+    configs.save(config, tmp_path)
+    config.update_from_flattened_dict({field: "/after"})
+    configs.check_same(config, tmp_path, configs.RESUME)
+    configs.check_same(config, tmp_path, configs.USE)
+    configs.check_overrides([field], tmp_path)
+    config.update_from_flattened_dict({field: ""})
+    if field != "data.path":
+        with pytest.raises(ValueError, match=f"{field}: there '/before', here ''"):
+            configs.check_same(config, tmp_path, configs.USE)
+
+
 def test_only_options_of_use_can_be_overridden(tmp_path):
     configs.check_overrides(("sampling.n_steps", "guidance.classifier.run", "seed"), tmp_path)
     configs.check_overrides(("training.n_iters", "training.snapshot_freq"), tmp_path)  # no effect

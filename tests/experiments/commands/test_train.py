@@ -231,6 +231,32 @@ def test_the_loss_goes_down(whole, tmp_path):
     assert np.mean(losses[-4:]) < 0.8 * losses[0]
 
 
+def test_a_run_that_diverged_goes_on_with_a_lower_learning_rate(tmp_path, monkeypatch):
+    """As the message advises. The change is recorded with its step."""
+    config = mlp(9, max_skipped=3)
+    original = data.images(config)
+    poisoned = Dataset(np.full_like(original.train, np.nan), original.test, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "images", lambda config: poisoned)
+        with pytest.raises(FloatingPointError, match=r"Lower config.optim.lr.* run the same"):
+            run(config, tmp_path)
+    step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    for lr in (0.002, 0.001):
+        config.optim.lr, config.optim.grad_clip = lr, 0.5
+        run(config, tmp_path)
+    timing = files.read_lines(tmp_path / "timing.jsonl")
+    assert timing[-1]["learning_rate"] == pytest.approx(2e-3)
+    lines = files.read_lines(tmp_path / "changes.jsonl")
+    assert lines[0] == {"step": step, "field": "optim.lr", "before": 0.02, "after": 0.002}
+    assert [(line["step"], line["field"]) for line in lines[1:]] == [
+        (step, "optim.grad_clip"),
+        (9, "optim.lr"),
+    ]
+    state = state_of(config, tmp_path)
+    assert int(state.step) == 9
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
 class Linear(nn.Module):
     """A network of one weight that sees classes."""
 

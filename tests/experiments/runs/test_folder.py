@@ -8,6 +8,7 @@ import pytest
 
 from configs import digits
 from experiments.build import configs
+from experiments.runs import files
 from experiments.runs import folder as folders
 
 
@@ -68,6 +69,20 @@ def test_a_record_stays_the_same(tmp_path):
     assert folders.read_record(path) == {"a": 1}
     with pytest.raises(ValueError, match="it has changed"):
         folders.record(path, {"a": 2}, "it has changed")
+
+
+def test_changes_are_recorded_with_their_step(tmp_path):
+    """Those of steps that were lost begin where the run goes on."""
+    folders.record_changes(tmp_path, 10, {})
+    assert not (tmp_path / folders.CHANGES).exists()
+    folders.record_changes(tmp_path, 10, {"optim.lr": (0.2, 0.1)})
+    folders.record_changes(tmp_path, 30, {"optim.lr": (0.1, 0.05), "optim.eps": (1.0, 2.0)})
+    folders.record_changes(tmp_path, 20, {"optim.lr": (0.05, 0.01)})
+    lines = files.read_lines(tmp_path / folders.CHANGES)
+    assert [(line["step"], line["field"], line["after"]) for line in lines] == [
+        *((10, "optim.lr", 0.1), (20, "optim.lr", 0.05)),
+        *((20, "optim.eps", 2.0), (20, "optim.lr", 0.01)),
+    ]
 
 
 def test_one_command_at_a_time_trains_in_a_folder(tmp_path):

@@ -7,6 +7,7 @@ import weights
 from configs import digits
 from experiments.build import components, configs, related, tasks
 from experiments.data.scaling import Scaling
+from experiments.runs import folder as folders
 from experiments.tasks import perceptual
 from models import inception
 
@@ -91,6 +92,22 @@ def test_the_named_layers_are_there(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "load_features", lambda path: path)
     monkeypatch.setattr(tasks.torch_import, "inception", lambda path: params)
     assert callable(tasks.perceptual_distance(config(path=tmp_path / "weights.npz")))
+
+
+def test_an_autoencoder_goes_on_with_the_distance_that_it_began_with(tmp_path):
+    """Wherever its network is now."""
+    for name, content in (("a", b"weights"), ("b", b"weights"), ("c", b"others")):
+        (tmp_path / f"{name}.npz").write_bytes(content)
+
+    def prepare(name):
+        records = tasks.perceptual_record(config(path=tmp_path / f"{name}.npz"))
+        for file, (values, changed) in records.items():
+            folders.record(tmp_path / file, values, changed)
+
+    prepare("a")
+    prepare("b")
+    with pytest.raises(ValueError, match="with the perceptual distance of another model than"):
+        prepare("c")
 
 
 def test_runs_of_no_classifier_of_these_images_are_refused(tmp_path):
