@@ -10,7 +10,7 @@ from experiments.build import components, data, tasks
 from experiments.commands.request import Request
 from experiments.evaluation.figure import Figures
 from experiments.evaluation.metrics import LEAST, METRICS
-from experiments.evaluation.reference import feature_function, reference
+from experiments.evaluation.reference import check_data, feature_function, reference
 from experiments.runs import card, files
 from experiments.training.checkpoints import saved_steps
 from sde_lib.checks import check_at_least, check_name
@@ -30,6 +30,8 @@ def run(request: Request) -> None:
         model.chain()  # refuses a chain that is impossible before anything is computed
     task: Any = tasks.task(config)
     losses, dataset = jax.jit(task.metrics), model.dataset()
+    if "sampling" in names:
+        check_data(dataset)
     steps = saved_steps(folder) if config.eval.checkpoints == "all" else [model.step]
     for step in steps:
         model = model if step == model.step else request.model(step)

@@ -1,7 +1,8 @@
 """Mode train: trains to config.training.n_iters, then makes the reports of config.training.at_end.
 
 A run that was stopped continues where it was. Reports that a finished run has made already are
-printed again, not made again.
+printed again, not made again. A report that fails after training is a warning, and is made by the
+same command again.
 """
 
 import json
@@ -16,17 +17,17 @@ import jax
 from experiments.build import components, configs, data, tasks
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
+from experiments.evaluation import reference
 from experiments.evaluation.metrics import LEAST
-from experiments.evaluation.reference import feature_function
 from experiments.runs import card, charts, files, hosts, parts, pictures, progress
 from experiments.runs import folder as folders
 from experiments.tasks.base import Task
 from experiments.tasks.held_out import make_evaluation
-from experiments.training import loop
+from experiments.training import loop, watch
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.options import Training
 from experiments.training.state import TrainState, abstract_state, init_state
-from experiments.training.step import compiled, make_batches, make_program
+from experiments.training.step import check_batch, compiled, make_batches, make_program
 from sde_lib.checks import check_at_least, check_name
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def run(request: Request) -> None:
     with folders.locked(folder):
         with progress.working("loading data"):
             dataset = data.claimed(config, folder)
+        check_data(config, task, training, dataset)
         task.prepare(dataset, folder)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         facts = tasks.card_facts(config, task, dataset, n_params)
@@ -64,14 +66,15 @@ def run(request: Request) -> None:
         ):
             state = checkpoints.restore(like=abstract)
             state = state or task.start(init_state(task, config.seed, abstract))
-            folders.record_changes(folder, int(state.step), changes)
+            begun = int(state.step)
+            folders.record_changes(folder, begun, changes)
             configs.save(config, folder)
-            LOG.info("%s: %d parameters, from step %d", folder, n_params, state.step)
+            LOG.info("%s: %d parameters, from step %d", folder, n_params, begun)
             state, stopped = loop.fit(
                 training,
                 compiled(make_program(task, training, mesh), abstract),
                 state,
-                make_batches(task.values(dataset, "train"), training, mesh, int(state.step)),
+                make_batches(task.values(dataset, "train"), training, mesh, begun),
                 checkpoints,
                 folder,
                 periodic(config, task, dataset, training, folder),
@@ -82,7 +85,7 @@ def run(request: Request) -> None:
             step = int(state.step)
             LOG.info("stopped and saved at step %d: run the same command to go on", step)
             return
-        report(config, task, state, dataset, folder)
+        report(config, task, state, dataset, folder, trained=int(state.step) > begun)
 
 
 def check_reports(config: Any, task: Task) -> None:
@@ -95,9 +98,21 @@ def check_reports(config: Any, task: Task) -> None:
             f"config.training.quality_freq is {period}, but a {task.describe().kind} has no "
             "samples: set it to 0"
         )
-    if period or ("quality" in at_end and "quality" in task.reports):
+    if _measures_quality(config, task):
         check_at_least(LEAST, **{"config.eval.num_samples": config.eval.num_samples})
-        feature_function(components.data_shape(config), config.eval.features)
+        reference.feature_function(components.data_shape(config), config.eval.features)
+
+
+def check_data(config: Any, task: Task, training: Training, dataset: Dataset) -> None:
+    """Raises ValueError for data that are too few for a batch or for an evaluation."""
+    check_batch(len(dataset.train), training)
+    if _measures_quality(config, task):
+        reference.check_data(dataset)
+
+
+def _measures_quality(config: Any, task: Task) -> bool:
+    at_end = "quality" in config.training.at_end and "quality" in task.reports
+    return bool(config.training.quality_freq) or at_end
 
 
 def periodic(
@@ -123,29 +138,38 @@ def periodic(
     return made
 
 
-def report(config: Any, task: Task, state: TrainState, dataset: Dataset, folder: Path) -> None:
+def report(
+    config: Any, task: Task, state: TrainState, dataset: Dataset, folder: Path, trained: bool
+) -> None:
     """Makes and prints the reports of config.training.at_end that the task has, and the loss curve.
 
-    A report that was made of the same step and settings is printed again.
+    A report that was made of the same step and settings is printed again. One that fails does not
+    take the others along; it is an error of a command that has not trained, but reports alone.
     """
     step, path = int(state.step), folder / DONE
     done = files.read_json(path) if hosts.agree(path.exists()) else {}
-    made = [name for name in config.training.at_end if name in task.reports]
-    for name in made:
+    failures: list[Exception] = []
+    for name in config.training.at_end:
+        if name not in task.reports:
+            continue
         settings = [getattr(config, section).to_dict() for section in ("eval", "sampling")]
         settings += [config.guidance.to_dict(), config.seed]
         key = f"{step} {name} {parts.digest(settings)}"
         kept = key in done and _pictures_exist(done[key])
-        if not hosts.agree(kept):
-            result = task.reports[name](state.ema_params, step, dataset, folder)
-            card.update(folder, step, result.figures)
-            done[key] = result.lines
-            files.write_text(path, json.dumps(done, indent=2) + "\n")
-        for line in done[key]:
-            print(line)
-    metrics = files.read_lines(folder / "metrics.jsonl")
-    about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
-    print(charts.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
+        with watch.surviving(f"no report {name!r}; the same command tries again", failures):
+            if not hosts.agree(kept):
+                result = task.reports[name](state.ema_params, step, dataset, folder)
+                card.update(folder, step, result.figures)
+                done[key] = result.lines
+                files.write_text(path, json.dumps(done, indent=2) + "\n")
+            for line in done[key]:
+                print(line)
+    with watch.surviving("no picture of the losses", failures):
+        metrics = files.read_lines(folder / "metrics.jsonl")
+        about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
+        print(charts.save_loss_curve(folder / "samples" / "loss.png", metrics, about))
+    if failures and not trained:
+        raise failures[0]
 
 
 def _pictures_exist(lines: list[str]) -> bool:

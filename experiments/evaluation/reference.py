@@ -23,6 +23,7 @@ from experiments.runs.parts import Part
 
 PAIRED = 10_000  # the most images of each set in the statistics that compare all pairs
 KERNEL_SUBSET = 1000  # images of KID's subsets, as published
+LEAST_DATA = 4  # images that a set is compared with: KID's subsets and nearest neighbours need them
 SAVE_EVERY = 50  # batches of data between two savings of their statistics
 
 
@@ -53,6 +54,16 @@ def feature_function(shape: tuple[int, ...], weights: str = "") -> FeatureFuncti
     return FeatureFunction("coordinates", "0", lambda _, points: (points, None), ())
 
 
+def check_data(dataset: Dataset) -> None:
+    """Raises ValueError for training data that are too few to compare samples with."""
+    if len(dataset.train) < LEAST_DATA:
+        raise ValueError(
+            f"there are {len(dataset.train)} training samples, and sample quality compares with at "
+            f"least {LEAST_DATA}: leave out config.eval.enable_sampling, training.quality_freq and "
+            "'quality' in training.at_end, or give more data"
+        )
+
+
 def reference(
     name: str, dataset: Dataset, fn: FeatureFunction, folder: Path, mesh: Mesh, batch_size: int
 ) -> Reference:
@@ -65,7 +76,11 @@ def reference(
         folder: where the statistics are kept.
         mesh: the devices.
         batch_size: samples at a time.
+
+    Raises:
+        ValueError: too few training data.
     """
+    check_data(dataset)
     values = dataset.train
     n, size = len(values), batch_size
     made_of = parts.digest([fn.name, fn.version, dataset.levels, identity(values)])

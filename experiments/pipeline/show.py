@@ -102,6 +102,23 @@ def save_files(
     return made
 
 
+def made(pipeline: Pipeline, n: int, single: bool, arrays: bool) -> list[Path]:
+    """The files that save_samples, save_paths and save_files make, if all are there; else []."""
+    if pipeline.super_resolution and pipeline.base is None:
+        return []  # they are made of test images, which their names do not tell
+    found = [_path(pipeline, kind, ".png") for kind in ("samples", "path")]
+    about = [pictures.read_provenance(path) for path in found]
+    complete = [details.get("digest") == pipeline.identity() for details in about]
+    complete.append(about[0].get("n_samples") == n)
+    if single and len(pipeline.shape) > 1:
+        found.append(_path(pipeline, "samples", ""))
+        complete.append(len(list(found[-1].glob("*.png"))) == n)
+    if arrays:
+        found.append(_path(pipeline, "samples", ".npz"))
+        complete.append(found[-1].exists() and len(np.load(found[-1])["samples"]) == n)
+    return found if all(complete) else []
+
+
 def save_paths(pipeline: Pipeline) -> Path:
     """The picture of a few samples on their way from the prior to the data."""
     path = _path(pipeline, "path", ".png")

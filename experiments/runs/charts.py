@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from experiments.runs import hosts
+from experiments.runs import hosts, pictures
 
 WORST = 4.0  # error of samples that still resemble data
 
@@ -305,7 +305,7 @@ def _figure(size: tuple[float, float]) -> Any:
 
 
 def _save(figure, path: Path, about: dict[str, str]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if hosts.is_first():
-        figure.savefig(path, dpi=110, metadata=about)
+        with pictures.replacing(path) as file:
+            figure.savefig(file, format="png", dpi=110, metadata=about)
     return path

@@ -1,8 +1,10 @@
 """Pictures of samples. The metadata of each file say that a model made it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -74,5 +76,23 @@ def save_image(path: Path, picture: Image.Image, about: dict[str, str]) -> None:
     for key, value in about.items():
         info.add_itxt(key, value)
     if hosts.is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, pnginfo=info)
+        with replacing(path) as file:
+            picture.save(file, "PNG", pnginfo=info)
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The details that `provenance` put into a picture; {} without a picture, or of another."""
+    if not path.is_file():
+        return {}
+    with Image.open(path) as picture:
+        return json.loads(picture.info.get("Parameters", "{}"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Gives a file to write, which replaces the picture when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        yield file
+    temporary.replace(path)

@@ -99,11 +99,7 @@ def make_batches(values: Any, training: Training, mesh: Mesh, start: int) -> Ite
         ValueError: fewer samples than a batch has.
     """
     n = len(jax.tree.leaves(values)[0])
-    if n < training.batch_size:
-        raise ValueError(
-            f"there are {n} training samples: config.training.batch_size = {training.batch_size} "
-            "must not exceed that"
-        )
+    check_batch(n, training)
     resident = batches.resident(mesh, values, training.resident_bytes)
     if resident is not None:
         values = np.arange(n, dtype=np.int32)
@@ -114,6 +110,15 @@ def make_batches(values: Any, training: Training, mesh: Mesh, start: int) -> Ite
         n_steps = min(n_steps, training.n_iters - start)
         yield resident, *itertools.islice(stream, n_steps)
         start += n_steps
+
+
+def check_batch(n: int, training: Training) -> None:
+    """Raises ValueError for fewer training samples than a batch has."""
+    if n < training.batch_size:
+        raise ValueError(
+            f"there are {n} training samples: config.training.batch_size = {training.batch_size} "
+            "must not exceed that"
+        )
 
 
 def compiled(step: Step, abstract: TrainState) -> Any:

@@ -78,11 +78,15 @@ def stall_warnings(seconds: float) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def surviving(what: str) -> Iterator[None]:
+def surviving(what: str, failures: list[Exception] | None = None) -> Iterator[None]:
     """Turns a failure into a warning: pictures and evaluations are no reason to end a training.
 
     Several processes compute together, and one that left alone would be waited for. They go on
     only after what all of them meet, or what stops the first one after the computation.
+
+    Args:
+        what: names the failure in the warning.
+        failures: gets the failure too.
     """
     try:
         yield
@@ -92,3 +96,5 @@ def surviving(what: str) -> Iterator[None]:
         reason = shorten(str(error) or type(error).__name__, 300)
         LOG.warning("%s: %s", what, reason)  # a full disk; samples of a bad model; no memory
         LOG.debug("%s", what, exc_info=True)
+        if failures is not None:
+            failures.append(error)

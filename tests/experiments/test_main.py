@@ -234,6 +234,26 @@ def test_samples_are_drawn_once_for_their_picture_and_files(digits_run, printed,
     assert any("labels=(3, 5)" in condition for condition in settings["conditions"])
 
 
+def test_samples_that_are_there_are_not_drawn_again(digits_run, printed, monkeypatch):
+    """Others are: more of them, of another seed, or where a file is gone."""
+    flags = f"--workdir={digits_run.folder}", "--mode=sample", "--config.sampling.single=True"
+    flags = *flags, "--config.sampling.arrays=True"
+    lines, original = printed(*flags), draw.draw_all
+    before = {path: Path(path).stat().st_mtime_ns for path in lines}
+    drawn = []
+    monkeypatch.setattr(draw, "draw_all", lambda *a: drawn.append(1) or original(*a))
+    assert printed(*flags) == lines
+    assert {path: Path(path).stat().st_mtime_ns for path in lines} == before
+    assert not drawn
+    (Path(lines[2]) / "000001.png").unlink()
+    assert printed(*flags) == lines
+    assert len(drawn) == 1
+    printed(*flags, "--config.sampling.n_samples=5")
+    printed(*flags, "--config.seed=9")
+    assert len(drawn) == 3
+    assert not list(digits_run.folder.rglob("*.part"))
+
+
 def test_a_prompt_needs_a_model_with_texts(digits_run):
     with pytest.raises(ValueError, match="but the model knows no text"):
         command(f"--workdir={digits_run.folder}", "--mode=sample", "--prompt=a", "--prompt=b")

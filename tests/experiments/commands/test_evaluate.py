@@ -92,6 +92,14 @@ def test_figures_are_printed_and_recorded_in_the_log_and_the_card(config, tmp_pa
     assert (folder / "likelihood_5_seed42.csv").exists()
 
 
+def test_data_too_few_for_sample_quality_are_refused_before_the_rest(config, tmp_path, monkeypatch):
+    config.eval.enable_sampling = True
+    monkeypatch.setattr(reference, "LEAST_DATA", N + 1)
+    with pytest.raises(ValueError, match=f"there are {N} training samples, and sample quality"):
+        run(config, trained(config, tmp_path))
+    assert not (tmp_path / "evaluation").exists()
+
+
 def test_an_evaluation_cut_off_goes_on_and_counts_nothing_twice(config, tmp_path, monkeypatch):
     config.eval.enable_sampling = True
     monkeypatch.setattr(reference, "SAVE_EVERY", 1)

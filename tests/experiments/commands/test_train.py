@@ -100,6 +100,38 @@ def test_sample_quality_that_cannot_be_measured_is_refused_before_training(tmp_p
         train.check_reports(images, Toy())
 
 
+@pytest.mark.parametrize("options", [{"at_end": ("quality",)}, {"quality_freq": 8, "at_end": ()}])
+def test_data_too_few_for_an_evaluation_are_refused_before_training(tmp_path, monkeypatch, options):
+    few = np.zeros((3, 2), np.float32)
+    monkeypatch.setattr(data, "images", lambda config: Dataset(few, few, None))
+    with pytest.raises(ValueError, match="there are 3 training samples, and sample quality"):
+        run(toy(batch_size=2, **options), tmp_path)
+    with pytest.raises(ValueError, match=r"3 training samples: config\.training\.batch_size"):
+        run(toy(batch_size=4), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_report_that_fails_ends_neither_the_training_nor_others(
+    tmp_path, monkeypatch, caplog
+):
+    """The same command makes it again, and then it is an error."""
+
+    def fail(*_):
+        raise RuntimeError("five channels")
+
+    config = toy(at_end=("distance", "quality"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "distance", fail)
+        patch.setattr(Toy, "pictures", fail)
+        assert run(config, tmp_path) == f"{tmp_path}/samples/loss.png\n"
+        assert "step 4: no save_pictures: five channels" in caplog.text
+        assert "no report 'distance'; the same command tries again: five channels" in caplog.text
+        assert next(iter(files.read_json(tmp_path / train.DONE))).startswith("8 quality")
+        with pytest.raises(RuntimeError, match="five channels"):
+            run(config, tmp_path)
+    assert run(config, tmp_path).startswith("distance ")
+
+
 def test_an_unknown_report_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="at_end 'distanc' is unknown: did you mean 'distance'"):
         run(toy(at_end=("distanc",)), tmp_path / "new")
