@@ -108,8 +108,9 @@ class Checkpoints:
     def restore(self, like: Any, step: int | None = None) -> Any | None:
         """The newest state that can be read, as a tree like `like`; None if none was saved.
 
-        With `step`, only the state of that step. A checkpoint that cannot be read is logged and,
-        unless read_only, renamed to <step>.unreadable.
+        With `step`, only the state of that step. A checkpoint that cannot be read is logged. Once
+        one before it is read, it is renamed to <step>.unreadable, unless read_only: if none is, the
+        fault may be elsewhere, and nothing must begin anew.
 
         Args:
             like: arrays, or jax.ShapeDtypeStruct; their shardings are those of the result.
@@ -119,6 +120,7 @@ class Checkpoints:
         """
         steps = self.steps()[::-1] if step is None else [step]
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        unreadable: list[int] = []
         for step in steps:
             state = None
             try:
@@ -126,18 +128,27 @@ class Checkpoints:
             except Exception as error:  # orbax raises many kinds for a damaged folder
                 LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
             if hosts.everyone(state is not None):
+                self._put_aside(unreadable)
                 return state
-            if not self._read_only:
-                if hosts.is_first():
-                    (self._folder / str(step)).rename(self._folder / f"{step}.unreadable")
-                hosts.everyone(True)  # has waited for that
-                self._open().reload()
+            unreadable.append(step)
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self._folder} can be read: "
                 "move the folder away to start over"
             )
         return None
+
+    def _put_aside(self, steps: list[int]) -> None:
+        """Renames the checkpoints of these steps, which cannot be read."""
+        if self._read_only or not steps:
+            return
+        if hosts.is_first():
+            for step in steps:
+                aside = self._folder / f"{step}.unreadable"
+                shutil.rmtree(aside, ignore_errors=True)  # of the same step, from before
+                (self._folder / str(step)).rename(aside)
+        hosts.everyone(True)  # has waited for that
+        self._open().reload()
 
     def close(self) -> None:
         """Waits for the last write.

@@ -111,9 +111,7 @@ def test_data_too_few_for_an_evaluation_are_refused_before_training(tmp_path, mo
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_report_that_fails_ends_neither_the_training_nor_others(
-    tmp_path, monkeypatch, caplog
-):
+def test_a_report_that_fails_ends_neither_the_training_nor_others(tmp_path, monkeypatch, caplog):
     """The same command makes it again, and then it is an error."""
 
     def fail(*_):

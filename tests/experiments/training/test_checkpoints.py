@@ -105,18 +105,26 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     assert int(restored["step"]) == 1
     assert "checkpoint 2 cannot be read" in caplog.text
     assert (tmp_path / "checkpoints" / "2.unreadable").is_dir()
-    checkpoints.save(2, state(2))
-    checkpoints.close()
-    again = Checkpoints(tmp_path).restore(LIKE)
-    assert again is not None
-    assert int(again["step"]) == 2
+    for _ in range(2):  # also a second time
+        checkpoints.save(2, state(2))
+        checkpoints.close()
+        again = Checkpoints(tmp_path).restore(LIKE)
+        assert again is not None
+        assert int(again["step"]) == 2
+        truncate(tmp_path / "checkpoints" / "2")
+        checkpoints = Checkpoints(tmp_path)
+        one = checkpoints.restore(LIKE)
+        assert one is not None
+        assert int(one["step"]) == 1
 
 
 def test_only_broken_checkpoints_are_an_error(tmp_path):
-    checkpoints = saved(tmp_path, (1,))
-    truncate(tmp_path / "checkpoints" / "1")
-    with pytest.raises(ValueError, match="none of the checkpoints"):
-        checkpoints.restore(LIKE)
+    """At every start: they stay in their places, so that nothing begins anew."""
+    checkpoints = saved(tmp_path, (1, 2))
+    truncate(tmp_path / "checkpoints")
+    for again in (checkpoints, Checkpoints(tmp_path)):
+        with pytest.raises(ValueError, match=r"none of the checkpoints \[2, 1\] in .* can be read"):
+            again.restore(LIKE)
 
 
 def test_the_result_has_the_shardings_of_like(tmp_path):
