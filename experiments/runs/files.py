@@ -131,6 +131,15 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; [] without one. A line that a crash cut short is dropped."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The objects of a .jsonl file; [] without one. Lines that a crash has damaged are dropped."""
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    found = [_object(line) for line in lines if line.endswith("\n")]
+    return [each for each in found if each is not None]
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None

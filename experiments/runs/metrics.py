@@ -168,12 +168,14 @@ class Metrics:
     def write(self, step: int, values: Values, kind: str = "metrics") -> None:
         """Adds values of a step to every sink."""
         for sink in self._sinks if values else ():
-            sink.write(step, values, kind)
+            with _going_on(sink, f"values of step {step}"):
+                sink.write(step, values, kind)
 
     def picture(self, step: int, path: Path) -> None:
         """Adds a saved picture to every sink that can show it."""
         for sink in self._sinks:
-            sink.picture(step, path)
+            with _going_on(sink, f"the picture of step {step}"):
+                sink.picture(step, path)
 
     def keep(self, step: int, values: dict[str, Any]) -> None:
         """Keeps values for a run that continues from this step."""
@@ -183,13 +185,25 @@ class Metrics:
     def close(self) -> None:
         """Writes what waits, and closes the sinks."""
         for sink in self._sinks:
-            sink.close()
+            with _going_on(sink, "the last values"):
+                sink.close()
 
 
 def check_sinks(sinks: Sequence[str]) -> None:
     """Raises ValueError for an unknown sink."""
     for name in sinks:
         check_name("config.training.sinks", name, SINKS)
+
+
+@contextmanager
+def _going_on(sink: Sink, what: str) -> Iterator[None]:
+    """Turns the failure of a sink beside the run's own files, such as a server, into a warning."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(sink, Lines):
+            raise
+        LOG.warning("%s has not got %s: %s", type(sink).__name__, what, error)
 
 
 @contextmanager

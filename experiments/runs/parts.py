@@ -1,6 +1,9 @@
 """A long computation in parts: finished parts are kept in files and not computed again."""
 
 import hashlib
+import logging
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from jax.sharding import Mesh
 
 from experiments.runs import devices, files, hosts, progress
 
+LOG = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 Part = Callable[[str, Callable[[], Arrays]], Arrays]
 """part(name, compute): the result of compute(), or of an earlier call with the same name."""
@@ -35,12 +39,25 @@ class Parts:
 
     def __call__(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         path = self._folder / f"{name}.npz"
-        if hosts.agree(path.exists()):
-            with np.load(path) as arrays:
-                return dict(arrays)
+        kept = _read(path)
+        if hosts.everyone(kept is not None):
+            assert kept is not None
+            return kept
         arrays = compute()
         files.write_arrays(path, **arrays)
         return arrays
+
+
+def _read(path: Path) -> Arrays | None:
+    """The arrays of a part; None if it is not there, or damaged: then it is computed again."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        LOG.warning("%s is damaged, and made again: %s", path, error)
+        return None
 
 
 def digest(tree: Any) -> str:

@@ -133,3 +133,5 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path):
     assert files.read_lines(path) == []
     path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3')
     assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
+    path.write_bytes(b'{"a": 1}\n\0\0\0\n{"a"\n7\n\xff\n{}\n')  # after a power cut
+    assert files.read_lines(path) == [{"a": 1}, {}]

@@ -96,6 +96,31 @@ def test_a_sink_added_by_one_line_gets_everything(tmp_path, monkeypatch):
     assert files.read_lines(tmp_path / "metrics.jsonl") == [{"step": 6, "loss": 1.0}]
 
 
+class Unreachable:
+    """A sink whose server is away."""
+
+    def __init__(self, folder, step):
+        pass
+
+    def fail(self, *_):
+        raise RuntimeError("no network")
+
+    write = picture = close = fail
+
+
+def test_a_sink_that_fails_is_a_warning_and_the_others_get_the_values(tmp_path, caplog):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(metrics.SINKS, "away", Unreachable)
+        with closing(Metrics(tmp_path, 5, ("away",))) as run:
+            run.write(6, {"loss": 1.0})
+            run.picture(6, tmp_path / "a.png")
+    assert caplog.messages == [
+        f"Unreachable has not got {what}: no network"
+        for what in ("values of step 6", "the picture of step 6", "the last values")
+    ]
+    assert files.read_lines(tmp_path / "metrics.jsonl") == [{"step": 6, "loss": 1.0}]
+
+
 def test_unknown_sinks_are_refused():
     with pytest.raises(ValueError, match=r"config\.training\.sinks.*did you mean 'tensorboard'"):
         metrics.check_sinks(("jsonl", "tensorbord"))

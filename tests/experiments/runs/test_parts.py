@@ -53,3 +53,14 @@ def test_parts_belong_to_their_settings(tmp_path):
     assert one("a", lambda: {"x": np.array(1)})["x"] == 1
     assert other("a", lambda: {"x": np.array(2)})["x"] == 2
     assert one("a", lambda: {"x": np.array(3)})["x"] == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", None])
+def test_a_damaged_part_is_made_again(tmp_path, damage, caplog):
+    part = parts.Parts(tmp_path, "kind", 1)
+    part("name", lambda: {"x": np.arange(100)})
+    (path,) = tmp_path.rglob("*.npz")
+    path.write_bytes(path.read_bytes()[:300] if damage is None else damage)
+    np.testing.assert_array_equal(part("name", lambda: {"x": np.arange(5)})["x"], np.arange(5))
+    assert "name.npz is damaged, and made again" in caplog.text
+    np.testing.assert_array_equal(part("name", lambda: {})["x"], np.arange(5))
