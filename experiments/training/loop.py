@@ -105,7 +105,7 @@ def _is_left(state: Any, begun: int, error: Exception) -> bool:
     except jax.errors.JaxRuntimeError:
         sound = False
     if not sound:
-        LOG.warning("the failed step took the state along: the last checkpoint is where to go on")
+        LOG.warning("the failed step took the state along: only the last checkpoint is left")
         return False
     if newer := int(state.step) > begun:
         LOG.warning("saving step %d, where the next start goes on", int(state.step))

@@ -184,7 +184,7 @@ def test_a_state_that_a_failure_spoilt_is_not_saved(step, tmp_path, caplog, fail
 
     with pytest.raises(RuntimeError):
         fit(program, training, tmp_path, stop=stop)
-    assert "the last checkpoint is where to go on" in caplog.text
+    assert "only the last checkpoint is left" in caplog.text
     assert Checkpoints(tmp_path, read_only=True).steps() == [4]
     state = fit(step, training, tmp_path)
     assert int(state.step) == 8
