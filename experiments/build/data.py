@@ -56,7 +56,8 @@ def claimed(config: Config, folder: Path) -> Dataset:
             raise ValueError(
                 f"the data in {config.data.path or config.data.dataset!r} ({here} samples) are not "
                 f"those that the run in {run} was trained on ({there} samples): they differ in "
-                f"{', '.join(differing)}; give the same data, or choose another --workdir"
+                f"{', '.join(differing)}; give the same data, or choose another --workdir (to go "
+                f"on with others all the same, delete {run / RECORD})"
             )
     result = dataset(config, found)
     files.write_text(folder / RECORD, json.dumps(about, indent=2) + "\n")

@@ -71,8 +71,12 @@ def test_data_of_a_start_that_failed_bind_nobody(tmp_path):
 
 
 def test_a_run_from_before_there_were_digests_takes_what_it_finds(run, tmp_path):
+    """So does one whose record the user deletes, as the error says."""
+    others = config(images(tmp_path / "other", seed=1))
+    with pytest.raises(ValueError, match=rf"delete {run / data.RECORD}"):
+        data.claimed(others, run)
     (run / data.RECORD).unlink()
-    data.claimed(config(images(tmp_path / "other", seed=1)), run)
+    data.claimed(others, run)
     assert (run / data.RECORD).exists()
 
 
