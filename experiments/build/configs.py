@@ -105,23 +105,11 @@ def check_same(config: Config, folder: Path, free: Iterable[str]) -> None:
 
 
 def changes(config: Config, folder: Path) -> dict[str, tuple[Any, Any]]:
-    """The fields of RECORDED that a run goes on with anew, as (before, after) by name.
-
-    Raises:
-        ValueError: a warm-up in place of none, or none in place of one: Adam's state differs.
-    """
+    """The fields of RECORDED that a run goes on with anew, as (before, after) by name."""
     if not folders.has_run(folder):
         return {}
     theirs, ours = fields(load(folder)), fields(config)
-    found = {name: (theirs[name], ours[name]) for name in RECORDED if theirs[name] != ours[name]}
-    before, after = found.get("optim.warmup", (0, 0))
-    if bool(before) != bool(after):
-        advice = "give 1 for next to none" if before else "leave it at 0, and lower config.optim.lr"
-        raise ValueError(
-            f"config.optim.warmup is {after}, and the run in {folder} began with {before}, which "
-            f"decides whether its optimizer counts the steps: {advice}"
-        )
-    return found
+    return {name: (theirs[name], ours[name]) for name in RECORDED if theirs[name] != ours[name]}
 
 
 def check_overrides(overridden: Iterable[str], folder: Path) -> None:

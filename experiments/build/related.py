@@ -17,7 +17,7 @@ from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.score_model import ScoreModel
 from experiments.training.checkpoints import Checkpoints, saved_steps
 from experiments.training.objective import Objective
-from experiments.training.state import abstract_state
+from experiments.training.state import abstract_state, restore
 from models.config import Config
 
 
@@ -127,9 +127,10 @@ def weights(theirs: Config, folder: Path, step: int | None = None) -> tuple[Any,
     steps = saved_steps(folder)
     if step is not None and step not in steps:
         raise ValueError(f"{folder} has no checkpoint of step {step}: it has {steps}")
-    like = abstract_state(skeleton(theirs), theirs.seed, components.mesh(theirs))
+    task = skeleton(theirs)
+    like = abstract_state(task, theirs.seed, components.mesh(theirs))
     with closing(Checkpoints(folder, read_only=True)) as checkpoints:
-        state = checkpoints.restore(like, step=step)
+        state = restore(checkpoints, task, like, step)
     assert state is not None  # restore raises where there are checkpoints and none can be read
     return state.ema_params, int(state.step)
 

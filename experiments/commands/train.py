@@ -26,7 +26,7 @@ from experiments.tasks.held_out import make_evaluation
 from experiments.training import loop, watch
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.options import Training
-from experiments.training.state import TrainState, abstract_state, init_state
+from experiments.training.state import TrainState, abstract_state, init_state, restore
 from experiments.training.step import check_batch, compiled, make_batches, make_program
 from sde_lib.checks import check_at_least, check_name
 
@@ -64,7 +64,7 @@ def run(request: Request) -> None:
                 )
             ) as checkpoints,
         ):
-            state = checkpoints.restore(like=abstract)
+            state = restore(checkpoints, task, abstract)
             state = state or task.start(init_state(task, config.seed, abstract))
             begun = int(state.step)
             folders.record_changes(folder, begun, changes)

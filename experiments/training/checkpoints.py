@@ -105,7 +105,7 @@ class Checkpoints:
         names = [path.name for path in self._folder.glob("*")]
         return hosts.share(sorted(int(name) for name in names if name.isdigit()))
 
-    def restore(self, like: Any, step: int | None = None) -> Any | None:
+    def restore(self, like: Any, step: int | None = None, other: Any = None) -> Any | None:
         """The newest state that can be read, as a tree like `like`; None if none was saved.
 
         With `step`, only the state of that step. A checkpoint that cannot be read is logged. Once
@@ -114,29 +114,35 @@ class Checkpoints:
 
         Args:
             like: arrays, or jax.ShapeDtypeStruct; their shardings are those of the result.
+            step: of the checkpoint; None: the newest.
+            other: likewise; the result is like this if a checkpoint has this structure.
 
         Raises:
             ValueError: there are checkpoints, and none can be read.
         """
         steps = self.steps()[::-1] if step is None else [step]
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        unreadable: list[int] = []
-        for step in steps:
-            state = None
-            try:
-                state = self._open().restore(step, args=ocp.args.StandardRestore(abstract))
-            except Exception as error:  # orbax raises many kinds for a damaged folder
-                LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
-            if hosts.everyone(state is not None):
-                self._put_aside(unreadable)
-                return state
-            unreadable.append(step)
+        for number, step in enumerate(steps):
+            errors = []
+            for tree in (like,) if other is None else (like, other):
+                state, error = self._read(step, tree)
+                errors.append(error)
+                if hosts.everyone(state is not None):
+                    self._put_aside(steps[:number])
+                    return state
+            LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, errors[0])
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self._folder} can be read: "
                 "move the folder away to start over"
             )
         return None
+
+    def _read(self, step: int, like: Any) -> tuple[Any | None, Exception | None]:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            return self._open().restore(step, args=ocp.args.StandardRestore(abstract)), None
+        except Exception as error:  # orbax raises many kinds for a damaged folder
+            return None, error
 
     def _put_aside(self, steps: list[int]) -> None:
         """Renames the checkpoints of these steps, which cannot be read."""

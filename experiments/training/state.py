@@ -1,5 +1,6 @@
 """The state of training."""
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments.runs import devices
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.objective import Objective
 
 
@@ -37,12 +39,51 @@ def init_state(objective: Objective, seed: int, abstract: TrainState) -> TrainSt
 
 def abstract_state(objective: Objective, seed: int, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state, as jax.ShapeDtypeStruct."""
-    state = jax.eval_shape(lambda: _initial(objective, seed))
+    return _placed(jax.eval_shape(lambda: _initial(objective, seed)), mesh)
+
+
+def _placed(abstract: Any, mesh: Mesh) -> Any:
+    """Shapes and types with the shardings of a state."""
 
     def place(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(place, state, devices.state_shardings(mesh, state))
+    return jax.tree.map(place, abstract, devices.state_shardings(mesh, abstract))
+
+
+def restore(
+    checkpoints: Checkpoints, objective: Any, like: TrainState, step: int | None = None
+) -> TrainState | None:
+    """The newest state that can be read, or that of a step; None if none was saved.
+
+    Warm-up may come and go: an optimizer that has it counts its steps, and another does not, but
+    its checkpoints can be read.
+
+    Args:
+        checkpoints: of the run.
+        objective: the task; its `adam`, if it has one, is the optimizer whose warm-up may change.
+        like: its abstract state.
+        step: of the checkpoint; None: the newest.
+
+    Raises:
+        ValueError: there are checkpoints, and none can be read.
+    """
+    adam = getattr(objective, "adam", None)
+    if adam is None:
+        return checkpoints.restore(like, step)
+    adam = dataclasses.replace(adam, warmup=0 if adam.warmup else 1)
+    init = partial(init_opt_state, dataclasses.replace(objective, adam=adam))
+    opt_state = jax.eval_shape(init, like.params)
+    mesh = like.step.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
+    state = checkpoints.restore(like, step, like._replace(opt_state=_placed(opt_state, mesh)))
+    if state is None or jax.tree.structure(state) == jax.tree.structure(like):
+        return state
+    found = dict(jax.tree_util.tree_leaves_with_path(state))
+
+    def leaf(path: Any, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        return found[path] if path in found else jax.device_put(state.step + 0, wanted.sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
 
 
 def with_params(objective: Objective, step: int, params: Any, ema_params: Any) -> TrainState:

@@ -104,16 +104,6 @@ def test_what_makes_another_training_may_not_change(tmp_path, field, value):
         configs.check_same(config, tmp_path, configs.RESUME)
 
 
-@pytest.mark.parametrize(("before", "after"), [(100, 0), (0, 100)])
-def test_a_warm_up_neither_comes_nor_goes(tmp_path, before, after):
-    config = saved(tmp_path, optim__warmup=before)
-    config.optim.warmup = after
-    with pytest.raises(
-        ValueError, match=f"warmup is {after}, and the run in .* began with {before}"
-    ):
-        configs.changes(config, tmp_path)
-
-
 @pytest.mark.parametrize("field", ["data.path", "data.autoencoder", "model.pretrained"])
 def test_other_runs_and_files_may_be_elsewhere(tmp_path, field):
     """Whether there is one may not change."""
