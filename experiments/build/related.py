@@ -33,6 +33,10 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
     Raises:
         ValueError: there is no run, or one of another kind.
     """
+    if not folder.exists():
+        raise ValueError(
+            f"there is no folder {folder}, which {field} names: give the place of that run"
+        )
     theirs = beside(ours, folder)
     if models.kind(theirs) != kind:
         what = "score model" if kind == "score" else kind

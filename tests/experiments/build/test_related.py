@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -36,6 +38,8 @@ def test_a_config_is_that_of_the_run_on_our_devices(run):
     assert (theirs.data.dataset, theirs.mesh.fsdp) == ("moons", 2)
     with pytest.raises(ValueError, match=r"config.x, .* the model 'mlp': that is no classifier"):
         related.config(ours, run[0], "config.x", "classifier")
+    with pytest.raises(ValueError, match=r"no folder /moved, which config.x names: give the place"):
+        related.config(ours, Path("/moved"), "config.x", "classifier")
 
 
 @pytest.mark.parametrize(
