@@ -1,5 +1,6 @@
 """A run of several processes: they find each other, agree on values, and end together."""
 
+import itertools
 import json
 import os
 import random
@@ -15,6 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 SHARED_WITHIN = 10  # seconds until all hosts see a new file
+MEET_WITHIN = 600  # seconds until all processes are through with an evaluation, or never will be
+MEETINGS = itertools.count()
 LEAVE_WITHIN = 10  # seconds until this process ends after an error; JAX would wait for minutes
 
 
@@ -113,6 +116,22 @@ def everywhere(facts: np.ndarray) -> np.ndarray:
 def everyone(fact: bool) -> bool:
     """True if the fact is true in all processes, which wait for each other."""
     return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
+
+
+def meet() -> bool:
+    """True once all processes have come here; False if one does not within MEET_WITHIN seconds.
+
+    No device takes part: it works, and ends, also where one process has left a computation of all.
+    """
+    if jax.process_count() == 1:
+        return True
+    from orbax.checkpoint import multihost  # takes a second: commands of one process do without
+
+    try:
+        multihost.get_barrier_sync_fn()(key=f"met-{next(MEETINGS)}", timeout_ms=1000 * MEET_WITHIN)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def check_alike(settings: Mapping[str, object]) -> None:

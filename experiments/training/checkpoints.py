@@ -1,4 +1,4 @@
-"""Checkpoints, written in the background by orbax; the only file that knows orbax."""
+"""Checkpoints, written in the background by orbax."""
 
 import logging
 import os

@@ -28,6 +28,10 @@ Periodic = tuple[int, Callable[[int, Any], dict[str, float] | list[Path]]]
 """A period in steps, and a function (step, state) -> metrics, or paths of pictures."""
 
 
+class DivergedError(FloatingPointError):
+    """Too many steps in a row without finite metrics, which all processes see alike."""
+
+
 def fit(
     training: Training,
     program: Callable[..., tuple[Any, dict[str, jax.Array]]],
@@ -56,8 +60,8 @@ def fit(
         The last state, and whether `stop` ended the loop.
 
     Raises:
-        FloatingPointError: training.max_skipped steps in a row had no finite metrics. This and any
-            other error comes once the state is saved.
+        DivergedError: training.max_skipped steps in a row had no finite metrics. This and any other
+            error comes once the state is saved.
     """
     step, stopped, n_programs = int(state.step), False, 0
     begun = acted = step  # acted: the last step whose evaluations and pictures were made
@@ -98,7 +102,7 @@ def _is_left(state: Any, begun: int, error: Exception) -> bool:
     together, so they do it only after an error that all of them meet.
     """
     if jax.process_count() > 1:
-        return isinstance(error, FloatingPointError)
+        return isinstance(error, DivergedError)
     leaves = jax.tree.leaves(state)
     try:
         sound = not any(leaf.is_deleted() for leaf in leaves) and all(map(_is_finite_leaf, leaves))
@@ -175,11 +179,11 @@ class _Journal:
         """Reads the metrics of all programs but the last `in_flight`.
 
         Raises:
-            FloatingPointError: training.max_skipped steps in a row had no finite metrics.
+            DivergedError: training.max_skipped steps in a row had no finite metrics.
         """
         self._drain(in_flight)
         if self._failure:
-            raise FloatingPointError(self._failure)
+            raise DivergedError(self._failure)
 
     def keep(self, step: int, due: bool) -> None:
         """Keeps the rows, so that the next line of a run that continues is the same.

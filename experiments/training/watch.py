@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 
-import jax
 import numpy as np
+
+from experiments.runs import hosts
 
 LOG = logging.getLogger(__name__)
 
@@ -81,8 +82,8 @@ def stall_warnings(seconds: float) -> Iterator[Callable[[str], None]]:
 def surviving(what: str, failures: list[Exception] | None = None) -> Iterator[None]:
     """Turns a failure into a warning: pictures and evaluations are no reason to end a training.
 
-    Several processes compute together, and one that left alone would be waited for. They go on
-    only after what all of them meet, or what stops the first one after the computation.
+    Several processes compute together. If one has left the others in the middle of that, the
+    failure is raised, because they would wait for each other forever.
 
     Args:
         what: names the failure in the warning.
@@ -91,10 +92,12 @@ def surviving(what: str, failures: list[Exception] | None = None) -> Iterator[No
     try:
         yield
     except Exception as error:
-        if jax.process_count() > 1 and not isinstance(error, (OSError, FloatingPointError)):
+        if not hosts.meet():
             raise
         reason = shorten(str(error) or type(error).__name__, 300)
         LOG.warning("%s: %s", what, reason)  # a full disk; samples of a bad model; no memory
         LOG.debug("%s", what, exc_info=True)
         if failures is not None:
             failures.append(error)
+    else:
+        hosts.meet()

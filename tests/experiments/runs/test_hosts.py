@@ -115,6 +115,39 @@ def test_a_coordinator_that_does_not_answer_ends_in_one_line():
     assert re.search(r"error: no answer from localhost:\d+ within 1 s", errors.splitlines()[-1])
 
 
+TOGETHER = """
+import sys
+from experiments.runs import hosts
+from experiments.training import watch
+address, n, k = (argument.partition("=")[2] for argument in sys.argv[1:4])
+hosts.join(address, int(n), int(k), 60)
+for name, failing in (("both", "01"), ("one", "1")):
+    with watch.surviving(name):
+        hosts.everyone(True)
+        if k in failing:
+            raise KeyError("five channels")
+print("went on", hosts.everyone(True), flush=True)
+hosts.MEET_WITHIN = 3
+with watch.surviving("alone"):
+    if k == "1":
+        raise KeyError("no memory")
+    hosts.everyone(True)
+print("never here")
+"""
+
+
+def test_a_picture_that_fails_ends_no_training_of_several_processes():
+    """Unless one process has left the others in the middle of a computation of all."""
+    first, second = pair(command=("-c", TOGETHER))
+    output, errors = second.communicate(timeout=200)
+    first.kill()
+    assert second.returncode == 1
+    for text in (output, first.communicate()[0]):
+        assert text.endswith("went on True\n")  # after what gloo says
+    for text in ("both: 'five channels'", "one: 'five channels'", "KeyError: 'no memory'"):
+        assert text in errors
+
+
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_the_other_too(tmp_path):
     """One does not find its data; the other would wait for it in its first step."""
