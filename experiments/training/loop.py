@@ -20,6 +20,7 @@ from experiments.runs.metrics import Metrics
 from experiments.training import watch
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.options import Training
+from experiments.training.state import is_sound
 
 LOG = logging.getLogger(__name__)
 IN_FLIGHT = 2  # programs that may run before their metrics are read
@@ -97,27 +98,16 @@ def fit(
 def _is_left(state: Any, begun: int, error: Exception) -> bool:
     """True if a training that an error ends can save its state, which is newer than step `begun`.
 
-    A step that failed has taken the memory of the state before it, or has left values that cannot
-    be read: then the last checkpoint is what the next start continues from. Several processes save
-    together, so they do it only after an error that all of them meet.
+    Several processes save together, so they do it only after an error that all of them meet.
     """
     if jax.process_count() > 1:
         return isinstance(error, DivergedError)
-    leaves = jax.tree.leaves(state)
-    try:
-        sound = not any(leaf.is_deleted() for leaf in leaves) and all(map(_is_finite_leaf, leaves))
-    except jax.errors.JaxRuntimeError:
-        sound = False
-    if not sound:
+    if not is_sound(state):
         LOG.warning("the failed step took the state along: only the last checkpoint is left")
         return False
     if newer := int(state.step) > begun:
         LOG.warning("saving step %d, where the next start goes on", int(state.step))
     return newer
-
-
-def _is_finite_leaf(leaf: jax.Array) -> bool:
-    return bool(np.isfinite(jax.device_get(leaf)).all())
 
 
 class _Journal:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments.runs import devices
@@ -84,6 +85,21 @@ def restore(
         return found[path] if path in found else jax.device_put(state.step + 0, wanted.sharding)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def is_sound(state: Any) -> bool:
+    """True for a state worth saving: it can be read, and is finite.
+
+    A step that failed has taken the memory of the state before it, or leaves values that cannot be
+    read. All of them have to be on this process's devices.
+    """
+    leaves = jax.tree.leaves(state)
+    if any(leaf.is_deleted() for leaf in leaves):
+        return False
+    try:
+        return all(np.isfinite(jax.device_get(leaf)).all() for leaf in leaves)
+    except jax.errors.JaxRuntimeError:
+        return False
 
 
 def with_params(objective: Objective, step: int, params: Any, ema_params: Any) -> TrainState:
