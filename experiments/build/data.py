@@ -65,7 +65,7 @@ def claimed(config: Config, folder: Path) -> Dataset:
 
 
 def identity(config: Config, found: Dataset) -> dict[str, Any]:
-    """What makes the data the same, wherever they are: numbers and digests of samples and labels.
+    """Numbers and digests of samples and labels: equal for the same data, wherever they are.
 
     Of encoded images, the digest is of the files' bytes, of at most SEEN of each split, at even
     distances. Points that a source computes have none: another machine may round otherwise.

@@ -163,7 +163,7 @@ def split(
 
 
 def split_advice(count: int) -> str:
-    """How to get a training and a test set of two samples or more out of `count` samples."""
+    """Advice for a training and a test set of two samples or more out of `count` samples."""
     if count < 4:
         return f"there are {count} samples, and two of each are needed: take more"
     return f"set config.data.test_fraction to at least {np.ceil(200 / count) / 100:g}"

@@ -110,7 +110,7 @@ class LazyImages:
             return f"{key}\nunknown at {time.time_ns()}"
 
     def _attempts(self, use: Callable[..., Any], indices: np.ndarray) -> Iterator[Exception | None]:
-        """What the use of each file raises; None if it goes well."""
+        """The error that the use of each file raises; None if it goes well."""
         for first in range(0, len(indices), AT_ONCE):
             keys = self.keys[indices[first : first + AT_ONCE]]
             yield from POOL.map(partial(self._attempt, use), keys)

@@ -67,7 +67,7 @@ def _check_options(spec: DataSpec, dataset: Dataset) -> None:
 
 
 def describe(spec: DataSpec, dataset: Dataset) -> list[str]:
-    """What a data set holds, in lines: samples, classes, and the notes of its source."""
+    """The content of a data set, in lines: samples, classes, and the notes of its source."""
     what = "points" if dataset.levels is None else "images"
     counts = f"{len(dataset.train):,} {what} to train on and {len(dataset.test):,} to test on"
     first = f"data {spec.name!r}{spec.path and f' of {spec.path}'}: {counts}"

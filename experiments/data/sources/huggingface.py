@@ -64,7 +64,7 @@ def load(spec: DataSpec) -> Dataset:
 def _notes(
     chosen: parts.Parts, columns: list[str], label: str | None, hidden: list[str]
 ) -> tuple[str, ...]:
-    """What is used, and what is left out; `hidden` are the splits with hidden labels."""
+    """Notes of the splits in use and of those left out; `hidden` are those with hidden labels."""
     left_out = {"splits": chosen.left_out, "columns": columns}
     notes = [f"the test data are the split {chosen.test}"] if chosen.test else []
     notes += [f"left out: {what} {', '.join(names)}" for what, names in left_out.items() if names]
