@@ -38,6 +38,7 @@ def config(images, batch_size=4):
     made.model.name = "linear"
     made.optim.warmup = 0
     made.data.update(dataset="folder", path=str(images), test_fraction=0.2)
+    made.data.cache = f"{images}-cache"  # not the one in the home folder
     made.training.update(n_iters=N_ITERS, batch_size=batch_size, log_freq=1, eval_freq=8)
     made.training.update(snapshot_freq_for_preemption=EVERY, snapshot_freq=1000, at_end=())
     made.training.sinks = ("jsonl",)

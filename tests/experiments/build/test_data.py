@@ -11,7 +11,7 @@ from experiments.build import configs, data
 
 def config(path, **changes):
     made = digits.get_config()
-    made.data.update(dataset="folder", path=str(path), **changes)
+    made.data.update(dataset="folder", path=str(path), cache=f"{path}-cache", **changes)
     return made
 
 
