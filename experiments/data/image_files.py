@@ -62,7 +62,7 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h 
         UnfitError: the image has another size or kind of pixels. Decoders raise many other kinds of
             errors for a damaged file.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _open(encoded) as image:
         return _pixels(image, shape)
 
 
@@ -73,7 +73,7 @@ def examine(encoded: bytes, shape: tuple[int, int, int], first_frame: bool) -> N
         UnfitError: as `decode`; or there are further pages or frames and `first_frame` is False,
             colours of 16 bits, or transparent pixels.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _open(encoded) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and not first_frame and image.format != MULTI_PICTURE:
             raise UnfitError(
@@ -91,6 +91,16 @@ def examine(encoded: bytes, shape: tuple[int, int, int], first_frame: bool) -> N
             raise UnfitError(
                 "some pixels are transparent: paste the image on a background, and save that"
             )
+
+
+def _open(encoded: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError as error:  # before anything is decoded
+        raise UnfitError(
+            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: images are not "
+            "resized here; crop or resize the file"
+        ) from error
 
 
 def _pixels(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:

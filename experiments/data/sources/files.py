@@ -149,7 +149,8 @@ def _table(
     try:
         rows = [(str(name), label) for name, label in json.loads(encoded)["labels"] or ()]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path}: {table} must have the form {FORM}: {error!r}") from error
+        where = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{path}: {table} must have the form {FORM}{where}") from error
     if not rows:
         return None
     folder = posixpath.dirname(table)

@@ -106,3 +106,9 @@ def test_transparent_pixels_are_refused_and_unused_transparency_is_not():
     examine(encoded(image, transparency=1), (3, 4, 1), False)
     with pytest.raises(UnfitError, match="some pixels are transparent: paste"):
         examine(encoded(image, transparency=20), (3, 4, 1), False)
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UnfitError, match="more than 40 pixels: images are not resized here"):
+        decode(encoded(Image.new("L", (8, 8))), (8, 8, 1))

@@ -210,6 +210,7 @@ def test_with_a_label_file_without_labels_folders_are_not_classes(tmp_path):
         ({"labels": [1, 2]}, "dataset.json must have the form"),
         ({"classes": []}, "dataset.json must have the form"),
         (b"{", "dataset.json must have the form"),
+        (b'{"labels": [["a.png", 1],]}', r"3\], \.\.\.\]} \(.*line 1 column"),
         (b"[" * 100_000, "dataset.json must have the form"),
     ],
 )
