@@ -3,11 +3,16 @@
 import json
 import logging
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from PIL import Image
 
 from experiments.runs import files, hosts
 from sde_lib.checks import check_name
@@ -37,11 +42,10 @@ class Lines:
     """metrics.jsonl and timing.jsonl: a JSON object a line, each with `step`."""
 
     def __init__(self, folder: Path, step: int):
-        self._folder = folder
-        self._waiting: dict[str, str] = {}
         for name in LINES:
             lines = [line for line in files.read_lines(folder / name) if line["step"] <= step]
             files.write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+        self._files = {name: _Appended(folder / name) for name in LINES}
 
     def write(self, step: int, values: Values, kind: str) -> None:
         self.add(f"{kind}.jsonl", {"step": step, **values})
@@ -50,54 +54,92 @@ class Lines:
         """A picture is a file already."""
 
     def close(self) -> None:
-        for name in list(self._waiting):
-            self.add(name)
+        for file in self._files.values():
+            file.add()
 
-    def add(self, name: str, line: dict[str, Any] | None = None) -> None:
+    def add(self, name: str, line: dict[str, Any]) -> None:
         """Adds a line, and those for which there was no room before."""
-        lines = self._waiting.pop(name, "") + (json.dumps(line) + "\n" if line else "")
-        with _warning(f"the last lines of {name}"):
-            self._waiting[name] = lines
-            _append(self._folder / name, lines)
-            del self._waiting[name]
+        self._files[name].add(f"{json.dumps(line)}\n".encode())
 
 
 class TensorBoard:
-    """TensorBoard events; names are grouped as train/, held_out/, quality/ and timing/."""
+    """TensorBoard events; names are grouped as train/, held_out/, quality/ and timing/.
+
+    The file is written here: the packages for it import PyTorch or TensorFlow wherever one is
+    installed, which takes seconds, and ends the run if that installation is broken.
+    """
 
     def __init__(self, folder: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-
-        # SummaryWriter's thread would die of a full disk, and the next events wait for it.
-        self._events, self._event = EventsWriter(str(folder / "events")), Event
-        start = SessionLog(status=SessionLog.START)  # hides the events after this step
-        self._events.write_event(Event(step=step + 1, session_log=start))
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = _Appended(folder / name)
+        self._add(0, _bytes(3, b"brain.Event:2"))
+        self._add(step + 1, _bytes(7, _integer(1, 1)))  # a start, which hides later events
 
     def write(self, step: int, values: Values, kind: str) -> None:
-        from tensorboardX.summary import scalar
-
-        with _warning(f"events of step {step}"):
-            for name, value in values.items():
-                self._add(step, scalar(_grouped(name, kind), value))
-            self._events.flush()
+        for name, value in values.items():
+            self._add(step, _summary(_grouped(name, kind), _real(2, value, "f")))
 
     def picture(self, step: int, path: Path) -> None:
-        import numpy as np
-        from PIL import Image
-        from tensorboardX.summary import image
-
         with _warning(f"the picture of step {step}"), Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-            self._add(step, image(f"pictures/{path.stem.split('_')[0]}", pixels, dataformats="HWC"))
-            self._events.flush()
+            width, height = opened.size
+            numbers = height, width, len(opened.getbands())
+            pixels = b"".join(_integer(field, n) for field, n in enumerate(numbers, 1))
+            pixels += _bytes(4, path.read_bytes())
+            self._add(step, _summary(f"pictures/{path.stem.split('_')[0]}", _bytes(4, pixels)))
 
     def close(self) -> None:
-        with _warning("the last events"):
-            self._events.close()
+        self._file.add()
 
-    def _add(self, step: int, summary: Any) -> None:
-        self._events.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+    def _add(self, step: int, what: bytes) -> None:
+        """Adds an Event: a record of its length and its bytes, each with a checksum."""
+        event = _real(1, time.time(), "d") + _integer(2, step) + what
+        parts = struct.pack("<Q", len(event)), event
+        self._file.add(b"".join(part + struct.pack("<I", _checksum(part)) for part in parts))
+
+
+def _summary(name: str, value: bytes) -> bytes:
+    """The field of an Event that holds one value of that name."""
+    return _bytes(5, _bytes(1, _bytes(1, name.encode()) + value))
+
+
+def _integer(field: int, value: int) -> bytes:
+    """A field of a protocol buffer: an integer >= 0."""
+    return bytes([field << 3]) + _varint(value)
+
+
+def _real(field: int, value: float, kind: Literal["d", "f"]) -> bytes:
+    """A field of a protocol buffer: a number of 64 (d) or 32 bits (f)."""
+    wire = {"d": 1, "f": 5}[kind]
+    return bytes([field << 3 | wire]) + np.asarray(value).astype(f"<{kind}").tobytes()
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    """A field of a protocol buffer: text, or a message in it."""
+    return bytes([field << 3 | 2]) + _varint(len(value)) + value
+
+
+def _varint(n: int) -> bytes:
+    """An integer in groups of seven bits, the lowest first; all but the last have the top bit."""
+    groups = [n >> shift & 127 for shift in range(0, max(n.bit_length(), 1), 7)]
+    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
+def _checksum(data: bytes) -> int:
+    """The masked CRC-32C of a record."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = CRC_32C[(crc ^ byte) & 255] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc_of_byte(n: int) -> int:
+    for _ in range(8):
+        n = n >> 1 ^ (n & 1) * 0x82F63B78
+    return n
+
+
+CRC_32C = tuple(map(_crc_of_byte, range(256)))
 
 
 def _grouped(name: str, kind: str) -> str:
@@ -214,12 +256,22 @@ def _warning(what: str) -> Iterator[None]:
         LOG.warning("%s cannot be written yet: %s", what, error)
 
 
-def _append(path: Path, text: str) -> None:
-    """Adds the whole text to a file, or nothing."""
-    size = path.stat().st_size
-    try:
-        with path.open("a") as file:
-            file.write(text)
-    except OSError:
-        os.truncate(path, size)
-        raise
+class _Appended:
+    """A file that grows; what there is no room for waits for the next addition."""
+
+    def __init__(self, path: Path):
+        self._path, self._waiting = path, b""
+
+    def add(self, data: bytes = b"") -> None:
+        """Adds all that waits, or nothing."""
+        self._waiting += data
+        with _warning(f"the last lines of {self._path.name}"):
+            self._path.touch()
+            size = self._path.stat().st_size
+            try:
+                with self._path.open("ab") as file:
+                    file.write(self._waiting)
+            except OSError:
+                os.truncate(self._path, size)
+                raise
+            self._waiting = b""

@@ -1,7 +1,10 @@
 """Imports of experiments/ point one way, from a layer to lower ones, and never in a circle."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -134,6 +137,19 @@ def test_docstrings_state_the_order_of_the_layers():
         assert expected in said(name), name
     order = re.findall(r"\w+", re.sub(r".*one way:|runs -> .*", "", said("")) + "runs")
     assert order == ["main", *(name for names in LAYERS[-2::-1] for name in names)]
+
+
+def test_no_module_imports_pytorch(tmp_path):
+    """A broken PyTorch, whose import raises an OSError, is left alone."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.12')")
+    names = [f"experiments.{name}" for name in TREES if name and not name.endswith("__main__")]
+    source = f"import {', '.join(names)}, pathlib, sys\n"
+    source += "experiments.runs.metrics.TensorBoard(pathlib.Path(sys.argv[1]), 0)\n"
+    command = [sys.executable, "-c", source, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT.parent}"}
+    subprocess.run(command, env=environment, check=True)
+    assert list(tmp_path.glob("events.out.*"))
 
 
 def said(name):
