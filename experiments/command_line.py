@@ -7,8 +7,8 @@
 import dataclasses
 import difflib
 import inspect
+import os
 import re
-import runpy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import default
+from experiments import config_file
 from experiments.build import choices, configs, migrate, sections
 from experiments.commands.request import Request
 from experiments.runs import folder as folders
@@ -26,7 +27,6 @@ from models.config import Config
 from sde_lib.checks import check_name
 
 WITHOUT_RUN = ("train", "plan", "import", "stats")  # modes that need no trained model
-NO_EXPERIMENTS = ("default.py", "published.py")  # files of configs/ that others build on
 HELP = {"--help", "-h", "--helpfull", "--helpshort"}
 FLAGS = {  # name: (function that defines it, default, description)
     "config": (flags.DEFINE_string, None, "The experiment: FILE.py[:VARIANT]."),
@@ -113,7 +113,18 @@ def request(arguments: Arguments) -> Request:
         changed = [name for name in sorted(arguments.overridden) if ours[name] != theirs.get(name)]
         configs.check_overrides(changed, folder)
         configs.check_same(config, folder, configs.USE)
-    return Request(config, folder, arguments.checkpoint, arguments.topology)
+    checkpoint = arguments.checkpoint and os.path.expanduser(arguments.checkpoint)
+    return Request(config, folder, checkpoint, arguments.topology)
+
+
+def named_folder(argv: Sequence[str]) -> Path | None:
+    """The run's folder as far as the arguments name one; they may be wrong otherwise."""
+    values = _flag_values()
+    try:
+        _parse(values, argv, known_only=True)
+    except ValueError:
+        return None
+    return _folder(values.config, values.workdir)
 
 
 def check_processes(arguments: Arguments) -> None:
@@ -162,6 +173,10 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
     """Raises ValueError for a field that the config does not have, or no longer."""
     for argument in arguments:
         given = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        bare = re.match(r"--([a-z_]\w*\.[^=]*)", argument, re.I)
+        if not given and bare:
+            near = _near(bare[1], fields)
+            raise ValueError(f"--{bare[1]} is no flag: {near}fields are --config.FIELD=VALUE")
         if not given or given[1] in fields:
             continue
         name = f"config.{given[1]}"
@@ -171,9 +186,16 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
             raise ValueError(
                 f"{name} is a section: give one of its fields, such as config.{own[0]}"
             )
-        near = difflib.get_close_matches(given[1], fields, 1)
-        hint = f"did you mean config.{near[0]}? " if near else ""
-        raise ValueError(f"{name} does not exist: {hint}--help lists all fields")
+        near = _near(given[1], fields)
+        raise ValueError(f"{name} does not exist: {near}--help lists all fields")
+
+
+def _near(name: str, fields: Iterable[str]) -> str:
+    """A question that names up to three fields: of the same last name, or else of similar names."""
+    last = name.rpartition(".")[2]
+    same = [field for field in fields if field.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(name, same or fields, 3, 0.0 if same else 0.6)
+    return f"did you mean {' or '.join(f'config.{field}' for field in near)}? " if near else ""
 
 
 def _flag_values() -> flags.FlagValues:
@@ -195,27 +217,32 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], known_only: bool = Fal
 
 def _config(name: str | None, workdir: str | None) -> tuple[Config, Path]:
     """The config of --config or of the run in --workdir, and the run's folder."""
-    if name is None and workdir is None:
+    for flag, value in {"--config": name, "--workdir": workdir}.items():
+        if value == "":
+            raise ValueError(f"{flag} is empty: give a value, or leave it out")
+    folder = _folder(name, workdir)
+    if folder is None:
         raise ValueError("give --config=FILE.py[:VARIANT], or --workdir=FOLDER of a run")
+    if name is not None:
+        return config_file.read(*config_file.parts(name)), folder
+    if not folders.has_run(folder):
+        above = next(filter(folders.has_run, folder.parents), None)
+        raise ValueError(
+            f"there is no run in {folder}: "
+            + (f"did you mean --workdir={above}? " if above else "")
+            + "give the --workdir of a run, or --config=FILE.py[:VARIANT] to start one there"
+        )
+    return configs.load(folder), folder
+
+
+def _folder(name: str | None, workdir: str | None) -> Path | None:
+    """The run's folder by --workdir or, without it, by the name of the config."""
+    if workdir is not None:
+        return Path(os.path.expanduser(workdir))
     if name is None:
-        folder = Path(str(workdir))
-        if not folders.has_run(folder):
-            raise ValueError(
-                f"there is no run in {folder}: give the --workdir of a run, or "
-                "--config=FILE.py[:VARIANT] to start one there"
-            )
-        return configs.load(folder), folder
-    file, _, variant = name.partition(":")
-    if not Path(file).is_file():
-        known = [path for path in Path(file).parent.glob("*.py") if path.name not in NO_EXPERIMENTS]
-        choice = ", ".join(sorted(map(str, known))) or "FILE.py[:VARIANT]"
-        raise ValueError(f"there is no config {file!r}: choose one of {choice}")
-    module = runpy.run_path(file)
-    if "get_config" not in module:
-        raise ValueError(f"{file} has no function get_config: it is no config")
-    own = [variant] if variant else []
-    folder = Path(workdir or f"runs/{'-'.join([Path(file).stem, *own])}")
-    return module["get_config"](*own), folder
+        return None
+    file, variant = config_file.parts(name)
+    return Path("runs") / "-".join(filter(None, [file.stem, variant]))
 
 
 def _overridden(values: flags.FlagValues, config: Config) -> set[str]:
@@ -231,4 +258,5 @@ def _overridden(values: flags.FlagValues, config: Config) -> set[str]:
         config.sampling.labels = tuple(values.label)
         fields.add("sampling.labels")
     sections.reset_options(config, choices.CHOICES, fields)
+    configs.expand_paths(config)
     return fields

@@ -4,7 +4,6 @@ python -m experiments.main --config=configs/digits.py [--workdir=runs/digits]
 python -m experiments.main --mode=sample --workdir=runs/digits [--config.sampling.n_steps=50]
 """
 
-import errno
 import faulthandler
 import importlib
 import io
@@ -12,12 +11,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import absl.flags
 import absl.logging
 import jax
 
-from experiments import command_line
+from experiments import command_line, edge
 from experiments.runs import hosts, interrupt
 
 COMMANDS = {  # mode: (module of experiments.commands or .studies, function, description)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-    """Starts the process; a user's mistake ends in one message, not in a traceback."""
+    """Starts the process; whatever ends it is told in one message, without a traceback."""
     faulthandler.enable()
     absl.flags.FLAGS.mark_as_parsed()  # else absl warns of messages before that
     absl.logging.use_absl_handler()
@@ -77,14 +77,8 @@ def run() -> None:
     for name, value in COMPILED.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
-    try:
+    with edge.guard(partial(command_line.named_folder, sys.argv)):
         main(sys.argv)
-    except KeyboardInterrupt:
-        interrupt.leave()
-    except (OSError, ValueError, FloatingPointError) as error:
-        if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or what orbax makes of it
-            error = "the disk is full; the checkpoint before is good: make room, run the same again"
-        hosts.leave(f"error: {error}")
 
 
 if __name__ == "__main__":

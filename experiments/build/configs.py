@@ -34,6 +34,14 @@ RUNS = (  # fields that hold the folder of another run, or a file, which may be 
     *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res"),
     *("sampling.embeddings", "guidance.classifier.run", "guidance.discriminator.run"),
 )
+PATHS = (*RUNS, "eval.features")
+
+
+def expand_paths(config: Config) -> None:
+    """Puts the user's home folder in place of ~ in the fields that hold a path."""
+    for field in PATHS:
+        if path := sections.get(config, field):
+            sections.put(config, field, os.path.expanduser(path))
 
 
 def load(folder: Path) -> Config:

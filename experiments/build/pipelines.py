@@ -1,5 +1,6 @@
 """Pipelines from configs: a model without weights for training, or a trained run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def load(
         ValueError: there is no run, or one of a model that is no score model; an override that is
             unknown, or that a trained model cannot have.
     """
-    folder, overrides = Path(folder), overrides or {}
+    folder, overrides = Path(os.path.expanduser(folder)), overrides or {}
     config = configs.load(folder)
     known = configs.fields(config)
     for field in overrides:
@@ -49,6 +50,7 @@ def load(
     for field, value in overrides.items():
         sections.put(config, field, value)
     sections.reset_options(config, choices.CHOICES, overrides)
+    configs.expand_paths(config)
     return trained(config, folder, step)
 
 

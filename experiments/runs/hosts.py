@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -58,7 +58,6 @@ def join(
         coordinator, num_processes, process_id, initialization_timeout=timeout + 60
     )
     timer.cancel()
-    sys.excepthook = _fail
 
 
 def leave(message: str) -> NoReturn:
@@ -66,12 +65,6 @@ def leave(message: str) -> NoReturn:
     if jax.distributed.is_initialized():
         _after(LEAVE_WITHIN, lambda: os._exit(1))
     sys.exit(message)
-
-
-def _fail(*exception: Any) -> None:
-    """Shows an exception that nothing caught, as Python does, and ends within LEAVE_WITHIN."""
-    _after(LEAVE_WITHIN, lambda: os._exit(1))
-    sys.__excepthook__(*exception)
 
 
 def _after(seconds: float, act: Callable[[], None]) -> threading.Timer:

@@ -69,8 +69,21 @@ def test_flags_for_several_processes():
         (["--config=a.py", "--config.seed=7"], "there is no config 'a.py'"),
         ([f"--config={__file__}"], "has no function get_config"),
         ([DIGITS + ":vee"], "did you mean 've'"),
+        (["--config=digits"], r"choose one of .*; did you mean \S*configs/digits.py\?"),
+        (["--config=configs.digits"], r"did you mean \S*configs/digits.py\?"),
+        (["--config=runs/x/config.json"], "for a run, give --workdir=runs/x"),
+        (["--config="], "--config is empty"),
+        ([DIGITS, "--workdir="], "--workdir is empty"),
+        (["--config=README.md"], r"README.md(, line \d+)?: SyntaxError: "),
         ([DIGITS, "--config.training.n_iter=5"], "did you mean config.training.n_iters"),
         ([DIGITS, "--config.modle.nf=5"], "config.modle.nf does not exist: did you mean"),
+        (
+            [DIGITS, "--config.samplng.n_steps", "5"],
+            r"mean config.sampling.n_steps or config.detect.n_steps\? --help",
+        ),
+        ([DIGITS, "--config.model.zzz=5"], "did you mean config.model.nf or config.model.fir or"),
+        ([DIGITS, "--config.lr=5"], r"did you mean config.optim.lr\? --help"),
+        ([DIGITS, "--model.nf=5"], r"--model.nf is no flag: did you mean config.model.nf\?"),
         ([DIGITS, "--config.xyz=5"], "config.xyz does not exist: --help lists all fields"),
         ([DIGITS, "--config.model=5"], "config.model is a section: give one of its fields"),
         ([DIGITS, "--config.optim.lr=abc"], "flag --config.optim.lr=abc: could not convert"),
@@ -85,6 +98,54 @@ def test_a_mistake_is_named_in_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         parsed(*arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(:", "my config.py: SyntaxError: invalid syntax"),
+        ("import none_such", "my config.py, line 1: ModuleNotFoundError: No module named"),
+        ("\ndef get_config():\n    x", "my config.py, line 3: NameError: name 'x' is not defined"),
+        ("def get_config(): {}['k']", "my config.py, line 1: KeyError: k"),
+        ("def get_config(): pass", "my config.py returns NoneType, not a config"),
+        ("def get_config(): raise ValueError('set NF')", "^set NF"),
+    ],
+)
+def test_a_config_file_that_fails_is_named_with_its_line(tmp_path, source, message):
+    file = tmp_path / "my config.py"
+    file.write_text(source)
+    with pytest.raises(ValueError, match=message) as error:
+        parsed(f"--config={file}")
+    assert "\n" not in str(error.value)
+    file.write_text("def get_config(): pass")
+    with pytest.raises(ValueError, match=r"has no variants, but --config names 'large'"):
+        parsed(f"--config={file}:large")
+
+
+def test_a_run_s_folder_in_place_of_another_is_found(folder):
+    with pytest.raises(ValueError, match=f"for a run, give --workdir={folder}"):
+        parsed(f"--config={folder}")
+    for part in ("config.json", "checkpoints/20"):
+        with pytest.raises(ValueError, match=f"did you mean --workdir={folder}\\?"):
+            parsed(f"--workdir={folder / part}", "--mode=sample")
+
+
+def test_home_is_understood_in_every_path(tmp_path, monkeypatch):
+    """Names with spaces, colons and letters of any script are names like others."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "a: b" / "конфиг.py"
+    file.parent.mkdir()
+    file.write_text(Path(f"{ROOT}/configs/digits.py").read_text())
+    flags = "--config=~/a: b/конфиг.py:ve", "--workdir=~/名前 x", "--checkpoint=~/a.pth"
+    paths = [f"--config.{field}=~/{field} é" for field in configs.PATHS]
+    request = requested(*flags, *paths, "--mode=import")
+    assert (request.folder, request.checkpoint) == (tmp_path / "名前 x", f"{tmp_path}/a.pth")
+    for field in configs.PATHS:
+        assert sections.get(request.config, field) == f"{tmp_path}/{field} é"
+    assert parsed(flags[0]).folder == Path("runs/конфиг-ve")
+    assert command_line.named_folder(["main", *flags, "--no-such=1"]) == tmp_path / "名前 x"
+    configs.save(request.config, request.folder)
+    assert configs.load(request.folder).to_dict() == request.config.to_dict()
 
 
 def test_help_lists_modes_flags_and_every_field(capsys):

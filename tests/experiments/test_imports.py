@@ -23,7 +23,7 @@ LAYERS = (  # lowest first
     ("tasks",),
     ("build",),
     ("commands", "studies"),
-    ("main", "command_line", "benchmark"),
+    ("main", "command_line", "config_file", "edge", "benchmark"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS) - 1  # the modules of this layer may import each other

@@ -197,7 +197,6 @@ def test_impossible_flags_are_refused(arguments, message):
 def test_clusters_are_found_by_their_environment(monkeypatch, environment, found):
     joined = []
     monkeypatch.setattr(hosts.jax.distributed, "initialize", lambda *_, **__: joined.append(True))
-    monkeypatch.setattr(hosts.sys, "excepthook", hosts.sys.excepthook)
     for name in ("SLURM_NTASKS", "SLURM_STEP_NODELIST", "TPU_ML_PLATFORM", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
