@@ -5,6 +5,8 @@ Only .pth files need it: read_pth and load_pth import PyTorch when they are call
 
 import importlib
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -60,6 +62,11 @@ EDM_ATTENTION = {
 EDM_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "W": "freqs"}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
+DAMAGES = (  # what reading a damaged, encrypted or foreign file may raise
+    *(ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError),
+    *(RuntimeError, TypeError, UnpicklingError, ValueError, struct.error, zlib.error),
+)
+
 Location = tuple[str, ...]
 """Path of a parameter: the names of its modules from the outside in, then its own name."""
 
@@ -68,42 +75,99 @@ def read_pth(path: str | Path) -> Any:
     """The content of a .pth file, with PyTorch tensors. No code in the file is run.
 
     Raises:
-        ValueError: PyTorch is not installed, or the file holds more than tensors and numbers.
+        ValueError: PyTorch cannot be imported, or the file holds more than tensors and numbers.
+        OSError: there is no such file, or it cannot be read.
     """
+    path = Path(path)
+    foreign = f"{path} is not a PyTorch file of tensors and numbers alone: give a whole file that"
+    foreign += " holds nothing else"
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(32)
+    if head and not head.startswith((b"PK\3\4", b"\x80")):  # a zip, or an older version's pickle
+        raise ValueError(f"{foreign} (it begins with {head!r})")
     try:
         torch = importlib.import_module("torch")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ValueError("reading a .pth file needs PyTorch: pip install -e '.[torch]'") from error
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # a broken installation
+        raise ValueError(
+            f"reading a .pth file needs PyTorch, which cannot be imported ({error}): install it "
+            "anew, or make an .npz file of the arrays where it works"
+        ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(
-            f"{path} is not a PyTorch file of tensors and numbers alone: give a file that holds "
-            f"nothing else ({error})"
-        ) from error
+    except DAMAGES as error:
+        what = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{foreign} ({what})") from error
+
+
+def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a .pth file of tensors by name. Needs PyTorch.
+
+    Raises:
+        ValueError: PyTorch cannot be imported, or the file holds something else.
+    """
+    content = read_pth(path)
+    if not _is_state_dict(content):
+        raise ValueError(f"{path} {_about(content)}: give a file of tensors by name alone")
+    return {name: to_numpy(tensor) for name, tensor in content.items()}
 
 
 def load_pth(path: str | Path) -> dict[str, Any]:
     """A checkpoint of the PyTorch version of score_sde, as NumPy arrays. Needs PyTorch.
 
+    Numbers of other types, such as bfloat16, become float32.
+
     Returns:
         {"model": {name: array}, "ema": {"shadow_params": [array]}, "step": int}.
 
     Raises:
-        ValueError: PyTorch is not installed, or the file is no such checkpoint.
+        ValueError: PyTorch cannot be imported, or the file is no such checkpoint.
     """
-    checkpoint = read_pth(path)
-    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"model", "ema", "step"}:
-        found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint)
-        raise ValueError(
-            f"{path} holds {found}, but a checkpoint of score_sde holds model, ema and step"
-        )
-    averages = checkpoint["ema"]["shadow_params"]
-    return {
-        "model": {name: value.numpy(force=True) for name, value in checkpoint["model"].items()},
-        "ema": {"shadow_params": [value.numpy(force=True) for value in averages]},
-        "step": int(checkpoint["step"]),
+    content = read_pth(path)
+    parts = content if isinstance(content, Mapping) else {}
+    model, ema, step = (parts.get(name) for name in ("model", "ema", "step"))
+    averages = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    whole = {
+        "model (tensors by name)": _is_state_dict(model),
+        "ema.shadow_params (a list of tensors)": isinstance(averages, list | tuple)
+        and all(map(_is_tensor, averages)),
+        "step (a number)": isinstance(step, int | float) or _is_tensor(step),
     }
+    if missing := [name for name, found in whole.items() if not found]:
+        raise ValueError(
+            f"{path} {_about(content)}, but a checkpoint of score_sde holds model, ema and step: "
+            f"make one that has {', '.join(missing)} too"
+        )
+    return {
+        "model": {name: to_numpy(tensor) for name, tensor in parts["model"].items()},
+        "ema": {"shadow_params": [to_numpy(tensor) for tensor in averages or ()]},
+        "step": int(parts["step"]),
+    }
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_tensor, value.values()))
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "is_floating_point")
+
+
+def _about(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"holds a {type(content).__name__}"
+    names = sorted(map(str, content))
+    return f"holds {names[:8]}{' and more' * (len(names) > 8)}"
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A PyTorch tensor as an array; numbers of a type that NumPy lacks become float32."""
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
+    return tensor.numpy(force=True)
 
 
 def ema_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -181,9 +245,13 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: the file is no .npz file, or holds more than plain arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, TypeError, BadZipFile) as error:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # another kind of file in the archive
+                raise TypeError(f"{name} is no array")
+        return arrays
+    except DAMAGES as error:
         raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
 
 

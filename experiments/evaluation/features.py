@@ -147,9 +147,8 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
             "published as pt_inception-2015-12-05-6726825d.pth"
         )
     if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return dict(arrays)
-    return {name: tensor.numpy() for name, tensor in torch_import.read_pth(path).items()}
+        return torch_import.load_npz(path)
+    return torch_import.load_state_dict(path)
 
 
 def _inception(params: Any, images: Array) -> tuple[Features, Logits]:

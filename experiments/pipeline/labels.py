@@ -7,8 +7,15 @@ import numpy as np
 
 
 def as_labels(label: int | Sequence[int]) -> tuple[int, ...]:
-    """The classes to draw in turn; () for -1, all of them."""
-    labels = tuple(int(each) for each in np.atleast_1d(label))
+    """The classes to draw in turn; () for -1, all of them.
+
+    Raises:
+        ValueError: something else than integers.
+    """
+    given = np.atleast_1d(label)
+    if given.size and given.dtype.kind not in "iu":
+        raise ValueError(f"config.sampling.label is {label!r}: classes are integers from 0 on")
+    labels = tuple(given.astype(int).tolist())
     return () if labels == (-1,) else labels
 
 

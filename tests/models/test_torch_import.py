@@ -1,4 +1,8 @@
+import re
 import sys
+import types
+import zipfile
+from pickle import UnpicklingError
 
 import golden
 import jax
@@ -141,9 +145,133 @@ def test_plain_arrays_are_read_and_objects_are_not(tmp_path):
     np.save(tmp_path / "array.npy", np.ones(2))
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
     (tmp_path / "text.npz").write_text("no weights")
-    for name in ("code", "array", "text"):
+    damage(tmp_path)
+    for name in ("code", "array", "text", *DAMAGED):
         with pytest.raises(ValueError, match=r"is not an \.npz file of plain arrays"):
             models.torch_import.load_npz(tmp_path / f"{name}.npz")
+
+
+DAMAGED = ("empty", "zip", "cut", "flipped", "encrypted", "packed")
+
+
+def damage(folder):
+    """Makes .npz files that are damaged, or zips of a kind that Python cannot unpack."""
+    data = (folder / "plain.npz").read_bytes()
+    at = data.find(b"PK\1\2")  # the list of its files, which repeats their headers
+    for name, changes in (
+        ("flipped", {data.find(b"NUMPY") + 130: 0xFF}),  # in the numbers of an array
+        ("encrypted", {6: 1, at + 8: 1}),
+        ("packed", {8: 99, at + 10: 99}),  # by an unknown method
+    ):
+        damaged = bytearray(data)
+        for place, value in changes.items():
+            damaged[place] ^= value
+        (folder / f"{name}.npz").write_bytes(damaged)
+    (folder / "empty.npz").write_bytes(b"")
+    with zipfile.ZipFile(folder / "zip.npz", "w") as archive:
+        archive.writestr("read me.txt", "no array")
+    (folder / "cut.npz").write_bytes(data[: len(data) // 2])
+
+
+class Tensor:
+    """A tensor as PyTorch's are used here; of bfloat16, which NumPy does not have."""
+
+    def __init__(self, values, size=4):
+        self.values, self.size = np.asarray(values, np.float32), size
+
+    def is_floating_point(self):
+        return True
+
+    def element_size(self):
+        return self.size
+
+    def float(self):
+        return Tensor(self.values)
+
+    def __int__(self):
+        return int(self.values)
+
+    def numpy(self, force):
+        if self.size == 2:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.values
+
+
+@pytest.fixture
+def pth(tmp_path, monkeypatch):
+    """pth(content): the path of a file that a stand-in for PyTorch reads as that content."""
+    path, torch = tmp_path / "checkpoint.pth", types.ModuleType("torch")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+    def write(content):
+        def load(*_, **__):
+            if isinstance(content, Exception):
+                raise content
+            return content
+
+        monkeypatch.setattr(torch, "load", load, raising=False)
+        path.write_bytes(b"PK\3\4")
+        return path
+
+    return write
+
+
+def test_numbers_that_numpy_lacks_become_float32(pth):
+    content = {
+        "model": {"w": Tensor([1.5], size=2)},
+        "ema": {"shadow_params": [Tensor([2.5], size=2)]},
+        "step": Tensor(7),
+    }
+    loaded = models.torch_import.load_pth(pth(content))
+    assert loaded == {"model": {"w": 1.5}, "ema": {"shadow_params": [2.5]}, "step": 7}
+    assert loaded["model"]["w"].dtype == np.float32
+    assert models.torch_import.load_state_dict(pth(content["model"])) == {"w": 1.5}
+
+
+STATE = {"w": Tensor([1.0])}
+LIST = {"shadow_params": [Tensor([1.0])]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": STATE, "epoch": 3}, r"holds \['epoch', 'state_dict'\], but .* model \(t"),
+        (STATE, r"holds \['w'\], but .* that has model \(tensors by name\), ema.shadow_params"),
+        ({"model": STATE, "ema": STATE, "step": 1}, r"one that has ema.shadow_params \(a list"),
+        ({"model": STATE, "ema": None, "step": 1}, r"one that has ema.shadow_params \(a list"),
+        ({"model": STATE, "ema": {"shadow_params": [None]}, "step": 1}, "has ema.shadow_params"),
+        ({"model": {"w": {}}, "ema": LIST, "step": 1}, r"one that has model \(tensors by name\)"),
+        ({"model": STATE, "ema": LIST, "step": None}, r"one that has step \(a number\)"),
+        ([STATE], "holds a list, but a checkpoint of score_sde holds model, ema and step"),
+        ({str(i): 0 for i in range(99)}, "'14', '15'] and more, but"),
+        (EOFError(), r"holds nothing else \(EOFError\)"),
+        (IndexError("pop from empty list"), "pop from empty list"),
+        (RuntimeError("failed finding central directory\nframe #0: c10"), "central directory"),
+        (UnpicklingError("Weights only load failed\n\nPlease"), "Weights only load failed"),
+    ],
+)
+def test_a_checkpoint_of_another_trainer_or_a_damaged_one_is_refused_in_one_line(
+    pth, content, message
+):
+    with pytest.raises(ValueError, match=message) as error:
+        models.torch_import.load_pth(pth(content))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["no weights", "(html", "]", "version https://git-lfs.github"])
+def test_a_text_is_refused_without_pytorch(tmp_path, monkeypatch, text):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "text.pth").write_text(text)
+    with pytest.raises(ValueError, match=f"numbers alone: .*begins with b'{re.escape(text[:32])}"):
+        models.torch_import.load_pth(tmp_path / "text.pth")
+
+
+def test_a_broken_pytorch_is_named(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.12: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(ValueError, match=r"cannot be imported \(libcudart.so.12: cannot open\)"):
+        models.torch_import.load_pth("checkpoint.pth")
 
 
 def checkpoint():
