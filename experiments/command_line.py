@@ -7,7 +7,6 @@
 import dataclasses
 import difflib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +20,8 @@ from configs import default
 from experiments import config_file
 from experiments.build import choices, configs, migrate, sections
 from experiments.commands.request import Request
+from experiments.runs import files, hosts
 from experiments.runs import folder as folders
-from experiments.runs import hosts
 from models.config import Config
 from sde_lib.checks import check_name
 
@@ -113,7 +112,7 @@ def request(arguments: Arguments) -> Request:
         changed = [name for name in sorted(arguments.overridden) if ours[name] != theirs.get(name)]
         configs.check_overrides(changed, folder)
         configs.check_same(config, folder, configs.USE)
-    checkpoint = arguments.checkpoint and os.path.expanduser(arguments.checkpoint)
+    checkpoint = arguments.checkpoint and str(files.expand(arguments.checkpoint))
     return Request(config, folder, checkpoint, arguments.topology)
 
 
@@ -238,7 +237,7 @@ def _config(name: str | None, workdir: str | None) -> tuple[Config, Path]:
 def _folder(name: str | None, workdir: str | None) -> Path | None:
     """The run's folder by --workdir or, without it, by the name of the config."""
     if workdir is not None:
-        return Path(os.path.expanduser(workdir))
+        return files.expand(workdir)
     if name is None:
         return None
     file, variant = config_file.parts(name)

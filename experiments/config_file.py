@@ -10,6 +10,7 @@ from pathlib import Path
 
 from configs import default
 from experiments.edge import first_line
+from experiments.runs import files
 from experiments.runs import folder as folders
 from models.config import Config
 
@@ -18,11 +19,10 @@ NO_EXPERIMENTS = ("default.py", "published.py")  # files of configs/ that others
 
 def parts(name: str) -> tuple[Path, str]:
     """The two parts of --config=FILE.py[:VARIANT]."""
-    name = os.path.expanduser(name)
     file, colon, variant = name.rpartition(":")
-    if not colon or os.path.isfile(name):
+    if not colon or files.expand(name).is_file():
         file, variant = name, ""
-    return Path(file), variant
+    return files.expand(file), variant
 
 
 def read(file: Path, variant: str) -> Config:
@@ -73,7 +73,7 @@ def _no_config(file: Path) -> str:
         path.stem: str(path)
         for folder in (ours, file.parent)
         for path in folder.glob("*.py")
-        if path.name not in NO_EXPERIMENTS and "def get_config" in path.read_text(errors="ignore")
+        if path.name not in NO_EXPERIMENTS and "def get_config" in path.read_text("utf-8", "ignore")
     }
     near = difflib.get_close_matches(re.sub(r"^configs\.|\.py$", "", file.name), known, 1)
     hint = f"; did you mean {known[near[0]]}?" if near else ""

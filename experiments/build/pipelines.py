@@ -1,6 +1,5 @@
 """Pipelines from configs: a model without weights for training, or a trained run."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from experiments.build import (
 from experiments.data import latents
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import files
 from models.config import Config
 from sde_lib.checks import check_name
 
@@ -39,7 +39,7 @@ def load(
         ValueError: there is no run, or one of a model that is no score model; an override that is
             unknown, or that a trained model cannot have.
     """
-    folder, overrides = Path(os.path.expanduser(folder)), overrides or {}
+    folder, overrides = files.expand(folder), overrides or {}
     config = configs.load(folder)
     known = configs.fields(config)
     for field in overrides:

@@ -58,7 +58,7 @@ def update(folder: Path, step: int, measured: Mapping[str, str]) -> None:
     path = folder / "checkpoints" / str(step) / CARD
     if not hosts.is_first() or not path.exists() or not measured:
         return
-    above, _, table = path.read_text().partition(FIGURES)
+    above, _, table = path.read_text(encoding="utf-8").partition(FIGURES)
     rows = [row.strip("| ").split(" | ") for row in table.strip().splitlines()[2:]]
     figures: Figures = {name: values for name, *values in rows}
     figures |= {name: (value, f"{step:,}") for name, value in measured.items()}

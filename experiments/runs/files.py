@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import lzma
+import os
 import struct
 import tarfile
 import zipfile
@@ -89,13 +90,18 @@ def open_arrays(path: str | Path, expected: str) -> Iterator[Arrays]:
         yield Arrays(Path(path), opened, expected)
 
 
+def expand(path: str | Path) -> Path:
+    """A path that a user gave, where ~ is the home folder."""
+    return Path(os.path.expanduser(path))
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a text file; only the first process writes."""
     if not hosts.is_first():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -125,7 +131,7 @@ def read_json(path: Path) -> Any:
         ValueError: the file is cut short or is no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

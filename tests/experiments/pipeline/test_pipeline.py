@@ -45,11 +45,13 @@ def x():
     return Gaussian().sample(jax.random.key(0), (64, 2))
 
 
-def test_a_run_is_loaded_from_its_folder(run):
+def test_a_run_is_loaded_from_its_folder(run, monkeypatch):
     folder, params = run
     model = experiments.load(folder)
     assert (model.step, model.folder, model.shape) == (4, folder, (2,))
     assert experiments.load(str(folder), step=1).step == 1
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert experiments.load(f"~/{folder.name}", step=1).step == 1
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
     t, x = jnp.array([0.1, 0.9]), jnp.ones((2, 2))
     labels = model.model.preconditioning.label(t)
