@@ -32,7 +32,7 @@ the samples, objects often not. text draws the flags and faces of its prompts mo
 Processor time of training, summed over cores: autoencoder 9 minutes, latent 13, dit 27, text 31. A
 step takes 0.13 seconds (latent) to 0.32 (text) on two idle cores.
 
-small and super_resolution form a cascade (experiments/cascade.py):
+small and super_resolution form a cascade (experiments/pipeline/cascade.py):
 
     $main:small
     $main:super_resolution

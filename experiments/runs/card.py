@@ -100,14 +100,15 @@ def card(
 
 
 def _use(facts: Facts, step: int) -> str:
-    helps = "FILE" in facts.use  # another model, and is of no use alone
+    others = {"FILE": "the config", "MODEL": "the folder"}  # what it helps; it is no use alone
+    helped = next((name for name in others if name in facts.use), "")
     lines = [
         f"It is made {facts.purpose}, for research and teaching, and for no decision about people.",
         "Give the folder that holds `checkpoints/` in place of RUN"
-        + (", and the config of a diffusion model in place of FILE:" if helps else ":"),
+        + (f", and {others[helped]} of a diffusion model in place of {helped}:" if helped else ":"),
         f"    python -m experiments.main {facts.use}",
     ]
-    if not helps:
+    if not helped:
         lines += [
             "Or in Python, with the averaged weights of this step:",
             f'    import experiments\n    model = experiments.load("RUN", step={step})',

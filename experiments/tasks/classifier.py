@@ -149,6 +149,6 @@ class Classifier:
         return Description(
             "classifier of noisy data",
             "to guide a diffusion model of the same noise to a class",
-            "--config=FILE --config.guidance.classifier.run=RUN",
+            "--mode=sample --workdir=MODEL --config.guidance.classifier.run=RUN",
             ["It has an answer to any input, also to what is unlike its data."],
         )
