@@ -45,8 +45,8 @@ evaluations per sample. They call DDPM++ "VP" and NCSN++ "VE".
 
 sedm_gpp samples edm_ddpmpp with epsilon scaling (Ning et al. 2023) and discriminator guidance (Kim
 et al. 2023). Its FID of 1.73, at 35 network evaluations, is reported in a thesis and is not
-reproduced here. These commands run it from published weights (docs/guide.md says how to make edm.npz;
-without the options of the first command, edm_ddpmpp is trained):
+reproduced here. These commands run it from published weights (docs/guide.md says how to make
+edm.npz; without the options of the first command, edm_ddpmpp is trained):
 
     main="python -m experiments.main --config=configs/cifar10.py"
     $main:edm_ddpmpp --mode=import --checkpoint=edm.npz

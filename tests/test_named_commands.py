@@ -2,9 +2,11 @@
 
 import configparser
 import dataclasses
+import importlib
 import io
 import json
 import re
+import sys
 import zipfile
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -18,6 +20,9 @@ from PIL import Image
 
 from configs import default
 from experiments import command_line, config_file, main
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.presets import PRESETS
+from experiments.benchmark.subject import Subject
 from experiments.build import components, configs, related, sections
 from experiments.data import sources
 from experiments.data.dataset import Dataset
@@ -263,3 +268,50 @@ def test_every_command_runs(argv, provided):
     for line in printed.splitlines():
         if line.endswith((".png", ".npz", ".csv")):
             assert Path(line).is_file()
+
+
+SHRINK = {  # of the models that the presets name; discriminators need an encoder's run
+    "digits": (("model.nf", 8), ("model.num_res_blocks", 1), ("training.batch_size", 8)),
+    "cifar10": (("model.nf", 8), ("model.num_res_blocks", 1), ("training.batch_size", 4)),
+}
+
+
+def small_preset(preset):
+    """A preset of the benchmark with its own models and samplers, all of them small."""
+
+    def smaller(value):
+        if isinstance(value, tuple):
+            return tuple(map(smaller, value))
+        return value.having(*SHRINK[value.file]) if isinstance(value, Subject) else value
+
+    models = {name: smaller(value) for name, value in vars(preset).items()}
+    sizes = {"train_steps": 2, "save_every": 1, "n_samples": 4, "matrix": 64, "random_images": 40}
+    return dataclasses.replace(preset, **models | sizes | {"convolution": (2, 8, 4)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv", [argv for argv in COMMANDS if argv[0] == "experiments.benchmark"], ids=" ".join
+)
+def test_every_command_of_the_benchmark_runs(argv, place, monkeypatch):
+    """All samplers of the preset draw, from networks of width 8."""
+    for name, preset in PRESETS.items():
+        monkeypatch.setitem(PRESETS, name, small_preset(preset))
+    benchmark.main([*argv[1:], "--repeats=1"])
+    report = json.loads(Path("benchmark.json").read_text())
+    assert report["failed"] == []
+    assert len(report["figures"]) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv", [argv for argv in COMMANDS if ".studies." in argv[0]], ids=" ".join
+)
+def test_every_command_of_a_study_without_a_run_runs(argv, place, monkeypatch):
+    study = importlib.import_module(argv[0])
+    for name, value in {"N_STEPS": 30, "LINE_STEPS": 30, "BATCH": 32, "TIMED_STEPS": 1}.items():
+        if hasattr(study, name):
+            monkeypatch.setattr(study, name, value)
+    monkeypatch.setattr(sys, "argv", list(argv))
+    study.main()
+    assert Path(argv[1].removeprefix("--output=")).is_file()

@@ -17,7 +17,8 @@
 
 Compilation is not part of any time but those of "start". Weights are untrained: the times do not
 depend on them, except for the NFE of adaptive solvers. The preset gpu takes random images in place
-of CIFAR-10.
+of CIFAR-10. The file has what was measured so far. If a part fails, its error is in the file, the
+others are measured, and the process ends with status 1.
 """
 
 import argparse
@@ -32,10 +33,11 @@ from pathlib import Path
 import absl.logging
 import jax
 
+from experiments import edge
 from experiments.benchmark import likelihood, memory, network, profile, sampling, start, training
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import PRESETS, Preset
-from experiments.runs import interrupt
+from experiments.runs import files, interrupt
 
 FIGURES: dict[str, Callable[[Preset, int], Iterator[Figure]]] = {
     "start": start.figures,  # comes first: its commands need the device's memory
@@ -51,33 +53,51 @@ FIGURES: dict[str, Callable[[Preset, int], Iterator[Figure]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures the figures that are asked for, prints the table and writes the file."""
+    """Measures the figures that are asked for, and prints their table.
+
+    The file is written anew with each of them. A part that fails is recorded there, and the others
+    are measured; the process then ends with status 1.
+    """
     options = parse(arguments)
     found: list[Figure] = []
-    with tempfile.TemporaryDirectory() as folder:
-        preset = PRESETS[options.preset].with_data(Path(folder))
-        for kind in options.only:
-            print(f"{kind}:", file=sys.stderr, flush=True)
-            for figure in FIGURES[kind](preset, options.repeats):
-                print("  " + "  ".join(cells(figure)), file=sys.stderr, flush=True)
-                found.append(figure)
-    report = {
+    failed: list[dict[str, str]] = []
+    about = {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
         "preset": options.preset,
-        "figures": [figure._asdict() for figure in found],
     }
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
+
+    def write() -> None:
+        report = about | {"figures": [figure._asdict() for figure in found], "failed": failed}
+        files.write_text(options.output, json.dumps(report, indent=2) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        preset = PRESETS[options.preset].with_data(Path(folder))
+        for kind in options.only:
+            print(f"{kind}:", file=sys.stderr, flush=True)
+            for name, part in preset.parts(kind).items():
+                try:
+                    for figure in FIGURES[kind](part, options.repeats):
+                        print("  " + "  ".join(cells(figure)), file=sys.stderr, flush=True)
+                        found.append(figure)
+                        write()
+                except Exception as error:  # whatever it is, the other parts can be measured
+                    failed.append({"kind": kind, "part": name, "error": edge.message(error)})
+                    print(f"  {name}: {failed[-1]['error']}", file=sys.stderr, flush=True)
+                    write()
     print("\n".join(table(found)))
     print(options.output)
+    if failed:
+        parts = ", ".join(f"{failure['kind']} {failure['part']}" for failure in failed)
+        sys.exit(f"error: {len(failed)} parts failed, whose errors {options.output} has: {parts}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags. A wrong one ends the process with a message that names the right ones."""
     parser = argparse.ArgumentParser("python -m experiments.benchmark", allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
+    parser.add_argument("--output", type=files.expand, default=Path("benchmark.json"))
     parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the medians are shown")
     options = parser.parse_args(arguments)
@@ -118,12 +138,8 @@ def run() -> None:
     logging.getLogger("experiments").setLevel(logging.INFO)
     logging.getLogger("experiments.training").setLevel(logging.WARNING)  # whose steps are timed
     interrupt.listen()
-    try:
+    with edge.guard(lambda: None):
         main()
-    except KeyboardInterrupt:
-        interrupt.leave()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Presets of the benchmark: the models that it measures, and their sizes, on a CPU and a GPU."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,26 @@ class Preset:
     matrix: int
     convolution: tuple[int, int, int]
     random_images: int = 0
+
+    def parts(self, kind: str) -> dict[str, "Preset"]:
+        """Presets of one model each, by name, for a kind of figures; of one sampler for "sample".
+
+        One of them can fail without the others.
+        """
+        only = partial(dataclasses.replace, self)
+        if kind == "start":
+            return {str(self.started): self}
+        if kind == "guidance":
+            return {str(self.guided): self}
+        if kind == "network":
+            return {str(subject): only(networks=(subject,)) for subject in self.networks}
+        if kind == "sample":
+            return {
+                f"{subject} {name}": only(sampled=((subject, (name,)),))
+                for subject, names in self.sampled
+                for name in names
+            }
+        return {str(subject): only(subjects=(subject,)) for subject in self.subjects}
 
     def with_data(self, folder: Path) -> "Preset":
         """The preset with random images in place of its data, if it asks for some.

@@ -1,7 +1,7 @@
 """Samplers against as many calls of the compiled network as they make; guided ones too."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import sde_lib
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
+from experiments.benchmark.subject import Network, Subject
 from experiments.pipeline.draw import make_draw
 from samplers.noise_levels import levels_at
 
@@ -20,7 +21,7 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     """Mode sample's batch of each sampler, against its NFE times the network's call."""
     for subject, names in preset.sampled:
         with measure.working(f"sample {subject}: making the network"):
-            network = subject.network()
+            network = _network(subject)
         call, (x, _) = network.call(preset.n_samples), network.inputs(preset.n_samples)
         for name in names:
             with measure.working(f"sample {subject} {name}: compiling"):
@@ -29,6 +30,12 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
                 nfe = int(draw(0).nfe)
             parts = {"network": (measure.chained(call, x, nfe), nfe)}
             yield measure.over_parts("sample", str(subject), name, partial(draw, 0), parts, repeats)
+
+
+@lru_cache(maxsize=1)
+def _network(subject: Subject) -> Network:
+    """The network that the samplers of one model share."""
+    return subject.network()
 
 
 def guidance_figures(preset: Preset, repeats: int) -> Iterator[Figure]:

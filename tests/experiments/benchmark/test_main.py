@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import time
@@ -145,6 +146,38 @@ def test_a_wrong_flag_ends_with_the_right_ones(flag, message, capsys):
         benchmark.main([flag])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_part_that_fails_is_reported_and_takes_no_other_along(tmp_path, monkeypatch, capsys):
+    """symmetric_splitting is a sampler of CLD alone."""
+    path = tmp_path / "report.json"
+    preset = dataclasses.replace(PRESET, sampled=((MOONS, ("symmetric_splitting", "heun")),))
+    monkeypatch.setitem(PRESETS, "cpu", preset)
+    written = []
+
+    def fail(part, repeats):
+        written.append(json.loads(path.read_text()))
+        raise RuntimeError("no room for activations\nHLO")
+        yield
+
+    monkeypatch.setitem(benchmark.FIGURES, "likelihood", fail)
+    flags = f"--output={path}", "--repeats=1", "--only=sample,likelihood"
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(flags)
+    parts = f"sample {MOONS} symmetric_splitting, likelihood {MOONS}"
+    assert str(ended.value.code).startswith("error: 2 parts failed, whose errors")
+    assert str(ended.value.code).endswith(parts)
+    report = json.loads(path.read_text())
+    assert [figure["name"] for figure in report["figures"]] == ["heun"]
+    assert [(part["kind"], part["part"]) for part in report["failed"]] == [
+        ("sample", f"{MOONS} symmetric_splitting"),
+        ("likelihood", str(MOONS)),
+    ]
+    first, second = (part["error"] for part in report["failed"])
+    assert "symmetric_splitting" in first
+    assert second.startswith("RuntimeError: no room for activations (the traceback is in")
+    assert written == [report | {"failed": report["failed"][:1]}]  # before the second failure
+    assert "heun" in capsys.readouterr().out
 
 
 class Slow:

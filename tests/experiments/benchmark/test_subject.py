@@ -2,7 +2,9 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+import samplers
 from experiments.benchmark.presets import PRESETS
 from experiments.benchmark.subject import Subject
 from experiments.build import data
@@ -35,3 +37,25 @@ def test_random_images_stand_in_for_a_data_set(tmp_path):
         assert dataset.train.shape == (180, 32, 32, 3)
         assert dataset.train.dtype == np.uint8
         assert len(np.unique(dataset.train)) == 256
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_sampler_of_the_presets_goes_with_its_model(name):
+    """A sampler of other SDEs is refused when the pipeline is made."""
+    for subject, names in PRESETS[name].sampled:
+        for sampler in names:
+            model = subject.pipeline(None, sampler, PRESETS[name].n_steps)
+            assert isinstance(model.sampler, samplers.SAMPLERS[sampler])
+    with pytest.raises(ValueError, match="is a sampler of CLD"):
+        subject.pipeline(None, "symmetric_splitting", 25)
+
+
+def test_parts_are_of_one_model_each():
+    preset = PRESETS["cpu"]
+    assert list(preset.parts("start")) == [str(preset.started)]
+    assert list(preset.parts("network")) == list(map(str, preset.networks))
+    parts = preset.parts("sample")
+    assert len(parts) == sum(len(names) for _, names in preset.sampled)
+    assert all(len(names) == 1 for part in parts.values() for _, names in part.sampled)
+    gpu = PRESETS["gpu"]
+    assert [part.subjects for part in gpu.parts("train").values()] == [(s,) for s in gpu.subjects]
