@@ -224,13 +224,14 @@ def test_another_config_is_refused_with_the_fields_that_differ(folder):
     [
         (None, "there is no run in .*: give the --workdir of a run, or --config=FILE"),
         ('{"version": 2, "mod', "config.json is damaged"),
+        ("\xff", "config.json is damaged: 'utf-8' codec can't decode"),
         ("[]", "config.json is not the config of a run"),
         ('{"version": 3, "model": {}}', "made by a later version of this program.* version 3"),
     ],
 )
 def test_a_folder_without_a_readable_run_is_refused_in_one_line(tmp_path, text, message):
     if text is not None:
-        (tmp_path / "config.json").write_text(text)
+        (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     for mode in ("sample", "train"):
         with pytest.raises(ValueError, match=message) as error:
             requested(f"--workdir={tmp_path}", f"--mode={mode}")
