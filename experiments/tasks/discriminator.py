@@ -125,6 +125,6 @@ class Discriminator(Classifier):
         return Description(
             "discriminator",
             "to guide the model whose samples it knows, towards the data",
-            "--mode=sample --workdir=MODEL --config.guidance.discriminator.run=RUN",
+            "--mode=evaluate --workdir=MODEL --config.guidance.discriminator.run=RUN",
             ["It knows the samples of one model: it does not detect those of others."],
         )
