@@ -34,7 +34,7 @@ FLAGS = {  # name: (function that defines it, default, description)
     "prompt": (flags.DEFINE_multi_string, None, "Sets config.sampling.prompt; repeatable."),
     "label": (flags.DEFINE_multi_integer, None, "Sets config.sampling.labels; repeatable."),
     "topology": (flags.DEFINE_string, None, "Mode plan: a TPU slice, such as v5e:2x4."),
-    "checkpoint": (flags.DEFINE_string, None, "Mode import: .pth of score_sde, .npz of EDM."),
+    "checkpoint": (flags.DEFINE_string, None, "Mode import: .pth of score_sde, .pkl of EDM."),
     "coordinator": (flags.DEFINE_string, None, "HOST:PORT of process 0 of several."),
     "num_processes": (flags.DEFINE_integer, None, "Number of processes, with --coordinator."),
     "process_id": (flags.DEFINE_integer, None, "Index of this process, from 0."),

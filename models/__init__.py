@@ -1,6 +1,6 @@
 """Score networks, and the preconditioning that turns a network's output into a score."""
 
-from models import inception, torch_import
+from models import inception, torch_import, weights
 from models.learned_schedule import LearnedSchedule
 from models.parametrization import (
     NoiseModel,
@@ -25,4 +25,5 @@ __all__ = [
     "preconditioning",
     "score_fn",
     "torch_import",
+    "weights",
 ]

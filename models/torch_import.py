@@ -1,17 +1,9 @@
-"""Converts published PyTorch weights to parameters of our networks, mostly without PyTorch.
+"""Converts published PyTorch weights to parameters of our networks."""
 
-Only .pth files need it: read_pth and load_pth import PyTorch when they are called.
-"""
-
-import importlib
 import re
-import struct
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import flax.linen as nn
 import flax.traverse_util
@@ -19,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models import weights
 from models.adm import ADM
 from models.config import Config
 from models.inception import SIDE, Inception
@@ -62,112 +55,71 @@ EDM_ATTENTION = {
 EDM_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "W": "freqs"}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
-DAMAGES = (  # what reading a damaged, encrypted or foreign file may raise
-    *(ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError),
-    *(RuntimeError, TypeError, UnpicklingError, ValueError, struct.error, zlib.error),
-)
-
 Location = tuple[str, ...]
 """Path of a parameter: the names of its modules from the outside in, then its own name."""
 
 
-def read_pth(path: str | Path) -> Any:
-    """The content of a .pth file, with PyTorch tensors. No code in the file is run.
-
-    Raises:
-        ValueError: PyTorch cannot be imported, or the file holds more than tensors and numbers.
-        OSError: there is no such file, or it cannot be read.
-    """
-    path = Path(path)
-    foreign = f"{path} is not a PyTorch file of tensors and numbers alone: give a whole file that"
-    foreign += " holds nothing else"
-    head = b""
-    if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(32)
-    if head and not head.startswith((b"PK\3\4", b"\x80")):  # a zip, or an older version's pickle
-        raise ValueError(f"{foreign} (it begins with {head!r})")
-    try:
-        torch = importlib.import_module("torch")
-    except ModuleNotFoundError as error:
-        raise ValueError("reading a .pth file needs PyTorch: pip install -e '.[torch]'") from error
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # a broken installation
-        raise ValueError(
-            f"reading a .pth file needs PyTorch, which cannot be imported ({error}): install it "
-            "anew, or make an .npz file of the arrays where it works"
-        ) from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGES as error:
-        what = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{foreign} ({what})") from error
-
-
 def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a .pth file of tensors by name. Needs PyTorch.
+    """The arrays by name in a file that models.weights reads, of 32 bits or more if not integers.
+
+    A pickle of an EDM run holds several networks: the averaged one, "ema", is taken.
 
     Raises:
-        ValueError: PyTorch cannot be imported, or the file holds something else.
+        ValueError: the file cannot be read, or holds something else.
     """
-    content = read_pth(path)
-    if not _is_state_dict(content):
-        raise ValueError(f"{path} {_about(content)}: give a file of tensors by name alone")
-    return {name: to_numpy(tensor) for name, tensor in content.items()}
+    content = weights.read(path)
+    if isinstance(content, dict) and weights.is_module(content.get("ema")):
+        content = content["ema"]
+    try:
+        return _widened(weights.state_dict(content))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}: give a file of arrays by name alone") from error
 
 
 def load_pth(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of the PyTorch version of score_sde, as NumPy arrays. Needs PyTorch.
+    """A checkpoint of the PyTorch version of score_sde, as NumPy arrays.
 
-    Numbers of other types, such as bfloat16, become float32.
+    Floating-point numbers of fewer than 32 bits, such as bfloat16, become float32.
 
     Returns:
         {"model": {name: array}, "ema": {"shadow_params": [array]}, "step": int}.
 
     Raises:
-        ValueError: PyTorch cannot be imported, or the file is no such checkpoint.
+        ValueError: the file cannot be read, or is no such checkpoint.
     """
-    content = read_pth(path)
-    parts = content if isinstance(content, Mapping) else {}
+    content = weights.read(path)
+    parts = content if isinstance(content, dict) else {}
     model, ema, step = (parts.get(name) for name in ("model", "ema", "step"))
-    averages = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    averages = ema.get("shadow_params") if isinstance(ema, dict) else None
     whole = {
-        "model (tensors by name)": _is_state_dict(model),
+        "model (tensors by name)": isinstance(model, dict) and _are_arrays(model.values()),
         "ema.shadow_params (a list of tensors)": isinstance(averages, list | tuple)
-        and all(map(_is_tensor, averages)),
-        "step (a number)": isinstance(step, int | float) or _is_tensor(step),
+        and _are_arrays(averages),
+        "step (a number)": isinstance(step, int | float | np.generic) or _are_arrays([step]),
     }
     if missing := [name for name, found in whole.items() if not found]:
         raise ValueError(
-            f"{path} {_about(content)}, but a checkpoint of score_sde holds model, ema and step: "
-            f"make one that has {', '.join(missing)} too"
+            f"{path} holds {weights.about(content)}, but a checkpoint of score_sde holds model, "
+            f"ema and step: make one that has {', '.join(missing)} too"
         )
+    averages = _widened(dict(enumerate(averages or ())))
     return {
-        "model": {name: to_numpy(tensor) for name, tensor in parts["model"].items()},
-        "ema": {"shadow_params": [to_numpy(tensor) for tensor in averages or ()]},
+        "model": _widened(parts["model"]),
+        "ema": {"shadow_params": list(averages.values())},
         "step": int(parts["step"]),
     }
 
 
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_tensor, value.values()))
+def _are_arrays(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, np.ndarray) for value in values)
 
 
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "is_floating_point")
+def _widened(arrays: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
+    def widen(array):
+        narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.itemsize < 4
+        return array.astype(np.float32) if narrow else array
 
-
-def _about(content: Any) -> str:
-    if not isinstance(content, Mapping):
-        return f"holds a {type(content).__name__}"
-    names = sorted(map(str, content))
-    return f"holds {names[:8]}{' and more' * (len(names) > 8)}"
-
-
-def to_numpy(tensor: Any) -> np.ndarray:
-    """A PyTorch tensor as an array; numbers of a type that NumPy lacks become float32."""
-    if tensor.is_floating_point() and tensor.element_size() < 4:
-        tensor = tensor.float()
-    return tensor.numpy(force=True)
+    return {name: widen(array) for name, array in arrays.items()}
 
 
 def ema_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -230,29 +182,6 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     if order[0] == UNUSED:
         arrays.pop("all_modules.0.W", None)
     return _assign(arrays, names, expected)
-
-
-def load_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """A state dict from an .npz file of plain arrays.
-
-    EDM's networks are published as pickles, which run code when they are opened. Convert a pickle
-    from a source that you trust, with PyTorch and inside a clone of github.com/NVlabs/edm:
-
-        python -c "import pickle, numpy; net = pickle.load(open('edm.pkl', 'rb'))['ema']; \\
-            numpy.savez('edm.npz', **{k: v.numpy() for k, v in net.cpu().state_dict().items()})"
-
-    Raises:
-        ValueError: the file is no .npz file, or holds more than plain arrays.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # another kind of file in the archive
-                raise TypeError(f"{name} is no array")
-        return arrays
-    except DAMAGES as error:
-        raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
 
 
 def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:

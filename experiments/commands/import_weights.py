@@ -22,16 +22,16 @@ def run(request: Request) -> None:
     """Saves the weights in --checkpoint, their averages and their step, with a fresh optimizer.
 
     The other modes work in that folder, and training continues from there. The file is a .pth file
-    of the PyTorch score_sde, or an .npz file of an EDM network's averaged weights
-    (torch_import.load_npz describes how to make one). An .npz file holds neither a step nor the
-    weights before averaging: the averages are taken for both, at the last step of training.
+    of the PyTorch score_sde, or a .pkl file of an EDM network or an .npz file of its arrays. Those
+    hold neither a step nor the weights before averaging: the averages are taken for both, at the
+    last step of training.
 
     Raises:
         ValueError: the folder has checkpoints or another config, or the file does not fit.
     """
     config, folder = request.config, request.folder
     if request.checkpoint is None:
-        raise ValueError("--mode=import needs --checkpoint=FILE.pth (score_sde) or FILE.npz (EDM)")
+        raise ValueError("--mode=import needs --checkpoint=FILE.pth (score_sde) or FILE.pkl (EDM)")
     path = Path(request.checkpoint)
     configs.check_same(config, folder, configs.RESUME)
     if any((folder / "checkpoints").glob("[0-9]*")):
@@ -48,14 +48,9 @@ def run(request: Request) -> None:
 
 def _read(config: Config, path: Path) -> tuple[int, Any, Any]:
     """The step, the parameters and their averages."""
-    if path.suffix == ".npz":
-        params = torch_import.edm(torch_import.load_npz(path), config)
+    if path.suffix in (".npz", ".pkl"):
+        params = torch_import.edm(torch_import.load_state_dict(path), config)
         return config.training.n_iters, params, params
-    if path.suffix == ".pkl":
-        raise ValueError(
-            f"{path} is a pickle, which would run its own code: make an .npz file of its arrays as "
-            "models.torch_import.load_npz describes"
-        )
     checkpoint = torch_import.load_pth(path)
     averages = torch_import.ema_state_dict(checkpoint)
     return (

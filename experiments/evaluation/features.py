@@ -134,20 +134,16 @@ def random_conv() -> FeatureFunction:
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the weights of Inception: a PyTorch file (.pth), or an .npz file of the same arrays.
+    """Reads the weights of Inception: a PyTorch file, or an .npz file of the same arrays.
 
     Raises:
-        ValueError: there is no such file, it is of another type, or PyTorch is not installed and it
-            is a .pth file.
+        ValueError: there is no such file, or it holds something else.
     """
-    path = Path(path)
-    if path.suffix not in (".npz", ".pth") or not path.is_file():
+    if not Path(path).is_file():
         raise ValueError(
-            f"{str(path)!r} is no .pth or .npz file: give one with the weights of FID's Inception, "
+            f"there is no file {str(path)!r}: give one with the weights of FID's Inception, "
             "published as pt_inception-2015-12-05-6726825d.pth"
         )
-    if path.suffix == ".npz":
-        return torch_import.load_npz(path)
     return torch_import.load_state_dict(path)
 
 
