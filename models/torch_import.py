@@ -262,7 +262,8 @@ def _assign(
         value = _to_linen(arrays.pop(name), is_weight=name.endswith("weight"))
         if value.shape != leaf.shape:
             misshapen.append(f"{name}: {value.shape}, not {leaf.shape}")
-        params[path] = jnp.asarray(value, leaf.dtype)
+        params[path] = jnp.asarray(value, leaf.dtype).block_until_ready()
+        weights.release(value)
     if missing or arrays or misshapen:
         raise ValueError(
             "the state dict does not fit this config: "

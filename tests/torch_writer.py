@@ -191,3 +191,20 @@ def module_state(arrays=None, modules=None, buffers=None):
         "_modules": (modules or {}) | {"missing": None},
         "_forward_hooks": Call("collections.OrderedDict"),
     }
+
+
+def network(state, buffers=()):
+    """The network of a state dict as NVIDIA saves it: a persistent object for each module.
+
+    Args:
+        state: arrays by name.
+        buffers: the last parts of the names of the buffers among them.
+    """
+    inner = {}
+    for name, value in state.items():
+        first, _, rest = name.partition(".")
+        inner.setdefault(first, {})[rest] = value
+    own = {name: parts.pop("") for name, parts in inner.items() if "" in parts}
+    modules = {name: network(parts, buffers) for name, parts in inner.items() if parts}
+    unchanged = {name: own.pop(name) for name in buffers if name in own}
+    return persistent("Module", own, modules, unchanged, (8,), label_dim=3)

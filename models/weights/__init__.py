@@ -16,18 +16,19 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
 
+import numpy as np
 from safetensors import SafetensorError
 
 from models.weights import flax_files, safetensors_files, torch_files
 from models.weights.modules import about, is_module, state_dict
 from models.weights.pickles import Record, UnreadableError
 
-__all__ = ["Record", "about", "is_module", "read", "state_dict"]
+__all__ = ["Record", "about", "is_module", "read", "release", "state_dict"]
 
 FORMATS = (  # what a file looks like, a pattern of its first bytes, and the reader
     ("a safetensors file", rb".{4}\0{4}\{", safetensors_files.read),
-    ("a zip of PyTorch or NumPy", rb"PK(\3\4|\5\6)", torch_files.read_zip),
-    ("a pickle, as old PyTorch and NVIDIA write", rb"\x80[\2-\5]", torch_files.read_pickle),
+    ("a zip of PyTorch or NumPy", rb"PK(\x03\x04|\x05\x06)", torch_files.read_zip),
+    ("a pickle, as old PyTorch and NVIDIA write", rb"\x80[\x02-\x05]", torch_files.read_pickle),
     (  # a map whose first key is a text
         "a msgpack checkpoint of Flax",
         rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9]",
@@ -84,6 +85,19 @@ def read(path: str | Path) -> Any:
             f"{path} looks like {what}, but cannot be read: give a whole file of arrays "
             f"({type(error).__name__}: {reason})"
         ) from error
+
+
+def release(array: np.ndarray) -> None:
+    """Frees the memory of the file behind an array that is used no more, or is copied.
+
+    Parts of a file that were used stay in memory as long as there is room, and count as memory of
+    this process. They are read anew if an array of the file is used again.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _other(head: bytes) -> str:

@@ -31,23 +31,42 @@ def storage_dtype(storage: Any) -> np.dtype:
     return TORCH[TORCH_STORAGE[kind]]
 
 
-def _tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> np.ndarray:
-    """A view of a storage; offset and strides count numbers."""
+def _tensor(
+    storage: Any,
+    offset: int,
+    shape: Any,
+    strides: Any,
+    requires_grad: bool = False,
+    hooks: Any = None,
+    changes: Any = None,
+) -> np.ndarray:
+    """A view of a storage. Offset and strides count numbers; changes are yet to be made."""
     if not isinstance(storage, Storage):
         raise UnreadableError(f"a tensor has a {type(storage).__name__} for its storage")
     dtype, size = storage.dtype, storage.dtype.itemsize
     strides = [size * stride for stride in strides]
     array = np.ndarray(shape, dtype, storage.data, size * offset, strides)  # checks the bounds
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    array = array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    for change in changes or ():
+        array = {"conj": np.conj, "neg": np.negative}[change](array)
+    return array
 
 
 def _tensor_of_bytes(
-    storage: Any, offset: int, shape: Any, strides: Any, _: bool, hooks: Any, dtype: Any, *__: Any
+    storage: Any,
+    offset: int,
+    shape: Any,
+    strides: Any,
+    requires_grad: bool,
+    hooks: Any,
+    dtype: Any,
+    changes: Any = None,
 ) -> np.ndarray:
+    """A tensor of a newer type of numbers, which its storage does not know."""
     name = dtype.name.removeprefix("torch.")
     if name not in TORCH:
         raise UnreadableError(f"it holds numbers of the type {dtype.name}, which cannot be read")
-    return _tensor(Storage(TORCH[name], storage.data), offset, shape, strides)
+    return _tensor(Storage(TORCH[name], storage.data), offset, shape, strides, changes=changes)
 
 
 def _subclass_tensor(function: Record, _: Any, args: Any, *__: Any) -> Any:

@@ -54,7 +54,7 @@ def _entries(module: Record) -> dict[str, Any]:
 def about(value: Any) -> str:
     """What a value is, for messages: the names in a dict, the name of a Record, or the type."""
     if isinstance(value, Record):
-        return f"{value.name} (a name that a file of arrays does not need; it was not called)"
+        return f"{value.name} (code, which is not run)"
     if not isinstance(value, dict):
         return f"a {type(value).__name__}"
     names = sorted(map(str, value))

@@ -4,6 +4,7 @@ import golden
 import jax
 import numpy as np
 import pytest
+import torch_writer
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import digits
@@ -59,8 +60,10 @@ def test_edm_weights_are_a_run_that_has_been_trained(tmp_path):
     with config.unlocked():
         config.model.update(edm.model)
         config.data.update(edm.data)
-    np.savez(tmp_path / "edm.npz", **golden.edm_state_dict(arrays))
-    import_weights.run(Request(config, tmp_path / "run", str(tmp_path / "edm.npz")))
+    ema = torch_writer.network(golden.edm_state_dict(arrays), buffers=("freqs",))
+    content = torch_writer.pickled({"ema": ema}, 4, nested=True)[0]
+    (tmp_path / "edm.pkl").write_bytes(content)
+    import_weights.run(Request(config, tmp_path / "run", str(tmp_path / "edm.pkl")))
 
     averaged, step = related.weights(config, tmp_path / "run")
     assert step == config.training.n_iters
@@ -72,7 +75,7 @@ def test_edm_weights_are_a_run_that_has_been_trained(tmp_path):
     ("name", "message"),
     [
         (None, "--mode=import needs --checkpoint=FILE.pth"),
-        ("edm.pkl", "would run its own code: make an .npz file"),
+        ("edm.pkl", r"asks for posix\.system, which runs programs"),
         ("checkpoint.pth", "does not fit this config: missing"),
     ],
 )
@@ -81,6 +84,8 @@ def test_a_checkpoint_that_cannot_be_read_leaves_nothing_behind(
 ):
     empty = {"model": {}, "ema": {"shadow_params": []}, "step": 1}
     monkeypatch.setattr(torch_import, "load_pth", lambda path: empty)
+    (tmp_path / "edm.pkl").write_bytes(b"\x80\x02cposix\nsystem\n(S'true'\ntR.")
+    name = name and str(tmp_path / name)
     with pytest.raises(ValueError, match=message):
         import_weights.run(Request(tiny(), tmp_path / "run", name))
     assert not (tmp_path / "run").exists()

@@ -1,8 +1,15 @@
 import contextlib
+import os
+import pickle
+import re
+import subprocess
+import sys
 import tracemalloc
 import types
 import zipfile
+from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -224,3 +231,76 @@ def test_storages_stay_in_the_file(tmp_path, kind):
     for array in found.values():
         np.testing.assert_array_equal(array, 1)
         assert not array.flags.writeable
+    before = file_pages()
+    weights.release(found["2"])
+    assert before - file_pages() > 15 * 2**20
+    np.testing.assert_array_equal(found["2"], 1)
+
+
+def file_pages():
+    """The bytes of files that are in the memory of this process."""
+    return 1024 * int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+IMPORT = """
+import re, sys
+from pathlib import Path
+import jax.numpy as jnp
+from models import weights
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+jnp.ones(1).block_until_ready()
+start, copies = peak(), []
+for array in weights.read(sys.argv[1]).values():
+    copies.append(jnp.asarray(array.reshape(1024, -1).T, jnp.float32).block_until_ready())
+    weights.release(array)
+print((peak() - start) / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_a_gigabyte_becomes_parameters_in_little_more_memory(tmp_path):
+    ones = np.ones(2**22, np.float32)
+    tree = {str(i): torch_writer.tensor(ones) for i in range(64)}
+    (tmp_path / "file").write_bytes(torch_writer.legacy(tree))
+    command = [sys.executable, "-c", IMPORT, str(tmp_path / "file")]
+    root = str(Path(weights.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 1.2
+
+
+def test_files_of_pytorch_itself_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    base = torch.arange(24.0).reshape(4, 6)
+    tagged = torch.nn.Parameter(base.clone())
+    tagged.name_of_mine = "w"
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    tree = {
+        "state": network.state_dict(),
+        "tagged": tagged,
+        "views": [base.t(), base[1:3, ::2], torch.zeros(1, 3).expand(4, 3), torch.zeros(0, 2)],
+        "half": base.bfloat16(),
+        "conjugated": torch.view_as_complex(base.reshape(2, 6, 2)).clone().conj(),
+        "layout": torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last),
+    }
+    expected = {
+        "state": {name: value.numpy() for name, value in network.state_dict().items()},
+        "tagged": tagged.detach().numpy(),
+        "views": [value.numpy() for value in tree["views"]],
+        "half": base.numpy().astype(ml_dtypes.bfloat16),
+        "conjugated": tree["conjugated"].resolve_conj().numpy(),
+        "layout": tree["layout"].numpy(),
+    }
+    path = tmp_path / "file"
+    for write in (
+        lambda content: torch.save(content, path),
+        lambda content: torch.save(content, path, _use_new_zipfile_serialization=False),
+        lambda content: path.write_bytes(pickle.dumps(content, 4)),
+    ):
+        write(tree)
+        jax.tree.map(np.testing.assert_array_equal, weights.read(path), expected)
+        write(network)
+        assert list(weights.state_dict(weights.read(path))) == list(expected["state"])
