@@ -147,7 +147,6 @@ CALLS: Calls = {
     "numpy._core.numeric._frombuffer": _numpy_from_buffer,
     "torch.Size": tuple,
     "torch.device": lambda *args: ":".join(map(str, args)),
-    "torch.nn.parameter.Parameter": _first,
     "torch._tensor._rebuild_from_type_v2": _subclass_tensor,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,

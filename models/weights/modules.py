@@ -56,6 +56,7 @@ def about(value: Any) -> str:
     if isinstance(value, Record):
         return f"{value.name} (code, which is not run)"
     if not isinstance(value, dict):
-        return f"a {type(value).__name__}"
+        name = type(value).__name__
+        return f"a{'n' * name.startswith(('i', 'o'))} {name}"
     names = sorted(map(str, value))
     return f"{names[:8]}{' and more' * (len(names) > 8)}"

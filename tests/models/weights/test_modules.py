@@ -59,7 +59,7 @@ def test_arrays_in_dicts_have_names_with_dots():
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"a": {"step": 3}}, "holds a int for a.step, no array"),
+        ({"a": {"step": 3}}, "holds an int for a.step, no array"),
         ([np.ones(1)], "holds a list, no arrays by name"),
         (
             {"a": weights.Record("my.Thing", ())},
