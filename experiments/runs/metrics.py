@@ -3,13 +3,12 @@
 import json
 import logging
 import os
-import socket
-import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -63,83 +62,56 @@ class Lines:
 
 
 class TensorBoard:
-    """TensorBoard events; names are grouped as train/, held_out/, quality/ and timing/.
-
-    The file is written here: the packages for it import PyTorch or TensorFlow wherever one is
-    installed, which takes seconds, and ends the run if that installation is broken.
-    """
+    """TensorBoard events; names are grouped as train/, held_out/, quality/ and timing/."""
 
     def __init__(self, folder: Path, step: int):
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        self._file = _Appended(folder / name)
-        self._add(0, _bytes(3, b"brain.Event:2"))
-        self._add(step + 1, _bytes(7, _integer(1, 1)))  # a start, which hides later events
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+
+        # SummaryWriter's thread would die of a full disk, and the next events wait for it.
+        self._events, self._event = EventsWriter(str(folder / "events")), Event
+        start = SessionLog(status=SessionLog.START)  # hides the events after this step
+        self._events.write_event(Event(step=step + 1, session_log=start))
 
     def write(self, step: int, values: Values, kind: str) -> None:
-        for name, value in values.items():
-            self._add(step, _summary(_grouped(name, kind), _real(2, value, "f")))
+        from tensorboardX.summary import scalar
+
+        with _warning(f"events of step {step}"):
+            for name, value in values.items():
+                self._add(step, scalar(_grouped(name, kind), value))
+            self._events.flush()
 
     def picture(self, step: int, path: Path) -> None:
+        from tensorboardX.summary import image
+
         with _warning(f"the picture of step {step}"), Image.open(path) as opened:
-            width, height = opened.size
-            numbers = height, width, len(opened.getbands())
-            pixels = b"".join(_integer(field, n) for field, n in enumerate(numbers, 1))
-            pixels += _bytes(4, path.read_bytes())
-            self._add(step, _summary(f"pictures/{path.stem.split('_')[0]}", _bytes(4, pixels)))
+            pixels = np.asarray(opened.convert("RGB"))
+            self._add(step, image(f"pictures/{path.stem.split('_')[0]}", pixels, dataformats="HWC"))
+            self._events.flush()
 
     def close(self) -> None:
-        self._file.add()
+        with _warning("the last events"):
+            self._events.close()
 
-    def _add(self, step: int, what: bytes) -> None:
-        """Adds an Event: a record of its length and its bytes, each with a checksum."""
-        event = _real(1, time.time(), "d") + _integer(2, step) + what
-        parts = struct.pack("<Q", len(event)), event
-        self._file.add(b"".join(part + struct.pack("<I", _checksum(part)) for part in parts))
+    def _add(self, step: int, summary: Any) -> None:
+        self._events.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
 
 
-def _summary(name: str, value: bytes) -> bytes:
-    """The field of an Event that holds one value of that name."""
-    return _bytes(5, _bytes(1, _bytes(1, name.encode()) + value))
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hides PyTorch from tensorboardX, which does not need it and imports it where it is installed.
 
-
-def _integer(field: int, value: int) -> bytes:
-    """A field of a protocol buffer: an integer >= 0."""
-    return bytes([field << 3]) + _varint(value)
-
-
-def _real(field: int, value: float, kind: Literal["d", "f"]) -> bytes:
-    """A field of a protocol buffer: a number of 64 (d) or 32 bits (f)."""
-    wire = {"d": 1, "f": 5}[kind]
-    return bytes([field << 3 | wire]) + np.asarray(value).astype(f"<{kind}").tobytes()
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    """A field of a protocol buffer: text, or a message in it."""
-    return bytes([field << 3 | 2]) + _varint(len(value)) + value
-
-
-def _varint(n: int) -> bytes:
-    """An integer in groups of seven bits, the lowest first; all but the last have the top bit."""
-    groups = [n >> shift & 127 for shift in range(0, max(n.bit_length(), 1), 7)]
-    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
-
-
-def _checksum(data: bytes) -> int:
-    """The masked CRC-32C of a record."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = CRC_32C[(crc ^ byte) & 255] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc_of_byte(n: int) -> int:
-    for _ in range(8):
-        n = n >> 1 ^ (n & 1) * 0x82F63B78
-    return n
-
-
-CRC_32C = tuple(map(_crc_of_byte, range(256)))
+    That would take seconds, and end the run where the installation is broken.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # pyright: ignore
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 def _grouped(name: str, kind: str) -> str:

@@ -121,27 +121,6 @@ def test_a_sink_that_fails_is_a_warning_and_the_others_get_the_values(tmp_path, 
     assert files.read_lines(tmp_path / "metrics.jsonl") == [{"step": 6, "loss": 1.0}]
 
 
-def test_events_are_protocol_buffers_with_checksums(tmp_path):
-    """Bytes as the formats define them; CRC-32C of the digits 1 to 9 is 0xE3069283."""
-    crc = 0xE3069283
-    assert metrics._checksum(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
-    assert metrics._integer(2, 300) == b"\x10\xac\x02"
-    assert metrics._bytes(5, b"ab") == b"\x2a\x02ab"
-    assert metrics._real(2, 1.0, "f") == b"\x15\x00\x00\x80\x3f"
-    board = metrics.TensorBoard(tmp_path, 0)
-    board.write(3, {"loss": 0.5}, "metrics")
-    (path,) = tmp_path.iterdir()
-    data, events = path.read_bytes(), []
-    while data:
-        size = int.from_bytes(data[:8], "little")
-        for part, found in ((data[:8], data[8:12]), (data[12 : 12 + size], data[12 + size :])):
-            assert metrics._checksum(part) == int.from_bytes(found[:4], "little")
-        events.append(data[12 : 12 + size])
-        data = data[16 + size :]
-    assert events[0].endswith(b"brain.Event:2")
-    assert events[2].endswith(b"\x10\x03\x2a\x13\x0a\x11\x0a\x0atrain/loss\x15\x00\x00\x00\x3f")
-
-
 def test_unknown_sinks_are_refused():
     with pytest.raises(ValueError, match=r"config\.training\.sinks.*did you mean 'tensorboard'"):
         metrics.check_sinks(("jsonl", "tensorbord"))
