@@ -10,6 +10,7 @@ import jax
 from experiments.build import components, configs, related
 from experiments.commands.request import Request
 from experiments.runs import devices
+from experiments.runs import folder as folders
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import with_params
 from models import torch_import
@@ -40,8 +41,8 @@ def run(request: Request) -> None:
     state = with_params(related.skeleton(config), step, params, ema_params)
     mesh = components.mesh(config)
     state = jax.device_put(state, devices.state_shardings(mesh, state))
-    configs.save(config, folder)
-    with closing(Checkpoints(folder)) as checkpoints:
+    with folders.locked(folder), closing(Checkpoints(folder)) as checkpoints:
+        configs.save(config, folder)
         checkpoints.save(step, state)
     LOG.info("%s: the weights of %s, at step %d", folder, path, step)
 

@@ -11,6 +11,7 @@ from configs import digits
 from experiments.build import components, configs, related
 from experiments.commands import import_weights
 from experiments.commands.request import Request
+from experiments.runs import folder as folders
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import abstract_state, init_state
 from models import torch_import
@@ -35,6 +36,11 @@ def test_an_imported_run_is_one_that_other_modes_and_training_can_use(tmp_path, 
     monkeypatch.setattr(torch_import, "load_pth", lambda path: checkpoint)
     monkeypatch.setattr(torch_import, "score_sde", lambda state, _: unflatten_dict(state, sep="/"))
     request = Request(config, tmp_path, "checkpoint.pth")
+    with (
+        folders.locked(tmp_path),
+        pytest.raises(ValueError, match="another command is training in"),
+    ):
+        import_weights.run(request)
     import_weights.run(request)
 
     assert configs.load(tmp_path) == config
