@@ -121,19 +121,22 @@ class Checkpoints:
             ValueError: there are checkpoints, and none can be read.
         """
         steps = self.steps()[::-1] if step is None else [step]
+        reason = ""
         for number, step in enumerate(steps):
-            errors = []
+            errors: list[Exception | None] = []
             for tree in (like,) if other is None else (like, other):
                 state, error = self._read(step, tree)
                 errors.append(error)
                 if hosts.everyone(state is not None):
                     self._put_aside(steps[:number])
                     return state
-            LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, errors[0])
+            reason = _reason(errors[0]) if errors[0] else "by another process"
+            LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, reason)
         if steps:
             raise ValueError(
-                f"none of the checkpoints {steps} in {self._folder} can be read: "
-                "move the folder away to start over"
+                f"none of the checkpoints {steps} in {self._folder} can be read ({reason}): free "
+                "memory or mend the disk if that is the reason, or move the folder away to start "
+                "over"
             )
         return None
 
