@@ -29,7 +29,7 @@ LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", 
 LONGEST = 400  # characters of a library's message
 DRAWN = "lower config.sampling.batch_size"
 SCORED = "lower config.eval.batch_size"
-TRAINED = "lower config.training.batch_size, or raise config.training.n_microbatches"
+TRAINED = "raise config.training.n_microbatches, or lower config.training.batch_size in a new run"
 HELD = "lower config.model.nf, or split the state over devices (config.mesh.fsdp)"
 SMALLER = {  # module that ran out of memory: what takes less
     "experiments.data": "give fewer or smaller data (config.data.image_size)",

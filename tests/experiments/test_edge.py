@@ -86,7 +86,7 @@ def test_a_long_message_of_a_library_is_cut(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "advice"),
     [
-        ("experiments.training.step", "lower config.training.batch_size, or raise config.training"),
+        ("experiments.training.step", "raise config.training.n_microbatches, or lower config.tra"),
         ("experiments.training.state", "lower config.model.nf"),
         ("experiments.pipeline.draw", "lower config.sampling.batch_size"),
         ("experiments.pipeline.likelihood", "lower config.eval.batch_size"),
