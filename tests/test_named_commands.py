@@ -132,11 +132,9 @@ SMALL = {
     "training": {"n_iters": 2, "batch_size": 8, "log_freq": 1, "steps_per_jit": 1, "eval_freq": 2},
     "sampling": {"n_samples": 8, "batch_size": 8},
     "eval": {"batch_size": 50, "rtol": 0.1, "atol": 0.1, "num_samples": 20, "bound_steps": 20},
-    "exposure_bias": {"nfe": (5,), "n_samples": 8},
-    "ablate": {"nfe": (5,), "weights": (1.0,), "scales": (1.01,), "n_samples": 16, "n_seeds": 2},
+    "exposure_bias": {"solvers": ("euler",), "nfe": (5,), "n_samples": 8},
+    "ablate": {"solvers": ("euler",), "nfe": (5,), "weights": (1.0,), "scales": (1.01,)},
     "model": {"nf": 8, "num_res_blocks": 1, "attn_resolutions": (), "blocks_per_group": 1},
-    "autoencoder": {},
-    "data": {},
     "optim": {"warmup": 0},
 }
 SIDE = 16  # of images in place of larger ones
@@ -151,12 +149,13 @@ def shrunk(config):
         )
     if config.data.dataset != "digits":
         config.training.at_end = ()
+    config.ablate.update(n_samples=20, n_seeds=2)
     if config.sampling.method in ("predictor_corrector", "ddpm"):
         config.sampling.n_steps = 25  # the least of VP is 21
     if "hidden_size" in config.model:
         config.model.update(hidden_size=16, depth=1, num_heads=2)
     if config.data.dataset in ("folder", "cifar10"):
-        config.data.image_size = SIDE
+        config.data.image_size, config.data.num_classes = SIDE, 10
     if config.data.dataset == "cifar10":
         config.data.path = "images.npz"
     if config.model.name != "autoencoder" and "ch_mult" in config.model:
@@ -179,16 +178,15 @@ def files_of_a_user(folder):
                     png = io.BytesIO()
                     Image.fromarray(image).save(png, "PNG")
                     archive.writestr(f"{k:03}.png", png.getvalue())
-                archive.writestr("dataset.json", json.dumps({"labels": None}))
+                labels = [[f"{k:03}.png", k % 10] for k in range(len(images))]
+                archive.writestr("dataset.json", json.dumps({"labels": labels}))
 
 
 def emoji(spec):
     """Random pictures in place of emoji, with names."""
     shape, names = (60, *spec.shape), np.array(["red heart, symbols"] * 60)
-    images, labels = (
-        np.random.RandomState(0).randint(256, size=shape, dtype=np.uint8),
-        np.arange(60),
-    )
+    images = np.random.RandomState(0).randint(256, size=shape, dtype=np.uint8)
+    labels = np.arange(60)
     arrays = {"train_labels": labels[:40] % 8, "test_labels": labels[40:] % 8}
     arrays |= {"train_captions": names[:40], "test_captions": names[40:]} if spec.captions else {}
     return Dataset(images[:40], images[40:], 256, **arrays)

@@ -10,6 +10,7 @@ default options.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from samplers.registry import Sampler
 from sde_lib import SDE
 from sde_lib.checks import check_at_least
 
+LOG = logging.getLogger(__name__)
 BUDGETS = (5, 10, 20, 50, 100)  # evaluations
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)  # of adaptive samplers, within the budgets
 OPTIONS: dict[str, dict[str, Any]] = {  # without churn it is Heun's method
@@ -85,8 +87,11 @@ class Reference(NamedTuple):
 def run(request: Request) -> None:
     """Measures every sampler; prints the table and the best, and saves them with a plot.
 
+    The table is saved anew with each sampler. One that fails is named, and the others go on.
+
     Raises:
-        ValueError: there is no run and the data set is not the mixture; the config guides samples.
+        ValueError: there is no run and the data set is not the mixture; the config guides samples;
+            or, at the end, samplers that have failed.
     """
     config, folder = request.config, request.folder
     check_at_least(2, **{"config.eval.num_samples": config.eval.num_samples})
@@ -98,13 +103,19 @@ def run(request: Request) -> None:
     sde = subject.model.sde
     settings = [setting for name in samplers.SAMPLERS for setting in settings_of(name, sde)]
     tracked = progress.track(settings, "samplers", "sampler")
-    results = list(measure(subject.model, reference, tracked, n))
+    stem = f"solvers_{subject.model.step}_seed{config.seed}"
+    path, results, failed = folder / f"{stem}.csv", [], {}
+    for result in measure(subject.model, reference, tracked, n, failed):
+        results.append(result)
+        files.write_table(path, Result._fields, results)
     panels = curves(reference, results)
     print("\n".join([*table(reference, results), *best(panels)]))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
-    stem = f"solvers_{subject.model.step}_seed{config.seed}"
-    print(files.write_table(folder / f"{stem}.csv", Result._fields, results))
+    print(path)
     print(charts.save_work_precision(folder / f"{stem}.png", panels, about))
+    if failed:
+        names = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise ValueError(f"{len(failed)} samplers have failed, all others are in {path}: {names}")
 
 
 def make_reference(subject: Subject, n: int) -> Reference:
@@ -158,14 +169,26 @@ def longest(create: Callable[[int], Sampler], sde: SDE, budget: int) -> Sampler:
 
 
 def measure(
-    model: Pipeline, reference: Reference, settings: Iterable[tuple[str, Sampler]], n: int
+    model: Pipeline,
+    reference: Reference,
+    settings: Iterable[tuple[str, Sampler]],
+    n: int,
+    failed: dict[str, str],
 ) -> Iterator[Result]:
-    """The errors of n samples of each sampler; those that are not finite are named and skipped."""
+    """The errors of n samples of each sampler; those that are not finite are named and skipped.
+
+    A sampler that fails is skipped from then on, and its error is put into `failed`.
+    """
     beyond = set()  # samplers that cost more than the last budget already
     for name, sampler in settings:
-        if name in beyond:
+        if name in beyond or name in failed:
             continue
-        drawn = draw(model, sampler, n, model.seed)
+        try:
+            drawn = draw(model, sampler, n, model.seed)
+        except Exception as error:  # whatever it is, the others can be measured
+            failed[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            LOG.warning("%s has failed: %s", name, failed[name])
+            continue
         if drawn.nfe > BUDGETS[-1]:
             beyond.add(name)
         if not np.isfinite(drawn.x).all():

@@ -186,6 +186,30 @@ def test_a_run_is_studied_by_its_model(tmp_path, monkeypatch):
     np.testing.assert_allclose(drawn.x, x0, rtol=1e-5)
 
 
+def test_a_sampler_that_fails_takes_no_other_along(tmp_path, monkeypatch, capsys):
+    """The table has the others; the message at the end names it, and it is tried once."""
+    tried = []
+
+    def draw(model, sampler, n, seed):
+        tried.append(sampler)
+        if isinstance(sampler, Jump):
+            raise RuntimeError("no room\nHLO")
+        return solvers.Drawn(np.random.RandomState(len(tried)).randn(n, 2), 16, False)
+
+    monkeypatch.setattr(subject, "MIXTURE", GAUSSIAN)
+    monkeypatch.setattr(solvers, "BUDGETS", (16, 32))
+    monkeypatch.setitem(samplers.SAMPLERS, "jump", Jump)
+    chosen = {name: samplers.SAMPLERS[name] for name in ("jump", "euler")}
+    monkeypatch.setattr(samplers, "SAMPLERS", chosen)
+    monkeypatch.setattr(solvers, "draw", draw)
+    with pytest.raises(ValueError, match=r"1 samplers have failed.*: jump: RuntimeError: no room$"):
+        solvers.run(Request(make_config(), tmp_path))
+    assert sum(isinstance(sampler, Jump) for sampler in tried) == 1
+    with (tmp_path / "solvers_0_seed42.csv").open() as file:
+        assert {row["sampler"] for row in csv.DictReader(file)} == {"euler"}
+    assert str(tmp_path / "solvers_0_seed42.csv") in capsys.readouterr().out
+
+
 def test_without_a_run_or_a_mixture_the_error_says_so(tmp_path):
     with pytest.raises(ValueError, match="train first"):
         solvers.run(Request(points.get_config("moons"), tmp_path))
