@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from typing import Any
 
 import jax
@@ -15,9 +16,13 @@ from experiments.runs import card, files
 from experiments.training.checkpoints import saved_steps
 from sde_lib.checks import check_at_least, check_name
 
+LOG = logging.getLogger(__name__)
+
 
 def run(request: Request) -> None:
     """Evaluates the last checkpoint, or all: prints the figures, and writes evaluation.jsonl.
+
+    The file is written after each metric. A metric that fails takes no other along.
 
     Raises:
         ValueError: no checkpoint, or too few images for a statistic.
@@ -32,17 +37,25 @@ def run(request: Request) -> None:
     losses, dataset = jax.jit(task.metrics), model.dataset()
     if "sampling" in names:
         check_data(dataset)
+    failures: list[Exception] = []
     steps = saved_steps(folder) if config.eval.checkpoints == "all" else [model.step]
     for step in steps:
         model = model if step == model.step else request.model(step)
         subject, figures = tasks.subject(config, model, dataset, losses), {}
         for name in names:
-            new = METRICS[name](subject)
+            try:
+                new = METRICS[name](subject)
+            except (FloatingPointError, jax.errors.JaxRuntimeError) as error:
+                LOG.warning("step %d: no %s: %s", step, name, error)
+                failures.append(error)  # other metrics may have room, or finite samples
+                continue
             for what, figure in new.items():
                 print(f"step {step}: {what} {figure}", flush=True)
             figures |= new
-        _record(request, step, figures)
-        card.update(folder, step, {name: str(figure) for name, figure in figures.items()})
+            _record(request, step, figures)
+            card.update(folder, step, {name: str(figure) for name, figure in figures.items()})
+    if failures:
+        raise failures[0]
 
 
 def chosen(config: Any) -> list[str]:

@@ -17,6 +17,7 @@ from experiments.build import components
 from experiments.commands import evaluate
 from experiments.commands.request import Request
 from experiments.evaluation import reference
+from experiments.evaluation.figure import Figure
 from experiments.runs import files
 
 GAUSSIAN, N = Gaussian(mean=0.1, std=0.3), 60
@@ -98,6 +99,24 @@ def test_data_too_few_for_sample_quality_are_refused_before_the_rest(config, tmp
     with pytest.raises(ValueError, match=f"there are {N} training samples, and sample quality"):
         run(config, trained(config, tmp_path))
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_metric_that_fails_takes_no_other_along(config, tmp_path, monkeypatch, caplog):
+    """Figures are written after each metric; the first failure is raised at the end."""
+    saved_runs.save(config, tmp_path)
+
+    def fail(subject):
+        assert "test loss" in files.read_lines(tmp_path / "evaluation.jsonl")[0]
+        raise FloatingPointError("samples are not finite")
+
+    monkeypatch.setitem(evaluate.METRICS, "bpd", fail)
+    monkeypatch.setitem(evaluate.METRICS, "sampling", lambda subject: {"fid": Figure(3.0)})
+    config.eval.enable_bpd = config.eval.enable_sampling = True
+    with pytest.raises(FloatingPointError, match="samples are not finite"):
+        evaluate.run(Request(config, tmp_path))
+    (line,) = files.read_lines(tmp_path / "evaluation.jsonl")
+    assert {"test loss", "fid"} <= line.keys()
+    assert "step 1: no bpd: samples are not finite" in caplog.text
 
 
 def test_an_evaluation_cut_off_goes_on_and_counts_nothing_twice(config, tmp_path, monkeypatch):
