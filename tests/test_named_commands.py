@@ -164,13 +164,11 @@ def shrunk(config):
 
 
 def files_of_a_user(folder):
-    """Data sets and weights with the names that the texts give them."""
+    """Data sets with the names that the texts give them."""
     random = np.random.RandomState(0)
     images = random.randint(256, size=(60, SIDE, SIDE, 3), dtype=np.uint8)
     labels = {"train_labels": np.arange(40) % 10, "test_labels": np.arange(20) % 10}
     np.savez(folder / "images.npz", train=images[:40], test=images[40:], **labels)
-    np.savez(folder / "edm.npz", weights=np.ones(3))
-    (folder / "checkpoint_24.pth").touch()
     for argv in MAIN:
         for name in re.findall(r"config.data.path=(\S+\.zip)", " ".join(argv)):
             with zipfile.ZipFile(folder / name, "w") as archive:
@@ -205,6 +203,7 @@ def user(tmp_path_factory):
         patch.setitem(sources.SOURCES, "emoji", sources.SOURCES["emoji"]._replace(load=emoji))
         patch.setattr(torch_import, "edm", random_weights)
         patch.setattr(torch_import, "score_sde", random_weights)
+        patch.setattr(torch_import, "load_state_dict", lambda _: {})
         patch.setattr(torch_import, "load_pth", lambda _: {"model": {}, "step": 2})
         patch.setattr(torch_import, "ema_state_dict", lambda checkpoint: {})
         patch.setattr(features, "load", lambda _: None)
