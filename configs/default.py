@@ -102,13 +102,14 @@ def _sampling(config: Config) -> None:
     sampling.confidence = default(float)  # in the class, of a model with label_confidence
     sampling.low_res = ""  # of a super-resolution model: the run of the smaller images
     sampling.low_res_noise = 0.0  # standard deviation of the noise that is added to these
-    sampling.n_steps = 1000
-    sampling.predictor = "reverse_diffusion"
-    sampling.corrector = "none"
-    sampling.n_steps_each = 1  # corrector steps at each time
-    sampling.snr = 0.16
-    sampling.noise_removal = True
-    sampling.probability_flow = False
+    sampling.n_steps = default(int)  # 1000 of "predictor_corrector", 18 of "edm", ...
+    sampling.predictor = default(str)  # of "predictor_corrector": "reverse_diffusion",
+    # "ancestral_sampling", "euler_maruyama" or "none"
+    sampling.corrector = default(str)  # of "predictor_corrector": "none", "langevin" or "ald"
+    sampling.n_steps_each = default(int)  # corrector steps at each time
+    sampling.snr = default(float)  # of the corrector: 0.16
+    sampling.noise_removal = default(bool)  # the last step is to E[x_0 | x]: True
+    sampling.probability_flow = default(bool)  # of the predictor
     sampling.rtol = default(float)  # of the adaptive methods
     sampling.atol = default(float)
     sampling.step_size = default(float)  # of "annealed_langevin"

@@ -13,14 +13,13 @@ from configs.default import Part
 BASE: Part = {
     "data.random_flip": True,
     "data.uniform_dequantization": False,
-    "sampling.n_steps": 0,
 }
 
 
 def experiment(
     dataset: Part, variants: dict[str, tuple[Part, ...]], variant: str
 ) -> default.Config:
-    """The config of a variant of a data set; sampling.n_steps is model.num_scales unless set."""
+    """The config of a variant of a data set; without sampling.n_steps, model.num_scales steps."""
     config = default.experiment({**BASE, **dataset}, variants, variant)
     config.sampling.n_steps = config.sampling.n_steps or config.model.num_scales
     return config

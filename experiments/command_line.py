@@ -82,6 +82,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     rest = _parse(values, argv, known_only=True)
     check_name("--mode", values.mode, modes)
     config, folder = _config(values.config, values.workdir)
+    before = config.copy_and_resolve_references()
     _check_fields(rest, folders.flatten(config.to_dict()))
     delattr(values, "config")
     config_flags.DEFINE_config_dict("config", config, "", values, sys_argv=rest)
@@ -92,7 +93,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         values.mode,
         config,
         folder,
-        frozenset(_overridden(values, config)),
+        frozenset(_overridden(values, config, before)),
         values.checkpoint,
         values.topology,
         (values.coordinator, values.num_processes, values.process_id, values.patience),
@@ -244,7 +245,7 @@ def _folder(name: str | None, workdir: str | None) -> Path | None:
     return Path("runs") / "-".join(filter(None, [file.stem, variant]))
 
 
-def _overridden(values: flags.FlagValues, config: Config) -> set[str]:
+def _overridden(values: flags.FlagValues, config: Config, before: Config) -> set[str]:
     """The fields that the command line sets, with --prompt and --label put into the config.
 
     Options of a component that another one replaces are dropped from the config.
@@ -256,6 +257,6 @@ def _overridden(values: flags.FlagValues, config: Config) -> set[str]:
     if values.label is not None:
         config.sampling.labels = tuple(values.label)
         fields.add("sampling.labels")
-    sections.reset_options(config, choices.CHOICES, fields)
+    sections.reset_options(config, before, choices.CHOICES, fields)
     configs.expand_paths(config)
     return fields

@@ -9,6 +9,7 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import (
     Attention,
     AugmentLabels,
@@ -34,7 +35,7 @@ INIT = initializers.variance_scaling(SCALE, "fan_in", "uniform")
 ZERO = initializers.zeros
 
 
-class ADM(nn.Module):
+class ADM(CheckedNetwork):
     """A U-Net in which the noise level and the conditioning scale and shift every block.
 
     Biases start at 0. (EDM initialises them like the weights.)

@@ -11,6 +11,7 @@ from jax import lax
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import (
     ACTIVATIONS,
     Attention,
@@ -29,7 +30,7 @@ Latents = Float[Array, "batch h w latent_channels"]
 BOX = (1, 1)  # the resampling filter: nearest neighbour
 
 
-class AutoencoderModule(nn.Module):
+class AutoencoderModule(CheckedNetwork):
     """Base class of Encoder, Decoder and Autoencoder: their common fields and blocks.
 
     Attributes:

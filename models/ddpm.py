@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import (
     ACTIVATIONS,
     Attention,
@@ -27,7 +28,7 @@ from sde_lib.batch import expand
 BOX = (1, 1)  # the resampling filter: nearest neighbour up, mean down
 
 
-class DDPM(nn.Module):
+class DDPM(CheckedNetwork):
     """The U-Net of DDPM. Field names are those of score_sde's configs.
 
     Attributes:

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import Embedding, ResnetBlock, group_norm
 from models.mlp import Points
 from models.resample import Image
 
 
-class Discriminator(nn.Module):
+class Discriminator(CheckedNetwork):
     """Logits of two classes: 0 for samples of a model, 1 for data.
 
     Attributes:

@@ -6,6 +6,7 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models.checked import CHOICES, CheckedNetwork
 from models.layers import (
     AugmentLabels,
     ClassLabels,
@@ -20,7 +21,6 @@ from models.layers import (
 from models.resample import Image
 from models.text import Caption, Text, embed_text
 from models.transformer import ZERO, Mask, Perceptron, TokenAttention, Tokens, layer_norm
-from sde_lib.checks import check_at_least
 
 SIZES = {
     name: {"hidden_size": width, "depth": depth, "num_heads": heads}
@@ -32,11 +32,10 @@ SIZES = {
     )
 }
 """The published model sizes, as fields of DiT."""
+CONDITIONING = CHOICES["conditioning"]
 
-CONDITIONING = ("adaln_zero", "cross_attention", "in_context")
 
-
-class DiT(nn.Module):
+class DiT(CheckedNetwork):
     """A transformer on the patches of an image. Its output is zero at initialisation.
 
     The embeddings of noise level, class, augmentation and caption (the mean of its tokens) add up
@@ -66,7 +65,7 @@ class DiT(nn.Module):
         dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
 
     Raises:
-        ValueError: a size is no positive integer, or hidden_size is no multiple of num_heads and 4.
+        ValueError: a field of CheckedNetwork, or hidden_size is no multiple of num_heads and 4.
     """
 
     patch_size: int = 2
@@ -91,18 +90,13 @@ class DiT(nn.Module):
     nf = 256  # features of the sinusoidal embeddings; fixed, not a field
 
     def __post_init__(self):
-        sizes = {
-            f"config.model.{name}": getattr(self, name)
-            for name in ("patch_size", "hidden_size", "depth", "num_heads")
-        }
-        check_at_least(1, **sizes)
+        super().__post_init__()
         for divisor, reason in ((self.num_heads, "num_heads"), (4, "2 sines and 2 cosines")):
             if self.hidden_size % divisor:
                 raise ValueError(
                     f"config.model.hidden_size is {self.hidden_size}: it must be a multiple of "
                     f"{divisor}, for {reason}"
                 )
-        super().__post_init__()
 
     @nn.compact
     def __call__(

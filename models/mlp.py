@@ -6,12 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import Embedding, FourierEmbedding
 
 Points = Float[Array, "batch dims"]
 
 
-class MLP(nn.Module):
+class MLP(CheckedNetwork):
     """Residual MLP on vectors, conditioned on Fourier features of the log noise level.
 
     Attributes:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import (
     ACTIVATIONS,
     Attention,
@@ -36,7 +37,7 @@ from models.resample import Image, downsample, upsample
 from models.text import Text, embed_text
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(CheckedNetwork):
     """The U-Net of the score-SDE paper. Field names are those of score_sde's configs.
 
     Attributes:

@@ -8,13 +8,14 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import ACTIVATIONS, check_halvings, level_sigma, with_remat
 from models.refinenet import POOLS, InstanceNormPlus, RefineBlock, ResidualBlock, conv
 from models.resample import Image
 from sde_lib.batch import expand
 
 
-class NCSNv2(nn.Module):
+class NCSNv2(CheckedNetwork):
     """NCSNv2 for images of 32 to 64 pixels: four stages of residual blocks and a RefineNet.
 
     Labels are indices of noise levels, 0 the highest. They only scale the output. Field names are

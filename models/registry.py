@@ -11,12 +11,10 @@ from models.autoencoder import Autoencoder
 from models.config import Config
 from models.ddpm import DDPM
 from models.discriminator import Discriminator
-from models.dit import CONDITIONING, DiT
-from models.layers import ACTIVATIONS
+from models.dit import DiT
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2At128, NCSNv2At256
-from models.text import KINDS as TEXT_KINDS
 from models.wideresnet import WideResNet
 from sde_lib.checks import check_at_least, check_name
 
@@ -39,19 +37,6 @@ KINDS = {"wideresnet": "classifier", "discriminator": "discriminator", "autoenco
 """What a network is trained as; all others are score models ("score")."""
 ENCODERS = ("wideresnet", "ncsnpp", "adm", "dit", "mlp")
 """Networks whose features a discriminator can use."""
-
-CHOICES = {
-    "resblock_type": ("ddpm", "biggan"),
-    "progressive": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "progressive_combine": ("sum", "cat"),
-    "embedding_type": ("fourier", "positional"),
-    "conditioning": CONDITIONING,
-    "text": TEXT_KINDS,
-    "nonlinearity": tuple(ACTIVATIONS),
-    "dtype": ("float32", "bfloat16"),
-}
-
 
 LABELLED = "take 'ncsnpp' (with config.model.conditional=True), 'adm' or 'dit'"
 NEEDS = {  # options of config.model: the network's field that each needs, and the change to make
@@ -108,9 +93,6 @@ def network_class(config: Config) -> type[nn.Module]:
 
 def _network(config: Config, name: str) -> nn.Module:
     options, network = config.model, MODELS[name]
-    for field, choices in CHOICES.items():
-        if field in options:
-            check_name(f"config.model.{field}", options[field], choices)
     fields = {field.name for field in dataclasses.fields(network)} - {"name"}
     _check_options(options, name, fields)
     values: dict[str, Any] = {
@@ -133,7 +115,7 @@ def _network(config: Config, name: str) -> nn.Module:
 
 
 def _check_options(options: Config, name: str, fields: Collection[str]) -> None:
-    """Raises ValueError for options, a dtype or text sizes that the network cannot have."""
+    """Raises ValueError for options or a dtype that the network cannot have."""
     for option, (field, change) in NEEDS.items():
         unconditional = option in CONDITIONS and not options.get("conditional", True)
         if options.get(option) and (field not in fields or unconditional):
@@ -147,9 +129,6 @@ def _check_options(options: Config, name: str, fields: Collection[str]) -> None:
             f"config.model.dtype is {options.dtype!r}, but the network {name!r} computes in "
             f"float32 alone: set it to that, or take one of {able}"
         )
-    if options.get("text"):
-        sizes = {"text_length", "text_width", "text_depth"} & set(options)
-        check_at_least(1, **{f"config.model.{size}": options[size] for size in sizes})
 
 
 def _autoencoder_values(config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models.checked import CheckedNetwork
 from models.layers import (
     Conv,
     Dense,
@@ -22,7 +23,7 @@ from models.resample import Image, downsample
 Logits = Float[Array, "batch classes"]
 
 
-class WideResNet(nn.Module):
+class WideResNet(CheckedNetwork):
     """Wide ResNet (Zagoruyko & Komodakis 2016) with group in place of batch normalisation.
 
     As published, it is conditioned on Fourier features of the logarithm of the noise label. It

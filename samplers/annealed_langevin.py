@@ -11,7 +11,7 @@ from samplers.base import Samples, Start, check_frames, starting_point
 from samplers.predictor_corrector import langevin_step
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import expand, fold_in, normal, sample_keys
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_in, check_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class AnnealedLangevin:
     denoise: bool = True
 
     def __post_init__(self):
+        check_types(self)
         check_at_least(1, n_levels=self.n_levels, n_steps_each=self.n_steps_each)
         if self.step_size is None and self.n_levels == 1:
             raise ValueError("n_levels is 1: step_size must be given, or n_levels at least 2")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size is {self.step_size}: it must be positive, or None")
+        check_in("(0, inf)", optional=True, step_size=self.step_size)
 
     @property
     def nfe(self) -> int:

@@ -1,7 +1,6 @@
 """DPM-Solver with adaptive step sizes (Lu et al. 2022, arXiv 2206.00927, Appendix C)."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -16,7 +15,7 @@ from samplers.lms import check_order, combine
 from samplers.solver import Model, enter, model_at, warn_of_untrained
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, expand
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least, check_in, check_name, check_tolerance, check_types
 
 MAX_TRIES = 10_000
 LEAST_STEP = 1e-5  # relative to the whole interval; a model that is not finite gets here at once
@@ -85,18 +84,14 @@ class DPMAdaptive:
     norm: Literal["sample", "batch"] = "sample"
 
     def __post_init__(self):
+        check_types(self)
         check_order(self.order, (2, 3))
         check_name("norm", self.norm, ("sample", "batch"))
-        for name in ("rtol", "atol", "h_init", "accept_safety", "sigma_max", "sigma_min"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}: it must be positive")
-        if not (min(self.pcoeff, self.icoeff, self.dcoeff) >= 0 and self.accept_safety < 1):
-            raise ValueError(
-                f"pcoeff = {self.pcoeff}, icoeff = {self.icoeff}, dcoeff = {self.dcoeff}, "
-                f"accept_safety = {self.accept_safety}: none may be negative, and accept_safety "
-                "must be below 1"
-            )
+        check_tolerance(rtol=self.rtol, atol=self.atol)
+        check_in("(0, inf)", h_init=self.h_init)
+        check_in("(0, inf)", True, sigma_max=self.sigma_max, sigma_min=self.sigma_min)
+        check_in("(0, 1)", accept_safety=self.accept_safety)
+        check_in("[0, inf)", pcoeff=self.pcoeff, icoeff=self.icoeff, dcoeff=self.dcoeff)
 
     def __call__(
         self,

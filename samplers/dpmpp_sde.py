@@ -10,6 +10,7 @@ from samplers.noise_levels import Levels
 from samplers.solver import Model, Plan
 from samplers.stochastic import Ancestral, Stochastic
 from sde_lib.batch import Batch
+from sde_lib.checks import check_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,7 @@ class DPMppSDE(Stochastic):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.r < 1:
-            raise ValueError(f"r is {self.r}: it must lie strictly between 0 and 1")
+        check_in("(0, 1)", r=self.r)
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         middle = now ** (1 - self.r) * then**self.r

@@ -18,7 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 from samplers.base import Samples, Start, check_frames, starting_point
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least, check_name, check_positive, check_types
 
 
 def euler_maruyama(
@@ -177,13 +177,13 @@ class PredictorCorrector:
     norm: Literal["sample", "batch"] = "sample"
 
     def __post_init__(self):
+        check_types(self)
         check_name("predictor", self.predictor, PREDICTORS)
         check_name("corrector", self.corrector, CORRECTORS)
         check_name("norm", self.norm, ("sample", "batch"))
         check_at_least(2 if self.denoise else 1, n_steps=self.n_steps)
         check_at_least(0, n_corrector_steps=self.n_corrector_steps)
-        if not self.snr > 0:
-            raise ValueError(f"snr is {self.snr}: it must be positive")
+        check_positive(snr=self.snr)
         if self.probability_flow and self.predictor == "ancestral_sampling":
             raise ValueError("ancestral_sampling has no probability flow: take 'reverse_diffusion'")
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Start, starting_point
 from sde_lib import SDE, ScoreFn, check_score_fn, solve_ode
+from sde_lib.checks import check_tolerance, check_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class ProbabilityFlow:
     denoise: bool = False
 
     def __post_init__(self):
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be positive")
+        check_types(self)
+        check_tolerance(rtol=self.rtol, atol=self.atol)
 
     def __call__(
         self,

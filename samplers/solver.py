@@ -30,7 +30,7 @@ from samplers.noise_levels import (
 )
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, fold_in, normal, sample_keys
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_in, check_types
 from sde_lib.sde import score_and_variance
 
 BROWNIAN = 1 << 24  # folded into the key of a sample; larger than any step number
@@ -120,6 +120,7 @@ class NoiseLevelSolver(abc.ABC):
     takes_tuple: ClassVar[bool] = True  # a tuple of score functions is accepted
 
     def __post_init__(self):
+        check_types(self)
         object.__setattr__(self, "grid", check_grid(self.grid, self.rho))
         self.check_steps(self.least_steps)
         if not isinstance(self.grid, str) and len(self.grid) != self.n_levels:
@@ -129,8 +130,7 @@ class NoiseLevelSolver(abc.ABC):
             )
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < np.inf:
-                raise ValueError(f"{name} is {value:g}: it must be positive, or None for the SDE's")
+            check_in("(0, inf)", optional=True, **{name: value})
             if value is not None and not isinstance(self.grid, str):
                 raise ValueError(
                     f"{name} is {value:g}: with levels given as grid, leave it at None"

@@ -25,7 +25,7 @@ from samplers.space_time_path import SpaceTimePath
 from samplers.stochastic import MOST_ETA, check_range
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, expand, fold_in, sample_keys
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_tolerance, check_types
 from sde_lib.solve import MAX_STEPS, worst_sample
 
 Times = Float[np.ndarray, " times"]
@@ -52,6 +52,7 @@ class _RungeKutta(abc.ABC):
     denoise: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self):
+        check_types(self)
         check_range(MOST_ETA, eta=self.eta)
         self._ends()
 
@@ -178,8 +179,7 @@ class AdaptiveSDE(_RungeKutta):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (0 < self.rtol < 1 and 0 < self.atol < 1):
-            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be in (0, 1)")
+        check_tolerance(rtol=self.rtol, atol=self.atol)
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
         return np.array([high, low])

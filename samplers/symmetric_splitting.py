@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from samplers.base import Samples, Start, check_frames, starting_point
 from sde_lib import CLD, SDE, ScoreFn, check_score_fn
 from sde_lib.batch import fold_in, normal, sample_keys
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least, check_name, check_types
 
 POWERS = {"uniform": 1, "quadratic": 2}
 
@@ -40,6 +40,7 @@ class SymmetricSplitting:
     denoise: bool = True
 
     def __post_init__(self):
+        check_types(self)
         check_name("grid", self.grid, POWERS)
         check_at_least(1 + self.denoise, n_steps=self.n_steps)
 

@@ -1,10 +1,25 @@
 """Argument checks whose errors state the name, the value given and the values allowed."""
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
+
+import numpy as np
+
+MOST = 2**31 - 1
+"""The largest count: counters on devices are int32."""
+LEAST_TOLERANCE = float(np.finfo(np.float32).eps)
+"""The least tolerance of a solver: a step's rounding error in float32."""
+TYPES = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
+WORDS = {
+    "(0, inf)": "positive, and finite",
+    "[0, inf)": "at least 0, and finite",
+    "(-inf, inf)": "a finite number",
+}
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
@@ -18,13 +33,48 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{kind} {name!r} is unknown: {hint}choose one of {', '.join(known)}")
 
 
-def check_at_least(least: int, **counts: int) -> None:
-    """Raises ValueError for a keyword argument that is not an integer, or is below `least`."""
+def check_at_least(least: int, most: int = MOST, **counts: Any) -> None:
+    """Raises ValueError for a keyword argument that is not an integer from `least` to `most`."""
     for name, count in counts.items():
-        if not isinstance(count, numbers.Integral) or isinstance(count, bool):
+        if not has_type(count, int):
             raise ValueError(f"{name} is {count!r}: it must be an integer")
         if count < least:
             raise ValueError(f"{name} is {count}: it must be at least {least}")
+        if count > most:
+            raise ValueError(f"{name} is {count}: it must be at most {most}")
+
+
+def check_in(interval: str, optional: bool = False, **values: Any) -> None:
+    """Raises ValueError for a keyword argument that is no number in an interval, also in float32.
+
+    Arrays are not checked, because they may be traced.
+
+    Args:
+        interval: such as "[0, 1)" or "(0, inf)".
+        optional: allows None.
+        values: the numbers by their names.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in values.items():
+        if _is_array(value) or (optional and value is None):
+            continue
+        both = (value, _float32(value)) if has_type(value, float) else (math.nan,)
+        above = low < min(both) or (interval[0] == "[" and low == min(both))
+        below = max(both) < high or (interval[-1] == "]" and max(both) == high)
+        if not (above and below):
+            expected = WORDS.get(interval, f"in {interval}")
+            raise ValueError(f"{name} is {value!r}: it must be {expected}")
+
+
+def check_tolerance(**values: Any) -> None:
+    """Raises ValueError for a solver's tolerance that float32 cannot reach, or that is above 1."""
+    for name, value in values.items():
+        check_in("(0, 1]", **{name: value})
+        if value < LEAST_TOLERANCE:
+            raise ValueError(
+                f"{name} is {value!r}, which float32 cannot reach: it must be at least "
+                f"{LEAST_TOLERANCE:.1g}, better 1e-5"
+            )
 
 
 def check_positive(or_zero: bool = False, **values: Any) -> None:
@@ -32,9 +82,41 @@ def check_positive(or_zero: bool = False, **values: Any) -> None:
 
     `or_zero` allows 0. Arrays are not checked, because they may be traced.
     """
-    for name, value in values.items():
-        if not isinstance(value, numbers.Real):
+    check_in("[0, inf)" if or_zero else "(0, inf)", **values)
+
+
+def check_types(owner: Any, prefix: str = "") -> None:
+    """Raises ValueError for a dataclass's field whose value is not of the type of its annotation.
+
+    Fields of bool, int, float and str are checked, also those that may be None; floats may not be
+    NaN. `prefix` stands before the field's name in the error.
+    """
+    for field in dataclasses.fields(owner):
+        union = isinstance(field.type, UnionType)
+        kinds = get_args(field.type) if union else (field.type,)
+        value = getattr(owner, field.name)
+        known = all(kind in (*TYPES, NoneType) for kind in kinds)
+        if not known or not field.init or _is_array(value):
             continue
-        if not (0 < float(value) < math.inf or (or_zero and value == 0)):
-            least = "at least 0" if or_zero else "positive"
-            raise ValueError(f"{name} is {value}: it must be {least}, and finite")
+        if not any(has_type(value, kind) for kind in kinds):
+            expected = " or ".join(TYPES.get(kind, "None") for kind in kinds)
+            raise ValueError(f"{prefix}{field.name} is {value!r}: it must be {expected}")
+
+
+def has_type(value: Any, kind: type) -> bool:
+    """True if a value can stand for this type: an integer is a float, but True and NaN are not."""
+    if kind in (int, float):
+        wider: type = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, wider) and not isinstance(value, bool) and value == value
+    return isinstance(value, (bool, np.bool_) if kind is bool else kind)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and not isinstance(value, numbers.Real | np.bool_)
+
+
+def _float32(value: Any) -> float:
+    """The nearest number in float32."""
+    if abs(value) > np.finfo(np.float32).max:
+        return math.copysign(math.inf, value)
+    return float(np.float32(value))

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+from sde_lib.checks import check_in
 from sde_lib.sde import SDE, Time, log_normal
 
 VELOCITY_KEY = 1 << 24  # folded into a sample's key to draw its velocities at t = 0
@@ -53,12 +54,8 @@ class CLD(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        positive = 0 < self.beta < math.inf and 0 < self.mass < math.inf
-        if not (positive and 0 < self.gamma <= 1):
-            raise ValueError(
-                f"beta = {self.beta}, mass = {self.mass}, gamma = {self.gamma}: all three must be "
-                "positive, with gamma of at most 1"
-            )
+        check_in("(0, inf)", beta=self.beta, mass=self.mass)
+        check_in("(0, 1]", gamma=self.gamma)
 
     def alpha(self, t: Time) -> Array:
         """Raises ValueError: x and v have different factors, so there is no single alpha."""

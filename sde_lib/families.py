@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from sde_lib.batch import Batch, expand
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_in
 from sde_lib.sde import SDE, Time
 from sde_lib.table import from_betas
 
@@ -29,7 +29,8 @@ class VE(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+        check_in("(0, inf)", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}: VE needs "
                 "0 < sigma_min < sigma_max"
@@ -97,7 +98,8 @@ class _LinearBeta(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.beta_min < self.beta_max < math.inf:
+        check_in("(0, inf)", beta_min=self.beta_min, beta_max=self.beta_max)
+        if not self.beta_min < self.beta_max:
             raise ValueError(
                 f"beta_min = {self.beta_min}, beta_max = {self.beta_max}: "
                 f"{type(self).__name__} needs 0 < beta_min < beta_max"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand
+from sde_lib.checks import check_positive
 from sde_lib.sde import SDE, ScoreFn
 
 
@@ -34,8 +35,7 @@ class GaussianMixture:
             raise ValueError(f"weights are {self.weights}: they must be positive and add up to 1")
         if len(self.means) != len(self.weights) or len({len(mean) for mean in self.means}) != 1:
             raise ValueError(f"means must be {len(self.weights)} points; they are {self.means}")
-        if not self.std > 0:
-            raise ValueError(f"std is {self.std}: it must be positive")
+        check_positive(std=self.std)
 
     def log_prob(self, x: Batch) -> PerSample:
         """Log density of x_0, in nats; x is [B, D]."""

@@ -15,7 +15,7 @@ from jax.scipy.special import logit, ndtr, ndtri
 from jaxtyping import Array
 
 from sde_lib.batch import PerSample
-from sde_lib.checks import check_name
+from sde_lib.checks import check_in, check_name, check_positive
 from sde_lib.sde import SDE
 
 Quantile = Callable[[PerSample], PerSample]
@@ -57,9 +57,9 @@ def create(
         ValueError: an unknown name, a mean far outside the SDE's log l, a std or sigma_data that
             is not positive, or "log_uniform" for an SDE whose log-SNR is unbounded.
     """
-    for what, value in (("std", std), ("std_above", std_above), ("sigma_data", sigma_data)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{what} of the noise density is {value}: it must be positive")
+    spreads = {"std": std, "std_above": std_above, "sigma_data": sigma_data}
+    check_positive(**{f"{name} of the noise density": spread for name, spread in spreads.items()})
+    check_in("(-inf, inf)", **{"mean of the noise density": mean})
     if name == "uniform":
         return None
     with jax.ensure_compile_time_eval():

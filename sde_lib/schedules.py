@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sde_lib.batch import Batch, expand
+from sde_lib.checks import check_in
 from sde_lib.sde import SDE, Time
 
 
@@ -103,8 +104,7 @@ class Cosine(_VariancePreserving):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.s < math.inf:
-            raise ValueError(f"s is {self.s}: Cosine needs s >= 0")
+        check_in("[0, inf)", s=self.s)
 
     @property
     def _rate(self) -> float:
@@ -156,7 +156,7 @@ class Sigmoid(_VariancePreserving):
 
     def __post_init__(self):
         super().__post_init__()
-        if not -80 * self.tau <= self.start < self.end <= 80 * self.tau < math.inf:
+        if not -80 * self.tau <= self.start < self.end <= 80 * self.tau:
             raise ValueError(
                 f"start = {self.start}, end = {self.end}, tau = {self.tau}: Sigmoid needs "
                 "-80 tau <= start < end <= 80 tau"

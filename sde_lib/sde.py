@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
+from sde_lib.checks import check_in, check_types
 
 ScoreFn = Callable[[Array, Array], Array]
 """A score function: score_fn(x, t) = grad_x log p_t(x), of the shape of x, with t of shape [B]."""
@@ -54,7 +55,8 @@ class SDE(abc.ABC):
         train_t_min: smallest time of training, and the time at which likelihoods start.
 
     Raises:
-        ValueError: unless 0 < t_max < inf and 0 <= t_min, train_t_min < t_max.
+        ValueError: a field that is no finite number, or t_max <= 0, or a t_min or train_t_min
+            outside [0, t_max).
     """
 
     is_scalar: ClassVar[bool] = True  # the state is the data, with one alpha and sigma for all
@@ -64,8 +66,10 @@ class SDE(abc.ABC):
     train_t_min: float = dataclasses.field(default=1e-5, kw_only=True)
 
     def __post_init__(self):
-        if not 0 < self.t_max < math.inf:
-            raise ValueError(f"t_max is {self.t_max}: it must be a positive number")
+        check_types(self)
+        numbers = (field.name for field in dataclasses.fields(self) if field.type is float)
+        check_in("(-inf, inf)", **{name: getattr(self, name) for name in numbers})
+        check_in("(0, inf)", t_max=self.t_max)
         for name in ("t_min", "train_t_min"):
             value = getattr(self, name)
             if not 0 <= value < self.t_max:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from sde_lib.checks import check_tolerance
+
 MAX_STEPS = 10_000
 SMALLEST_STEP = 1e-8  # fraction of |t1 - t0|; a non-finite field reaches it in a dozen tries
 
@@ -73,10 +75,9 @@ def solve_ode(
             is 1 - proportional. A positive value makes fewer steps be rejected in a rough field.
 
     Raises:
-        ValueError: a tolerance that is not positive.
+        ValueError: a tolerance that float32 cannot reach.
     """
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must be positive")
+    check_tolerance(rtol=rtol, atol=atol)
     batch = jax.tree.leaves(y0)[0].shape[0]
     recorded = jnp.atleast_1d(t1) if path_times is None else jnp.append(path_times, t1)
     solution = diffrax.diffeqsolve(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_lib.batch import PerSample
-from sde_lib.checks import check_name
+from sde_lib.checks import check_in, check_name, check_positive
 
 Weighting = Callable[[PerSample], PerSample]
 MIN_SNR_CAP = 5.0
@@ -41,10 +41,11 @@ def create(name: str, sigma_data: float = 0.5, bias: float = 2.0) -> Weighting |
         bias: log-SNR at which the weight of "sigmoid" is 1/2.
 
     Raises:
-        ValueError: an unknown name, or a sigma_data that is not positive.
+        ValueError: an unknown name, a sigma_data that is not positive, or a bias that is not
+            finite.
     """
-    if not sigma_data > 0:
-        raise ValueError(f"sigma_data of the weighting is {sigma_data}: it must be positive")
+    check_positive(**{"sigma_data of the weighting": sigma_data})
+    check_in("(-inf, inf)", **{"bias of the weighting": bias})
     weightings = {
         "variance": None,
         "x0": lambda log_snr: jnp.exp(-log_snr),

@@ -55,11 +55,11 @@ class Subject:
         """The experiment's model with these weights; with a sampler's name, drawn by that one."""
         config = self.config()
         if sampler:
-            choice = choices.SAMPLER
+            own = choices.SAMPLER.components[sampler].values()
+            sections.reset(config, choices.SAMPLER.fields())
             config.sampling.method = sampler
-            sections.reset_options(config, [choice], [choice.field])
             for field, value in {"n_steps": n_steps, "corrector": "langevin"}.items():
-                if f"sampling.{field}" in choice.components[sampler].values():
+                if f"sampling.{field}" in own:
                     config.sampling[field] = value
         return pipelines.untrained(config).replace(params=params)
 

@@ -5,7 +5,7 @@ A component is chosen by name, such as config.sampling.method. An option of anot
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import samplers
@@ -38,20 +38,56 @@ SAMPLING_NAMES = {  # fields of config.sampling that are named otherwise than th
 }
 
 
-class SamplerOptions(Mapping[str, sections.Options]):
-    """The options of every registered sampler, also of one that is registered later."""
+class Registered(Mapping[str, sections.Options]):
+    """The options of everything in a registry, also of what is registered later.
+
+    Args:
+        registry: the components by name.
+        options: a function from a component's name to its options.
+    """
+
+    def __init__(self, registry: Mapping[str, Any], options: Callable[[str], sections.Options]):
+        self.registry, self.options = registry, options
 
     def __getitem__(self, name: str) -> sections.Options:
-        return options_of(samplers.SAMPLERS[name], "sampling", SAMPLING_NAMES)
+        return self.options(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(samplers.SAMPLERS)
+        return iter(self.registry)
 
     def __len__(self) -> int:
-        return len(samplers.SAMPLERS)
+        return len(self.registry)
 
 
-SAMPLER = Choice("sampling.method", SamplerOptions())
+def _sampler_options(name: str) -> sections.Options:
+    return options_of(samplers.SAMPLERS[name], "sampling", SAMPLING_NAMES)
+
+
+def _predictor_options(name: str) -> sections.Options:
+    deterministic = name not in ("ancestral_sampling", "none")
+    return {"probability_flow": "sampling.probability_flow"} if deterministic else {}
+
+
+def _corrector_options(name: str) -> sections.Options:
+    steps = {"snr": "sampling.snr", "n_corrector_steps": "sampling.n_steps_each"}
+    return {} if name == "none" else steps
+
+
+SAMPLER = Choice("sampling.method", Registered(samplers.SAMPLERS, _sampler_options), renews=True)
+PREDICTOR = Choice(
+    "sampling.predictor",
+    Registered(samplers.PREDICTORS, _predictor_options),
+    default="reverse_diffusion",
+    within=("sampling.method", "predictor_corrector"),
+)
+CORRECTOR = Choice(
+    "sampling.corrector",
+    Registered(samplers.CORRECTORS, _corrector_options),
+    default="none",
+    within=("sampling.method", "predictor_corrector"),
+)
+SAMPLING_DEFAULTS = {"denoise": True, "corrector": "none"}
+"""Options of samplers whose default in a config is not the sampler's own."""
 
 SCORE_MATCHING = {  # score_sde's names stay in config.training
     **{name: f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
@@ -127,6 +163,7 @@ REGULARIZATION = Choice(
     },
 )
 CHOICES = (
-    *(SDE, SAMPLER, OBJECTIVE, NOISE_DENSITY, WEIGHTING, GUIDANCE_SCHEDULE, EDIT, REGULARIZATION),
+    *(SDE, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
+    *(GUIDANCE_SCHEDULE, EDIT, REGULARIZATION),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

@@ -26,6 +26,7 @@ from experiments.training.objective import Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
 from experiments.training.options import Average, Training
 from models import NoiseModel
+from models.checked import check_attention
 from models.config import Config
 from models.dit import DiT, check_patches
 from models.learned_schedule import SCHEDULE
@@ -50,7 +51,11 @@ def sde(config: Config) -> sde_lib.SDE:
 def sampler(config: Config) -> Sampler:
     """The sampler that config.sampling describes."""
     name, options = choices.SAMPLER.read(config)
-    return samplers.create(name, **options)
+    choices.PREDICTOR.check(config)
+    choices.CORRECTOR.check(config)
+    known = choices.SAMPLER.components[name]
+    defaults = {key: value for key, value in choices.SAMPLING_DEFAULTS.items() if key in known}
+    return samplers.create(name, **defaults | options)
 
 
 def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
@@ -255,6 +260,8 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     if isinstance(encoder, DiT):
         check_patches(shape, encoder.patch_size)
     made = NoiseModel(network, models.preconditioning(config, sde))
+    if "attn_resolutions" in config.model:  # the network's own default may not fit
+        check_attention(encoder, shape[0])
     if config.model.name != "autoencoder":
         made.preconditioning.check(encoder)
         _check_data(config, made, shape)

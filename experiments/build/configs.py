@@ -12,7 +12,7 @@ from experiments.build.migrate import drop_unused, migrate
 from experiments.runs import folder as folders
 from models.config import Config
 
-VERSION = 2
+VERSION = 3
 USE = (  # fields that may change when a trained model is used
     *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
     *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
@@ -62,13 +62,13 @@ def load(folder: Path) -> Config:
     with config.ignore_type(), config.unlocked():
         for name, value in fields.items():
             _put(config, name, tuple(value) if isinstance(value, list) else value)
-    if version == VERSION:
+    if version > 1:
         for field in RUNS:
             path = sections.get(config, field)
             beside = os.path.relpath(folder / path) if path and not os.path.isabs(path) else ""
             if beside and os.path.exists(beside):
                 sections.put(config, field, beside)
-    else:
+    if version < VERSION:
         drop_unused(config)
     return config
 

@@ -53,6 +53,11 @@ RENAMED = {  # old field: (new field, its old default)
 }
 OLD_DEFAULTS = {  # of fields that have kept their names, where None now stands for the default
     "sampling.confidence": 1.0,
+    "sampling.predictor": "reverse_diffusion",
+    "sampling.corrector": "none",
+    "sampling.snr": 0.16,
+    "sampling.noise_removal": True,
+    "sampling.probability_flow": False,
     "edit.n_results": 6,
     "edit.mask": "left",
     "edit.strength": 0.3,
@@ -80,7 +85,7 @@ def migrate(values: dict[str, Any]) -> dict[str, Any]:
 
 def drop_unused(config: Config) -> None:
     """Drops the options of components that are not chosen, which earlier versions kept."""
-    sections.reset_options(config, CHOICES, [choice.field for choice in CHOICES])
+    sections.drop_unused(config, CHOICES)
     for section, needed in (
         ("guidance.discriminator", "run"),
         ("guidance.classifier", "run"),
@@ -89,9 +94,7 @@ def drop_unused(config: Config) -> None:
         ("autoencoder.adversarial", "weight"),
     ):
         if not sections.get(config, f"{section}.{needed}"):
-            for name in sections.get(config, section):
-                field = f"{section}.{name}"
-                sections.put(config, field, sections.get(sections.DEFAULT, field))
+            sections.reset(config, [f"{section}.{name}" for name in sections.get(config, section)])
 
 
 def new_name(field: str) -> str | None:

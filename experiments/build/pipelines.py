@@ -47,9 +47,10 @@ def load(
             raise ValueError(f"config.{field} is now config.{new}")
         check_name("the override", field, known)
     configs.check_overrides(overrides, folder)
+    before = config.copy_and_resolve_references()
     for field, value in overrides.items():
         sections.put(config, field, value)
-    sections.reset_options(config, choices.CHOICES, overrides)
+    sections.reset_options(config, before, choices.CHOICES, overrides)
     configs.expand_paths(config)
     return trained(config, folder, step)
 

@@ -24,10 +24,16 @@ class Choice:
     Attributes:
         field: its full name, such as "sampling.method".
         components: for each component, the config field of each of its options.
+        default: the component that None stands for.
+        renews: another component starts from its own defaults, also for options that both have.
+        within: (field, component) of the choice that this one is a part of; None for no such.
     """
 
     field: str
     components: Mapping[str, Options]
+    default: str | None = None
+    renews: bool = False
+    within: tuple[str, str] | None = None
 
     def read(self, config: Config) -> tuple[str, dict[str, Any]]:
         """The component's name, and its options but for those that are None.
@@ -35,7 +41,7 @@ class Choice:
         Raises:
             ValueError: an unknown component, or an option of a component that is not chosen.
         """
-        name = get(config, self.field)
+        name = self.chosen(config)
         check_name(f"config.{self.field}", name, self.components)
         own = self.components[name]
         for field in sorted(self.fields() - set(own.values())):
@@ -52,6 +58,20 @@ class Choice:
                 )
         values = {option: get(config, field) for option, field in own.items()}
         return name, {option: value for option, value in values.items() if value is not None}
+
+    def check(self, config: Config) -> None:
+        """Raises what `read` raises, if the choice is made at all."""
+        if self.applies(config):
+            self.read(config)
+
+    def applies(self, config: Config) -> bool:
+        """False for a part of a component that is not chosen."""
+        return self.within is None or get(config, self.within[0]) == self.within[1]
+
+    def chosen(self, config: Config) -> Any:
+        """The name of the component that the config chooses."""
+        name = get(config, self.field)
+        return self.default if name is None else name
 
     def fields(self) -> set[str]:
         """The config fields of all options of all components."""
@@ -105,20 +125,41 @@ def check_needed(config: Config, section: str, needed: str, fields: Iterable[str
             )
 
 
-def reset_options(config: Config, choices: Iterable[Choice], overridden: Iterable[str]) -> None:
-    """Drops the options of a component that was replaced by another one on the command line.
+def reset_options(
+    config: Config, before: Config, choices: Iterable[Choice], overridden: Iterable[str]
+) -> None:
+    """Resets the options of components that were replaced to their defaults.
 
-    An option that was given on the command line too stays, and is refused if it does not fit. An
-    option that names a component itself, such as a weighting, goes with the options of that.
+    An option that was overridden too stays, and is refused if it does not fit. An option that names
+    a component itself, such as a weighting, goes with the options of that.
+
+    Args:
+        config: with the overrides.
+        before: without them.
+        choices: that may have been changed, each before those that its options name.
+        overridden: full names of the fields that were given.
     """
-    overridden, dropped = set(overridden), set()
     for choice in choices:
-        if choice.field not in overridden | dropped:
-            continue
-        own = choice.components.get(get(config, choice.field), {})
-        for field in choice.fields() - set(own.values()) - overridden:
-            put(config, field, get(DEFAULT, field))
-            dropped.add(field)
+        if choice.chosen(config) != choice.chosen(before):
+            own = set() if choice.renews else _own_fields(choice, config)
+            reset(config, choice.fields() - own - set(overridden))
+
+
+def drop_unused(config: Config, choices: Iterable[Choice]) -> None:
+    """Resets the options of components that are not chosen."""
+    for choice in choices:
+        if choice.applies(config):
+            reset(config, choice.fields() - _own_fields(choice, config))
+
+
+def reset(config: Config, fields: Iterable[str]) -> None:
+    """Sets fields to their defaults in configs/default.py."""
+    for field in fields:
+        put(config, field, get(DEFAULT, field))
+
+
+def _own_fields(choice: Choice, config: Config) -> set[str]:
+    return set(choice.components.get(choice.chosen(config), {}).values())
 
 
 def _exists(field: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.data.lazy_images import LazyImages
+from sde_lib.checks import check_at_least, check_in
 
 Split = Literal["train", "test"]
 
@@ -35,6 +36,11 @@ class DataSpec:
     captions: bool = False
     first_frame: bool = False
     max_unreadable: float = 0.0
+
+    def __post_init__(self):
+        check_at_least(1, **{"config.data.image_size": self.shape[0]})
+        check_at_least(1, **{"config.data.num_channels": self.shape[-1]})
+        check_in("(0, 1)", **{"config.data.test_fraction": self.test_fraction})
 
 
 @dataclasses.dataclass(frozen=True)

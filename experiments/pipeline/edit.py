@@ -18,7 +18,7 @@ from experiments.runs import devices, progress
 from samplers import editing, measurement
 from sde_lib import ScoreFn
 from sde_lib.batch import Batch
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least, check_in, check_name
 
 Columns = dict[str, Batch]
 
@@ -49,8 +49,7 @@ class Edit:
         check_name("config.edit.mask", self.mask, MASKS)
         counts = {name: getattr(self, name) for name in ("n_results", "n_iterations")}
         check_at_least(1, **{f"config.edit.{name}": count for name, count in counts.items()})
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"config.edit.strength is {self.strength}: it must lie in [0, 1]")
+        check_in("[0, 1]", **{"config.edit.strength": self.strength})
 
 
 def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.ndarray]:

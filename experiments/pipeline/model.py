@@ -25,7 +25,7 @@ from models import NoiseModel
 from samplers.base import Scores
 from samplers.registry import Sampler
 from sde_lib import SDE, ScoreFn, variational
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least, check_name, check_tolerance, check_types
 from sde_lib.probes import Probe
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
@@ -45,7 +45,7 @@ class LikelihoodOptions:
         batch_size: samples at a time.
 
     Raises:
-        ValueError: an unknown probe, a tolerance that is not positive, or a count below 1.
+        ValueError: an unknown probe, a tolerance that float32 cannot reach, or a count below 1.
     """
 
     rtol: float = 1e-5
@@ -56,14 +56,12 @@ class LikelihoodOptions:
     batch_size: int = 256
 
     def __post_init__(self):
+        check_types(self, "config.eval.")
         check_name("config.eval.probe", self.probe, get_args(Probe))
         for name in ("n_probes", "n_repeats", "batch_size"):
             check_at_least(1, **{f"config.eval.{name}": getattr(self, name)})
         for name in ("rtol", "atol"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"config.eval.{name} is {getattr(self, name)}: it must be positive"
-                )
+            check_tolerance(**{f"config.eval.{name}": getattr(self, name)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,6 +121,7 @@ class TrainedModel:
 
     def __post_init__(self):
         check_at_least(1, **{"config.sampling.batch_size": self.batch_size})
+        check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
         self.classifier_free.check(self.conditions)
         guidance.check(self.guides, self.sde)
         scheduled = self.classifier_free.schedule.name != "constant"

@@ -5,6 +5,16 @@ from typing import Any
 
 import optax
 
+from sde_lib.checks import check_at_least, check_in, check_types
+
+PREFIX = "config.optim."
+RANGES = {
+    "(0, inf)": ("lr", "eps"),  # without eps a weight whose gradient is 0 becomes NaN
+    "[0, 1)": ("beta1", "beta2"),
+    "[0, inf)": ("weight_decay",),
+    "(-inf, inf)": ("grad_clip",),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
@@ -18,6 +28,9 @@ class Adam:
         weight_decay: as a multiple of the learning rate.
         warmup: steps over which the learning rate rises from 0.
         grad_clip: the largest global norm of a gradient; 0 or less: no limit.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     lr: float = 2e-4
@@ -29,8 +42,10 @@ class Adam:
     grad_clip: float = 1.0
 
     def __post_init__(self):
-        if not self.lr > 0:
-            raise ValueError(f"config.optim.lr is {self.lr}: it must be positive")
+        check_types(self, PREFIX)
+        check_at_least(0, **{f"{PREFIX}warmup": self.warmup})
+        for interval, names in RANGES.items():
+            check_in(interval, **{f"{PREFIX}{name}": getattr(self, name) for name in names})
 
     def rate(self, step: Any) -> Any:
         """The learning rate at a step."""

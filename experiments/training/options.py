@@ -1,6 +1,7 @@
 """The options of training, which check themselves, and the average of the weights."""
 
 import dataclasses
+import sys
 import threading
 
 import jax
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 
 from experiments.runs.metrics import check_sinks
 from experiments.training.optimizer import Adam
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_in, check_types
 
 PERIODS = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption")
 
@@ -30,13 +31,9 @@ class Average:
     rampup: float = 0.05
 
     def __post_init__(self):
-        if not 0 <= self.rate < 1:
-            raise ValueError(f"config.model.ema_rate is {self.rate}: it must be in [0, 1)")
-        for name in ("halflife", "rampup"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(
-                    f"config.model.ema_{name} is {getattr(self, name)}: it must be 0 or more"
-                )
+        check_in("[0, 1)", **{"config.model.ema_rate": self.rate})
+        check_in("[0, inf)", **{"config.model.ema_halflife": self.halflife})
+        check_in("[0, inf)", **{"config.model.ema_rampup": self.rampup})
 
     def decay(self, step: jax.Array, batch_size: int) -> jax.Array:
         """The share of the average that is kept at a step."""
@@ -76,15 +73,15 @@ class Training:
     optimizer: Adam = Adam()
 
     def __post_init__(self):
+        check_types(self, "config.training.")
         counts = ("n_iters", "batch_size", "n_microbatches", "steps_per_jit", *PERIODS)
         named = {f"config.training.{name}": getattr(self, name) for name in counts}
         check_at_least(1, **named, **{"config.training.max_skipped": self.max_skipped})
         check_at_least(0, **{"config.training.quality_freq": self.quality_freq})
-        if not 0 < self.stall_seconds < threading.TIMEOUT_MAX:
-            raise ValueError(
-                f"config.training.stall_seconds is {self.stall_seconds}: it must be positive, and "
-                f"less than {threading.TIMEOUT_MAX:.0f}"
-            )
+        check_at_least(0, sys.maxsize, **{"config.data.resident_bytes": self.resident_bytes})
+        check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
+        seconds = f"(0, {threading.TIMEOUT_MAX:.0f})"
+        check_in(seconds, **{"config.training.stall_seconds": self.stall_seconds})
         k = self.steps_per_jit
         periods = {name: getattr(self, name) for name in (*PERIODS, "quality_freq")}
         wrong = [f"config.training.{name} = {n}" for name, n in periods.items() if n % k]

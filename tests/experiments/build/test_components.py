@@ -12,8 +12,9 @@ from experiments.pipeline.edit import Edit
 
 def changed(config, changes):
     """The config with these fields, and without options of components that they replace."""
+    before = config.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
-    sections.reset_options(config, choices.CHOICES, changes)
+    sections.reset_options(config, before, choices.CHOICES, changes)
     return config
 
 

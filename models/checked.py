@@ -1,0 +1,79 @@
+"""The base class of networks, which checks the fields that they share by name."""
+
+from typing import Any
+
+import flax.linen as nn
+
+from models.layers import ACTIVATIONS
+from models.text import KINDS as TEXT_KINDS
+from sde_lib.checks import check_at_least, check_in, check_name, check_types
+
+PREFIX = "config.model."
+CHOICES = {
+    "resblock_type": ("ddpm", "biggan"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": ("sum", "cat"),
+    "embedding_type": ("fourier", "positional"),
+    "conditioning": ("adaln_zero", "cross_attention", "in_context"),
+    "text": TEXT_KINDS,
+    "nonlinearity": tuple(ACTIVATIONS),
+    "dtype": ("float32", "bfloat16"),
+}
+LEAST = {  # of integers, and of each integer in a sequence
+    **dict.fromkeys(("num_res_blocks", "num_classes", "augment_dim"), 0),
+    **dict.fromkeys(("nf", "ch_mult", "attn_resolutions", "num_head_channels", "num_scales"), 1),
+    **dict.fromkeys(("text_length", "text_width", "text_depth"), 1),
+    **dict.fromkeys(("patch_size", "hidden_size", "depth", "num_heads"), 1),
+    **dict.fromkeys(("blocks_per_group", "channel_multiplier", "num_outputs"), 1),
+    **dict.fromkeys(("latent_channels", "codebook_size", "channels"), 1),
+}
+INTERVALS = {
+    "dropout": "[0, 1)",
+    "init_scale": "[0, inf)",
+    **dict.fromkeys(("fourier_scale", "sigma_min", "sigma_max", "mlp_ratio"), "(0, inf)"),
+    "fir_kernel": "(-inf, inf)",
+}
+MOST_EXPONENT = 20  # of fourier_features: 2^n pi x still has digits in float32
+
+
+class CheckedNetwork(nn.Module):
+    """A network whose fields are checked when it is made.
+
+    Raises:
+        ValueError: a field of a wrong type, an unknown choice, or a number out of range.
+    """
+
+    def __post_init__(self):
+        check_types(self, PREFIX)
+        for name, value in vars(self).items():
+            check_field(name, value)
+        super().__post_init__()
+
+
+def check_field(name: str, value: Any) -> None:
+    """Raises ValueError for a field of a network, given by its name, that no network can have."""
+    if name in CHOICES:
+        check_name(f"{PREFIX}{name}", value, CHOICES[name])
+    named: Any = {f"{PREFIX}{name}": value}
+    if isinstance(value, tuple | list):
+        named = {f"{PREFIX}{name}[{i}]": each for i, each in enumerate(value)}
+        if name in ("ch_mult", "fir_kernel") and not value:
+            raise ValueError(f"{PREFIX}{name} is empty: give one number or more")
+    if name in LEAST:
+        check_at_least(LEAST[name], **named)
+    if name in INTERVALS:
+        check_in(INTERVALS[name], **named)
+    if name == "fourier_features":
+        check_at_least(0, MOST_EXPONENT, **named)
+
+
+def check_attention(network: Any, height: int) -> None:
+    """Raises ValueError for an attention resolution that no level has, for images this high."""
+    levels = [height // 2**level for level in range(len(getattr(network, "ch_mult", ())))]
+    for resolution in getattr(network, "attn_resolutions", ()) if levels else ():
+        if resolution not in levels:
+            raise ValueError(
+                f"{PREFIX}attn_resolutions has {resolution}, but the network's levels are "
+                f"{', '.join(map(str, levels))} pixels high: give some of these, or () for none"
+            )
