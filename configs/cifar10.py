@@ -71,6 +71,7 @@ uint8 arrays `train` and `test`, [N, 32, 32, 3].
 """
 
 from configs import default
+from configs.default import LEFT_OUT
 from configs.published import (
     CONDITIONAL,
     DDPM,
@@ -94,6 +95,11 @@ from configs.published import (
 )
 
 DATASET: Part = {"data.dataset": "cifar10", "data.num_classes": 10, "model.dropout": 0.1}
+CLASSIFIER: Part = {
+    "training.n_iters": 200_001,
+    "model.name": "wideresnet",
+    "model.dropout": LEFT_OUT,
+}
 VARIANTS = {
     **ncsn_variants(sigma_max=50.0, num_scales=232, snr=0.176),
     "ve_ddpm": (VE_DISCRETE, DDPM),
@@ -114,7 +120,7 @@ VARIANTS = {
     "subvp_ddpmpp_deep_continuous": (SUBVP, DDPMPP, DEEP),
     "subvp_ncsnpp_continuous": (SUBVP, NCSNPP),
     "subvp_ncsnpp_deep_continuous": (SUBVP, NCSNPP, DEEP),
-    "ve_classifier_continuous": (VE, {"model.name": "wideresnet", "training.n_iters": 200_001}),
+    "ve_classifier_continuous": (VE, CLASSIFIER),
     "edm_ddpmpp": (EDM, EDM_DDPMPP),
     "edm_ncsnpp": (EDM, EDM_NCSNPP),
     "edm_ddpmpp_conditional": (EDM, EDM_DDPMPP, CONDITIONAL),

@@ -16,6 +16,8 @@ Section = ml_collections.ConfigDict
 default = config_dict.placeholder  # None: the component's default
 Part = dict[str, Any]
 """Values of fields by their full names, such as {"model.nf": 128}."""
+LEFT_OUT = object()
+"""The value of a part's field that removes it from the parts before."""
 
 
 def get_config() -> Config:
@@ -340,9 +342,11 @@ def experiment(base: Part, variants: dict[str, tuple[Part, ...]], variant: str) 
         ValueError: an unknown variant.
     """
     check_variant(variant, tuple(variants))
-    config = get_config()
-    for part in (base, *variants[variant]):
-        config.update_from_flattened_dict(part)
+    config, merged = get_config(), dict(base)
+    for part in variants[variant]:
+        merged |= part
+    given = {field: value for field, value in merged.items() if value is not LEFT_OUT}
+    config.update_from_flattened_dict(given)
     return config
 
 

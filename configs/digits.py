@@ -47,10 +47,25 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim, and a histogr
 """
 
 from configs import default
-from configs.default import Part
+from configs.default import LEFT_OUT, Part
 from configs.published import EDM_METHOD
 
+UNET: Part = {
+    "model.nf": 32,
+    "model.ch_mult": (1, 2),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (4,),
+    "model.resblock_type": "biggan",
+    "model.skip_rescale": True,
+    "model.init_scale": 0.0,
+    "model.embedding_type": "positional",
+    "model.progressive_input": "none",
+    "model.scale_by_sigma": False,
+    "model.fir": False,
+    "model.dropout": 0.0,
+}
 BASE: Part = {
+    **UNET,
     "data.dataset": "digits",
     "data.image_size": 8,
     "data.num_channels": 1,
@@ -66,18 +81,6 @@ BASE: Part = {
     "eval.rtol": 3e-4,
     "eval.atol": 3e-4,
     "eval.num_samples": 1000,
-    "model.nf": 32,
-    "model.ch_mult": (1, 2),
-    "model.num_res_blocks": 1,
-    "model.attn_resolutions": (4,),
-    "model.resblock_type": "biggan",
-    "model.skip_rescale": True,
-    "model.init_scale": 0.0,
-    "model.embedding_type": "positional",
-    "model.progressive_input": "none",
-    "model.scale_by_sigma": False,
-    "model.fir": False,
-    "model.dropout": 0.0,
     "model.ema_rate": 0.999,
     "optim.lr": 2e-3,
     "optim.warmup": 100,
@@ -117,6 +120,7 @@ VLB: Part = {
     "eval.enable_bound": True,
 }
 CLASSIFIER: Part = {
+    **dict.fromkeys((*UNET, "model.log_labels"), LEFT_OUT),
     "model.name": "wideresnet",
     "model.blocks_per_group": 1,
     "model.channel_multiplier": 2,
@@ -142,7 +146,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "vlb": (VLB,),
     "classifier": (LIKELIHOOD, CLASSIFIER),
     "edm_classifier": (EDM, CLASSIFIER, LOG_UNIFORM),
-    "discriminator": (EDM, CLASSIFIER, LOG_UNIFORM, DISCRIMINATOR),
+    "discriminator": (EDM, LOG_UNIFORM, DISCRIMINATOR),
 }
 
 

@@ -50,17 +50,10 @@ minute of compilation.
 """
 
 from configs import default
-from configs.default import Part
+from configs.default import LEFT_OUT, Part
 from configs.published import EDM_METHOD
 
-BASE: Part = {
-    "data.dataset": "emoji",
-    "training.n_iters": 50_000,
-    "training.snapshot_freq": 5000,
-    "training.snapshot_freq_for_preemption": 1000,
-    "training.eval_freq": 1000,
-    "eval.rtol": 1e-3,
-    "eval.atol": 1e-3,
+UNET: Part = {
     "model.nf": 64,
     "model.ch_mult": (1, 2, 2),
     "model.num_res_blocks": 2,
@@ -69,6 +62,16 @@ BASE: Part = {
     "model.skip_rescale": True,
     "model.init_scale": 0.0,
     "model.dropout": 0.1,
+}
+BASE: Part = {
+    **UNET,
+    "data.dataset": "emoji",
+    "training.n_iters": 50_000,
+    "training.snapshot_freq": 5000,
+    "training.snapshot_freq_for_preemption": 1000,
+    "training.eval_freq": 1000,
+    "eval.rtol": 1e-3,
+    "eval.atol": 1e-3,
     "model.ema_rate": 0.999,
     "optim.warmup": 1000,
 }
@@ -107,6 +110,7 @@ EDM: Part = {
     "optim.warmup": 200,
 }
 AUTOENCODER: Part = {
+    **dict.fromkeys(("model.resblock_type", "model.dropout"), LEFT_OUT),
     "data.uniform_dequantization": False,
     "data.random_flip": True,
     "training.n_iters": 2500,
@@ -134,6 +138,7 @@ LATENT: Part = {
     "model.attn_resolutions": (),
 }
 DIT: Part = {
+    **dict.fromkeys((*UNET, *DDPMPP, "model.log_labels"), LEFT_OUT),
     "model.name": "dit",
     "model.patch_size": 2,
     "model.hidden_size": 256,

@@ -8,20 +8,30 @@ config, updated by the part of its data set and then by the parts of its variant
 """
 
 from configs import default
-from configs.default import Part
+from configs.default import LEFT_OUT, Part
 
 BASE: Part = {
     "data.random_flip": True,
     "data.uniform_dequantization": False,
+    "sampling.predictor": "reverse_diffusion",
+    "sampling.corrector": "none",
 }
 
 
 def experiment(
     dataset: Part, variants: dict[str, tuple[Part, ...]], variant: str
 ) -> default.Config:
-    """The config of a variant of a data set; without sampling.n_steps, model.num_scales steps."""
+    """The config of a variant of a data set.
+
+    Options of the sampler that no part gives are score_sde's: model.num_scales steps, and one
+    corrector step of ratio 0.16 at each.
+    """
     config = default.experiment({**BASE, **dataset}, variants, variant)
-    config.sampling.n_steps = config.sampling.n_steps or config.model.num_scales
+    sampling = config.sampling
+    sampling.n_steps = sampling.n_steps or config.model.num_scales
+    if sampling.corrector in ("langevin", "ald"):
+        sampling.n_steps_each = sampling.n_steps_each or 1
+        sampling.snr = sampling.snr or 0.16
     return config
 
 
@@ -78,6 +88,8 @@ DEEP: Part = {"model.num_res_blocks": 8, "training.n_iters": 950_001}
 
 # EDM: the method and its training. Augmentation includes flips, so the data are not flipped.
 EDM_METHOD: Part = {
+    "sampling.predictor": LEFT_OUT,
+    "sampling.corrector": LEFT_OUT,
     "training.sde": "edm",
     "noise_density.name": "log_normal",
     "weighting.name": "edm",
@@ -140,6 +152,7 @@ EDM_NCSNPP: Part = {
     "model.progressive_input": "residual",
 }
 EDM_ADM: Part = {
+    "model.log_labels": LEFT_OUT,
     "model.name": "adm",
     "model.nf": 192,
     "model.ch_mult": (1, 2, 3, 4),
@@ -166,6 +179,7 @@ DDPM_256: Part = {
     **VP_DISCRETE,
     **DDPM,
     "model.ch_mult": (1, 1, 2, 2, 4, 4),
+    "sampling.snr": LEFT_OUT,
     "model.num_scales": 1000,
     "optim.lr": 2e-5,
 }
@@ -196,6 +210,7 @@ NCSNPP_1024: Part = {
 # NCSN (Song and Ermon 2019), and NCSNv2 (Song and Ermon 2020).
 NCSN: Part = {
     **VE_DISCRETE,
+    "model.dropout": LEFT_OUT,
     "sampling.predictor": "none",
     "sampling.corrector": "ald",
     "sampling.n_steps_each": 100,

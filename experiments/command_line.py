@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import difflib
 import inspect
 import re
 import sys
@@ -18,7 +17,7 @@ from ml_collections import config_flags
 
 from configs import default
 from experiments import config_file
-from experiments.build import choices, configs, migrate, sections
+from experiments.build import choices, configs, known_fields, sections
 from experiments.commands.request import Request
 from experiments.runs import files, hosts
 from experiments.runs import folder as folders
@@ -81,7 +80,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     values = _flag_values()
     rest = _parse(values, argv, known_only=True)
     check_name("--mode", values.mode, modes)
-    config, folder = _config(values.config, values.workdir)
+    file = values.config
+    config, folder = _config(file, values.workdir)
     before = config.copy_and_resolve_references()
     _check_fields(rest, folders.flatten(config.to_dict()))
     delattr(values, "config")
@@ -89,11 +89,15 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     unexpected = _parse(values, rest)[1:]
     if unexpected:
         raise ValueError(f"unexpected arguments: {' '.join(unexpected)}")
+    overridden = _overridden(values, config, before)
+    if file is not None:
+        known_fields.check(config)
+        known_fields.check_network(config)
     return Arguments(
         values.mode,
         config,
         folder,
-        frozenset(_overridden(values, config, before)),
+        frozenset(overridden),
         values.checkpoint,
         values.topology,
         (values.coordinator, values.num_processes, values.process_id, values.patience),
@@ -175,27 +179,15 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
         given = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         bare = re.match(r"--([a-z_]\w*\.[^=]*)", argument, re.I)
         if not given and bare:
-            near = _near(bare[1], fields)
+            near = known_fields.near(bare[1], fields)
             raise ValueError(f"--{bare[1]} is no flag: {near}fields are --config.FIELD=VALUE")
         if not given or given[1] in fields:
             continue
-        name = f"config.{given[1]}"
-        if new := migrate.new_name(given[1]):
-            raise ValueError(f"{name} is now config.{new}")
         if own := [field for field in fields if field.startswith(f"{given[1]}.")]:
             raise ValueError(
-                f"{name} is a section: give one of its fields, such as config.{own[0]}"
+                f"config.{given[1]} is a section: give one of its fields, such as config.{own[0]}"
             )
-        near = _near(given[1], fields)
-        raise ValueError(f"{name} does not exist: {near}--help lists all fields")
-
-
-def _near(name: str, fields: Iterable[str]) -> str:
-    """A question that names up to three fields: of the same last name, or else of similar names."""
-    last = name.rpartition(".")[2]
-    same = [field for field in fields if field.rpartition(".")[2] == last]
-    near = difflib.get_close_matches(name, same or fields, 3, 0.0 if same else 0.6)
-    return f"did you mean {' or '.join(f'config.{field}' for field in near)}? " if near else ""
+        raise known_fields.unknown(given[1], fields)
 
 
 def _flag_values() -> flags.FlagValues:

@@ -9,9 +9,10 @@ from models.parametrization import (
     preconditioning,
     score_fn,
 )
-from models.registry import MODELS, create, in_float32, kind, network_class
+from models.registry import ENCODERS, MODELS, create, in_float32, kind, network_class, options
 
 __all__ = [
+    "ENCODERS",
     "MODELS",
     "LearnedSchedule",
     "NoiseModel",
@@ -21,6 +22,7 @@ __all__ = [
     "inception",
     "kind",
     "network_class",
+    "options",
     "precondition",
     "preconditioning",
     "score_fn",

@@ -21,11 +21,11 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 LEAST = {  # of integers, and of each integer in a sequence
-    **dict.fromkeys(("num_res_blocks", "num_classes", "augment_dim"), 0),
+    **dict.fromkeys(("num_res_blocks", "num_classes", "num_outputs", "augment_dim"), 0),
     **dict.fromkeys(("nf", "ch_mult", "attn_resolutions", "num_head_channels", "num_scales"), 1),
     **dict.fromkeys(("text_length", "text_width", "text_depth"), 1),
     **dict.fromkeys(("patch_size", "hidden_size", "depth", "num_heads"), 1),
-    **dict.fromkeys(("blocks_per_group", "channel_multiplier", "num_outputs"), 1),
+    **dict.fromkeys(("blocks_per_group", "channel_multiplier"), 1),
     **dict.fromkeys(("latent_channels", "codebook_size", "channels"), 1),
 }
 INTERVALS = {

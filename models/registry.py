@@ -38,6 +38,10 @@ KINDS = {"wideresnet": "classifier", "discriminator": "discriminator", "autoenco
 ENCODERS = ("wideresnet", "ncsnpp", "adm", "dit", "mlp")
 """Networks whose features a discriminator can use."""
 
+DERIVED = {  # fields of networks that other sections, or other fields, give
+    *("name", "parent", "encoder", "frozen", "num_classes", "num_outputs", "low_res", "centered"),
+    *("channels", "latent_channels", "regularization", "codebook_size", "adversarial"),
+}
 LABELLED = "take 'ncsnpp' (with config.model.conditional=True), 'adm' or 'dit'"
 NEEDS = {  # options of config.model: the network's field that each needs, and the change to make
     "remat": ("remat", "set it to False"),
@@ -77,6 +81,11 @@ def create(config: Config) -> nn.Module:
             )
     encoder = _network(config, options.encoder)
     return Discriminator(encoder, bool(options.pretrained), options.get("dropout", 0.0))
+
+
+def options(name: str) -> frozenset[str]:
+    """The fields of config.model that the network `name` takes."""
+    return frozenset(field.name for field in dataclasses.fields(MODELS[name])) - DERIVED
 
 
 def kind(config: Config) -> str:

@@ -47,7 +47,7 @@ def check_at_least(least: int, most: int = MOST, **counts: Any) -> None:
 def check_in(interval: str, optional: bool = False, **values: Any) -> None:
     """Raises ValueError for a keyword argument that is no number in an interval, also in float32.
 
-    Arrays are not checked, because they may be traced.
+    Arrays, which may be traced, and functions are not checked.
 
     Args:
         interval: such as "[0, 1)" or "(0, inf)".
@@ -56,7 +56,7 @@ def check_in(interval: str, optional: bool = False, **values: Any) -> None:
     """
     low, high = map(float, interval[1:-1].split(","))
     for name, value in values.items():
-        if _is_array(value) or (optional and value is None):
+        if _is_array(value) or callable(value) or (optional and value is None):
             continue
         both = (value, _float32(value)) if has_type(value, float) else (math.nan,)
         above = low < min(both) or (interval[0] == "[" and low == min(both))

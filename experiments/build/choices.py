@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import models
 import samplers
 import sde_lib
 from experiments.build import sections
@@ -89,6 +90,30 @@ CORRECTOR = Choice(
 SAMPLING_DEFAULTS = {"denoise": True, "corrector": "none"}
 """Options of samplers whose default in a config is not the sampler's own."""
 
+SHARED = {  # fields of networks that the SDE has too, or that models.create refuses
+    *("sigma_min", "sigma_max", "num_scales", "scale_by_sigma", "dtype", "remat"),
+    *("learned_variance", "augment_dim", "fourier_features", "label_confidence", "text"),
+}
+
+
+def _network_options(name: str) -> sections.Options:
+    taken = models.options(name)
+    if name == "discriminator":
+        taken = taken.union({"encoder", "pretrained"}, *map(models.options, models.ENCODERS))
+    return {option: f"model.{option}" for option in sorted(taken - SHARED)}
+
+
+def _encoder_options(name: str) -> sections.Options:
+    return _network_options(name) | {"dropout": "model.dropout"}
+
+
+NETWORK = Choice("model.name", Registered(models.MODELS, _network_options))
+ENCODER = Choice(
+    "model.encoder",
+    Registered(dict.fromkeys(models.ENCODERS), _encoder_options),
+    within=("model.name", "discriminator"),
+)
+
 SCORE_MATCHING = {  # score_sde's names stay in config.training
     **{name: f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
     "reduce_mean": "training.reduce_mean",
@@ -164,6 +189,6 @@ REGULARIZATION = Choice(
 )
 CHOICES = (
     *(SDE, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
-    *(GUIDANCE_SCHEDULE, EDIT, REGULARIZATION),
+    *(GUIDANCE_SCHEDULE, EDIT, REGULARIZATION, NETWORK, ENCODER),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

@@ -51,6 +51,7 @@ RENAMED = {  # old field: (new field, its old default)
     "autoencoder.adversarial_weight": ("autoencoder.adversarial.weight", 0.0),
     "autoencoder.adversarial_start": ("autoencoder.adversarial.start", 0),
 }
+OLD_STEPS = 1000  # sampling.n_steps of every method; now the predictor-corrector sampler's alone
 OLD_DEFAULTS = {  # of fields that have kept their names, where None now stands for the default
     "sampling.confidence": 1.0,
     "sampling.predictor": "reverse_diffusion",
@@ -80,6 +81,9 @@ def migrate(values: dict[str, Any]) -> dict[str, Any]:
         if name in OLD_DEFAULTS and value == old_default:
             continue
         fields[new] = value
+    own = fields.get("sampling.method") in (None, "predictor_corrector")
+    if own and fields.get("sampling.n_steps") == OLD_STEPS:
+        del fields["sampling.n_steps"]
     return fields
 
 

@@ -13,6 +13,7 @@ from experiments.build import (
     configs,
     data,
     guidance,
+    known_fields,
     migrate,
     related,
     sections,
@@ -78,6 +79,7 @@ def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
         config: of the model.
         mesh: the devices; None: as config.mesh arranges those that are here.
     """
+    known_fields.check(config, extended=True)
     sde, shape = components.sde(config), related.shape(config)
     model, sampler = components.noise_model(config, sde, shape), components.sampler(config)
     loss = components.loss_of(config, sde, shape)(None)

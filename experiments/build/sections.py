@@ -56,7 +56,7 @@ class Choice:
                     f"has no such option: leave it out, or choose one with it "
                     f"({', '.join(map(repr, owners))})"
                 )
-        values = {option: get(config, field) for option, field in own.items()}
+        values = {option: _find(config, field) for option, field in own.items()}
         return name, {option: value for option, value in values.items() if value is not None}
 
     def check(self, config: Config) -> None:
@@ -105,7 +105,7 @@ def put(config: Config, field: str, value: Any) -> None:
 
 def is_set(config: Config, field: str) -> bool:
     """True if a field differs from its default in configs/default.py."""
-    return get(config, field) != get(DEFAULT, field)
+    return _find(config, field) != _find(DEFAULT, field)
 
 
 def given(config: Config, options: Options) -> dict[str, Any]:
@@ -153,21 +153,29 @@ def drop_unused(config: Config, choices: Iterable[Choice]) -> None:
 
 
 def reset(config: Config, fields: Iterable[str]) -> None:
-    """Sets fields to their defaults in configs/default.py."""
+    """Sets fields to their defaults in configs/default.py; removes those that it does not have."""
     for field in fields:
-        put(config, field, get(DEFAULT, field))
+        section, _, name = field.rpartition(".")
+        if _exists(field):
+            put(config, field, get(DEFAULT, field))
+        elif name in get(config, section):
+            with config.unlocked():
+                del get(config, section)[name]
 
 
 def _own_fields(choice: Choice, config: Config) -> set[str]:
     return set(choice.components.get(choice.chosen(config), {}).values())
 
 
+def _find(config: Config, field: str) -> Any:
+    """The value of a field by its full name; None if its section does not have it."""
+    section, _, name = field.rpartition(".")
+    return get(config, section).get(name)
+
+
 def _exists(field: str) -> bool:
-    try:
-        get(DEFAULT, field)
-    except KeyError:
-        return False
-    return True
+    section, _, name = field.rpartition(".")
+    return name in get(DEFAULT, section)
 
 
 DEFAULT = default.get_config()

@@ -13,7 +13,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import choices, components, configs, data, pipelines, related, sections
+from experiments.build import (
+    choices,
+    components,
+    configs,
+    data,
+    known_fields,
+    pipelines,
+    related,
+    sections,
+)
 from experiments.data.sources import SOURCES
 from experiments.evaluation import metrics
 from experiments.evaluation.features import load as load_features
@@ -50,6 +59,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     Raises:
         ValueError: anything in the config that training cannot have.
     """
+    known_fields.check(config, extended=True)
     components.training(config)  # checks its numbers
     components.augmentation(config)
     counts = {name: sections.get(config, name) for name in COUNTS}

@@ -39,7 +39,7 @@ def test_a_run_of_a_later_version_is_refused(tmp_path):
     path = tmp_path / "config.json"
     values = json.loads(path.read_text()) | {"version": 99}
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="its config has version 99, this program knows 2"):
+    with pytest.raises(ValueError, match="its config has version 99, this program knows 3"):
         configs.load(tmp_path)
 
 

@@ -52,21 +52,24 @@ def test_every_option_is_refused_where_it_has_no_effect(choice):
             sections.put(ours, field, "something else")
             with pytest.raises(ValueError, match=f"config.{field} is 'something else'"):
                 choice.read(ours)
-            sections.put(ours, field, sections.get(sections.DEFAULT, field))
+            sections.reset(ours, [field])
 
 
 def test_options_of_a_component_that_was_replaced_are_reset():
     """Those of the run's own component; not those that were given, which are refused."""
-    ours = config(method="heun", alpha=0.5, s_churn=2.0)
-    sections.put(ours, "sampling.method", "euler")
-    sections.reset_options(ours, [ENCODER], ["sampling.method"])
+    before, ours = config(method="heun"), config(method="euler", alpha=0.5, s_churn=2.0)
+    sections.reset_options(ours, before, [ENCODER], ["sampling.method"])
     assert ENCODER.read(ours) == ("euler", {"churn": 2.0})
+    ours = config(method="euler", alpha=0.5, s_churn=2.0)
+    renewing = dataclasses.replace(ENCODER, renews=True)
+    sections.reset_options(ours, before, [renewing], ["sampling.method"])
+    assert ENCODER.read(ours) == ("euler", {})
     ours = config(method="euler", alpha=0.5)
-    sections.reset_options(ours, [ENCODER], ["sampling.method", "sampling.alpha"])
+    sections.reset_options(ours, before, [ENCODER], ["sampling.method", "sampling.alpha"])
     with pytest.raises(ValueError, match=r"alpha is 0.5"):
         ENCODER.read(ours)
     ours = config(method="euler", alpha=0.5)
-    sections.reset_options(ours, [ENCODER], ["sampling.n_steps"])
+    sections.reset_options(ours, ours, [ENCODER], ["sampling.n_steps"])
     assert ours.sampling.alpha == 0.5
 
 

@@ -256,7 +256,7 @@ def test_a_study_that_was_stopped_continues(tmp_path, capsys, monkeypatch):
         ({"exposure_bias.solvers": ()}, "config.exposure_bias.solvers is empty"),
         ({"guidance.classifier.run": "x"}, "guidance.classifier.run is 'x'.* leave it at ''"),
         ({"guidance.epsilon_scaling.scale": 0.0}, "epsilon_scaling.scale is 0.0: it must be posi"),
-        ({"sampling.noise_removal": False}, "leave it at True"),
+        ({"sampling.noise_removal": False}, "leave it at None"),
     ],
 )
 def test_impossible_studies_are_refused_before_they_begin(tmp_path, options, message):
