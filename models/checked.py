@@ -28,6 +28,8 @@ LEAST = {  # of integers, and of each integer in a sequence
     **dict.fromkeys(("blocks_per_group", "channel_multiplier"), 1),
     **dict.fromkeys(("latent_channels", "codebook_size", "channels"), 1),
 }
+SEQUENCES = {"ch_mult": 1, "fir_kernel": 1, "attn_resolutions": 0, "fourier_features": 0}
+"""The least lengths of sequences of numbers."""
 INTERVALS = {
     "dropout": "[0, 1)",
     "init_scale": "[0, inf)",
@@ -56,10 +58,11 @@ def check_field(name: str, value: Any) -> None:
     if name in CHOICES:
         check_name(f"{PREFIX}{name}", value, CHOICES[name])
     named: Any = {f"{PREFIX}{name}": value}
-    if isinstance(value, tuple | list):
+    if name in SEQUENCES:
+        if not isinstance(value, tuple | list) or len(value) < SEQUENCES[name]:
+            more = ", not empty" if SEQUENCES[name] else ""
+            raise ValueError(f"{PREFIX}{name} is {value!r}: it must be a tuple of numbers{more}")
         named = {f"{PREFIX}{name}[{i}]": each for i, each in enumerate(value)}
-        if name in ("ch_mult", "fir_kernel") and not value:
-            raise ValueError(f"{PREFIX}{name} is empty: give one number or more")
     if name in LEAST:
         check_at_least(LEAST[name], **named)
     if name in INTERVALS:

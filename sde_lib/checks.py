@@ -117,6 +117,6 @@ def _is_array(value: Any) -> bool:
 
 def _float32(value: Any) -> float:
     """The nearest number in float32."""
-    if abs(value) > np.finfo(np.float32).max:
-        return math.copysign(math.inf, value)
+    if abs(value) > float(np.finfo(np.float32).max):
+        return math.inf if value > 0 else -math.inf
     return float(np.float32(value))

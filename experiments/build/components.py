@@ -35,6 +35,12 @@ from samplers.registry import Sampler
 from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least, check_name
 
+SIGMA_DATA = {  # components that use config.model.sigma_data
+    "model.parametrization": ("edm",),
+    "weighting.name": ("edm", "soft_min_snr"),
+    "noise_density.name": ("v_diffusion", "cosine_interpolated"),
+}
+
 
 def sde(config: Config) -> sde_lib.SDE:
     """The SDE that config.training.sde names, with its numbers from config.model.
@@ -280,6 +286,17 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     return made
 
 
+def check_sigma_data(config: Config) -> None:
+    """Raises ValueError for a config.model.sigma_data that nothing in the config uses."""
+    used = any(sections.get(config, field) in names for field, names in SIGMA_DATA.items())
+    if sections.is_set(config, "model.sigma_data") and not used:
+        users = ", ".join(f"config.{field} = {names}" for field, names in SIGMA_DATA.items())
+        raise ValueError(
+            f"config.model.sigma_data is {config.model.sigma_data!r}, which does nothing here: "
+            f"leave it out, or choose one of {users}"
+        )
+
+
 def _check_data(config: Config, model: NoiseModel, shape: tuple[int, ...]) -> None:
     points = model.preconditioning.inputs == "points"
     if points == (len(shape) == 1):
@@ -307,6 +324,7 @@ def adam(config: Config) -> Adam:
 def training(config: Config) -> Training:
     """The options of training."""
     options, model = config.training, config.model
+    sections.check_needed(config, "model", "ema_halflife", ("ema_rampup",))
     own = {field.name for field in dataclasses.fields(Training)} & set(options)
     return Training(
         **{name: options[name] for name in own - {"sinks"}},

@@ -51,6 +51,25 @@ def guides(config: Config, sde: SDE, params: Any = None) -> tuple[Guide, ...]:
         params: its parameters, whose samples a discriminator must know.
     """
     made: dict[str, Guide] = {}
+    for name, options in given_options(config).items():
+        loads = name in LOADERS
+        guide = LOADERS[name](config, sde, params) if loads else GUIDES[name](**options)
+        if getattr(guide, "changes", True):
+            made[name] = guide
+    order = list(made)
+    if config.guidance.epsilon_scaling.guided and {"epsilon_scaling", "discriminator"} <= set(made):
+        order.remove("epsilon_scaling")
+        order.insert(order.index("discriminator") + 1, "epsilon_scaling")
+    return tuple(made[name] for name in order)
+
+
+def given_options(config: Config) -> dict[str, dict[str, Any]]:
+    """The options of each guide that the config asks for, by its name.
+
+    Raises:
+        ValueError: an option without the one that it needs, or a number out of range.
+    """
+    found = {}
     for name, kind in GUIDES.items():
         section = config.guidance.get(name)
         if section is None:
@@ -59,18 +78,19 @@ def guides(config: Config, sde: SDE, params: Any = None) -> tuple[Guide, ...]:
             sections.check_needed(config, f"guidance.{name}", NEEDS[name], section)
         options = {k: v for k, v in section.items() if v is not None and v != ""}
         guided = options.pop("guided", None)
+        if guided is not None and not config.guidance.discriminator.run:
+            raise ValueError(
+                f"config.guidance.{name}.guided is {guided}, but no discriminator guides: give "
+                "config.guidance.discriminator.run, or leave it out"
+            )
         if not options:
             if guided is not None:
                 sections.check_needed(config, f"guidance.{name}", "scale", section)
             continue
-        guide = LOADERS[name](config, sde, params) if name in LOADERS else kind(**options)
-        if getattr(guide, "changes", True):
-            made[name] = guide
-    order = list(made)
-    if config.guidance.epsilon_scaling.guided and {"epsilon_scaling", "discriminator"} <= set(made):
-        order.remove("epsilon_scaling")
-        order.insert(order.index("discriminator") + 1, "epsilon_scaling")
-    return tuple(made[name] for name in order)
+        if name not in LOADERS:
+            kind(**options)
+        found[name] = options
+    return found
 
 
 def classifier(config: Config, sde: SDE, params: Any) -> Classifier:

@@ -73,8 +73,7 @@ def _is_new(field: str, known: Iterable[str]) -> bool:
 
 
 def _check_type(field: str, value: Any, default: Any) -> None:
-    *parents, name = field.split(".")
-    kind = sections.get(sections.DEFAULT, ".".join(parents)).get_type(name) if parents else int
+    kind = sections.kind_of(field)
     if value is None and default is None:
         return
     if kind is tuple:

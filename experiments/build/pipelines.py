@@ -84,6 +84,8 @@ def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
     model, sampler = components.noise_model(config, sde, shape), components.sampler(config)
     loss = components.loss_of(config, sde, shape)(None)
     components.check_traced(sampler, model, loss)
+    components.check_sigma_data(config)
+    guidance.given_options(config)
     its_conditions = conditions.conditions(config)
     return Pipeline(
         model,

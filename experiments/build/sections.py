@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from configs import default
+from experiments.runs.folder import flatten
 from models.config import Config
 from sde_lib.checks import check_name
 
@@ -89,11 +90,17 @@ def options_of(component: Any, section: str, names: Mapping[str, str] | None = N
 
 
 def get(config: Config, field: str) -> Any:
-    """The value of a field by its full name."""
+    """The value of a field or a section by its full name; the config itself for ""."""
     value = config
-    for name in field.split("."):
+    for name in filter(None, field.split(".")):
         value = value[name]
     return value
+
+
+def kind_of(field: str) -> type:
+    """The type of a field of configs/default.py."""
+    section, _, name = field.rpartition(".")
+    return get(DEFAULT, section).get_type(name)
 
 
 def put(config: Config, field: str, value: Any) -> None:
@@ -106,6 +113,11 @@ def put(config: Config, field: str, value: Any) -> None:
 def is_set(config: Config, field: str) -> bool:
     """True if a field differs from its default in configs/default.py."""
     return _find(config, field) != _find(DEFAULT, field)
+
+
+def fields_in(section: str) -> list[str]:
+    """The full names of all fields of a section, and of the sections in it."""
+    return [f"{section}.{name}" for name in flatten(get(DEFAULT, section).to_dict())]
 
 
 def given(config: Config, options: Options) -> dict[str, Any]:

@@ -5,7 +5,7 @@ config.model.name = the new name then chooses it.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,15 @@ FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
 """Fields in which an encoder may differ from the network whose weights it has."""
 ALWAYS = ("model.name", "seed", "training.sde")  # fields of the config that every card has
 PERCEPTUAL = "perceptual.json"
-COUNTS = ("sampling.n_samples", "sampling.batch_size", "eval.batch_size")
+COUNTS = (  # of at least 1, or more where they are used
+    *("sampling.n_samples", "sampling.batch_size", "eval.batch_size", "eval.num_samples"),
+    *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
+    *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds"),
+)
+NO_SCORE = (  # fields and sections of score models
+    *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
+    *("model.label_dropout", "data.confidence", "sampling.low_res"),
+)
 REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality")
 
 
@@ -62,9 +70,14 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     known_fields.check(config, extended=True)
     components.training(config)  # checks its numbers
     components.augmentation(config)
+    components.likelihood(config)
+    components.edit(config)
+    check_at_least(0, **{"config.data.num_classes": config.data.num_classes})
     counts = {name: sections.get(config, name) for name in COUNTS}
     check_at_least(1, **{f"config.{name}": count for name, count in counts.items()})
     name = config.model.name if config.model.name in TASKS else models.kind(config)
+    if name != "autoencoder":
+        _check_not_set(config, sections.fields_in("autoencoder"), "autoencoders")
     return TASKS[name](config, mesh or components.mesh(config))
 
 
@@ -181,15 +194,18 @@ def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
 
 def _check_no_score(config: Config) -> None:
     """Raises ValueError for options of score models, or of components that are not chosen."""
-    for choice in (choices.SAMPLER, choices.OBJECTIVE, choices.WEIGHTING):
+    components.sampler(config)
+    for choice in (choices.OBJECTIVE, choices.WEIGHTING):
         choice.read(config)
-    for field in (
-        *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
-        *("model.label_dropout", "data.confidence", "sampling.low_res"),
-    ):
+    _check_not_set(config, (*NO_SCORE, *sections.fields_in("guidance")), "score models")
+
+
+def _check_not_set(config: Config, fields: Iterable[str], owners: str) -> None:
+    """Raises ValueError for a field that is set, but belongs to other kinds of model."""
+    for field in fields:
         if sections.is_set(config, field):
             raise ValueError(
-                f"config.{field} is of score models, not of {config.model.name!r}: leave it out"
+                f"config.{field} is of {owners}, not of {config.model.name!r}: leave it out"
             )
 
 

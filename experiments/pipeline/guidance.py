@@ -19,7 +19,7 @@ from samplers.base import Scores
 from samplers.guidance_schedules import Schedule
 from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample
-from sde_lib.checks import check_positive
+from sde_lib.checks import check_in, check_positive
 
 LogRatio = Callable[[Any, Batch, PerSample], PerSample]
 """log_ratio(params, x, t): log d / (1 - d) of a discriminator d, [B]"""
@@ -95,6 +95,7 @@ class EpsilonScaling:
 
     def __post_init__(self):
         check_positive(**{f"{FIELD}.epsilon_scaling.scale": self.scale})
+        check_in("(-inf, inf)", **{f"{FIELD}.epsilon_scaling.slope": self.slope})
 
     def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
         last = self.scale + self.slope * sde.t_max
