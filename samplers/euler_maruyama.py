@@ -12,9 +12,10 @@ from sde_lib import SDE, ScoreFn
 
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama:
-    """The Euler-Maruyama sampler (Song et al. 2021, App. D): n_steps equal steps down to t_min.
+    """The Euler-Maruyama sampler (Song et al. 2021, App. D): n_steps steps down to t_min.
 
-    A step takes one evaluation. Raises ValueError for n_steps below 1.
+    They are even in t, but those of EDM under EDM (sde_lib.EDM). A step takes one evaluation.
+    Raises ValueError for n_steps below 1.
     """
 
     n_steps: int = 1000

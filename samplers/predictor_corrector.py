@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Start, check_frames, starting_point
@@ -144,7 +145,7 @@ CORRECTORS = {"langevin": langevin, "ald": ald, "none": _stay}
 
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector:
-    """Predictor-corrector sampler on n_steps even steps of t.
+    """Predictor-corrector sampler on n_steps steps of t: even ones, but those of EDM under EDM.
 
     At each time it makes n_corrector_steps of the corrector, then one step of the predictor.
 
@@ -223,7 +224,9 @@ class PredictorCorrector:
         n_moves = self.n_steps - self.denoise
         check_frames(n_frames, n_moves)
         x, t_start = starting_point(key, sde, shape, first_index, start)
-        dt = (t_start - sde.t_min) / n_moves
+        times = sde.times(t_start, sde.t_min, n_moves)
+        dt, even = (t_start - sde.t_min) / n_moves, np.ptp(np.diff(times)) < 1e-9 * sde.t_max
+        starts, lengths = (jnp.asarray(a, jnp.float32) for a in (times[:-1], -np.diff(times)))
         keys = sample_keys(key, shape[0], first_index)
 
         def correct(x, t, keys):
@@ -241,12 +244,13 @@ class PredictorCorrector:
 
         def step(k, carry):
             x, path = carry
-            t = jnp.full(shape[0], t_start - k * dt)
+            now, length = (t_start - k * dt, dt) if even else (starts[k], lengths[k])
+            t = jnp.full(shape[0], now)
             step_keys = fold_in(keys, k)
             x = correct(x, t, step_keys)
             z = normal(fold_in(step_keys, 0), shape)
             x, _ = PREDICTORS[self.predictor](
-                sde, score_fn, x, t, dt, z, probability_flow=self.probability_flow
+                sde, score_fn, x, t, length, z, probability_flow=self.probability_flow
             )
             if n_frames:
                 path = path.at[k * n_frames // n_moves].set(x)

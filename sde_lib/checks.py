@@ -67,9 +67,9 @@ def check_in(interval: str, optional: bool = False, **values: Any) -> None:
 
 
 def check_tolerance(**values: Any) -> None:
-    """Raises ValueError for a solver's tolerance that float32 cannot reach, or that is above 1."""
+    """Raises ValueError for a solver's tolerance that is not positive or not in float32's reach."""
     for name, value in values.items():
-        check_in("(0, 1]", **{name: value})
+        check_in("(0, inf)", **{name: value})
         if value < LEAST_TOLERANCE:
             raise ValueError(
                 f"{name} is {value!r}, which float32 cannot reach: it must be at least "

@@ -182,6 +182,10 @@ class SDE(abc.ABC):
         v = self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2
         return a, v, jnp.sqrt(v) * self.sigma(s) / self.sigma(t)
 
+    def times(self, start: float, end: float, n_steps: int) -> Float[np.ndarray, " times"]:
+        """The n_steps + 1 times between which samplers step in t, from start down to end: even."""
+        return np.linspace(start, end, n_steps + 1)
+
     def levels(self, n_levels: int) -> Float[np.ndarray, " n_levels"]:
         """log-SNRs of a network trained at n_levels discrete times, in the order of its labels.
 

@@ -26,7 +26,6 @@ from experiments.training.objective import Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
 from experiments.training.options import Average, Training
 from models import NoiseModel
-from models.checked import check_attention
 from models.config import Config
 from models.dit import DiT, check_patches
 from models.learned_schedule import SCHEDULE
@@ -266,8 +265,6 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     if isinstance(encoder, DiT):
         check_patches(shape, encoder.patch_size)
     made = NoiseModel(network, models.preconditioning(config, sde))
-    if "attn_resolutions" in config.model:  # the network's own default may not fit
-        check_attention(encoder, shape[0])
     if config.model.name != "autoencoder":
         made.preconditioning.check(encoder)
         _check_data(config, made, shape)
@@ -324,9 +321,8 @@ def adam(config: Config) -> Adam:
 def training(config: Config) -> Training:
     """The options of training."""
     options, model = config.training, config.model
-    sections.check_needed(config, "model", "ema_halflife", ("ema_rampup",))
     own = {field.name for field in dataclasses.fields(Training)} & set(options)
-    return Training(
+    made = Training(
         **{name: options[name] for name in own - {"sinks"}},
         sinks=tuple(options.sinks),
         random_flip=config.data.random_flip,
@@ -336,6 +332,8 @@ def training(config: Config) -> Training:
         average=Average(model.ema_rate, model.ema_halflife, model.ema_rampup),
         optimizer=adam(config),
     )
+    sections.check_needed(config, "model", "ema_halflife", ("ema_rampup",))
+    return made
 
 
 def likelihood(config: Config) -> LikelihoodOptions:

@@ -38,6 +38,7 @@ from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.score_model import ScoreModel
 from models import torch_import
+from models.checked import check_attention
 from models.config import Config
 from sde_lib.checks import check_at_least
 
@@ -84,6 +85,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
 def score_model(config: Config, mesh: Mesh) -> ScoreModel:
     """The task of a score model. Other runs are loaded when training starts, not here."""
     model, sde = pipelines.untrained(config, mesh), components.sde(config)
+    _check_attention(config, model.shape)
 
     @cache
     def more() -> dict[str, Any]:
@@ -143,6 +145,7 @@ def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
             "config.data.autoencoder gives latents, which are not for the network 'autoencoder': "
             "leave it out"
         )
+    _check_attention(config, components.data_shape(config))
     _, options = choices.REGULARIZATION.read(config)
     options.pop("codebook_size", None)
     section = config.autoencoder
@@ -178,6 +181,7 @@ TASKS: dict[str, Callable[[Config, Mesh], Task]] = {
 
 def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
     sde, shape = components.sde(config), related.shape(config)
+    _check_attention(config, shape)
     n_classes = 2 if models.kind(config) == "discriminator" else config.data.num_classes
     return (
         components.noise_model(config, sde, shape),
@@ -190,6 +194,14 @@ def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
         config.seed,
         config.eval.batch_size,
     )
+
+
+def _check_attention(config: Config, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for a config.model.attn_resolutions that the network does not have."""
+    network: Any = models.create(config)
+    if "attn_resolutions" in config.model:  # the network's own default may not fit
+        encoder = network.encoder if models.kind(config) == "discriminator" else network
+        check_attention(encoder, shape[0])
 
 
 def _check_no_score(config: Config) -> None:

@@ -9,10 +9,9 @@ from sde_lib.checks import check_at_least, check_in, check_types
 
 PREFIX = "config.optim."
 RANGES = {
-    "(0, 100]": ("lr",),
-    "(0, inf)": ("eps",),  # without it a weight whose gradient is 0 becomes NaN
+    "(0, inf)": ("lr",),
     "[0, 1)": ("beta1", "beta2"),
-    "[0, inf)": ("weight_decay",),
+    "[0, inf)": ("eps", "weight_decay"),
     "(-inf, inf)": ("grad_clip",),
 }
 

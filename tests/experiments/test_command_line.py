@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import samplers
 from configs import default
 from experiments import command_line, main
 from experiments.build import components, configs, migrate, sections
@@ -161,6 +162,18 @@ def test_help_lists_modes_flags_and_every_field(capsys):
     (about,) = re.findall(r"(?m)^  --config\.training\.sde='vpsde' +(.*)", text.replace('"', "'"))
     assert about.startswith("or 'vesde'")
     assert "'cld'" in about
+
+
+def test_another_sampler_starts_from_its_own_defaults():
+    """Of 300 steps of the predictor-corrector sampler, method=edm made 599 evaluations."""
+    run = f"{DIGITS}:vp_score_sde"
+    assert components.sampler(parsed(run).config).nfe == 300
+    made = components.sampler(parsed(run, "--config.sampling.method=edm").config)
+    assert made == samplers.EDM()
+    given = "--config.sampling.method=edm", "--config.sampling.n_steps=9"
+    assert components.sampler(parsed(run, *given).config) == samplers.EDM(9)
+    own = components.sampler(parsed(f"{DIGITS}:vp", "--config.sampling.method=edm").config)
+    assert own.n_steps == 18  # it is the config's own sampler: its options stay
 
 
 def test_another_component_drops_the_options_of_the_one_before():

@@ -7,6 +7,7 @@ import pytest
 from flows import HIGH, LOW, SDE, N, denoised, error, flow, noise, run
 
 import samplers
+import sde_lib
 
 
 def test_the_error_follows_the_tolerance():
@@ -20,7 +21,7 @@ def test_it_is_its_algorithm():
     """DPM-Solver-12 (Lu et al. 2022, Appendix C) with a PID controller, by a loop in numpy."""
     p, i, d = 0.1, 0.4, 0.05
     sampler = samplers.DPMAdaptive(
-        2, pcoeff=p, icoeff=i, dcoeff=d, h_init=0.9, sigma_min=LOW, denoise=True
+        *(2, None, None, 0.9, p, i, d), sigma_min=LOW, denoise=True, variant="k_diffusion"
     )
     samples = run(sampler)
     y, s, h, end, gains, tries = flow()[0], -math.log(HIGH), 0.9, -math.log(LOW), [1.0, 1.0], 0
@@ -46,6 +47,16 @@ def test_it_is_its_algorithm():
     np.testing.assert_allclose(samples.x, denoised(y, LOW), atol=2e-4)
 
 
+@pytest.mark.parametrize("std", [0.05, 0.5])
+@pytest.mark.parametrize("sde", [sde_lib.VP(), sde_lib.EDM()])
+def test_the_default_tolerances_leave_no_noise(sde, std):
+    truth = sde_lib.GaussianMixture((1.0,), ((0.0,) * 16,), std)
+    draw = jax.jit(lambda key: samplers.DPMAdaptive()(key, sde, truth.score_fn(sde), (256, 16)))
+    made = draw(jax.random.key(0))
+    np.testing.assert_allclose(np.std(made.x), std, rtol=0.05)
+    assert made.nfe < 100
+
+
 def test_frames_are_even_in_the_log_snr_and_end_at_sigma_min():
     sampler = samplers.DPMAdaptive(rtol=1e-3, atol=1e-3, sigma_min=LOW)
     samples = run(sampler, n_frames=2)
@@ -69,8 +80,12 @@ def test_one_sample_that_is_not_finite_ends_the_solve():
 
 def test_numbers_are_checked():
     for wrong in ({"rtol": 0.0}, {"atol": -1.0}, {"h_init": 0.0}, {"sigma_min": math.inf}):
-        with pytest.raises(ValueError, match="it must be positive"):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*: it must be "):
             samplers.DPMAdaptive(**wrong)
+    with pytest.raises(ValueError, match="did you mean 'k_diffusion'"):
+        samplers.DPMAdaptive(variant="k-diffusion")
+    with pytest.raises(ValueError, match="leave out one or the other"):
+        samplers.DPMAdaptive(rtol=0.1, atol=0.1, variant="k_diffusion")
     with pytest.raises(ValueError, match="order is 1: it must be one of 2, 3"):
         samplers.DPMAdaptive(order=1)
     with pytest.raises(ValueError, match="starts at the noise level 10 and ends at 20"):

@@ -6,6 +6,7 @@ import pytest
 from closed_forms import SDES, Gaussian, Mixture
 
 import samplers
+import sde_lib
 from sde_lib.batch import expand, fold_in, normal, sample_keys
 
 
@@ -54,3 +55,12 @@ def test_the_variance_converges_at_first_order():
 def test_steps_are_checked():
     with pytest.raises(ValueError, match="n_steps is 0"):
         samplers.EulerMaruyama(0)
+
+
+@pytest.mark.parametrize("std", [0.05, 0.5])
+@pytest.mark.parametrize("sampler", [samplers.EulerMaruyama(200), samplers.PredictorCorrector(100)])
+def test_under_edm_the_steps_are_where_the_data_are(sampler, std):
+    """Even steps in t, the noise level, were off by factors of 1.9 to 2.7."""
+    sde, truth = sde_lib.EDM(), sde_lib.GaussianMixture((1.0,), ((0.0,) * 16,), std)
+    draw = jax.jit(lambda key: sampler(key, sde, truth.score_fn(sde), (256, 16)).x)
+    np.testing.assert_allclose(np.std(draw(jax.random.key(0))), std, rtol=0.1)

@@ -78,3 +78,45 @@ def test_no_number_is_nan_or_far_below_its_range(field):
         sections.put(config, field, value)
         with pytest.raises(ValueError, match=field.rpartition(".")[2]):
             tasks.task(config)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        ("vp", {"model.attn_resolutions": (16,)}, r"attn_resolutions has 16, .* are 8, 4 pixels"),
+        ("vp", {"data.image_size": 32}, r"attn_resolutions has 4, .* are 32, 16 pixels"),
+        ("vp", {"sampling.corrector": "langevin"}, r"'edm' has no such option"),
+        ("vp", {"sampling.corrector": "none"}, r"'edm' has no such option"),
+        ("vp_score_sde", {"sampling.snr": 0.16}, r"corrector = 'none' has no such option"),
+        ("vp_score_sde", {"sampling.n_steps_each": 2}, r"corrector = 'none' has no such option"),
+        (
+            "vp_score_sde",
+            {"sampling.predictor": "ancestral_sampling", "sampling.probability_flow": True},
+            r"predictor = 'ancestral_sampling' has no such option",
+        ),
+        ("vp_score_sde", {"model.sigma_data": 0.7}, r"sigma_data is 0.7, which does nothing here"),
+        ("vp_score_sde", {"model.ema_rampup": 0.1}, r"nothing without config.model.ema_halflife"),
+        ("vp", {"guidance.classifier.weight": 2.0}, r"nothing without .*classifier.run"),
+        ("vp", {"guidance.discriminator.boost": True}, r"nothing without .*discriminator.run"),
+        ("vp", {"guidance.time_shift.cutoff": 0.1}, r"nothing without .*time_shift.window"),
+        ("vp", {"guidance.epsilon_scaling.guided": True}, r"no discriminator guides"),
+        ("vp", {"autoencoder.kl.weight": 0.1}, r"is of autoencoders, not of 'ncsnpp'"),
+        ("classifier", {"guidance.time_shift.window": 0.1}, r"of score models, not of 'wideres"),
+        *(
+            ("vp", {"sampling.method": "ddim", f"sampling.{name}": value}, "'ddim' has no such")
+            for name, value in (
+                ("predictor", "reverse_diffusion"),
+                ("corrector", "langevin"),
+                ("snr", 0.16),
+                ("n_steps_each", 1),
+                ("probability_flow", False),
+                ("rtol", 1e-3),
+            )
+        ),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(variant, changes, message):
+    config = digits.get_config(variant)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        tasks.task(config)
