@@ -46,7 +46,7 @@ class AnnealedLangevin:
         check_at_least(1, n_levels=self.n_levels, n_steps_each=self.n_steps_each)
         if self.step_size is None and self.n_levels == 1:
             raise ValueError("n_levels is 1: step_size must be given, or n_levels at least 2")
-        check_in("(0, inf)", optional=True, step_size=self.step_size)
+        check_in("(0, inf)", True, step_size=self.step_size)
 
     @property
     def nfe(self) -> int:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from sde_lib import SDE, ScoreFn
 from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least
+from sde_lib.sde import check_ends
 
 Scores = ScoreFn | tuple[ScoreFn, ...]
 """One score function, or a tuple of one for the first, second, ... evaluation of each step."""
@@ -45,8 +46,10 @@ def starting_point(
     """Initial states and their time: `start` if it is given, otherwise draws from the prior.
 
     Raises:
-        ValueError: start.x whose shape is not `shape`, or start.t outside (t_min, t_max].
+        ValueError: start.x whose shape is not `shape`, start.t outside (t_min, t_max], or an SDE
+            with alpha(t_max) = 0.
     """
+    check_ends(sde)
     if start is None:
         return sde.prior_sample(key, shape, first_index), sde.t_max
     x, t = jnp.asarray(start.x, jnp.float32), start.t

@@ -21,7 +21,8 @@ class Churn(NoiseLevelSolver):
         s_noise: standard deviation of the noise, relative to the one that the raised level needs.
 
     Raises:
-        ValueError: a number that is negative, s_churn or s_noise infinite, or s_tmin > s_tmax.
+        ValueError: a number that is negative, s_churn or s_noise infinite, s_tmin > s_tmax, or one
+            of the others without s_churn.
     """
 
     s_churn: float = 0.0
@@ -31,6 +32,12 @@ class Churn(NoiseLevelSolver):
 
     def __post_init__(self):
         super().__post_init__()
+        plain = (self.s_tmin, self.s_tmax, self.s_noise) == (0.0, math.inf, 1.0)
+        if self.s_churn == 0 and not plain:
+            raise ValueError(
+                f"s_churn is 0, so s_tmin = {self.s_tmin}, s_tmax = {self.s_tmax} and s_noise = "
+                f"{self.s_noise} change nothing: leave these out, or give s_churn too"
+            )
         finite = math.isfinite(self.s_churn) and math.isfinite(self.s_noise)
         positive = self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_tmin <= self.s_tmax
         if not (finite and positive):

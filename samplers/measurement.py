@@ -12,11 +12,12 @@ from jaxtyping import Array, Bool, Float
 
 from sde_lib import SDE, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_positive
 
 Operator = Callable[[Array], Array]
 """A linear operator A on a batch, [B, ...] -> [B, ...], which acts on each sample separately."""
 
+TOLERANCE = 1e-3  # of linearity, relative to the operator's values: float32 sums many numbers
 LEAST_COSINE = 1e-2  # 1e-3 is too low: six iterations with a model of digits gave pixels of -8
 
 
@@ -50,11 +51,10 @@ def condition(
 
     Raises:
         ValueError: noise_std < 0 or n_iterations < 1; when the result is called, a y whose shape is
-            not that of operator(x).
+            not that of operator(x), or an operator that is not linear.
     """
     check_at_least(1, n_iterations=n_iterations)
-    if not noise_std >= 0:
-        raise ValueError(f"noise_std is {noise_std}: it must be at least 0")
+    check_positive(True, noise_std=noise_std)
 
     def conditional(x: Array, t: Array) -> Array:
         def denoise(x):
@@ -65,6 +65,7 @@ def condition(
         seen = operator(mean)
         if seen.shape != y.shape:
             raise ValueError(f"y has the shape {y.shape}: operator(x) has {seen.shape}")
+        check_linear(operator, x.shape)
         residual = y - seen
         transpose = jax.linear_transpose(operator, x)
         scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual)
@@ -91,6 +92,30 @@ def condition(
         return score + jax.lax.fori_loop(0, n_iterations, step, carry)[0]
 
     return conditional
+
+
+def check_linear(operator: Operator, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for an operator that is not linear on arrays of this shape.
+
+    It is tried on random numbers, unless it depends on arrays that are traced.
+    """
+    u, v = np.random.RandomState(0).standard_normal((2, *shape)).astype(np.float32)
+    with jax.ensure_compile_time_eval():
+        zero, *values = (operator(jnp.asarray(x)) for x in (0 * u, u, v, u - 2 * v))
+    if isinstance(values[0], jax.core.Tracer):
+        return
+    offset, (one, two, both) = np.abs(zero).max(initial=0), map(np.asarray, values)
+    size = np.abs(values).max(initial=0)
+    if offset > TOLERANCE * size:
+        raise ValueError(
+            f"operator is not linear: operator(0) has values up to {offset:g}; subtract "
+            "operator(0) from the operator and from y"
+        )
+    if not np.abs(both - (one - 2 * two)).max(initial=0) <= TOLERANCE * size:
+        raise ValueError(
+            "operator is not linear: operator(u - 2 v) differs from operator(u) - 2 operator(v); "
+            "give a linear one"
+        )
 
 
 def inpainting(mask: Bool[np.ndarray, "height width *one"]) -> Operator:

@@ -31,7 +31,7 @@ from samplers.noise_levels import (
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least, check_in, check_types
-from sde_lib.sde import score_and_variance
+from sde_lib.sde import check_ends, score_and_variance
 
 BROWNIAN = 1 << 24  # folded into the key of a sample; larger than any step number
 
@@ -130,7 +130,7 @@ class NoiseLevelSolver(abc.ABC):
             )
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
-            check_in("(0, inf)", optional=True, **{name: value})
+            check_in("(0, inf)", True, **{name: value})
             if value is not None and not isinstance(self.grid, str):
                 raise ValueError(
                     f"{name} is {value:g}: with levels given as grid, leave it at None"
@@ -263,6 +263,7 @@ class NoiseLevelSolver(abc.ABC):
         """
         now, std = self.inflated(levels[:-1])
         plan = self.plan(now, levels[1:])
+        self._check_plan(plan, len(now))
         models = model_at(sde, score_fn, plan.evaluations)
         rows = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (plan.coefficients, std))
         draw, w = self._noise(sde, keys, now, plan, shape)
@@ -272,9 +273,34 @@ class NoiseLevelSolver(abc.ABC):
             if std.any():
                 y += added * normal(fold_in(keys, k), y.shape)
             z, w = draw(k, w)
-            return *self.step(models.row(k), y, c, past, z), w
+            made = self.step(models.row(k), y, c, past, z)
+            if jax.tree.map(jnp.shape, made) != (y.shape, past.shape):
+                raise ValueError(
+                    f"{type(self).__name__}.step returned {jax.tree.map(jnp.shape, made)}: it must "
+                    f"return (y, past), of the shapes {y.shape} and {past.shape}"
+                )
+            return *made, w
 
         return move, w
+
+    def _check_plan(self, plan: Plan, n_steps: int) -> None:
+        """Raises ValueError for a plan that has not one row of finite numbers for each step."""
+        name = f"{type(self).__name__}.plan"
+        parts = [("evaluations", plan.evaluations)]
+        parts += [] if plan.stops is None else [("stops", plan.stops)]
+        parts += [("coefficients", leaf) for leaf in jax.tree.leaves(plan.coefficients)]
+        for part, values in parts:
+            shape = np.shape(values)
+            if shape[:1] != (n_steps,) or (part != "coefficients" and len(shape) != 2):
+                expected = "..." if part == "coefficients" else "columns"
+                raise ValueError(
+                    f"{name} returned {part} of the shape {shape}: it must be [{n_steps}, "
+                    f"{expected}], a row for each step"
+                )
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} returned {part} that are not finite numbers")
+        if not (np.asarray(plan.evaluations) > 0).all():
+            raise ValueError(f"{name} returned evaluations at noise levels that are not positive")
 
     def _noise(
         self, sde: SDE, keys: Key[Array, " batch"], now: Levels, plan: Plan, shape: Sequence[int]
@@ -313,6 +339,7 @@ def enter(
         ValueError: a start of the wrong shape, a last level that is 0 or above the first, or a
             level outside the range of the SDE.
     """
+    check_ends(sde)
     if not isinstance(grid, str):
         sigma_max, sigma_min = grid[0], grid[-1]
     low = sigma_min or float(levels_at(sde, [sde.t_min])[0])

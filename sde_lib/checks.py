@@ -33,7 +33,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{kind} {name!r} is unknown: {hint}choose one of {', '.join(known)}")
 
 
-def check_at_least(least: int, most: int = MOST, **counts: Any) -> None:
+def check_at_least(least: int, most: int = MOST, /, **counts: Any) -> None:
     """Raises ValueError for a keyword argument that is not an integer from `least` to `most`."""
     for name, count in counts.items():
         if not has_type(count, int):
@@ -44,7 +44,7 @@ def check_at_least(least: int, most: int = MOST, **counts: Any) -> None:
             raise ValueError(f"{name} is {count}: it must be at most {most}")
 
 
-def check_in(interval: str, optional: bool = False, **values: Any) -> None:
+def check_in(interval: str, optional: bool = False, /, **values: Any) -> None:
     """Raises ValueError for a keyword argument that is no number in an interval, also in float32.
 
     Arrays, which may be traced, and functions are not checked.
@@ -77,7 +77,7 @@ def check_tolerance(**values: Any) -> None:
             )
 
 
-def check_positive(or_zero: bool = False, **values: Any) -> None:
+def check_positive(or_zero: Any = False, **values: Any) -> None:
     """Raises ValueError for a keyword argument that is not positive and finite.
 
     `or_zero` allows 0. Arrays are not checked, because they may be traced.
@@ -93,7 +93,7 @@ def check_types(owner: Any, prefix: str = "") -> None:
     """
     for field in dataclasses.fields(owner):
         union = isinstance(field.type, UnionType)
-        kinds = get_args(field.type) if union else (field.type,)
+        kinds: tuple[Any, ...] = get_args(field.type) if union else (field.type,)
         value = getattr(owner, field.name)
         known = all(kind in (*TYPES, NoneType) for kind in kinds)
         if not known or not field.init or _is_array(value):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand, sample_keys
 from sde_lib.probes import Probe, draw
-from sde_lib.sde import SDE, ScoreFn, Time, check_score_fn
+from sde_lib.sde import SDE, ScoreFn, Time, check_ends, check_score_fn
 from sde_lib.solve import solve_ode
 
 DATA_STD = 0.25  # typical of images in [-1, 1]; it affects the solver's steps, not the density
@@ -74,8 +74,10 @@ def log_likelihood(
         first_index: index of x0's first sample in its data set.
 
     Raises:
-        ValueError: an unknown probe, n_probes < 1, or a score_fn that changes the shape.
+        ValueError: an unknown probe, n_probes < 1, a tolerance that float32 cannot reach, a
+            score_fn that changes the shape, or an SDE with alpha(t_max) = 0.
     """
+    check_ends(sde)
     x, log_added = sde.initial_state(key, x0, first_index)
     check_score_fn(score_fn, x.shape)
     probes = sde.noisy(draw(sample_keys(key, len(x0), first_index), probe, n_probes, x.shape))

@@ -15,7 +15,7 @@ from jax.scipy.special import logit, ndtr, ndtri
 from jaxtyping import Array
 
 from sde_lib.batch import PerSample
-from sde_lib.checks import check_in, check_name, check_positive
+from sde_lib.checks import check_in, check_name
 from sde_lib.sde import SDE
 
 Quantile = Callable[[PerSample], PerSample]
@@ -58,7 +58,9 @@ def create(
             is not positive, or "log_uniform" for an SDE whose log-SNR is unbounded.
     """
     spreads = {"std": std, "std_above": std_above, "sigma_data": sigma_data}
-    check_positive(**{f"{name} of the noise density": spread for name, spread in spreads.items()})
+    check_in(
+        "(0, inf)", **{f"{name} of the noise density": spread for name, spread in spreads.items()}
+    )
     check_in("(-inf, inf)", **{"mean of the noise density": mean})
     if name == "uniform":
         return None

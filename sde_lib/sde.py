@@ -22,6 +22,7 @@ ScoreFn = Callable[[Array, Array], Array]
 """A score function: score_fn(x, t) = grad_x log p_t(x), of the shape of x, with t of shape [B]."""
 
 Time = Float[Array, "..."] | float
+LEAST_ALPHA = 1e-7  # in the prior: below it, alpha is 0 up to float32's rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +266,25 @@ def check_score_fn(score_fn: ScoreFn | tuple[ScoreFn, ...], shape: Sequence[int]
             f"score_fn returned {getattr(out, 'shape', type(out).__name__)} for x of shape {shape}"
             f" and t of shape {shape[:1]}: it must return the shape of x"
         )
+
+
+def check_ends(sde: SDE) -> None:
+    """Raises ValueError for an SDE without data, or without noise, in its prior.
+
+    There sigma / alpha is infinite or 0, and neither samplers nor likelihoods can start.
+    """
+    if not sde.is_scalar:
+        return
+    with jax.ensure_compile_time_eval():
+        alpha, sigma = (float(fn(jnp.float32(sde.t_max))) for fn in (sde.alpha, sde.sigma))
+    if not LEAST_ALPHA < alpha < math.inf:
+        raise ValueError(
+            f"alpha(t_max) of {sde} is {alpha:g}: it must be positive, so that the noise level "
+            f"sigma / alpha is finite; give a t_max below {sde.t_max:g}, such as "
+            f"{0.999 * sde.t_max:g}"
+        )
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma(t_max) of {sde} is {sigma:g}: it must be positive, and finite")
 
 
 def _derivative(fn: Callable[[Array], Array], t: Time) -> Array:

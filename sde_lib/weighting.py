@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_lib.batch import PerSample
-from sde_lib.checks import check_in, check_name, check_positive
+from sde_lib.checks import check_in, check_name
 
 Weighting = Callable[[PerSample], PerSample]
 MIN_SNR_CAP = 5.0
@@ -44,7 +44,7 @@ def create(name: str, sigma_data: float = 0.5, bias: float = 2.0) -> Weighting |
         ValueError: an unknown name, a sigma_data that is not positive, or a bias that is not
             finite.
     """
-    check_positive(**{"sigma_data of the weighting": sigma_data})
+    check_in("(0, inf)", **{"sigma_data of the weighting": sigma_data})
     check_in("(-inf, inf)", **{"bias of the weighting": bias})
     weightings = {
         "variance": None,

@@ -104,7 +104,7 @@ def _network_options(name: str) -> sections.Options:
 
 
 def _encoder_options(name: str) -> sections.Options:
-    return _network_options(name) | {"dropout": "model.dropout"}
+    return {**_network_options(name), "dropout": "model.dropout"}
 
 
 NETWORK = Choice("model.name", Registered(models.MODELS, _network_options))

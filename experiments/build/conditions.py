@@ -69,6 +69,9 @@ def text(config: Config) -> Text | None:
             "config.sampling.embeddings needs a model that was trained with config.model.text="
             "'embeddings'"
         )
+    if config.data.embeddings and kind != "embeddings":
+        raise ValueError("config.data.embeddings needs config.model.text='embeddings'")
+    sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
     if not kind:
         return None
     if kind == "embeddings":

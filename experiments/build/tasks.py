@@ -79,6 +79,8 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     name = config.model.name if config.model.name in TASKS else models.kind(config)
     if name != "autoencoder":
         _check_not_set(config, sections.fields_in("autoencoder"), "autoencoders")
+    if name != "discriminator":
+        _check_not_set(config, ("data.generated", "model.pretrained"), "discriminators")
     return TASKS[name](config, mesh or components.mesh(config))
 
 

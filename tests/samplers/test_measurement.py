@@ -5,6 +5,7 @@ import pytest
 from closed_forms import SDES, Gaussian
 
 import samplers
+import sde_lib
 from samplers import measurement
 
 SHAPE = (2, 3, 2)  # height, width, channels
@@ -198,3 +199,29 @@ def test_mistakes_are_refused():
     conditional = measurement.condition(sde, score_fn, measurement.grey, x)
     with pytest.raises(ValueError, match=r"y has the shape \(2, 2, 3, 2\): operator"):
         samplers.EulerMaruyama(10)(jax.random.key(0), sde, conditional, x.shape)
+
+
+@pytest.mark.parametrize(
+    ("operator", "message"),
+    [
+        (lambda x: x + 1, r"operator\(0\) has values up to 1; subtract"),
+        (lambda x: x**2, r"operator\(u - 2 v\) differs"),
+        (jnp.abs, r"operator\(u - 2 v\) differs"),
+    ],
+)
+def test_operators_that_are_not_linear_are_refused(operator, message):
+    x, t = jnp.ones((2, 4, 4, 1)), jnp.full(2, 0.5)
+    score = measurement.condition(sde_lib.VP(), lambda x, t: -x, operator, jnp.zeros_like(x))
+    with pytest.raises(ValueError, match=rf"operator is not linear: {message}"):
+        jax.jit(score)(x, t)
+
+
+def test_a_mask_may_be_traced():
+    x, t = jnp.ones((2, 4, 4, 1)), jnp.full(2, 0.5)
+
+    @jax.jit
+    def score(mask):
+        made = measurement.condition(sde_lib.VP(), lambda x, t: -x, lambda x: mask * x, 0 * x)
+        return made(x, t)
+
+    assert jnp.isfinite(score(jnp.ones((4, 4, 1)))).all()

@@ -1,5 +1,6 @@
 """Tests of the loop that all solvers between noise levels share."""
 
+import dataclasses
 import warnings
 
 import jax
@@ -12,6 +13,7 @@ from flows import HIGH, LOW, SDE, N, denoised, flow, run
 
 import samplers
 import sde_lib
+from samplers.solver import NoiseLevelSolver, Plan
 from sde_lib.batch import sample_keys
 
 DETERMINISTIC = {
@@ -212,3 +214,43 @@ def test_mistakes_are_refused():
         trace(samplers.Euler(2, (3.0, 1.0)), start=samplers.Start(jnp.zeros((2, 2)), HIGH))
     with pytest.raises(ValueError, match="starts at the noise level 80 and ends at 90"):
         trace(samplers.Euler(sigma_min=90.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(NoiseLevelSolver):
+    """Euler's method, as a user might write it, with a mistake."""
+
+    mistake: str = ""
+
+    def plan(self, now, then):
+        made = Plan(now[:, None], then - now)
+        return {
+            "flat": made._replace(evaluations=now),
+            "few": made._replace(evaluations=made.evaluations[1:]),
+            "coefficients": made._replace(coefficients=(then - now)[1:]),
+            "nan": made._replace(coefficients=np.log(now - now[0])),
+            "negative": made._replace(evaluations=-made.evaluations),
+        }.get(self.mistake, made)
+
+    def step(self, model, y, c, past, z):
+        y += c * model.noise(y)
+        return y if self.mistake == "step" else (y, past)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("flat", r"Own.plan returned evaluations of the shape \(17,\): it must be \[17, columns\]"),
+        ("few", r"Own.plan returned evaluations of the shape \(16, 1\)"),
+        ("coefficients", r"coefficients of the shape \(16,\): it must be \[17, \.\.\.\]"),
+        ("nan", r"Own.plan returned coefficients that are not finite"),
+        ("negative", r"evaluations at noise levels that are not positive"),
+        ("step", r"Own.step returned \(2, 3\): it must return \(y, past\)"),
+    ],
+)
+def test_a_solver_of_ones_own_is_told_its_mistake(mistake, message):
+    draw = jax.random.key(0), sde_lib.VP(), lambda x, t: -x, (2, 3)
+    assert Own()(*draw).nfe == 18
+    with pytest.raises(ValueError, match=message):
+        Own(mistake=mistake)(*draw)

@@ -28,7 +28,7 @@ def test_numbers_lie_in_their_interval_also_in_float32(interval, inside, outside
 
 def test_arrays_functions_and_optional_numbers_are_left_alone():
     check_in("(0, 1)", x=jnp.array([5.0]), y=lambda t: t)
-    check_in("(0, 1)", optional=True, x=None)
+    check_in("(0, 1)", True, x=None)
 
 
 @pytest.mark.parametrize("count", [0, True, 1.0, "1", None, 2**31, math.nan])

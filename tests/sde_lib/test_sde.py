@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from closed_forms import SDES, Gaussian
 
+import samplers
 import sde_lib
 
 
@@ -104,3 +105,44 @@ def test_score_fn_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"returned \(4, 3\) for x of shape \(4, 2\)"):
         sde_lib.check_score_fn(lambda x, t: jnp.concatenate([x, t[:, None]], 1), (4, 2))
     sde_lib.check_score_fn(lambda x, t: -x, (4, 2))
+
+
+class Vanishing(sde_lib.SDE):
+    """A user's SDE, whose alpha is 0 at t_max: in float32, -4e-8."""
+
+    def alpha(self, t):
+        return jnp.cos(0.5 * jnp.pi * jnp.asarray(t))
+
+    def sigma(self, t):
+        return jnp.sin(0.5 * jnp.pi * jnp.asarray(t))
+
+
+def test_an_sde_without_data_in_its_prior_is_refused():
+    """Samplers said to set sigma_min, or gave NaN; likelihoods ended in a math domain error."""
+    key, score = jax.random.key(0), lambda x, t: -x
+    message = r"alpha\(t_max\) of Vanishing.* give a t_max below 1, such as 0.999"
+    for name in ("predictor_corrector", "probability_flow", "heun", "dpm_adaptive"):
+        with pytest.raises(ValueError, match=message):
+            samplers.create(name)(key, Vanishing(), score, (2, 3))
+    with pytest.raises(ValueError, match=message):
+        sde_lib.log_likelihood(key, Vanishing(), score, jnp.ones((2, 3)))
+    made = samplers.create("heun")(key, Vanishing(t_max=0.999), score, (2, 3))
+    assert jnp.isfinite(made.x).all()
+
+
+@pytest.mark.parametrize("changes", [{"t_max": "1"}, {"t_min": None}, {"train_t_min": True}])
+def test_times_of_a_wrong_type_are_refused(changes):
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} is .*: it must be a number"):
+        Vanishing(**changes)
+
+
+def test_numbers_of_sdes_are_finite_in_float32():
+    for make in (
+        lambda: sde_lib.VE(sigma_max=1e39),
+        lambda: sde_lib.VP(beta_max=float("inf")),
+        lambda: sde_lib.CLD(mass=float("nan")),
+        lambda: sde_lib.Cosine(s=-0.1),
+        lambda: sde_lib.VE(sigma_min=1e-60),
+    ):
+        with pytest.raises(ValueError, match="it must be"):
+            make()
