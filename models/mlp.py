@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
 from models.layers import Embedding, FourierEmbedding
+from sde_lib.checks import check_at_least
 
 Points = Float[Array, "batch dims"]
 
@@ -26,6 +27,10 @@ class MLP(CheckedNetwork):
     fourier_scale: float = 1.0
 
     inputs: ClassVar = "points"  # models/parametrization.py
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(2, **{"config.model.nf": self.nf})  # half of them are Fourier features
 
     @nn.compact
     def __call__(

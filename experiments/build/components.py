@@ -206,7 +206,20 @@ def loss_history(config: Config) -> tuple[int, int] | None:
 
 
 def n_levels(config: Config) -> int | None:
-    """Noise levels of discrete training; None for continuous."""
+    """Noise levels of discrete training; None for continuous.
+
+    Raises:
+        ValueError: config.model.num_scales is out of range, or set without effect.
+    """
+    number = config.model.num_scales
+    check_at_least(1, **{"config.model.num_scales": number})
+    network = models.network_class(config)
+    used = not config.training.continuous or hasattr(network, "num_scales")
+    if sections.is_set(config, "model.num_scales") and not used:
+        raise ValueError(
+            f"config.model.num_scales is {number}, which does nothing in continuous training of "
+            f"{config.model.name!r}: leave it out, or set config.training.continuous=False"
+        )
     return None if config.training.continuous else config.model.num_scales
 
 
@@ -231,6 +244,12 @@ def data_spec(config: Config) -> DataSpec:
     """The request for the data set, of images or points."""
     data = config.data
     shape = (data.image_size, data.image_size, data.num_channels)
+    for name in ("image_size", "num_channels"):
+        if source(config).levels is None and sections.is_set(config, f"data.{name}"):
+            raise ValueError(
+                f"config.data.{name} is {data[name]!r}, but {data.dataset!r} are points, not "
+                "images: leave it out"
+            )
     return DataSpec(
         data.dataset,
         (2,) if source(config).levels is None else shape,

@@ -51,6 +51,7 @@ COUNTS = (  # of at least 1, or more where they are used
     *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
     *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds"),
 )
+DISCRIMINATOR = ("data.generated", "model.encoder", "model.pretrained")  # fields of discriminators
 NO_SCORE = (  # fields and sections of score models
     *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
     *("model.label_dropout", "data.confidence", "sampling.low_res"),
@@ -80,7 +81,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     if name != "autoencoder":
         _check_not_set(config, sections.fields_in("autoencoder"), "autoencoders")
     if name != "discriminator":
-        _check_not_set(config, ("data.generated", "model.pretrained"), "discriminators")
+        _check_not_set(config, DISCRIMINATOR, "discriminators")
     return TASKS[name](config, mesh or components.mesh(config))
 
 

@@ -42,11 +42,11 @@ def run(request: Request) -> None:
             gradient.
     """
     config, folder = request.config, request.folder
+    task = tasks.task(config)  # first, because it checks the fields
     training, mesh = components.training(config), components.mesh(config)
     training.batch_shape(mesh)
     configs.check_same(config, folder, configs.RESUME)
     changes = configs.changes(config, folder)
-    task = tasks.task(config)
     check_reports(config, task)
     abstract = abstract_state(task, config.seed, mesh)
     with folders.locked(folder):
