@@ -60,15 +60,18 @@ def near(name: str, fields: Iterable[str]) -> str:
 def _own_fields() -> set[str]:
     """The fields of networks and guides that configs/default.py need not have."""
     own = {f"model.{name}" for network in models.MODELS for name in models.options(network)}
-    for name, kind in GUIDES.items():
-        own |= {f"guidance.{name}.{field.name}" for field in dataclasses.fields(kind)}
+    for name in GUIDES.keys() - set(sections.DEFAULT.guidance):
+        own |= {f"guidance.{name}.{field.name}" for field in dataclasses.fields(GUIDES[name])}
     return own
 
 
 def _is_new(field: str, known: Iterable[str]) -> bool:
-    """True if no known field of the same section has a similar name."""
+    """True if no known field of its section, or no section if it is in none, has a similar name."""
     section, _, name = field.rpartition(".")
-    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
+    there = [other.rpartition(".")[::2] for other in known]
+    beside = [other for parent, other in there if parent == section]
+    if not beside:
+        name, beside = section, [parent for parent, _ in there]
     return not (migrate.new_name(field) or difflib.get_close_matches(name, beside, 1, SIMILAR))
 
 

@@ -55,7 +55,13 @@ def test_python_may_add_a_field_that_is_not_a_misspelt_one():
     config = points.get_config()
     config.sampling.brightness = 1.5
     known_fields.check(config, extended=True)
+    config.my_task = {"size": 3}
+    known_fields.check(config, extended=True)
     config.sampling.n_step = 5
+    with pytest.raises(ValueError, match=r"did you mean config\.sampling\.n_steps\?"):
+        known_fields.check(config, extended=True)
+    config = points.get_config()
+    config.sampeling = {"n_steps": 5}
     with pytest.raises(ValueError, match=r"did you mean config\.sampling\.n_steps\?"):
         known_fields.check(config, extended=True)
 
