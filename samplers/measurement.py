@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from sde_lib import SDE, ScoreFn
@@ -102,7 +103,7 @@ def check_linear(operator: Operator, shape: tuple[int, ...]) -> None:
     u, v = np.random.RandomState(0).standard_normal((2, *shape)).astype(np.float32)
     with jax.ensure_compile_time_eval():
         zero, *values = (operator(jnp.asarray(x)) for x in (0 * u, u, v, u - 2 * v))
-    if isinstance(values[0], jax.core.Tracer):
+    if isinstance(values[0], Tracer):
         return
     offset, (one, two, both) = np.abs(zero).max(initial=0), map(np.asarray, values)
     size = np.abs(values).max(initial=0)
