@@ -102,8 +102,13 @@ class DPMAdaptive:
             )
         check_in("(0, inf)", h_init=self.h_init)
         check_in("(0, inf)", True, sigma_max=self.sigma_max, sigma_min=self.sigma_min)
-        check_in("(0, 1)", accept_safety=self.accept_safety)
-        check_in("[0, inf)", pcoeff=self.pcoeff, icoeff=self.icoeff, dcoeff=self.dcoeff)
+        check_in("(0, inf)", accept_safety=self.accept_safety)
+        if not (min(self.pcoeff, self.icoeff, self.dcoeff) >= 0 and self.accept_safety < 1):
+            raise ValueError(
+                f"pcoeff = {self.pcoeff}, icoeff = {self.icoeff}, dcoeff = {self.dcoeff}, "
+                f"accept_safety = {self.accept_safety}: none may be negative, and accept_safety "
+                "must be below 1"
+            )
 
     @property
     def tolerances(self) -> tuple[float, float]:

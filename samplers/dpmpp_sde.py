@@ -10,7 +10,6 @@ from samplers.noise_levels import Levels
 from samplers.solver import Model, Plan
 from samplers.stochastic import Ancestral, Stochastic
 from sde_lib.batch import Batch
-from sde_lib.checks import check_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,8 @@ class DPMppSDE(Stochastic):
 
     def __post_init__(self):
         super().__post_init__()
-        check_in("(0, 1)", r=self.r)
+        if not 0 < self.r < 1:
+            raise ValueError(f"r is {self.r}: it must lie strictly between 0 and 1")
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         middle = now ** (1 - self.r) * then**self.r

@@ -10,7 +10,6 @@ from samplers.churn import Churn
 from samplers.noise_levels import Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
 from sde_lib.batch import Batch
-from sde_lib.checks import check_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Heun(NoiseLevelSolver):
 
     def __post_init__(self):
         super().__post_init__()
-        check_in("(0, 1]", alpha=self.alpha)
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}: it must lie in (0, 1]")
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         length = then - now

@@ -32,6 +32,8 @@ class ProbabilityFlow:
 
     def __post_init__(self):
         check_types(self)
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be positive")
         check_tolerance(rtol=self.rtol, atol=self.atol)
 
     def __call__(

@@ -179,6 +179,8 @@ class AdaptiveSDE(_RungeKutta):
 
     def __post_init__(self):
         super().__post_init__()
+        if not (0 < self.rtol < 1 and 0 < self.atol < 1):
+            raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be in (0, 1)")
         check_tolerance(rtol=self.rtol, atol=self.atol)
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
-from sde_lib.checks import check_in
 from sde_lib.sde import SDE, Time, log_normal
 
 VELOCITY_KEY = 1 << 24  # folded into a sample's key to draw its velocities at t = 0
@@ -54,8 +53,11 @@ class CLD(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        check_in("(0, inf)", beta=self.beta, mass=self.mass)
-        check_in("(0, 1]", gamma=self.gamma)
+        if not (self.beta > 0 and self.mass > 0 and 0 < self.gamma <= 1):
+            raise ValueError(
+                f"beta = {self.beta}, mass = {self.mass}, gamma = {self.gamma}: all three must be "
+                "positive, with gamma of at most 1"
+            )
 
     def alpha(self, t: Time) -> Array:
         """Raises ValueError: x and v have different factors, so there is no single alpha."""

@@ -29,12 +29,12 @@ class VE(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        check_in("(0, inf)", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-        if not self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}: VE needs "
                 "0 < sigma_min < sigma_max"
             )
+        check_in("(0, inf)", sigma_min=self.sigma_min)  # in float32 too
 
     @property
     def _log_ratio(self) -> float:
@@ -98,8 +98,7 @@ class _LinearBeta(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        check_in("(0, inf)", beta_min=self.beta_min, beta_max=self.beta_max)
-        if not self.beta_min < self.beta_max:
+        if not 0 < self.beta_min < self.beta_max < math.inf:
             raise ValueError(
                 f"beta_min = {self.beta_min}, beta_max = {self.beta_max}: "
                 f"{type(self).__name__} needs 0 < beta_min < beta_max"

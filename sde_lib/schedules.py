@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sde_lib.batch import Batch, expand
-from sde_lib.checks import check_in
 from sde_lib.sde import SDE, Time
 
 RHO = 7.0  # of EDM's steps
@@ -114,7 +113,8 @@ class Cosine(_VariancePreserving):
 
     def __post_init__(self):
         super().__post_init__()
-        check_in("[0, inf)", s=self.s)
+        if not self.s >= 0:
+            raise ValueError(f"s is {self.s}: Cosine needs s >= 0")
 
     @property
     def _rate(self) -> float:

@@ -68,9 +68,10 @@ class SDE(abc.ABC):
 
     def __post_init__(self):
         check_types(self)
+        if not 0 < self.t_max < math.inf:
+            raise ValueError(f"t_max is {self.t_max}: it must be a positive number")
         numbers = (field.name for field in dataclasses.fields(self) if field.type is float)
         check_in("(-inf, inf)", **{name: getattr(self, name) for name in numbers})
-        check_in("(0, inf)", t_max=self.t_max)
         for name in ("t_min", "train_t_min"):
             value = getattr(self, name)
             if not 0 <= value < self.t_max:

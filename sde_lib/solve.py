@@ -77,6 +77,8 @@ def solve_ode(
     Raises:
         ValueError: a tolerance that float32 cannot reach.
     """
+    if not (rtol > 0 and atol > 0):
+        raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must be positive")
     check_tolerance(rtol=rtol, atol=atol)
     batch = jax.tree.leaves(y0)[0].shape[0]
     recorded = jnp.atleast_1d(t1) if path_times is None else jnp.append(path_times, t1)

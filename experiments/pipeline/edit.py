@@ -18,7 +18,7 @@ from experiments.runs import devices, progress
 from samplers import editing, measurement
 from sde_lib import ScoreFn
 from sde_lib.batch import Batch
-from sde_lib.checks import check_at_least, check_in, check_name
+from sde_lib.checks import check_at_least, check_name, check_types
 
 Columns = dict[str, Batch]
 
@@ -45,11 +45,13 @@ class Edit:
     n_iterations: int = 3
 
     def __post_init__(self):
+        check_types(self, "config.edit.")
         check_name("config.edit.task", self.task, TASKS)
         check_name("config.edit.mask", self.mask, MASKS)
         counts = {name: getattr(self, name) for name in ("n_results", "n_iterations")}
         check_at_least(1, **{f"config.edit.{name}": count for name, count in counts.items()})
-        check_in("[0, 1]", **{"config.edit.strength": self.strength})
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"config.edit.strength is {self.strength}: it must lie in [0, 1]")
 
 
 def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The options of training, which check themselves, and the average of the weights."""
 
 import dataclasses
+import math
 import sys
 import threading
 
@@ -31,9 +32,13 @@ class Average:
     rampup: float = 0.05
 
     def __post_init__(self):
+        check_types(self, "config.model.ema_")
         check_in("[0, 1)", **{"config.model.ema_rate": self.rate})
-        check_in("[0, inf)", **{"config.model.ema_halflife": self.halflife})
-        check_in("[0, inf)", **{"config.model.ema_rampup": self.rampup})
+        for name in ("halflife", "rampup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"config.model.ema_{name} is {getattr(self, name)}: it must be 0 or more"
+                )
 
     def decay(self, step: jax.Array, batch_size: int) -> jax.Array:
         """The share of the average that is kept at a step."""
@@ -80,8 +85,11 @@ class Training:
         check_at_least(0, **{"config.training.quality_freq": self.quality_freq})
         check_at_least(0, sys.maxsize, **{"config.data.resident_bytes": self.resident_bytes})
         check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
-        seconds = f"(0, {threading.TIMEOUT_MAX:.0f})"
-        check_in(seconds, **{"config.training.stall_seconds": self.stall_seconds})
+        if not 0 < self.stall_seconds < threading.TIMEOUT_MAX:
+            raise ValueError(
+                f"config.training.stall_seconds is {self.stall_seconds}: it must be positive, and "
+                f"less than {threading.TIMEOUT_MAX:.0f}"
+            )
         k = self.steps_per_jit
         periods = {name: getattr(self, name) for name in (*PERIODS, "quality_freq")}
         wrong = [f"config.training.{name} = {n}" for name, n in periods.items() if n % k]

@@ -14,7 +14,7 @@ from experiments.training.options import Average
         ({"max_skipped": 0}, "max_skipped is 0"),
         ({"steps_per_jit": 0}, "steps_per_jit is 0: it must be at least 1"),
         ({"quality_freq": -1}, "quality_freq is -1"),
-        ({"stall_seconds": 0.0}, "stall_seconds is 0.0: it must be in"),
+        ({"stall_seconds": 0.0}, "stall_seconds is 0.0: it must be positive"),
         ({"stall_seconds": float("inf")}, "stall_seconds is inf"),
         ({"sinks": ("jsonl", "tensorbord")}, "did you mean 'tensorboard'"),
         (
@@ -32,7 +32,7 @@ def test_impossible_numbers_are_refused(changes, message):
     ("values", "message"),
     [
         ({"rate": 1.0}, "config.model.ema_rate is 1.0: it must be in [0, 1)"),
-        ({"halflife": -1.0}, "config.model.ema_halflife is -1.0: it must be at least 0"),
+        ({"halflife": -1.0}, "config.model.ema_halflife is -1.0: it must be 0 or more"),
         ({"rampup": float("nan")}, "config.model.ema_rampup is nan"),
     ],
 )
