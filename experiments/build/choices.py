@@ -99,7 +99,7 @@ SHARED = {  # fields of networks that the SDE has too, or that models.create ref
 def _network_options(name: str) -> sections.Options:
     taken = models.options(name)
     if name == "discriminator":
-        taken = taken.union({"encoder", "pretrained"}, *map(models.options, models.ENCODERS))
+        taken = taken.union(*map(models.options, models.ENCODERS))
     return {option: f"model.{option}" for option in sorted(taken - SHARED)}
 
 

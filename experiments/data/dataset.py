@@ -41,6 +41,7 @@ class DataSpec:
         check_at_least(1, **{"config.data.image_size": self.shape[0]})
         check_at_least(1, **{"config.data.num_channels": self.shape[-1]})
         check_in("(0, 1)", **{"config.data.test_fraction": self.test_fraction})
+        check_in("[0, 1)", **{"config.data.max_unreadable": self.max_unreadable})
 
 
 @dataclasses.dataclass(frozen=True)

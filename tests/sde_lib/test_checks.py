@@ -38,7 +38,7 @@ def test_counts_are_integers_that_fit_on_a_device(count):
         check_at_least(1, n=count)
 
 
-@pytest.mark.parametrize("tolerance", [0.0, -1e-3, 1e-8, 2.0, math.nan, math.inf])
+@pytest.mark.parametrize("tolerance", [0.0, -1e-3, 1e-8, math.nan, math.inf])
 def test_tolerances_are_in_the_reach_of_float32(tolerance):
     check_tolerance(rtol=1e-6)
     with pytest.raises(ValueError, match=r"^rtol is "):
