@@ -32,18 +32,18 @@ class Churn(NoiseLevelSolver):
 
     def __post_init__(self):
         super().__post_init__()
-        plain = (self.s_tmin, self.s_tmax, self.s_noise) == (0.0, math.inf, 1.0)
-        if self.s_churn == 0 and not plain:
-            raise ValueError(
-                f"s_churn is 0, so s_tmin = {self.s_tmin}, s_tmax = {self.s_tmax} and s_noise = "
-                f"{self.s_noise} change nothing: leave these out, or give s_churn too"
-            )
         finite = math.isfinite(self.s_churn) and math.isfinite(self.s_noise)
         positive = self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_tmin <= self.s_tmax
         if not (finite and positive):
             raise ValueError(
                 f"s_churn = {self.s_churn}, s_tmin = {self.s_tmin}, s_tmax = {self.s_tmax}, s_noise"
                 f" = {self.s_noise}: none may be negative, and s_tmin not above s_tmax"
+            )
+        plain = (self.s_tmin, self.s_tmax, self.s_noise) == (0.0, math.inf, 1.0)
+        if self.s_churn == 0 and not plain:
+            raise ValueError(
+                f"s_churn is 0, so s_tmin = {self.s_tmin}, s_tmax = {self.s_tmax} and s_noise = "
+                f"{self.s_noise} change nothing: leave these out, or give s_churn too"
             )
 
     def inflated(self, levels: Levels) -> tuple[Levels, Levels]:

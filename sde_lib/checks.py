@@ -88,8 +88,8 @@ def check_positive(or_zero: Any = False, **values: Any) -> None:
 def check_types(owner: Any, prefix: str = "") -> None:
     """Raises ValueError for a dataclass's field whose value is not of the type of its annotation.
 
-    Fields of bool, int, float and str are checked, also those that may be None; floats may not be
-    NaN. `prefix` stands before the field's name in the error.
+    Fields of bool, int, float and str are checked, also those that may be None. NaN is left to the
+    checks of ranges. `prefix` stands before the field's name in the error.
     """
     for field in dataclasses.fields(owner):
         union = isinstance(field.type, UnionType)
@@ -98,7 +98,7 @@ def check_types(owner: Any, prefix: str = "") -> None:
         known = all(kind in (*TYPES, NoneType) for kind in kinds)
         if not known or not field.init or _is_array(value):
             continue
-        if not any(has_type(value, kind) for kind in kinds):
+        if value == value and not any(has_type(value, kind) for kind in kinds):
             expected = " or ".join(TYPES.get(kind, "None") for kind in kinds)
             raise ValueError(f"{prefix}{field.name} is {value!r}: it must be {expected}")
 
