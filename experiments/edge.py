@@ -63,7 +63,7 @@ def guard(folder: Callable[[], Path | None]) -> Iterator[None]:
 
 
 def message(error: Exception, folder: Path | None = None) -> str:
-    """What happened and what to do. The traceback is written to a file if the error needs it."""
+    """The message of an error: it says what to do, or in which file its traceback is written."""
     text = str(error)
     if any(reason in text for reason in NO_ROOM):  # an OSError, or what orbax makes of it
         return "the disk is full; the checkpoint before is good: make room, run the same again"
@@ -102,7 +102,7 @@ def _explains_itself(error: Exception) -> bool:
 
 
 def _smaller(error: Exception) -> str:
-    """What takes less memory, by the innermost module that knows."""
+    """Advice that takes less memory, by the innermost module that has some."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         names = _module(frame).split(".")
         for length in (3, 2):

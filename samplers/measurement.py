@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -71,28 +72,35 @@ def condition(
         transpose = jax.linear_transpose(operator, x)
         scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual)
 
-        def step(_, carry):
-            shift, residual, direction, running = carry
+        def moved(direction):
+            """A^T direction, J A^T direction, and the image of direction."""
             (pulled,) = transpose(direction)
-            moved = jacobian(pulled)
-            image = scale * operator(moved) + noise_std**2 * direction
-            square, curvature = _dot(residual, residual), _dot(direction, image)
-            # A symmetric positive matrix with a condition number up to 4 / LEAST_COSINE^2 keeps
-            # the cosine between a vector and its image above LEAST_COSINE. A lower cosine comes
-            # from rounding or a network's error. Division by such a curvature would throw the
-            # sample far away, so its iterations end here.
-            bound = LEAST_COSINE * jnp.sqrt(_dot(pulled, pulled) * _dot(moved, moved))
-            running &= _dot(pulled, moved) > bound
-            length = jnp.where(running, _ratio(square, curvature), 0.0)
-            shift += expand(length, moved) * moved
-            residual -= expand(length, image) * image
-            growth = _ratio(_dot(residual, residual), square)
-            return shift, residual, residual + expand(growth, direction) * direction, running
+            shift = jacobian(pulled)
+            return pulled, shift, scale * operator(shift) + noise_std**2 * direction
 
         carry = (jnp.zeros_like(x), residual, residual, jnp.full(t.shape, True))
+        step = partial(_conjugate_gradient, moved)
         return score + jax.lax.fori_loop(0, n_iterations, step, carry)[0]
 
     return conditional
+
+
+def _conjugate_gradient(moved: Callable, _: Array, carry: tuple) -> tuple:
+    """One iteration: the shift of the score, the residual, the direction, and who goes on."""
+    shift, residual, direction, running = carry
+    pulled, pushed, image = moved(direction)
+    square, curvature = _dot(residual, residual), _dot(direction, image)
+    # A symmetric positive matrix with a condition number up to 4 / LEAST_COSINE^2 keeps the cosine
+    # between a vector and its image above LEAST_COSINE. A lower cosine comes from rounding or a
+    # network's error. Division by such a curvature would throw the sample far away, so its
+    # iterations end here.
+    bound = LEAST_COSINE * jnp.sqrt(_dot(pulled, pulled) * _dot(pushed, pushed))
+    running &= _dot(pulled, pushed) > bound
+    length = jnp.where(running, _ratio(square, curvature), 0.0)
+    shift += expand(length, pushed) * pushed
+    residual -= expand(length, image) * image
+    growth = _ratio(_dot(residual, residual), square)
+    return shift, residual, residual + expand(growth, direction) * direction, running
 
 
 def check_linear(operator: Operator, shape: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from samplers.base import Samples, Start, check_frames, starting_point
 from sde_lib import SDE, ScoreFn, check_score_fn
@@ -228,19 +228,7 @@ class PredictorCorrector:
         dt, even = (t_start - sde.t_min) / n_moves, np.ptp(np.diff(times)) < 1e-9 * sde.t_max
         starts, lengths = (jnp.asarray(a, jnp.float32) for a in (times[:-1], -np.diff(times)))
         keys = sample_keys(key, shape[0], first_index)
-
-        def correct(x, t, keys):
-            if self.corrector == "none":
-                return x
-            corrector = CORRECTORS[self.corrector]
-            if self.corrector == "langevin":
-                corrector = partial(corrector, norm=self.norm)
-
-            def once(i, x):
-                z = normal(fold_in(keys, i + 1), shape)
-                return corrector(sde, score_fn, x, t, z, self.snr)[0]
-
-            return jax.lax.fori_loop(0, self.n_corrector_steps, once, x)
+        correct = partial(self._correct, sde, score_fn)
 
         def step(k, carry):
             x, path = carry
@@ -262,3 +250,19 @@ class PredictorCorrector:
             x = correct(x, t, fold_in(keys, n_moves))
             x = sde.denoise(x, t, score_fn(x, t))
         return Samples(x, self.nfe, path)
+
+    def _correct(
+        self, sde: SDE, score_fn: ScoreFn, x: Batch, t: PerSample, keys: Key[Array, " batch"]
+    ) -> Batch:
+        """x after n_corrector_steps of the corrector at the time t."""
+        if self.corrector == "none":
+            return x
+        corrector = CORRECTORS[self.corrector]
+        if self.corrector == "langevin":
+            corrector = partial(corrector, norm=self.norm)
+
+        def once(i, x):
+            z = normal(fold_in(keys, i + 1), x.shape)
+            return corrector(sde, score_fn, x, t, z, self.snr)[0]
+
+        return jax.lax.fori_loop(0, self.n_corrector_steps, once, x)

@@ -53,9 +53,8 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Log density of x0 under the model, from the probability flow and its divergence.
 
-    The divergence is Hutchinson's estimate with the same probes along the whole path (unbiased;
-    FFJORD, Grathwohl et al. 2019), or the exact trace, at the cost of one derivative per dimension.
-    The ODE runs from sde.train_t_min to sde.t_max.
+    The divergence is Hutchinson's estimate with the same probes along the path (unbiased; FFJORD,
+    Grathwohl et al. 2019), or the exact trace by a derivative per dimension. t >= sde.train_t_min.
 
     Under CLD the state is x_0 with velocities v_0 drawn from q, and the solver integrates the
     state in t. log_prob is log p(x_0, v_0) - log q(v_0) for one draw of v_0: its mean is a lower
@@ -67,15 +66,14 @@ def log_likelihood(
         sde: the forward SDE.
         score_fn: the model's score.
         x0: [B, ...] data.
-        rtol: relative tolerance of one solver step, in y and in nats per dimension.
-        atol: absolute tolerance of one solver step, in the same units.
+        rtol: relative tolerance of a solver step, in y and nats per dimension; atol: absolute.
         probe: distribution of the probes, or "exact" for the exact trace.
         n_probes: probes per sample, each of which costs a derivative in every evaluation.
         first_index: index of x0's first sample in its data set.
 
     Raises:
-        ValueError: an unknown probe, n_probes < 1, a tolerance that float32 cannot reach, a
-            score_fn that changes the shape, or an SDE with alpha(t_max) = 0.
+        ValueError: an unknown probe, n_probes < 1, tolerances out of float32's reach, a score_fn
+            that changes the shape, or an SDE with alpha(t_max) = 0.
     """
     check_ends(sde)
     x, log_added = sde.initial_state(key, x0, first_index)

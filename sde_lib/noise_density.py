@@ -64,13 +64,7 @@ def create(
     check_in("(-inf, inf)", **{"mean of the noise density": mean})
     if name == "uniform":
         return None
-    with jax.ensure_compile_time_eval():
-        least, largest = (float(level) for level in _log_levels(sde))
-    if not least - 4 * std <= mean <= largest + 4 * std_above:
-        raise ValueError(
-            f"mean of the noise density is {mean}: too far from log(sigma / alpha) in training, "
-            f"which goes from {least:g} to {largest:g}"
-        )
+    _check_mean(sde, mean, std, std_above)
     if name == "log_uniform":
         return log_uniform(sde)
     shift = math.log(sigma_data)
@@ -86,6 +80,17 @@ def create(
     quantile = quantiles[name]
     # A float32 draw u may be exactly 0 or 1, whose quantiles may be infinite.
     return lambda u: -2 * quantile(jnp.clip(u, 2.0**-24, 1 - 2.0**-24), *_log_levels(sde))
+
+
+def _check_mean(sde: SDE, mean: float, std: float, std_above: float) -> None:
+    """Raises ValueError for a mean that is too far from the SDE's noise levels."""
+    with jax.ensure_compile_time_eval():
+        least, largest = (float(level) for level in _log_levels(sde))
+    if not least - 4 * std <= mean <= largest + 4 * std_above:
+        raise ValueError(
+            f"mean of the noise density is {mean}: too far from log(sigma / alpha) in training, "
+            f"which goes from {least:g} to {largest:g}"
+        )
 
 
 def log_uniform(sde: SDE) -> Quantile:

@@ -65,10 +65,8 @@ def solve_ode(
     Args:
         field: function that returns dy/dt, a pytree like y.
         y0: pytree of arrays [B, ...].
-        t0: time of y0.
-        t1: final time, before or after t0.
-        rtol: relative tolerance of one step.
-        atol: absolute tolerance of one step.
+        t0: time of y0; t1, the final time, may be before or after it.
+        rtol: relative tolerance of one step; atol: absolute.
         path_times: times between t0 and t1, in the order of integration, at which to record y.
         first_step: size of the first step tried, as a fraction of t1 - t0.
         proportional: proportional coefficient of the step-size controller; the integral coefficient
@@ -77,8 +75,6 @@ def solve_ode(
     Raises:
         ValueError: a tolerance that float32 cannot reach.
     """
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must be positive")
     check_tolerance(rtol=rtol, atol=atol)
     batch = jax.tree.leaves(y0)[0].shape[0]
     recorded = jnp.atleast_1d(t1) if path_times is None else jnp.append(path_times, t1)

@@ -1,4 +1,4 @@
-"""What is made of the calls in a pickle: data of Python, arrays of NumPy and tensors of PyTorch."""
+"""Results of the calls in a pickle: data of Python, arrays of NumPy and tensors of PyTorch."""
 
 import re
 from typing import Any, NamedTuple

@@ -11,7 +11,7 @@ MODULE = ("_parameters", "_buffers", "_modules")
 
 
 def is_module(value: Any) -> bool:
-    """Whether a value is the Record of a network of PyTorch, or of a part of one."""
+    """True for the Record of a network of PyTorch, or of a part of one."""
     state = value.state if isinstance(value, Record) else None
     return isinstance(state, dict) and all(isinstance(state.get(name), dict) for name in MODULE)
 
@@ -52,7 +52,7 @@ def _entries(module: Record) -> dict[str, Any]:
 
 
 def about(value: Any) -> str:
-    """What a value is, for messages: the names in a dict, the name of a Record, or the type."""
+    """A value in a message: the names in a dict, the name of a Record, or the type."""
     if isinstance(value, Record):
         return f"{value.name} (code, which is not run)"
     if not isinstance(value, dict):
