@@ -36,7 +36,7 @@ def make_config(rows=-1, columns=1):
     config.training.batch_size, config.training.n_iters = 32, N_STEPS
     config.optim.warmup = 10
     config.data.random_flip = True
-    config.sampling.n_steps, config.sampling.corrector = 21, "langevin"
+    config.sampling.update(n_steps=21, predictor="none", corrector="langevin", noise_removal=False)
     return config
 
 
