@@ -71,7 +71,6 @@ def text(config: Config) -> Text | None:
         )
     if config.data.embeddings and kind != "embeddings":
         raise ValueError("config.data.embeddings needs config.model.text='embeddings'")
-    sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
     if not kind:
         return None
     if kind == "embeddings":

@@ -39,13 +39,14 @@ def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> Classif
             )
         if not sections.is_set(config, "guidance.classifier_free.weight"):
             schedule = Schedule()
+    made = ClassifierFree(**sections.given(config, options), schedule=schedule)
     terms = sections.get(config, options["negative_terms"])
     if terms is not None and not conditions.has_negative:
         raise ValueError(
             f"config.{options['negative_terms']} is {terms}, which does nothing without a negative "
             "condition: give negative_label or negative_prompt, or leave it out"
         )
-    return ClassifierFree(**sections.given(config, options), schedule=schedule)
+    return made
 
 
 def guides(config: Config, sde: SDE, params: Any = None) -> tuple[Guide, ...]:

@@ -78,7 +78,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     counts = {name: sections.get(config, name) for name in COUNTS}
     check_at_least(1, **{f"config.{name}": count for name, count in counts.items()})
     name = config.model.name if config.model.name in TASKS else models.kind(config)
-    if name != "autoencoder":
+    if name != "autoencoder" and not config.data.autoencoder:
         _check_not_set(config, sections.fields_in("autoencoder"), "autoencoders")
     if name != "discriminator":
         _check_not_set(config, DISCRIMINATOR, "discriminators")

@@ -41,7 +41,11 @@ class DataSpec:
         check_at_least(1, **{"config.data.image_size": self.shape[0]})
         check_at_least(1, **{"config.data.num_channels": self.shape[-1]})
         check_in("(0, 1)", **{"config.data.test_fraction": self.test_fraction})
-        check_in("[0, 1)", **{"config.data.max_unreadable": self.max_unreadable})
+        if not 0 <= self.max_unreadable < 1:
+            raise ValueError(
+                f"config.data.max_unreadable is {self.max_unreadable}: it must be a share of the "
+                "files, in [0, 1)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
