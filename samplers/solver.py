@@ -30,7 +30,7 @@ from samplers.noise_levels import (
 )
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, fold_in, normal, sample_keys
-from sde_lib.checks import check_at_least, check_in, check_types
+from sde_lib.checks import check_at_least, check_types
 from sde_lib.sde import check_ends, score_and_variance
 
 BROWNIAN = 1 << 24  # folded into the key of a sample; larger than any step number
@@ -130,7 +130,8 @@ class NoiseLevelSolver(abc.ABC):
             )
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
-            check_in("(0, inf)", True, **{name: value})
+            if value is not None and not 0 < value < np.inf:
+                raise ValueError(f"{name} is {value:g}: it must be positive, or None for the SDE's")
             if value is not None and not isinstance(self.grid, str):
                 raise ValueError(
                     f"{name} is {value:g}: with levels given as grid, leave it at None"

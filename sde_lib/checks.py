@@ -78,11 +78,11 @@ def check_tolerance(**values: Any) -> None:
 
 
 def check_positive(or_zero: Any = False, **values: Any) -> None:
-    """Raises ValueError for a keyword argument that is not positive and finite.
+    """Raises ValueError for a keyword argument that is not positive and finite, or None.
 
-    `or_zero` allows 0. Arrays are not checked, because they may be traced.
+    `or_zero` allows 0. Arrays, which may be traced, and functions are not checked.
     """
-    check_in("[0, inf)" if or_zero else "(0, inf)", **values)
+    check_in("[0, inf)" if or_zero else "(0, inf)", True, **values)
 
 
 def check_types(owner: Any, prefix: str = "") -> None:

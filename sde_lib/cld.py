@@ -53,7 +53,8 @@ class CLD(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.beta > 0 and self.mass > 0 and 0 < self.gamma <= 1):
+        positive = 0 < self.beta < math.inf and 0 < self.mass < math.inf
+        if not (positive and 0 < self.gamma <= 1):
             raise ValueError(
                 f"beta = {self.beta}, mass = {self.mass}, gamma = {self.gamma}: all three must be "
                 "positive, with gamma of at most 1"

@@ -34,7 +34,7 @@ class VE(SDE):
                 f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}: VE needs "
                 "0 < sigma_min < sigma_max"
             )
-        check_in("(0, inf)", sigma_min=self.sigma_min)  # in float32 too
+        check_in("(0, inf)", sigma_min=self.sigma_min, sigma_max=self.sigma_max)  # as float32
 
     @property
     def _log_ratio(self) -> float:

@@ -113,7 +113,7 @@ class Cosine(_VariancePreserving):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.s >= 0:
+        if not 0 <= self.s < math.inf:
             raise ValueError(f"s is {self.s}: Cosine needs s >= 0")
 
     @property
@@ -166,7 +166,7 @@ class Sigmoid(_VariancePreserving):
 
     def __post_init__(self):
         super().__post_init__()
-        if not -80 * self.tau <= self.start < self.end <= 80 * self.tau:
+        if not -80 * self.tau <= self.start < self.end <= 80 * self.tau < math.inf:
             raise ValueError(
                 f"start = {self.start}, end = {self.end}, tau = {self.tau}: Sigmoid needs "
                 "-80 tau <= start < end <= 80 tau"
