@@ -1,7 +1,6 @@
 """The programs that are measured: training as it is made, bare gradient steps, and sampling."""
 
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,6 +22,7 @@ from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import compiled, make_batches, make_program
 from models.config import Config
+from sde_lib.checks import MOST
 
 
 class Trainer:
@@ -41,7 +41,7 @@ class Trainer:
         abstract = abstract_state(task, config.seed, mesh)
         self.program = compiled(make_program(task, self.training, mesh), abstract)
         self.state = init_state(task, config.seed, abstract)
-        endless = dataclasses.replace(self.training, n_iters=sys.maxsize)
+        endless = dataclasses.replace(self.training, n_iters=MOST)
         values = task.values(data.dataset(config), "train")
         self.batches = make_batches(values, endless, mesh, 0)
 

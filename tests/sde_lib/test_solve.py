@@ -73,5 +73,5 @@ def test_a_failed_solve_gives_nan():
 
 
 def test_tolerances_are_checked():
-    with pytest.raises(ValueError, match="rtol is 0.0: it must be positive"):
+    with pytest.raises(ValueError, match=r"rtol is 0\.0: it must be positive"):
         solve_ode(lambda t, y: y, jnp.ones((1, 1)), 0.0, 1.0, rtol=0.0)
