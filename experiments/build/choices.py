@@ -43,21 +43,23 @@ class Registered(Mapping[str, sections.Options]):
     """The options of everything in a registry, also of what is registered later.
 
     Args:
-        registry: the components by name.
+        registry: gives the components by name.
         options: a function from a component's name to its options.
     """
 
-    def __init__(self, registry: Mapping[str, Any], options: Callable[[str], sections.Options]):
+    def __init__(
+        self, registry: Callable[[], Mapping[str, Any]], options: Callable[[str], sections.Options]
+    ):
         self.registry, self.options = registry, options
 
     def __getitem__(self, name: str) -> sections.Options:
         return self.options(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.registry)
+        return iter(self.registry())
 
     def __len__(self) -> int:
-        return len(self.registry)
+        return len(self.registry())
 
 
 def _sampler_options(name: str) -> sections.Options:
@@ -74,16 +76,18 @@ def _corrector_options(name: str) -> sections.Options:
     return {} if name == "none" else steps
 
 
-SAMPLER = Choice("sampling.method", Registered(samplers.SAMPLERS, _sampler_options), renews=True)
+SAMPLER = Choice(
+    "sampling.method", Registered(lambda: samplers.SAMPLERS, _sampler_options), renews=True
+)
 PREDICTOR = Choice(
     "sampling.predictor",
-    Registered(samplers.PREDICTORS, _predictor_options),
+    Registered(lambda: samplers.PREDICTORS, _predictor_options),
     default="reverse_diffusion",
     within=("sampling.method", "predictor_corrector"),
 )
 CORRECTOR = Choice(
     "sampling.corrector",
-    Registered(samplers.CORRECTORS, _corrector_options),
+    Registered(lambda: samplers.CORRECTORS, _corrector_options),
     default="none",
     within=("sampling.method", "predictor_corrector"),
 )
@@ -107,10 +111,10 @@ def _encoder_options(name: str) -> sections.Options:
     return {**_network_options(name), "dropout": "model.dropout"}
 
 
-NETWORK = Choice("model.name", Registered(models.MODELS, _network_options))
+NETWORK = Choice("model.name", Registered(lambda: models.MODELS, _network_options))
 ENCODER = Choice(
     "model.encoder",
-    Registered(dict.fromkeys(models.ENCODERS), _encoder_options),
+    Registered(lambda: dict.fromkeys(models.ENCODERS), _encoder_options),
     within=("model.name", "discriminator"),
 )
 

@@ -136,7 +136,7 @@ def test_a_mistake_ends_the_process_in_one_line(tmp_path):
         (["--mode=import"], "needs --checkpoint=FILE.pth"),
         (["--mode=sample"], "holds no checkpoints: train first, or give the --workdir"),
         (["--config.data.dataset=npz", "--config.data.path=/none"], "/none"),
-        (["--config.data.dataset=moons"], "which are points"),
+        (["--config.data.dataset=moons"], "are points, not images"),
         (["--config.training.at_end=('pictres',)"], "did you mean 'pictures'"),
     ],
 )

@@ -96,7 +96,7 @@ def test_sample_quality_that_cannot_be_measured_is_refused_before_training(tmp_p
         run(config, tmp_path)
     images = digits.get_config()
     images.training.quality_freq, images.eval.features = 8, "nowhere.npz"
-    with pytest.raises(ValueError, match=r"'nowhere.npz' is no .pth or .npz file"):
+    with pytest.raises(ValueError, match=r"there is no file 'nowhere.npz'"):
         train.check_reports(images, Toy())
 
 
