@@ -19,7 +19,7 @@ from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.runs.folder import flatten
 
-EXAMPLES = 12
+EXAMPLES = 300
 BASES = {"points": points_config, "digits": digits_config}
 FLOATS = (math.nan, math.inf, -1.0, 0.0, 1e-9, 0.1, 0.5, 1.0, 3.0, 100.0)
 INTEGERS = (-7, -1, 0, 1, 2, 3, 4, 8, 2**31, 10**12)
