@@ -37,8 +37,7 @@ def check(config: Config, extended: bool = False) -> None:
 
 
 def check_network(config: Config) -> None:
-    """Raises ValueError for a field of config.model that is another network's, or that of texts."""
-    sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
+    """Raises ValueError for a field of config.model that is another network's."""
     choices.NETWORK.read(config)
     choices.ENCODER.check(config)
 
