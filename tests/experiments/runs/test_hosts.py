@@ -137,6 +137,7 @@ print("never here")
 """
 
 
+@pytest.mark.slow
 def test_a_picture_that_fails_ends_no_training_of_several_processes():
     """Unless one process has left the others in the middle of a computation of all."""
     first, second = pair(command=("-c", TOGETHER))
