@@ -22,7 +22,6 @@ others are measured, and the process ends with status 1.
 """
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def write() -> None:
         report = about | {"figures": [figure._asdict() for figure in found], "failed": failed}
-        files.write_text(options.output, json.dumps(report, indent=2) + "\n")
+        files.write_json(options.output, report)
 
     with tempfile.TemporaryDirectory() as folder:
         preset = PRESETS[options.preset].with_data(Path(folder))

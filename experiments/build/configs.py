@@ -61,7 +61,8 @@ def load(folder: Path) -> Config:
     fields = folders.flatten(values) if version == VERSION else migrate(values)
     with config.ignore_type(), config.unlocked():
         for name, value in fields.items():
-            _put(config, name, tuple(value) if isinstance(value, list) else value)
+            section, _, last = name.rpartition(".")  # a field that may be a network's own
+            sections.get(config, section)[last] = tuple(value) if isinstance(value, list) else value
     if version > 1:
         for field in RUNS:
             path = sections.get(config, field)
@@ -149,12 +150,3 @@ def differences(config: Config, always: Iterable[str]) -> list[tuple[str, Any, A
 
 def _is_free(name: str, free: tuple[str, ...]) -> bool:
     return any(name == field or name.startswith(f"{field}.") for field in free)
-
-
-def _put(config: Config, field: str, value: Any) -> None:
-    """Sets a field that may be new, such as one of a network."""
-    *parents, name = field.split(".")
-    section = config
-    for parent in parents:
-        section = section[parent]
-    section[name] = value

@@ -1,7 +1,6 @@
 """Data sets from configs, with all that other runs add to them: latents, confidences, samples."""
 
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import models
 from experiments.build import components, related
 from experiments.data import confidence, latents
-from experiments.data.dataset import Dataset
+from experiments.data.dataset import SPLITS, Dataset
 from experiments.data.lazy_images import POOL, LazyImages
 from experiments.data.load import load
 from experiments.runs import devices, files, parts
@@ -24,7 +23,6 @@ from experiments.tasks.discriminator import with_samples
 from models.config import Config
 
 RECORD = "data.json"
-SPLITS = ("train", "test")
 SEEN = 1024  # encoded images of a split that the digest of the data reads
 
 
@@ -60,7 +58,7 @@ def claimed(config: Config, folder: Path) -> Dataset:
                 f"on with others all the same, delete {run / RECORD})"
             )
     result = dataset(config, found)
-    files.write_text(folder / RECORD, json.dumps(about, indent=2) + "\n")
+    files.write_json(folder / RECORD, about)
     return result
 
 

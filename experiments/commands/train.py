@@ -5,7 +5,6 @@ printed again, not made again. A report that fails after training is a warning, 
 same command again.
 """
 
-import json
 import logging
 from contextlib import closing
 from functools import partial
@@ -161,7 +160,7 @@ def report(
                 result = task.reports[name](state.ema_params, step, dataset, folder)
                 card.update(folder, step, result.figures)
                 done[key] = result.lines
-                files.write_text(path, json.dumps(done, indent=2) + "\n")
+                files.write_json(path, done)
             for line in done[key]:
                 print(line)
     with watch.surviving("no picture of the losses", failures):

@@ -17,6 +17,7 @@ from PIL import UnidentifiedImageError
 from experiments.data.checked import Checked, marks
 from experiments.data.image_files import MODES, RangeError, UnfitError, decode, examine
 from experiments.runs import progress
+from experiments.runs.files import reason
 
 POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "decode")
 PAUSES = (0.1, 1.0)  # seconds before a file that could not be read is tried again
@@ -68,14 +69,8 @@ class LazyImages:
             max_unreadable: the share of the files that may be unreadable.
 
         Raises:
-            ValueError: a file that does not fit, or too many unreadable ones; a max_unreadable that
-                is not in [0, 1).
+            ValueError: a file that does not fit, or too many unreadable ones.
         """
-        if not 0 <= max_unreadable < 1:
-            raise ValueError(
-                f"config.data.max_unreadable is {max_unreadable}: it must be a share of the files, "
-                "at least 0 and less than 1"
-            )
         files = marks(f"{self.source} {self.image_shape} {first_frame}", self._stamped())
         name = f"{marks(self.source, [''])[0]:016x}"
         memory = Checked(cache / "checked" / name if cache and self.stamp else None)
@@ -178,4 +173,4 @@ def check_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is damaged, or no image"
-    return " ".join(str(error).split()) or type(error).__name__
+    return reason(error)

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec, Split, as_labels, missing, split_advice
+from experiments.data.dataset import (
+    SPLITS,
+    Dataset,
+    DataSpec,
+    Split,
+    as_labels,
+    missing,
+    split_advice,
+)
 from experiments.data.image_files import rescaling
 from experiments.data.lazy_images import LazyImages
 from experiments.data.sources import SOURCES
@@ -16,7 +24,6 @@ from experiments.runs import hosts
 from sde_lib.checks import check_name
 
 LOG = logging.getLogger(__name__)
-SPLITS: tuple[Split, ...] = ("train", "test")
 SHOWN = 12  # classes that are listed one by one
 
 

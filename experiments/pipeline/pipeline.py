@@ -113,6 +113,7 @@ def _decode(model: TrainedModel) -> Callable:
     def decode(params, z, conditions):
         score_fn = model.conditional_score(params, conditions)
         start = samplers.Start(z, model.sde.t_max)
-        return flow(model.key, model.sde, score_fn, z.shape, start=start).x
+        key = jax.random.key(0)  # of nothing: the flow is deterministic from its start on
+        return flow(key, model.sde, score_fn, z.shape, start=start).x
 
     return decode

@@ -4,12 +4,11 @@ Every file is named by what made it: kind, step, sampler, guidance, seed and a d
 decides on the samples. A .json beside it holds the settings, so nothing is overwritten unseen.
 """
 
-import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +17,7 @@ from experiments.data.scaling import Scaling
 from experiments.pipeline import draw
 from experiments.pipeline.cascade import larger
 from experiments.pipeline.edit import Edit
+from experiments.pipeline.model import TrainedModel
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, devices, files, hosts, parts, pictures, progress
 
@@ -164,10 +164,8 @@ def _write_settings(pipeline: Pipeline, path: Path, **details: Any) -> dict[str,
     It is called after everything that all processes compute together: a full disk stops one alone.
     """
     values = settings(pipeline, **details)
-    text = json.dumps(values, indent=2, default=str) + "\n"
-    files.write_text(
-        path.parent / f"{path.name.removesuffix('.png').removesuffix('.npz')}.json", text
-    )
+    name = path.name.removesuffix(".png").removesuffix(".npz")
+    files.write_json(path.parent / f"{name}.json", values, default=str)
     return pictures.provenance(**values)
 
 
@@ -175,18 +173,23 @@ def _density(pipeline: Pipeline, half_width: float) -> np.ndarray:
     """The model's density of points on a square mesh."""
     ticks = jnp.linspace(-half_width, half_width, DENSITY_SIDE)
     points = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    log_prob = pipeline.program(_log_density)
+    with progress.working("density"):
+        density = np.exp(devices.fetch(log_prob(pipeline.params, pipeline.key, points)))
+    return density.reshape(DENSITY_SIDE, DENSITY_SIDE)
+
+
+def _log_density(pipeline: TrainedModel) -> Callable:
+    """The function of weights, key and points that gives their log densities."""
     options = pipeline.likelihood
 
-    @jax.jit
-    def log_prob(params, key):
+    def log_prob(params, key, points):
         score_fn = pipeline.model.score_fn(devices.gather(pipeline.mesh, params))
         score_fn = devices.spread(pipeline.mesh, score_fn)
         about = points, options.rtol, options.atol, "exact"
         return sde_lib.log_likelihood(key, pipeline.sde, score_fn, *about).log_prob
 
-    with progress.working("density"):
-        density = np.exp(devices.fetch(log_prob(pipeline.params, pipeline.key)))
-    return density.reshape(DENSITY_SIDE, DENSITY_SIDE)
+    return log_prob
 
 
 def _stretch(scaling: Scaling | None, frames: np.ndarray) -> np.ndarray:

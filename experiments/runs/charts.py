@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from experiments.runs import hosts, pictures
+from experiments.runs import files, hosts
 
 WORST = 4.0  # error of samples that still resemble data
 
@@ -306,6 +306,6 @@ def _figure(size: tuple[float, float]) -> Any:
 
 def _save(figure, path: Path, about: dict[str, str]) -> Path:
     if hosts.is_first():
-        with pictures.replacing(path) as file:
+        with files.replacing(path) as file:
             figure.savefig(file, format="png", dpi=110, metadata=about)
     return path

@@ -9,10 +9,10 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -36,8 +36,12 @@ def reading(what: Any, expected: str) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what} cannot be read: {reason}; give {expected}") from error
+        raise ValueError(f"{what} cannot be read: {reason(error)}; give {expected}") from error
+
+
+def reason(error: Exception) -> str:
+    """The text of a reader's error in one line; its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -95,14 +99,26 @@ def expand(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a text file; only the first process writes."""
-    if not hosts.is_first():
-        return
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Gives a file to write, which takes the place of `path` once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("wb") as file:
+        yield file
     temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file; only the first process writes."""
+    if hosts.is_first():
+        with replacing(path) as file:
+            file.write(text.encode())
+
+
+def write_json(path: Path, value: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """Replaces a JSON file; `default` makes plain values of others."""
+    write_text(path, json.dumps(value, indent=2, default=default) + "\n")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
@@ -115,13 +131,9 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]
 
 def write_arrays(path: Path, **arrays: np.ndarray | int) -> None:
     """Replaces an .npz file; only the first process writes."""
-    if not hosts.is_first():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-    temporary.replace(path)
+    if hosts.is_first():
+        with replacing(path) as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def read_json(path: Path) -> Any:

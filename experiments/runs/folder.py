@@ -54,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write_config(folder: Path, values: dict[str, Any]) -> None:
     """Makes the folder if need be, and writes the config of its run."""
-    files.write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")
+    files.write_json(folder / CONFIG, values)
 
 
 def record(path: Path, values: dict[str, Any], changed: str) -> None:
@@ -65,7 +65,7 @@ def record(path: Path, values: dict[str, Any], changed: str) -> None:
     """
     if path.exists() and files.read_json(path) != values:
         raise ValueError(changed)
-    files.write_text(path, json.dumps(values, indent=2) + "\n")
+    files.write_json(path, values)
 
 
 def record_changes(folder: Path, step: int, changes: dict[str, tuple[Any, Any]]) -> None:

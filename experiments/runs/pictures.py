@@ -1,16 +1,15 @@
 """Pictures of samples. The metadata of each file say that a model made it."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
-from experiments.runs import hosts
+from experiments.runs import files, hosts
 
 LEAST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged
 TITLE_HEIGHT = 14  # pixels
@@ -76,7 +75,7 @@ def save_image(path: Path, picture: Image.Image, about: dict[str, str]) -> None:
     for key, value in about.items():
         info.add_itxt(key, value)
     if hosts.is_first():
-        with replacing(path) as file:
+        with files.replacing(path) as file:
             picture.save(file, "PNG", pnginfo=info)
 
 
@@ -86,13 +85,3 @@ def read_provenance(path: Path) -> dict[str, Any]:
         return {}
     with Image.open(path) as picture:
         return json.loads(picture.info.get("Parameters", "{}"))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Gives a file to write, which replaces the picture when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        yield file
-    temporary.replace(path)

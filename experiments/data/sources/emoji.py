@@ -13,6 +13,7 @@ from PIL import Image
 from experiments.data.dataset import Dataset, DataSpec, split
 from experiments.data.sources.optional import require
 from experiments.runs import progress
+from experiments.runs.files import replacing
 
 # The class of an emoji is that of its first code point. People are those that exist in skin tones.
 # The others follow Unicode's groups, approximated by ranges of code points; the first match counts.
@@ -136,8 +137,5 @@ def render(files: list[Path], size: int) -> UInt8[np.ndarray, "emoji size size 3
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         np.save(file, array)
-    part.replace(path)

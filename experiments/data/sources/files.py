@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec, as_labels, split
+from experiments.data.dataset import SPLITS, Dataset, DataSpec, as_labels, split
 from experiments.data.lazy_images import LazyImages, check_channels
 from experiments.data.sources import parts
 from experiments.data.sources.members import members
@@ -116,7 +116,7 @@ def _folder_classes(layout: Layout) -> dict[str, Any]:
 
     There are no classes in a single folder, or if a training image lies outside of the folders.
     """
-    splits = {name: layout.folders[getattr(layout, name)].tolist() for name in ("train", "test")}
+    splits = {name: layout.folders[getattr(layout, name)].tolist() for name in SPLITS}
     names = _in_order({*splits["train"], *splits["test"]} - {""})
     loose = {name: folders.count("") for name, folders in splits.items()}
     if len(names) < 2:
