@@ -1,6 +1,6 @@
 """Score networks, and the preconditioning that turns a network's output into a score."""
 
-from models import inception, torch_import, weights
+from models import inception, published, torch_import, weights
 from models.learned_schedule import LearnedSchedule
 from models.parametrization import (
     NoiseModel,
@@ -25,6 +25,7 @@ __all__ = [
     "options",
     "precondition",
     "preconditioning",
+    "published",
     "score_fn",
     "torch_import",
     "weights",

@@ -1,62 +1,18 @@
 """Converts published PyTorch weights to parameters of our networks."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import weights
-from models.adm import ADM
+from models import published, weights
 from models.config import Config
 from models.inception import SIDE, Inception
-from models.ncsnpp import NCSNpp
-from models.registry import create
 
-UNUSED = "Fourier features"  # a layer that an unconditional published NCSN++ has but never uses
-LEAVES = {"kernel": ("weight", "W"), "scale": ("weight",), "bias": ("bias", "b"), "W": ("W",)}
-EDM_NCSNPP = {
-    "conditional": True,
-    "skip_rescale": True,
-    "resblock_type": "biggan",
-    "progressive": "none",
-    "nonlinearity": "swish",
-    "log_labels": False,
-    "scale_by_sigma": False,
-}
-EDM_EMBEDDING = {
-    "FourierEmbedding_0": "map_noise",
-    "class_embedding": "map_label",
-    "augment_embedding": "map_augment",
-    "Dense_0": "map_layer0",
-    "Dense_1": "map_layer1",
-}
-EDM_BLOCK = {
-    "GroupNorm_0": "norm0",
-    "Conv_0": "conv0",
-    "Dense_0": "affine",
-    "GroupNorm_1": "norm1",
-    "Conv_1": "conv1",
-    "Conv_2": "skip",
-    "Conv2d_0": "",  # Downsample, which is a single convolution in EDM
-}
-EDM_ATTENTION = {
-    "GroupNorm_0": "norm2",
-    "NIN_0": "qkv[0]",
-    "NIN_1": "qkv[1]",
-    "NIN_2": "qkv[2]",
-    "NIN_3": "proj",
-}
-EDM_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "W": "freqs"}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-
-Location = tuple[str, ...]
-"""Path of a parameter: the names of its modules from the outside in, then its own name."""
 
 
 def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -158,9 +114,6 @@ def ema_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     """Parameters of models.create(config) from a state dict of the PyTorch version of score_sde.
 
-    The published network keeps its layers in a list in calling order: `all_modules.i` is the i-th
-    layer that ours calls. Inside a layer the names agree.
-
     Args:
         state_dict: {name: array}, from ema_state_dict or a checkpoint's "model". The prefix
             "module." and tensors that are no parameters ("sigmas") are ignored.
@@ -169,19 +122,7 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     Raises:
         ValueError: names are missing or left over, or an array has another shape.
     """
-    arrays = {
-        match[1]: np.asarray(array)
-        for name, array in state_dict.items()
-        if (match := re.fullmatch(r"(?:module\.)?(all_modules\..+)", name))
-    }
-    order, expected = _layers(config)
-    names = {}
-    for path in expected:
-        prefix = ".".join([f"all_modules.{order.index(path[0])}", *path[1:-1]])
-        names[path] = [f"{prefix}.{name}" for name in LEAVES.get(path[-1], path[-1:])]
-    if order[0] == UNUSED:
-        arrays.pop("all_modules.0.W", None)
-    return _assign(arrays, names, expected)
+    return published.params(published.FORMATS["score_sde"], state_dict, config)
 
 
 def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
@@ -197,109 +138,7 @@ def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
         ValueError: config is none of EDM's networks; names are missing or left over; or an array
             has another shape.
     """
-    arrays = {}
-    for name, array in state_dict.items():
-        name, array = name.removeprefix("model."), np.asarray(array)
-        if name == "u" or name.endswith("resample_filter"):
-            continue
-        if array.shape[2:] == (1, 1) and not name.endswith("skip.weight"):
-            array = array[:, :, 0, 0]  # EDM's attention layers are 1 x 1 convolutions
-        if ".qkv." in name:  # queries, keys and values are interleaved
-            arrays |= {name.replace("qkv", f"qkv[{i}]"): array[i::3] for i in range(3)}
-        else:
-            arrays[name] = array
-    blocks = _edm_blocks(config)
-    order, expected = _layers(config)
-    prefixes, block = {}, ""
-    for layer in order:
-        if layer not in EDM_EMBEDDING and not layer.startswith("Attention"):
-            block = next(blocks)
-        prefixes[layer] = EDM_EMBEDDING.get(layer, block)
-    names = {}
-    for layer, *modules, leaf in expected:
-        inside = EDM_ATTENTION if layer.startswith("Attention") else EDM_BLOCK
-        parts = [prefixes[layer], *(inside[module] for module in modules), EDM_LEAVES[leaf]]
-        names[layer, *modules, leaf] = [".".join(filter(None, parts))]
-    return _assign(arrays, names, expected)
-
-
-def _edm_blocks(config: Config) -> Iterator[str]:
-    """EDM's names of the network's blocks, in calling order."""
-    network: Any = create(config)
-    adm, residual = isinstance(network, ADM), getattr(network, "fir", False)
-    fields = {} if adm else EDM_NCSNPP | {"progressive_input": "residual" if residual else "none"}
-    other = {name: value for name, value in fields.items() if getattr(network, name, None) != value}
-    if other:
-        raise ValueError(
-            f"config.model.name={config.model.name!r} with these fields is none of EDM's networks: "
-            f"use 'adm', or 'ncsnpp' with {other}"
-        )
-    sides = [config.data.image_size >> level for level in range(len(network.ch_mult))]
-    sides = [f"{side}x{side}" for side in sides]
-    for level, side in enumerate(sides):
-        yield f"enc.{side}_down" if level else f"enc.{side}_conv"
-        if level and residual:
-            yield f"enc.{side}_aux_residual"
-        yield from (f"enc.{side}_block{i}" for i in range(network.num_res_blocks))
-    for side in reversed(sides):
-        inner = ("in0", "in1") if side == sides[-1] else ("up",)
-        yield from (f"dec.{side}_{name}" for name in inner)
-        yield from (f"dec.{side}_block{i}" for i in range(network.num_res_blocks + 1))
-    last = "out" if adm else f"dec.{sides[0]}_aux"
-    yield from (f"{last}_norm", f"{last}_conv")
-
-
-def _assign(
-    arrays: dict[str, np.ndarray], names: dict[Location, list[str]], expected: dict[Location, Any]
-) -> Any:
-    """The expected parameters, each from the first of its names that is in `arrays`."""
-    params, missing, misshapen = {}, [], []
-    for path, leaf in expected.items():
-        name = next((name for name in names[path] if name in arrays), None)
-        if name is None:
-            missing.append(names[path][0])
-            continue
-        value = _to_linen(arrays.pop(name), is_weight=name.endswith("weight"))
-        if value.shape != leaf.shape:
-            misshapen.append(f"{name}: {value.shape}, not {leaf.shape}")
-        params[path] = jnp.asarray(value, leaf.dtype).block_until_ready()
-        weights.release(value)
-    if missing or arrays or misshapen:
-        raise ValueError(
-            "the state dict does not fit this config: "
-            f"missing {missing or 'none'}; left over {sorted(arrays) or 'none'}; "
-            f"of another shape (channels last) {misshapen or 'none'}"
-        )
-    return flax.traverse_util.unflatten_dict(params)
-
-
-def _layers(config: Config) -> tuple[list[str], dict[Location, Any]]:
-    """The network's layers in calling order, and the shapes of its parameters by path."""
-    model = create(config)
-    order = []
-    if isinstance(model, NCSNpp) and not model.conditional and model.embedding_type == "fourier":
-        order.append(UNUSED)
-
-    def record(call, args, kwargs, context):
-        if context.method_name == "__call__" and len(context.module.path) == 1:
-            order.append(context.module.name)
-        return call(*args, **kwargs)
-
-    size = config.data.image_size
-    x = jax.ShapeDtypeStruct((1, size, size, config.data.num_channels), jnp.float32)
-    labels = jax.ShapeDtypeStruct((1,), jnp.float32)
-    with nn.intercept_methods(record):
-        variables = jax.eval_shape(model.init, jax.random.key(0), x, labels)
-    return order, flax.traverse_util.flatten_dict(variables["params"])
-
-
-def _to_linen(array: np.ndarray, is_weight: bool) -> np.ndarray:
-    """Moves channels last: [out, in, h, w] to [h, w, in, out], and [out, in] to [in, out]."""
-    if is_weight and array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    if is_weight and array.ndim == 2:
-        return array.T
-    return array
+    return published.params(published.FORMATS["edm"], state_dict, config)
 
 
 def inception(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, jax.Array]]:
@@ -343,7 +182,7 @@ def inception(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, jax.A
             return {"kernel": arrays["fc.weight"].T, "bias": arrays["fc.bias"]}
         scale, shift, mean, variance = (arrays[f"{name}.bn.{part}"] for part in BATCH_NORM)
         scale = scale / np.sqrt(variance + 1e-3)
-        kernel = _to_linen(arrays[f"{name}.conv.weight"], is_weight=True)
+        kernel = arrays[f"{name}.conv.weight"].transpose(2, 3, 1, 0)
         return {"kernel": kernel * scale, "bias": shift - mean * scale}
 
     return jax.tree.map(jnp.asarray, {name: fold(name) for name in layers})

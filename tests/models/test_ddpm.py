@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import weights
 
+import models
 from models import torch_import
 from models.ddpm import DDPM
 
@@ -24,7 +25,7 @@ def test_uncentred_data_is_centred_inside_and_the_output_is_divided_by_the_level
     config = golden.config(arrays)
     config.model.name, config.model.scale_by_sigma, config.data.centered = "ddpm", True, False
     params = torch_import.score_sde(golden.state_dict(arrays), config)
-    network, labels = torch_import.create(config), arrays["labels"]
+    network, labels = models.create(config), arrays["labels"]
     x = (golden.channels_last(arrays["x"]) + 1) / 2
     sigma = 50.0 * (0.01 / 50.0) ** (labels / 999)
     output = jax.jit(network.apply)({"params": params}, x, labels)

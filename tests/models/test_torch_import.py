@@ -116,7 +116,7 @@ def test_an_edm_state_dict_of_another_network_is_refused_as_a_whole():
     state["model.enc.8x8_aux_residual.bias"] = np.ones(7)
     with pytest.raises(ValueError, match="does not fit") as error:
         models.torch_import.edm(state, config)
-    for name in ("8x8_block0.qkv[2].bias", "map_label.bias", "8x8_aux_residual.bias: (7,)"):
+    for name in ("8x8_block0.qkv.bias", "map_label.bias", "8x8_aux_residual.bias: (7,)"):
         assert name in str(error.value)
 
 
@@ -127,7 +127,7 @@ def test_edm_weights_are_refused_by_the_fields_of_another_network():
     with pytest.raises(ValueError, match=r"'log_labels': False, 'progressive_input': 'none'"):
         models.torch_import.edm({}, config)
     config.model.name = "ddpm"
-    with pytest.raises(ValueError, match=r"name='ddpm' .* is none of EDM's networks"):
+    with pytest.raises(ValueError, match=r"the network DDPM with these fields is none of EDM's"):
         models.torch_import.edm({}, config)
 
 

@@ -1,0 +1,64 @@
+"""Published models: their formats, and the way from their tensors to our networks.
+
+    source = published.read("edm-cifar10-32x32-uncond-vp.pkl")     # a file or a folder
+    form, found = published.identify(source)                       # which format, and what is in it
+    params = published.params(form, found.arrays, config)          # of models.create(config)
+
+base.py states the protocol; every other file is one format.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from models import weights
+from models.config import Config
+from models.published import base, edm, score_sde
+from models.published.base import Fields, Format, Found, Source
+from models.registry import create
+
+FORMATS: dict[str, Format] = {form.name: form for form in (score_sde.ScoreSDE(), edm.EDM())}
+"""The published formats by name."""
+
+
+def read(path: str | Path) -> Source:
+    """A published file, read as data.
+
+    Raises:
+        ValueError: the file is none of weights, or is damaged (models.weights.read).
+        OSError: there is no such file, or it cannot be opened.
+    """
+    path = Path(path)
+    return Source(path, weights.read(path))
+
+
+def identify(source: Source) -> tuple[Format, Found]:
+    """The format of a source, and the model in it.
+
+    Raises:
+        ValueError: no format that is known, or something in it that we do not have.
+    """
+    for form in FORMATS.values():
+        if found := form.find(source):
+            return form, found
+    raise ValueError(
+        f"{source.path} holds {weights.about(source.content)}, which is no published model that is "
+        f"known here: known are {', '.join(form.title for form in FORMATS.values())}"
+    )
+
+
+def params(form: Format, arrays: base.Arrays, config: Config) -> Any:
+    """Parameters of models.create(config) from a published model's tensors.
+
+    Raises:
+        ValueError: the network is none of this format, or the tensors do not fit it.
+    """
+    bare = base.skeleton(create(config), shape(config))
+    return base.assign(form.clean(arrays), form.table(bare), bare)
+
+
+def shape(config: Config) -> tuple[int, int, int]:
+    """The shape of the input of a network, [H, W, C]."""
+    return (config.data.image_size, config.data.image_size, config.data.num_channels)
+
+
+__all__ = ["FORMATS", "Fields", "Format", "Found", "Source", "identify", "params", "read"]

@@ -1,0 +1,278 @@
+"""The protocol of a published format: from a file's tensors to our networks, and back.
+
+    file or folder --read--> Source --Format.find--> Found: tensors by name, config fields
+    config fields --models.create--> network --Format.table--> which tensor is which parameter
+    assign(tensors, table) -> parameters          extract(parameters, table) -> tensors
+
+A new format is a new file with a Format, and a line in published/__init__.py.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import weights
+
+Location = tuple[str, ...]
+"""Path of a parameter: the names of its modules from the outside in, then its own name."""
+Arrays = Mapping[str, np.ndarray]
+Fields = dict[str, Any]
+"""Values of config fields by their full names, such as {"model.nf": 128}."""
+
+
+class Tensor(NamedTuple):
+    """A published tensor that holds one of our parameters.
+
+    Kernels are transposed between [out, in, ...] there and [..., in, out] here, unless they are
+    tables of embeddings [n, features]. Other parameters are the same on both sides.
+
+    Attributes:
+        name: of the tensor.
+        window: trailing axes of length 1, which a dense layer has if it is published as a
+            convolution.
+        part: 0, 1 or 2 for the queries, keys or values of a joint layer; None: a layer of its own.
+        order: nesting of the joint layer's rows, from slow to fast: parts "p", heads "h", channels
+            of a head "c".
+        heads: heads of the joint layer.
+        copies: further names under which the same tensor is published.
+        rows: a kernel that is published as a table of embeddings.
+    """
+
+    name: str
+    window: int = 0
+    part: int | None = None
+    order: str = "phc"
+    heads: int = 1
+    copies: tuple[str, ...] = ()
+    rows: bool = False
+
+
+Table = Mapping[Location, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A published file or folder, read as data.
+
+    Attributes:
+        path: of the file or folder.
+        content: of the file with the weights, from models.weights.read.
+        options: content of config.json, of a folder that has one.
+        parts: the other parts of a folder, by name, such as "scheduler": their options.
+    """
+
+    path: Path
+    content: Any
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A published model as its format understands it.
+
+    Attributes:
+        arrays: tensors of the averaged weights, by name.
+        fields: config fields that differ from the defaults.
+        step: the training step, if the file knows it.
+        last: tensors of the weights before averaging; None: not published.
+        notes: sentences about what the file does not tell, and what was assumed.
+    """
+
+    arrays: Arrays
+    fields: Fields
+    step: int = 0
+    last: Arrays | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """A network without weights.
+
+    Attributes:
+        network: the linen module.
+        shape: of its input, without the batch: (H, W, C).
+        calls: names of its outermost layers, in calling order.
+        shapes: shapes and dtypes of its parameters by location.
+    """
+
+    network: Any
+    shape: tuple[int, ...]
+    calls: tuple[str, ...]
+    shapes: Mapping[Location, jax.ShapeDtypeStruct]
+
+
+class Format:
+    """A published format. Subclasses say how to recognise a file, and which tensor is which.
+
+    Attributes:
+        name: in --format and in records, such as "score_sde".
+        title: for messages, such as "a checkpoint of score_sde".
+    """
+
+    name: str
+    title: str
+
+    def find(self, source: Source) -> Found | None:
+        """The model in a source; None if it is of another format.
+
+        Raises:
+            ValueError: it is of this format, but has something that we do not have.
+        """
+        raise NotImplementedError
+
+    def table(self, skeleton: Skeleton) -> Table:
+        """The published tensor of every parameter.
+
+        Raises:
+            ValueError: the network is none that is published in this format.
+        """
+        raise NotImplementedError
+
+    def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """The tensors of parameters by their names in the table: no prefixes, no constants."""
+        return dict(arrays)
+
+    def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
+        """Tensors that a file of this format holds beside the parameters, with their values."""
+        return {}
+
+
+def skeleton(network: nn.Module, shape: tuple[int, ...], *labels: Any) -> Skeleton:
+    """The network's calls and parameters for inputs of a shape [H, W, C], traced without weights.
+
+    Args:
+        network: called with an input and with noise labels.
+        shape: of the input, without the batch.
+        *labels: what it is called with beside the input; nothing: one noise label.
+    """
+    calls: list[str] = []
+
+    def record(call, args, kwargs, context):
+        if context.method_name == "__call__" and len(context.module.path) == 1:
+            calls.append(context.module.name)
+        return call(*args, **kwargs)
+
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    labels = labels or (jax.ShapeDtypeStruct((1,), jnp.float32),)
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(network.init, jax.random.key(0), x, *labels)
+    shapes = flax.traverse_util.flatten_dict(variables["params"])
+    return Skeleton(network, shape, tuple(calls), shapes)
+
+
+def assign(arrays: Arrays, table: Table, skeleton: Skeleton) -> Any:
+    """Parameters of a network from published tensors.
+
+    Args:
+        arrays: tensors by name, from Format.clean. They are read one by one, and their memory is
+            freed.
+        table: from Format.table.
+        skeleton: of the network.
+
+    Raises:
+        ValueError: tensors are missing or left over, have another shape, or copies differ.
+    """
+    missing = sorted({tensor.name for tensor in table.values()} - arrays.keys())
+    used = {name for tensor in table.values() for name in (tensor.name, *tensor.copies)}
+    left_over = sorted(arrays.keys() - used)
+    params, misshapen = {}, []
+    for location, leaf in skeleton.shapes.items():
+        if (tensor := table[location]).name not in arrays:
+            continue
+        array = arrays[tensor.name]
+        expected = _published_shape(leaf.shape, tensor, location)
+        if array.shape != expected:
+            misshapen.append(f"{tensor.name}: {array.shape}, not {expected}")
+        if missing or left_over or misshapen:
+            continue
+        _check_copies(arrays, tensor)
+        value = _to_ours(array, tensor, location).astype(leaf.dtype)
+        params[location] = jnp.asarray(value).block_until_ready()
+        weights.release(array)
+    if missing or left_over or misshapen:
+        raise ValueError(
+            "the state dict does not fit this config: "
+            f"missing {missing or 'none'}; left over {left_over or 'none'}; "
+            f"of another shape {misshapen or 'none'}"
+        )
+    return flax.traverse_util.unflatten_dict(params)
+
+
+def extract(params: Any, table: Table) -> dict[str, np.ndarray]:
+    """Published tensors by name from parameters: the inverse of assign."""
+    groups: dict[str, dict[int, np.ndarray]] = {}
+    tensors: dict[str, Tensor] = {}
+    for location, leaf in flax.traverse_util.flatten_dict(params).items():
+        tensor = table[location]
+        groups.setdefault(tensor.name, {})[tensor.part or 0] = _to_theirs(
+            np.asarray(leaf), tensor, location
+        )
+        tensors[tensor.name] = tensor
+    arrays = {}
+    for name, group in groups.items():
+        tensor = tensors[name]
+        array = group[0] if tensor.part is None else _join([group[i] for i in range(3)], tensor)
+        arrays |= dict.fromkeys((name, *tensor.copies), np.ascontiguousarray(array))
+    return arrays
+
+
+def _transposed(location: Location, tensor: Tensor) -> bool:
+    return location[-1] == "kernel" and not tensor.rows
+
+
+def _published_shape(ours: tuple[int, ...], tensor: Tensor, location: Location) -> tuple[int, ...]:
+    if _transposed(location, tensor):
+        *window, inputs, outputs = ours
+        ours = (outputs, inputs, *window)
+    first = () if not ours else (ours[0] * (1 if tensor.part is None else 3),)
+    return (*first, *ours[1:], *[1] * tensor.window)
+
+
+def _to_ours(array: np.ndarray, tensor: Tensor, location: Location) -> np.ndarray:
+    if tensor.part is not None:
+        array = _split(array, tensor)[tensor.part]
+    if tensor.window:
+        array = array.reshape(array.shape[: -tensor.window])
+    if _transposed(location, tensor):
+        array = np.moveaxis(array, (1, 0), (-2, -1))
+    return array
+
+
+def _to_theirs(array: np.ndarray, tensor: Tensor, location: Location) -> np.ndarray:
+    if _transposed(location, tensor):
+        array = np.moveaxis(array, (-2, -1), (1, 0))
+    return array.reshape(*array.shape, *[1] * tensor.window)
+
+
+def _split(array: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """The parts [3, rows, ...] of a joint layer [3 rows, ...]."""
+    sizes = {"p": 3, "h": tensor.heads, "c": len(array) // (3 * tensor.heads)}
+    nested = array.reshape(*(sizes[axis] for axis in tensor.order), *array.shape[1:])
+    nested = np.moveaxis(nested, [tensor.order.index(axis) for axis in "phc"], (0, 1, 2))
+    return nested.reshape(3, -1, *array.shape[1:])
+
+
+def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
+    """The inverse of _split."""
+    rows, *rest = parts[0].shape
+    nested = np.stack(parts).reshape(3, tensor.heads, rows // tensor.heads, *rest)
+    nested = np.moveaxis(nested, (0, 1, 2), [tensor.order.index(axis) for axis in "phc"])
+    return nested.reshape(3 * rows, *rest)
+
+
+def _check_copies(arrays: Arrays, tensor: Tensor) -> None:
+    for copy in tensor.copies:
+        if copy in arrays and not np.array_equal(arrays[copy], arrays[tensor.name]):
+            raise ValueError(
+                f"{copy} differs from {tensor.name}, but a model of this kind has one layer for "
+                "both: give the weights of such a model"
+            )
