@@ -7,13 +7,14 @@
 base.py states the protocol; every other file is one format.
 """
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from models import weights
 from models.config import Config
 from models.published import base, edm, score_sde
-from models.published.base import Fields, Format, Found, Source
+from models.published.base import Card, Fields, Format, Found, Source
 from models.registry import create
 
 FORMATS: dict[str, Format] = {form.name: form for form in (score_sde.ScoreSDE(), edm.EDM())}
@@ -46,6 +47,13 @@ def identify(source: Source) -> tuple[Format, Found]:
     )
 
 
+def card(form: Format, source: Source) -> Card | None:
+    """What is known of a published model, by the name of its file or folder."""
+    names = source.path.name, "/".join(source.path.parts[-2:])
+    matching = (c for c in form.cards if any(fnmatch(n, f) for n in names for f in c.files))
+    return next(matching, None)
+
+
 def params(form: Format, arrays: base.Arrays, config: Config) -> Any:
     """Parameters of models.create(config) from a published model's tensors.
 
@@ -61,4 +69,15 @@ def shape(config: Config) -> tuple[int, int, int]:
     return (config.data.image_size, config.data.image_size, config.data.num_channels)
 
 
-__all__ = ["FORMATS", "Fields", "Format", "Found", "Source", "identify", "params", "read"]
+__all__ = [
+    "FORMATS",
+    "Card",
+    "Fields",
+    "Format",
+    "Found",
+    "Source",
+    "card",
+    "identify",
+    "params",
+    "read",
+]

@@ -80,17 +80,40 @@ class Found:
 
     Attributes:
         arrays: tensors of the averaged weights, by name.
-        fields: config fields that differ from the defaults.
+        fields: config fields that follow from the file.
+        assumed: config fields that the file does not tell, with what is usual in this format. A
+            card or the user may know better.
         step: the training step, if the file knows it.
         last: tensors of the weights before averaging; None: not published.
-        notes: sentences about what the file does not tell, and what was assumed.
     """
 
     arrays: Arrays
     fields: Fields
+    assumed: Fields = dataclasses.field(default_factory=dict)
     step: int = 0
     last: Arrays | None = None
-    notes: tuple[str, ...] = ()
+
+
+class Card(NamedTuple):
+    """A published model: what is known of it beside its file.
+
+    Attributes:
+        files: patterns (fnmatch) of the names of its file, folder or hub repository.
+        model: what it is, such as "ADM, ImageNet 64 x 64, class-conditional".
+        source: address of its publication.
+        license: of the weights, by SPDX name where there is one.
+        figure: the published figure, such as "FID 2.07".
+        fields: config fields that the file does not tell.
+        commercial: False if the license forbids commercial use.
+    """
+
+    files: tuple[str, ...]
+    model: str
+    source: str
+    license: str
+    figure: str = ""
+    fields: Fields = {}
+    commercial: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +139,12 @@ class Format:
     Attributes:
         name: in --format and in records, such as "score_sde".
         title: for messages, such as "a checkpoint of score_sde".
+        cards: the models that are published in this format.
     """
 
     name: str
     title: str
+    cards: tuple[Card, ...] = ()
 
     def find(self, source: Source) -> Found | None:
         """The model in a source; None if it is of another format.
@@ -140,6 +165,16 @@ class Format:
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors of parameters by their names in the table: no prefixes, no constants."""
         return dict(arrays)
+
+    def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
+        """The original program's arguments or config.json of such a network.
+
+        `fields` are all config fields of the model by their full names.
+
+        Raises:
+            ValueError: the original program has no such network.
+        """
+        raise ValueError(f"{self.title} cannot be written")
 
     def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
         """Tensors that a file of this format holds beside the parameters, with their values."""
@@ -165,7 +200,7 @@ def skeleton(network: nn.Module, shape: tuple[int, ...], *labels: Any) -> Skelet
     labels = labels or (jax.ShapeDtypeStruct((1,), jnp.float32),)
     with nn.intercept_methods(record):
         variables = jax.eval_shape(network.init, jax.random.key(0), x, *labels)
-    shapes = flax.traverse_util.flatten_dict(variables["params"])
+    shapes: Any = flax.traverse_util.flatten_dict(variables["params"])
     return Skeleton(network, shape, tuple(calls), shapes)
 
 
