@@ -94,7 +94,8 @@ class Found:
     last: Arrays | None = None
 
 
-class Card(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Card:
     """A published model: what is known of it beside its file.
 
     Attributes:
@@ -112,7 +113,7 @@ class Card(NamedTuple):
     source: str
     license: str
     figure: str = ""
-    fields: Fields = {}
+    fields: Fields = dataclasses.field(default_factory=dict)
     commercial: bool = True
 
 
