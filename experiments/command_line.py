@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from configs import default
 from experiments import config_file
-from experiments.build import choices, configs, known_fields, sections
+from experiments.build import choices, configs, known_fields, published, sections
 from experiments.commands.request import Request
 from experiments.runs import files, hosts
 from experiments.runs import folder as folders
@@ -33,7 +33,7 @@ FLAGS = {  # name: (function that defines it, default, description)
     "prompt": (flags.DEFINE_multi_string, None, "Sets config.sampling.prompt; repeatable."),
     "label": (flags.DEFINE_multi_integer, None, "Sets config.sampling.labels; repeatable."),
     "topology": (flags.DEFINE_string, None, "Mode plan: a TPU slice, such as v5e:2x4."),
-    "checkpoint": (flags.DEFINE_string, None, "Mode import: .pth of score_sde, .pkl of EDM."),
+    "checkpoint": (flags.DEFINE_string, None, "Mode import: a published file, folder or hub name."),
     "coordinator": (flags.DEFINE_string, None, "HOST:PORT of process 0 of several."),
     "num_processes": (flags.DEFINE_integer, None, "Number of processes, with --coordinator."),
     "process_id": (flags.DEFINE_integer, None, "Index of this process, from 0."),
@@ -81,7 +81,10 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     rest = _parse(values, argv, known_only=True)
     check_name("--mode", values.mode, modes)
     file = values.config
-    config, folder = _config(file, values.workdir)
+    if values.mode == "import" and file is None and values.checkpoint:
+        config, folder = _published(values.checkpoint, values.workdir)
+    else:
+        config, folder = _config(file, values.workdir)
     before = config.copy_and_resolve_references()
     _check_fields(rest, folders.flatten(config.to_dict()))
     delattr(values, "config")
@@ -225,6 +228,13 @@ def _config(name: str | None, workdir: str | None) -> tuple[Config, Path]:
             + "give the --workdir of a run, or --config=FILE.py[:VARIANT] to start one there"
         )
     return configs.load(folder), folder
+
+
+def _published(source: str, workdir: str | None) -> tuple[Config, Path]:
+    """The config of a published model, and the folder of its run."""
+    path = files.expand(source)
+    folder = files.expand(workdir) if workdir else Path("runs") / path.stem
+    return published.open_(path).config(), folder
 
 
 def _folder(name: str | None, workdir: str | None) -> Path | None:

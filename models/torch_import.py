@@ -1,6 +1,6 @@
 """Converts published PyTorch weights to parameters of our networks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays by name in a file that models.weights reads, of 32 bits or more if not integers.
+    """The arrays by name in a file that models.weights reads.
 
     A pickle of an EDM run holds several networks: the averaged one, "ema", is taken.
 
@@ -27,96 +27,17 @@ def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     if isinstance(content, dict) and weights.is_module(content.get("ema")):
         content = content["ema"]
     try:
-        return _widened(weights.state_dict(content))
+        return weights.state_dict(content)
     except ValueError as error:
         raise ValueError(f"{path} {error}: give a file of arrays by name alone") from error
-
-
-def load_pth(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of the PyTorch version of score_sde, as NumPy arrays.
-
-    Floating-point numbers of fewer than 32 bits, such as bfloat16, become float32.
-
-    Returns:
-        {"model": {name: array}, "ema": {"shadow_params": [array]}, "step": int}.
-
-    Raises:
-        ValueError: the file cannot be read, or is no such checkpoint.
-    """
-    content = weights.read(path)
-    parts = content if isinstance(content, dict) else {}
-    model, ema, step = (parts.get(name) for name in ("model", "ema", "step"))
-    averages = ema.get("shadow_params") if isinstance(ema, dict) else None
-    whole = {
-        "model (tensors by name)": isinstance(model, dict) and _are_arrays(model.values()),
-        "ema.shadow_params (a list of tensors)": isinstance(averages, list | tuple)
-        and _are_arrays(averages),
-        "step (a number)": isinstance(step, int | float | np.generic) or _are_arrays([step]),
-    }
-    if missing := [name for name, found in whole.items() if not found]:
-        raise ValueError(
-            f"{path} holds {weights.about(content)}, but a checkpoint of score_sde holds model, "
-            f"ema and step: make one that has {', '.join(missing)} too"
-        )
-    averages = _widened(dict(enumerate(averages or ())))
-    return {
-        "model": _widened(parts["model"]),
-        "ema": {"shadow_params": list(averages.values())},
-        "step": int(parts["step"]),
-    }
-
-
-def _are_arrays(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, np.ndarray) for value in values)
-
-
-def _widened(arrays: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
-    def widen(array):
-        narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.itemsize < 4
-        return array.astype(np.float32) if narrow else array
-
-    return {name: widen(array) for name, array in arrays.items()}
-
-
-def ema_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict of a checkpoint, with EMA weights in place of the last weights.
-
-    The checkpoint stores the EMA weights as a list without names, in the order of the trained
-    parameters. Fourier frequencies and the buffer "sigmas" are not trained.
-
-    Args:
-        checkpoint: from load_pth.
-
-    Raises:
-        ValueError: the EMA weights are missing, or do not fit the model's parameters.
-    """
-    state, averages = checkpoint["model"], checkpoint.get("ema", {}).get("shadow_params", [])
-    trained = [
-        name
-        for name, array in state.items()
-        if not name.endswith("sigmas") and not (name.endswith(".W") and array.ndim == 1)
-    ]
-    if len(averages) != len(trained):
-        raise ValueError(
-            f"the checkpoint's ema.shadow_params holds {len(averages)} arrays, but its model has "
-            f"{len(trained)} trained parameters"
-        )
-    misshapen = [
-        f"{name}: {average.shape}, not {state[name].shape}"
-        for name, average in zip(trained, averages, strict=True)
-        if average.shape != state[name].shape
-    ]
-    if misshapen:
-        raise ValueError(f"the checkpoint's EMA weights do not fit its model: {misshapen}")
-    return state | dict(zip(trained, averages, strict=True))
 
 
 def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
     """Parameters of models.create(config) from a state dict of the PyTorch version of score_sde.
 
     Args:
-        state_dict: {name: array}, from ema_state_dict or a checkpoint's "model". The prefix
-            "module." and tensors that are no parameters ("sigmas") are ignored.
+        state_dict: {name: array}. The prefix "module." and tensors that are no parameters
+            ("sigmas") are ignored.
         config: as for models.create. config.data.image_size and num_channels are also used.
 
     Raises:

@@ -24,14 +24,13 @@ from experiments import command_line, config_file, main
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.presets import PRESETS
 from experiments.benchmark.subject import Subject
-from experiments.build import components, configs, related, sections
+from experiments.build import choices, configs, published, sections
 from experiments.data import sources
 from experiments.data.dataset import Dataset
 from experiments.evaluation import features, metrics, reference
 from experiments.pipeline import show
 from experiments.runs import folder as folders
-from experiments.training.state import abstract_state
-from models import torch_import
+from models.published import FORMATS, Found, skeleton
 from models.registry import MODELS
 
 COMMANDS = [command for command in named_commands.all_commands() if command[0] != "pytest"]
@@ -144,10 +143,10 @@ NUMBER = re.compile(r"(?<=\.n_samples=)\d{3,}$")
 
 def shrunk(config):
     """The config of a file with a small network, few steps, and images that are here."""
+    foreign = choices.NETWORK.fields() - set(choices.NETWORK.components[config.model.name].values())
     for section, values in SMALL.items():
-        config[section].update(
-            {name: value for name, value in values.items() if name in config[section]}
-        )
+        known = [n for n in values if n in config[section] and f"{section}.{n}" not in foreign]
+        config[section].update({name: values[name] for name in known})
     if config.data.dataset != "digits":
         config.training.at_end = ()
     config.ablate.update(n_samples=20, n_seeds=2)
@@ -202,11 +201,7 @@ def user(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(config_file, "read", lambda *names: shrunk(read(*names)))
         patch.setitem(sources.SOURCES, "emoji", sources.SOURCES["emoji"]._replace(load=emoji))
-        patch.setattr(torch_import, "edm", random_weights)
-        patch.setattr(torch_import, "score_sde", random_weights)
-        patch.setattr(torch_import, "load_state_dict", lambda _: {})
-        patch.setattr(torch_import, "load_pth", lambda _: {"model": {}, "step": 2})
-        patch.setattr(torch_import, "ema_state_dict", lambda checkpoint: {})
+        patch.setattr(published, "open_", RandomWeights)
         patch.setattr(features, "load", lambda _: None)
         patch.setattr(features, "inception_v3", lambda _: features.random_conv())
         patch.setattr(show, "_density", lambda *_: np.zeros((2, 2)))
@@ -215,10 +210,15 @@ def user(tmp_path_factory):
         yield folder
 
 
-def random_weights(_, config):
-    """Weights of the config's network, in place of those of a file."""
-    mesh = components.mesh(config)
-    return weights.drawn(abstract_state(related.skeleton(config), config.seed, mesh).params)
+class RandomWeights(published.Published):
+    """Weights of any config's network, in place of those of a file."""
+
+    def __init__(self, path):
+        form = FORMATS["score_sde"]
+        super().__init__(Path(path), form, Found({}, {"seed": 0}), None)
+
+    def convert(self, config, arrays):
+        return iter(weights.drawn(list(skeleton(config).shapes.values())))
 
 
 def run(argv, provided):

@@ -15,6 +15,7 @@ from experiments.build import (
     guidance,
     known_fields,
     migrate,
+    published,
     related,
     sections,
 )
@@ -27,42 +28,66 @@ from sde_lib.checks import check_name
 
 
 def load(
-    folder: str | Path, step: int | None = None, overrides: dict[str, Any] | None = None
+    source: str | Path, step: int | None = None, overrides: dict[str, Any] | None = None
 ) -> Pipeline:
-    """A trained model, from its run's folder.
+    """A trained model, from its run's folder or from a published file, folder or name.
 
     Args:
-        folder: a run's.
+        source: a run's folder; or what mode import takes.
         step: of the checkpoint; None: the last.
         overrides: values of config fields by their full names, such as "sampling.method".
 
     Raises:
-        ValueError: there is no run, or one of a model that is no score model; an override that is
+        ValueError: there is no such model, or one that is no score model; an override that is
             unknown, or that a trained model cannot have.
     """
-    folder, overrides = files.expand(folder), overrides or {}
-    config = configs.load(folder)
+    path, overrides = files.expand(source), overrides or {}
+    if published.is_published(path):
+        if step is not None:
+            raise ValueError(f"step is {step}, but {source} is no run with checkpoints: omit it")
+        found = published.open_(path)
+        config = with_overrides(found.config(), overrides)
+        check_score(config, path)
+        made = untrained(config)
+        made = made.replace(params=found.params(config), step=found.found.step or 0)
+        return made.replace(**guidance_of(config, made.params))
+    config = configs.load(path)
+    configs.check_overrides(known_overrides(config, overrides), path)
+    return trained(with_overrides(config, overrides), path, step)
+
+
+def known_overrides(config: Config, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides. Raises ValueError for one of no field, or of a field that has moved."""
     known = configs.fields(config)
     for field in overrides:
         if new := migrate.new_name(field):
             raise ValueError(f"config.{field} is now config.{new}")
         check_name("the override", field, known)
-    configs.check_overrides(overrides, folder)
+    return overrides
+
+
+def with_overrides(config: Config, overrides: dict[str, Any]) -> Config:
+    """The config with other values, and without options of components that they replace."""
     before = config.copy_and_resolve_references()
-    for field, value in overrides.items():
+    for field, value in known_overrides(config, overrides).items():
         sections.put(config, field, value)
     sections.reset_options(config, before, choices.CHOICES, overrides)
     configs.expand_paths(config)
-    return trained(config, folder, step)
+    return config
+
+
+def check_score(config: Config, source: Path) -> None:
+    """Raises ValueError for a model that is no score model."""
+    if models.kind(config) != "score":
+        raise ValueError(
+            f"{source} holds the model {config.model.name!r}, a {models.kind(config)}, which has "
+            "no samples: give a score model"
+        )
 
 
 def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     """The trained model of a run, sampled and scored as the config says."""
-    if models.kind(config) != "score":
-        raise ValueError(
-            f"{folder} holds the model {config.model.name!r}, a {models.kind(config)}, which has "
-            "no samples: give the folder of a score model"
-        )
+    check_score(config, folder)
     configs.check_same(config, folder, configs.USE)
     made = untrained(config)  # refuses what is impossible before the weights are read
     params, at = related.weights(config, folder, step)

@@ -15,6 +15,7 @@ from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.score_model import ScoreModel
+from experiments.training import imported
 from experiments.training.checkpoints import Checkpoints, saved_steps
 from experiments.training.objective import Objective
 from experiments.training.state import abstract_state, restore
@@ -122,17 +123,33 @@ def autoencoder_config(ours: Config) -> Config:
     return theirs
 
 
+def steps(folder: Path) -> list[int]:
+    """The steps that a run has weights of, in order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    published = imported.step_of(folder)
+    found = sorted({*saved_steps(folder), *(() if published is None else (published,))})
+    if not found:
+        raise ValueError(f"{folder} holds no checkpoints: train first, or give the --workdir")
+    return found
+
+
 def weights(theirs: Config, folder: Path, step: int | None = None) -> tuple[Any, int]:
     """The averaged weights of a run, and the step that they are from: the last, or `step`.
 
     Raises:
-        ValueError: there are no checkpoints, or none that can be read.
+        ValueError: there are no weights, or none that can be read.
     """
-    steps = saved_steps(folder)
-    if step is not None and step not in steps:
-        raise ValueError(f"{folder} has no checkpoint of step {step}: it has {steps}")
+    there = steps(folder)
+    if step is not None and step not in there:
+        raise ValueError(f"{folder} has no checkpoint of step {step}: it has {there}")
     task = skeleton(theirs)
     like = abstract_state(task, theirs.seed, components.mesh(theirs))
+    published = imported.step_of(folder)
+    if published is not None and published == (there[-1] if step is None else step):
+        return imported.read(folder, like.ema_params), published
     with closing(Checkpoints(folder, read_only=True)) as checkpoints:
         state = restore(checkpoints, task, like, step)
     assert state is not None  # restore raises where there are checkpoints and none can be read

@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 
-from experiments.build import components, data, tasks
+from experiments.build import components, data, related, tasks
 from experiments.commands.request import Request
 from experiments.evaluation.figure import Figures
 from experiments.evaluation.metrics import LEAST, METRICS
 from experiments.evaluation.reference import check_data, feature_function, reference
 from experiments.runs import card, files
-from experiments.training.checkpoints import saved_steps
 from sde_lib.checks import check_at_least, check_name
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ def run(request: Request) -> None:
     if "sampling" in names:
         check_data(dataset)
     failures: list[Exception] = []
-    steps = saved_steps(folder) if config.eval.checkpoints == "all" else [model.step]
+    steps = related.steps(folder) if config.eval.checkpoints == "all" else [model.step]
     for step in steps:
         model = model if step == model.step else request.model(step)
         subject, figures = tasks.subject(config, model, dataset, losses), {}

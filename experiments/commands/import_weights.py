@@ -1,61 +1,75 @@
-"""Mode import: published weights become the first checkpoint of a run."""
+"""Mode import: a published model becomes a run, which every other mode takes.
+
+The config is the one given by --config or, without it, the model's own
+(experiments/build/published.py). The run's folder gets config.json, imported/ with the weights, a
+model card, and published.json with the model's source and license.
+"""
 
 import logging
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import jax
-
-from experiments.build import components, configs, related
+from experiments.build import configs, published, related
+from experiments.build.published import RECORD
+from experiments.build.tasks import ALWAYS
 from experiments.commands.request import Request
-from experiments.runs import devices
+from experiments.runs import card, files
 from experiments.runs import folder as folders
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.state import with_params
-from models import torch_import
+from experiments.training import imported
 from models.config import Config
+from models.published import skeleton
 
 LOG = logging.getLogger(__name__)
 
 
 def run(request: Request) -> None:
-    """Saves the weights in --checkpoint, their averages and their step, with a fresh optimizer.
+    """Writes the averaged weights of a published model, and those before averaging if it has them.
 
-    The other modes work in that folder, and training continues from there. The file is a .pth file
-    of the PyTorch score_sde, or a .pkl file of an EDM network or an .npz file of its arrays. Those
-    hold neither a step nor the weights before averaging: the averages are taken for both, at the
-    last step of training.
+    A file that does not know its step gets the last one of the config, so that training is over.
 
     Raises:
-        ValueError: the folder has checkpoints or another config, or the file does not fit.
+        ValueError: the folder has weights or another config, or the file does not fit.
     """
     config, folder = request.config, request.folder
     if request.checkpoint is None:
-        raise ValueError("--mode=import needs --checkpoint=FILE.pth (score_sde) or FILE.pkl (EDM)")
-    path = Path(request.checkpoint)
+        raise ValueError("--mode=import needs --checkpoint: a published file, folder or hub name")
+    model = published.open_(request.checkpoint)
     configs.check_same(config, folder, configs.RESUME)
-    if any((folder / "checkpoints").glob("[0-9]*")):
-        raise ValueError(f"{folder} holds checkpoints already: choose another --workdir")
-    step, params, ema_params = _read(config, path)
-    state = with_params(related.skeleton(config), step, params, ema_params)
-    mesh = components.mesh(config)
-    state = jax.device_put(state, devices.state_shardings(mesh, state))
-    with folders.locked(folder), closing(Checkpoints(folder)) as checkpoints:
+    if (folder / imported.FILE).exists() or any((folder / "checkpoints").glob("[0-9]*")):
+        raise ValueError(f"{folder} holds weights already: choose another --workdir")
+    related.skeleton(config)  # refuses a config that no run can have
+    like = skeleton(config).shapes
+    averaged, last = model.convert(config, model.found.arrays), model.found.last
+    last = None if last is None else model.convert(config, last)
+    step = config.training.n_iters if model.found.step is None else model.found.step
+    record = model.record() | {"assumed": model.assumed(config)}
+    n_params = sum(leaf.size for leaf in like.values())
+    _say(record, config, n_params)
+    with folders.locked(folder):
+        imported.write(folder, step, like, averaged, last)
+        files.write_json(folder / RECORD, record)
+        rows = configs.differences(config, ALWAYS)
+        files.write_text(folder / imported.CARD, card.imported(record, n_params, rows))
         configs.save(config, folder)
-        checkpoints.save(step, state)
-    LOG.info("%s: the weights of %s, at step %d", folder, path, step)
+    LOG.info("%s: the weights of %s, at step %d", folder, model.path, step)
 
 
-def _read(config: Config, path: Path) -> tuple[int, Any, Any]:
-    """The step, the parameters and their averages."""
-    if path.suffix in (".npz", ".pkl"):
-        params = torch_import.edm(torch_import.load_state_dict(path), config)
-        return config.training.n_iters, params, params
-    checkpoint = torch_import.load_pth(path)
-    averages = torch_import.ema_state_dict(checkpoint)
-    return (
-        checkpoint["step"],
-        torch_import.score_sde(checkpoint["model"], config),
-        torch_import.score_sde(averages, config),
+def _say(record: dict[str, Any], config: Config, n_params: int) -> None:
+    """Logs what was found, and warns of what the file does not tell and the license forbids."""
+    data = config.data
+    classes = f", {data.num_classes} classes" if config.model.get("class_conditional") else ""
+    LOG.info(
+        "%s: %s with %s parameters, %d x %d x %d%s, SDE %s, parametrization %s; license: %s",
+        record["model"],
+        config.model.name,
+        f"{n_params:,}",
+        *(data.image_size, data.image_size, data.num_channels, classes),
+        *(config.training.sde, config.model.parametrization, record["license"]),
     )
+    for name, value in record["assumed"].items():
+        LOG.warning(
+            "the file does not tell config.%s: %r is assumed, as is usual in this format; "
+            "--config.%s=VALUE says otherwise",
+            *(name, value, name),
+        )
+    if not record["commercial"]:
+        LOG.warning("the license of these weights, %s, forbids commercial use", record["license"])

@@ -22,7 +22,7 @@ from experiments.runs import card, charts, files, hosts, parts, pictures, progre
 from experiments.runs import folder as folders
 from experiments.tasks.base import Task
 from experiments.tasks.held_out import make_evaluation
-from experiments.training import loop, watch
+from experiments.training import imported, loop, watch
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.options import Training
 from experiments.training.state import TrainState, abstract_state, init_state, restore
@@ -64,6 +64,7 @@ def run(request: Request) -> None:
             ) as checkpoints,
         ):
             state = restore(checkpoints, task, abstract)
+            state = state or imported.start(task, folder, abstract)
             state = state or task.start(init_state(task, config.seed, abstract))
             begun = int(state.step)
             folders.record_changes(folder, begun, changes)

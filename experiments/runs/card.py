@@ -88,7 +88,7 @@ def card(
         "Limits": _list(limits),
         "Data": _list(f"{name}: {value}" for name, value in facts.data.items()),
         "Compute": _compute(facts, step, passes, devices, timed_steps, device_seconds),
-        "Config": _config(facts),
+        "Config": _config(facts.config),
         "Licence": (
             "The program is under Apache-2.0. Nobody has stated a licence of these weights: who "
             "publishes them does, within the licence of the data."
@@ -97,6 +97,36 @@ def card(
     text = f"# {facts.kind.capitalize()} of `{facts.dataset}`, step {step:,}\n\n"
     text += "".join(f"## {name}\n\n{section}\n\n" for name, section in sections.items())
     return text + _figures_section(figures)
+
+
+def imported(record: Mapping[str, Any], n_params: int, config: list[tuple[str, Any, Any]]) -> str:
+    """The card of a published model that became a run.
+
+    Args:
+        record: content of the run's published.json.
+        n_params: its parameters.
+        config: (field, value, default) of the fields that differ from the defaults.
+    """
+    licence = f"The weights are under the licence: {record['license']}."
+    if not record["commercial"]:
+        licence += " It forbids commercial use."
+    rows = {
+        "Published at": record["source"] or "not known to this program",
+        "File": f"`{record['file']}`, {record['format']}",
+        "Published figure": record["figure"] or "not known to this program",
+        "Parameters": f"{n_params:,}",
+    }
+    assumed = [
+        f"`{name}` = {_value(value)} is assumed: the file does not tell it."
+        for name, value in record["assumed"].items()
+    ]
+    sections = {
+        "Source": _list([*(f"{name}: {value}" for name, value in rows.items()), *assumed]),
+        "Licence": licence,
+        "Config": _config(config),
+    }
+    text = "".join(f"## {name}\n\n{section}\n\n" for name, section in sections.items())
+    return f"# {record['model']}\n\n{text}"
 
 
 def _use(facts: Facts, step: int) -> str:
@@ -131,8 +161,8 @@ def _compute(
     return _list(f"{name}: {value}" for name, value in rows.items())
 
 
-def _config(facts: Facts) -> str:
-    rows = [(f"`{name}`", _value(value), _value(plain)) for name, value, plain in facts.config]
+def _config(fields: list[tuple[str, Any, Any]]) -> str:
+    rows = [(f"`{name}`", _value(value), _value(plain)) for name, value, plain in fields]
     header = "The fields that differ from `configs/default.py`, and a few more:\n\n"
     return header + _table(("field", "value", "default"), rows)
 

@@ -14,10 +14,17 @@ from typing import Any
 from models import weights
 from models.config import Config
 from models.published import base, edm, score_sde
-from models.published.base import Card, Fields, Format, Found, Source
+from models.published.base import Card, Fields, Format, Found, Skeleton, Source
 from models.registry import create
 
-FORMATS: dict[str, Format] = {form.name: form for form in (score_sde.ScoreSDE(), edm.EDM())}
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        score_sde.ScoreSDE(),
+        score_sde.FlaxScoreSDE(),
+        edm.EDM(),
+    )
+}
 """The published formats by name."""
 
 
@@ -49,7 +56,8 @@ def identify(source: Source) -> tuple[Format, Found]:
 
 def card(form: Format, source: Source) -> Card | None:
     """What is known of a published model, by the name of its file or folder."""
-    names = source.path.name, "/".join(source.path.parts[-2:])
+    path = source.path.absolute().as_posix()
+    names = path, *("/".join(path.split("/")[-n:]) for n in (1, 2, 3))
     matching = (c for c in form.cards if any(fnmatch(n, f) for n in names for f in c.files))
     return next(matching, None)
 
@@ -60,8 +68,13 @@ def params(form: Format, arrays: base.Arrays, config: Config) -> Any:
     Raises:
         ValueError: the network is none of this format, or the tensors do not fit it.
     """
-    bare = base.skeleton(create(config), shape(config))
+    bare = skeleton(config)
     return base.assign(form.clean(arrays), form.table(bare), bare)
+
+
+def skeleton(config: Config) -> Skeleton:
+    """The calls and the shapes of parameters of models.create(config)."""
+    return base.skeleton(create(config), shape(config))
 
 
 def shape(config: Config) -> tuple[int, int, int]:
@@ -76,8 +89,11 @@ __all__ = [
     "Format",
     "Found",
     "Source",
+    "base",
     "card",
     "identify",
     "params",
     "read",
+    "shape",
+    "skeleton",
 ]

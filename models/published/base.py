@@ -8,7 +8,7 @@ A new format is a new file with a Format, and a line in published/__init__.py.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +90,7 @@ class Found:
     arrays: Arrays
     fields: Fields
     assumed: Fields = dataclasses.field(default_factory=dict)
-    step: int = 0
+    step: int | None = None
     last: Arrays | None = None
 
 
@@ -105,6 +105,7 @@ class Card:
         license: of the weights, by SPDX name where there is one.
         figure: the published figure, such as "FID 2.07".
         fields: config fields that the file does not tell.
+        config: of ours with all of its fields, such as "cifar10:ve_ncsnpp"; "": none is needed.
         commercial: False if the license forbids commercial use.
     """
 
@@ -114,6 +115,7 @@ class Card:
     license: str
     figure: str = ""
     fields: Fields = dataclasses.field(default_factory=dict)
+    config: str = ""
     commercial: bool = True
 
 
@@ -205,41 +207,51 @@ def skeleton(network: nn.Module, shape: tuple[int, ...], *labels: Any) -> Skelet
     return Skeleton(network, shape, tuple(calls), shapes)
 
 
-def assign(arrays: Arrays, table: Table, skeleton: Skeleton) -> Any:
-    """Parameters of a network from published tensors.
+def convert(arrays: Arrays, table: Table, skeleton: Skeleton) -> Iterator[np.ndarray]:
+    """The network's parameters one by one, from published tensors whose memory is then freed.
+
+    They come in the order of skeleton.shapes, so that a model that fits into memory only once can
+    be converted.
 
     Args:
-        arrays: tensors by name, from Format.clean. They are read one by one, and their memory is
-            freed.
+        arrays: tensors by name, from Format.clean.
         table: from Format.table.
         skeleton: of the network.
 
     Raises:
-        ValueError: tensors are missing or left over, have another shape, or copies differ.
+        ValueError: tensors are missing or left over, have another shape, or copies differ. All of
+            them are checked before the first parameter is given.
     """
-    missing = sorted({tensor.name for tensor in table.values()} - arrays.keys())
     used = {name for tensor in table.values() for name in (tensor.name, *tensor.copies)}
+    missing = sorted({tensor.name for tensor in table.values()} - arrays.keys())
     left_over = sorted(arrays.keys() - used)
-    params, misshapen = {}, []
+    misshapen = []
     for location, leaf in skeleton.shapes.items():
-        if (tensor := table[location]).name not in arrays:
-            continue
-        array = arrays[tensor.name]
+        tensor = table[location]
         expected = _published_shape(leaf.shape, tensor, location)
-        if array.shape != expected:
-            misshapen.append(f"{tensor.name}: {array.shape}, not {expected}")
-        if missing or left_over or misshapen:
-            continue
+        if tensor.name in arrays and arrays[tensor.name].shape != expected:
+            misshapen.append(f"{tensor.name}: {arrays[tensor.name].shape}, not {expected}")
         _check_copies(arrays, tensor)
-        value = _to_ours(array, tensor, location).astype(leaf.dtype)
-        params[location] = jnp.asarray(value).block_until_ready()
-        weights.release(array)
     if missing or left_over or misshapen:
         raise ValueError(
             "the state dict does not fit this config: "
             f"missing {missing or 'none'}; left over {left_over or 'none'}; "
             f"of another shape {misshapen or 'none'}"
         )
+    return _converted(arrays, table, skeleton)
+
+
+def _converted(arrays: Arrays, table: Table, skeleton: Skeleton) -> Iterator[np.ndarray]:
+    for location, leaf in skeleton.shapes.items():
+        array = arrays[table[location].name]
+        yield _to_ours(array, table[location], location).astype(leaf.dtype)
+        weights.release(array)
+
+
+def assign(arrays: Arrays, table: Table, skeleton: Skeleton) -> Any:
+    """Parameters of a network from published tensors. Arguments and errors are those of convert."""
+    values = zip(skeleton.shapes, convert(arrays, table, skeleton), strict=True)
+    params = {location: jnp.array(value).block_until_ready() for location, value in values}
     return flax.traverse_util.unflatten_dict(params)
 
 
@@ -306,8 +318,8 @@ def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
 
 
 def _check_copies(arrays: Arrays, tensor: Tensor) -> None:
-    for copy in tensor.copies:
-        if copy in arrays and not np.array_equal(arrays[copy], arrays[tensor.name]):
+    for copy in filter(arrays.__contains__, tensor.copies):
+        if not np.array_equal(arrays[copy], arrays[tensor.name]):
             raise ValueError(
                 f"{copy} differs from {tensor.name}, but a model of this kind has one layer for "
                 "both: give the weights of such a model"

@@ -1,6 +1,5 @@
 import golden
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 import torch_writer
@@ -145,101 +144,10 @@ def test_edm_weights_are_read_from_their_pickle_and_from_plain_arrays(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-def test_numbers_of_fewer_bits_become_float32(tmp_path):
-    one, two = (torch_writer.tensor(np.array([n], ml_dtypes.bfloat16)) for n in (1.5, 2.5))
-    content = {"model": {"w": one}, "ema": {"shadow_params": [two]}}
-    content["step"] = torch_writer.tensor(np.int64(7))
-    torch_writer.save_zip(tmp_path / "checkpoint.pth", content)
-    loaded = models.torch_import.load_pth(tmp_path / "checkpoint.pth")
-    assert loaded == {"model": {"w": 1.5}, "ema": {"shadow_params": [2.5]}, "step": 7}
-    assert loaded["model"]["w"].dtype == np.float32
-    torch_writer.save_zip(tmp_path / "state.pth", content["model"])
-    assert models.torch_import.load_state_dict(tmp_path / "state.pth") == {"w": 1.5}
-
-
-STATE = {"w": torch_writer.tensor(np.ones(1))}
-LIST = {"shadow_params": [torch_writer.tensor(np.ones(1))]}
-EVIL = torch_writer.Call("posix.system", ("true",))
 FOREIGN = torch_writer.Call("my.Thing", ())
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"state_dict": STATE, "epoch": 3}, r"holds \['epoch', 'state_dict'\], but .* model \(t"),
-        (STATE, r"holds \['w'\], but .* that has model \(tensors by name\), ema.shadow_params"),
-        ({"model": STATE, "ema": STATE, "step": 1}, r"one that has ema.shadow_params \(a list"),
-        ({"model": STATE, "ema": None, "step": 1}, r"one that has ema.shadow_params \(a list"),
-        ({"model": STATE, "ema": {"shadow_params": [None]}, "step": 1}, "has ema.shadow_params"),
-        ({"model": {"w": {}}, "ema": LIST, "step": 1}, r"one that has model \(tensors by name\)"),
-        ({"model": STATE, "ema": LIST, "step": None}, r"one that has step \(a number\)"),
-        ([STATE], "holds a list, but a checkpoint of score_sde holds model, ema and step"),
-        ({str(i): 0 for i in range(99)}, "'14', '15'] and more, but"),
-        ({"model": EVIL, "ema": LIST, "step": 1}, r"asks for posix\.system, which runs programs"),
-        (FOREIGN, r"holds my\.Thing \(code, which is not run\), but a checkpoint"),
-    ],
-)
-def test_a_checkpoint_of_another_trainer_is_refused_in_one_line(tmp_path, content, message):
-    torch_writer.save_zip(tmp_path / "checkpoint.pth", content)
-    with pytest.raises(ValueError, match=message) as error:
-        models.torch_import.load_pth(tmp_path / "checkpoint.pth")
-    assert "\n" not in str(error.value)
 
 
 def test_a_file_of_more_than_arrays_is_no_state_dict(tmp_path):
     torch_writer.save_zip(tmp_path / "file.pth", {"w": FOREIGN})
     with pytest.raises(ValueError, match=r"file.pth holds my\.Thing .* for w, no array: give"):
         models.torch_import.load_state_dict(tmp_path / "file.pth")
-
-
-def checkpoint():
-    """A small checkpoint of score_sde, in which each EMA weight is 100 above its weight."""
-    model = {
-        "module.sigmas": np.ones(3),
-        "module.all_modules.0.W": np.arange(4.0),
-        "module.all_modules.2.weight": np.full((2, 3), 2.0),
-        "module.all_modules.10.NIN_0.W": np.full((2, 2), 3.0),
-        "module.all_modules.10.NIN_0.b": np.full(2, 4.0),
-    }
-    averages = [value + 100 for value in list(model.values())[2:]]
-    return {"model": model, "ema": {"shadow_params": averages}, "step": 7}
-
-
-def test_averages_take_the_place_of_the_trained_parameters_in_their_order():
-    averaged = models.torch_import.ema_state_dict(checkpoint())
-    model = checkpoint()["model"]
-    assert list(averaged) == list(model)
-    for name, value in averaged.items():
-        trained = name not in ("module.sigmas", "module.all_modules.0.W")
-        np.testing.assert_array_equal(value, model[name] + 100 * trained, err_msg=name)
-
-
-def test_averages_that_are_not_the_model_s_are_refused():
-    without, fewer, swapped = checkpoint(), checkpoint(), checkpoint()
-    del without["ema"]
-    with pytest.raises(ValueError, match="holds 0 arrays, but its model has 3 trained"):
-        models.torch_import.ema_state_dict(without)
-    fewer["ema"]["shadow_params"].pop()
-    with pytest.raises(ValueError, match="holds 2 arrays, but its model has 3 trained"):
-        models.torch_import.ema_state_dict(fewer)
-    swapped["ema"]["shadow_params"].reverse()
-    with pytest.raises(ValueError, match=r"all_modules.2.weight: \(2,\), not \(2, 3\)"):
-        models.torch_import.ema_state_dict(swapped)
-
-
-def test_a_file_gives_back_what_was_saved_in_its_order(tmp_path):
-    saved = checkpoint()
-    model = {name: torch_writer.tensor(value) for name, value in saved["model"].items()}
-    averages = [torch_writer.tensor(value) for value in saved["ema"]["shadow_params"]]
-    content = {
-        "optimizer": {"state": {}},
-        "model": torch_writer.Call("collections.OrderedDict", (), {"_metadata": {}}, model),
-        "ema": {"decay": 0.999, "num_updates": 7, "shadow_params": averages},
-        "step": 7,
-    }
-    torch_writer.save_zip(tmp_path / "zip.pth", content)
-    (tmp_path / "legacy.pth").write_bytes(torch_writer.legacy(content))
-    for name in ("zip.pth", "legacy.pth"):
-        loaded = models.torch_import.load_pth(tmp_path / name)
-        assert list(loaded["model"]) == list(saved["model"])
-        jax.tree.map(np.testing.assert_array_equal, loaded, saved)

@@ -1,0 +1,122 @@
+"""Published models: their configs, and their weights in that config.
+
+A config field is given, in order of precedence, by the user, by the file, by the card of the model
+(what is known of it beside its file), and by what is usual in its format.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import default
+from experiments.build import sections
+from experiments.runs import files
+from experiments.runs import folder as folders
+from models import published
+from models.config import Config
+from models.published import Card, Format, Found, base
+from models.published.base import Arrays
+
+RECORD = "published.json"
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".msgpack")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published model that was recognised.
+
+    Attributes:
+        path: of its file or folder.
+        form: its format.
+        found: what the format found in it.
+        card: what is known of it beside its file; None: nothing.
+    """
+
+    path: Path
+    form: Format
+    found: Found
+    card: Card | None
+
+    def config(self) -> Config:
+        """The config of the model.
+
+        Raises:
+            ValueError: neither the file nor a card says what the network is.
+        """
+        fields = self.card.fields if self.card else {}
+        base = self.card.config if self.card else ""
+        if not (base or self.found.fields):
+            raise ValueError(
+                f"{self.path} is {self.form.title}, which does not say what its network is: give "
+                "--config=FILE.py:VARIANT, such as configs/cifar10.py:ve_ncsnpp_continuous"
+            )
+        if base:
+            module, variant = base.split(":")
+            config = importlib.import_module(f"configs.{module}").get_config(variant)
+        else:
+            config = default.get_config()
+        with config.unlocked(), config.ignore_type():
+            for name, value in (self.found.assumed | fields | self.found.fields).items():
+                section, _, last = name.rpartition(".")
+                sections.get(config, section)[last] = value
+        return config
+
+    def record(self) -> dict[str, Any]:
+        """What is known of the model, for the record in its run's folder."""
+        card = self.card or Card((self.path.name,), self.form.title, "", "not stated")
+        return {
+            "format": self.form.name,
+            "file": self.path.name,
+            "model": card.model,
+            "source": card.source,
+            "license": card.license,
+            "commercial": card.commercial,
+            "figure": card.figure,
+        }
+
+    def assumed(self, config: Config) -> dict[str, Any]:
+        """What the config has because it is usual: neither the file nor a card tells it."""
+        told = self.found.fields | (self.card.fields if self.card else {})
+        return {
+            name: value
+            for name, value in self.found.assumed.items()
+            if name not in told and sections.get(config, name) == value
+        }
+
+    def params(self, config: Config) -> Any:
+        """The averaged weights as parameters of models.create(config)."""
+        return published.params(self.form, self.found.arrays, config)
+
+    def convert(self, config: Config, arrays: Arrays) -> Iterator[np.ndarray]:
+        """The parameters of models.create(config) from tensors, one by one, in its order."""
+        bare = published.skeleton(config)
+        return base.convert(self.form.clean(arrays), self.form.table(bare), bare)
+
+
+def is_published(path: Path) -> bool:
+    """True for a file, a folder with published weights, or a name on the hub; False for a run."""
+    if not path.is_dir():
+        hub = re.fullmatch(r"[\w-]+/[\w.-]+", str(path)) and not path.parent.exists()
+        return path.is_file() or bool(hub)
+    if (path / "model_index.json").exists():
+        return True
+    if folders.has_run(path):
+        return "_class_name" in files.read_json(path / folders.CONFIG)
+    return any(found.suffix in SUFFIXES for found in path.iterdir())
+
+
+def open_(source: str | Path) -> Published:
+    """The published model in a file or folder.
+
+    Raises:
+        ValueError: it cannot be read, or its format is not known.
+        OSError: there is no such file.
+    """
+    read = published.read(source)
+    form, found = published.identify(read)
+    return Published(read.path, form, found, published.card(form, read))
