@@ -40,7 +40,7 @@ def _training(config: Config) -> None:
     """Training: the SDE, sizes, periods and limits."""
     training = config.training = Section()
     training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
-    # "log_linear", "cld"; their numbers are in config.model, as in score_sde
+    # "log_linear", "cld", "chain"; their numbers are in config.model, as in score_sde
     training.continuous = True  # False: at config.model.num_scales noise levels
     training.n_iters = 1_300_001
     training.batch_size = 128  # samples a step, over all devices
@@ -251,6 +251,11 @@ def _model(config: Config) -> None:
     model.sigma_max = 50.0
     model.beta_min = 0.1  # of the SDEs "vpsde" and "subvpsde"
     model.beta_max = 20.0
+    model.beta_schedule = default(str)  # of the SDE "chain": "linear", "scaled_linear", "sigmoid"
+    model.beta_start = default(float)  # from this beta, 1e-4,
+    model.beta_end = default(float)  # to this, 0.02; or "cosine", "laplace"; or "explicit":
+    model.betas = ()  # all of them, num_scales numbers
+    model.zero_terminal_snr = default(bool)  # change them so that the last level has no signal
     model.gamma_min = default(float)  # -log-SNR at t = 0 of the SDE "log_linear": -13.3,
     model.gamma_max = default(float)  # and at t = 1: 5
     model.cld_beta = default(float)  # of the SDE "cld": 4,

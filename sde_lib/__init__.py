@@ -2,6 +2,7 @@
 
 from sde_lib import analytic_variance, noise_density, variational, weighting
 from sde_lib.analytic_variance import AnalyticVariance
+from sde_lib.chains import chain
 from sde_lib.change import change_sde
 from sde_lib.cld import CLD
 from sde_lib.families import VE, VP, SubVP
@@ -36,6 +37,7 @@ __all__ = [
     "Table",
     "analytic_variance",
     "bits_per_dim",
+    "chain",
     "change_sde",
     "check_score_fn",
     "continuous_bound",

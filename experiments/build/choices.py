@@ -14,7 +14,13 @@ import sde_lib
 from experiments.build import sections
 from experiments.build.sections import Choice, options_of
 from samplers.guidance_schedules import SCHEDULES
+from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
 
+CHAIN_FIELDS = {
+    "schedule": "model.beta_schedule",
+    "zero_terminal_snr": "model.zero_terminal_snr",
+    **{name: f"model.{name}" for name in ("beta_start", "beta_end", "betas")},
+}
 CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
 SDES: Mapping[str, tuple[Any, sections.Options]] = {
     name: (sde, {option: f"model.{option}" for option in options})
@@ -29,8 +35,20 @@ SDES: Mapping[str, tuple[Any, sections.Options]] = {
         ("flow", sde_lib.LinearFlow, ()),
         ("log_linear", sde_lib.LogLinear, ("gamma_min", "gamma_max")),
     )
-} | {"cld": (sde_lib.CLD, CLD_FIELDS)}
+} | {"cld": (sde_lib.CLD, CLD_FIELDS), "chain": (sde_lib.chain, CHAIN_FIELDS)}
 SDE = Choice("training.sde", {name: fields for name, (_, fields) in SDES.items()})
+BETAS = Choice(
+    "model.beta_schedule",
+    {
+        name: {
+            option: CHAIN_FIELDS[option]
+            for option in list(inspect.signature(schedule).parameters)[1:]
+        }
+        for name, schedule in BETA_SCHEDULES.items()
+    },
+    default="linear",
+    within=("training.sde", "chain"),
+)
 
 SAMPLING_NAMES = {  # fields of config.sampling that are named otherwise than the sampler's
     "denoise": "sampling.noise_removal",
@@ -192,7 +210,7 @@ REGULARIZATION = Choice(
     },
 )
 CHOICES = (
-    *(SDE, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
+    *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
     *(GUIDANCE_SCHEDULE, EDIT, REGULARIZATION, NETWORK, ENCODER),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

@@ -45,12 +45,27 @@ def sde(config: Config) -> sde_lib.SDE:
     """The SDE that config.training.sde names, with its numbers from config.model.
 
     In discrete training, VP's is the one through the levels of DDPM's chain.
+
+    Raises:
+        ValueError: an unknown SDE, impossible numbers, or continuous training of a chain.
     """
     name, options = choices.SDE.read(config)
+    if name == "chain":
+        return _chain(config, bool(options.get("zero_terminal_snr")))
     made = choices.SDES[name][0](**options)
     if config.training.continuous or name != "vpsde":
         return made
     return sde_lib.Table(tuple(made.levels(config.model.num_scales).tolist()))
+
+
+def _chain(config: Config, zero_terminal_snr: bool) -> sde_lib.SDE:
+    schedule, options = choices.BETAS.read(config)
+    if config.training.continuous:
+        raise ValueError(
+            "config.training.sde = 'chain' has config.model.num_scales noise levels: set "
+            "config.training.continuous=False"
+        )
+    return sde_lib.chain(config.model.num_scales, schedule, zero_terminal_snr, **options)
 
 
 def sampler(config: Config) -> Sampler:
@@ -294,10 +309,10 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
             f"{config.objective.name!r}: the variance is learned by 'hybrid' or 'vlb', and by "
             "these alone"
         )
-    if learned and (config.training.continuous or config.training.sde != "vpsde"):
+    if learned and not isinstance(sde, sde_lib.Table):
         raise ValueError(
             "config.model.learned_variance needs the levels of DDPM's chain: set "
-            "config.training.continuous=False and config.training.sde='vpsde'"
+            "config.training.continuous=False and config.training.sde='vpsde' or 'chain'"
         )
     return made
 

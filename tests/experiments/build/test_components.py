@@ -394,6 +394,37 @@ def test_discrete_training_has_the_published_levels():
     assert components.n_levels(config) == model.num_scales
 
 
+CHAIN = {"training.sde": "chain", "training.continuous": False, "model.num_scales": 30}
+
+
+def test_a_chain_has_the_betas_of_its_schedule():
+    config = changed(digits.get_config("vp_score_sde"), CHAIN)
+    assert components.sde(config) == sde_lib.chain(30)
+    config = changed(config, {"model.beta_schedule": "cosine", "model.zero_terminal_snr": True})
+    assert components.sde(config) == sde_lib.chain(30, "cosine", zero_terminal_snr=True)
+    model = components.noise_model(config, components.sde(config), (8, 8, 1))
+    t = np.arange(30) / np.float32(29)
+    np.testing.assert_allclose(model.preconditioning.label(t), np.arange(30), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.continuous": True}, "'chain' has config.model.num_scales noise levels"),
+        ({"model.beta_schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"model.beta_schedule": "cosine", "model.beta_end": 0.1}, "'cosine' has no such option"),
+        ({"model.betas": (0.1,) * 30}, "'linear' has no such option"),
+        ({"model.beta_max": 10.0}, "'chain' has no such option"),
+        ({"training.sde": "vpsde", "model.beta_end": 0.1}, "'vpsde' has no such option"),
+    ],
+)
+def test_options_of_another_chain_are_refused(changes, message):
+    config = digits.get_config("vp_score_sde")
+    config.update_from_flattened_dict(CHAIN | changes)
+    with pytest.raises(ValueError, match=message):
+        components.sde(config)
+
+
 def learned(changes):
     config = digits.get_config("vlb")
     config.model.update(nf=4, ch_mult=(1,), attn_resolutions=(), num_scales=30)
@@ -404,6 +435,7 @@ def learned(changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"training.sde": "chain", "model.beta_schedule": "cosine"}, None),
         ({"training.continuous": True}, "the levels of DDPM's chain"),
         ({"training.sde": "vesde"}, "the levels of DDPM's chain"),
         ({"objective.name": "denoising"}, "by 'hybrid' or 'vlb', and by these alone"),
