@@ -6,7 +6,6 @@ A config field is given, in order of precedence, by the user, by the file, by th
 
 import dataclasses
 import importlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from models import published
 from models.config import Config
 from models.published import Card, Format, Found, base
 from models.published.base import Arrays
+from models.weights import hub
 
 RECORD = "published.json"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".msgpack")
@@ -101,8 +101,7 @@ class Published:
 def is_published(path: Path) -> bool:
     """True for a file, a folder with published weights, or a name on the hub; False for a run."""
     if not path.is_dir():
-        hub = re.fullmatch(r"[\w-]+/[\w.-]+", str(path)) and not path.parent.exists()
-        return path.is_file() or bool(hub)
+        return path.is_file() or hub.is_name(path)
     if (path / "model_index.json").exists():
         return True
     if folders.has_run(path):

@@ -7,15 +7,17 @@
 base.py states the protocol; every other file is one format.
 """
 
+import dataclasses
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from models import weights
 from models.config import Config
-from models.published import base, edm, score_sde
+from models.published import base, edm, folders, score_sde
 from models.published.base import Card, Fields, Format, Found, Skeleton, Source
 from models.registry import create
+from models.weights import hub
 
 FORMATS: dict[str, Format] = {
     form.name: form
@@ -29,13 +31,19 @@ FORMATS: dict[str, Format] = {
 
 
 def read(path: str | Path) -> Source:
-    """A published file, read as data.
+    """A published file or folder, or a repository OWNER/NAME of the hub, read as data.
 
     Raises:
-        ValueError: the file is none of weights, or is damaged (models.weights.read).
+        ValueError: the file is none of weights, or is damaged (models.weights.read); a folder is
+            none of diffusers; or a repository cannot be downloaded.
         OSError: there is no such file, or it cannot be opened.
     """
+    if hub.is_name(path):
+        found = folders.read(hub.download(str(path)))
+        return dataclasses.replace(found, repository=str(path))
     path = Path(path)
+    if path.is_dir() or folders.is_weights(path):
+        return folders.read(path)
     return Source(path, weights.read(path))
 
 
@@ -55,9 +63,9 @@ def identify(source: Source) -> tuple[Format, Found]:
 
 
 def card(form: Format, source: Source) -> Card | None:
-    """What is known of a published model, by the name of its file or folder."""
+    """What is known of a published model, by the name of its file, folder or repository."""
     path = source.path.absolute().as_posix()
-    names = path, *("/".join(path.split("/")[-n:]) for n in (1, 2, 3))
+    names = path, source.repository, *("/".join(path.split("/")[-n:]) for n in (1, 2, 3))
     matching = (c for c in form.cards if any(fnmatch(n, f) for n in names for f in c.files))
     return next(matching, None)
 

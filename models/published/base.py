@@ -66,12 +66,14 @@ class Source:
         content: of the file with the weights, from models.weights.read.
         options: content of config.json, of a folder that has one.
         parts: the other parts of a folder, by name, such as "scheduler": their options.
+        repository: its name on the Hugging Face hub, if it was downloaded from there.
     """
 
     path: Path
     content: Any
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    repository: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
