@@ -34,6 +34,8 @@ INTERVALS = {
     "dropout": "[0, 1)",
     "init_scale": "[0, inf)",
     **dict.fromkeys(("fourier_scale", "sigma_min", "sigma_max", "mlp_ratio"), "(0, inf)"),
+    "mlp_epsilon": "(0, 1)",
+    "frequency_shift": "[0, 127]",
     "fir_kernel": "(-inf, inf)",
 }
 MOST_EXPONENT = 20  # of fourier_features: 2^n pi x still has digits in float32

@@ -53,7 +53,11 @@ class DiT(CheckedNetwork):
         conditioning: one of CONDITIONING.
         dropout: dropout probability of the residual branches in training.
         learned_variance: twice the output channels; the second half is v (ScoreAndVariance).
+        attention_bias: queries, keys and values have a bias.
+        mlp_epsilon: epsilon of the normalisation before each MLP; elsewhere it is 1e-6.
+        frequency_shift: the frequencies of the noise label are 10000^(-k / (128 - shift)).
         num_classes: number of classes for class conditioning; 0: unconditional.
+        null_class: the class -1 has an embedding of its own; if False, it adds nothing.
         augment_dim: number of augmentation labels (EDM: 9); 0: none.
         label_confidence: condition on the confidence of each class label.
         text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
@@ -76,7 +80,11 @@ class DiT(CheckedNetwork):
     conditioning: str = "adaln_zero"
     dropout: float = 0.0
     learned_variance: bool = False
+    attention_bias: bool = True
+    mlp_epsilon: float = 1e-6
+    frequency_shift: int = 1
     num_classes: int = 0
+    null_class: bool = False
     augment_dim: int = 0
     label_confidence: bool = False
     text: str = ""
@@ -141,8 +149,10 @@ class DiT(CheckedNetwork):
                 mask = jnp.pad(token_mask, patches_first, constant_values=True)
             context = None
         block = with_remat(DiTBlock, self.remat, static=(5,))
+        options = self.num_heads, self.mlp_ratio, self.dropout
+        options = *options, self.attention_bias, self.mlp_epsilon
         for _ in range(self.depth):
-            h = block(self.num_heads, self.mlp_ratio, self.dropout)(h, c, mask, context, train)
+            h = block(*options)(h, c, mask, context, train)
         h = h[:, : rows * columns]
         if features:
             return h.reshape(len(x), rows, columns, -1), c
@@ -154,7 +164,7 @@ class DiT(CheckedNetwork):
 
     def _embedding(self, labels, caption: Caption | None, *conditions) -> Embedding:
         classes, augments, confidence = encode_labels(self, len(labels), *conditions)
-        c = self._linear()(positional_embedding(labels, self.nf))
+        c = self._linear()(positional_embedding(labels, self.nf, self.frequency_shift))
         c = self._linear()(nn.swish(c))
         if classes is not None:
             c += self._linear(use_bias=False, name="class_embedding")(classes)
@@ -188,11 +198,15 @@ class DiTBlock(nn.Module):
         heads: attention heads.
         mlp_ratio: width of the MLP's hidden layer over the features of x.
         dropout: dropout probability of the residual branches in training.
+        attention_bias: queries, keys and values have a bias.
+        mlp_epsilon: epsilon of the normalisation before the MLP.
     """
 
     heads: int
     mlp_ratio: float
     dropout: float
+    attention_bias: bool = True
+    mlp_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -206,13 +220,14 @@ class DiTBlock(nn.Module):
         width = x.shape[-1]
         drop = nn.Dropout(self.dropout, deterministic=not train)
         scale, shift, gate, scale_2, shift_2, gate_2 = modulation(c, 6, width)
-        attention = TokenAttention(self.heads, name="attention")
+        attention = TokenAttention(self.heads, use_bias=self.attention_bias, name="attention")
         x += gate * drop(attention(layer_norm(x, scale, shift), mask=mask))
         if context is not None:
             attention = TokenAttention(self.heads, ZERO, name="cross_attention")
             x += drop(attention(layer_norm(x, affine=True), *context))
         perceptron = Perceptron(int(self.mlp_ratio * width), name="perceptron")
-        return x + gate_2 * drop(perceptron(layer_norm(x, scale_2, shift_2)))
+        y = layer_norm(x, scale_2, shift_2, epsilon=self.mlp_epsilon)
+        return x + gate_2 * drop(perceptron(y))
 
 
 def modulation(c: Embedding, n: int, features: int) -> list[Tokens]:

@@ -122,9 +122,10 @@ def encode_labels(
 ) -> tuple[Embedding | None, AugmentLabels | None, Embedding | None]:
     """Encodes class labels (one-hot), augmentation labels (unchanged), confidences (sinusoids).
 
-    The class label -1 means unconditional: a row of zeros, with confidence 0. Confidences in [0, 1]
-    are embedded like times (Dufour et al. 2024). An encoding is None if the network does not take
-    that condition, or if no augmentation labels are given. Initialisation uses zeros for all.
+    The class label -1 means unconditional: a row of zeros, with confidence 0. In a network with
+    null_class it is a class more, the last one. Confidences in [0, 1] are embedded like times
+    (Dufour et al. 2024). An encoding is None if the network does not take that condition, or if no
+    augmentation labels are given. Initialisation uses zeros for all.
 
     Args:
         network: a module with the fields num_classes, augment_dim and label_confidence.
@@ -134,7 +135,7 @@ def encode_labels(
         confidences: [B].
 
     Returns:
-        Encodings [B, num_classes], [B, augment_dim] and [B, nf], or None for each.
+        Encodings [B, num_classes (+ 1)], [B, augment_dim] and [B, nf], or None for each.
 
     Raises:
         ValueError: a label that the network needs is missing; the network does not take a label; or
@@ -147,7 +148,11 @@ def encode_labels(
         takes_confidences = num_classes and network.label_confidence
         confidences = jnp.zeros(batch) if takes_confidences else confidences
     _check_labels(network, batch, class_labels, augment_labels, confidences)
-    classes = None if class_labels is None else nn.one_hot(class_labels, num_classes)
+    classes = None
+    if class_labels is not None:
+        has_null = bool(num_classes and getattr(network, "null_class", False))
+        rows = jnp.where(class_labels < 0, num_classes, class_labels) if has_null else class_labels
+        classes = nn.one_hot(rows, num_classes + has_null)
     if class_labels is None or confidences is None:
         return classes, augment_labels, None
     known = jnp.where(class_labels < 0, 0.0, confidences)
@@ -229,10 +234,15 @@ def concatenate_low_res(
     return jnp.concatenate([x, low_res], axis=-1), positional_embedding(999 * noise, network.nf)
 
 
-def positional_embedding(labels: Float[Array, " batch"], features: int) -> Embedding:
-    """Sines, then cosines, at frequencies 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing)."""
+def positional_embedding(
+    labels: Float[Array, " batch"], features: int, shift: int = 1
+) -> Embedding:
+    """Sines, then cosines, at frequencies 1 to 1e-4 (Vaswani et al. 2017; DDPM's spacing).
+
+    With another shift than 1, the last frequency is 10000^(-(half - 1) / (half - shift)).
+    """
     half = features // 2
-    frequencies = jnp.exp(-np.log(10_000) / (half - 1) * jnp.arange(half))
+    frequencies = jnp.exp(-np.log(10_000) / (half - shift) * jnp.arange(half))
     angles = labels[:, None] * frequencies
     embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
     return jnp.pad(embedding, ((0, 0), (0, features % 2)))

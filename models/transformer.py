@@ -20,10 +20,12 @@ class TokenAttention(nn.Module):
     Attributes:
         heads: number of heads, a divisor of the features of x.
         kernel_init: initialiser of the output layer.
+        use_bias: queries, keys and values have a bias.
     """
 
     heads: int
     kernel_init: initializers.Initializer = init()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -33,7 +35,7 @@ class TokenAttention(nn.Module):
         width = x.shape[-1]
 
         def in_heads(tokens, name):
-            y = Dense(width, kernel_init=init(), name=name)(tokens)
+            y = Dense(width, use_bias=self.use_bias, kernel_init=init(), name=name)(tokens)
             return y.reshape(*tokens.shape[:2], self.heads, width // self.heads)
 
         q, k, v = in_heads(x, "query"), in_heads(context, "key"), in_heads(context, "value")
@@ -56,10 +58,12 @@ class Perceptron(nn.Module):
         return Dense(x.shape[-1], kernel_init=init())(h)
 
 
-def layer_norm(x: Tokens, *modulation: Array, affine: bool = False) -> Tokens:
+def layer_norm(
+    x: Tokens, *modulation: Array, affine: bool = False, epsilon: float = 1e-6
+) -> Tokens:
     """Layer normalisation in float32; then, if given modulation, times 1 + scale plus shift."""
     norm = nn.LayerNorm(
-        1e-6, jnp.float32, use_bias=affine, use_scale=affine, use_fast_variance=False
+        epsilon, jnp.float32, use_bias=affine, use_scale=affine, use_fast_variance=False
     )
     y = norm(x)
     if modulation:

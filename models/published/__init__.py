@@ -14,8 +14,8 @@ from typing import Any
 
 from models import weights
 from models.config import Config
-from models.published import base, edm, folders, score_sde
-from models.published.base import Card, Fields, Format, Found, Skeleton, Source
+from models.published import base, dit, edm, folders, score_sde
+from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
 from models.registry import create
 from models.weights import hub
 
@@ -25,6 +25,8 @@ FORMATS: dict[str, Format] = {
         score_sde.ScoreSDE(),
         score_sde.FlaxScoreSDE(),
         edm.EDM(),
+        dit.Original(),
+        dit.Diffusers(),
     )
 }
 """The published formats by name."""
@@ -96,6 +98,7 @@ __all__ = [
     "Fields",
     "Format",
     "Found",
+    "Latents",
     "Source",
     "base",
     "card",

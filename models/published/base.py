@@ -8,7 +8,7 @@ A new format is a new file with a Format, and a line in published/__init__.py.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,10 @@ class Tensor(NamedTuple):
         heads: heads of the joint layer.
         copies: further names under which the same tensor is published.
         rows: a kernel that is published as a table of embeddings.
+        patch: side of the patches, in pixels, of a dense layer that is published as a convolution.
+        blocks: the order of equal blocks along an axis: the i-th published one is our blocks[i]-th.
+            (): one block.
+        axis: of the published tensor, that the blocks are along.
     """
 
     name: str
@@ -52,6 +56,9 @@ class Tensor(NamedTuple):
     heads: int = 1
     copies: tuple[str, ...] = ()
     rows: bool = False
+    patch: int = 0
+    blocks: tuple[int, ...] = ()
+    axis: int = 0
 
 
 Table = Mapping[Location, Tensor]
@@ -76,6 +83,18 @@ class Source:
     repository: str = ""
 
 
+class Latents(NamedTuple):
+    """The normalisation of latents: a model's data are (latent - mean) / std, channel by channel.
+
+    Attributes:
+        mean: of each channel.
+        std: likewise, the standard deviation.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Found:
     """A published model as its format understands it.
@@ -87,6 +106,8 @@ class Found:
             card or the user may know better.
         step: the training step, if the file knows it.
         last: tensors of the weights before averaging; None: not published.
+        latents: of a model in the latents of an autoencoder; None: a model of images. Its fields
+            describe latents: data.image_size and data.num_channels are theirs.
     """
 
     arrays: Arrays
@@ -94,6 +115,7 @@ class Found:
     assumed: Fields = dataclasses.field(default_factory=dict)
     step: int | None = None
     last: Arrays | None = None
+    latents: Latents | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +305,8 @@ def _published_shape(ours: tuple[int, ...], tensor: Tensor, location: Location) 
     if _transposed(location, tensor):
         *window, inputs, outputs = ours
         ours = (outputs, inputs, *window)
+    if tensor.patch:
+        ours = (ours[0], ours[1] // tensor.patch**2, tensor.patch, tensor.patch)
     first = () if not ours else (ours[0] * (1 if tensor.part is None else 3),)
     return (*first, *ours[1:], *[1] * tensor.window)
 
@@ -292,6 +316,9 @@ def _to_ours(array: np.ndarray, tensor: Tensor, location: Location) -> np.ndarra
         array = _split(array, tensor)[tensor.part]
     if tensor.window:
         array = array.reshape(array.shape[: -tensor.window])
+    if tensor.patch:
+        array = np.moveaxis(array, 1, -1).reshape(len(array), -1)
+    array = _reordered(array, np.argsort(tensor.blocks), tensor.axis)
     if _transposed(location, tensor):
         array = np.moveaxis(array, (1, 0), (-2, -1))
     return array
@@ -300,7 +327,19 @@ def _to_ours(array: np.ndarray, tensor: Tensor, location: Location) -> np.ndarra
 def _to_theirs(array: np.ndarray, tensor: Tensor, location: Location) -> np.ndarray:
     if _transposed(location, tensor):
         array = np.moveaxis(array, (-2, -1), (1, 0))
+    array = _reordered(array, tensor.blocks, tensor.axis)
+    if tensor.patch:
+        side = tensor.patch
+        array = np.moveaxis(array.reshape(len(array), side, side, -1), -1, 1)
     return array.reshape(*array.shape, *[1] * tensor.window)
+
+
+def _reordered(array: np.ndarray, order: Iterable[int], axis: int) -> np.ndarray:
+    """The array with equal blocks along an axis in this order, by their numbers."""
+    if not (order := list(order)):
+        return array
+    blocks = np.split(array, len(order), axis)
+    return np.concatenate([blocks[i] for i in order], axis)
 
 
 def _split(array: np.ndarray, tensor: Tensor) -> np.ndarray:

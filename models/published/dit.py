@@ -1,0 +1,399 @@
+"""Formats of DiT (Peebles & Xie 2023): the authors' files, and folders of diffusers.
+
+Both hold the same layers by other names. They differ in the frequencies of the noise label and in
+the epsilon of the normalisation before an MLP, which fields of our network tell apart.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from models import weights
+from models.dit import SIZES, DiT, position_embedding
+from models.published.base import (
+    Arrays,
+    Card,
+    Fields,
+    Format,
+    Found,
+    Latents,
+    Skeleton,
+    Source,
+    Table,
+    Tensor,
+)
+from models.weights import Record
+
+SCALE = 0.18215  # of the latents, which have about the standard deviation 1 / SCALE
+HEADS = {size["hidden_size"]: size["num_heads"] for size in SIZES.values()}
+NOISE = {  # of the published models: DDPM's chain, with learned variances
+    "training.sde": "vpsde",
+    "training.continuous": False,
+    "model.num_scales": 1000,
+    "model.beta_min": 0.1,
+    "model.beta_max": 20.0,
+    "model.parametrization": "epsilon",
+    "model.label_dropout": 0.1,
+}
+NEEDED = {  # fields that make our network a published one
+    "conditioning": "adaln_zero",
+    "null_class": True,
+    "augment_dim": 0,
+    "label_confidence": False,
+    "text": "",
+    "centered": True,
+}
+LEAVES = {"kernel": "weight", "bias": "bias"}
+OUR_ORDER = (1, 0, 2, 4, 3, 5)  # shift, scale and gate are published; here the scale is first
+
+
+class DiTFormat(Format):
+    """What both formats share.
+
+    Attributes:
+        layers: names of the layers outside blocks.
+        block: names of the layers in a block.
+        blocks: prefix of the blocks.
+        needed: fields that make our network one of this format.
+    """
+
+    layers: Mapping[str, str]
+    block: Mapping[str, str]
+    blocks: str
+    needed: Mapping[str, Any]
+
+    def table(self, skeleton: Skeleton) -> Table:
+        network: Any = skeleton.network
+        needed = dict(self.needed)
+        if getattr(network, "null_class", True) is False:  # of a model without label dropout
+            needed.pop("null_class", None)
+        other = {name: v for name, v in needed.items() if getattr(network, name, None) != v}
+        if not isinstance(network, DiT) or other or not network.num_classes:
+            raise ValueError(
+                f"the network {type(network).__name__} is none of {self.title}, which is DiT with "
+                f"classes and with these fields of config.model: {dict(self.needed)}"
+            )
+        return {place: self.tensor(network, place) for place in skeleton.shapes}
+
+    def tensor(self, network: DiT, place: tuple[str, ...]) -> Tensor:
+        """The published tensor of the parameter at a place of our network."""
+        layer, *inner, leaf = place
+        if layer.startswith("DiTBlock"):
+            number, layer = layer.removeprefix("DiTBlock_"), ".".join(inner)
+            name = f"{self.blocks}.{number}.{self.block[layer]}.{LEAVES[leaf]}"
+            return Tensor(name, blocks=OUR_ORDER if layer == "modulation" else ())
+        name = f"{self.layers[layer]}.{LEAVES[leaf]}"
+        if layer == "patches" and leaf == "kernel":
+            return Tensor(name, patch=network.patch_size)
+        if layer == "Dense_0" and leaf == "kernel":  # published: cosines before sines
+            return Tensor(name, blocks=(1, 0), axis=1)
+        blocks = (1, 0) if layer == "modulation" else ()
+        return Tensor(name, rows=layer == "class_embedding", blocks=blocks)
+
+    def sizes(self, arrays: Arrays) -> Fields:
+        """The fields that follow from the shapes of the tensors.
+
+        Raises:
+            ValueError: a shape that our network cannot have.
+        """
+        width, channels, *patch = self._shape(arrays, "patches", 4)
+        outputs, features = self._shape(arrays, "output")[0], self._shape(arrays, "Dense_0")[1]
+        area = patch[0] ** 2
+        if features != DiT.nf or patch[0] != patch[1] or outputs not in (
+            area * channels,
+            2 * area * channels,
+        ):
+            raise ValueError(
+                f"{self.title} with patches of {patch[0]} x {patch[1]} pixels of {channels} "
+                f"channels, {features} features of the noise label and {outputs} outputs for a "
+                f"patch: known are square patches, {DiT.nf} features, and as many outputs as "
+                "inputs or twice as many"
+            )
+        pattern = re.compile(re.escape(self.blocks) + r"\.(\d+)\.")
+        hidden = arrays[f"{self.blocks}.0.{self.block['perceptron.Dense_0']}.weight"].shape[0]
+        learned = outputs == 2 * area * channels
+        return {
+            "model.name": "dit",
+            "model.patch_size": patch[0],
+            "model.hidden_size": width,
+            "model.depth": len({m[1] for name in arrays if (m := pattern.match(name))}),
+            "model.mlp_ratio": hidden / width,
+            "model.class_conditional": True,
+            "model.learned_variance": learned,
+            "objective.name": "hybrid" if learned else "denoising",
+            "sampling.method": "ddpm",
+            "sampling.n_steps": 250,
+            "sampling.variance": "learned" if learned else "posterior",
+            "data.num_channels": channels,
+            "data.dataset": "folder",
+            "data.centered": True,
+        }
+
+    def classes(self, arrays: Arrays) -> int:
+        """Rows of the table of classes."""
+        return self._shape(arrays, "class_embedding")[0]
+
+    def _shape(self, arrays: Arrays, layer: str, axes: int = 2) -> tuple[int, ...]:
+        array = arrays[f"{self.layers[layer]}.weight"]
+        if array.ndim != axes:
+            raise ValueError(
+                f"{self.title} whose {self.layers[layer]}.weight has the shape {array.shape}: it "
+                f"must have {axes} axes"
+            )
+        return array.shape
+
+    def _holds(self, arrays: Arrays) -> bool:
+        """True if the layers outside blocks are there."""
+        return {f"{name}.weight" for name in self.layers.values()} <= arrays.keys()
+
+    def _check_square(self, skeleton: Skeleton) -> None:
+        if skeleton.shape[0] != skeleton.shape[1]:
+            raise ValueError(f"{self.title} is of square images, not of {skeleton.shape}")
+
+
+class Original(DiTFormat):
+    """A file of facebookresearch/DiT: a dict of tensors, or a checkpoint of its train.py."""
+
+    name = "dit"
+    title = "a file of DiT"
+    layers = {
+        "patches": "x_embedder.proj",
+        "Dense_0": "t_embedder.mlp.0",
+        "Dense_1": "t_embedder.mlp.2",
+        "class_embedding": "y_embedder.embedding_table",
+        "modulation": "final_layer.adaLN_modulation.1",
+        "output": "final_layer.linear",
+    }
+    block = {
+        "modulation": "adaLN_modulation.1",
+        "attention.query": "attn.qkv",
+        "attention.key": "attn.qkv",
+        "attention.value": "attn.qkv",
+        "attention.out": "attn.proj",
+        "perceptron.Dense_0": "mlp.fc1",
+        "perceptron.Dense_1": "mlp.fc2",
+    }
+    blocks = "blocks"
+    needed = NEEDED | {"attention_bias": True, "mlp_epsilon": 1e-6, "frequency_shift": 0}
+    cards = tuple(
+        Card(
+            (f"DiT-XL-2-{side}x{side}.*", f"DiT-XL-2-{side}*.pt"),
+            f"DiT-XL/2, ImageNet {side} x {side}, class-conditional, in latents",
+            "https://github.com/facebookresearch/DiT",
+            "CC-BY-NC-4.0",
+            f"FID {fid} with guidance 1.5, by 250 steps of DDPM",
+            {"model.num_heads": 16, "data.num_classes": 1000, "model.null_class": True},
+            commercial=False,
+        )
+        for side, fid in ((256, "2.27"), (512, "3.04"))
+    )
+
+    def find(self, source: Source) -> Found | None:
+        content, last, args = source.content, None, None
+        if isinstance(content, dict) and {"model", "ema"} <= content.keys():
+            content, last, args = content["ema"], content["model"], content.get("args")
+        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+            return None
+        content = _without_prefix(content)
+        if not self._holds(content):
+            return None
+        arrays = weights.state_dict(content)
+        given = args.state if isinstance(args, Record) and isinstance(args.state, dict) else {}
+        fields = self.sizes(arrays) | {"model.frequency_shift": 0}
+        rows = self.classes(arrays)
+        known = given.get("num_classes") in (rows, rows - 1)
+        named = {"data.num_classes": given["num_classes"] if known else rows - 1}
+        named["model.null_class"] = named["data.num_classes"] < rows
+        fields |= named if known else {}
+        if (table := arrays.get("pos_embed")) is not None:
+            fields["data.image_size"] = _side(table, fields)
+        width = fields["model.hidden_size"]
+        assumed = NOISE | named | {"model.num_heads": HEADS.get(width) or _heads(width)}
+        last = None if last is None else weights.state_dict(_without_prefix(last))
+        return Found(arrays, fields, assumed, last=last, latents=latents(fields))
+
+    def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        return {name: array for name, array in arrays.items() if name != "pos_embed"}
+
+    def tensor(self, network: DiT, place: tuple[str, ...]) -> Tensor:
+        tensor = super().tensor(network, place)
+        joint = ("query", "key", "value")
+        if place[-2] in joint:
+            return tensor._replace(part=joint.index(place[-2]), heads=network.num_heads)
+        return tensor
+
+    def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
+        network: Any = skeleton.network
+        return {"pos_embed": _positions(skeleton.shape[0], network)}
+
+    def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
+        self._check_square(skeleton)
+        network: Any = skeleton.network
+        dropout = fields.get("model.label_dropout") or NOISE["model.label_dropout"]
+        return {
+            "input_size": skeleton.shape[0],
+            "patch_size": network.patch_size,
+            "in_channels": skeleton.shape[-1],
+            "hidden_size": network.hidden_size,
+            "depth": network.depth,
+            "num_heads": network.num_heads,
+            "mlp_ratio": network.mlp_ratio,
+            "class_dropout_prob": dropout if network.null_class else 0.0,
+            "num_classes": network.num_classes,
+            "learn_sigma": network.learned_variance,
+        }
+
+
+EMBEDDERS = {  # stored once for each block
+    "Dense_0": "timestep_embedder.linear_1",
+    "Dense_1": "timestep_embedder.linear_2",
+    "class_embedding": "class_embedder.embedding_table",
+}
+OPTIONS = {  # what a config.json may hold beside sizes, with the only values that we have
+    "activation_fn": ("gelu-approximate",),
+    "norm_type": ("ada_norm_zero",),
+    "norm_elementwise_affine": (False,),
+    "attention_type": ("default",),
+    **dict.fromkeys(("cross_attention_dim", "num_vector_embeds", "caption_channels"), (None,)),
+    **dict.fromkeys(("double_self_attention", "only_cross_attention"), (False,)),
+    "interpolation_scale": (None, 1, 1.0),
+}
+
+
+class Diffusers(DiTFormat):
+    """A folder of diffusers with a DiTTransformer2DModel, which was a Transformer2DModel before."""
+
+    name = "diffusers_dit"
+    title = "a DiT of diffusers"
+    layers = {
+        "patches": "pos_embed.proj",
+        **{ours: f"transformer_blocks.0.norm1.emb.{name}" for ours, name in EMBEDDERS.items()},
+        "modulation": "proj_out_1",
+        "output": "proj_out_2",
+    }
+    block = {
+        "modulation": "norm1.linear",
+        "attention.query": "attn1.to_q",
+        "attention.key": "attn1.to_k",
+        "attention.value": "attn1.to_v",
+        "attention.out": "attn1.to_out.0",
+        "perceptron.Dense_0": "ff.net.0.proj",
+        "perceptron.Dense_1": "ff.net.2",
+    }
+    blocks = "transformer_blocks"
+    needed = NEEDED | {"frequency_shift": 1, "mlp_ratio": 4.0}
+    cards = tuple(
+        Card(
+            (f"DiT-XL-2-{side}", f"facebook/DiT-XL-2-{side}"),
+            f"DiT-XL/2, ImageNet {side} x {side}, class-conditional, in latents",
+            f"https://huggingface.co/facebook/DiT-XL-2-{side}",
+            "CC-BY-NC-4.0",
+            f"FID {fid} of the original with guidance 1.5",
+            {"model.num_heads": 16},
+            commercial=False,
+        )
+        for side, fid in ((256, "2.27"), (512, "3.04"))
+    )
+
+    def find(self, source: Source) -> Found | None:
+        content, options = source.content, source.options
+        named = options.get("_class_name") in ("DiTTransformer2DModel", "Transformer2DModel")
+        if not isinstance(content, dict) or not (named or self._holds(content)):
+            return None
+        for name, allowed in OPTIONS.items():
+            if options.get(name, allowed[0]) not in allowed:
+                raise ValueError(
+                    f"{source.path} is a {options.get('_class_name')} with {name} = "
+                    f"{options[name]!r}, which our DiT does not have: it has {allowed[0]!r}"
+                )
+        arrays = weights.state_dict(content)
+        if not self._holds(arrays):
+            missing = {f"{name}.weight" for name in self.layers.values()} - arrays.keys()
+            raise ValueError(f"{source.path} says it is {self.title}, but has no {sorted(missing)}")
+        fields = self.sizes(arrays) | {"model.frequency_shift": 1, "model.null_class": True}
+        fields["data.num_classes"] = self.classes(arrays) - 1
+        told = {
+            "model.num_heads": options.get("num_attention_heads", 16),
+            "model.mlp_epsilon": options.get("norm_eps", 1e-5),
+            "model.attention_bias": "transformer_blocks.0.attn1.to_q.bias" in arrays,
+            "model.dropout": options.get("dropout", 0.0),
+            "data.image_size": options.get("sample_size", 32),
+        }
+        fields |= told if options else {}
+        return Found(arrays, fields, NOISE | told, latents=latents(fields))
+
+    def tensor(self, network: DiT, place: tuple[str, ...]) -> Tensor:
+        tensor = super().tensor(network, place)
+        if place[0] not in EMBEDDERS:
+            return tensor
+        first, rest = "transformer_blocks.0.", tensor.name.removeprefix("transformer_blocks.0.")
+        others = range(1, network.depth)
+        assert tensor.name.startswith(first)
+        return tensor._replace(copies=tuple(f"{self.blocks}.{i}.{rest}" for i in others))
+
+    def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
+        self._check_square(skeleton)
+        network: Any = skeleton.network
+        channels = skeleton.shape[-1]
+        if not network.null_class:
+            raise ValueError(
+                f"{self.title} has an embedding of the null class, which this network does not "
+                "have: config.model.null_class is False"
+            )
+        return {
+            "_class_name": "DiTTransformer2DModel",
+            "num_attention_heads": network.num_heads,
+            "attention_head_dim": network.hidden_size // network.num_heads,
+            "in_channels": channels,
+            "out_channels": channels * (2 if network.learned_variance else 1),
+            "num_layers": network.depth,
+            "dropout": network.dropout,
+            "attention_bias": network.attention_bias,
+            "sample_size": skeleton.shape[0],
+            "patch_size": network.patch_size,
+            "activation_fn": "gelu-approximate",
+            "num_embeds_ada_norm": network.num_classes,
+            "norm_type": "ada_norm_zero",
+            "norm_elementwise_affine": False,
+            "norm_eps": network.mlp_epsilon,
+        }
+
+
+def latents(fields: Fields, scale: float = SCALE) -> Latents:
+    """The normalisation of the latents that a DiT knows: they are multiplied by a scale."""
+    channels = fields["data.num_channels"]
+    return Latents((0.0,) * channels, (1 / scale,) * channels)
+
+
+def _without_prefix(content: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("module."): array for name, array in content.items()}
+
+
+def _heads(width: int) -> int:
+    """The heads that are usual for a width: of 64 channels, or of 72."""
+    return next((width // size for size in (64, 72) if width % size == 0), 1)
+
+
+def _side(table: np.ndarray, fields: Fields) -> int:
+    """The side of the latents, from the table of positions.
+
+    Raises:
+        ValueError: the table is not the fixed one of our network.
+    """
+    patch, width = fields["model.patch_size"], fields["model.hidden_size"]
+    patches = math.isqrt(table.shape[1]) if table.ndim == 3 else 0
+    fixed = position_embedding(patches, patches, width)[None]
+    if table.shape != fixed.shape or not np.allclose(table, fixed, rtol=0, atol=1e-3):
+        raise ValueError(
+            "a file of DiT whose pos_embed is not the fixed table of sines and cosines for square "
+            "latents: our network has this table alone"
+        )
+    return patch * patches
+
+
+def _positions(side: int, network: Any) -> np.ndarray:
+    patches = side // network.patch_size
+    return position_embedding(patches, patches, network.hidden_size)[None]
