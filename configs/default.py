@@ -138,6 +138,7 @@ def _guidance(config: Config) -> None:
     free.negative_label = default(int)  # a class to guide away from
     free.negative_prompt = default(str)  # a text to guide away from
     free.negative_terms = default(int)  # 3, or 2 to do without the unconditional score
+    free.channels = default(int)  # that are guided, the first ones: all; 3 as DiT was published
     classifier = guidance.classifier = Section()
     classifier.run = ""  # the folder of a trained classifier
     classifier.weight = default(float)

@@ -20,6 +20,7 @@ from models.layers import (
     ResnetBlock,
     Upsample,
     check_halvings,
+    conv1x1,
     conv3x3,
     group_norm,
     with_remat,
@@ -38,10 +39,15 @@ class AutoencoderModule(CheckedNetwork):
         ch_mult: channel multiplier of each level; each level halves the resolution of the previous.
         num_res_blocks: residual blocks per level (one more in the decoder).
         attn_resolutions: image heights at which attention follows each block. The smallest level
-            always has one attention layer besides.
+            has one attention layer besides.
         skip_rescale: divide the sum at every skip connection by sqrt(2).
         init_scale: initial scale of the last layer of each branch; 0: blocks start as the identity.
         nonlinearity: a name in layers.ACTIVATIONS.
+        norm_groups: groups of every normalisation; 0: at most 32, of at least 4 channels.
+        mid_attention: the smallest level has its attention layer.
+        wide_transitions: the first convolution has the channels of the first level, and upsampling
+            those of the smaller level (as in Stable Diffusion). If False, they have nf channels,
+            and those of the larger level.
         remat: recompute each block's activations in the backward pass, to save memory.
         dtype: dtype of the blocks; parameters, statistics and outputs stay float32.
     """
@@ -53,6 +59,9 @@ class AutoencoderModule(CheckedNetwork):
     skip_rescale: bool = True
     init_scale: float = 0.0
     nonlinearity: str = "swish"
+    norm_groups: int = 0
+    mid_attention: bool = True
+    wide_transitions: bool = False
     remat: bool = False
     dtype: str = "float32"
 
@@ -61,17 +70,23 @@ class AutoencoderModule(CheckedNetwork):
         """A residual block, then attention if `attend`; None: as attn_resolutions says."""
         act = ACTIVATIONS[self.nonlinearity]
         residual = with_remat(ResnetBlock, self.remat, static=(3,))
-        options = act, "ddpm", 0.0, self.skip_rescale, self.init_scale
-        h = residual(self.nf * mult, *options)(h, None, False)
+        options, groups = (self.skip_rescale, self.init_scale), self.norm_groups
+        h = residual(self.nf * mult, act, "ddpm", 0.0, *options, groups=groups)(h, None, False)
         if h.shape[1] in self.attn_resolutions if attend is None else attend:
-            h = with_remat(Attention, self.remat)(self.skip_rescale, self.init_scale)(h)
+            h = with_remat(Attention, self.remat)(*options, groups=groups)(h)
         return h
+
+    @nn.nowrap
+    def middle(self, h: Image, mult: int) -> Image:
+        """Two residual blocks with attention between them."""
+        return self.block(self.block(h, mult, attend=self.mid_attention), mult, attend=False)
 
     @nn.nowrap
     def out(self, h: Image, features: int) -> Image:
         """The output layer: normalisation, activation, convolution to `features` channels."""
         act = ACTIVATIONS[self.nonlinearity]
-        return conv3x3(features)(act(group_norm(h.shape[-1])(h))).astype(jnp.float32)
+        norm = group_norm(h.shape[-1], groups=self.norm_groups)
+        return conv3x3(features)(act(norm(h))).astype(jnp.float32)
 
 
 class Encoder(AutoencoderModule):
@@ -82,14 +97,14 @@ class Encoder(AutoencoderModule):
     @nn.compact
     def __call__(self, x: Image) -> Image:
         check_halvings(x, len(self.ch_mult) - 1)
-        h = conv3x3(self.nf)(x.astype(self.dtype))
+        first = self.ch_mult[0] if self.wide_transitions else 1
+        h = conv3x3(self.nf * first)(x.astype(self.dtype))
         for level, mult in enumerate(self.ch_mult):
             if level:
                 h = Downsample(h.shape[-1], BOX, fir=False)(h)
             for _ in range(self.num_res_blocks):
                 h = self.block(h, mult)
-        h = self.block(h, self.ch_mult[-1], attend=True)
-        return self.out(self.block(h, self.ch_mult[-1], attend=False), self.features)
+        return self.out(self.middle(h, self.ch_mult[-1]), self.features)
 
 
 class Decoder(AutoencoderModule):
@@ -101,10 +116,11 @@ class Decoder(AutoencoderModule):
     def __call__(self, z: Latents) -> Image:
         mults = tuple(self.ch_mult)[::-1]
         h = conv3x3(self.nf * mults[0])(z.astype(self.dtype))
-        h = self.block(self.block(h, mults[0], attend=True), mults[0], attend=False)
+        h = self.middle(h, mults[0])
         for level, mult in enumerate(mults):
             if level:
-                h = Upsample(self.nf * mult, BOX, fir=False)(h)
+                width = h.shape[-1] if self.wide_transitions else self.nf * mult
+                h = Upsample(width, BOX, fir=False)(h)
             for _ in range(self.num_res_blocks + 1):
                 h = self.block(h, mult)
         return self.out(h, self.features)
@@ -141,7 +157,10 @@ class Autoencoder(AutoencoderModule):
         codebook_size: number of codebook vectors under "vq".
         channels: channels of the images.
         adversarial: add a PatchDiscriminator.
+        quant_conv: a linear map of the encoder's output.
+        post_quant_conv: a linear map of the decoder's input.
         centered: data in [-1, 1]; if False, in [0, 1], and the inputs and outputs are rescaled.
+        rescale: if False, data in [0, 1] are not rescaled (as EDM2 reads latents).
     """
 
     latent_channels: int = 4
@@ -149,7 +168,10 @@ class Autoencoder(AutoencoderModule):
     codebook_size: int = 512
     channels: int = 3
     adversarial: bool = False
+    quant_conv: bool = False
+    post_quant_conv: bool = False
     centered: bool = True
+    rescale: bool = True
 
     def setup(self):
         own = {field.name for field in dataclasses.fields(AutoencoderModule)} - {"parent", "name"}
@@ -157,6 +179,10 @@ class Autoencoder(AutoencoderModule):
         is_kl = self.regularization == "kl"
         self.encoder = Encoder(**levels, features=(1 + is_kl) * self.latent_channels)
         self.decoder = Decoder(**levels, features=self.channels)
+        if self.quant_conv:
+            self.to_latents = conv1x1(self.encoder.features)
+        if self.post_quant_conv:
+            self.from_latents = conv1x1(self.latent_channels)
         if not is_kl:
             init = initializers.normal(1.0)
             self.codebook = self.param("codebook", init, (self.codebook_size, self.latent_channels))
@@ -175,7 +201,9 @@ class Autoencoder(AutoencoderModule):
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1).
         """
-        h = self.encoder(x if self.centered else 2 * x - 1)
+        h = self.encoder(x if self._in_range else 2 * x - 1)
+        if self.quant_conv:
+            h = self.to_latents(h)
         if self.regularization == "vq":
             return h, None
         mean, log_variance = jnp.split(h, 2, axis=-1)
@@ -185,8 +213,8 @@ class Autoencoder(AutoencoderModule):
         """Decodes latents to images. "vq" quantises them first, with straight-through gradients."""
         if self.regularization == "vq":
             z += lax.stop_gradient(self.quantize(z) - z)
-        x = self.decoder(z)
-        return x if self.centered else (x + 1) / 2
+        x = self.decoder(self.from_latents(z) if self.post_quant_conv else z)
+        return x if self._in_range else (x + 1) / 2
 
     def quantize(self, z: Latents) -> Latents:
         """The nearest codebook vectors in Euclidean distance."""
@@ -196,4 +224,9 @@ class Autoencoder(AutoencoderModule):
 
     def discriminate(self, x: Image) -> Float[Array, "batch h w 1"]:
         """Patch logits of the discriminator, high for data."""
-        return self.discriminator(x if self.centered else 2 * x - 1)
+        return self.discriminator(x if self._in_range else 2 * x - 1)
+
+    @property
+    def _in_range(self) -> bool:
+        """True if encoder and decoder take data as they are."""
+        return self.centered or not self.rescale

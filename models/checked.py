@@ -22,6 +22,7 @@ CHOICES = {
 }
 LEAST = {  # of integers, and of each integer in a sequence
     **dict.fromkeys(("num_res_blocks", "num_classes", "num_outputs", "augment_dim"), 0),
+    "norm_groups": 0,
     **dict.fromkeys(("nf", "ch_mult", "attn_resolutions", "num_head_channels", "num_scales"), 1),
     **dict.fromkeys(("text_length", "text_width", "text_depth"), 1),
     **dict.fromkeys(("patch_size", "hidden_size", "depth", "num_heads"), 1),

@@ -63,9 +63,11 @@ def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
     return Dense(features, kernel_init=init(scale), **options)
 
 
-def group_norm(channels: int, group_size: int = 4, epsilon: float = 1e-6, **options) -> GroupNorm:
-    """GroupNorm with at most 32 groups of at least `group_size` channels each."""
-    return GroupNorm(min(channels // group_size, 32), epsilon=epsilon, **options)
+def group_norm(
+    channels: int, group_size: int = 4, epsilon: float = 1e-6, groups: int = 0, **options
+) -> GroupNorm:
+    """GroupNorm with at most 32 groups of at least `group_size` channels; or of so many groups."""
+    return GroupNorm(groups or min(channels // group_size, 32), epsilon=epsilon, **options)
 
 
 def add_skip(x: Array, y: Array, rescale: bool) -> Array:
@@ -305,6 +307,7 @@ class Attention(nn.Module):
         heads: number of heads, a divisor of the channels.
         qkv_scale: initial scale of the query, key and value layers.
         epsilon: epsilon of the group normalisation.
+        groups: number of its groups; 0: by group_size.
     """
 
     skip_rescale: bool
@@ -313,6 +316,7 @@ class Attention(nn.Module):
     heads: int = 1
     qkv_scale: float = 0.1
     epsilon: float = 1e-6
+    groups: int = 0
 
     @nn.compact
     def __call__(
@@ -322,7 +326,7 @@ class Attention(nn.Module):
         mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Image:
         b, h, w, c = x.shape
-        y = group_norm(c, self.group_size, self.epsilon, name="GroupNorm_0")(x)
+        y = group_norm(c, self.group_size, self.epsilon, self.groups, name="GroupNorm_0")(x)
         y = y.reshape(b, h * w, c)
         context = y if context is None else context
         split = self.heads, c // self.heads
@@ -443,6 +447,7 @@ class ResnetBlock(nn.Module):
         resample: "biggan": applied to the residual branch after its first activation, and to the
             skip; or None.
         group_size: minimum channels per group of the group normalisation.
+        groups: number of its groups; 0: by group_size.
     """
 
     features: int
@@ -453,16 +458,18 @@ class ResnetBlock(nn.Module):
     init_scale: float
     resample: Resample | None = None
     group_size: int = 4
+    groups: int = 0
 
     @nn.compact
     def __call__(self, x: Image, temb: Embedding | None, train: bool) -> Image:
-        h = self.act(group_norm(x.shape[-1], self.group_size, name="GroupNorm_0")(x))
+        norm = partial(group_norm, group_size=self.group_size, groups=self.groups)
+        h = self.act(norm(x.shape[-1], name="GroupNorm_0")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv3x3(self.features, name="Conv_0")(h)
         if temb is not None:
             h += Dense(self.features, kernel_init=init())(self.act(temb))[:, None, None]
-        h = self.act(group_norm(self.features, self.group_size, name="GroupNorm_1")(h))
+        h = self.act(norm(self.features, name="GroupNorm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, self.init_scale, name="Conv_1")(h)
         if self.kind == "ddpm" and x.shape[-1] != self.features:

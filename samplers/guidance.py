@@ -21,7 +21,7 @@ from samplers.guidance_schedules import SCHEDULES as SCHEDULES
 from samplers.noise_levels import SLACK, levels_at
 from sde_lib import SDE, VP, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand
-from sde_lib.checks import check_positive
+from sde_lib.checks import check_at_least, check_positive
 
 Weight = float | Float[Array, ""] | Callable[[PerSample], PerSample]
 
@@ -136,6 +136,7 @@ def classifier_free(
     weight: Weight,
     null: PyTree = None,
     negative: PyTree = None,
+    channels: int | None = None,
 ) -> ScoreFn:
     """Classifier-free guidance, s_u + weight (s_y - s_u) (Ho & Salimans 2022, arXiv 2207.12598).
 
@@ -146,19 +147,24 @@ def classifier_free(
     s_u + weight (s_y - s_u) - weight (s_neg - s_u), from one call with three batches.
 
     Args:
-        conditional_score_fn: (x, t, condition) -> score.
+        conditional_score_fn: (x, t, condition) -> score; or -> (score, v) of a ScoreAndVariance.
+            Then the result gives a pair too, with the v of the conditional score.
         condition: conditioning, a pytree of arrays [B, ...].
         weight: guidance scale: 1 is s_y, 0 is s_u.
         null: conditioning of s_u: a pytree like `condition`, whose leaves broadcast to its arrays.
             None is -1, no class, and needs a condition of integers.
         negative: negative conditioning, a pytree like `null`; None for no negative condition.
+        channels: number of channels that are guided, the first ones. The others keep the
+            conditional score. None: all are guided.
 
     Raises:
-        ValueError: an empty condition; neither null nor negative with a condition that is not of
+        ValueError: channels below 1; an empty condition; neither null nor negative with a condition that is not of
             integers; a weight that is negative or not finite; when the result is called, a
-            condition and an x of different batch sizes.
+            condition and an x of different batch sizes, or an x of fewer channels.
     """
     check_positive(or_zero=True, weight=weight)
+    if channels is not None:
+        check_at_least(1, channels=channels)
     leaves = jax.tree.leaves(condition)
     if not leaves:
         raise ValueError("classifier-free guidance needs a condition: give class labels, [B], say")
@@ -166,12 +172,14 @@ def classifier_free(
         null = jax.tree.map(_no_class, condition)
     others = [other for other in (negative, null) if other is not None]
     parts = [condition, *(jax.tree.map(_like, condition, other) for other in others)]
-    if _same(weight, 0):
+    if _same(weight, 0) and channels is None:
         parts = parts[-1:]
     elif _same(weight, 1) and len(parts) == 2:
         parts = parts[:1]
 
-    def guided(x: Array, t: Array) -> Array:
+    def guided(x: Array, t: Array) -> Any:
+        if channels is not None and x.shape[-1] < channels:
+            raise ValueError(f"channels is {channels}, but x has {x.shape[-1]} of them")
         for leaf in leaves:
             if jnp.shape(leaf)[:1] != t.shape:
                 raise ValueError(
@@ -181,12 +189,16 @@ def classifier_free(
         n, w = len(parts), _at(weight, t, x)
         together = jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
         score = conditional_score_fn(jnp.concatenate([x] * n), jnp.concatenate([t] * n), together)
-        first, *rest = jnp.split(score, n)
-        if not rest:
-            return first
+        score, *variance = score if isinstance(score, tuple) else (score,)
+        own, *rest = jnp.split(score, n)
+        result = own
         if n == 2:
-            return w * first + (1 - w) * rest[0]
-        return rest[1] + w * (first - rest[0])
+            result = w * own + (1 - w) * rest[0]
+        elif n == 3:
+            result = rest[1] + w * (own - rest[0])
+        if channels is not None:
+            result = jnp.concatenate([result[..., :channels], own[..., channels:]], -1)
+        return (result, variance[0][: len(x)]) if variance else result
 
     return guided
 

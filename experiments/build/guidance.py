@@ -27,7 +27,7 @@ NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
 
 def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> ClassifierFree:
     """Classifier-free guidance. If only a classifier guides, the schedule is the classifier's."""
-    names = ("weight", "negative_terms")
+    names = ("weight", "negative_terms", "channels")
     options = {name: f"guidance.classifier_free.{name}" for name in names}
     schedule = components.guidance_schedule(config, sde)
     if config.guidance.classifier.run or not conditions.droppable:
@@ -45,6 +45,11 @@ def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> Classif
         raise ValueError(
             f"config.{options['negative_terms']} is {terms}, which does nothing without a negative "
             "condition: give negative_label or negative_prompt, or leave it out"
+        )
+    if made.channels is not None and not made.changes(conditions):
+        raise ValueError(
+            f"config.{options['channels']} is {made.channels}, which does nothing without guidance:"
+            f" give config.{options['weight']}, or leave it out"
         )
     return made
 

@@ -7,11 +7,11 @@ from typing import Any
 from experiments.pipeline.conditions import Conditions
 from samplers import guidance
 from samplers.guidance_schedules import Schedule
-from sde_lib import SDE, ScoreFn
-from sde_lib.checks import check_positive
+from sde_lib import SDE
+from sde_lib.checks import check_at_least, check_positive
 
 ConditionalScore = Callable[[Any, Any, dict[str, Any]], Any]
-"""(x, t, conditions) -> score"""
+"""(x, t, conditions) -> score; or -> (score, v), of a model with learned variances"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +22,21 @@ class ClassifierFree:
         weight: the guidance scale w in s_u + w (s_c - s_u): 1 is the conditional score alone.
         negative_terms: with a negative condition, 3: s_u + w (s_c - s_n); 2: s_n + w (s_c - s_n).
         schedule: of the weight.
+        channels: number of channels that are guided, the first ones; None: all. (DiT guides three.)
 
     Raises:
-        ValueError: a negative weight, or other numbers of terms.
+        ValueError: a negative weight, other numbers of terms, or fewer channels than one.
     """
 
     weight: float = 1.0
     negative_terms: int = 3
     schedule: Schedule = Schedule()
+    channels: int | None = None
 
     def __post_init__(self):
         check_positive(or_zero=True, **{"config.guidance.classifier_free.weight": self.weight})
+        if self.channels is not None:
+            check_at_least(1, **{"config.guidance.classifier_free.channels": self.channels})
         if self.negative_terms not in (2, 3):
             raise ValueError(
                 f"config.guidance.classifier_free.negative_terms is {self.negative_terms}: it must "
@@ -68,8 +72,8 @@ class ClassifierFree:
 
     def guide(
         self, score: ConditionalScore, values: dict[str, Any], conditions: Conditions, sde: SDE
-    ) -> ScoreFn:
-        """Inside jit: the guided score function of samples with the conditions `values`."""
+    ) -> Callable:
+        """Inside jit: `score`, guided, of samples with the conditions `values`, as fn(x, t)."""
         if not self.changes(conditions):
             return lambda x, t: score(x, t, values)
         negative = conditions.negative(values)
@@ -80,4 +84,5 @@ class ClassifierFree:
             self.schedule.weight(self.weight, sde),
             None if two_terms else conditions.unconditional(values),
             negative,
+            self.channels,
         )

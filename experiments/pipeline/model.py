@@ -24,9 +24,10 @@ from experiments.runs import devices, parts
 from models import NoiseModel
 from samplers.base import Scores
 from samplers.registry import Sampler
-from sde_lib import SDE, ScoreFn, variational
+from sde_lib import SDE, ScoreAndVariance, ScoreFn, variational
 from sde_lib.checks import check_at_least, check_name, check_tolerance, check_types
 from sde_lib.probes import Probe
+from sde_lib.sde import score_and_variance
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
 ARGUMENTS = {"params", "seed", "step", "folder", "dataset", "decoder"}  # fields no program knows
@@ -130,11 +131,17 @@ class TrainedModel:
                 "config.guidance.schedule goes by the noise level, which the SDE "
                 f"{type(self.sde).__name__} does not have: leave it out"
             )
-        guided = self.guides or self.classifier_free.changes(self.conditions)
-        if getattr(self.sampler, "variance", None) == "learned" and guided:
+        free = self.classifier_free
+        if free.changes(self.conditions) and (free.channels or 1) > self.shape[-1]:
             raise ValueError(
-                "config.sampling.variance = 'learned' is the variance of the model's own steps, "
-                "not of guided ones: take 'posterior', or leave out the guidance"
+                f"config.guidance.classifier_free.channels is {free.channels}, but the model's data"
+                f" have {self.shape[-1]}: give at most that, or None for all"
+            )
+        if getattr(self.sampler, "variance", None) == "learned" and self.guides:
+            raise ValueError(
+                "config.sampling.variance = 'learned' goes with the model's own score and with "
+                "classifier-free guidance, not with config.guidance's other kinds: take "
+                "'posterior', or leave these out"
             )
         for guide in self.guides:
             if isinstance(guide, guidance.Discriminator):
@@ -247,11 +254,14 @@ class TrainedModel:
         if not free.changes(self.conditions):
             return self.score_of(params, conditions)
         params = devices.gather(self.mesh, params)  # here, and not in every call
+        learned = isinstance(self.score_of(params, conditions), ScoreAndVariance)
 
-        def score(x: jax.Array, t: jax.Array, conditions: dict[str, Any]) -> jax.Array:
-            return self.score_of(params, conditions)(x, t)
+        def score(x: jax.Array, t: jax.Array, conditions: dict[str, Any]) -> Any:
+            fn = self.score_of(params, conditions)
+            return score_and_variance(fn)(x, t) if learned else fn(x, t)
 
-        return free.guide(score, conditions, self.conditions, self.sde)
+        guided = free.guide(score, conditions, self.conditions, self.sde)
+        return ScoreAndVariance(guided) if learned else guided
 
     def guided(self, scores: Scores, guide_params: Sequence[Any], indices: jax.Array) -> Scores:
         """Inside jit: the scores of the samples of these indices with all guides applied."""

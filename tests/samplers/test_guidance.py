@@ -252,6 +252,32 @@ def test_every_form_is_its_formula_in_one_call(w):
         assert sizes == [size]
 
 
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("options", [{}, {"negative": 0}], ids=str)
+def test_the_first_channels_are_guided_and_the_variance_is_the_conditional_one(w, options):
+    """As DiT samples: the other channels keep the score of the class."""
+    x, t = states(SDES["vp"])
+    label = jnp.arange(4)
+
+    def score(x, t, label):
+        return -x * (label + 2.0)[:, None], jnp.broadcast_to(label[:, None], x.shape) / 4
+
+    whole, _ = guidance.classifier_free(score, label, w, -1, **options)(x, t)
+    some, variance = guidance.classifier_free(score, label, w, -1, **options, channels=1)(x, t)
+    np.testing.assert_allclose(some[:, :1], whole[:, :1], rtol=1e-6)
+    np.testing.assert_allclose(some[:, 1:], score(x, t, label)[0][:, 1:], rtol=1e-6)
+    np.testing.assert_array_equal(variance, score(x, t, label)[1])
+
+
+def test_channels_that_are_not_there_are_refused():
+    x, t = states(SDES["vp"])
+    with pytest.raises(ValueError, match="channels"):
+        guidance.classifier_free(of_class(SDES["vp"]), jnp.arange(4), 2.0, channels=0)
+    guided = guidance.classifier_free(of_class(SDES["vp"]), jnp.arange(4), 2.0, channels=3)
+    with pytest.raises(ValueError, match="channels is 3, but x has 2"):
+        guided(x, t)
+
+
 def test_epsilon_scaling_mends_a_model_that_predicts_too_much_noise():
     data, b = Gaussian().score_fn(EDM), guidance.linear(0.005, 1.02)
 

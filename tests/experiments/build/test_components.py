@@ -466,7 +466,7 @@ def test_a_history_and_a_learned_variance_need_their_objective():
         check(config)
     config = digits.get_config("vp_score_sde")
     config.sampling.method, config.sampling.variance = "ddpm", "learned"
-    with pytest.raises(ValueError, match="without guidance"):
+    with pytest.raises(ValueError, match="which no other model guides"):
         check(config)
 
 

@@ -9,6 +9,7 @@ from configs import digits
 from experiments.build import pipelines
 from experiments.pipeline.classifier_free import ClassifierFree
 from samplers.guidance_schedules import Schedule
+from sde_lib import ScoreAndVariance
 
 STD = 0.3
 NO_CLASS, MEANS = 0.1, jnp.array([-0.3, 0.2, 0.4])
@@ -102,6 +103,42 @@ def test_a_weight_of_1_is_the_score_of_the_class_bit_for_bit():
     given = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([0.1, 0.5, 0.9])
     guided, plain = (score({}, values) for score in (model.conditional_score, model.score_of))
     np.testing.assert_array_equal(guided(*given), plain(*given))
+
+
+def test_channels_need_guidance_and_are_some_at_least():
+    with pytest.raises(ValueError, match=r"channels is 1, which does nothing without guidance"):
+        pipelines.untrained(config({FREE + "channels": 1}))
+    with pytest.raises(ValueError, match=r"config\.guidance\.classifier_free\.channels"):
+        ClassifierFree(2.0, channels=0)
+    made = pipelines.untrained(config({FREE + "channels": 1, FREE + "weight": 2.0}))
+    assert made.classifier_free == ClassifierFree(2.0, channels=1)
+
+
+def test_a_learned_variance_stays_with_guidance():
+    """The chain's variance is the conditional model's, its mean the guided one."""
+    plain = Gaussians()
+
+    def score(x, t, **conditions):
+        return plain(x, t, **conditions)
+
+    model, values = pipeline(config({FREE + "weight": 2.0}), score), {"class_labels": CLASSES}
+    object.__setattr__(
+        model,
+        "score_of",
+        lambda params, conditions: ScoreAndVariance(
+            lambda x, t: (score(x, t, **conditions), 0 * x + conditions["class_labels"][0])
+        ),
+    )
+    x, t = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([0.1, 0.5, 0.9])
+    guided = model.conditional_score({}, values)
+    assert isinstance(guided, ScoreAndVariance)
+    got, variance = guided.both(x, t)
+    null = score(x, t, class_labels=-jnp.ones(3, int))
+    np.testing.assert_allclose(got, 2 * score(x, t, class_labels=CLASSES) - null, rtol=1e-4)
+    np.testing.assert_array_equal(variance, 0 * x)
+    samplers.create("ddpm", n_steps=2, variance="learned")(
+        jax.random.key(0), model.sde, guided, x.shape
+    )
 
 
 def test_a_schedule_of_weight_1_guides_too():

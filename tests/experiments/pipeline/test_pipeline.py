@@ -224,15 +224,11 @@ SCHEDULE = Schedule("interval", (("high", 1.0), ("low", 0.1)))
                 "sampler": samplers.create("ddpm", variance="learned"),
                 "guides": (EpsilonScaling(1.1),),
             },
-            "the variance of the model's own steps, not of guided ones",
+            "variance = 'learned' goes with the model's own score .* not with",
         ),
         (
-            {
-                "sampler": samplers.create("ddpm", variance="learned"),
-                "classifier_free": ClassifierFree(2.0),
-                "conditions": CLASSES,
-            },
-            "the variance of the model's own steps, not of guided ones",
+            {"classifier_free": ClassifierFree(2.0, channels=4), "conditions": CLASSES},
+            r"classifier_free\.channels is 4, but the model's data have 2",
         ),
         ({"guides": (Discriminator(lambda *_: 0.0, ()),)}, "PredictorCorrector does not tell"),
         (

@@ -2,6 +2,7 @@ import json
 
 import golden
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_writer
@@ -11,6 +12,7 @@ from configs.default import get_config
 from experiments.build import known_fields, pipelines
 from models import published
 from models.published import base
+from samplers import guidance
 
 NAMES = ("dit_original", "diffusers_dit")
 HEADS = {"model.num_heads": 2}  # the file of the original does not tell
@@ -68,3 +70,19 @@ def test_the_published_tensors_come_back_bit_for_bit(name, tmp_path):
     for key, array in found.arrays.items():
         np.testing.assert_array_equal(written[key], array)
         assert written[key].dtype == array.dtype
+
+
+def test_the_published_guidance_is_of_the_first_three_channels(tmp_path):
+    _, _, config, params, arrays = load("dit_original", tmp_path)
+    network = models.create(config)
+
+    def noise_and_variance(x, t, labels):
+        output = network.apply({"params": params}, x, t, class_labels=labels)
+        return tuple(jnp.split(output, 2, axis=-1))
+
+    labels, scale = jnp.asarray(arrays["class_labels"] % 10), float(arrays["cfg_scale"])
+    labels = jnp.where(arrays["class_labels"] == 10, -1, labels)
+    x, t = golden.channels_last(arrays["x"]), jnp.asarray(arrays["timesteps"], jnp.float32)
+    guided = guidance.classifier_free(noise_and_variance, labels, scale, channels=3)
+    output = jnp.concatenate(jax.jit(guided)(x, t), -1)
+    golden.assert_samples_close(output, golden.channels_last(arrays["guided_output"]), 1e-5)
