@@ -14,7 +14,7 @@ from typing import Any
 
 from models import weights
 from models.config import Config
-from models.published import base, dit, edm, folders, score_sde
+from models.published import autoencoder_kl, base, dit, edm, folders, score_sde
 from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
 from models.registry import create
 from models.weights import hub
@@ -27,6 +27,8 @@ FORMATS: dict[str, Format] = {
         edm.EDM(),
         dit.Original(),
         dit.Diffusers(),
+        autoencoder_kl.Diffusers(),
+        autoencoder_kl.CompVis(),
     )
 }
 """The published formats by name."""
