@@ -34,6 +34,7 @@ FLAGS = {  # name: (function that defines it, default, description)
     "label": (flags.DEFINE_multi_integer, None, "Sets config.sampling.labels; repeatable."),
     "topology": (flags.DEFINE_string, None, "Mode plan: a TPU slice, such as v5e:2x4."),
     "checkpoint": (flags.DEFINE_string, None, "Mode import: a published file, folder or hub name."),
+    "format": (flags.DEFINE_string, None, "Mode export: safetensors, diffusers, score_sde, ..."),
     "coordinator": (flags.DEFINE_string, None, "HOST:PORT of process 0 of several."),
     "num_processes": (flags.DEFINE_integer, None, "Number of processes, with --coordinator."),
     "process_id": (flags.DEFINE_integer, None, "Index of this process, from 0."),
@@ -52,6 +53,7 @@ class Arguments:
         overridden: full names of the config fields that were given.
         checkpoint: mode import: the published file.
         topology: mode plan: a TPU slice.
+        format: mode export: the name of a published format.
         processes: the arguments of hosts.join.
     """
 
@@ -61,6 +63,7 @@ class Arguments:
     overridden: frozenset[str]
     checkpoint: str | None
     topology: str | None
+    format: str | None
     processes: tuple[str | None, int | None, int | None, int]
 
 
@@ -103,6 +106,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         frozenset(overridden),
         values.checkpoint,
         values.topology,
+        values.format,
         (values.coordinator, values.num_processes, values.process_id, values.patience),
     )
 
@@ -121,7 +125,7 @@ def request(arguments: Arguments) -> Request:
         configs.check_overrides(changed, folder)
         configs.check_same(config, folder, configs.USE)
     checkpoint = arguments.checkpoint and str(files.expand(arguments.checkpoint))
-    return Request(config, folder, checkpoint, arguments.topology)
+    return Request(config, folder, checkpoint, arguments.topology, arguments.format)
 
 
 def named_folder(argv: Sequence[str]) -> Path | None:

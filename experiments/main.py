@@ -30,6 +30,7 @@ COMMANDS = {  # mode: (module of experiments.commands or .studies, function, des
     "edit": ("commands.edit", "run", "inpaint, colour, vary or interpolate test images"),
     "detect": ("commands.detect", "run", "detection of the model's samples: a ROC curve"),
     "import": ("commands.import_weights", "run", "make a run of published weights"),
+    "export": ("commands.export", "run", "write a run's weights for other programs"),
     "generate": ("commands.generate", "run", "a set of samples for a discriminator"),
     "benchmark_solvers": ("studies.solvers", "run", "error of every sampler against its NFE"),
     "exposure_bias": ("studies.exposure_bias", "run", "drift of sampling from training inputs"),

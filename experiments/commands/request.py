@@ -17,12 +17,14 @@ class Request:
         folder: the run's.
         checkpoint: mode import: the published file.
         topology: mode plan: a TPU slice, such as "v5e:2x4".
+        format: mode export: the name of a published format.
     """
 
     config: Config
     folder: Path
     checkpoint: str | None = None
     topology: str | None = None
+    format: str | None = None
 
     def model(self, step: int | None = None) -> Pipeline:
         """The run's trained model."""

@@ -14,14 +14,15 @@ from typing import Any
 
 from models import weights
 from models.config import Config
-from models.published import autoencoder_kl, base, dit, edm, folders, score_sde
+from models.published import autoencoder_kl, base, dit, edm, folders, own, score_sde
 from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
 from models.registry import create
-from models.weights import hub
+from models.weights import hub, safetensors_files
 
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
+        own.Own(),
         score_sde.ScoreSDE(),
         score_sde.FlaxScoreSDE(),
         edm.EDM(),
@@ -48,7 +49,9 @@ def read(path: str | Path) -> Source:
     path = Path(path)
     if path.is_dir() or folders.is_weights(path):
         return folders.read(path)
-    return Source(path, weights.read(path))
+    content = weights.read(path)
+    is_safetensors = path.suffix == ".safetensors"
+    return Source(path, content, safetensors_files.metadata(path) if is_safetensors else {})
 
 
 def identify(source: Source) -> tuple[Format, Found]:

@@ -8,6 +8,7 @@ A new format is a new file with a Format, and a line in published/__init__.py.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import weights
+from models.weights import torch_writer
 
 Location = tuple[str, ...]
 """Path of a parameter: the names of its modules from the outside in, then its own name."""
@@ -160,6 +162,18 @@ class Skeleton:
     shapes: Mapping[Location, jax.ShapeDtypeStruct]
 
 
+class About(NamedTuple):
+    """What a written file may hold beside its tensors.
+
+    fields: all config fields by their full names. step: of training. latents: the normalisation of
+    a model's latents, {"mean": [...], "std": [...]}; None for other models.
+    """
+
+    fields: Fields
+    step: int = 0
+    latents: Mapping[str, Any] | None = None
+
+
 class Format:
     """A published format. Subclasses say how to recognise a file, and which tensor is which.
 
@@ -167,11 +181,13 @@ class Format:
         name: in --format and in records, such as "score_sde".
         title: for messages, such as "a checkpoint of score_sde".
         cards: the models that are published in this format.
+        group: another name in --format, which several formats share; "": none.
     """
 
     name: str
     title: str
     cards: tuple[Card, ...] = ()
+    group: str = ""
 
     def find(self, source: Source) -> Found | None:
         """The model in a source; None if it is of another format.
@@ -206,6 +222,22 @@ class Format:
     def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
         """Tensors that a file of this format holds beside the parameters, with their values."""
         return {}
+
+    def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
+        """Writes what the original program reads, and returns its path.
+
+        Here that is a file of PyTorch with the tensors by name, weights.pt, and the arguments of
+        the network, options.json.
+
+        Args:
+            folder: an empty one.
+            arrays: the tensors, with constants.
+            options: from `options`.
+            about: what else is known of the model.
+        """
+        (folder / "options.json").write_text(json.dumps(options, indent=2) + "\n")
+        torch_writer.write(folder / "weights.pt", arrays)
+        return folder / "weights.pt"
 
 
 def skeleton(network: nn.Module, shape: tuple[int, ...], *labels: Any) -> Skeleton:

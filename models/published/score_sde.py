@@ -5,8 +5,10 @@ that ours calls. The JAX version numbers them by their classes, as ours does. In
 names agree. Neither kind of file says which network it holds: the card or the user does.
 """
 
+import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
@@ -14,10 +16,32 @@ import numpy as np
 
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
-from models.published.base import Arrays, Card, Format, Found, Skeleton, Source, Table, Tensor
+from models.published.base import (
+    About,
+    Arrays,
+    Card,
+    Fields,
+    Format,
+    Found,
+    Skeleton,
+    Source,
+    Table,
+    Tensor,
+)
+from models.weights import torch_writer
 
 LEAVES = {"kernel": "weight", "scale": "weight"}
 DENSE_LEAVES = {"kernel": "W", "bias": "b"}  # of the layers that both versions call NIN
+LAYERS = (  # of blocks, in the order in which PyTorch's version makes them
+    *("Conv2d_0", "GroupNorm_0", "Conv_0", "Dense_0", "GroupNorm_1", "Conv_1", "Conv_2"),
+    *("NIN_0", "NIN_1", "NIN_2", "NIN_3"),
+)
+PLAIN = {  # fields of our networks that score_sde's do not have, as they are there
+    **dict.fromkeys(("num_classes", "augment_dim"), 0),
+    **dict.fromkeys(("label_confidence", "low_res", "learned_variance"), False),
+    **{"text": "", "fourier_features": (), "log_labels": True},
+}
+SECTIONS = ("model.", "data.", "training.", "sampling.", "optim.")  # of score_sde's configs
 BLOCKS = {"biggan": "ResnetBlockBigGANpp", "ddpm": "ResnetBlockDDPMpp"}
 MODELS = (  # (folder, config of ours, published FID)
     ("ve/cifar10_ncsnpp", "cifar10:ve_ncsnpp", "2.45"),
@@ -92,7 +116,7 @@ class ScoreSDE(Format):
         return kept
 
     def table(self, skeleton: Skeleton) -> Table:
-        network = skeleton.network
+        network = _checked(skeleton.network)
         unused = isinstance(network, NCSNpp) and network.embedding_type == "fourier"
         first = int(unused and not network.conditional)
         numbers = {layer: i for i, layer in enumerate(skeleton.calls, first)}
@@ -104,6 +128,38 @@ class ScoreSDE(Format):
             name = ".".join(["all_modules", str(numbers[layer]), *inside, theirs])
             table[layer, *modules, leaf] = Tensor(name, rows=nin)
         return table
+
+    def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name.startswith(SECTIONS)}
+
+    def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
+        network = skeleton.network
+        ends = np.log([network.sigma_max, network.sigma_min])
+        return {"sigmas": np.exp(np.linspace(*ends, network.num_scales)).astype(np.float32)}
+
+    def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
+        """Writes a checkpoint whose weights are their own averages, with a fresh optimizer."""
+        path, fields = folder / "checkpoint.pth", about.fields
+        arrays = {name: arrays[name] for name in sorted(arrays, key=_place)}
+        trained = [name for name in arrays if name != "sigmas" and not _is_fourier(name, arrays)]
+        adam = {
+            "lr": fields["optim.lr"],
+            "betas": (fields["optim.beta1"], fields["optim.beta2"]),
+            "eps": fields["optim.eps"],
+            "weight_decay": fields["optim.weight_decay"],
+            "amsgrad": False,
+            "params": list(range(len(trained))),
+        }
+        average = {"decay": fields["model.ema_rate"], "num_updates": about.step}
+        content = {
+            "optimizer": {"state": {}, "param_groups": [adam]},
+            "model": {f"module.{name}": array for name, array in arrays.items()},
+            "ema": average | {"shadow_params": [arrays[name] for name in trained]},
+            "step": about.step,
+        }
+        torch_writer.write(path, content)
+        (folder / "options.json").write_text(json.dumps(options, indent=2) + "\n")
+        return path
 
 
 class FlaxScoreSDE(Format):
@@ -122,7 +178,7 @@ class FlaxScoreSDE(Format):
         return Found(_joined(content["params_ema"]), {}, step=step, last=last and _joined(last))
 
     def table(self, skeleton: Skeleton) -> Table:
-        network = skeleton.network
+        network = _checked(skeleton.network)
         classes = {"FourierEmbedding": "GaussianFourierProjection", "Attention": "AttnBlockpp"}
         classes |= {"ResnetBlock": BLOCKS.get(getattr(network, "resblock_type", ""), "")}
         if isinstance(network, DDPM):
@@ -153,9 +209,7 @@ def averaged(model: Arrays, averages: list[Any] | tuple[Any, ...]) -> dict[str, 
         ValueError: the averages do not fit the model's parameters.
     """
     trained = [
-        name
-        for name, array in model.items()
-        if not name.endswith("sigmas") and not (name.endswith(".W") and array.ndim == 1)
+        name for name in model if not name.endswith("sigmas") and not _is_fourier(name, model)
     ]
     if len(averages) != len(trained):
         raise ValueError(
@@ -172,8 +226,32 @@ def averaged(model: Arrays, averages: list[Any] | tuple[Any, ...]) -> dict[str, 
     return {**model, **dict(zip(trained, averages, strict=True))}
 
 
+def _checked(network: Any) -> Any:
+    """The network. Raises ValueError for one that score_sde does not have."""
+    other = sorted(n for n, value in PLAIN.items() if getattr(network, n, value) != value)
+    if not isinstance(network, NCSNpp | DDPM) or other:
+        raise ValueError(
+            f"the network {type(network).__name__} is none of score_sde's: it has 'ncsnpp' and "
+            f"'ddpm'{f' with other values of {other}' if other else ''}"
+        )
+    return network
+
+
 def _arrays(content: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+
+
+def _place(name: str) -> tuple[int, ...]:
+    """The place of a tensor in the order of PyTorch's parameters, in which averages are stored."""
+    match = re.fullmatch(r"all_modules\.(\d+)(?:\.(\w+))?\.(\w+)", name)
+    if match is None:  # the buffer "sigmas"
+        return (-1,)
+    number, layer, leaf = match.groups()
+    return int(number), LAYERS.index(layer) if layer else 0, leaf in ("bias", "b")
+
+
+def _is_fourier(name: str, arrays: Arrays) -> bool:
+    return name.endswith(".W") and arrays[name].ndim == 1
 
 
 def _joined(tree: dict[str, Any]) -> dict[str, np.ndarray]:

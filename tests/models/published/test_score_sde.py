@@ -124,6 +124,29 @@ def test_numbers_of_fewer_bits_become_float32(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("name", ["ncsnpp_ve_continuous", "ncsnpp_residual_cat", "ddpm_vp"])
+def test_a_written_checkpoint_is_read_back_in_the_order_of_pytorch(tmp_path, name):
+    arrays = golden.load(name)
+    config, state = golden.config(arrays), golden.state_dict(arrays)
+    config.model.name = "ddpm" if name == "ddpm_vp" else "ncsnpp"
+    form, bare = published.FORMATS["score_sde"], published.skeleton(config)
+    written = published.base.extract(published.params(form, state, config), form.table(bare))
+    fields = {"optim.lr": 1e-3, "optim.beta1": 0.9, "optim.beta2": 0.99, "optim.eps": 1e-8}
+    fields |= {"optim.weight_decay": 0.0, "model.ema_rate": 0.999}
+    about = published.base.About(fields, 7)
+    path = form.write(tmp_path, written | form.constants(bare), {}, about)
+    content = models.weights.read(path)
+    assert content["step"] == 7
+    names = [f"module.{name}" for name in state]
+    assert list(content["model"]) == ["module.sigmas", *names]
+    for name, value in state.items():
+        np.testing.assert_array_equal(content["model"][f"module.{name}"], value)
+    trained = [value for name, value in state.items() if name != "all_modules.0.W"]
+    jax.tree.map(np.testing.assert_array_equal, content["ema"]["shadow_params"], trained)
+    sigmas = content["model"]["module.sigmas"]
+    assert (sigmas[0], sigmas[-1], len(sigmas)) == (50.0, np.float32(0.01), 1000)
+
+
 STATE = {"all_modules.0.weight": torch_writer.tensor(np.ones(1))}
 
 
@@ -134,7 +157,7 @@ STATE = {"all_modules.0.weight": torch_writer.tensor(np.ones(1))}
         ({"model": STATE, "ema": {"w": 1}, "step": 1}, "but no list ema.shadow_params"),
         ({"state_dict": {}, "epoch": 3}, r"holds \['epoch', 'state_dict'\], which is no published"),
         ({"w": torch_writer.tensor(np.ones(1))}, r"holds \['w'\], which is no published model"),
-        ([], "holds a list, which is no published model that is known here: known are a check"),
+        ([], "holds a list, which is no published model that is known here: known are a model"),
         (torch_writer.Call("my.Thing", ()), r"holds my\.Thing \(code, which is not run\), which"),
     ],
 )

@@ -1,0 +1,66 @@
+import jax
+import numpy as np
+import pytest
+import weights
+from flax.traverse_util import unflatten_dict
+
+import experiments
+from configs import digits
+from experiments.build import configs
+from experiments.commands import export
+from experiments.commands.request import Request
+from experiments.training import imported
+from models import published
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    """The config, the folder and the weights of a small run, and its shapes."""
+    folder, config = tmp_path_factory.mktemp("run"), digits.get_config("vp_score_sde")
+    config.model.update(nf=8, ch_mult=(1,), attn_resolutions=(), num_res_blocks=0)
+    shapes = published.skeleton(config).shapes
+    params = weights.drawn(unflatten_dict(dict(shapes)))
+    values = [params_at(params, place) for place in shapes]
+    imported.write(folder, 1234, shapes, values)
+    configs.save(config, folder)
+    return config, folder, params
+
+
+def params_at(params, place):
+    for name in place:
+        params = params[name]
+    return params
+
+
+@pytest.mark.parametrize("name", ["safetensors", "score_sde"])
+def test_a_run_that_is_written_and_read_has_the_same_weights(a_run, name, capsys):
+    config, folder, params = a_run
+    export.run(Request(config, folder, format=name))
+    form, found = published.identify(published.read(capsys.readouterr().out.strip()))
+    assert (form.name, found.step) == (name, 1234)
+    jax.tree.map(
+        np.testing.assert_array_equal, published.params(form, found.arrays, config), params
+    )
+
+
+def test_a_file_of_ours_holds_its_config(a_run, capsys):
+    config, folder, params = a_run
+    export.run(Request(config, folder, format="safetensors"))
+    model = experiments.load(capsys.readouterr().out.strip())
+    jax.tree.map(np.testing.assert_array_equal, model.params, params)
+    assert model.sde == experiments.load(folder).sde
+    assert model.sampler == experiments.load(folder).sampler
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "--mode=export needs --format: one of safetensors, score_sde"),
+        ("onnx", "--format 'onnx' is unknown"),
+        ("dit", r"the network NCSNpp cannot be written .* --format=safetensors"),
+    ],
+)
+def test_formats_that_cannot_be_are_refused(a_run, name, message):
+    config, folder, _ = a_run
+    with pytest.raises(ValueError, match=message):
+        export.run(Request(config, folder, format=name))
