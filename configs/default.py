@@ -181,6 +181,7 @@ def _eval(config: Config) -> None:
     evaluation.enable_sampling = True  # sample quality
     evaluation.num_samples = 50_000
     evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
+    evaluation.statistics = ""  # published ones of the data, mu and sigma, for FID without data
     evaluation.metrics = ()  # further names in experiments/evaluation/metrics.py
 
 

@@ -34,7 +34,7 @@ RUNS = (  # fields that hold the folder of another run, or a file, which may be 
     *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res"),
     *("sampling.embeddings", "guidance.classifier.run", "guidance.discriminator.run"),
 )
-PATHS = (*RUNS, "eval.features")
+PATHS = (*RUNS, "eval.features", "eval.statistics")
 
 
 def expand_paths(config: Config) -> None:

@@ -311,8 +311,9 @@ def _record(config: Config, field: str, what: str, name: str) -> Records:
 
 
 def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics.Subject:
-    """A model to be measured by experiments/evaluation/metrics.py."""
-    images = data.images(config) if config.data.autoencoder else dataset
+    """A model to be measured by experiments/evaluation/metrics.py; dataset None: without data."""
+    latents = config.data.autoencoder and dataset is not None
+    images = data.images(config) if latents else dataset
     return metrics.Subject(
         pipeline,
         dataset,
@@ -321,6 +322,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
         losses,
         feature_function(components.data_shape(config), config.eval.features),
         config.eval.num_samples,
+        Path(config.eval.statistics) if config.eval.statistics else None,
     )
 
 

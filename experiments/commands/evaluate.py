@@ -33,8 +33,10 @@ def run(request: Request) -> None:
     if "bound" in names and not model.grey_levels:
         model.chain()  # refuses a chain that is impossible before anything is computed
     task: Any = tasks.task(config)
-    losses, dataset = jax.jit(task.metrics), model.dataset()
-    if "sampling" in names:
+    losses = jax.jit(task.metrics)
+    without_data = names == ["sampling"] and config.eval.statistics
+    dataset = None if without_data else model.dataset()
+    if "sampling" in names and dataset and not config.eval.statistics:
         check_data(dataset)
     failures: list[Exception] = []
     steps = related.steps(folder) if config.eval.checkpoints == "all" else [model.step]

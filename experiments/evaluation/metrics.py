@@ -17,11 +17,18 @@ from experiments.data.dataset import Dataset, identity
 from experiments.evaluation import bound, quality
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.figure import Figure, Figures
-from experiments.evaluation.reference import PAIRED, distances, reference, sampled_features
+from experiments.evaluation.quality import Moments
+from experiments.evaluation.reference import (
+    PAIRED,
+    distances,
+    reference,
+    sampled_features,
+    statistics,
+)
 from experiments.pipeline import draw, likelihood
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, files
-from experiments.runs.parts import Parts
+from experiments.runs.parts import Arrays, Parts
 
 LEAST = 20  # samples, for all of the statistics of sample quality
 Losses = Callable[[Any, jax.Array, Any, Any], dict[str, jax.Array]]
@@ -40,6 +47,8 @@ class Subject:
         losses: the training loss of each sample.
         features: gives the features of images, for sample quality.
         n_samples: samples drawn for sample quality.
+        statistics: published statistics of the data, which samples are compared with in place of
+            the data; None: the data.
     """
 
     pipeline: Pipeline
@@ -49,6 +58,7 @@ class Subject:
     losses: Losses
     features: FeatureFunction
     n_samples: int
+    statistics: Path | None = None
 
     @property
     def test(self) -> tuple[Any, Any]:
@@ -131,10 +141,11 @@ def variational_bound(subject: Subject) -> Figures:
 
 
 def sample_quality(subject: Subject) -> Figures:
-    """Distances, precision and recall of samples and training data. Latents are decoded first."""
+    """Distances, precision and recall of samples and training data. Latents are decoded first.
+
+    With published statistics in place of the data, it is the Fréchet distance alone.
+    """
     pipeline, fn, n = subject.pipeline, subject.features, subject.n_samples
-    about = subject.name, subject.images, fn, subject.folder.parent / "stats"
-    truth = reference(*about, pipeline.mesh, pipeline.likelihood.batch_size)
     folder = subject.folder / "evaluation" / str(pipeline.step)
     part = Parts(folder, "samples", [pipeline.seed, pipeline.identity()])
     size = devices.round_up(pipeline.mesh, pipeline.batch_size)
@@ -146,21 +157,37 @@ def sample_quality(subject: Subject) -> Figures:
         x = devices.fetch(batch(first).x)
         return decoder.decode(x) if decoder else x
 
+    published = subject.statistics and statistics(subject.statistics, fn)
     moments, values = sampled_features(scaling, fn, images, size, n, pipeline.mesh, part)
-    details = {"samples": n, "data": truth.moments.n, "features": f"{fn.name}-{fn.version}"}
-    details |= {"seed": pipeline.seed}
+    details = {"samples": n, "features": f"{fn.name}-{fn.version}", "seed": pipeline.seed}
+    if subject.statistics and published:
+        distance = quality.frechet_distance(moments, published)
+        about = {"samples": n, "data": subject.statistics.name} | details
+        figures = {fn.figure("frechet_distance"): Figure(distance, None, about)}
+    else:
+        figures = _against_data(subject, moments, values, details)
+    if "logits" in values:
+        figures["inception_score"] = Figure(*quality.inception_score(values["logits"]), details)
+    return figures
+
+
+def _against_data(
+    subject: Subject, moments: Moments, values: Arrays, details: dict[str, Any]
+) -> Figures:
+    """The statistics of samples and training data, from the samples' features and moments."""
+    pipeline, fn = subject.pipeline, subject.features
+    about = subject.name, subject.images, fn, subject.folder.parent / "stats"
+    truth = reference(*about, pipeline.mesh, pipeline.likelihood.batch_size)
+    details = {"samples": moments.n, "data": truth.moments.n} | details
     distance = distances(moments, values["features"], truth, pipeline.seed)
     kernel = distance.kernel, distance.kernel_error, details | {"subset": distance.subset}
     closeness = quality.precision_recall(truth.features, values["features"][:PAIRED])
-    figures = {
+    return {
         fn.figure("frechet_distance"): Figure(distance.frechet, None, details),
         fn.figure("kernel_distance"): Figure(*kernel),
         fn.figure("precision"): Figure(closeness.precision, None, details),
         fn.figure("recall"): Figure(closeness.recall, None, details),
     }
-    if "logits" in values:
-        figures["inception_score"] = Figure(*quality.inception_score(values["logits"]), details)
-    return figures
 
 
 METRICS: dict[str, Callable[[Subject], Figures]] = {

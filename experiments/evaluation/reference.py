@@ -20,6 +20,7 @@ from experiments.evaluation.quality import Moments
 from experiments.pipeline.draw import check_finite
 from experiments.runs import devices, files, hosts, parts, progress
 from experiments.runs.parts import Part
+from models import weights
 
 PAIRED = 10_000  # the most images of each set in the statistics that compare all pairs
 KERNEL_SUBSET = 1000  # images of KID's subsets, as published
@@ -102,6 +103,29 @@ def reference(
             files.write_arrays(path, rows=rows[0], **dataclasses.asdict(moments))
     assert moments is not None
     return Reference(path, moments, rows[0])
+
+
+def statistics(path: Path, fn: FeatureFunction) -> Moments:
+    """Published statistics of the features of data, mu and sigma: an .npz file or EDM2's pickle.
+
+    Raises:
+        ValueError: the file holds no such statistics, or those of other features.
+    """
+    content = weights.read(path)
+    found = content if isinstance(content, dict) else {}
+    found = found.get("fid", found)  # EDM2's files have statistics of several networks
+    mean, covariance = (np.asarray(found.get(name, ()), np.float64) for name in ("mu", "sigma"))
+    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
+        raise ValueError(
+            f"config.eval.statistics, {path}, holds {weights.about(content)}: it must hold mu [D] "
+            "and sigma [D, D], the mean and the covariance of features"
+        )
+    if fn.name != features.INCEPTION:
+        raise ValueError(
+            f"config.eval.statistics, {path}, are of Inception's features, but config.eval.features"
+            " is empty: give the file of Inception's weights there"
+        )
+    return Moments(2, mean, covariance)  # of two images, the scatter is the covariance
 
 
 def sampled_features(

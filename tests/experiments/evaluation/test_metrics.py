@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 from functools import partial
 
 import jax
@@ -93,6 +94,26 @@ def test_samples_of_the_data_s_distribution_are_no_farther_than_other_data(tmp_p
     assert abs(kernel.value) < 4 * kernel.error
     made = list((tmp_path / "run" / "evaluation" / "5").glob("samples-*/images_*.npz"))
     assert len(made) == 3  # batches of 40
+
+
+def test_published_statistics_take_the_place_of_the_data(tmp_path, dataset):
+    """Those of the samples themselves are at the distance 0; a shift adds its square."""
+    measured = subject(tmp_path / "run", dataset)
+    inception = measured.features.replace(name=features.INCEPTION)
+    measured = dataclasses.replace(measured, features=inception)
+    metrics.sample_quality(measured)
+    (folder,) = (tmp_path / "run" / "evaluation" / "5").glob("samples-*")
+    rows = [np.load(path)["features"] for path in sorted(folder.glob(f"{inception.name}*"))]
+    moments = Moments.of(np.concatenate(rows)[:100])
+    for shift in (0.0, 0.5):
+        path = tmp_path / "cifar10-32x32.npz"
+        mean = moments.mean + shift * np.eye(len(moments.mean))[0]
+        np.savez(path, mu=mean, sigma=moments.covariance)
+        without_data = dataclasses.replace(measured, dataset=None, images=None, statistics=path)
+        figures = metrics.sample_quality(without_data)
+        assert list(figures) == ["fid"]
+        assert figures["fid"].value == pytest.approx(shift**2, abs=1e-6)
+        assert figures["fid"].about["data"] == "cifar10-32x32.npz"
 
 
 def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import pickle
+
 import jax
 import numpy as np
 import pytest
@@ -59,6 +61,33 @@ def test_a_reference_that_was_cut_off_goes_on(dataset, random_conv, tmp_path, mo
     np.testing.assert_array_equal(made.features, whole.features)
     reference.reference(*arguments)
     assert len(writes) == 5
+
+
+MU, SIGMA = np.zeros(3), np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        (features.INCEPTION, {"mu": MU}, r"holds \['mu'\]: it must hold mu \[D\] and sigma"),
+        (features.INCEPTION, {"mu": MU, "sigma": MU}, "it must hold mu"),
+        ("random_conv_v1", {"mu": MU, "sigma": SIGMA}, "give the file of Inception's weights"),
+    ],
+)
+def test_statistics_of_other_content_are_refused(tmp_path, random_conv, name, arrays, message):
+    np.savez(tmp_path / "file.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        reference.statistics(tmp_path / "file.npz", random_conv.replace(name=name))
+
+
+def test_statistics_are_read_from_edm_s_and_edm2_s_files(tmp_path, random_conv):
+    fn, found = random_conv.replace(name=features.INCEPTION), {"mu": MU, "sigma": 2 * SIGMA}
+    np.savez(tmp_path / "edm.npz", **found)
+    (tmp_path / "edm2.pkl").write_bytes(pickle.dumps({"fid": found, "fd_dinov2": {}}))
+    for name in ("edm.npz", "edm2.pkl"):
+        moments = reference.statistics(tmp_path / name, fn)
+        np.testing.assert_array_equal(moments.mean, MU)
+        np.testing.assert_array_equal(moments.covariance, 2 * SIGMA)
 
 
 def test_the_distances_of_gaussian_points_are_the_closed_form(tmp_path, monkeypatch):
