@@ -12,6 +12,7 @@ from experiments.build import related
 from experiments.commands.request import Request
 from experiments.data import latents
 from experiments.runs import folder as folders
+from experiments.training import imported
 from models import published
 from models.published import FORMATS, Format, Skeleton
 from models.published.base import About, extract
@@ -43,6 +44,8 @@ def run(request: Request) -> None:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     written = form.write(path, arrays, options, About(fields, step, scale))
+    if (folder / imported.CARD).exists():
+        shutil.copy(folder / imported.CARD, path)  # it has the license
     LOG.info("%s, step %d, as %s", folder, step, form.title)
     print(written)
 

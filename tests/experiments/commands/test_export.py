@@ -45,7 +45,9 @@ def test_a_run_that_is_written_and_read_has_the_same_weights(a_run, name, capsys
 
 def test_a_file_of_ours_holds_its_config(a_run, capsys):
     config, folder, params = a_run
+    (folder / imported.CARD).write_text("the license")
     export.run(Request(config, folder, format="safetensors"))
+    assert (folder / "exported" / "safetensors" / "model_card.md").read_text() == "the license"
     model = experiments.load(capsys.readouterr().out.strip())
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
     assert model.sde == experiments.load(folder).sde
