@@ -20,7 +20,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-LAYOUT = ("NHWC", "HWIO", "NHWC")
+LAYOUTS = {  # by the number of spatial axes
+    1: ("NWC", "WIO", "NWC"),
+    2: ("NHWC", "HWIO", "NHWC"),
+    3: ("NDHWC", "DHWIO", "NDHWC"),
+}
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Shapes of the result, the image and the kernel."""
 
@@ -38,13 +42,14 @@ class Window(NamedTuple):
 def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """Drop-in replacement for lax.conv_general_dilated, for nn.Conv's field of that name.
 
-    Grouped convolutions and data that are not images [B, H, W, C] are passed on to JAX.
+    Series [B, L, C], images [B, H, W, C] and volumes [B, D, H, W, C] are convolved here. Other data
+    and grouped convolutions are passed on to JAX.
     """
-    if x.ndim != 4 or options["feature_group_count"] != 1:
+    if x.ndim - 2 not in LAYOUTS or options["feature_group_count"] != 1:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     lhs_dilation, rhs_dilation = tuple(options["lhs_dilation"]), tuple(options["rhs_dilation"])
     if isinstance(padding, str):
-        sides = _dilated(x.shape[1:3], lhs_dilation), _dilated(kernel.shape[:2], rhs_dilation)
+        sides = _dilated(x.shape[1:-1], lhs_dilation), _dilated(kernel.shape[:-2], rhs_dilation)
         padding = lax.padtype_to_pads(*sides, strides, padding)
     padding = tuple(map(tuple, padding))
     window = Window(tuple(strides), padding, lhs_dilation, rhs_dilation, options["precision"])
@@ -54,7 +59,8 @@ def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any
 
 
 def _convolved(x: Array, kernel: Array, window: Window, shapes: Any = None) -> Array:
-    return lax.conv_general_dilated(x, kernel, dimension_numbers=LAYOUT, **window._asdict())
+    layout = LAYOUTS[x.ndim - 2]
+    return lax.conv_general_dilated(x, kernel, dimension_numbers=layout, **window._asdict())
 
 
 def _transposed_in_x(g: Array, kernel: Array, window: Window, shapes: Shapes) -> Array:
@@ -69,11 +75,11 @@ def _transposed_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) ->
 
 def _convolved_in_x(g: Array, kernel: Array, window: Window, shapes: Shapes) -> Array:
     """_transposed_in_x as a convolution of g with the flipped kernel; strides become dilation."""
-    flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
-    sides = _dilated(kernel.shape[:2], window.rhs_dilation)
+    flipped = jnp.swapaxes(jnp.flip(kernel, range(kernel.ndim - 2)), -2, -1)
+    sides = _dilated(kernel.shape[:-2], window.rhs_dilation)
     before = [side - 1 - pad for side, (pad, _) in zip(sides, window.padding, strict=True)]
     window = window._replace(window_strides=window.lhs_dilation, lhs_dilation=window.window_strides)
-    return _convolved(g, flipped, _padded(window, before, g, flipped, shapes[1][1:3]))
+    return _convolved(g, flipped, _padded(window, before, g, flipped, shapes[1][1:-1]))
 
 
 def _convolved_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) -> Array:
@@ -81,19 +87,19 @@ def _convolved_in_kernel(g: Array, x: Array, window: Window, shapes: Shapes) -> 
 
     Strides become the dilation of g.
     """
-    x, g = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
+    x, g = jnp.swapaxes(x, 0, -1), jnp.moveaxis(g, 0, -2)
     before = [pad for pad, _ in window.padding]
     window = window._replace(window_strides=window.rhs_dilation, rhs_dilation=window.window_strides)
-    kernel = _convolved(x, g, _padded(window, before, x, g, shapes[2][:2]))
-    return jnp.transpose(kernel, (1, 2, 0, 3))
+    kernel = _convolved(x, g, _padded(window, before, x, g, shapes[2][:-2]))
+    return jnp.moveaxis(kernel, 0, -2)
 
 
 def _padded(
     window: Window, before: Sequence[int], x: Array, kernel: Array, sides: Sequence[int]
 ) -> Window:
     """The window with padding `before`, and `after` such that the result is of size `sides`."""
-    images = _dilated(x.shape[1:3], window.lhs_dilation)
-    kernels = _dilated(kernel.shape[:2], window.rhs_dilation)
+    images = _dilated(x.shape[1:-1], window.lhs_dilation)
+    kernels = _dilated(kernel.shape[:-2], window.rhs_dilation)
     results = _dilated(sides, window.window_strides)
     padding = [
         (pad, result + side - 1 - image - pad)

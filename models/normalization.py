@@ -42,11 +42,12 @@ class GroupNorm(nn.Module):
         a = self.param("scale", initializers.ones, (channels,))
         b = self.param("bias", initializers.zeros, (channels,))
         # Subtract the mean of a few pixels first, so that a large mean does not cost precision.
-        few_pixels = x[:, ::4, ::4].astype(jnp.float32)
-        reference = lax.stop_gradient(self._group_means(few_pixels.mean((1, 2))))
-        y = x.astype(jnp.float32) - reference[:, None, None]
-        mean = self._group_means(y.mean((1, 2)))
-        variance = self._group_means(jnp.square(y).mean((1, 2))) - jnp.square(mean)
+        axes = tuple(range(1, x.ndim - 1))
+        few_pixels = x[:, *[slice(None, None, 4)] * len(axes)].astype(jnp.float32)
+        reference = lax.stop_gradient(self._group_means(few_pixels.mean(axes)))
+        y = x.astype(jnp.float32) - jnp.expand_dims(reference, axes)
+        mean = self._group_means(y.mean(axes))
+        variance = self._group_means(jnp.square(y).mean(axes)) - jnp.square(mean)
         a *= lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
         b -= a * mean
         if scale is not None:
@@ -54,7 +55,7 @@ class GroupNorm(nn.Module):
             a, b = a * factor, b * factor
         if shift is not None:
             b += shift
-        return (a[:, None, None] * y + b[:, None, None]).astype(x.dtype)
+        return (jnp.expand_dims(a, axes) * y + jnp.expand_dims(b, axes)).astype(x.dtype)
 
     def _group_means(self, values: Float[Array, "batch channels"]) -> Array:
         """Replaces each channel's value by the mean over its group."""

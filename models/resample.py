@@ -1,8 +1,8 @@
-"""Resampling of images by 2 with a separable FIR filter (StyleGAN2, Karras et al. 2020).
+"""Resampling of images, series and volumes by 2 with a separable FIR filter (StyleGAN2).
 
-The filters are short, so each pass along an axis is a sum of shifted slices. No zeros are inserted
-or multiplied, and XLA fuses the pass with its neighbours. Kernel (1, 1) means nearest-neighbour
-upsampling and mean pooling.
+Karras et al. 2020, arXiv 1912.04958. The filters are short, so each pass along an axis is a sum of
+shifted slices. No zeros are inserted or multiplied, and XLA fuses the pass with its neighbours.
+Kernel (1, 1) means nearest-neighbour upsampling and mean pooling.
 """
 
 import functools
@@ -14,14 +14,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-Image = Float[Array, "batch height width channels"]
+Image = Float[Array, "batch *sides channels"]
+"""Series [B, L, C], images [B, H, W, C] or volumes [B, D, H, W, C]."""
 
 
 def upsample(x: Image, kernel: Sequence[float]) -> Image:
-    """Doubles height and width of images [B, H, W, C]."""
+    """Doubles every side of images [B, *sides, C]."""
     taps = 2 * _taps(kernel)
     pad = (len(taps) + 1) // 2
-    for axis in (1, 2):
+    for axis in range(1, x.ndim - 1):
         phases = []
         for phase in (0, 1):  # even outputs take every other tap, odd outputs the rest
             first = (pad - phase) % 2
@@ -34,16 +35,16 @@ def upsample(x: Image, kernel: Sequence[float]) -> Image:
 
 
 def downsample(x: Image, kernel: Sequence[float]) -> Image:
-    """Halves height and width of images [B, H, W, C]."""
+    """Halves every side of images [B, *sides, C]."""
     taps = _taps(kernel)
-    for axis in (1, 2):
+    for axis in range(1, x.ndim - 1):
         x = _correlate(x, taps, axis, (len(taps) - 1) // 2, (len(taps) - 2) // 2, stride=2)
     return x
 
 
 def smooth(x: Image, kernel: Sequence[float], before: int, after: int) -> Image:
     """Filters without resampling, after padding with `before` and `after` zeros on each axis."""
-    for axis in (1, 2):
+    for axis in range(1, x.ndim - 1):
         x = _correlate(x, _taps(kernel), axis, before, after)
     return x
 

@@ -12,7 +12,7 @@ from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.programs import Bare
 from experiments.commands import plan
-from models.convolution import LAYOUT
+from models.convolution import LAYOUTS
 
 
 def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
@@ -58,7 +58,7 @@ def peaks(preset: Preset, dtype: str) -> dict[str, tuple[Callable[..., Any], tup
         jax.lax.conv_general_dilated,
         window_strides=(1, 1),
         padding="SAME",
-        dimension_numbers=LAYOUT,
+        dimension_numbers=LAYOUTS[2],
     )
     return {"product": (jnp.matmul, (matrix, matrix)), "convolution": (convolve, (images, kernel))}
 

@@ -99,10 +99,14 @@ class AutoencoderFormat(Format):
         """
         n_levels = self._count(arrays, ("encoder", "ResnetBlock", "level", 0, 0), 3)
         first = [("encoder", "ResnetBlock", "level", level, 0) for level in range(n_levels)]
-        widths = [arrays[f"{self._named(layer, n_levels)}.conv1.weight"].shape[0] for layer in first]
+        widths = [
+            arrays[f"{self._named(layer, n_levels)}.conv1.weight"].shape[0] for layer in first
+        ]
         blocks = self._count(arrays, first[0], 4)
         attend = ((layer[0], "Attention", *layer[2:]) for layer in first)
-        attentive = [any(k.startswith(self._named(a, n_levels) + ".") for k in arrays) for a in attend]
+        attentive = [
+            any(k.startswith(self._named(a, n_levels) + ".") for k in arrays) for a in attend
+        ]
         channels, latent = arrays["encoder.conv_in.weight"].shape[1], _latents(arrays)
         ends = arrays["decoder.conv_out.weight"].shape[0], arrays["decoder.conv_in.weight"].shape[1]
         if ends != (channels, latent):
@@ -144,7 +148,9 @@ class AutoencoderFormat(Format):
         return next(i for i in range(len(arrays) + 1) if f"{name(i)}.conv1.weight" not in arrays)
 
     def _holds(self, arrays: Mapping[str, Any]) -> bool:
-        ends = {f"{part}.conv_{end}.weight" for part in ("encoder", "decoder") for end in ("in", "out")}
+        ends = {
+            f"{part}.conv_{end}.weight" for part in ("encoder", "decoder") for end in ("in", "out")
+        }
         first = self._named(("encoder", "ResnetBlock", "level", 0, 0), 1)
         return ends | {f"{first}.conv1.weight"} <= arrays.keys()
 
@@ -348,8 +354,10 @@ class CompVis(AutoencoderFormat):
     def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
         network: Any = skeleton.network
         first, *_ = mults = network.ch_mult
-        if network.norm_groups != 32 or any(mult % first for mult in mults) or not (
-            network.mid_attention and network.quant_conv and network.post_quant_conv
+        if (
+            network.norm_groups != 32
+            or any(mult % first for mult in mults)
+            or not (network.mid_attention and network.quant_conv and network.post_quant_conv)
         ):
             raise ValueError(
                 f"{self.title} has 32 groups in every normalisation, widths that are multiples of "

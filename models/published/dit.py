@@ -102,9 +102,14 @@ class DiTFormat(Format):
         width, channels, *patch = self._shape(arrays, "patches", 4)
         outputs, features = self._shape(arrays, "output")[0], self._shape(arrays, "Dense_0")[1]
         area = patch[0] ** 2
-        if features != DiT.nf or patch[0] != patch[1] or outputs not in (
-            area * channels,
-            2 * area * channels,
+        if (
+            features != DiT.nf
+            or patch[0] != patch[1]
+            or outputs
+            not in (
+                area * channels,
+                2 * area * channels,
+            )
         ):
             raise ValueError(
                 f"{self.title} with patches of {patch[0]} x {patch[1]} pixels of {channels} "

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from jax import lax
 
-from models.convolution import LAYOUT, Conv
+from models.convolution import LAYOUTS, Conv
 
 
-def plain(x, kernel, strides=(1, 1), padding="SAME", input_dilation=None, kernel_dilation=None):
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, input_dilation, kernel_dilation, dimension_numbers=LAYOUT
-    )
+def plain(x, kernel, strides=None, padding="SAME", input_dilation=None, kernel_dilation=None):
+    axes = x.ndim - 2
+    window = strides or (1,) * axes, padding, input_dilation, kernel_dilation
+    return lax.conv_general_dilated(x, kernel, *window, dimension_numbers=LAYOUTS[axes])
 
 
 def ours(x, kernel, **window):
-    conv = Conv(kernel.shape[3], kernel.shape[:2], use_bias=False, **window)
+    conv = Conv(kernel.shape[-1], kernel.shape[:-2], use_bias=False, **window)
     return conv.apply({"params": {"kernel": kernel}}, x)
 
 
@@ -45,11 +45,14 @@ def transforms(f, x, kernel):
 
 def arguments(size=(3, 3), dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0))
-    shapes = (2, 5, 6, 3), (*size, 3, 4)
+    sides = {1: (7,), 2: (5, 6), 3: (4, 3, 5)}[len(size)]
+    shapes = (2, *sides, 3), (*size, 3, 4)
     return [jax.random.normal(*pair, dtype) for pair in zip(keys, shapes, strict=True)]
 
 
 WINDOWS = {
+    "series": ((3,), {"strides": (2,), "padding": ((0, 1),)}),
+    "volumes": ((3, 1, 3), {"strides": (1, 2, 1)}),
     "odd": ((3, 3), {}),
     "strided": ((3, 3), {"strides": (2, 2), "padding": ((0, 1), (0, 1))}),
     "all": (

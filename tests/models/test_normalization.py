@@ -84,3 +84,9 @@ def test_parameters_are_named_and_initialised_as_flax_s():
 def test_groups_divide_the_channels(groups):
     with pytest.raises(ValueError, match=f"8 channels cannot be normalised in {groups} groups"):
         GroupNorm(groups).init(jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 8), (2, 2, 3, 4, 8)])
+def test_series_and_volumes_are_normalised_over_every_axis(shape):
+    x, params = X.reshape(shape), {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    np.testing.assert_allclose(ours(params, x), exact(x, 4, 1e-5), atol=1e-5)

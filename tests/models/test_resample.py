@@ -42,3 +42,15 @@ def test_a_constant_stays_constant_inside():
     up, down = jax.jit(lambda x: (upsample(x, kernel), downsample(x, kernel)))(x)
     np.testing.assert_allclose(up[:, 2:-2, 2:-2], 1, rtol=1e-6)
     np.testing.assert_allclose(down[:, 1:-1, 1:-1], 1, rtol=1e-6)
+
+
+def test_series_and_volumes_are_resampled_along_every_axis():
+    """An image of one row or of many equal ones is a series; slices of a volume are images."""
+    kernel = (1, 3, 3, 1)
+    for resample in (upsample, downsample):
+        series = resample(X[:, :, 0], kernel)
+        rows = resample(jnp.broadcast_to(X[:, None, :, 0], (2, 16, 8, 3)), kernel)
+        np.testing.assert_allclose(series, rows[:, rows.shape[1] // 2], atol=1e-6)
+        volume = resample(jnp.broadcast_to(X[:, None], (2, 16, 8, 6, 3)), kernel)
+        image = resample(X, kernel)
+        np.testing.assert_allclose(volume[:, volume.shape[1] // 2], image, atol=1e-6)

@@ -26,7 +26,9 @@ def source(name, tmp_path):
         state |= {"pos_embed": arrays["buffer/pos_embed"]}
         return published.Source(tmp_path / "DiT.pt", state), arrays
     for block in range(1, 2):  # the embedders are copies of the first block's
-        for key in [key for key in state if key.startswith(f"transformer_blocks.{block}.norm1.emb")]:
+        for key in [
+            key for key in state if key.startswith(f"transformer_blocks.{block}.norm1.emb")
+        ]:
             state[key] = state[key.replace(f".{block}.", ".0.", 1)]
     options = json.loads(str(arrays["config"]))
     return published.Source(tmp_path / "transformer", state, options), arrays
@@ -57,7 +59,9 @@ def test_imported_networks_agree_with_the_published_code(name, tmp_path):
     x, labels = golden.channels_last(arrays["x"]), arrays["class_labels"]
     labels = np.where(labels == 10, -1, labels)
     network = jax.jit(models.create(config).apply)
-    output = network({"params": params}, x, arrays["timesteps"].astype(np.float32), class_labels=labels)
+    output = network(
+        {"params": params}, x, arrays["timesteps"].astype(np.float32), class_labels=labels
+    )
     golden.assert_samples_close(output, golden.channels_last(arrays["output"]), 1e-5)
 
 
