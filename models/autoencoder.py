@@ -20,9 +20,9 @@ from models.layers import (
     ResnetBlock,
     Upsample,
     check_halvings,
-    conv1x1,
     conv3x3,
     group_norm,
+    init,
     with_remat,
 )
 from models.resample import Image
@@ -180,12 +180,14 @@ class Autoencoder(AutoencoderModule):
         self.encoder = Encoder(**levels, features=(1 + is_kl) * self.latent_channels)
         self.decoder = Decoder(**levels, features=self.channels)
         if self.quant_conv:
-            self.to_latents = conv1x1(self.encoder.features)
+            self.to_latents = Conv(self.encoder.features, (1, 1), kernel_init=init())
         if self.post_quant_conv:
-            self.from_latents = conv1x1(self.latent_channels)
+            self.from_latents = Conv(self.latent_channels, (1, 1), kernel_init=init())
         if not is_kl:
-            init = initializers.normal(1.0)
-            self.codebook = self.param("codebook", init, (self.codebook_size, self.latent_channels))
+            normal = initializers.normal(1.0)
+            self.codebook = self.param(
+                "codebook", normal, (self.codebook_size, self.latent_channels)
+            )
         if self.adversarial:
             self.discriminator = PatchDiscriminator(self.nf)
 

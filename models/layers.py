@@ -1,5 +1,6 @@
 """Layers of NCSN++ (Song et al. 2021, Appendix H), named as in the published checkpoints."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -48,14 +49,28 @@ Conv = partial(convolution.Conv, promote_dtype=cast_to_input_dtype)
 Dense = partial(nn.Dense, promote_dtype=cast_to_input_dtype)
 
 
-def conv3x3(features: int, scale: float = 1.0, **options) -> nn.Conv:
-    """A 3 x 3 convolution initialised by init(scale)."""
-    return Conv(features, (3, 3), kernel_init=init(scale), **options)
+def convolution_of(size: int, features: int, **options) -> Resample:
+    """A convolution with a kernel of this size along every side of its input [B, *sides, C].
+
+    Padding by ((before, after),) holds for every side.
+    """
+
+    def convolve(x: Image) -> Image:
+        sides, padding = x.ndim - 2, options.get("padding", "SAME")
+        padding = padding if isinstance(padding, str) else padding * sides
+        return Conv(features, (size,) * sides, **options | {"padding": padding})(x)
+
+    return convolve
 
 
-def conv1x1(features: int, scale: float = 1.0, **options) -> nn.Conv:
-    """A 1 x 1 convolution initialised by init(scale)."""
-    return Conv(features, (1, 1), kernel_init=init(scale), **options)
+def conv3x3(features: int, scale: float = 1.0, **options) -> Resample:
+    """A convolution with a kernel of size 3 initialised by init(scale)."""
+    return convolution_of(3, features, kernel_init=init(scale), **options)
+
+
+def conv1x1(features: int, scale: float = 1.0, **options) -> Resample:
+    """A convolution with a kernel of size 1 initialised by init(scale)."""
+    return convolution_of(1, features, kernel_init=init(scale), **options)
 
 
 def nin(features: int, scale: float = 0.1, **options) -> nn.Dense:
@@ -92,12 +107,17 @@ def with_remat(block: type[Module], remat: bool, static: tuple[int, ...] = ()) -
 
 
 def check_halvings(x: Image, halvings: int) -> None:
-    """Raises ValueError unless 2^halvings divides height and width of images [B, H, W, C]."""
-    factor = 2**halvings
-    if x.shape[1] % factor or x.shape[2] % factor:
+    """Raises ValueError unless 2^halvings divides every side of images [B, *sides, C]."""
+    factor, sides = 2**halvings, x.shape[1:-1]
+    if any(side % factor for side in sides):
+        found = " x ".join(map(str, sides))
+        below, above = (
+            " x ".join(str(max(round_(side / factor), 1) * factor) for side in sides)
+            for round_ in (math.floor, math.ceil)
+        )
         raise ValueError(
-            f"images of {x.shape[1]} x {x.shape[2]} pixels cannot be halved {halvings} times, as "
-            f"the network does: height and width must be multiples of {factor}"
+            f"images of {found} pixels cannot be halved {halvings} times, as the network does: "
+            f"every side must be a multiple of {factor}, as in {below} or {above}"
         )
 
 
@@ -325,16 +345,16 @@ class Attention(nn.Module):
         context: Float[Array, "batch tokens width"] | None = None,
         mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Image:
-        b, h, w, c = x.shape
+        b, *_, c = x.shape
         y = group_norm(c, self.group_size, self.epsilon, self.groups, name="GroupNorm_0")(x)
-        y = y.reshape(b, h * w, c)
+        y = y.reshape(b, -1, c)
         context = y if context is None else context
         split = self.heads, c // self.heads
         q, k, v = (
             nin(c, self.qkv_scale, name=f"NIN_{i}")(seen).reshape(*seen.shape[:2], *split)
             for i, seen in enumerate((y, context, context))
         )
-        y = attend(q, k, v, mask).reshape(b, h * w, c)
+        y = attend(q, k, v, mask).reshape(b, -1, c)
         y = nin(c, self.init_scale, name="NIN_3")(y)
         return add_skip(x, y.reshape(x.shape), self.skip_rescale)
 
@@ -362,21 +382,23 @@ class Combine(nn.Module):
 
 
 def convolve_dilated(x: Image, kernel: Array, *_: Any, **__: Any) -> Image:
-    """Convolves x, with zeros inserted between its pixels, with a 3 x 3 kernel and padding 2.
+    """Convolves x, with zeros inserted between its pixels, with a kernel of size 3 and padding 2.
 
-    [B, H, W, C] to [B, 2 H + 1, 2 W + 1, features]. No zero is multiplied: each tap of the kernel
+    [B, *sides, C] to [B, *(2 sides + 1), features]. No zero is multiplied: each tap of the kernel
     is one matrix product, and the products are interleaved. XLA's CPU backend takes several times
     as long for the gradient in the kernel of a convolution with dilated input.
     """
-    taps = [[x @ kernel[i, j] for j in range(3)] for i in range(3)]
-    return _overlap([_overlap(row, axis=2) for row in taps], axis=1)
+    axis = x.ndim - kernel.ndim + 1  # the first side that is still to be convolved
+    if axis == x.ndim - 1:
+        return x @ kernel
+    return _overlap([convolve_dilated(x, tap) for tap in kernel], axis)
 
 
 def _overlap(taps: Sequence[Array], axis: int) -> Array:
     """Interleaves taps along `axis`: the middle tap at pixels, the others' sum between pixels."""
 
     def pad(x, *width):
-        return jnp.pad(x, [(0, 0)] * axis + [width] + [(0, 0)] * (3 - axis))
+        return jnp.pad(x, [(0, 0)] * axis + [width] + [(0, 0)] * (x.ndim - 1 - axis))
 
     first, middle, last = taps
     between, pixels = pad(first, 1, 0) + pad(last, 0, 1), pad(middle, 0, 1)
@@ -387,7 +409,7 @@ def _overlap(taps: Sequence[Array], axis: int) -> Array:
 
 
 class Upsample(nn.Module):
-    """Doubles height and width, with a convolution to `features` channels unless None.
+    """Doubles every side, with a convolution to `features` channels unless None.
 
     Attributes:
         features: output channels, or None.
@@ -408,13 +430,13 @@ class Upsample(nn.Module):
         spread = {"use_bias": False, "conv_general_dilated": convolve_dilated}
         x = conv3x3(self.features, name="Conv2d_0", **spread)(x)
         p = len(self.kernel) - 4
-        x = 4 * smooth(x, self.kernel, (p + 1) // 2 + 1, p // 2 + 1)
+        x = 2 ** (x.ndim - 2) * smooth(x, self.kernel, (p + 1) // 2 + 1, p // 2 + 1)
         bias = self.param("bias", initializers.zeros, (self.features,))
         return x + bias.astype(x.dtype)
 
 
 class Downsample(nn.Module):
-    """Halves height and width, with a convolution to `features` channels unless None.
+    """Halves every side, with a convolution to `features` channels unless None.
 
     Attributes: as for Upsample.
     """
@@ -428,8 +450,7 @@ class Downsample(nn.Module):
         if self.features is None:
             return downsample(x, self.kernel)
         if not self.fir:
-            pad = ((0, 1), (0, 1))
-            return conv3x3(self.features, name="Conv_0", strides=2, padding=pad)(x)
+            return conv3x3(self.features, name="Conv_0", strides=2, padding=((0, 1),))(x)
         x = smooth(x, self.kernel, (len(self.kernel) + 1) // 2, len(self.kernel) // 2)
         return conv3x3(self.features, name="Conv2d_0", strides=2, padding="VALID")(x)
 
@@ -468,7 +489,8 @@ class ResnetBlock(nn.Module):
             h, x = self.resample(h), self.resample(x)
         h = conv3x3(self.features, name="Conv_0")(h)
         if temb is not None:
-            h += Dense(self.features, kernel_init=init())(self.act(temb))[:, None, None]
+            shift = Dense(self.features, kernel_init=init())(self.act(temb))
+            h += jnp.expand_dims(shift, range(1, h.ndim - 1))
         h = self.act(norm(self.features, name="GroupNorm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, self.init_scale, name="Conv_1")(h)

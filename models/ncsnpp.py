@@ -35,6 +35,7 @@ from models.layers import (
 )
 from models.resample import Image, downsample, upsample
 from models.text import Text, embed_text
+from sde_lib.batch import expand
 
 
 class NCSNpp(CheckedNetwork):
@@ -250,5 +251,5 @@ class NCSNpp(CheckedNetwork):
             sigma = labels
             if self.embedding_type == "positional":
                 sigma = level_sigma(labels, self.sigma_min, self.sigma_max, self.num_scales)
-            output = output / sigma[:, None, None, None]
+            output = output / expand(sigma, output)
         return output
