@@ -42,6 +42,8 @@ def _training(config: Config) -> None:
     training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
     # "log_linear", "cld", "chain"; their numbers are in config.model, as in score_sde
     training.continuous = True  # False: at config.model.num_scales noise levels
+    training.init_from = ""  # fine-tuning: the folder of a run, or a published file, whose averaged
+    # weights a new run begins with
     training.n_iters = 1_300_001
     training.batch_size = 128  # samples a step, over all devices
     training.n_microbatches = 1  # parts of a batch, one after the other, to save memory
@@ -319,6 +321,8 @@ def _optim(config: Config) -> None:
     optim.weight_decay = 0.0
     optim.warmup = 5000
     optim.grad_clip = 1.0
+    optim.freeze = ()  # regular expressions: a parameter whose whole name, such as "Conv_0/kernel",
+    # matches one is not trained
     optim.nan_to_num = False  # replace NaN in gradients by 0, infinity by 1e5 (EDM)
 
 

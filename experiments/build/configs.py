@@ -31,7 +31,7 @@ RESUME = tuple(name for name in USE if name != "seed") + RECORDED
 """Fields that may change when a training is resumed."""
 RUNS = (  # fields that hold the folder of another run, or a file, which may be moved
     *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
-    *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res"),
+    *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res", "training.init_from"),
     *("sampling.embeddings", "guidance.classifier.run", "guidance.discriminator.run"),
 )
 PATHS = (*RUNS, "eval.features", "eval.statistics")

@@ -22,7 +22,7 @@ from models.published import Card, Format, Found, base
 from models.published.base import Arrays
 from models.weights import hub
 
-RECORD = "published.json"
+RECORD = folders.PUBLISHED
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".msgpack")
 
 
@@ -42,15 +42,20 @@ class Published:
     found: Found
     card: Card | None
 
-    def config(self) -> Config:
+    def config(self, otherwise: Config | None = None) -> Config:
         """The config of the model.
 
+        Args:
+            otherwise: the config if neither the file nor a card says what the network is.
+
         Raises:
-            ValueError: neither the file nor a card says what the network is.
+            ValueError: nothing says what the network is.
         """
         fields = self.card.fields if self.card else {}
         base = self.card.config if self.card else ""
         if not (base or self.found.fields):
+            if otherwise is not None:
+                return otherwise
             raise ValueError(
                 f"{self.path} is {self.form.title}, which does not say what its network is: give "
                 "--config=FILE.py:VARIANT, such as configs/cifar10.py:ve_ncsnpp_continuous"

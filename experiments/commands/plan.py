@@ -107,6 +107,7 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
         for name, values in task.example_conditions().items()
     }
     state = abstract_state(task, config.seed, mesh)
+    training.optimizer.check_freeze(state.params)
     step = compiled(make_train_step(task, training, mesh), state)
     return state, step.lower(state, batch, conditions)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from experiments.build import components, configs, data, tasks
+from experiments.build import components, configs, data, related, tasks
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
 from experiments.evaluation import reference
@@ -24,6 +24,7 @@ from experiments.tasks.base import Task
 from experiments.tasks.held_out import make_evaluation
 from experiments.training import imported, loop, watch
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.init_from import warm_start
 from experiments.training.options import Training
 from experiments.training.state import TrainState, abstract_state, init_state, restore
 from experiments.training.step import check_batch, compiled, make_batches, make_program
@@ -48,13 +49,19 @@ def run(request: Request) -> None:
     changes = configs.changes(config, folder)
     check_reports(config, task)
     abstract = abstract_state(task, config.seed, mesh)
+    training.optimizer.check_freeze(abstract.params)
+    initial = related.initial(config, folder, abstract.params)
     with folders.locked(folder):
         with progress.working("loading data"):
             dataset = data.claimed(config, folder)
         check_data(config, task, training, dataset)
         task.prepare(dataset, folder)
+        origin = folders.origin(folder)
+        if initial:
+            origin = initial.record
+            files.write_json(folder / folders.ORIGIN, origin)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-        facts = tasks.card_facts(config, task, dataset, n_params)
+        facts = tasks.card_facts(config, task, dataset, n_params, origin)
         with (
             loop.stop_signals() as stop,
             closing(
@@ -65,7 +72,7 @@ def run(request: Request) -> None:
         ):
             state = restore(checkpoints, task, abstract)
             state = state or imported.start(task, folder, abstract)
-            state = state or task.start(init_state(task, config.seed, abstract))
+            state = state or first_state(config, task, abstract, initial)
             begun = int(state.step)
             folders.record_changes(folder, begun, changes)
             configs.save(config, folder)
@@ -86,6 +93,16 @@ def run(request: Request) -> None:
             LOG.info("stopped and saved at step %d: run the same command to go on", step)
             return
         report(config, task, state, dataset, folder, trained=int(state.step) > begun)
+
+
+def first_state(
+    config: Any, task: Task, abstract: TrainState, initial: related.Initial | None
+) -> TrainState:
+    """The state before the first step, of random weights or with those of another run."""
+    state = init_state(task, config.seed, abstract)
+    if initial:
+        state = warm_start(state, initial.params, initial.matched)
+    return task.start(state)
 
 
 def check_reports(config: Any, task: Task) -> None:

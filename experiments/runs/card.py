@@ -30,7 +30,8 @@ class Facts(NamedTuple):
     flags of the command that uses the model. limits: sentences; "{passes}" in them becomes how many
     times each sample was seen. data: rows of the section on data. config: (field, value, default)
     of the fields that differ from the defaults. n_params: parameters. batch_size: samples a step.
-    n_train: training samples. log_freq: steps between lines of timing.jsonl.
+    n_train: training samples. log_freq: steps between lines of timing.jsonl. origin: of the first
+    weights, if they were not random: "from", "step", "source", "license" and "commercial" as known.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Facts(NamedTuple):
     batch_size: int
     n_train: int
     log_freq: int
+    origin: Mapping[str, Any]
 
 
 def describe(facts: Facts, folder: Path, step: int) -> str:
@@ -89,10 +91,7 @@ def card(
         "Data": _list(f"{name}: {value}" for name, value in facts.data.items()),
         "Compute": _compute(facts, step, passes, devices, timed_steps, device_seconds),
         "Config": _config(facts.config),
-        "Licence": (
-            "The program is under Apache-2.0. Nobody has stated a licence of these weights: who "
-            "publishes them does, within the licence of the data."
-        ),
+        "Licence": _licence(facts.origin),
     }
     text = f"# {facts.kind.capitalize()} of `{facts.dataset}`, step {step:,}\n\n"
     text += "".join(f"## {name}\n\n{section}\n\n" for name, section in sections.items())
@@ -150,7 +149,7 @@ def _compute(
     facts: Facts, step: int, passes: float, devices: str, timed_steps: int, seconds: float
 ) -> str:
     took = f"{seconds:,.0f} device seconds ({seconds / 3600:,.3g} hours) in {timed_steps:,} steps"
-    rows = {
+    rows = _origin(facts.origin) | {
         "Parameters": f"{facts.n_params:,}",
         "Steps": f"{step:,} of {facts.batch_size} samples",
         "Samples seen": f"{step * facts.batch_size:,}, {passes:,.3g} times the training set",
@@ -159,6 +158,29 @@ def _compute(
         "Arithmetic": "not counted: `--mode=plan` tells that of a step",
     }
     return _list(f"{name}: {value}" for name, value in rows.items())
+
+
+def _origin(origin: Mapping[str, Any]) -> dict[str, str]:
+    """A row that names the run or the publication that the first weights are from."""
+    at = f" at step {origin['step']:,}" if origin.get("step") else ""
+    place = [f"`{origin['from']}`{at}"] if "from" in origin else []
+    known = place + [str(origin[name]) for name in ("model", "source") if origin.get(name)]
+    return {"First weights": f"those of {', '.join(known)}"} if known else {}
+
+
+def _licence(origin: Mapping[str, Any]) -> str:
+    """The licence of weights, which is that of the weights that they began with, if it is known."""
+    program = "The program is under Apache-2.0. "
+    if origin.get("license", "not stated") == "not stated":
+        return program + (
+            "Nobody has stated a licence of these weights: who publishes them does, within the "
+            "licence of the data."
+        )
+    no_sale = "" if origin.get("commercial", True) else ": no commercial use"
+    return program + (
+        f"Training began with weights under the licence {origin['license']}{no_sale}. It holds for "
+        "these weights too."
+    )
 
 
 def _config(fields: list[tuple[str, Any, Any]]) -> str:

@@ -11,6 +11,8 @@
 | samples/         | pictures and arrays of samples, each with a .json beside it  |
 | data.json        | the digest of the data                                       |
 | latents.json ... | records of other runs and files that this run depends on     |
+| init_from.json   | the origin of the first weights, of a run that was fine-tuned |
+| published.json   | the origin of the weights, of a run that was imported        |
 """
 
 import fcntl
@@ -28,6 +30,7 @@ from experiments.runs import files, hosts
 LOG = logging.getLogger(__name__)
 CONFIG = "config.json"
 CHANGES = "changes.jsonl"
+ORIGIN, PUBLISHED = "init_from.json", "published.json"
 LOCK = ".lock"  # holds the process that trains, and its host
 
 
@@ -83,6 +86,14 @@ def record_changes(folder: Path, step: int, changes: dict[str, tuple[Any, Any]])
         lines.append({"step": step, "field": name, "before": before, "after": after})
     if lines:
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """What is known of the weights that a run began with; {} if they were random."""
+    for name in (ORIGIN, PUBLISHED):
+        if (folder / name).exists():
+            return files.read_json(folder / name)
+    return {}
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 from flax import traverse_util
@@ -21,7 +20,7 @@ from experiments.data.dataset import Dataset
 from experiments.runs import folder as folders
 from experiments.tasks.base import Description
 from experiments.tasks.classifier import Classifier
-from experiments.training.state import TrainState
+from experiments.training.state import TrainState, with_weights
 
 RECORD = "generated.json"
 
@@ -113,13 +112,7 @@ class Discriminator(Classifier):
         weights = traverse_util.flatten_dict(self.encoder())
         names = traverse_util.flatten_dict(state.params["encoder"])
         encoder = traverse_util.unflatten_dict({name: weights[name] for name in names})
-
-        def put(state, encoder):
-            params = state.params | {"encoder": encoder}
-            return state._replace(params=params, ema_params=params)
-
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        return jax.jit(put, out_shardings=shardings)(state, encoder)
+        return with_weights(state, {"encoder": encoder})
 
     def describe(self) -> Description:
         return Description(

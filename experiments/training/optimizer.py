@@ -1,8 +1,16 @@
-"""The optimizer: Adam with linear warm-up, after clipping the gradient to a global norm."""
+"""The optimizer: Adam with linear warm-up, after clipping the gradient to a global norm.
+
+Parameters can be frozen by their names, which join the names of the modules from the outside in by
+"/": "Conv_0/kernel".
+"""
 
 import dataclasses
+import difflib
+import re
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from sde_lib.checks import check_at_least, check_in, check_types
@@ -28,9 +36,11 @@ class Adam:
         weight_decay: as a multiple of the learning rate.
         warmup: steps over which the learning rate rises from 0.
         grad_clip: the largest global norm of a gradient; 0 or less: no limit.
+        freeze: regular expressions; a parameter whose whole name matches one stays as it is. It has
+            no moments, no weight decay, and no part in the norm of the gradient.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or no regular expression.
     """
 
     lr: float = 2e-4
@@ -40,12 +50,21 @@ class Adam:
     weight_decay: float = 0.0
     warmup: int = 5000
     grad_clip: float = 1.0
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_types(self, PREFIX)
         check_at_least(0, **{f"{PREFIX}warmup": self.warmup})
         for interval, names in RANGES.items():
             check_in(interval, **{f"{PREFIX}{name}": getattr(self, name) for name in names})
+        for pattern in self.freeze:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ValueError(
+                    f"{PREFIX}freeze has {pattern!r}, which is no regular expression ({error}): "
+                    "give some such as 'Conv_0/.*'"
+                ) from error
 
     def rate(self, step: Any) -> Any:
         """The learning rate at a step."""
@@ -58,10 +77,48 @@ class Adam:
         if self.grad_clip > 0:
             clip = optax.clip_by_global_norm(self.grad_clip)
         rate: Any = self.rate if self.warmup else self.lr
-        return optax.chain(
+        adam = optax.chain(
             clip,
             optax.adamw(rate, self.beta1, self.beta2, self.eps, weight_decay=self.weight_decay),
         )
+        if not self.freeze:
+            return adam
+        return optax.partition({False: adam, True: optax.set_to_zero()}, self.are_frozen)
+
+    def are_frozen(self, params: Any) -> Any:
+        """True for each parameter that is frozen, as a tree."""
+
+        def frozen(path: Any, _: Any) -> bool:
+            return any(re.fullmatch(pattern, _name(path)) for pattern in self.freeze)
+
+        return jax.tree_util.tree_map_with_path(frozen, params)
+
+    def of_trained(self, grads: Any) -> Any:
+        """A gradient that is 0 for frozen parameters."""
+        if not self.freeze:
+            return grads
+        frozen = self.are_frozen(grads)
+        return jax.tree.map(lambda g, off: jnp.zeros_like(g) if off else g, grads, frozen)
+
+    def check_freeze(self, params: Any) -> None:
+        """Raises ValueError for a pattern that matches no parameter, or if all are frozen."""
+        names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for pattern in self.freeze:
+            if not any(re.fullmatch(pattern, name) for name in names):
+                near = difflib.get_close_matches(pattern, names, 3, 0.3)
+                raise ValueError(
+                    f"{PREFIX}freeze has {pattern!r}, which matches the whole name of no "
+                    f"parameter: there are {', '.join(near or names[:3])}, ..."
+                )
+        if all(jax.tree.leaves(self.are_frozen(params))):
+            raise ValueError(
+                f"{PREFIX}freeze is {self.freeze}, which freezes all parameters: leave some to be "
+                "trained"
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 OPTIMIZERS = {"Adam": Adam}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from experiments.runs import devices
@@ -106,6 +107,21 @@ def with_params(objective: Objective, step: int, params: Any, ema_params: Any) -
     """A state of given weights with a fresh optimizer."""
     opt_state = init_opt_state(objective, params)
     return TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state)
+
+
+def with_weights(state: TrainState, weights: Any) -> TrainState:
+    """A state before the first step with other weights, in the averages too.
+
+    `weights` is a tree of some of the parameters; the others stay as they are.
+    """
+
+    def put(state, weights):
+        params = flatten_dict(state.params) | flatten_dict(weights)
+        params = unflatten_dict(params)
+        return state._replace(params=params, ema_params=params)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(put, out_shardings=shardings)(state, weights)
 
 
 def init_opt_state(objective: Objective, params: Any) -> Any:

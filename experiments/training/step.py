@@ -44,6 +44,7 @@ def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Ste
         if carry is not None:
             opt_state, carry = opt_state
         (loss, aux), grads = loss_and_gradient(state.params, keys, carry, x, dict(conditions))
+        grads = training.optimizer.of_trained(grads)
         if training.nan_to_num:
             grads = jax.tree.map(partial(jnp.nan_to_num, posinf=HUGE, neginf=-HUGE), grads)
         updates, opt_state = optimizer.update(grads, opt_state, state.params)

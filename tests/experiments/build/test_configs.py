@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -48,8 +49,10 @@ def test_runs_that_refer_to_each_other_can_be_moved_together(tmp_path, monkeypat
     (before / "classifier").mkdir(parents=True)
     saved(before / "run", guidance__classifier__run=str(before / "classifier"))
     monkeypatch.chdir(tmp_path)
-    saved(before / "other", guidance__classifier__run="before/classifier")
+    started = {"training__init_from": "before/run"}
+    saved(before / "other", guidance__classifier__run="before/classifier", **started)
     before.rename(after)
+    assert Path(configs.load(after / "other").training.init_from).resolve() == after / "run"
     assert configs.load(after / "run").guidance.classifier.run == str(before / "classifier")
     moved = configs.load(after / "other").guidance.classifier.run
     assert (tmp_path / moved).resolve() == after / "classifier"
@@ -92,6 +95,8 @@ def test_a_run_may_go_on_with_other_numbers_of_the_optimizer(tmp_path):
         ("training.sde", "subvpsde"),
         ("weighting.name", "edm"),
         ("optim.optimizer", "other"),
+        ("optim.freeze", ("Conv_0/.*",)),
+        ("training.init_from", "runs/other"),
         ("data.test_fraction", 0.2),
         ("data.image_size", 16),
         ("seed", 1),
@@ -104,7 +109,9 @@ def test_what_makes_another_training_may_not_change(tmp_path, field, value):
         configs.check_same(config, tmp_path, configs.RESUME)
 
 
-@pytest.mark.parametrize("field", ["data.path", "data.autoencoder", "model.pretrained"])
+@pytest.mark.parametrize(
+    "field", ["data.path", "data.autoencoder", "model.pretrained", "training.init_from"]
+)
 def test_other_runs_and_files_may_be_elsewhere(tmp_path, field):
     """Whether there is one may not change."""
     config = saved(tmp_path)

@@ -1,12 +1,19 @@
+import logging
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import saved_runs
+import weights
+from flax.traverse_util import flatten_dict
 
 from configs import digits, points
-from experiments.build import components, related
+from experiments.build import components, configs, related
+from experiments.runs import files
+from models import published
+from models.published.base import Card, Format, Found, Tensor
 
 
 def points_config():
@@ -70,3 +77,156 @@ def test_a_skeleton_has_the_shapes_of_the_task(variant):
     params = jax.eval_shape(related.skeleton(config).init, jax.random.key(0))
     assert ("schedule" in params) == (variant == "vdm")
     assert related.shape(config) == components.data_shape(config) == (8, 8, 1)
+
+
+def digits_config(**fields):
+    """A small network of the digits; fields by full names with __ for dots."""
+    config = digits.get_config("vp_score_sde")
+    config.model.update(nf=8, ch_mult=(1,), attn_resolutions=(), num_res_blocks=0)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return config
+
+
+def initial(config, folder, source):
+    config.training.init_from = str(source)
+    params = jax.eval_shape(related.skeleton(config).init, jax.random.key(0))
+    return related.initial(config, folder, params)
+
+
+def warnings_of(caplog):
+    ours = (record for record in caplog.records if record.name == related.LOG.name)
+    return [record.getMessage() for record in ours if record.levelno == logging.WARNING]
+
+
+@pytest.fixture
+def read(other, monkeypatch):
+    """The other run's weights are in memory, which takes less time."""
+    monkeypatch.setattr(related, "weights", lambda *_: (other[1], 7))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A run of the digits, and its weights."""
+    folder = tmp_path_factory.mktemp("other")
+    return folder, saved_runs.save(digits_config(), folder, steps=(7,))
+
+
+def test_the_first_weights_are_those_of_another_run(other, tmp_path, caplog):
+    """What is made anew is logged, and what is known of a publication is passed on."""
+    folder, params = other
+    source = shutil.copytree(folder, tmp_path / "source")
+    about = {"source": "https://there", "license": "MIT", "commercial": False}
+    files.write_json(source / "published.json", about)
+    with caplog.at_level(logging.INFO):
+        found = initial(digits_config(model__class_conditional=True), tmp_path / "run", source)
+    assert found is not None
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    assert about.items() <= found.record.items()
+    assert (found.record["from"], found.record["step"]) == (str(source), 7)
+    assert f"the first weights are those of {source}" in caplog.text
+    assert "made anew: class_embedding (0 classes there, 10 here)" in caplog.text
+    assert warnings_of(caplog) == []
+    assert initial(digits_config(), tmp_path / "run", "") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model__nf": 16}, r"config\.model\.nf = 8 \(here 16\): set these"),
+        ({"model__num_res_blocks": 2}, r"config\.model\.num_res_blocks = 0 \(here 2\)"),
+        (
+            {"model__ch_mult": (1, 1), "data__image_size": 4},
+            r"ch_mult = \(1,\) \(here \(1, 1\)\), config\.data\.image_size = 8 \(here 4\)",
+        ),
+        ({"model__name": "ddpm"}, r"config\.model\.name = 'ncsnpp' \(here 'ddpm'\)"),
+    ],
+)
+@pytest.mark.usefixtures("read")
+def test_first_weights_of_another_network_are_refused_with_the_fields(
+    other, tmp_path, fields, message
+):
+    with pytest.raises(ValueError, match=f"init_from, .* weights of another network, .*{message}"):
+        initial(digits_config(**fields), tmp_path, other[0])
+
+
+def test_first_weights_of_another_kind_of_model_are_refused(other, run, tmp_path):
+    classifier = digits.get_config("classifier")
+    for config, source in ((classifier, other[0]), (digits_config(), run[0])):
+        with pytest.raises(ValueError, match=r"weights of another network, .*config\.model\.name"):
+            initial(config, tmp_path, source)
+    with pytest.raises(ValueError, match=r"there is no nowhere, which config\.training\.init_from"):
+        initial(digits_config(), tmp_path, "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"training__sde": "subvpsde"}, "config.training.sde = 'vpsde' (here 'subvpsde')"),
+        ({"model__beta_max": 10.0}, "config.model.beta_max = 20.0 (here 10.0)"),
+        ({"model__parametrization": "v"}, "config.model.parametrization = 'score_sde' (here 'v')"),
+        ({"model__nonlinearity": "elu"}, "config.model.nonlinearity = 'swish' (here 'elu')"),
+        ({"data__centered": False}, "config.data.centered = True (here False)"),
+        ({"model__dropout": 0.3, "optim__lr": 1.0, "sampling__snr": 0.1}, None),
+    ],
+)
+@pytest.mark.usefixtures("read")
+def test_fields_that_give_the_weights_another_meaning_are_warned_of(
+    other, tmp_path, caplog, fields, said
+):
+    config = digits_config()
+    config.model.nonlinearity = "swish"
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    assert initial(config, tmp_path, other[0]) is not None
+    warnings = warnings_of(caplog)
+    assert len(warnings) == (said is not None)
+    assert said is None or f"were trained with {said}: they mean" in warnings[0]
+
+
+def test_a_run_that_goes_on_reads_its_first_weights_only_if_they_are_elsewhere(other, tmp_path):
+    """And these must be the same."""
+    config, folder = digits_config(training__init_from=str(tmp_path / "gone")), tmp_path / "run"
+    found = initial(digits_config(), folder, other[0])
+    assert found is not None
+    saved_runs.save(config, folder)
+    files.write_json(folder / "init_from.json", found.record)
+    assert initial(config, folder, tmp_path / "gone") is None
+    assert initial(digits_config(), folder, other[0]) is None
+    changed = digits_config()
+    saved_runs.save(changed, tmp_path / "changed", jax.tree.map(lambda x: x + 1, found.params))
+    for place, message in (("nowhere", "there is no"), ("changed", "began with other weights")):
+        with pytest.raises(ValueError, match=message):
+            initial(digits_config(), folder, tmp_path / place)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ValueError, match="began with other weights"):
+        initial(digits_config(), folder, tmp_path / "changed")
+
+
+def test_the_first_weights_can_be_those_of_a_published_file(tmp_path, monkeypatch, caplog):
+    """With the licence of its card."""
+
+    class Ours(Format):
+        name = title = "ours"
+        cards = (Card(("net*.npz",), "Digits", "https://there", "MIT", commercial=False),)
+
+        def find(self, source):
+            fields = configs.fields(digits_config())
+            wanted = ("model.", "data.image", "data.num", "data.dataset")
+            fields = {k: v for k, v in fields.items() if k.startswith(wanted)}
+            return Found(source.content, fields, step=3)
+
+        def table(self, skeleton):
+            return {key: Tensor("/".join(key), rows=True) for key in skeleton.shapes}
+
+    monkeypatch.setattr(published, "FORMATS", {"ours": Ours()})
+    config = digits_config(data__num_channels=3)
+    theirs = jax.eval_shape(related.skeleton(digits_config()).init, jax.random.key(0))
+    params = weights.drawn(theirs)
+    np.savez(tmp_path / "net.npz", **flatten_dict(params, sep="/"))
+    with caplog.at_level(logging.INFO):
+        found = initial(config, tmp_path / "run", tmp_path / "net.npz")
+    assert found is not None
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    assert found.matched.anew.keys() == {"Conv_0", "Conv_1"}
+    assert "made anew: Conv_0 (1 channels there, 3 here)" in caplog.text
+    about = {"model": "Digits", "license": "MIT", "commercial": False, "step": 3}
+    assert about.items() <= found.record.items()

@@ -83,6 +83,31 @@ def test_the_source_of_files_is_their_path():
     assert licence == "- Licence: not known to this program"
 
 
+@pytest.mark.parametrize(
+    ("origin", "row", "licence"),
+    [
+        ({}, None, "Nobody has stated a licence"),
+        ({"from": "runs/a", "step": 9}, "those of `runs/a` at step 9", "Nobody has stated"),
+        (
+            {"from": "edm.pkl", "model": "EDM", "source": "https://there", "license": "MIT"},
+            "those of `edm.pkl`, EDM, https://there",
+            "weights under the licence MIT. It holds",
+        ),
+        (
+            {"source": "https://there", "license": "CC-BY-NC-SA-4.0", "commercial": False},
+            "those of https://there",
+            "under the licence CC-BY-NC-SA-4.0: no commercial use. It holds for these weights too.",
+        ),
+    ],
+)
+def test_a_card_says_where_the_first_weights_are_from_and_their_licence(origin, row, licence):
+    made = facts(digits.get_config())._replace(origin=origin)
+    text = card.card(made, 400, "1 x cpu", 0, 0.0, {})
+    first = f"- First weights: {row}"
+    assert section(text, "Compute")[0] == (first if row else "- Parameters: 748,737")
+    assert licence in section(text, "Licence")[0]
+
+
 def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -1,5 +1,7 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.training.optimizer import Adam
@@ -62,3 +64,75 @@ def test_numbers_out_of_range_are_refused(field, values):
     for value in values:
         with pytest.raises(ValueError, match=rf"config\.optim\.{field} is {value!r}: it must be"):
             Adam(**{field: value})
+
+
+PARAMS = {"Conv_0": {"kernel": 1.0, "bias": 2.0}, "Block_0": {"Conv_0": {"kernel": 3.0}}}
+GRADS = {"Conv_0": {"kernel": 30.0, "bias": 4.0}, "Block_0": {"Conv_0": {"kernel": 3.0}}}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "left"),
+    [
+        (("Conv_0/.*",), {"Block_0"}),
+        (("Conv_0/kernel", "Block_0.*"), {"Conv_0/bias"}),
+        ((".*/kernel",), {"Conv_0/bias"}),
+    ],
+)
+def test_frozen_parameters_stay_and_have_no_moments_and_no_norm(freeze, left):
+    """The others are trained as if the frozen ones did not exist: clipped by their own norm."""
+    options = {"warmup": 0, "grad_clip": 0.5, "eps": 1.0, "weight_decay": 0.1}
+    params, grads = (jax.tree.map(jnp.asarray, tree) for tree in (PARAMS, GRADS))
+    adam = Adam(0.1, **options, freeze=freeze)
+    frozen, state = adam.are_frozen(params), adam.create().init(params)
+    updates, after = adam.create().update(grads, state, params)
+    both = jax.tree.leaves(frozen), jax.tree.leaves(params), jax.tree.leaves(grads)
+    alone = [(value, grad) for off, value, grad in zip(*both, strict=True) if not off]
+    values, slopes = ([pair[k] for pair in alone] for k in (0, 1))
+    expected, _ = (
+        Adam(0.1, **options)
+        .create()
+        .update(slopes, Adam(0.1, **options).create().init(values), values)
+    )
+    zeros = [update for off, update in zip(both[0], jax.tree.leaves(updates), strict=True) if off]
+    assert zeros == [0.0] * (3 - len(values))
+    assert [
+        update for off, update in zip(both[0], jax.tree.leaves(updates), strict=True) if not off
+    ] == expected
+    n_moments = sum(leaf.size for leaf in jax.tree.leaves(after)) - 1  # and a counter
+    assert n_moments == 2 * len(values)
+    assert len(values) == len(left)
+    assert optax.tree.norm(adam.of_trained(grads)) == optax.tree.norm(slopes)
+
+
+def test_parts_with_an_optimizer_each_can_be_frozen_in_part():
+    """As in tasks that have a learned schedule or a discriminator beside the network."""
+    adam = Adam(0.1, warmup=0, weight_decay=0.1, freeze=("Conv_0/.*", "Block_0/.*/scale"))
+    parts = optax.partition(
+        {False: adam.create(), True: adam.create()}, {"Conv_0": False, "Block_0": True}
+    )
+    params = {"Conv_0": {"kernel": jnp.ones(2)}, "Block_0": {"a": {"scale": jnp.ones(1)}}}
+    params["Block_0"]["a"]["bias"] = jnp.ones(1)
+    updates, _ = parts.update(params, parts.init(params), params)
+    moved = jax.tree.map(lambda update: bool(update.any()), updates)
+    assert moved == {"Conv_0": {"kernel": False}, "Block_0": {"a": {"scale": False, "bias": True}}}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (("Conv_0",), r"has 'Conv_0', which matches the whole name of no .* Conv_0/bias, Conv_0/k"),
+        (("Conv_0/bias", "Conv_1/.*"), r"has 'Conv_1/\.\*', .* there are .*Conv_0/"),
+        ((".*",), r"freeze is \('\.\*',\), which freezes all parameters"),
+    ],
+)
+def test_patterns_that_freeze_nothing_or_all_are_refused(freeze, message):
+    with pytest.raises(ValueError, match=message):
+        Adam(freeze=freeze).check_freeze(PARAMS)
+    Adam(freeze=("Conv_0/.*",)).check_freeze(PARAMS)
+    Adam().check_freeze(PARAMS)
+
+
+@pytest.mark.parametrize("pattern", ["Conv_(", 3])
+def test_what_is_no_regular_expression_is_refused(pattern):
+    with pytest.raises(ValueError, match=r"config\.optim\.freeze has .* no regular expression"):
+        Adam(freeze=(pattern,))

@@ -11,10 +11,11 @@ from experiments.training.optimizer import Adam
 from experiments.training.step import make_batches
 
 
+@pytest.mark.parametrize("freeze", [(), ("unused",)])
 @pytest.mark.parametrize(("before", "after"), [(0, 5), (5, 0), (5, 7)])
-def test_warm_up_may_come_and_go(tmp_path, before, after):
+def test_warm_up_may_come_and_go(tmp_path, before, after, freeze):
     """An optimizer that begins to count its steps begins at that of the state."""
-    one, other = (Toy(Adam(lr=0.1, warmup=n)) for n in (before, after))
+    one, other = (Toy(Adam(lr=0.1, warmup=n, freeze=freeze)) for n in (before, after))
     saved = first_state(one)._replace(step=jax.numpy.asarray(9, "int32"))
     like = state.abstract_state(other, 0, MESH)
     with closing(Checkpoints(tmp_path)) as checkpoints:
@@ -26,7 +27,8 @@ def test_warm_up_may_come_and_go(tmp_path, before, after):
     assert jax.tree.structure(found) == jax.tree.structure(like)
     jax.tree.map(np.testing.assert_array_equal, found.params, saved.params)
     if (before, after) == (0, 5):
-        assert int(found.opt_state[1][2].count) == 9
+        adam = found.opt_state.inner_states[False].inner_state if freeze else found.opt_state
+        assert int(adam[1][2].count) == 9
     training = options(n_iters=10, optimizer=other.adam)
     x = np.zeros((100, 2), np.float32), {}
     new, _ = program(other, training)(found, *next(make_batches(x, training, MESH, 9)))

@@ -111,6 +111,30 @@ def test_a_bad_batch_changes_nothing_but_the_step():
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+def test_a_frozen_parameter_is_the_same_to_the_last_bit_and_has_no_part_in_the_norm():
+    """In averages too, and with weight decay; another one is trained as ever."""
+
+    class Two(Toy):
+        def init(self, key):
+            return super().init(key) | {"other": jnp.full((), 0.1)}
+
+        def loss(self, params, keys, *arguments):
+            loss, aux = super().loss(params, keys, *arguments)
+            return loss + jnp.square(params["other"]), aux
+
+    plain = Adam(lr=0.1, warmup=0, weight_decay=0.1, grad_clip=0.0)
+    frozen = dataclasses.replace(plain, freeze=("mean", "unused"))
+    made = [repeat(Two(adam), 5, POINTS[None, :8], optimizer=adam) for adam in (frozen, plain)]
+    (before, *_, after), metrics = made[0]
+    for name in ("mean", "unused"):
+        np.testing.assert_array_equal(after.params[name], before.params[name])
+        np.testing.assert_array_equal(after.ema_params[name], before.params[name])
+    assert after.params["other"] == made[1][0][-1].params["other"] != before.params["other"]
+    slope = 2 * made[0][0][-2].params["other"]
+    np.testing.assert_allclose(metrics["grad_norm"], abs(slope), rtol=1e-6)
+    assert made[1][1]["grad_norm"] > 2 * metrics["grad_norm"]
+
+
 class Root(Toy):
     """A toy with a weight at 0 whose loss has no finite slope there."""
 
