@@ -166,7 +166,7 @@ def test_first_weights_of_another_kind_of_model_are_refused(other, run, tmp_path
         ({"model__parametrization": "v"}, "config.model.parametrization = 'score_sde' (here 'v')"),
         ({"model__nonlinearity": "elu"}, "config.model.nonlinearity = 'swish' (here 'elu')"),
         ({"data__centered": False}, "config.data.centered = True (here False)"),
-        ({"model__dropout": 0.3, "optim__lr": 1.0, "sampling__snr": 0.1}, None),
+        ({"model__dropout": 0.3, "optim__lr": 1.0, "sampling__n_steps": 7}, None),
     ],
 )
 @pytest.mark.usefixtures("read")
@@ -182,17 +182,22 @@ def test_fields_that_give_the_weights_another_meaning_are_warned_of(
     assert said is None or f"were trained with {said}: they mean" in warnings[0]
 
 
-def test_a_run_that_goes_on_reads_its_first_weights_only_if_they_are_elsewhere(other, tmp_path):
+def test_a_run_that_goes_on_reads_its_first_weights_only_if_they_are_elsewhere(
+    other, tmp_path, monkeypatch
+):
     """And these must be the same."""
+    places = {other[0]: other[1], tmp_path / "changed": {"weight": np.ones(3, np.float32)}}
+    monkeypatch.setattr(related, "weights", lambda _, folder: (places[folder], 7))
+    configs.save(digits_config(), tmp_path / "changed")
+    (tmp_path / "changed" / "checkpoints").mkdir()
     config, folder = digits_config(training__init_from=str(tmp_path / "gone")), tmp_path / "run"
     found = initial(digits_config(), folder, other[0])
     assert found is not None
-    saved_runs.save(config, folder)
+    configs.save(config, folder)
+    (folder / "checkpoints" / "4").mkdir(parents=True)
     files.write_json(folder / "init_from.json", found.record)
     assert initial(config, folder, tmp_path / "gone") is None
     assert initial(digits_config(), folder, other[0]) is None
-    changed = digits_config()
-    saved_runs.save(changed, tmp_path / "changed", jax.tree.map(lambda x: x + 1, found.params))
     for place, message in (("nowhere", "there is no"), ("changed", "began with other weights")):
         with pytest.raises(ValueError, match=message):
             initial(digits_config(), folder, tmp_path / place)

@@ -9,13 +9,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import saved_runs
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
+from tiny_configs import digits_config
 from toys import Toy
 
 import models
 from configs import digits, points
-from experiments.build import data, related, tasks
+from experiments.build import configs, data, related, tasks
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data import batches
@@ -320,3 +323,92 @@ def test_a_class_conditional_model_trains_on_labelled_data_alone(tmp_path, monke
     config.data.num_classes = 9
     with pytest.raises(ValueError, match="have 10 classes, but the model has only 9"):
         run(config, tmp_path / "fewer")
+
+
+def test_fine_tuning_at_a_learning_rate_of_0_leaves_the_weights_of_the_run(whole, tmp_path):
+    """The first step of a warm-up. The step and the optimizer are new, and the card says so."""
+    config = mlp(1)
+    config.training.init_from, config.optim.warmup = str(whole), 5
+    run(config, tmp_path)
+    old, new = state_of(mlp(9), whole), state_of(config, tmp_path)
+    for params in (new.params, new.ema_params):
+        jax.tree.map(np.testing.assert_array_equal, params, old.ema_params)
+    assert int(new.step) == 1
+    assert configs.load(tmp_path).training.init_from == str(whole)
+    text = (tmp_path / "checkpoints" / "1" / "model_card.md").read_text()
+    assert f"- First weights: those of `{whole}` at step 9\n" in text
+
+
+def test_a_stopped_fine_tuning_is_the_uninterrupted_one_bit_for_bit(whole, tmp_path):
+    """Also with frozen layers, and where its first weights are gone."""
+
+    def config(n_iters, source="source"):
+        made = mlp(n_iters)
+        made.training.init_from = str(tmp_path / source)
+        made.optim.freeze = ("Dense_[0-2]/.*", ".*/W")
+        return made
+
+    shutil.copytree(whole, tmp_path / "source")
+    run(config(9), tmp_path / "one")
+    run(config(5), tmp_path / "other")
+    shutil.rmtree(tmp_path / "source")
+    run(config(9), tmp_path / "other")
+    one, other = (state_of(config(9), tmp_path / name) for name in ("one", "other"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    before, after, average = (
+        flatten_dict(tree, sep="/")
+        for tree in (state_of(mlp(9), whole).ema_params, one.params, one.ema_params)
+    )
+    frozen = {
+        "FourierEmbedding_0/W",
+        *(f"Dense_{k}/{n}" for k in range(3) for n in ("kernel", "bias")),
+    }
+    for name, value in before.items():
+        assert np.array_equal(value, after[name]) == (name in frozen)
+        assert np.array_equal(value, average[name]) == (name in frozen)
+    changed = config(12)
+    changed.optim.freeze = ()
+    with pytest.raises(ValueError, match=r"optim\.freeze: there \['Dense_\[0-2\]"):
+        run(changed, tmp_path / "one")
+
+
+def test_what_cannot_be_fine_tuned_is_refused_before_anything_is_written(whole, tmp_path):
+    for change, message in (
+        ({"model.nf": 16}, r"another network, trained with config\.model\.nf = 8 \(here 16\)"),
+        ({"training.init_from": "nowhere"}, "there is no nowhere"),
+        ({"optim.freeze": ("Dense",)}, r"freeze has 'Dense', which matches .* are Dense_\d/bias"),
+        ({"optim.freeze": (".*",)}, "freezes all parameters"),
+    ):
+        config = mlp(9)
+        config.training.init_from = str(whole)
+        config.update_from_flattened_dict(change)
+        with pytest.raises(ValueError, match=message):
+            run(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_a_network_is_tuned_to_images_of_other_classes_and_channels(tmp_path, monkeypatch, caplog):
+    """The frozen blocks are those of the run, and the layers that see the images are new."""
+    grey = digits_config()
+    grey.data.num_classes = 4
+    old = flatten_dict(saved_runs.save(grey, tmp_path / "grey"), sep="/")
+    images = np.random.RandomState(0).randint(17, size=(32, 8, 8, 3)).astype(np.uint8)
+    labels = np.arange(32, dtype=np.int32) % 3
+    monkeypatch.setattr(data, "images", lambda config: Dataset(images, images, 17, labels, labels))
+    config = digits_config()
+    config.data.num_classes, config.data.num_channels = 3, 3
+    config.training.update(n_iters=2, init_from=str(tmp_path / "grey"), sinks=("jsonl",))
+    config.optim.freeze = ("ResnetBlock_.*",)
+    with caplog.at_level(logging.INFO):
+        run(config, tmp_path / "colours")
+    for line in (
+        "made anew: Conv_0 (1 channels there, 3 here)",
+        "made anew: Conv_1 (1 channels there, 3 here)",
+        "made anew: class_embedding (4 classes there, 3 here)",
+    ):
+        assert line in caplog.text
+    new = flatten_dict(state_of(config, tmp_path / "colours").params, sep="/")
+    for name, value in new.items():
+        same = old[name].shape == value.shape and np.array_equal(old[name], value)
+        assert same == name.startswith("ResnetBlock_"), name
