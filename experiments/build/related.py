@@ -24,16 +24,16 @@ from experiments.training.state import abstract_state, restore
 from models.config import Config
 
 LOG = logging.getLogger(__name__)
-SEEN = ("data.centered", "data.image_size")
 NOISE = ("training.sde", "training.continuous", "model.parametrization")
 """Fields on which the meaning of a network's weights depends, beside those of the network."""
 FREE = {  # fields of networks that are of no consequence for trained weights, or are the SDE's
     *("dtype", "remat", "dropout", "init_scale", "fourier_scale", "frozen"),
-    *("sigma_min", "sigma_max", "num_scales", "centered"),
+    *("sigma_min", "sigma_max", "num_scales"),
 }
 ELSEWHERE = {  # fields of networks that are not in config.model
     **{name: f"autoencoder.{name}" for name in ("latent_channels", "regularization")},
     "codebook_size": "autoencoder.vq.codebook_size",
+    "centered": "data.centered",
 }
 
 
@@ -271,7 +271,7 @@ def _source(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
     if theirs.data.autoencoder and not Path(theirs.data.autoencoder).exists():
         theirs.data.autoencoder = ours.data.autoencoder
     params, step = weights(theirs, path)
-    return theirs, params, {"step": step} | folders.origin(path)
+    return theirs, params, folders.origin(path) | {"step": step}
 
 
 def _published(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
@@ -293,28 +293,24 @@ def _model(ours: Config) -> init_from.Model:
 
 def _misfit(ours: Config, theirs: Config, path: Path, here: Any, there: Any) -> str:
     """The error for weights of another network."""
-    fields = _network_differences(ours, theirs) | _values(ours, theirs, SEEN[1:])
-    if fields:
-        return (
-            f"config.training.init_from, {path}, holds weights of another network, trained with "
-            f"{_list(fields)}: set these fields alike, or leave init_from out"
-        )
+    text = f"config.training.init_from, {path}, holds weights of another network"
+    if fields := _list(_network_differences(ours, theirs)):
+        return f"{text}, trained with {fields}: set these fields alike, or leave init_from out"
+    misshapen = sorted(name for name in here.keys() & there.keys() if here[name] != there[name])
     return (
-        f"config.training.init_from, {path}, holds weights of another network: missing "
-        f"{sorted(here.keys() - there.keys())[:3]}, left over "
-        f"{sorted(there.keys() - here.keys())[:3]}, of another shape "
-        f"{sorted(k for k in here.keys() & there.keys() if here[k] != there[k])[:3]}"
+        f"{text}: missing {sorted(here.keys() - there.keys())[:3]}, left over "
+        f"{sorted(there.keys() - here.keys())[:3]}, of another shape {misshapen[:3]}"
     )
 
 
 def _other_meaning(ours: Config, theirs: Config) -> str:
     """The fields, with their values, by which weights that fit mean something else here."""
-    names = SEEN
+    names: tuple[str, ...] = ()
     if models.kind(ours) != "autoencoder":
-        names += NOISE
+        names = NOISE
         for each in (ours, theirs):
             names += tuple(choices.SDE.components[each.training.sde].values())
-            names += ("model.num_scales",) if not each.training.continuous else ()
+            names += () if each.training.continuous else ("model.num_scales",)
             names += ("model.sigma_data",) if "edm" in each.model.parametrization else ()
     return _list(_network_differences(ours, theirs) | _values(ours, theirs, names))
 
@@ -326,7 +322,10 @@ def _network_differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, A
     found = init_from.differences(models.create(ours), models.create(theirs))
     if "name" in found:  # of a discriminator's encoder
         return _values(ours, theirs, ("model.encoder",))
-    return {ELSEWHERE.get(k, f"model.{k}"): pair for k, pair in found.items() if k not in FREE}
+    fields = {ELSEWHERE.get(k, f"model.{k}"): pair for k, pair in found.items() if k not in FREE}
+    if shape(ours)[:-1] != shape(theirs)[:-1]:
+        fields |= _values(ours, theirs, ("data.image_size",))
+    return fields
 
 
 def _values(ours: Config, theirs: Config, names: Iterable[str]) -> dict[str, tuple[Any, Any]]:

@@ -115,17 +115,18 @@ def test_the_first_weights_are_those_of_another_run(other, tmp_path, caplog):
     """What is made anew is logged, and what is known of a publication is passed on."""
     folder, params = other
     source = shutil.copytree(folder, tmp_path / "source")
-    about = {"source": "https://there", "license": "MIT", "commercial": False}
+    about = {"source": "https://there", "license": "MIT", "commercial": False, "step": 5}
     files.write_json(source / "published.json", about)
     with caplog.at_level(logging.INFO):
         found = initial(digits_config(model__class_conditional=True), tmp_path / "run", source)
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
-    assert about.items() <= found.record.items()
+    assert about.items() - {("step", 5)} <= found.record.items()
     assert (found.record["from"], found.record["step"]) == (str(source), 7)
     assert f"the first weights are those of {source}" in caplog.text
     assert "made anew: class_embedding (0 classes there, 10 here)" in caplog.text
-    assert warnings_of(caplog) == []
+    forbids = "the license of these weights, MIT, forbids commercial use"
+    assert warnings_of(caplog) == [forbids]
     assert initial(digits_config(), tmp_path / "run", "") is None
 
 
@@ -166,6 +167,7 @@ def test_first_weights_of_another_kind_of_model_are_refused(other, run, tmp_path
         ({"model__parametrization": "v"}, "config.model.parametrization = 'score_sde' (here 'v')"),
         ({"model__nonlinearity": "elu"}, "config.model.nonlinearity = 'swish' (here 'elu')"),
         ({"data__centered": False}, "config.data.centered = True (here False)"),
+        ({"data__image_size": 16}, "config.data.image_size = 8 (here 16)"),
         ({"model__dropout": 0.3, "optim__lr": 1.0, "sampling__n_steps": 7}, None),
     ],
 )
