@@ -280,9 +280,10 @@ def _published(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
     theirs = model.config(otherwise=ours)
     if theirs.model.name == ours.model.name:
         network = models.create(ours)
-        own = set(choices.NETWORK.components[ours.model.name].values())
-        for field in own & model.assumed(theirs).keys():
-            sections.put(theirs, field, getattr(network, field.removeprefix("model.")))
+        of_data = {name for names in init_from.FIELDS.values() for name in names}
+        for name in models.options(ours.model.name) - of_data:
+            if f"model.{name}" in model.assumed(theirs):
+                sections.put(theirs, f"model.{name}", getattr(network, name))
     return theirs, model.params(theirs), model.record() | {"step": model.found.step}
 
 

@@ -22,7 +22,7 @@ from models.learned_schedule import SCHEDULE, LearnedSchedule
 Shapes = dict[str, tuple[int, ...]]
 """The shapes of parameters by their names, joined by "/"."""
 FIELDS: dict[str, tuple[str, ...]] = {  # of networks, by the change of data or conditions
-    "classes": ("num_classes",),
+    "classes": ("num_classes", "null_class"),
     "classes to tell apart": ("num_outputs",),
     "channels": ("channels",),
     "outputs for the variance": ("learned_variance",),
@@ -183,7 +183,8 @@ def _outermost(layer: str, kept: Collection[str]) -> str:
 
 
 def _text(change: str, there: Any, here: Any) -> str:
-    if isinstance(there, int) and not isinstance(there, bool):
+    there, here = (value[0] if isinstance(value, tuple) else value for value in (there, here))
+    if isinstance(there, int) and not isinstance(there, bool) and there != here:
         return f"{there} {change} there, {here} here"
     if there and here:
         return f"other {change} there"

@@ -209,7 +209,7 @@ def test_a_run_that_goes_on_reads_its_first_weights_only_if_they_are_elsewhere(
 
 
 def test_the_first_weights_can_be_those_of_a_published_file(tmp_path, monkeypatch, caplog):
-    """With the licence of its card."""
+    """With the licence of its card. What the file does not tell of the network, the config does."""
 
     class Ours(Format):
         name = title = "ours"
@@ -219,7 +219,7 @@ def test_the_first_weights_can_be_those_of_a_published_file(tmp_path, monkeypatc
             fields = configs.fields(digits_config())
             wanted = ("model.", "data.image", "data.num", "data.dataset")
             fields = {k: v for k, v in fields.items() if k.startswith(wanted)}
-            return Found(source.content, fields, step=3)
+            return Found(source.content, fields, {"model.nonlinearity": "elu"}, step=3)
 
         def table(self, skeleton):
             return {key: Tensor("/".join(key), rows=True) for key in skeleton.shapes}
@@ -234,6 +234,7 @@ def test_the_first_weights_can_be_those_of_a_published_file(tmp_path, monkeypatc
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert found.matched.anew.keys() == {"Conv_0", "Conv_1"}
+    assert not any("nonlinearity" in text for text in warnings_of(caplog))
     assert "made anew: Conv_0 (1 channels there, 3 here)" in caplog.text
     about = {"model": "Digits", "license": "MIT", "commercial": False, "step": 3}
     assert about.items() <= found.record.items()

@@ -81,6 +81,16 @@ def lines(ours, theirs):
             ],
         ),
         (
+            model("dit", num_classes=3),
+            model("dit", num_classes=3, null_class=True),
+            ["made anew: class_embedding (other classes there)"],
+        ),
+        (
+            model("dit"),
+            model("dit", num_classes=3, null_class=True),
+            ["left out: class_embedding (3 classes there, 0 here)"],
+        ),
+        (
             model("wideresnet", num_outputs=3),
             model("wideresnet"),
             ["made anew: Dense_2 (10 classes to tell apart there, 3 here)"],
