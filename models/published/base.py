@@ -287,27 +287,29 @@ def convert(arrays: Arrays, table: Table, skeleton: Skeleton) -> Iterator[np.nda
         expected = _published_shape(leaf.shape, tensor, location)
         if tensor.name in arrays and arrays[tensor.name].shape != expected:
             misshapen.append(f"{tensor.name}: {arrays[tensor.name].shape}, not {expected}")
-        _check_copies(arrays, tensor)
     if missing or left_over or misshapen:
         raise ValueError(
             "the state dict does not fit this config: "
             f"missing {missing or 'none'}; left over {left_over or 'none'}; "
             f"of another shape {misshapen or 'none'}"
         )
+    for tensor in table.values():
+        _check_copies(arrays, tensor)
     return _converted(arrays, table, skeleton)
 
 
 def _converted(arrays: Arrays, table: Table, skeleton: Skeleton) -> Iterator[np.ndarray]:
     for location, leaf in skeleton.shapes.items():
         array = arrays[table[location].name]
-        yield _to_ours(array, table[location], location).astype(leaf.dtype)
+        # Copied once, in the order of ours: every further copy would leave gaps in the memory.
+        yield np.array(_to_ours(array, table[location], location), leaf.dtype, order="C")
         weights.release(array)
 
 
 def assign(arrays: Arrays, table: Table, skeleton: Skeleton) -> Any:
     """Parameters of a network from published tensors. Arguments and errors are those of convert."""
     values = zip(skeleton.shapes, convert(arrays, table, skeleton), strict=True)
-    params = {location: jnp.array(value).block_until_ready() for location, value in values}
+    params = {location: jax.device_put(value).block_until_ready() for location, value in values}
     return flax.traverse_util.unflatten_dict(params)
 
 
@@ -325,7 +327,7 @@ def extract(params: Any, table: Table) -> dict[str, np.ndarray]:
     for name, group in groups.items():
         tensor = tensors[name]
         array = group[0] if tensor.part is None else _join([group[i] for i in range(3)], tensor)
-        arrays |= dict.fromkeys((name, *tensor.copies), np.ascontiguousarray(array))
+        arrays |= dict.fromkeys((name, *tensor.copies), np.asarray(array, order="C"))
     return arrays
 
 
@@ -363,7 +365,7 @@ def _to_theirs(array: np.ndarray, tensor: Tensor, location: Location) -> np.ndar
     if tensor.patch:
         side = tensor.patch
         array = np.moveaxis(array.reshape(len(array), side, side, -1), -1, 1)
-    return array.reshape(*array.shape, *[1] * tensor.window)
+    return array.reshape((*array.shape, *[1] * tensor.window))
 
 
 def _reordered(array: np.ndarray, order: Iterable[int], axis: int) -> np.ndarray:
@@ -397,3 +399,4 @@ def _check_copies(arrays: Arrays, tensor: Tensor) -> None:
                 f"{copy} differs from {tensor.name}, but a model of this kind has one layer for "
                 "both: give the weights of such a model"
             )
+        weights.release(arrays[copy])
