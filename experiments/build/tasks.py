@@ -5,7 +5,7 @@ config.model.name = the new name then chooses it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -326,13 +326,8 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
     )
 
 
-def card_facts(
-    config: Config, task: Task, dataset: Any, n_params: int, origin: Mapping[str, Any] | None = None
-) -> Facts:
-    """The facts of a model card that are known when training starts.
-
-    `origin` is what is known of the first weights (runs.folder.origin).
-    """
+def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts:
+    """The facts of a model card that are known when training starts."""
     about, data_ = task.describe(), config.data
     points = len(components.data_shape(config)) == 1
     what = (
@@ -357,7 +352,6 @@ def card_facts(
         config.training.batch_size,
         len(dataset.train),
         config.training.log_freq,
-        origin or {},
     )
 
 

@@ -56,12 +56,8 @@ def run(request: Request) -> None:
             dataset = data.claimed(config, folder)
         check_data(config, task, training, dataset)
         task.prepare(dataset, folder)
-        origin = folders.origin(folder)
-        if initial:
-            origin = initial.record
-            files.write_json(folder / folders.ORIGIN, origin)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-        facts = tasks.card_facts(config, task, dataset, n_params, origin)
+        facts = tasks.card_facts(config, task, dataset, n_params)
         with (
             loop.stop_signals() as stop,
             closing(
@@ -76,6 +72,9 @@ def run(request: Request) -> None:
             begun = int(state.step)
             folders.record_changes(folder, begun, changes)
             configs.save(config, folder)
+            if initial:
+                files.write_json(folder / folders.ORIGIN, initial.record)
+            initial = None  # frees its weights
             LOG.info("%s: %d parameters, from step %d", folder, n_params, begun)
             state, stopped = loop.fit(
                 training,

@@ -9,11 +9,13 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments.runs import files, hosts
+from experiments.runs import folder as folders
 
 LOG = logging.getLogger(__name__)
 CARD = "model_card.md"
@@ -30,8 +32,7 @@ class Facts(NamedTuple):
     flags of the command that uses the model. limits: sentences; "{passes}" in them becomes how many
     times each sample was seen. data: rows of the section on data. config: (field, value, default)
     of the fields that differ from the defaults. n_params: parameters. batch_size: samples a step.
-    n_train: training samples. log_freq: steps between lines of timing.jsonl. origin: of the first
-    weights, if they were not random: "from", "step", "source", "license" and "commercial" as known.
+    n_train: training samples. log_freq: steps between lines of timing.jsonl.
     """
 
     kind: str
@@ -45,14 +46,13 @@ class Facts(NamedTuple):
     batch_size: int
     n_train: int
     log_freq: int
-    origin: Mapping[str, Any]
 
 
 def describe(facts: Facts, folder: Path, step: int) -> str:
     """The card of a run's checkpoint, as Checkpoints asks for it during training."""
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     timed = _time(facts.log_freq, folder, step)
-    return card(facts, step, devices, *timed, _figures(folder, step))
+    return card(facts, step, devices, *timed, _figures(folder, step), folders.origin(folder))
 
 
 def update(folder: Path, step: int, measured: Mapping[str, str]) -> None:
@@ -71,7 +71,13 @@ def update(folder: Path, step: int, measured: Mapping[str, str]) -> None:
 
 
 def card(
-    facts: Facts, step: int, devices: str, timed_steps: int, device_seconds: float, figures: Figures
+    facts: Facts,
+    step: int,
+    devices: str,
+    timed_steps: int,
+    device_seconds: float,
+    figures: Figures,
+    origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """The card's text.
 
@@ -82,16 +88,17 @@ def card(
         timed_steps: steps whose times are known.
         device_seconds: seconds of these steps, over all devices.
         figures: for the last section.
+        origin: of the first weights, from runs.folder.origin.
     """
     passes = step * facts.batch_size / facts.n_train
     limits = [limit.replace("{passes}", f"{passes:,.3g}") for limit in facts.limits]
     sections = {
         "Use": _use(facts, step),
         "Limits": _list(limits),
-        "Data": _list(f"{name}: {value}" for name, value in facts.data.items()),
+        "Data": _list(f"{name}: {value}" for name, value in (facts.data | _origin(origin)).items()),
         "Compute": _compute(facts, step, passes, devices, timed_steps, device_seconds),
         "Config": _config(facts.config),
-        "Licence": _licence(facts.origin),
+        "Licence": _licence(origin),
     }
     text = f"# {facts.kind.capitalize()} of `{facts.dataset}`, step {step:,}\n\n"
     text += "".join(f"## {name}\n\n{section}\n\n" for name, section in sections.items())
@@ -149,7 +156,7 @@ def _compute(
     facts: Facts, step: int, passes: float, devices: str, timed_steps: int, seconds: float
 ) -> str:
     took = f"{seconds:,.0f} device seconds ({seconds / 3600:,.3g} hours) in {timed_steps:,} steps"
-    rows = _origin(facts.origin) | {
+    rows = {
         "Parameters": f"{facts.n_params:,}",
         "Steps": f"{step:,} of {facts.batch_size} samples",
         "Samples seen": f"{step * facts.batch_size:,}, {passes:,.3g} times the training set",

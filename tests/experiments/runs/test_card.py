@@ -101,10 +101,9 @@ def test_the_source_of_files_is_their_path():
     ],
 )
 def test_a_card_says_where_the_first_weights_are_from_and_their_licence(origin, row, licence):
-    made = facts(digits.get_config())._replace(origin=origin)
-    text = card.card(made, 400, "1 x cpu", 0, 0.0, {})
-    first = f"- First weights: {row}"
-    assert section(text, "Compute")[0] == (first if row else "- Parameters: 748,737")
+    text = card.card(facts(digits.get_config()), 400, "1 x cpu", 0, 0.0, {}, origin)
+    last = f"- First weights: {row}" if row else "- Labels: none"
+    assert section(text, "Data")[-1] == last
     assert licence in section(text, "Licence")[0]
 
 
