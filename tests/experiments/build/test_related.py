@@ -9,9 +9,10 @@ import saved_runs
 import weights
 from flax.traverse_util import flatten_dict
 
-from configs import digits, points
+from configs import digits, emoji, points
 from experiments.build import components, configs, related
 from experiments.runs import files
+from experiments.training import init_from
 from models import published
 from models.published.base import Card, Format, Found, Tensor
 
@@ -87,10 +88,13 @@ def digits_config(**fields):
     return config
 
 
+def shapes(config):
+    return jax.eval_shape(related.skeleton(config).init, jax.random.key(0))
+
+
 def initial(config, folder, source):
     config.training.init_from = str(source)
-    params = jax.eval_shape(related.skeleton(config).init, jax.random.key(0))
-    return related.initial(config, folder, params)
+    return related.initial(config, folder, shapes(config))
 
 
 def warnings_of(caplog):
@@ -128,6 +132,53 @@ def test_the_first_weights_are_those_of_another_run(other, tmp_path, caplog):
     forbids = "the license of these weights, MIT, forbids commercial use"
     assert warnings_of(caplog) == [forbids]
     assert initial(digits_config(), tmp_path / "run", "") is None
+
+
+@pytest.mark.parametrize(
+    ("get_config", "variant", "changes", "expected"),
+    [
+        (
+            digits.get_config,
+            "classifier",
+            {"data.num_classes": 3},
+            ["made anew: Dense_2 (10 classes to tell apart there, 3 here)"],
+        ),
+        (
+            digits.get_config,
+            "discriminator",
+            {"data.num_channels": 3},
+            ["made anew: encoder/Conv_0 (1 channels there, 3 here)"],
+        ),
+        (
+            emoji.get_config,
+            "autoencoder",
+            {"autoencoder.adversarial.weight": 0.1},
+            ["made anew: discriminator (no patch discriminator there)"],
+        ),
+        (
+            digits.get_config,
+            "vdm_fixed",
+            {"model.learned_schedule": True},
+            ["made anew: schedule (no learned schedule there)"],
+        ),
+        (points.get_config, "moons", {"data.dataset": "swiss_roll"}, []),
+    ],
+)
+def test_any_kind_of_model_can_begin_with_weights(
+    tmp_path, monkeypatch, get_config, variant, changes, expected
+):
+    small = {"blocks_per_group": 1, "channel_multiplier": 1, "nf": 8, "ch_mult": (1,)}
+    small |= {"attn_resolutions": (), "num_res_blocks": 0, "pretrained": ""}
+    theirs, ours = get_config(variant), get_config(variant)
+    for config in (theirs, ours):
+        config.model.update({name: small[name] for name in small if name in config.model})
+    ours.update_from_flattened_dict(changes)
+    params = weights.drawn(shapes(theirs))
+    monkeypatch.setattr(related, "weights", lambda *_: (params, 7))
+    configs.save(theirs, tmp_path / "theirs")
+    found = initial(ours, tmp_path / "ours", tmp_path / "theirs")
+    assert found is not None
+    assert found.matched.lines(init_from.shapes_of(shapes(ours))) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,8 +277,7 @@ def test_the_first_weights_can_be_those_of_a_published_file(tmp_path, monkeypatc
 
     monkeypatch.setattr(published, "FORMATS", {"ours": Ours()})
     config = digits_config(data__num_channels=3)
-    theirs = jax.eval_shape(related.skeleton(digits_config()).init, jax.random.key(0))
-    params = weights.drawn(theirs)
+    params = weights.drawn(shapes(digits_config()))
     np.savez(tmp_path / "net.npz", **flatten_dict(params, sep="/"))
     with caplog.at_level(logging.INFO):
         found = initial(config, tmp_path / "run", tmp_path / "net.npz")
