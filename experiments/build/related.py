@@ -11,14 +11,14 @@ from experiments.build import choices, components, configs, sections
 from experiments.build.published import is_published, open_
 from experiments.data import latents
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import files, parts
+from experiments.runs import devices, files, parts
 from experiments.runs import folder as folders
 from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.score_model import ScoreModel
 from experiments.training import imported, init_from
-from experiments.training.checkpoints import Checkpoints, has_checkpoints, saved_steps
+from experiments.training.checkpoints import Checkpoints, saved_steps
 from experiments.training.objective import Objective
 from experiments.training.state import abstract_state, restore
 from models.config import Config
@@ -221,10 +221,13 @@ def initial(ours: Config, folder: Path, params: Any) -> Initial | None:
     Raises:
         ValueError: no such run or file, one of another network, or other weights than before.
     """
-    path, began = Path(ours.training.init_from), has_checkpoints(folder)
-    if not ours.training.init_from or (began and _same_place(ours, folder)):
+    if not ours.training.init_from:
+        return None
+    path, began = Path(ours.training.init_from), saved_steps(folder)
+    if began and _same_place(ours, folder):
         return None
     theirs, weights_, record = _source(ours, path)
+    weights_ = devices.fetch(weights_)  # leaves room on the devices until training starts
     record |= {"from": str(path), "weights": parts.digest(weights_)}
     before = folder / folders.ORIGIN
     if before.exists() and files.read_json(before)["weights"] != record["weights"]:

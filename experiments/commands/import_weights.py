@@ -15,7 +15,6 @@ from experiments.commands.request import Request
 from experiments.runs import card, files
 from experiments.runs import folder as folders
 from experiments.training import imported
-from experiments.training.checkpoints import has_checkpoints
 from models.config import Config
 from models.published import skeleton
 
@@ -35,7 +34,7 @@ def run(request: Request) -> None:
         raise ValueError("--mode=import needs --checkpoint: a published file, folder or hub name")
     model = published.open_(request.checkpoint)
     configs.check_same(config, folder, configs.RESUME)
-    if (folder / imported.FILE).exists() or has_checkpoints(folder):
+    if (folder / imported.FILE).exists() or any((folder / "checkpoints").glob("[0-9]*")):
         raise ValueError(f"{folder} holds weights already: choose another --workdir")
     related.skeleton(config)  # refuses a config that no run can have
     like = skeleton(config).shapes

@@ -224,11 +224,6 @@ def _reason(error: Exception) -> str:
     return shorten(f"{type(error).__name__}: {error}", 300)
 
 
-def has_checkpoints(folder: Path) -> bool:
-    """True if a run has saved a step, as the first process sees it."""
-    return bool(hosts.agree(any((folder / "checkpoints").glob("[0-9]*"))))
-
-
 def saved_steps(folder: Path) -> list[int]:
     """The steps that a run has checkpoints of, in order."""
     if not (folder / "checkpoints").exists():  # looking into it would make it
