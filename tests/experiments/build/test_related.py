@@ -39,6 +39,11 @@ def test_the_weights_are_of_the_last_step_or_of_one_that_is_named(run):
         related.weights(points_config(), folder, 3)
 
 
+def test_weights_need_a_trained_run(tmp_path):
+    with pytest.raises(ValueError, match="train first"):
+        related.steps(tmp_path)
+
+
 def test_a_config_is_that_of_the_run_on_our_devices(run):
     ours = points.get_config("swiss_roll")
     ours.mesh.fsdp = 2
