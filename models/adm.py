@@ -47,6 +47,7 @@ class ADM(CheckedNetwork):
         attn_resolutions: image heights at which attention follows each block.
         num_head_channels: minimum channels per attention head; heads = channels // this, 1 or more.
         dropout: dropout probability in training.
+        embedding_features: features of the label embedding that the blocks see; 0: 4 nf.
         num_classes: number of classes for class conditioning; 0: unconditional.
         augment_dim: number of augmentation labels (EDM: 9); 0: none.
         label_confidence: condition on the confidence of each class label.
@@ -67,6 +68,7 @@ class ADM(CheckedNetwork):
     attn_resolutions: Sequence[int] = (32, 16, 8)
     num_head_channels: int = 64
     dropout: float = 0.1
+    embedding_features: int = 0
     num_classes: int = 0
     augment_dim: int = 0
     label_confidence: bool = False
@@ -146,17 +148,18 @@ class ADM(CheckedNetwork):
         temb = _positional_embedding(labels, self.nf)
         if augments is not None:
             temb += _dense(self.nf, ZERO, use_bias=False, name="augment_embedding")(augments)
-        temb = _dense(4 * self.nf)(temb)
-        temb = _dense(4 * self.nf)(nn.swish(temb))
+        width = self.embedding_features or 4 * self.nf
+        temb = _dense(width)(temb)
+        temb = _dense(width)(nn.swish(temb))
         if classes is not None:
             normal = initializers.normal(1.0)
-            temb += _dense(4 * self.nf, normal, use_bias=False, name="class_embedding")(classes)
+            temb += _dense(width, normal, use_bias=False, name="class_embedding")(classes)
         if confidence is not None:
-            temb += _dense(4 * self.nf, use_bias=False, name="confidence_embedding")(confidence)
+            temb += _dense(width, use_bias=False, name="confidence_embedding")(confidence)
         if caption is not None:
-            temb += _dense(4 * self.nf, use_bias=False, name="text_embedding")(caption.pooled)
+            temb += _dense(width, use_bias=False, name="text_embedding")(caption.pooled)
         if noise is not None:
-            temb += _dense(4 * self.nf, use_bias=False, name="low_res_embedding")(noise)
+            temb += _dense(width, use_bias=False, name="low_res_embedding")(noise)
         return nn.swish(temb).astype(self.dtype)
 
     def _attend(self, caption: Caption | None, h: Image, always: bool = False) -> Image:

@@ -23,6 +23,7 @@ CHOICES = {
 LEAST = {  # of integers, and of each integer in a sequence
     **dict.fromkeys(("num_res_blocks", "num_classes", "num_outputs", "augment_dim"), 0),
     "norm_groups": 0,
+    **dict.fromkeys(("noise_features", "embedding_features", "logvar_channels"), 0),
     **dict.fromkeys(("nf", "ch_mult", "attn_resolutions", "num_head_channels", "num_scales"), 1),
     **dict.fromkeys(("text_length", "text_width", "text_depth"), 1),
     **dict.fromkeys(("patch_size", "hidden_size", "depth", "num_heads"), 1),
@@ -38,6 +39,8 @@ INTERVALS = {
     "mlp_epsilon": "(0, 1)",
     "frequency_shift": "[0, 127]",
     "fir_kernel": "(-inf, inf)",
+    "clip_act": "(0, inf)",
+    **dict.fromkeys(("label_balance", "concat_balance", "res_balance", "attn_balance"), "[0, 1]"),
 }
 MOST_EXPONENT = 20  # of fourier_features: 2^n pi x still has digits in float32
 

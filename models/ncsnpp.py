@@ -60,6 +60,8 @@ class NCSNpp(CheckedNetwork):
         embedding_type: embedding of the noise labels: "fourier" or "positional".
         fourier_scale: standard deviation of the Fourier frequencies.
         log_labels: take Fourier features of log(labels); False (EDM): of the labels.
+        noise_features: features of that embedding; 0: 2 nf with "fourier", nf with "positional".
+        embedding_features: features of the label embedding that the blocks see; 0: 4 nf.
         num_classes: number of classes for class conditioning; 0: unconditional.
         augment_dim: number of augmentation labels (EDM: 9); 0: none.
         label_confidence: condition on the confidence of each class label.
@@ -97,6 +99,8 @@ class NCSNpp(CheckedNetwork):
     embedding_type: str = "fourier"
     fourier_scale: float = 16.0
     log_labels: bool = True
+    noise_features: int = 0
+    embedding_features: int = 0
     num_classes: int = 0
     augment_dim: int = 0
     label_confidence: bool = False
@@ -175,9 +179,10 @@ class NCSNpp(CheckedNetwork):
         if self.conditional:
             if self.embedding_type == "fourier":
                 label = jnp.log(labels) if self.log_labels else labels
-                temb = FourierEmbedding(self.nf, self.fourier_scale)(label)
+                frequencies = self.noise_features // 2 or self.nf
+                temb = FourierEmbedding(frequencies, self.fourier_scale)(label)
             else:
-                temb = positional_embedding(labels, self.nf)
+                temb = positional_embedding(labels, self.noise_features or self.nf)
             linear = partial(nn.Dense, temb.shape[-1], kernel_init=init())
             if classes is not None:
                 temb += linear(name="class_embedding")(classes * self.num_classes**0.5)
@@ -189,8 +194,9 @@ class NCSNpp(CheckedNetwork):
                 temb += linear(name="text_embedding", use_bias=False)(caption.pooled)
             if noise is not None:
                 temb += linear(name="low_res_embedding", use_bias=False)(noise)
-            temb = nn.Dense(4 * self.nf, kernel_init=init())(temb)
-            temb = nn.Dense(4 * self.nf, kernel_init=init())(act(temb)).astype(self.dtype)
+            width = self.embedding_features or 4 * self.nf
+            temb = nn.Dense(width, kernel_init=init())(temb)
+            temb = nn.Dense(width, kernel_init=init())(act(temb)).astype(self.dtype)
 
         x = x if self.centered else 2 * x - 1
         pyramid = x.astype(self.dtype)

@@ -12,6 +12,7 @@ from models.config import Config
 from models.ddpm import DDPM
 from models.discriminator import Discriminator
 from models.dit import DiT
+from models.edm2 import EDM2
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2At128, NCSNv2At256
@@ -21,6 +22,7 @@ from sde_lib.checks import check_at_least, check_name
 MODELS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "adm": ADM,
+    "edm2": EDM2,
     "dit": DiT,
     "ddpm": DDPM,
     "ncsn": NCSN,

@@ -14,7 +14,7 @@ from typing import Any
 
 from models import weights
 from models.config import Config
-from models.published import autoencoder_kl, base, dit, edm, folders, own, score_sde
+from models.published import autoencoder_kl, base, dit, edm, edm2, folders, own, score_sde
 from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
 from models.registry import create
 from models.weights import hub, safetensors_files
@@ -26,6 +26,7 @@ FORMATS: dict[str, Format] = {
         score_sde.ScoreSDE(),
         score_sde.FlaxScoreSDE(),
         edm.EDM(),
+        edm2.EDM2(),
         dit.Original(),
         dit.Diffusers(),
         autoencoder_kl.Diffusers(),

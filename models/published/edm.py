@@ -6,17 +6,19 @@ from typing import Any
 import numpy as np
 
 from models.adm import ADM
-from models.published.base import Arrays, Format, Found, Skeleton, Source, Table, Tensor
+from models.published import edm_options, nvidia
+from models.published.base import (
+    Arrays,
+    Card,
+    Fields,
+    Format,
+    Found,
+    Skeleton,
+    Source,
+    Table,
+    Tensor,
+)
 
-NCSNPP = {
-    "conditional": True,
-    "skip_rescale": True,
-    "resblock_type": "biggan",
-    "progressive": "none",
-    "nonlinearity": "swish",
-    "log_labels": False,
-    "scale_by_sigma": False,
-}
 EMBEDDING = {
     "FourierEmbedding_0": "map_noise",
     "class_embedding": "map_label",
@@ -31,11 +33,48 @@ BLOCK = {
     "GroupNorm_1": "norm1",
     "Conv_1": "conv1",
     "Conv_2": "skip",
-    "Conv2d_0": "",  # Downsample, which is a single convolution in EDM
 }
 ATTENTION = {"GroupNorm_0": "norm2", "NIN_3": "proj"}
+SINGLE = {"Conv_0": "", "Conv2d_0": ""}  # layers of ours that are a single convolution in EDM
 JOINT = ("NIN_0", "NIN_1", "NIN_2")  # queries, keys and values
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "W": "freqs"}
+SOURCE = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
+STOCHASTIC: Fields = {  # of ImageNet: Karras et al. 2022, Table 5
+    "sampling.n_steps": 256,
+    "sampling.s_churn": 40.0,
+    "sampling.s_tmin": 0.05,
+    "sampling.s_tmax": 50.0,
+    "sampling.s_noise": 1.003,
+}
+
+
+def _cards() -> Iterator[Card]:
+    """The published models, with the figures of Karras et al. 2022, Table 2 (A and F)."""
+    networks = {"vp": "DDPM++", "ve": "NCSN++"}
+    steps = {"cifar10-32x32": 18, "ffhq-64x64": 40, "afhqv2-64x64": 40}
+    for data, figures, old_figures in (
+        ("cifar10-32x32-uncond", (1.97, 1.98), (3.01, 3.77)),
+        ("cifar10-32x32-cond", (1.79, 1.79), (2.48, 3.11)),
+        ("ffhq-64x64-uncond", (2.39, 2.53), (3.39, 25.95)),
+        ("afhqv2-64x64-uncond", (1.96, 2.16), (2.58, 18.52)),
+    ):
+        fields = {"sampling.n_steps": steps[data.rpartition("-")[0]]}
+        for i, (name, network) in enumerate(networks.items()):
+            about = f"{network}, {data}"
+            yield _card(f"edm-{data}-{name}", f"{about}, EDM's training", figures[i], fields)
+            about += ", Song et al.'s training"
+            yield _card(f"baseline-{data}-{name}", about, old_figures[i], fields, "baseline/")
+    name = "imagenet-64x64-cond-adm"
+    yield _card(f"edm-{name}", f"ADM, {name}, EDM's training", 1.36, STOCHASTIC)
+    about = f"ADM, {name}, Dhariwal & Nichol's training"
+    old = STOCHASTIC | {"sampling.s_churn": 80.0}
+    yield _card(f"baseline-{name}", about, 1.55, old, "baseline/")
+
+
+def _card(name: str, model: str, fid: float, fields: Fields, folder: str = "") -> Card:
+    source = f"{SOURCE}{folder}{name}.pkl"
+    figure = f"FID {fid}"
+    return Card((f"{name}.pkl",), model, source, nvidia.LICENSE, figure, fields, commercial=False)
 
 
 class EDM(Format):
@@ -43,13 +82,27 @@ class EDM(Format):
 
     name = "edm"
     title = "a network of EDM"
+    cards = tuple(_cards())
 
     def find(self, source: Source) -> Found | None:
-        return None
+        content = nvidia.averaged(source.content)
+        arrays = nvidia.named_arrays(content)
+        start = nvidia.prefix(arrays)
+        if start is None or f"{start}map_layer0.weight" not in arrays:
+            return None
+        told = edm_options.told(nvidia.without_prefix(arrays, start))
+        # Levels of fewer channels than a head have no attention, whatever the arguments say.
+        attended = {"attn_resolutions": told["attn_resolutions"]}
+        given = told | edm_options.recorded(content) | attended
+        fields, untold = edm_options.config_fields(given)
+        side = fields["data.image_size"]
+        usual = {"sampling.n_steps": 18 if side <= 32 else 40}
+        assumed = usual | nvidia.training_fields(source.content) | untold
+        return Found(arrays, fields, assumed)
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        """The tensors without the prefix "model." and the filters of resampling."""
-        kept = {name.removeprefix("model."): array for name, array in arrays.items()}
+        """The tensors without the prefix, such as "model.", and the filters of resampling."""
+        kept = nvidia.without_prefix(arrays, nvidia.prefix(arrays) or "model.")
         return {k: v for k, v in kept.items() if k != "u" and not k.endswith("resample_filter")}
 
     def table(self, skeleton: Skeleton) -> Table:
@@ -61,9 +114,12 @@ class EDM(Format):
             prefixes[layer] = EMBEDDING.get(layer, block)
         table = {}
         for layer, *modules, leaf in skeleton.shapes:
-            attention = layer.startswith("Attention")
+            kind = layer.rpartition("_")[0]
+            attention = kind == "Attention"
             joint = attention and modules[0] in JOINT
-            inside = ATTENTION if attention else BLOCK
+            inside = {"Attention": ATTENTION, "Combine": SINGLE, "Downsample": SINGLE}.get(
+                kind, BLOCK
+            )
             own = ["qkv"] if joint else [inside[module] for module in modules]
             name = ".".join(filter(None, [prefixes[layer], *own, LEAVES[leaf]]))
             # EDM's attention layers are 1 x 1 convolutions.
@@ -72,28 +128,58 @@ class EDM(Format):
             table[layer, *modules, leaf] = Tensor(name, window, part, order="hcp")
         return table
 
+    def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
+        """The arguments of the preconditioning ("precond") and of the network ("model_type")."""
+        return edm_options.arguments(skeleton, fields)
+
+    def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
+        """The resampling filters, which are buffers of every layer that resamples."""
+        network: Any = skeleton.network
+        taps = np.float32(network.fir_kernel if getattr(network, "fir", False) else (1, 1))
+        kernel = np.outer(taps, taps)[None, None] / np.square(taps.sum())
+        deepest, grows = _sides(skeleton)[-1], getattr(network, "progressive", "none") != "none"
+        names = []
+        for block in _blocks(skeleton):
+            side, _, kind = block.partition("_")
+            if kind in ("down", "up"):
+                names += [f"{block}.conv0", f"{block}.skip"]
+            elif kind == "aux_residual":
+                names.append(block)
+            elif kind == "aux_skip":
+                names.append(f"{side}_aux_down")
+            elif kind == "aux_conv" and side != f"dec.{deepest}x{deepest}" and grows:
+                names.append(f"{side}_aux_up")
+        return {f"{name}.resample_filter": kernel for name in names}
+
+
+def _sides(skeleton: Skeleton) -> list[int]:
+    """The sides of the levels' images."""
+    return [skeleton.shape[0] >> level for level in range(len(skeleton.network.ch_mult))]
+
 
 def _blocks(skeleton: Skeleton) -> Iterator[str]:
     """EDM's names of the network's blocks, in calling order."""
-    network: Any = skeleton.network
-    adm, residual = isinstance(network, ADM), getattr(network, "fir", False)
-    fields = {} if adm else NCSNPP | {"progressive_input": "residual" if residual else "none"}
-    other = {name: value for name, value in fields.items() if getattr(network, name, None) != value}
-    if other:
-        raise ValueError(
-            f"the network {type(network).__name__} with these fields is none of EDM's: set config."
-            f"model.name='adm', or 'ncsnpp' with {other}"
-        )
-    sides = [skeleton.shape[0] >> level for level in range(len(network.ch_mult))]
-    sides = [f"{side}x{side}" for side in sides]
+    edm_options.check_network(skeleton.network)
+    network, sides = skeleton.network, _sides(skeleton)
+    adm = isinstance(network, ADM)
+    aux = (
+        None
+        if adm
+        else {"input_skip": "skip", "residual": "residual"}.get(network.progressive_input)
+    )
     for level, side in enumerate(sides):
-        yield f"enc.{side}_down" if level else f"enc.{side}_conv"
-        if level and residual:
-            yield f"enc.{side}_aux_residual"
-        yield from (f"enc.{side}_block{i}" for i in range(network.num_res_blocks))
+        start = f"enc.{side}x{side}"
+        yield f"{start}_down" if level else f"{start}_conv"
+        if level and aux:
+            yield f"{start}_aux_{aux}"
+        yield from (f"{start}_block{i}" for i in range(network.num_res_blocks))
     for side in reversed(sides):
-        inner = ("in0", "in1") if side == sides[-1] else ("up",)
-        yield from (f"dec.{side}_{name}" for name in inner)
-        yield from (f"dec.{side}_block{i}" for i in range(network.num_res_blocks + 1))
-    last = "out" if adm else f"dec.{sides[0]}_aux"
-    yield from (f"{last}_norm", f"{last}_conv")
+        start = f"dec.{side}x{side}"
+        yield from (
+            f"{start}_{name}" for name in (("in0", "in1") if side == sides[-1] else ("up",))
+        )
+        yield from (f"{start}_block{i}" for i in range(network.num_res_blocks + 1))
+        if not adm and (side == sides[0] or network.progressive == "output_skip"):
+            yield from (f"{start}_aux_norm", f"{start}_aux_conv")
+    if adm:
+        yield from ("out_norm", "out_conv")
