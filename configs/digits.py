@@ -10,6 +10,7 @@
 | subvp        | subVP with score_sde's conventions         | 5 minutes     | not measured  |
 | long         | vp_score_sde with dropout, longer          | 50 minutes    | see below     |
 | edm          | EDM                                        | 5 minutes     | 1.88 +- 0.014 |
+| edm2         | EDM with the network of EDM2               | 5 minutes     | not measured  |
 | vdm          | VDM, learned schedule                      | 5 minutes     | 1.83 +- 0.014 |
 | vdm_fixed    | VDM, log-SNR linear in t                   | 5 minutes     | not measured  |
 | vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |
@@ -87,6 +88,17 @@ BASE: Part = {
 }
 LIKELIHOOD: Part = {"training.likelihood_weighting": True, "training.importance_sampling": True}
 EDM: Part = {**EDM_METHOD, "model.sigma_data": 0.75}
+EDM2: Part = {
+    **dict.fromkeys((*UNET, "model.log_labels"), LEFT_OUT),
+    "model.name": "edm2",
+    "model.nf": 32,
+    "model.ch_mult": (1, 2),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (4,),
+    "model.num_head_channels": 32,
+    "model.dropout": 0.0,
+    "optim.lr": 1e-2,  # weights are as large as activations
+}
 VE: Part = {
     "training.sde": "vesde",
     "model.embedding_type": "fourier",
@@ -141,6 +153,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "subvp": (LIKELIHOOD, {"training.sde": "subvpsde"}),
     "long": (LIKELIHOOD, LONG),
     "edm": (EDM,),
+    "edm2": (EDM, EDM2),
     "vdm": (VDM,),
     "vdm_fixed": (VDM, {"model.learned_schedule": False}),
     "vlb": (VLB,),

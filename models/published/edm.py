@@ -96,9 +96,8 @@ class EDM(Format):
         given = told | edm_options.recorded(content) | attended
         fields, untold = edm_options.config_fields(given)
         side = fields["data.image_size"]
-        usual = {"sampling.n_steps": 18 if side <= 32 else 40}
-        assumed = usual | nvidia.training_fields(source.content) | untold
-        return Found(arrays, fields, assumed)
+        assumed = untold | {"sampling.n_steps": 18 if side <= 32 else 40}
+        return Found(arrays, fields | nvidia.training_fields(source.content), assumed)
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors without the prefix, such as "model.", and the filters of resampling."""

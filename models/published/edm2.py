@@ -13,6 +13,7 @@ from models.published.base import (
     Fields,
     Format,
     Found,
+    Latents,
     Skeleton,
     Source,
     Table,
@@ -67,6 +68,7 @@ LAYERS = {
     "logvar_linear": "logvar_linear",
 }
 
+LATENTS = Latents((5.81, 3.25, 0.12, -2.15), (8.34, 9.24, 7.42, 6.56))  # twice the deviations
 SOURCE = "https://nvlabs-fi-cdn.nvidia.com/edm2/"
 FIGURES = {  # Karras et al. 2024, Tables 2 and 3: FID without guidance
     "img512": {"xs": 3.53, "s": 2.56, "m": 2.25, "l": 2.06, "xl": 1.96, "xxl": 1.91},
@@ -108,9 +110,10 @@ class EDM2(Format):
         given = told | _recorded(content) | {name: told[name] for name in EFFECTIVE}
         fields = _fields(PRECONDITIONING | UNET | given)
         untold = {field for argument, field in UNTOLD.items() if argument not in given}
-        assumed = {"sampling.n_steps": 32} | nvidia.training_fields(source.content)
-        assumed |= {field: fields.pop(field) for field in untold}
-        return Found(arrays, fields, assumed)
+        assumed = {field: fields.pop(field) for field in untold} | {"sampling.n_steps": 32}
+        fields |= nvidia.training_fields(source.content)
+        latents = _latents(source.content, fields["data.num_channels"])
+        return Found(arrays, fields, assumed, latents=latents)
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors by the names that they have in EDM2's Precond."""
@@ -173,6 +176,18 @@ class EDM2(Format):
         return {f"logvar_{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
+def _latents(content: Any, channels: int) -> Latents | None:
+    """The normalisation of latents that a pickle's encoder holds; the published one without it."""
+    encoder = content.get("encoder") if isinstance(content, dict) else None
+    if isinstance(encoder, Record) and encoder.name != "StabilityVAEEncoder":
+        return None
+    state = encoder.state if isinstance(encoder, Record) else {}
+    if not {"scale", "bias"} <= state.keys():
+        return LATENTS if channels == len(LATENTS.mean) else None
+    scale, bias = (np.ravel(state[name]).astype(float) for name in ("scale", "bias"))
+    return Latents(tuple((-bias / scale).tolist()), tuple((1 / scale).tolist()))
+
+
 def _told(arrays: Arrays) -> Fields:
     """The arguments that arrays tell by their names and shapes."""
     unet = {name[5:]: array for name, array in arrays.items() if name.startswith("unet.")}
@@ -181,8 +196,8 @@ def _told(arrays: Arrays) -> Fields:
     label, uncertainty = unet.get("emb_label.weight"), arrays.get("logvar_linear.weight")
     return options | {
         "img_channels": options["img_channels"] - 1,  # without the channel of ones
-        "channel_mult_noise": noise_features / options["model_channels"],
-        "channel_mult_emb": features / options["model_channels"],
+        "noise_features": noise_features,
+        "embedding_features": features,
         "label_dim": 0 if label is None else label.shape[1],
         "logvar_channels": 0 if uncertainty is None else uncertainty.shape[1],
     }
@@ -208,18 +223,14 @@ def _recorded(content: Any) -> Fields:
 
 def _fields(options: Fields) -> Fields:
     """Our config fields for EDM2's arguments."""
-    width = options["model_channels"]
-    widths = {
-        f"model.{field}": int(width * (options[argument] or 0))
-        for argument, field in MULTIPLES.items()
-    }
     numbers = {f"model.{name}": float(options[name]) for name in NUMBERS}
     return (
         nvidia.image_fields(options)
-        | widths
         | numbers
         | {
             "model.name": "edm2",
+            "model.noise_features": options["noise_features"],
+            "model.embedding_features": options["embedding_features"],
             "model.parametrization": "edm",
             "model.sigma_data": float(options["sigma_data"]),
             "model.num_head_channels": int(options["channels_per_head"]),

@@ -84,15 +84,15 @@ UNTOLD = {  # arguments that arrays do not tell, or not in all files, and their 
 def told(arrays: Arrays) -> Fields:
     """The arguments that arrays tell by their names and shapes."""
     options = nvidia.unet(arrays, "conv0", "qkv")
-    width, song = options["model_channels"], "out_conv.weight" not in arrays
-    rows, columns = arrays["map_layer0.weight"].shape
-    options |= {
-        "model_type": "SongUNet" if song else "DhariwalUNet",
-        "channel_mult_emb": rows / width,
-    }
+    song = "out_conv.weight" not in arrays
+    features, noise_features = arrays["map_layer0.weight"].shape
+    options |= {"embedding_features": features, "noise_features": noise_features}
+    options["model_type"] = "SongUNet" if song else "DhariwalUNet"
     for layer, argument in {"map_label": "label_dim", "map_augment": "augment_dim"}.items():
         weight = arrays.get(f"{layer}.weight")
         options[argument] = 0 if weight is None else weight.shape[1]
+    if "u" in arrays:  # the noise levels of iDDPM
+        options["precond"] = "iDDPMPrecond"
     if not song:
         return options
     layers = {
@@ -101,7 +101,6 @@ def told(arrays: Arrays) -> Fields:
     encoder = [kind for kind in ("skip", "residual") if f"aux_{kind}.weight" in layers]
     heads = sum(name.endswith("_aux_conv.weight") for name in arrays)
     options |= {
-        "channel_mult_noise": columns / width,
         "embedding_type": "fourier" if "map_noise.freqs" in arrays else "positional",
         "encoder_type": encoder[0] if encoder else "standard",
         "decoder_type": "skip" if heads > 1 else "standard",
@@ -156,11 +155,11 @@ def config_fields(given: Fields) -> tuple[Fields, Fields]:
 
 
 def _network_fields(options: Fields) -> Fields:
-    adm, width = options["model_type"] == "DhariwalUNet", options["model_channels"]
+    adm = options["model_type"] == "DhariwalUNet"
     fields: Fields = {
         "model.dropout": float(options["dropout"]),
         "model.augment_dim": int(options["augment_dim"] or 0),
-        "model.embedding_features": int(width * options["channel_mult_emb"]),
+        "model.embedding_features": options["embedding_features"],
     }
     if options["label_dim"]:
         fields["model.label_dropout"] = float(options["label_dropout"])
@@ -174,7 +173,7 @@ def _network_fields(options: Fields) -> Fields:
     own = NCSNPP | {
         "name": "ncsnpp",
         "embedding_type": options["embedding_type"],
-        "noise_features": int(width * options["channel_mult_noise"]),
+        "noise_features": options["noise_features"],
         "progressive": DECODERS[options["decoder_type"]],
         "progressive_input": encoder,
         "progressive_combine": "sum",

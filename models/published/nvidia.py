@@ -1,5 +1,6 @@
 """What EDM's and EDM2's files have in common: pickles of networks, and names of their blocks."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,7 +89,6 @@ def unet(arrays: Arrays, convolution: str, attention: str) -> Fields:
         ValueError: there is no attention in the middle.
     """
     first = next(name for name in arrays if FIRST.fullmatch(name))
-    width, channels = arrays[first].shape[:2]
     pattern = re.compile(rf"dec\.(\d+)x\d+_block(\d+)\.{convolution}\.weight")
     blocks = {
         tuple(map(int, match.groups())): len(arrays[match[0]])
@@ -103,9 +103,10 @@ def unet(arrays: Arrays, convolution: str, attention: str) -> Fields:
         )
     attended = re.compile(rf"dec\.(\d+)x\d+_block\d+\.{attention}\.weight")
     found = {int(match[1]) for match in map(attended.fullmatch, arrays) if match}
+    width = math.gcd(len(arrays[first]), *(blocks[side, 0] for side in sides))
     return {
         "img_resolution": int(FIRST.fullmatch(first)["side"]),  # pyright: ignore
-        "img_channels": channels,
+        "img_channels": arrays[first].shape[1],
         "model_channels": width,
         "channel_mult": [blocks[side, 0] // width for side in sides],
         "num_blocks": max(number for _, number in blocks),
