@@ -271,7 +271,7 @@ class EDM2(CheckedNetwork):
 
         gain = self.param("out_gain", initializers.zeros, ())
         x = MPConv(channels, 3, name="conv_out")(x, gain).astype(jnp.float32)
-        return (x, u) if uncertainty else x
+        return x if u is None or not uncertainty else (x, u)
 
     def _embedding(self, labels, class_labels) -> Embedding:
         classes, _, _ = encode_labels(self, len(labels), class_labels, None, None)

@@ -134,7 +134,8 @@ class EDM(Format):
     def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
         """The resampling filters, which are buffers of every layer that resamples."""
         network: Any = skeleton.network
-        taps = np.float32(network.fir_kernel if getattr(network, "fir", False) else (1, 1))
+        taps = network.fir_kernel if getattr(network, "fir", False) else (1, 1)
+        taps = np.asarray(taps, np.float32)
         kernel = np.outer(taps, taps)[None, None] / np.square(taps.sum())
         deepest, grows = _sides(skeleton)[-1], getattr(network, "progressive", "none") != "none"
         names = []

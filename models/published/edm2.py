@@ -117,11 +117,11 @@ class EDM2(Format):
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors by the names that they have in EDM2's Precond."""
-        start = nvidia.prefix(arrays) or "unet."
+        if (start := nvidia.prefix(arrays)) is None:
+            return dict(arrays)
         outer = start.removesuffix("unet.")
-        if outer != start:
-            return nvidia.without_prefix(arrays, outer)
-        return {f"unet.{name}": a for name, a in nvidia.without_prefix(arrays, start).items()}
+        kept = nvidia.without_prefix(arrays, outer)
+        return kept if outer != start else {f"unet.{name}": a for name, a in kept.items()}
 
     def table(self, skeleton: Skeleton) -> Table:
         _check_network(skeleton.network)

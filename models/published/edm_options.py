@@ -146,7 +146,7 @@ def config_fields(given: Fields) -> tuple[Fields, Fields]:
     """
     check_name("the network's model_type", given["model_type"], NETWORKS)
     usual: Fields = {"precond": "EDMPrecond"}
-    usual["resample_filter"] = FILTERS.get(given.get("encoder_type"), [1, 1])
+    usual["resample_filter"] = FILTERS.get(str(given.get("encoder_type")), [1, 1])
     options = NETWORKS[given["model_type"]] | usual | given
     fields = nvidia.image_fields(options) | _preconditioning_fields(options)
     fields |= _network_fields(options)

@@ -34,8 +34,8 @@ def state_dict(tree: Any) -> dict[str, np.ndarray]:
 
 def _named(tree: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
     for name, value in (_entries(tree) if isinstance(tree, Record) else tree).items():
-        if isinstance(value, np.ndarray):
-            yield f"{prefix}{name}", value
+        if isinstance(value, np.ndarray | np.generic):
+            yield f"{prefix}{name}", np.asarray(value)
         elif isinstance(value, dict) or is_module(value):
             yield from _named(value, f"{prefix}{name}.")
         else:

@@ -10,6 +10,7 @@ import weights
 from models.adm import ADM
 from models.ddpm import DDPM
 from models.dit import DiT
+from models.edm2 import EDM2
 from models.layers import (
     Attention,
     attention_route,
@@ -40,6 +41,7 @@ class OneStage(NCSNv2):
 NETWORKS = {
     "ncsnpp": NCSNpp(nf=8, ch_mult=(1,), num_res_blocks=0, dropout=0.5),
     "adm": ADM(nf=8, ch_mult=(1,), num_res_blocks=0, dropout=0.5),
+    "edm2": EDM2(nf=8, ch_mult=(1,), num_res_blocks=0, dropout=0.5),
     "dit": DiT(hidden_size=8, depth=2, num_heads=2, dropout=0.5),
     "ddpm": DDPM(nf=8, ch_mult=(1, 1), num_res_blocks=1),
     "ncsnv2": OneStage(nf=4, scale_by_sigma=False),

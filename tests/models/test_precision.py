@@ -12,6 +12,7 @@ from models.adm import ADM
 from models.ddpm import DDPM
 from models.discriminator import Discriminator
 from models.dit import DiT
+from models.edm2 import EDM2
 from models.ncsnpp import NCSNpp
 from models.wideresnet import WideResNet
 
@@ -32,6 +33,7 @@ NETWORKS = {  # and how many layers their embeddings and logits have
         2,
     ),
     "adm": (ADM(**SMALL, dtype="bfloat16"), 2),
+    "edm2": (EDM2(**SMALL, dtype="bfloat16"), 1),
     "dit": (DiT(hidden_size=8, depth=2, num_heads=2, dtype="bfloat16"), 2),
     "ddpm": (DDPM(**SMALL, dtype="bfloat16"), 2),
     "wideresnet": (HALF, 3),

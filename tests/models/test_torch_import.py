@@ -123,7 +123,7 @@ def test_edm_weights_are_refused_by_the_fields_of_another_network():
     config = golden.edm_config(golden.load("edm_ncsnpp"))
     config.model.log_labels = True
     config.model.fir = False
-    with pytest.raises(ValueError, match=r"'log_labels': False, 'progressive_input': 'none'"):
+    with pytest.raises(ValueError, match=r"'log_labels': False, 'fir': True"):
         models.torch_import.edm({}, config)
     config.model.name = "ddpm"
     with pytest.raises(ValueError, match=r"the network DDPM with these fields is none of EDM's"):

@@ -54,6 +54,8 @@ def test_only_what_pytorch_would_save_is_in_the_state_dict(tmp_path):
 def test_arrays_in_dicts_have_names_with_dots():
     one = np.ones(1)
     assert list(weights.state_dict({"a": {"b": one, "c": {}}, "d": one})) == ["a.b", "d"]
+    gain = weights.state_dict({"gain": np.float32(2)})["gain"]
+    np.testing.assert_array_equal(gain, np.array(2, np.float32), strict=True)
 
 
 @pytest.mark.parametrize(
