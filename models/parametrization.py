@@ -104,18 +104,18 @@ PARAMETRIZATIONS: dict[str, Callable[[SDE, PerSample, float], Coefficients]] = {
 
 
 @cache
-def _iddpm_boundaries() -> Float[np.ndarray, " levels"]:
-    """Midpoints between iDDPM's noise levels u_M = 0, ..., u_0 (Karras et al. 2022, Table 1)."""
+def iddpm_levels() -> Float[np.ndarray, " levels"]:
+    """iDDPM's noise levels u_M = 0, ..., u_0 (Karras et al. 2022, Table 1)."""
     m, c1, c2 = 1000, 0.001, 0.008
     alpha_bar = np.sin(0.5 * np.pi * np.arange(m + 1) / (m * (c2 + 1))) ** 2
     ratios = np.maximum(alpha_bar[:-1] / alpha_bar[1:], c1)[::-1]
-    u = np.sqrt(np.expm1(np.cumsum(np.append(0.0, -np.log(ratios)))))
-    return 0.5 * (u[1:] + u[:-1])
+    return np.sqrt(np.expm1(np.cumsum(np.append(0.0, -np.log(ratios)))))
 
 
 def _iddpm_label(level: PerSample) -> PerSample:
     """iDDPM's label 999 - j, where u_j is the nearest noise level."""
-    boundaries = jnp.asarray(_iddpm_boundaries(), jnp.float32)
+    u = iddpm_levels()
+    boundaries = jnp.asarray(0.5 * (u[1:] + u[:-1]), jnp.float32)
     return jnp.searchsorted(boundaries, level, method="compare_all") - 1.0
 
 

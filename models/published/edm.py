@@ -1,13 +1,16 @@
 """Format of EDM's networks (Karras et al. 2022): DDPM++, NCSN++ and ADM, by NVIDIA's names."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.adm import ADM
+from models.parametrization import iddpm_levels
 from models.published import edm_options, nvidia
 from models.published.base import (
+    About,
     Arrays,
     Card,
     Fields,
@@ -150,6 +153,13 @@ class EDM(Format):
             elif kind == "aux_conv" and side != f"dec.{deepest}x{deepest}" and grows:
                 names.append(f"{side}_aux_up")
         return {f"{name}.resample_filter": kernel for name in names}
+
+    def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
+        """Writes the state dict of the preconditioning class that options["precond"] names."""
+        inside = {f"model.{name}": array for name, array in arrays.items()}
+        if options["precond"] == "iDDPMPrecond":
+            inside["u"] = iddpm_levels()[::-1].astype(np.float32)
+        return super().write(folder, inside, options, about)
 
 
 def _sides(skeleton: Skeleton) -> list[int]:

@@ -148,6 +148,7 @@ class EDM2(Format):
             "img_resolution": side,
             "img_channels": channels,
             "label_dim": network.num_classes,
+            "use_fp16": False,
             "sigma_data": fields["model.sigma_data"],
             "logvar_channels": network.logvar_channels or 1,  # see constants
             "model_channels": network.nf,

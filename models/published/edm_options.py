@@ -9,6 +9,7 @@ from typing import Any
 
 from models.adm import ADM
 from models.ncsnpp import NCSNpp
+from models.parametrization import iddpm_levels
 from models.published import nvidia
 from models.published.base import Arrays, Fields, Skeleton
 from models.weights import Record
@@ -54,7 +55,6 @@ PRECONDITIONING: Mapping[str, tuple[str, Fields]] = {  # our name, and the const
 }
 FIXED = ("beta_d", "beta_min", "C_1", "C_2", "M")  # numbers that models.parametrization fixes too
 SIGMAS = (0.002, 80.0)  # noise levels of EDM's samplers, unless the network is for fewer
-LEAST_OF_IDDPM = 0.0064  # its least noise level, u_999
 
 ENCODERS = {"standard": "none", "skip": "input_skip", "residual": "residual"}
 DECODERS = {"standard": "none", "skip": "output_skip"}
@@ -196,7 +196,9 @@ def _preconditioning_fields(options: Fields) -> Fields:
     fields: Fields = {"model.parametrization": parametrization}
     if "sigma_data" in given:
         fields["model.sigma_data"] = given["sigma_data"]
-    least = LEAST_OF_IDDPM if parametrization == "edm_iddpm" else given.get("sigma_min", 0.0)
+    least = (
+        float(iddpm_levels()[1]) if parametrization == "edm_iddpm" else given.get("sigma_min", 0.0)
+    )
     if least > SIGMAS[0]:
         fields["sampling.sigma_min"] = least
     if (most := given.get("sigma_max", SIGMAS[1])) < SIGMAS[1]:

@@ -10,6 +10,7 @@ from configs import imagenet64
 from experiments.build import pipelines
 from experiments.build.published import Published, open_
 from models import published
+from models.parametrization import iddpm_levels
 from models.published import base, edm_options
 
 PUBLISHED = ("edm_ddpmpp_class_augment", "edm_ncsnpp", "edm_vp_precond_ddpmpp", "edm_adm_class")
@@ -132,7 +133,7 @@ def test_arrays_alone_do_not_tell_everything():
     assert wrapped.fields["model.fir_kernel"] == (1, 1)
     iddpm = FORM.find(published.Source("x", state | {"u": np.ones(1001)}))
     assert iddpm.fields["model.parametrization"] == "edm_iddpm"
-    assert iddpm.fields["sampling.sigma_min"] == 0.0064
+    assert iddpm.fields["sampling.sigma_min"] == pytest.approx(0.0064, abs=1e-4)
     assert FORM.find(published.Source("x", {"other.weight": np.ones(1)})) is None
     assert FORM.find(published.Source("x", {"step": 3})) is None
 
@@ -154,7 +155,7 @@ def test_every_preconditioning_is_known(precond, changes, fields, tmp_path):
         described["model."][1].pop(name, None)
     _, config = opened(nvidia_files.save(tmp_path / "edm.pkl", state_of(arrays), described))
     assert {name: config.model[name] for name in fields} == fields
-    least = {"VEPrecond": 0.02, "iDDPMPrecond": 0.0064}.get(precond)
+    least = {"VEPrecond": 0.02, "iDDPMPrecond": float(iddpm_levels()[1])}.get(precond)
     assert config.sampling.sigma_min == least
 
 
@@ -230,6 +231,22 @@ def test_published_files_have_cards(file, figure, n_steps):
     assert (card.figure, card.license, card.commercial) == (figure, "CC-BY-NC-SA-4.0", False)
     assert card.fields["sampling.n_steps"] == n_steps
     assert card.source.endswith(file)
+
+
+def test_a_written_file_is_the_state_dict_of_its_preconditioning(tmp_path):
+    _, state, config, skeleton = shapes_of("edm_reference_adm")
+    options = FORM.options(skeleton, {"model.parametrization": "edm_iddpm"})
+    path = FORM.write(tmp_path, state, options, base.About({}))
+    written = published.read(path)
+    assert written.content.keys() == {f"model.{name}" for name in state} | {"u"}
+    levels = written.content["u"]
+    assert (levels.shape, levels[-1]) == ((1001,), 0)
+    assert (np.diff(levels) < 0).all()
+    form, found = published.identify(written)
+    assert form is FORM
+    assert found.fields["model.parametrization"] == "edm_iddpm"
+    again = published.params(FORM, found.arrays, config)
+    jax.tree.map(np.testing.assert_array_equal, again, published.params(FORM, state, config))
 
 
 def test_levels_of_the_sampler_are_the_network_s(tmp_path):

@@ -116,8 +116,7 @@ def test_the_arguments_of_the_constructors_come_back():
     config.model.num_head_channels = 32
     fields = {"model.parametrization": "edm", "model.sigma_data": 0.5}
     options = FORM.options(published.skeleton(config), fields)
-    expected = {name: value for name, value in OPTIONS.items() if name != "use_fp16"}
-    assert {name: options[name] for name in expected} == expected
+    assert {name: options[name] for name in OPTIONS} == OPTIONS
     assert (options["channel_mult_noise"], options["channel_mult_emb"]) == (1, 2)
 
 
