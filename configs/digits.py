@@ -10,7 +10,7 @@
 | subvp        | subVP with score_sde's conventions         | 5 minutes     | not measured  |
 | long         | vp_score_sde with dropout, longer          | 50 minutes    | see below     |
 | edm          | EDM                                        | 5 minutes     | 1.88 +- 0.014 |
-| edm2         | EDM with the network of EDM2               | 5 minutes     | not measured  |
+| edm2         | EDM with the network of EDM2               | 10 minutes    | not measured  |
 | vdm          | VDM, learned schedule                      | 5 minutes     | 1.83 +- 0.014 |
 | vdm_fixed    | VDM, log-SNR linear in t                   | 5 minutes     | not measured  |
 | vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |

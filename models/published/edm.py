@@ -39,6 +39,7 @@ BLOCK = {
 }
 ATTENTION = {"GroupNorm_0": "norm2", "NIN_3": "proj"}
 SINGLE = {"Conv_0": "", "Conv2d_0": ""}  # layers of ours that are a single convolution in EDM
+INSIDE = {"Attention": ATTENTION, "Combine": SINGLE, "Downsample": SINGLE}
 JOINT = ("NIN_0", "NIN_1", "NIN_2")  # queries, keys and values
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "W": "freqs"}
 SOURCE = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
@@ -119,9 +120,7 @@ class EDM(Format):
             kind = layer.rpartition("_")[0]
             attention = kind == "Attention"
             joint = attention and modules[0] in JOINT
-            inside = {"Attention": ATTENTION, "Combine": SINGLE, "Downsample": SINGLE}.get(
-                kind, BLOCK
-            )
+            inside = INSIDE.get(kind, BLOCK)
             own = ["qkv"] if joint else [inside[module] for module in modules]
             name = ".".join(filter(None, [prefixes[layer], *own, LEAVES[leaf]]))
             # EDM's attention layers are 1 x 1 convolutions.
@@ -172,22 +171,17 @@ def _blocks(skeleton: Skeleton) -> Iterator[str]:
     edm_options.check_network(skeleton.network)
     network, sides = skeleton.network, _sides(skeleton)
     adm = isinstance(network, ADM)
-    aux = (
-        None
-        if adm
-        else {"input_skip": "skip", "residual": "residual"}.get(network.progressive_input)
-    )
+    aux = getattr(network, "progressive_input", "none").removeprefix("input_")
     for level, side in enumerate(sides):
         start = f"enc.{side}x{side}"
         yield f"{start}_down" if level else f"{start}_conv"
-        if level and aux:
+        if level and aux != "none":
             yield f"{start}_aux_{aux}"
         yield from (f"{start}_block{i}" for i in range(network.num_res_blocks))
     for side in reversed(sides):
         start = f"dec.{side}x{side}"
-        yield from (
-            f"{start}_{name}" for name in (("in0", "in1") if side == sides[-1] else ("up",))
-        )
+        for name in ("in0", "in1") if side == sides[-1] else ("up",):
+            yield f"{start}_{name}"
         yield from (f"{start}_block{i}" for i in range(network.num_res_blocks + 1))
         if not adm and (side == sides[0] or network.progressive == "output_skip"):
             yield from (f"{start}_aux_norm", f"{start}_aux_conv")

@@ -84,9 +84,8 @@ def _cards() -> Iterator[Card]:
         yield _card((f"edm2-{data}-*-uncond-*.pkl",), uncond)
         for size, fid in sizes.items():
             figure = f"FID {fid}, at the best length of the average"
-            yield _card(
-                (f"edm2-{data}-{size}-*.pkl",), f"EDM2-{size.upper()}, {DATA[data]}", figure
-            )
+            model = f"EDM2-{size.upper()}, {DATA[data]}"
+            yield _card((f"edm2-{data}-{size}-*.pkl",), model, figure)
 
 
 def _card(files: tuple[str, ...], model: str, figure: str = "") -> Card:
@@ -138,6 +137,7 @@ class EDM2(Format):
         """The arguments of Precond, which passes those that are not its own on to UNet."""
         _check_network(skeleton.network)
         network: Any = skeleton.network
+        nvidia.check_heads(skeleton, network.num_head_channels)
         if fields["model.parametrization"] != "edm":
             raise ValueError(
                 f"config.model.parametrization is {fields['model.parametrization']!r}: EDM2 has "
@@ -155,7 +155,7 @@ class EDM2(Format):
             "channel_mult": list(network.ch_mult),
             "num_blocks": network.num_res_blocks,
             "attn_resolutions": list(network.attn_resolutions),
-            "resample_filter": list(network.fir_kernel),
+            "resample_filter": list(nvidia.symmetric(network.fir_kernel)),
             "channels_per_head": network.num_head_channels,
             **{name: getattr(network, name) for name in NUMBERS},
         }
@@ -224,21 +224,18 @@ def _recorded(content: Any) -> Fields:
 
 def _fields(options: Fields) -> Fields:
     """Our config fields for EDM2's arguments."""
-    numbers = {f"model.{name}": float(options[name]) for name in NUMBERS}
-    return (
-        nvidia.image_fields(options)
-        | numbers
-        | {
-            "model.name": "edm2",
-            "model.noise_features": options["noise_features"],
-            "model.embedding_features": options["embedding_features"],
-            "model.parametrization": "edm",
-            "model.sigma_data": float(options["sigma_data"]),
-            "model.num_head_channels": int(options["channels_per_head"]),
-            "model.logvar_channels": int(options["logvar_channels"]),
-            "model.fir_kernel": nvidia.symmetric(options["resample_filter"]),
-        }
-    )
+    return {
+        **nvidia.image_fields(options),
+        **{f"model.{name}": float(options[name]) for name in NUMBERS},
+        "model.name": "edm2",
+        "model.noise_features": options["noise_features"],
+        "model.embedding_features": options["embedding_features"],
+        "model.parametrization": "edm",
+        "model.sigma_data": float(options["sigma_data"]),
+        "model.num_head_channels": int(options["channels_per_head"]),
+        "model.logvar_channels": int(options["logvar_channels"]),
+        "model.fir_kernel": nvidia.symmetric(options["resample_filter"]),
+    }
 
 
 def _check_network(network: Any) -> None:

@@ -228,10 +228,18 @@ def check_network(network: Any) -> None:
 
 
 def arguments(skeleton: Skeleton, fields: Fields) -> Fields:
-    """The arguments of the preconditioning ("precond") and of the network ("model_type")."""
+    """The arguments of the preconditioning ("precond") and of the network ("model_type").
+
+    Raises:
+        ValueError: EDM does not have such a network, or such a parametrization.
+    """
     check_network(skeleton.network)
     network: Any = skeleton.network
     adm = isinstance(network, ADM)
+    if adm:
+        nvidia.check_heads(skeleton, HEAD)
+    if not network.centered:
+        raise ValueError("config.data.centered is False: EDM's networks see data in [-1, 1]")
     names = {ours: theirs for theirs, (ours, _) in PRECONDITIONING.items()}
     if (parametrization := fields["model.parametrization"]) not in names:
         raise ValueError(
@@ -264,7 +272,7 @@ def arguments(skeleton: Skeleton, fields: Fields) -> Fields:
         "channel_mult_noise": _multiple("noise_features", network, usual),
         "encoder_type": _key(ENCODERS, network.progressive_input),
         "decoder_type": _key(DECODERS, network.progressive),
-        "resample_filter": list(network.fir_kernel) if network.fir else [1, 1],
+        "resample_filter": list(nvidia.symmetric(network.fir_kernel if network.fir else (1, 1))),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from models import weights
-from models.published.base import Arrays, Fields
+from models.published.base import Arrays, Fields, Skeleton
 from models.weights import Record
 
 FIRST = re.compile(r"(?P<prefix>.*?)enc\.(?P<side>\d+)x\d+_conv\.weight")
@@ -69,6 +69,23 @@ def symmetric(taps: Sequence[float]) -> tuple[float, ...]:
             "even length"
         )
     return tuple(taps)
+
+
+def check_heads(skeleton: Skeleton, per_head: int) -> None:
+    """Raises ValueError unless attention has the heads of NVIDIA's networks, one or more a level.
+
+    Theirs have as many as `per_head` channels fit in, and no attention where not even one does.
+    """
+    network = skeleton.network
+    for level, mult in enumerate(network.ch_mult):
+        width, side = network.nf * mult, skeleton.shape[0] >> level
+        deepest = level == len(network.ch_mult) - 1
+        heads = max(width // network.num_head_channels, 1)
+        if (deepest or side in network.attn_resolutions) and heads != width // per_head:
+            raise ValueError(
+                f"config.model.num_head_channels is {network.num_head_channels}, which is one head "
+                f"or more for {width} channels: here it must make {width // per_head}"
+            )
 
 
 def part(record: Any, name: str) -> Record | None:

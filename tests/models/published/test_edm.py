@@ -119,8 +119,7 @@ def test_a_pickle_without_arguments_has_the_defaults():
     config = imagenet64.get_config()
     for name, value in (fields | usual).items():
         if name.startswith("model.") and name != "model.embedding_features":
-            section, _, last = name.partition(".")
-            assert config[section][last] == value, name
+            assert config.model[name.removeprefix("model.")] == value, name
 
 
 def test_arrays_alone_do_not_tell_everything():
@@ -194,10 +193,9 @@ def test_a_network_without_attention_in_the_middle_is_refused():
         ({"fir": False}, "'ncsnpp' with {'fir': True}"),
         ({"text": "bytes"}, "'ncsnpp' with {'text': ''}"),
         ({"progressive": "residual"}, "'ncsnpp' with {'progressive': 'none'}"),
-        (
-            {"noise_features": 40},
-            "noise_features is 40: in EDM it is a multiple of config.model.nf",
-        ),
+        ({"noise_features": 40}, "noise_features is 40: in EDM it is a multiple of config"),
+        ({"centered": False}, "centered is False: EDM's networks see data in"),
+        ({"fir_kernel": (1, 2, 1)}, r"resample_filter is \[1, 2, 1\]"),
     ],
     ids=str,
 )
@@ -207,6 +205,14 @@ def test_networks_that_edm_does_not_have_are_not_written(fields, message):
     skeleton = base.Skeleton(network, (16, 16, 3), (), {})
     with pytest.raises(ValueError, match=message):
         FORM.options(skeleton, {"model.parametrization": "edm_vp"})
+
+
+def test_heads_that_edm_does_not_have_are_not_written():
+    _, _, config, _ = shapes_of("edm_reference_adm")
+    config.model.num_head_channels = 32
+    wrong = published.skeleton(config)
+    with pytest.raises(ValueError, match=r"num_head_channels is 32, .* 128 channels: .* make 2"):
+        FORM.options(wrong, {"model.parametrization": "edm_vp"})
 
 
 def test_parametrizations_that_edm_does_not_have_are_not_written():

@@ -120,6 +120,15 @@ def test_the_arguments_of_the_constructors_come_back():
     assert (options["channel_mult_noise"], options["channel_mult_emb"]) == (1, 2)
 
 
+def test_levels_of_fewer_channels_than_a_head_are_not_written():
+    config, _ = ours(STATE)
+    config.model.num_head_channels = 128
+    fields = {"model.parametrization": "edm", "model.sigma_data": 0.5}
+    skeleton = published.skeleton(config)
+    with pytest.raises(ValueError, match=r"num_head_channels is 128, .* 64 channels: .* make 0"):
+        FORM.options(skeleton, fields)
+
+
 def test_what_edm2_does_not_have_is_refused(tmp_path):
     config, skeleton = ours(STATE)
     with pytest.raises(ValueError, match="parametrization is 'v': EDM2 has 'edm' alone"):
