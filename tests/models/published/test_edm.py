@@ -211,7 +211,7 @@ def test_heads_that_edm_does_not_have_are_not_written():
     _, _, config, _ = shapes_of("edm_reference_adm")
     config.model.num_head_channels = 32
     wrong = published.skeleton(config)
-    with pytest.raises(ValueError, match=r"num_head_channels is 32, .* 128 channels: .* make 2"):
+    with pytest.raises(ValueError, match=r"num_head_channels is 32, .* 64 channels: .* make 1"):
         FORM.options(wrong, {"model.parametrization": "edm_vp"})
 
 
