@@ -32,11 +32,16 @@ EPSILON = 1e-4
 NO_DILATION = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1)}
 
 
+def _rms(x: Array, axes: int | tuple[int, ...]) -> Array:
+    """The root mean square in float32, whose gradient is 0 where it is 0."""
+    mean_square = jnp.mean(jnp.square(x.astype(jnp.float32)), axes, keepdims=True)
+    return jnp.sqrt(jnp.maximum(mean_square, 1e-30))
+
+
 # Equation 30
 def pixel_norm(x: Array, axis: int = -1) -> Array:
     """x divided by its root mean square over the channels."""
-    mean_square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis, keepdims=True)
-    return x / (EPSILON + jnp.sqrt(mean_square)).astype(x.dtype)
+    return x / (EPSILON + _rms(x, axis)).astype(x.dtype)
 
 
 # Equation 47
@@ -44,8 +49,7 @@ def normalized_weight(kernel: Array) -> Array:
     """The kernel [..., inputs, outputs], in which the weights of each output have the norm 1."""
     inputs = tuple(range(kernel.ndim - 1))
     n = np.prod(kernel.shape[:-1])
-    mean_square = jnp.mean(jnp.square(kernel), inputs, keepdims=True)
-    return kernel / (EPSILON + jnp.sqrt(mean_square)) / np.sqrt(n).astype(np.float32)
+    return kernel / (EPSILON + _rms(kernel, inputs)) / np.sqrt(n).astype(np.float32)
 
 
 # Equation 81

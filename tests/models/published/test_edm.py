@@ -64,11 +64,13 @@ def test_a_pickle_says_what_its_network_is(name, tmp_path):
     assert config.model.dropout == 0.1  # the default, which the file does not have
     assert (config.noise_density.mean, config.noise_density.std) == (-1.0, 1.5)
     assert set(model.found.assumed) == {"sampling.n_steps"}
-    skip, out, scale, noise = (c.astype(np.float32) for c in golden.edm_preconditioning(arrays))
-    x = golden.channels_last(arrays["x"])
-    output = outputs(config, model.params(config), scale[:, None, None, None] * x, noise, arrays)
-    denoised = skip[:, None, None, None] * x + out[:, None, None, None] * output
-    golden.assert_samples_close(denoised, golden.channels_last(arrays["output"]), 1e-5)
+    # tests/models/test_torch_import.py compares the outputs with the published ones
+    known, network = golden.edm_config(arrays), models.create(config)
+    usual = {"noise_features": 0, "embedding_features": 0}
+    usual = {field: value for field, value in usual.items() if hasattr(network, field)}
+    assert network.clone(**usual) == models.create(known)
+    expected = models.torch_import.edm(state_of(arrays), known)
+    jax.tree.map(np.testing.assert_array_equal, model.params(config), expected)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -120,6 +122,33 @@ def test_a_pickle_without_arguments_has_the_defaults():
     for name, value in (fields | usual).items():
         if name.startswith("model.") and name != "model.embedding_features":
             assert config.model[name.removeprefix("model.")] == value, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        ({"embedding_type": "positional", "noise_features": 128}, 55_733_891),
+        (
+            {
+                "embedding_type": "fourier",
+                "noise_features": 256,
+                "encoder_type": "residual",
+                "resample_filter": [1, 3, 3, 1],
+            },
+            56_397_955,
+        ),
+        ({"model_type": "DhariwalUNet", "label_dim": 1000, "img_resolution": 64}, 295_899_267),
+    ],
+)
+def test_parameters_are_the_published(arguments, count):
+    """Counts of tests/configs/test_published.py, which include the Fourier frequencies."""
+    given = {"model_type": "SongUNet", "img_resolution": 32, "img_channels": 3}
+    given |= {"noise_features": 0, "embedding_features": 0} | arguments
+    if given["model_type"] == "SongUNet":
+        given |= {"channel_mult": [2, 2, 2], "augment_dim": 9}
+    fields, usual = edm_options.config_fields(given)
+    config = Published(None, FORM, published.Found({}, fields | usual), None).config()
+    assert sum(leaf.size for leaf in published.skeleton(config).shapes.values()) == count
 
 
 def test_arrays_alone_do_not_tell_everything():

@@ -54,6 +54,18 @@ def test_arrays_and_numbers_of_numpy_are_read(protocol):
     assert found[1] is found[0][0]
 
 
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+def test_arrays_and_numbers_of_old_and_new_numpy_are_read(core):
+    state = (3, "<", None, None, None, -1, -1, 0)
+    dtype = Call("numpy.dtype", ("f8", False, True), state)
+    array = Call(f"{core}.multiarray._reconstruct", (Name("numpy.ndarray"), (0,), b"b"))
+    array.state = (1, (2,), dtype, False, np.array([1.0, 2.0]).tobytes())
+    number = Call(f"{core}.multiarray.scalar", (dtype, np.float64(1.5).tobytes()))
+    found = loaded(torch_writer.pickled([array, number], 4)[0])
+    np.testing.assert_array_equal(found[0], [1.0, 2.0])
+    assert found[1] == 1.5
+
+
 def test_dicts_and_lists_that_hold_themselves_are_read():
     tree = {"a": []}
     tree["a"].append(tree)
