@@ -107,8 +107,8 @@ def told(arrays: Arrays) -> Fields:
     }
     filters = [array for name, array in arrays.items() if name.endswith("resample_filter")]
     if filters:
-        taps = filters[0][0, 0].sum(0)
-        options["resample_filter"] = (taps / taps[0]).tolist()
+        taps = filters[0][0, 0].astype(float).sum(0)
+        options["resample_filter"] = (taps / taps[taps > 0].min()).round(3).tolist()
     return options
 
 

@@ -103,30 +103,32 @@ def unet(arrays: Arrays, convolution: str, attention: str) -> Fields:
         attention: name of an attention's first layer.
 
     Raises:
-        ValueError: there is no attention in the middle.
+        ValueError: there is no decoder, or no attention in its middle.
     """
     first = next(name for name in arrays if FIRST.fullmatch(name))
     pattern = re.compile(rf"dec\.(\d+)x\d+_block(\d+)\.{convolution}\.weight")
-    blocks = {
-        tuple(map(int, match.groups())): len(arrays[match[0]])
-        for match in map(pattern.fullmatch, arrays)
-        if match
-    }
-    sides = sorted({side for side, _ in blocks}, reverse=True)
-    if f"dec.{sides[-1]}x{sides[-1]}_in0.{attention}.weight" not in arrays:
+    blocks = [match for match in map(pattern.fullmatch, arrays) if match]
+    if not blocks:
+        raise ValueError(
+            f"the file holds a U-Net ({first}) without blocks of a decoder: give a whole network"
+        )
+    widths = {int(match[1]): len(arrays[match[0]]) for match in blocks}
+    sides = sorted(widths, reverse=True)
+    middle = [name for name in arrays if name.startswith(f"dec.{sides[-1]}x{sides[-1]}_in0.")]
+    if middle and not any("qkv" in name or "proj" in name for name in middle):
         raise ValueError(
             "the network has no attention at its last level, which has fewer channels than one "
             "head: such a network is not known here"
         )
     attended = re.compile(rf"dec\.(\d+)x\d+_block\d+\.{attention}\.weight")
     found = {int(match[1]) for match in map(attended.fullmatch, arrays) if match}
-    width = math.gcd(len(arrays[first]), *(blocks[side, 0] for side in sides))
+    width = math.gcd(len(arrays[first]), *widths.values())
     return {
         "img_resolution": int(FIRST.fullmatch(first)["side"]),  # pyright: ignore
         "img_channels": arrays[first].shape[1],
         "model_channels": width,
-        "channel_mult": [blocks[side, 0] // width for side in sides],
-        "num_blocks": max(number for _, number in blocks),
+        "channel_mult": [widths[side] // width for side in sides],
+        "num_blocks": max(int(match[2]) for match in blocks),
         "attn_resolutions": sorted(found, reverse=True),
     }
 

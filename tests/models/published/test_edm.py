@@ -211,9 +211,22 @@ def test_options_that_we_do_not_have_are_refused_by_name(outer, inner, message, 
 
 def test_a_network_without_attention_in_the_middle_is_refused():
     _, state, _, _ = shapes_of("edm_reference_adm")
-    without = {key: value for key, value in state.items() if "in0.qkv" not in key}
+    attention = ("in0.norm2", "in0.qkv", "in0.proj")
+    without = {k: v for k, v in state.items() if not any(name in k for name in attention)}
     with pytest.raises(ValueError, match="no attention at its last level"):
         FORM.find(published.Source("x", without))
+
+
+@pytest.mark.parametrize("name", ["enc.16x16_block0", "dec.8x8_in0.qkv", "dec.8x8_block0.conv0"])
+def test_missing_tensors_are_named(name):
+    _, state, config, _ = shapes_of("edm_reference_adm")
+    without = {key: value for key, value in state.items() if not key.startswith(name)}
+    found = FORM.find(published.Source("x", without))
+    with pytest.raises(ValueError, match=f"missing .*{name}"):
+        published.params(FORM, found.arrays, config)
+    encoder = {key: value for key, value in state.items() if not key.startswith("dec.")}
+    with pytest.raises(ValueError, match="without blocks of a decoder"):
+        FORM.find(published.Source("x", encoder))
 
 
 @pytest.mark.parametrize(
