@@ -56,9 +56,10 @@ def convolution_of(size: int, features: int, **options) -> Resample:
     """
 
     def convolve(x: Image) -> Image:
-        sides, padding = x.ndim - 2, options.get("padding", "SAME")
-        padding = padding if isinstance(padding, str) else padding * sides
-        return Conv(features, (size,) * sides, **options | {"padding": padding})(x)
+        sides, own = x.ndim - 2, dict(options)
+        if isinstance(own.get("padding"), tuple):
+            own["padding"] *= sides
+        return Conv(features, (size,) * sides, **own)(x)
 
     return convolve
 

@@ -19,7 +19,7 @@ import weights
 from named_commands import ROOT
 from PIL import Image
 
-from configs import default
+from configs import cifar10, default
 from experiments import command_line, config_file, main
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.presets import PRESETS
@@ -216,6 +216,9 @@ class RandomWeights(published.Published):
     def __init__(self, path):
         form = FORMATS["score_sde"]
         super().__init__(Path(path), form, Found({}, {"seed": 0}), None)
+
+    def config(self, otherwise=None):
+        return otherwise or cifar10.get_config("edm_ddpmpp")
 
     def convert(self, config, arrays):
         return iter(weights.drawn(list(skeleton(config).shapes.values())))

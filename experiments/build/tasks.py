@@ -312,8 +312,7 @@ def _record(config: Config, field: str, what: str, name: str) -> Records:
 
 def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics.Subject:
     """A model to be measured by experiments/evaluation/metrics.py; dataset None: without data."""
-    latents = config.data.autoencoder and dataset is not None
-    images = data.images(config) if latents else dataset
+    images = data.images(config) if config.data.autoencoder and dataset else dataset
     return metrics.Subject(
         pipeline,
         dataset,

@@ -58,5 +58,6 @@ def test_resampling_without_convolutions_removes_only_their_parameters():
 
 
 def test_a_size_that_cannot_be_halved_is_refused():
-    with pytest.raises(ValueError, match=r"28 x 28 pixels cannot .* 3 times.* multiple of 8, as in 24 x 24 or 32 x 32"):
+    message = r"28 x 28 pixels cannot .* 3 times.* multiple of 8, as in 24 x 24 or 32 x 32"
+    with pytest.raises(ValueError, match=message):
         weights.shapes(DDPM(nf=8), jnp.zeros((1, 28, 28, 1)), LABELS[:1])
