@@ -16,6 +16,12 @@ CHOICES = {
     "progressive_combine": ("sum", "cat"),
     "embedding_type": ("fourier", "positional"),
     "conditioning": ("adaln_zero", "cross_attention", "in_context"),
+    "time_embedding_type": ("positional", "fourier", "learned"),
+    "class_embed_type": ("", "timestep", "identity"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "mid_block_type": ("", "UNetMidBlock2D"),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
     "text": TEXT_KINDS,
     "nonlinearity": tuple(ACTIVATIONS),
     "dtype": ("float32", "bfloat16"),
@@ -29,8 +35,14 @@ LEAST = {  # of integers, and of each integer in a sequence
     **dict.fromkeys(("patch_size", "hidden_size", "depth", "num_heads"), 1),
     **dict.fromkeys(("blocks_per_group", "channel_multiplier"), 1),
     **dict.fromkeys(("latent_channels", "codebook_size", "channels"), 1),
+    **dict.fromkeys(("block_out_channels", "layers_per_block"), 1),
+    **dict.fromkeys(("attention_head_dim", "norm_num_groups", "attn_norm_num_groups"), 0),
+    **dict.fromkeys(("time_embedding_dim", "num_train_timesteps"), 0),
 }
-SEQUENCES = {"ch_mult": 1, "fir_kernel": 1, "attn_resolutions": 0, "fourier_features": 0}
+SEQUENCES = {
+    **dict.fromkeys(("ch_mult", "fir_kernel", "block_out_channels"), 1),
+    **dict.fromkeys(("attn_resolutions", "fourier_features"), 0),
+}
 """The least lengths of sequences of numbers."""
 INTERVALS = {
     "dropout": "[0, 1)",
@@ -41,6 +53,10 @@ INTERVALS = {
     "fir_kernel": "(-inf, inf)",
     "clip_act": "(0, inf)",
     **dict.fromkeys(("label_balance", "concat_balance", "res_balance", "attn_balance"), "[0, 1]"),
+    "norm_eps": "(0, 1)",
+    "mid_block_scale_factor": "(0, inf)",
+    "downsample_padding": "[0, 1]",
+    "freq_shift": "[0, 1]",
 }
 MOST_EXPONENT = 20  # of fourier_features: 2^n pi x still has digits in float32
 

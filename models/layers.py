@@ -31,6 +31,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "elu": nn.elu,
     "relu": nn.relu,
     "lrelu": partial(nn.leaky_relu, negative_slope=0.2),
+    "gelu": partial(nn.gelu, approximate=False),
+    "mish": jax.nn.mish,
 }
 
 

@@ -237,6 +237,11 @@ class Preconditioning:
                 f"{what} and log_labels = {takes_logarithm} is given {kind} with parametrization = "
                 f"{self.name!r}: set config.model.log_labels={not takes_logarithm}"
             )
+        if embedding == "learned" and kind == "logarithms":
+            raise ValueError(
+                f"{what} is a table of noise levels, but is given logarithms with parametrization "
+                f"= {self.name!r}: set config.model.time_embedding_type='positional'"
+            )
         if kind == "sigmas" and not takes_logarithm:
             raise ValueError(
                 f"{what} cannot tell sigmas apart, which are the labels under VE and EDM: set "

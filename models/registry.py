@@ -16,6 +16,7 @@ from models.edm2 import EDM2
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2At128, NCSNv2At256
+from models.unet2d import UNet2D
 from models.wideresnet import WideResNet
 from sde_lib.checks import check_at_least, check_name
 
@@ -25,6 +26,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "edm2": EDM2,
     "dit": DiT,
     "ddpm": DDPM,
+    "unet2d": UNet2D,
     "ncsn": NCSN,
     "ncsnv2_64": NCSNv2,
     "ncsnv2_128": NCSNv2At128,
@@ -47,10 +49,10 @@ DERIVED = {  # fields of networks that other sections, or other fields, give
 LABELLED = "take 'ncsnpp' (with config.model.conditional=True), 'adm' or 'dit'"
 NEEDS = {  # options of config.model: the network's field that each needs, and the change to make
     "remat": ("remat", "set it to False"),
-    "learned_variance": ("learned_variance", "take 'ncsnpp', 'adm', 'dit' or 'ddpm'"),
+    "learned_variance": ("learned_variance", "take 'ncsnpp', 'adm', 'dit', 'ddpm' or 'unet2d'"),
     "fourier_features": ("fourier_features", "leave it empty, or take 'ncsnpp'"),
     "low_res_size": ("low_res", "take 'ncsnpp' (with config.model.conditional=True) or 'adm'"),
-    "class_conditional": ("num_classes", LABELLED),
+    "class_conditional": ("num_classes", f"{LABELLED}, or 'unet2d'"),
     "augment_dim": ("augment_dim", LABELLED),
     "label_confidence": ("label_confidence", LABELLED),
     "text": ("text", LABELLED),

@@ -14,11 +14,18 @@ from models.discriminator import Discriminator
 from models.dit import DiT
 from models.edm2 import EDM2
 from models.ncsnpp import NCSNpp
+from models.unet2d import UNet2D
 from models.wideresnet import WideResNet
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([0.5, 3.0])
 SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
+UNET2D = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+}
 HALF = WideResNet(blocks_per_group=1, channel_multiplier=1, dtype="bfloat16")
 NETWORKS = {  # and how many layers their embeddings and logits have
     "ncsnpp": (NCSNpp(**SMALL, dtype="bfloat16"), 2),
@@ -36,6 +43,7 @@ NETWORKS = {  # and how many layers their embeddings and logits have
     "edm2": (EDM2(**SMALL, dtype="bfloat16"), 1),
     "dit": (DiT(hidden_size=8, depth=2, num_heads=2, dtype="bfloat16"), 2),
     "ddpm": (DDPM(**SMALL, dtype="bfloat16"), 2),
+    "unet2d": (UNet2D(**UNET2D, dtype="bfloat16"), 2),
     "wideresnet": (HALF, 3),
     "discriminator": (Discriminator(HALF), 3),
 }

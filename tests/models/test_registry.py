@@ -102,7 +102,7 @@ def test_conditions_of_a_network_that_sees_none_are_refused(values, message):
 def test_bfloat16_of_a_network_without_it_is_refused(name):
     config = digits.get_config()
     config.model.update(name=name, encoder="mlp", dtype="bfloat16")
-    able = "'ncsnpp', 'adm', 'edm2', 'dit', 'ddpm', 'wideresnet'"
+    able = "'ncsnpp', 'adm', 'edm2', 'dit', 'ddpm', 'unet2d', 'wideresnet'"
     network = "mlp" if name == "discriminator" else name
     with pytest.raises(ValueError, match=f"'{network}' computes in float32 alone: .* {able}"):
         models.create(config)
