@@ -15,7 +15,7 @@ from sde_lib.table import Table, from_betas
 
 Betas = Float[np.ndarray, " levels"]
 LEAST_ALPHA2 = 2.0**-24
-"""alpha^2 of the last level where its signal-to-noise ratio is meant to be 0."""
+"""The most that alpha^2 of the last level is where its signal-to-noise ratio is meant to be 0."""
 
 
 def linear(n_levels: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Betas:
@@ -79,7 +79,7 @@ def chain(
         n_levels: number of levels.
         schedule: a name in SCHEDULES.
         zero_terminal_snr: change the betas so that the last level has no signal (Lin et al. 2024,
-            arXiv 2305.08891, Algorithm 1): its alpha^2 is LEAST_ALPHA2.
+            arXiv 2305.08891, Algorithm 1): its alpha^2 is at most LEAST_ALPHA2.
         **options: of the schedule.
 
     Raises:
@@ -99,8 +99,8 @@ def _of_alpha2(alpha2: Float[np.ndarray, " levels+1"]) -> Betas:
 
 
 def _without_signal(betas: Betas) -> Betas:
-    """Betas whose last level has alpha^2 = LEAST_ALPHA2. The first level stays."""
+    """Betas whose last level has almost no signal. The first level stays."""
     alpha = np.sqrt(np.cumprod(1 - betas))
     alpha2 = ((alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))) ** 2
-    alpha2[-1] = LEAST_ALPHA2
+    alpha2[-1] = min(LEAST_ALPHA2, alpha2[-2] / 4)
     return 1 - alpha2 / np.append(1.0, alpha2[:-1])
