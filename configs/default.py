@@ -124,6 +124,7 @@ def _sampling(config: Config) -> None:
     sampling.eta = default(float)  # share of the noise that a step adds: 0 for none
     sampling.order = default(int)
     sampling.variant = default(str)  # of "unipc": "bh1" or "bh2"
+    sampling.clip = default(float)  # of "ddim": the largest absolute value of the estimate of x_0
     sampling.variance = default(str)  # of "ddpm": "beta", "posterior", "learned" or "analytic"
     sampling.alpha = default(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
     sampling.s_churn = default(float)  # of "edm", "euler" and "dpm_2": noise before a step
@@ -158,6 +159,8 @@ def _guidance(config: Config) -> None:
     shift = guidance.time_shift = Section()
     shift.window = default(float)  # how far in t the network's time may follow the variance
     shift.cutoff = default(float)  # the least t for that
+    clip = guidance.clip = Section()  # of the estimate of x_0
+    clip.limit = default(float)  # its largest absolute value: 1 as DDPM was published
     schedule = guidance.schedule = Section()  # of classifier-free and classifier guidance
     schedule.name = "constant"  # a name in samplers.guidance.SCHEDULES
     schedule.low = default(float)  # "interval": guides between these noise levels

@@ -17,7 +17,7 @@ from samplers.solver import Model, NoiseLevelSolver, Plan
 from samplers.stochastic import Ancestral
 from sde_lib import AnalyticVariance
 from sde_lib.batch import Batch
-from sde_lib.checks import check_name
+from sde_lib.checks import check_name, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,33 @@ class DDIM(EulerAncestral):
 
     Attributes:
         eta: amount of noise: 0 is deterministic, 1 is DDPM with its smaller variance, "posterior".
+        clip: the largest absolute value of the estimate of x_0 in every step; None: not clipped.
+            The predicted noise stays as it was, as in diffusers. samplers.guidance.clip changes
+            both.
+
+    Raises:
+        ValueError: a clip that is not positive.
     """
 
     grid: Grid = "ddim"
     eta: float = 0.0
+    clip: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(clip=self.clip)
+
+    def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
+        if self.clip is None:
+            return super().step(model, y, c, past, z)
+        (length, up), noise = c, model.noise(y)
+        now = model.level[0]
+        clipped = jnp.clip(y - now * noise, -self.clip, self.clip)
+        return clipped + (now + length) * noise + up * z[0], past
+
+    def estimate(self, model: Model, y: Batch) -> Batch:
+        estimate = model.denoised(y)
+        return estimate if self.clip is None else jnp.clip(estimate, -self.clip, self.clip)
 
 
 @dataclasses.dataclass(frozen=True)

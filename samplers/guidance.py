@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from samplers.base import Scores
 from samplers.guidance_schedules import SCHEDULES as SCHEDULES
 from samplers.noise_levels import SLACK, levels_at
-from sde_lib import SDE, VP, ScoreFn
+from sde_lib import SDE, VP, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_at_least, check_positive
 
@@ -128,6 +128,35 @@ def discriminator(
 
     first = guided(weight)
     return first if _same(weight, later_weight) else (first, guided(later_weight))
+
+
+def clip(score_fn: ScoreFn, sde: SDE, limit: float) -> ScoreFn:
+    """The score whose estimate of x_0, (x + sigma^2 score) / alpha, is clipped to [-limit, limit].
+
+    Data in [-limit, limit] have their mean there, so the exact score does not change. DDPM's
+    published samplers clip so (Ho et al. 2020). A learned variance is kept.
+
+    Raises:
+        ValueError: a limit that is not positive; when the result is called, an SDE whose state has
+            no single noise level.
+    """
+    check_positive(limit=limit)
+
+    def clipped(score: Array, x: Array, t: Array) -> Array:
+        alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t) ** 2, x)
+        estimate = (x + variance * score) / alpha
+        inside = jnp.abs(estimate) <= limit
+        return jnp.where(inside, score, (alpha * jnp.clip(estimate, -limit, limit) - x) / variance)
+
+    if isinstance(score_fn, ScoreAndVariance):
+        both = score_fn.both
+
+        def with_variance(x: Array, t: Array) -> tuple[Array, Array]:
+            score, v = both(x, t)
+            return clipped(score, x, t), v
+
+        return ScoreAndVariance(with_variance)
+    return lambda x, t: clipped(score_fn(x, t), x, t)
 
 
 def classifier_free(

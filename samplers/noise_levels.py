@@ -63,6 +63,47 @@ def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Level
     return levels_at(sde, t)
 
 
+def _leading(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Every (N / n)-th level of a Table of N, rounded down, from `high` on; see `leading_time`."""
+    last, scale = _chain(sde, "leading")
+    first, stride = round(time_of(sde, high) / scale), (last + 1) // n
+    if n > 1:
+        stride = min(stride, first // (n - 1))
+    return levels_at(sde, (first - stride * np.arange(n)) * scale)
+
+
+def _trailing(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Levels N k / n - 1 of a Table of N, rounded, for k = n, ..., 1."""
+    _, scale = _chain(sde, "trailing")
+    chain = round(time_of(sde, high) / scale) + 1
+    return levels_at(sde, (np.round(chain * np.arange(n, 0, -1) / n) - 1) * scale)
+
+
+def _linspace(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
+    """Even steps in t, rounded to the levels of a Table."""
+    _, scale = _chain(sde, "linspace")
+    ends = time_of(sde, high) / scale, time_of(sde, low) / scale
+    return levels_at(sde, np.round(np.linspace(*ends, n)) * scale)
+
+
+def _chain(sde: SDE, grid: str) -> tuple[int, float]:
+    """The last level of a Table, and the time between two levels."""
+    if not isinstance(sde, Table):
+        raise ValueError(f"the grid {grid!r} is of the levels of a chain: take 'ddim' for {sde}")
+    last = len(sde.log_snrs) - 1
+    return last, sde.t_max / last
+
+
+def leading_time(sde: SDE, n_steps: int, denoise: bool) -> float:
+    """The first time of the grid "leading": the prior's sample is taken for one at this time.
+
+    Its levels are those of diffusers. With `denoise` they end at level 0. Without it they are one
+    level later (steps_offset = 1 there), and level 0 comes after them.
+    """
+    last, scale = _chain(sde, "leading")
+    return ((n_steps - 1) * ((last + 1) // n_steps) + (not denoise)) * scale
+
+
 GRIDS: dict[str, Callable[[SDE, float, float, int, float | None], Levels]] = {
     "karras": _karras,
     "exponential": _exponential,
@@ -71,6 +112,9 @@ GRIDS: dict[str, Callable[[SDE, float, float, int, float | None], Levels]] = {
     "uniform": _uniform,
     "quadratic": _quadratic,
     "ddim": _ddim,
+    "leading": _leading,
+    "trailing": _trailing,
+    "linspace": _linspace,
 }
 
 
@@ -107,7 +151,8 @@ def noise_levels(
             )
     else:
         name = "uniform" if grid == "ddim" and not denoise else grid
-        levels = GRIDS[name](sde, high, low, n, rho)
+        end = [low] if name == "leading" and not denoise else []
+        levels = np.append(GRIDS[name](sde, high, low, n - len(end), rho), end)
     if not ((np.diff(levels) < 0).all() and levels[-1] > 0):
         raise ValueError(
             f"the grid {grid!r} of {n} noise levels from {high:g} to {low:g} must decrease to "

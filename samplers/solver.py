@@ -24,6 +24,7 @@ from samplers.noise_levels import (
     Grid,
     Levels,
     check_grid,
+    leading_time,
     levels_at,
     noise_levels,
     time_of,
@@ -163,6 +164,10 @@ class NoiseLevelSolver(abc.ABC):
             (y, past) after the step.
         """
 
+    def estimate(self, model: Model, y: Batch) -> Batch:
+        """E[x_0 | y], in which the last step ends."""
+        return model.denoised(y)
+
     def inflated(self, levels: Levels) -> tuple[Levels, Levels]:
         """(raised levels, std): levels after churn, and the noise added to states at `levels`."""
         return levels, np.zeros_like(levels)
@@ -212,6 +217,9 @@ class NoiseLevelSolver(abc.ABC):
         n_moves = self.n_moves
         check_frames(n_frames, n_moves)
         ends = self.grid, self.sigma_max, self.sigma_min
+        if self.grid == "leading" and start is None and self.sigma_max is None:
+            first = leading_time(sde, self.n_steps, self.denoise)
+            start = Start(sde.prior_sample(key, shape, first_index), first)
         y, high, low = enter(key, sde, shape, first_index, start, *ends)
         levels = self.levels(sde, high, low)
         warn_of_untrained(sde, self.inflated(levels)[0])
@@ -236,7 +244,7 @@ class NoiseLevelSolver(abc.ABC):
         level, std = self.inflated(levels[-1:])
         if std[0] > 0:
             y += std[0] * normal(fold_in(keys, n_moves), shape)
-        return Samples(model_at(sde, score_fn, level).denoised(y), self.nfe, frames)
+        return Samples(self.estimate(model_at(sde, score_fn, level), y), self.nfe, frames)
 
     def mover(
         self,

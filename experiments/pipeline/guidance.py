@@ -2,7 +2,8 @@
 
 Each kind is a class with the protocol `Guide`; GUIDES names them in the order in which they are
 applied. Time shift, epsilon scaling and the discriminator correct the model's own errors; then the
-classifier adds its gradient. A new kind is a new class and a line in GUIDES.
+classifier adds its gradient, and the result is clipped. A new kind is a new class and a line in
+GUIDES.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ class Guide(Protocol):
     Attributes:
         params: arrays that it needs inside jit, such as the weights of a network; () for none.
         needs_noise_level: it needs an SDE with one noise level for all dimensions.
+        keeps_variance: it keeps a learned variance (sde_lib.ScoreAndVariance). Optional: False.
     """
 
     needs_noise_level: ClassVar[bool]
@@ -200,11 +202,32 @@ class Classifier:
         return jax.tree.map(guide, scores)
 
 
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Clipping of the estimate of x_0 to [-limit, limit] (samplers.guidance.clip).
+
+    Attributes:
+        limit: the largest absolute value of the data in model space.
+    """
+
+    limit: float
+    params: Any = ()
+    needs_noise_level: ClassVar[bool] = True
+    keeps_variance: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_positive(**{f"{FIELD}.clip.limit": self.limit})
+
+    def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
+        return jax.tree.map(lambda fn: guidance.clip(fn, sde, self.limit), scores)
+
+
 GUIDES: dict[str, type] = {
     "time_shift": TimeShift,
     "epsilon_scaling": EpsilonScaling,
     "discriminator": Discriminator,
     "classifier": Classifier,
+    "clip": Clip,
 }
 
 

@@ -137,11 +137,12 @@ class TrainedModel:
                 f"config.guidance.classifier_free.channels is {free.channels}, but the model's data"
                 f" have {self.shape[-1]}: give at most that, or None for all"
             )
-        if getattr(self.sampler, "variance", None) == "learned" and self.guides:
+        changed = [g for g in self.guides if not getattr(g, "keeps_variance", False)]
+        if getattr(self.sampler, "variance", None) == "learned" and changed:
             raise ValueError(
                 "config.sampling.variance = 'learned' goes with the model's own score and with "
-                "classifier-free guidance, not with config.guidance's other kinds: take "
-                "'posterior', or leave these out"
+                "classifier-free guidance and clipping, not with config.guidance's other kinds: "
+                "take 'posterior', or leave these out"
             )
         for guide in self.guides:
             if isinstance(guide, guidance.Discriminator):

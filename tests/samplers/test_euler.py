@@ -11,6 +11,7 @@ from closed_forms import Gaussian
 import samplers
 import sde_lib
 from samplers import noise_levels
+from samplers.base import Start
 
 BETAS = np.linspace(0.01, 0.3, 20)
 KNOWN = Gaussian(0.3, 0.0)  # x_0 is one point: D is constant
@@ -185,3 +186,21 @@ def test_a_missing_variance_is_refused():
         jax.eval_shape(lambda: samplers.DDPM(4, variance="learned")(*about).x)
     with pytest.raises(ValueError, match="a name in configs"):
         jax.eval_shape(lambda: samplers.DDPM(4, variance="analytic")(*about).x)
+
+
+def test_ddim_clips_the_estimate_and_keeps_the_noise():
+    """As in diffusers, whose step is sqrt(a') clip(x_0) + sqrt(1 - a') eps."""
+    sde = sde_lib.chain(10)
+    levels = np.exp(-0.5 * np.asarray(sde.log_snrs))[[9, 4]]
+    x = jnp.asarray([[3.0, -0.2]])
+    score_fn = lambda x, t: -0.1 * x / sde.sigma(t)[:, None]  # noqa: E731
+    sampler = samplers.DDIM(1, grid=tuple(levels), denoise=False, clip=1.0)
+    made = sampler(jax.random.key(0), sde, score_fn, x.shape, start=Start(x, sde.t_max)).x
+    alpha, sigma = 1 / np.hypot(1, levels), levels / np.hypot(1, levels)
+    estimate = np.clip((x - sigma[0] * 0.1 * x) / alpha[0], -1, 1)
+    np.testing.assert_allclose(made, alpha[1] * estimate + sigma[1] * 0.1 * x, rtol=1e-5)
+    whole = samplers.DDIM(2, grid=tuple(levels), clip=0.3)
+    ended = whole(jax.random.key(0), sde, score_fn, x.shape, start=Start(x, sde.t_max)).x
+    assert np.abs(ended).max() == np.float32(0.3)
+    with pytest.raises(ValueError, match=r"clip is -1\.0: it must be positive"):
+        samplers.DDIM(clip=-1.0)

@@ -471,3 +471,30 @@ def test_a_time_is_shifted_within_its_window_near_the_data_too():
 
     guidance.time_shift(score_fn, sde, window=1e-5, cutoff=0.0)(jnp.ones((2, 3)), t)
     np.testing.assert_allclose(seen[0], t, atol=0.51e-5)
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "subvp"])
+def test_clipping_is_of_the_estimate_of_the_data(name):
+    sde = SDES[name]
+    x, t = states(sde)
+    plain = lambda x, t: -0.3 * x  # noqa: E731
+    score = guidance.clip(plain, sde, 0.5)(x, t)
+    estimate = sde.denoise(x, t, plain(x, t))
+    assert (np.abs(estimate) > 0.5).any()
+    np.testing.assert_allclose(
+        sde.denoise(x, t, score), np.clip(estimate, -0.5, 0.5), rtol=1e-3, atol=1e-3
+    )
+    inside = np.abs(estimate) <= 0.5
+    np.testing.assert_array_equal(score[inside], plain(x, t)[inside])
+
+
+def test_clipping_keeps_a_learned_variance():
+    sde = SDES["vp"]
+    x, t = states(sde)
+    clipped = guidance.clip(sde_lib.ScoreAndVariance(lambda x, t: (-9 * x, x)), sde, 0.5)
+    assert isinstance(clipped, sde_lib.ScoreAndVariance)
+    score, v = clipped.both(x, t)
+    np.testing.assert_array_equal(v, x)
+    np.testing.assert_array_equal(score, guidance.clip(lambda x, t: -9 * x, sde, 0.5)(x, t))
+    with pytest.raises(ValueError, match=r"limit is 0\.0: it must be positive"):
+        guidance.clip(lambda x, t: x, sde, 0.0)

@@ -3,7 +3,7 @@ import pytest
 from exact import SDES
 
 import sde_lib
-from samplers.noise_levels import check_grid, levels_at, noise_levels
+from samplers.noise_levels import check_grid, leading_time, levels_at, noise_levels
 
 EDM = SDES["edm"]
 
@@ -54,6 +54,48 @@ def test_ddim_strides_through_the_levels_of_the_chain():
     np.testing.assert_allclose(grid("ddim", 10, sde, high, low), chain[999::-100], rtol=1e-5)
     whole = grid("ddim", 11, sde, high, low, denoise=False)
     np.testing.assert_array_equal(whole, grid("uniform", 11, sde, high, low))
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "places"),
+    [
+        ("leading", 10, np.arange(900, -1, -100)),
+        ("leading", 7, 142 * np.arange(6, -1, -1)),
+        ("trailing", 7, np.round(1000 * np.arange(7, 0, -1) / 7) - 1),
+        ("linspace", 7, np.round(np.linspace(999, 0, 7))),
+    ],
+)
+def test_spacings_of_diffusers_visit_the_levels_of_the_chain(name, n, places):
+    sde = sde_lib.chain(1000)
+    first = leading_time(sde, n, denoise=True) if name == "leading" else sde.t_max
+    assert first == pytest.approx(places[0] / 999)
+    high, low = levels_at(sde, [first, sde.t_min])
+    chain = levels_at(sde, np.arange(1000) / 999)
+    np.testing.assert_allclose(grid(name, n, sde, high, low), chain[places.astype(int)], rtol=1e-5)
+
+
+def test_leading_levels_without_a_step_to_the_data_end_at_the_first_level():
+    sde = sde_lib.chain(1000)
+    first = leading_time(sde, 10, denoise=False)
+    high, low = levels_at(sde, [first, sde.t_min])
+    chain = levels_at(sde, np.arange(1000) / 999)
+    expected = chain[[*range(901, 0, -100), 0]]
+    made = grid("leading", 11, sde, high, low, denoise=False)
+    np.testing.assert_allclose(made, expected, rtol=1e-5)
+
+
+def test_a_start_on_the_way_divides_the_levels_below_it():
+    sde = sde_lib.chain(1000)
+    high, low = levels_at(sde, [500 / 999, sde.t_min])
+    chain = levels_at(sde, np.arange(1000) / 999)
+    np.testing.assert_allclose(grid("leading", 11, sde, high, low), chain[500::-50], rtol=1e-5)
+    assert grid("trailing", 3, sde, high, low)[0] == pytest.approx(chain[500], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["leading", "trailing", "linspace"])
+def test_spacings_are_of_a_chain(name):
+    with pytest.raises(ValueError, match=f"grid '{name}' is of the levels of a chain"):
+        grid(name)
 
 
 def test_levels_are_checked():

@@ -9,7 +9,13 @@ from configs import digits, points
 from experiments.build import guidance as build_guidance
 from experiments.build import sections
 from experiments.pipeline import guidance
-from experiments.pipeline.guidance import Classifier, Discriminator, EpsilonScaling, TimeShift
+from experiments.pipeline.guidance import (
+    Classifier,
+    Clip,
+    Discriminator,
+    EpsilonScaling,
+    TimeShift,
+)
 
 HEUN = samplers.create("heun", n_steps=4)
 
@@ -163,3 +169,12 @@ def test_guides_are_applied_to_samples():
     scaled = model.replace(guides=(EpsilonScaling(1.5),)).sample(8)
     start = model.replace(model=start).sample(8)
     np.testing.assert_allclose(scaled - start, (model.sample(8) - start) / 1.5, atol=1e-4)
+
+
+def test_clipping_comes_last_and_goes_with_learned_variances():
+    options = {"discriminator.run": "", "clip.limit": 1.0, "epsilon_scaling.scale": 1.1}
+    made = build_guidance.guides(config(**options), sde_lib.VP())
+    assert made == (EpsilonScaling(1.1), Clip(1.0))
+    assert Clip(1.0).keeps_variance
+    with pytest.raises(ValueError, match=r"guidance\.clip\.limit is -1"):
+        Clip(-1.0)
