@@ -14,7 +14,17 @@ from typing import Any
 
 from models import weights
 from models.config import Config
-from models.published import autoencoder_kl, base, dit, edm, edm2, folders, own, score_sde
+from models.published import (
+    autoencoder_kl,
+    base,
+    diffusers,
+    dit,
+    edm,
+    edm2,
+    folders,
+    own,
+    score_sde,
+)
 from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
 from models.registry import create
 from models.weights import hub, safetensors_files
@@ -27,6 +37,7 @@ FORMATS: dict[str, Format] = {
         score_sde.FlaxScoreSDE(),
         edm.EDM(),
         edm2.EDM2(),
+        diffusers.Diffusers(),
         dit.Original(),
         dit.Diffusers(),
         autoencoder_kl.Diffusers(),
@@ -64,8 +75,10 @@ def identify(source: Source) -> tuple[Format, Found]:
     for form in FORMATS.values():
         if found := form.find(source):
             return form, found
+    named = source.options.get("_class_name")
+    what = f"a {named} of diffusers" if named else weights.about(source.content)
     raise ValueError(
-        f"{source.path} holds {weights.about(source.content)}, which is no published model that is "
+        f"{source.path} holds {what}, which is no published model that is "
         f"known here: known are {', '.join(form.title for form in FORMATS.values())}"
     )
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from models import weights
-from models.published.base import Source
+from models.published.base import Arrays, Source
+from models.weights import safetensors_files
 
 NETWORKS = ("unet", "transformer", "vae")
 """Folders of a pipeline that hold a network, the one that makes the samples first."""
@@ -49,6 +50,15 @@ def read(path: Path) -> Source:
         )
     whole = path.parent if (path.parent / "model_index.json").exists() else path
     return Source(path, _weights(network), options, _parts(whole, network))
+
+
+def write(folder: Path, arrays: Arrays, options: dict[str, Any]) -> Path:
+    """Writes a network's weights and config.json into a folder, which it returns."""
+    (folder / "config.json").write_text(json.dumps(options, indent=2) + "\n")
+    shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    with (folder / FILES[0]).open("wb") as file:
+        safetensors_files.write(file, shapes, arrays.values(), {"format": "pt"})
+    return folder
 
 
 def _network(path: Path) -> Path:
