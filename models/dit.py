@@ -58,6 +58,8 @@ class DiT(CheckedNetwork):
         frequency_shift: the frequencies of the noise label are 10000^(-k / (128 - shift)).
         num_classes: number of classes for class conditioning; 0: unconditional.
         null_class: the class -1 has an embedding of its own; if False, it adds nothing.
+        shared_embedding: all blocks see the same embedding of noise level and class. If False, each
+            block but the first has layers of its own for it, as diffusers trains them.
         augment_dim: number of augmentation labels (EDM: 9); 0: none.
         label_confidence: condition on the confidence of each class label.
         text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
@@ -85,6 +87,7 @@ class DiT(CheckedNetwork):
     frequency_shift: int = 1
     num_classes: int = 0
     null_class: bool = False
+    shared_embedding: bool = True
     augment_dim: int = 0
     label_confidence: bool = False
     text: str = ""
@@ -105,6 +108,17 @@ class DiT(CheckedNetwork):
                     f"config.model.hidden_size is {self.hidden_size}: it must be a multiple of "
                     f"{divisor}, for {reason}"
                 )
+        others = (
+            self.augment_dim,
+            self.label_confidence,
+            self.text,
+            self.conditioning != "adaln_zero",
+        )
+        if not self.shared_embedding and any(others):
+            raise ValueError(
+                "config.model.shared_embedding is False: that is for noise level and class alone, "
+                "with conditioning = 'adaln_zero'; leave out augment_dim, label_confidence and text"
+            )
 
     @nn.compact
     def __call__(
@@ -130,11 +144,16 @@ class DiT(CheckedNetwork):
         check_patches(x.shape[1:], self.patch_size)
         rows, columns = (n // self.patch_size for n in x.shape[1:3])
         caption = embed_text(self, len(x), text)
-        c = self._embedding(labels, caption, class_labels, augment_labels, confidences)
+        encoded = encode_labels(self, len(x), class_labels, augment_labels, confidences)
+        c = self._embedding(labels, caption, *encoded)
         cross_attention = self.conditioning == "cross_attention"
         in_context = self.conditioning == "in_context"
         context = self._context(c, caption) if cross_attention or in_context else None
         c = nn.swish(c).astype(self.dtype)
+        seen = [c] * self.depth
+        if not self.shared_embedding:
+            own = (LabelEmbedding(self.hidden_size, self.frequency_shift) for _ in seen[1:])
+            seen[1:] = (nn.swish(e(labels, encoded[0])).astype(self.dtype) for e in own)
 
         patches = patchify(x if self.centered else 2 * x - 1, self.patch_size)
         embed = Dense(self.hidden_size, kernel_init=init(), name="patches")
@@ -151,8 +170,8 @@ class DiT(CheckedNetwork):
         block = with_remat(DiTBlock, self.remat, static=(5,))
         options = self.num_heads, self.mlp_ratio, self.dropout
         options = *options, self.attention_bias, self.mlp_epsilon
-        for _ in range(self.depth):
-            h = block(*options)(h, c, mask, context, train)
+        for each in seen:
+            h = block(*options)(h, each, mask, context, train)
         h = h[:, : rows * columns]
         if features:
             return h.reshape(len(x), rows, columns, -1), c
@@ -162,12 +181,10 @@ class DiT(CheckedNetwork):
         h = Dense(self.patch_size**2 * channels, kernel_init=ZERO, name="output")(h)
         return unpatchify(h, rows, columns, self.patch_size).astype(jnp.float32)
 
-    def _embedding(self, labels, caption: Caption | None, *conditions) -> Embedding:
-        classes, augments, confidence = encode_labels(self, len(labels), *conditions)
-        c = self._linear()(positional_embedding(labels, self.nf, self.frequency_shift))
-        c = self._linear()(nn.swish(c))
-        if classes is not None:
-            c += self._linear(use_bias=False, name="class_embedding")(classes)
+    def _embedding(
+        self, labels, caption: Caption | None, classes, augments, confidence
+    ) -> Embedding:
+        c = embed_labels(labels, classes, self.hidden_size, self.frequency_shift)
         if confidence is not None:
             c += self._linear(use_bias=False, name="confidence_embedding")(confidence)
         if augments is not None:
@@ -177,7 +194,7 @@ class DiT(CheckedNetwork):
         return c
 
     def _linear(self, **options) -> nn.Dense:
-        return Dense(self.hidden_size, kernel_init=initializers.normal(0.02), **options)
+        return linear(self.hidden_size, **options)
 
     def _context(self, c: Embedding, caption: Caption | None) -> tuple[Tokens, Mask | None]:
         """The sequence of c and the caption's tokens, and its mask (None: no caption)."""
@@ -187,6 +204,38 @@ class DiT(CheckedNetwork):
         words = self._linear(name="text_tokens")(caption.tokens)
         mask = jnp.pad(caption.mask, ((0, 0), (1, 0)), constant_values=True)
         return jnp.concatenate([tokens, words], 1), mask
+
+
+class LabelEmbedding(nn.Module):
+    """The embedding of noise level and class that one block sees.
+
+    Attributes:
+        features: of the embedding.
+        frequency_shift: as of DiT.
+    """
+
+    features: int
+    frequency_shift: int
+
+    @nn.compact
+    def __call__(self, labels: Float[Array, " batch"], classes: Embedding | None) -> Embedding:
+        return embed_labels(labels, classes, self.features, self.frequency_shift)
+
+
+def linear(features: int, **options) -> nn.Dense:
+    """A linear layer of an embedding."""
+    return Dense(features, kernel_init=initializers.normal(0.02), **options)
+
+
+def embed_labels(
+    labels: Float[Array, " batch"], classes: Embedding | None, features: int, shift: int
+) -> Embedding:
+    """The embedding of noise labels by two layers, plus that of classes [B, n_classes]."""
+    c = linear(features)(positional_embedding(labels, DiT.nf, shift))
+    c = linear(features)(nn.swish(c))
+    if classes is not None:
+        c += linear(features, use_bias=False, name="class_embedding")(classes)
+    return c
 
 
 class DiTBlock(nn.Module):

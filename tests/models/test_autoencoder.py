@@ -93,3 +93,23 @@ def test_impossible_autoencoders_are_refused():
     ours.model.ch_mult = (1, 2)
     with pytest.raises(ValueError, match="cannot be halved"):
         jax.eval_shape(models.create(ours).init, jax.random.key(0), jnp.zeros((1, 5, 5, 1)))
+
+
+def test_data_that_are_not_rescaled_are_read_as_they_are():
+    """As EDM2 reads latents: images in [0, 1] go to a network of data in [-1, 1]."""
+    model, x, variables = initialised(config())
+    raw = model.clone(centered=False, rescale=False)
+    for method in ("encode", "decode"):
+        value = x if method == "encode" else model.apply(variables, x, method="encode")[0]
+        expected, got = (m.apply(variables, value, method=method) for m in (model, raw))
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_transitions_have_the_channels_of_the_narrow_level_or_of_the_wide(wide):
+    model = models.autoencoder.Autoencoder(nf=4, ch_mult=(2, 3), wide_transitions=wide)
+    shapes = weights.shapes(model, jnp.zeros((1, 4, 4, 3)))
+    first = shapes["encoder"]["Conv_0"]["kernel"].shape
+    up = shapes["decoder"]["Upsample_0"]["Conv_0"]["kernel"].shape
+    assert first == (3, 3, 3, 8 if wide else 4)
+    assert up == (3, 3, 12, 12 if wide else 8)

@@ -195,3 +195,40 @@ def test_uncentred_data_is_centred_inside():
 def test_patches_that_do_not_divide_the_image_are_refused():
     with pytest.raises(ValueError, match=r"4 x 6 pixels cannot be cut into patches of .* = 4"):
         weights.shapes(SMALL.clone(patch_size=4), X, LABELS)
+
+
+def test_a_null_class_has_an_embedding_of_its_own():
+    """Class -1 is the row after the last class."""
+    network = SMALL.clone(num_classes=3, null_class=True)
+    params = weights.random(network, X, LABELS)
+    assert params["class_embedding"]["kernel"].shape == (4, 8)
+    none = run(network, params, X, LABELS, class_labels=jnp.array([-1, 1]))
+    wider = SMALL.clone(num_classes=4)
+    as_class = run(wider, params, X, LABELS, class_labels=jnp.array([3, 1]))
+    np.testing.assert_allclose(none, as_class, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_with_embeddings_of_their_own_are_the_shared_ones_where_these_are_equal():
+    shared = SMALL.clone(depth=2, num_classes=3)
+    own, classes = shared.clone(shared_embedding=False), {"class_labels": jnp.array([0, 2])}
+    params = weights.random(shared, X, LABELS)
+    embedder = {name: params[name] for name in ("Dense_0", "Dense_1", "class_embedding")}
+    expected = run(shared, params, X, LABELS, **classes)
+    both = params | {"LabelEmbedding_0": embedder}
+    np.testing.assert_allclose(run(own, both, X, LABELS, **classes), expected, rtol=1e-5, atol=1e-6)
+    other = params | {"LabelEmbedding_0": jax.tree.map(lambda leaf: 2 * leaf, embedder)}
+    changed = run(own, other, X, LABELS, **classes)
+    assert np.abs(changed - expected).max() > 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shared_embedding": False, "text": "bytes"}, "shared_embedding is False: that is for"),
+        ({"frequency_shift": 128}, r"config\.model\.frequency_shift"),
+        ({"mlp_epsilon": 0.0}, r"config\.model\.mlp_epsilon"),
+    ],
+)
+def test_impossible_fields_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SMALL.clone(**fields)
