@@ -187,9 +187,10 @@ def classifier_free(
             conditional score. None: all are guided.
 
     Raises:
-        ValueError: channels below 1; an empty condition; neither null nor negative with a condition that is not of
-            integers; a weight that is negative or not finite; when the result is called, a
-            condition and an x of different batch sizes, or an x of fewer channels.
+        ValueError: channels below 1; an empty condition; neither null nor negative with a
+            condition that is not of integers; a weight that is negative or not finite; when the
+            result is called, a condition and an x of different batch sizes, or an x of fewer
+            channels.
     """
     check_positive(or_zero=True, weight=weight)
     if channels is not None:

@@ -15,10 +15,12 @@ from typing import Any
 from models import weights
 from models.config import Config
 from models.published import (
+    autoencoder_compvis,
     autoencoder_kl,
     base,
     diffusers,
     dit,
+    dit_diffusers,
     edm,
     edm2,
     folders,
@@ -39,9 +41,9 @@ FORMATS: dict[str, Format] = {
         edm2.EDM2(),
         diffusers.Diffusers(),
         dit.Original(),
-        dit.Diffusers(),
+        dit_diffusers.Diffusers(),
         autoencoder_kl.Diffusers(),
-        autoencoder_kl.CompVis(),
+        autoencoder_compvis.CompVis(),
     )
 }
 """The published formats by name."""
@@ -91,19 +93,27 @@ def card(form: Format, source: Source) -> Card | None:
     return next(matching, None)
 
 
-def params(form: Format, arrays: base.Arrays, config: Config) -> Any:
+def params(
+    form: Format, arrays: base.Arrays, config: Config, its_shape: tuple[int, ...] | None = None
+) -> Any:
     """Parameters of models.create(config) from a published model's tensors.
+
+    Args:
+        form: the model's format.
+        arrays: its tensors by name.
+        config: of the model.
+        its_shape: of its input, [H, W, C]; None: of images as config.data describes them.
 
     Raises:
         ValueError: the network is none of this format, or the tensors do not fit it.
     """
-    bare = skeleton(config)
+    bare = skeleton(config, its_shape)
     return base.assign(form.clean(arrays), form.table(bare), bare)
 
 
-def skeleton(config: Config) -> Skeleton:
-    """The calls and the shapes of parameters of models.create(config)."""
-    return base.skeleton(create(config), shape(config))
+def skeleton(config: Config, its_shape: tuple[int, ...] | None = None) -> Skeleton:
+    """The calls and the shapes of parameters of models.create(config). Arguments: as of params."""
+    return base.skeleton(create(config), its_shape or shape(config))
 
 
 def shape(config: Config) -> tuple[int, int, int]:

@@ -1,20 +1,23 @@
-"""Formats of Stable Diffusion's autoencoder (Rombach et al. 2022): diffusers' names and CompVis'.
+"""Format of Stable Diffusion's autoencoder (Rombach et al. 2022) by diffusers' names.
 
-Both name the layers by level. diffusers counts the decoder's levels from the smallest, CompVis from
-the largest; CompVis' attention layers are 1 x 1 convolutions.
+AutoencoderFormat is what it shares with CompVis' names (autoencoder_compvis.py): both name the
+layers of encoder and decoder by their levels.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models import weights
 from models.autoencoder import Autoencoder
+from models.published import folders
 from models.published.base import (
+    About,
     Arrays,
     Card,
     Fields,
@@ -31,14 +34,16 @@ Layer = tuple[str, str, str, int, int]
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 NEEDED = {  # fields that make our network a published one
     "skip_rescale": False,
+    "nonlinearity": "swish",
     "regularization": "kl",
     "wide_transitions": True,
     "adversarial": False,
 }
 OUTSIDE = {"to_latents": "quant_conv", "from_latents": "post_quant_conv"}
-ACTIVATIONS = {"silu": "swish", "swish": "swish", "relu": "relu"}
+ACTIVATIONS = ("silu", "swish")  # another one would not be that of the last layers there
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 SIZE = 256  # pixels a side, where the file does not tell
+SCALE = 0.18215  # of the latents in Stable Diffusion: they have about the standard deviation 1
 
 
 class AutoencoderFormat(Format):
@@ -186,25 +191,30 @@ def _layers(network: Any, part: str, height: int) -> Iterator[Layer]:
     yield part, "Conv", "out", 0, 0
 
 
+RESNET = {
+    "GroupNorm_0": "norm1",
+    "Conv_0": "conv1",
+    "GroupNorm_1": "norm2",
+    "Conv_1": "conv2",
+    "NIN_0": "conv_shortcut",
+}
+ATTENTION = {
+    "GroupNorm_0": "group_norm",
+    "NIN_0": "to_q",
+    "NIN_1": "to_k",
+    "NIN_2": "to_v",
+    "NIN_3": "to_out.0",
+}
+
+
 class Diffusers(AutoencoderFormat):
     """A folder of diffusers with an AutoencoderKL, or its file of weights alone."""
 
     name = "autoencoder_kl"
     title = "an AutoencoderKL of diffusers"
-    resnet = {
-        "GroupNorm_0": "norm1",
-        "Conv_0": "conv1",
-        "GroupNorm_1": "norm2",
-        "Conv_1": "conv2",
-        "NIN_0": "conv_shortcut",
-    }
-    attention = {
-        "GroupNorm_0": "group_norm",
-        "NIN_0": "to_q",
-        "NIN_1": "to_k",
-        "NIN_2": "to_v",
-        "NIN_3": "to_out.0",
-    }
+    group = "diffusers"
+    resnet = RESNET
+    attention = ATTENTION
     norm_out = "conv_norm_out"
     window = 0
     cards = tuple(
@@ -236,14 +246,14 @@ class Diffusers(AutoencoderFormat):
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"{source.path} is {self.title} with act_fn = {activation!r}: our network has "
-                f"{', '.join(map(repr, ACTIVATIONS))}"
+                f"{ACTIVATIONS[0]!r} alone"
             )
-        side = options.get("sample_size", 32 if options else SIZE)
-        side = side if isinstance(side, int) else side[0]
+        side = _side(source)
         told = {
             "model.norm_groups": options.get("norm_num_groups", 32),
-            "model.nonlinearity": ACTIVATIONS[activation],
             "data.image_size": side,
+            "data.latent_mean": (options.get("shift_factor") or 0.0,) * _latents(arrays),
+            "data.latent_std": (1 / options.get("scaling_factor", SCALE),) * _latents(arrays),
         }
         fields = self.sizes(self.clean(arrays), side) | (told if options else {})
         return Found(arrays, fields, told)
@@ -266,12 +276,12 @@ class Diffusers(AutoencoderFormat):
         pattern = re.compile(rf"(attentions\.\d+)\.({'|'.join(OLD)})\.")
         return {pattern.sub(lambda m: f"{m[1]}.{OLD[m[2]]}.", k): v for k, v in arrays.items()}
 
+    def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
+        return folders.write(folder, arrays, options)
+
     def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
         network: Any = skeleton.network
         widths = [network.nf * mult for mult in network.ch_mult]
-        names = {theirs: ours for ours, theirs in ACTIVATIONS.items() if ours != "swish"}
-        if network.nonlinearity not in names:
-            raise ValueError(f"{self.title} has no activation {network.nonlinearity!r}")
         attends = [skeleton.shape[0] >> k in network.attn_resolutions for k in range(len(widths))]
         prefixes = ["Attn" if attend else "" for attend in attends]
         return {
@@ -282,114 +292,34 @@ class Diffusers(AutoencoderFormat):
             "up_block_types": [f"{prefix}UpDecoderBlock2D" for prefix in prefixes[::-1]],
             "block_out_channels": widths,
             "layers_per_block": network.num_res_blocks,
-            "act_fn": names[network.nonlinearity],
+            "act_fn": ACTIVATIONS[0],
             "latent_channels": network.latent_channels,
             "norm_num_groups": network.norm_groups,
             "sample_size": skeleton.shape[0],
+            **_scaling(fields),
             "mid_block_add_attention": network.mid_attention,
             "use_quant_conv": network.quant_conv,
             "use_post_quant_conv": network.post_quant_conv,
         }
 
 
-class CompVis(AutoencoderFormat):
-    """A file of CompVis' latent-diffusion: an autoencoder, or one within a Stable Diffusion."""
-
-    name = "autoencoder_compvis"
-    title = "an autoencoder of CompVis"
-    resnet = Diffusers.resnet | {"NIN_0": "nin_shortcut"}
-    attention = {
-        "GroupNorm_0": "norm",
-        "NIN_0": "q",
-        "NIN_1": "k",
-        "NIN_2": "v",
-        "NIN_3": "proj_out",
-    }
-    norm_out = "norm_out"
-    window = 2
-    cards = (
-        Card(
-            ("vae-ft-mse-840000-ema-pruned.*", "vae-ft-ema-560000-ema-pruned.*"),
-            "Stable Diffusion's autoencoder, fine-tuned",
-            "https://huggingface.co/stabilityai",
-            "MIT",
-            fields={"model.norm_groups": 32},
-        ),
-        Card(
-            ("sd-v1-*.ckpt", "v1-5-pruned*", "sd-v1-*.safetensors"),
-            "The autoencoder of Stable Diffusion 1",
-            "https://huggingface.co/CompVis/stable-diffusion",
-            "CreativeML-OpenRAIL-M",
-            fields={"model.norm_groups": 32},
-        ),
-    )
-
-    def find(self, source: Source) -> Found | None:
-        content = source.content
-        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-            content = content["state_dict"]
-        if not isinstance(content, dict) or source.options:
-            return None
-        own = _own(content)
-        if not self._holds(own):
-            return None
-        arrays = weights.state_dict(own)
-        told = {"model.norm_groups": 32, "data.image_size": SIZE}
-        return Found(arrays, self.sizes(arrays, SIZE), told)
-
-    def name_of(self, layer: Layer, n_levels: int) -> str:
-        part, kind, place, level, number = layer
-        inside = {"ResnetBlock": "block", "Attention": "attn"}
-        if part == "decoder":
-            level = n_levels - 1 - level
-        way = "down" if part == "encoder" else "up"
-        if place == "level":
-            return f"{way}.{level}.{inside[kind]}.{number}"
-        if place == "middle":
-            return f"mid.{inside[kind]}_{number + 1}"
-        if place == "between":
-            return f"{way}.{level}.{way}sample.conv"
-        return self.norm_out if kind == "GroupNorm" else f"conv_{place}"
-
-    def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
-        network: Any = skeleton.network
-        first, *_ = mults = network.ch_mult
-        if (
-            network.norm_groups != 32
-            or any(mult % first for mult in mults)
-            or not (network.mid_attention and network.quant_conv and network.post_quant_conv)
-        ):
-            raise ValueError(
-                f"{self.title} has 32 groups in every normalisation, widths that are multiples of "
-                "the first, attention in the middle and convolutions around the latents: this "
-                "network has not"
-            )
-        return {
-            "embed_dim": network.latent_channels,
-            "double_z": True,
-            "z_channels": network.latent_channels,
-            "resolution": skeleton.shape[0],
-            "in_channels": network.channels,
-            "out_ch": network.channels,
-            "ch": network.nf * first,
-            "ch_mult": [mult // first for mult in mults],
-            "num_res_blocks": network.num_res_blocks,
-            "attn_resolutions": list(network.attn_resolutions),
-            "dropout": 0.0,
-        }
+def _scaling(fields: Fields) -> dict[str, float]:
+    """The scale and the shift of latents, if it is one for all channels."""
+    mean, std = (set(fields.get(f"data.latent_{name}", ())) for name in ("mean", "std"))
+    if len(mean) != 1 or len(std) != 1:
+        return {}
+    shift, scale = mean.pop(), float(f"{1 / std.pop():.12g}")
+    return {"scaling_factor": scale} | ({"shift_factor": shift} if shift else {})
 
 
-def _own(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of the autoencoder alone, without the prefix that it has in a larger model."""
-    prefix = "first_stage_model."
-    whole = any(str(name).startswith(prefix) for name in content)
-    kept = "encoder.", "decoder.", "quant_conv.", "post_quant_conv."
-    names = {str(name): str(name).removeprefix(prefix if whole else "") for name in content}
-    return {
-        short: content[name]
-        for name, short in names.items()
-        if short.startswith(kept) and (name.startswith(prefix) or not whole)
-    }
+def _side(source: Source) -> int:
+    """The side of images: in a pipeline, of those whose latents the other network makes."""
+    options = source.options
+    for name in ("transformer", "unet"):
+        if latent := source.parts.get(name, {}).get("sample_size"):
+            return latent << (len(options.get("block_out_channels", (1,))) - 1)
+    side = options.get("sample_size", 32 if options else SIZE)
+    return side if isinstance(side, int) else side[0]
 
 
 def _latents(arrays: Arrays) -> int:

@@ -109,7 +109,8 @@ class Found:
         step: the training step, if the file knows it.
         last: tensors of the weights before averaging; None: not published.
         latents: of a model in the latents of an autoencoder; None: a model of images. Its fields
-            describe latents: data.image_size and data.num_channels are theirs.
+            describe latents: data.image_size and data.num_channels are theirs. The normalisation
+            becomes data.latent_mean and data.latent_std.
     """
 
     arrays: Arrays
@@ -118,6 +119,12 @@ class Found:
     step: int | None = None
     last: Arrays | None = None
     latents: Latents | None = None
+
+    def __post_init__(self):
+        if self.latents is not None:
+            mean, std = self.latents
+            normalisation = {"data.latent_mean": mean, "data.latent_std": std}
+            object.__setattr__(self, "fields", self.fields | normalisation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Formats of DiT (Peebles & Xie 2023): the authors' files, and folders of diffusers.
+"""Format of DiT (Peebles & Xie 2023): the authors' files.
 
-Both hold the same layers by other names. They differ in the frequencies of the noise label and in
-the epsilon of the normalisation before an MLP, which fields of our network tell apart.
+DiTFormat is what it shares with the folders of diffusers (dit_diffusers.py), which hold the same
+layers by other names. The two differ in the frequencies of the noise label and in the epsilon of
+the normalisation before an MLP, which fields of our network tell apart.
 """
 
 import math
@@ -38,6 +39,7 @@ NOISE = {  # of the published models: DDPM's chain, with learned variances
     "model.parametrization": "epsilon",
     "model.label_dropout": 0.1,
 }
+PUBLISHED = NOISE | {"model.num_heads": 16}
 NEEDED = {  # fields that make our network a published one
     "conditioning": "adaln_zero",
     "null_class": True,
@@ -102,15 +104,8 @@ class DiTFormat(Format):
         width, channels, *patch = self._shape(arrays, "patches", 4)
         outputs, features = self._shape(arrays, "output")[0], self._shape(arrays, "Dense_0")[1]
         area = patch[0] ** 2
-        if (
-            features != DiT.nf
-            or patch[0] != patch[1]
-            or outputs
-            not in (
-                area * channels,
-                2 * area * channels,
-            )
-        ):
+        known = area * channels, 2 * area * channels
+        if features != DiT.nf or patch[0] != patch[1] or outputs not in known:
             raise ValueError(
                 f"{self.title} with patches of {patch[0]} x {patch[1]} pixels of {channels} "
                 f"channels, {features} features of the noise label and {outputs} outputs for a "
@@ -119,7 +114,7 @@ class DiTFormat(Format):
             )
         pattern = re.compile(re.escape(self.blocks) + r"\.(\d+)\.")
         hidden = arrays[f"{self.blocks}.0.{self.block['perceptron.Dense_0']}.weight"].shape[0]
-        learned = outputs == 2 * area * channels
+        learned = outputs == known[1]
         return {
             "model.name": "dit",
             "model.patch_size": patch[0],
@@ -159,30 +154,39 @@ class DiTFormat(Format):
             raise ValueError(f"{self.title} is of square images, not of {skeleton.shape}")
 
 
+ORIGINAL_LAYERS = {
+    "patches": "x_embedder.proj",
+    "Dense_0": "t_embedder.mlp.0",
+    "Dense_1": "t_embedder.mlp.2",
+    "class_embedding": "y_embedder.embedding_table",
+    "modulation": "final_layer.adaLN_modulation.1",
+    "output": "final_layer.linear",
+}
+ORIGINAL_BLOCK = {
+    "modulation": "adaLN_modulation.1",
+    "attention.query": "attn.qkv",
+    "attention.key": "attn.qkv",
+    "attention.value": "attn.qkv",
+    "attention.out": "attn.proj",
+    "perceptron.Dense_0": "mlp.fc1",
+    "perceptron.Dense_1": "mlp.fc2",
+}
+
+
 class Original(DiTFormat):
     """A file of facebookresearch/DiT: a dict of tensors, or a checkpoint of its train.py."""
 
     name = "dit"
     title = "a file of DiT"
-    layers = {
-        "patches": "x_embedder.proj",
-        "Dense_0": "t_embedder.mlp.0",
-        "Dense_1": "t_embedder.mlp.2",
-        "class_embedding": "y_embedder.embedding_table",
-        "modulation": "final_layer.adaLN_modulation.1",
-        "output": "final_layer.linear",
-    }
-    block = {
-        "modulation": "adaLN_modulation.1",
-        "attention.query": "attn.qkv",
-        "attention.key": "attn.qkv",
-        "attention.value": "attn.qkv",
-        "attention.out": "attn.proj",
-        "perceptron.Dense_0": "mlp.fc1",
-        "perceptron.Dense_1": "mlp.fc2",
-    }
+    layers = ORIGINAL_LAYERS
+    block = ORIGINAL_BLOCK
     blocks = "blocks"
-    needed = NEEDED | {"attention_bias": True, "mlp_epsilon": 1e-6, "frequency_shift": 0}
+    needed = NEEDED | {
+        "shared_embedding": True,
+        "attention_bias": True,
+        "mlp_epsilon": 1e-6,
+        "frequency_shift": 0,
+    }
     cards = tuple(
         Card(
             (f"DiT-XL-2-{side}x{side}.*", f"DiT-XL-2-{side}*.pt"),
@@ -190,7 +194,7 @@ class Original(DiTFormat):
             "https://github.com/facebookresearch/DiT",
             "CC-BY-NC-4.0",
             f"FID {fid} with guidance 1.5, by 250 steps of DDPM",
-            {"model.num_heads": 16, "data.num_classes": 1000, "model.null_class": True},
+            PUBLISHED | {"data.num_classes": 1000, "model.null_class": True},
             commercial=False,
         )
         for side, fid in ((256, "2.27"), (512, "3.04"))
@@ -212,6 +216,7 @@ class Original(DiTFormat):
         known = given.get("num_classes") in (rows, rows - 1)
         named = {"data.num_classes": given["num_classes"] if known else rows - 1}
         named["model.null_class"] = named["data.num_classes"] < rows
+        named["model.label_dropout"] = NOISE["model.label_dropout"] * named["model.null_class"]
         fields |= named if known else {}
         if (table := arrays.get("pos_embed")) is not None:
             fields["data.image_size"] = _side(table, fields)
@@ -249,121 +254,6 @@ class Original(DiTFormat):
             "class_dropout_prob": dropout if network.null_class else 0.0,
             "num_classes": network.num_classes,
             "learn_sigma": network.learned_variance,
-        }
-
-
-EMBEDDERS = {  # stored once for each block
-    "Dense_0": "timestep_embedder.linear_1",
-    "Dense_1": "timestep_embedder.linear_2",
-    "class_embedding": "class_embedder.embedding_table",
-}
-OPTIONS = {  # what a config.json may hold beside sizes, with the only values that we have
-    "activation_fn": ("gelu-approximate",),
-    "norm_type": ("ada_norm_zero",),
-    "norm_elementwise_affine": (False,),
-    "attention_type": ("default",),
-    **dict.fromkeys(("cross_attention_dim", "num_vector_embeds", "caption_channels"), (None,)),
-    **dict.fromkeys(("double_self_attention", "only_cross_attention"), (False,)),
-    "interpolation_scale": (None, 1, 1.0),
-}
-
-
-class Diffusers(DiTFormat):
-    """A folder of diffusers with a DiTTransformer2DModel, which was a Transformer2DModel before."""
-
-    name = "diffusers_dit"
-    title = "a DiT of diffusers"
-    layers = {
-        "patches": "pos_embed.proj",
-        **{ours: f"transformer_blocks.0.norm1.emb.{name}" for ours, name in EMBEDDERS.items()},
-        "modulation": "proj_out_1",
-        "output": "proj_out_2",
-    }
-    block = {
-        "modulation": "norm1.linear",
-        "attention.query": "attn1.to_q",
-        "attention.key": "attn1.to_k",
-        "attention.value": "attn1.to_v",
-        "attention.out": "attn1.to_out.0",
-        "perceptron.Dense_0": "ff.net.0.proj",
-        "perceptron.Dense_1": "ff.net.2",
-    }
-    blocks = "transformer_blocks"
-    needed = NEEDED | {"frequency_shift": 1, "mlp_ratio": 4.0}
-    cards = tuple(
-        Card(
-            (f"DiT-XL-2-{side}", f"facebook/DiT-XL-2-{side}"),
-            f"DiT-XL/2, ImageNet {side} x {side}, class-conditional, in latents",
-            f"https://huggingface.co/facebook/DiT-XL-2-{side}",
-            "CC-BY-NC-4.0",
-            f"FID {fid} of the original with guidance 1.5",
-            {"model.num_heads": 16},
-            commercial=False,
-        )
-        for side, fid in ((256, "2.27"), (512, "3.04"))
-    )
-
-    def find(self, source: Source) -> Found | None:
-        content, options = source.content, source.options
-        named = options.get("_class_name") in ("DiTTransformer2DModel", "Transformer2DModel")
-        if not isinstance(content, dict) or not (named or self._holds(content)):
-            return None
-        for name, allowed in OPTIONS.items():
-            if options.get(name, allowed[0]) not in allowed:
-                raise ValueError(
-                    f"{source.path} is a {options.get('_class_name')} with {name} = "
-                    f"{options[name]!r}, which our DiT does not have: it has {allowed[0]!r}"
-                )
-        arrays = weights.state_dict(content)
-        if not self._holds(arrays):
-            missing = {f"{name}.weight" for name in self.layers.values()} - arrays.keys()
-            raise ValueError(f"{source.path} says it is {self.title}, but has no {sorted(missing)}")
-        fields = self.sizes(arrays) | {"model.frequency_shift": 1, "model.null_class": True}
-        fields["data.num_classes"] = self.classes(arrays) - 1
-        told = {
-            "model.num_heads": options.get("num_attention_heads", 16),
-            "model.mlp_epsilon": options.get("norm_eps", 1e-5),
-            "model.attention_bias": "transformer_blocks.0.attn1.to_q.bias" in arrays,
-            "model.dropout": options.get("dropout", 0.0),
-            "data.image_size": options.get("sample_size", 32),
-        }
-        fields |= told if options else {}
-        return Found(arrays, fields, NOISE | told, latents=latents(fields))
-
-    def tensor(self, network: DiT, place: tuple[str, ...]) -> Tensor:
-        tensor = super().tensor(network, place)
-        if place[0] not in EMBEDDERS:
-            return tensor
-        first, rest = "transformer_blocks.0.", tensor.name.removeprefix("transformer_blocks.0.")
-        others = range(1, network.depth)
-        assert tensor.name.startswith(first)
-        return tensor._replace(copies=tuple(f"{self.blocks}.{i}.{rest}" for i in others))
-
-    def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
-        self._check_square(skeleton)
-        network: Any = skeleton.network
-        channels = skeleton.shape[-1]
-        if not network.null_class:
-            raise ValueError(
-                f"{self.title} has an embedding of the null class, which this network does not "
-                "have: config.model.null_class is False"
-            )
-        return {
-            "_class_name": "DiTTransformer2DModel",
-            "num_attention_heads": network.num_heads,
-            "attention_head_dim": network.hidden_size // network.num_heads,
-            "in_channels": channels,
-            "out_channels": channels * (2 if network.learned_variance else 1),
-            "num_layers": network.depth,
-            "dropout": network.dropout,
-            "attention_bias": network.attention_bias,
-            "sample_size": skeleton.shape[0],
-            "patch_size": network.patch_size,
-            "activation_fn": "gelu-approximate",
-            "num_embeds_ada_norm": network.num_classes,
-            "norm_type": "ada_norm_zero",
-            "norm_elementwise_affine": False,
-            "norm_eps": network.mlp_epsilon,
         }
 
 
