@@ -241,6 +241,8 @@ def _data(config: Config) -> None:
     data.num_channels = 3
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data
+    data.latent_mean = ()  # of each channel of the latents, before it is 0; (): the training set's
+    data.latent_std = ()  # likewise, before it is 1
     data.embeddings = ""  # of the captions: an .npz file of arrays "train" and "test"
     data.confidence = ""  # the folder of a classifier, for confidences of the labels
     data.generated = ""  # of a discriminator: the .npz file that mode generate made

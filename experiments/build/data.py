@@ -107,7 +107,7 @@ def dataset(config: Config, found: Dataset | None = None) -> Dataset:
     """
     found = found or images(config)
     if config.data.autoencoder:
-        found = latents.encode_dataset(found, autoencoder(config))
+        found = latents.encode_dataset(found, autoencoder(config), normalisation(config))
     if models.kind(config) == "discriminator":
         return discriminated(config, found)
     if config.model.label_confidence:
@@ -126,6 +126,35 @@ def autoencoder(config: Config) -> latents.Autoencoder:
     params, step = related.weights(theirs, folder)
     about = models.create(theirs), params, step, folder, components.scaling(theirs)
     return latents.Autoencoder(*about, components.mesh(config), config.eval.batch_size)
+
+
+def normalisation(config: Config) -> latents.Normalisation | None:
+    """The normalisation of latents that config.data gives; None: that of the training set."""
+    mean, std = (tuple(config.data[name]) for name in ("latent_mean", "latent_std"))
+    return latents.Normalisation(mean, std) if mean or std else None
+
+
+def published_decoder(config: Config) -> latents.Decoder | None:
+    """The decoder of a published model of latents; None for other models.
+
+    Raises:
+        ValueError: the config does not give the normalisation of the latents.
+    """
+    if not config.data.autoencoder:
+        return None
+    given = normalisation(config)
+    if given is None:
+        raise ValueError(
+            "config.data.autoencoder is given, but not how the model's latents are normalised: set "
+            "config.data.latent_mean and latent_std, a number for each channel"
+        )
+    return given.decoder(autoencoder(config))
+
+
+def claim_latents(config: Config, folder: Path) -> None:
+    """Writes latents.json of an imported model, if it is one in the latents of an autoencoder."""
+    if decoder := published_decoder(config):
+        latents.claim(decoder.record(), folder, decoder.autoencoder.folder)
 
 
 def with_confidence(config: Config, found: Dataset) -> Dataset:

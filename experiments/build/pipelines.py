@@ -46,10 +46,11 @@ def load(
         if step is not None:
             raise ValueError(f"step is {step}, but {source} is no run with checkpoints: omit it")
         found = published.open_(path)
-        config = with_overrides(found.config(), overrides)
+        config = related.in_latents(with_overrides(found.config(), overrides))
         check_score(config, path)
         made = untrained(config)
-        made = made.replace(params=found.params(config), step=found.found.step or 0)
+        about = {"step": found.found.step or 0, "decoder": data.published_decoder(config)}
+        made = made.replace(params=found.params(config), **about)
         return made.replace(**guidance_of(config, made.params))
     config = configs.load(path)
     configs.check_overrides(known_overrides(config, overrides), path)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs import default
-from experiments.build import sections
+from experiments.build import related, sections
 from experiments.runs import files
 from experiments.runs import folder as folders
 from models import published
@@ -95,11 +95,11 @@ class Published:
 
     def params(self, config: Config) -> Any:
         """The averaged weights as parameters of models.create(config)."""
-        return published.params(self.form, self.found.arrays, config)
+        return published.params(self.form, self.found.arrays, config, related.shape(config))
 
     def convert(self, config: Config, arrays: Arrays) -> Iterator[np.ndarray]:
         """The parameters of models.create(config) from tensors, one by one, in its order."""
-        bare = published.skeleton(config)
+        bare = published.skeleton(config, related.shape(config))
         return base.convert(self.form.clean(arrays), self.form.table(bare), bare)
 
 

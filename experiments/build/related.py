@@ -88,7 +88,7 @@ def beside(ours: Config, folder: Path) -> Config:
 
 def check_noise(ours: Config, theirs: Config, folder: Path, what: str) -> None:
     """Raises ValueError unless a related model sees the same noisy data."""
-    aspects = ("SDE", "autoencoder", "shape of data", "range of data")
+    aspects = ("SDE", "autoencoder", "latents", "shape of data", "range of data")
     check_equal(ours, theirs, folder, what, aspects)
     if ours.data.autoencoder and (folder / latents.RECORD).exists():
         ours_in = Path(ours.data.autoencoder)
@@ -123,7 +123,41 @@ ASPECTS: dict[str, Callable[[Config], Any]] = {
     "range of data": lambda config: components.scaling(config).range,
     "number of classes": lambda config: config.data.num_classes,
     "autoencoder": lambda config: config.data.autoencoder,
+    "latents": lambda config: (tuple(config.data.latent_mean), tuple(config.data.latent_std)),
 }
+
+
+SHARED = ("dataset", "test_fraction", "image_size", "num_channels", "centered")
+"""Fields of config.data that a model of latents has from its autoencoder."""
+
+
+def in_latents(published: Config) -> Config:
+    """The config of a published model of latents, in those of config.data.autoencoder.
+
+    Args:
+        published: its config.data describes latents, as the format of the model gives it, or the
+            images already. Without an autoencoder it stays as it is: then the latents are data
+            like others.
+
+    Raises:
+        ValueError: there is no autoencoder, or one of other latents.
+    """
+    if not published.data.autoencoder:
+        return published
+    folder, made = Path(published.data.autoencoder), published.copy_and_resolve_references()
+    theirs = config(published, folder, "config.data.autoencoder", "autoencoder")
+    if all(made.data[name] == theirs.data[name] for name in SHARED):  # it is that of images
+        return made
+    expected, found = components.data_shape(published), components.latent_shape(theirs)
+    if expected != found:
+        raise ValueError(
+            f"the model is of latents of the shape {expected}, but those of the autoencoder in "
+            f"{folder} have {found}: import that one with another config.data.image_size (now "
+            f"{theirs.data.image_size}), or take another"
+        )
+    for name in SHARED:
+        made.data[name] = theirs.data[name]
+    return made
 
 
 def autoencoder_config(ours: Config) -> Config:
@@ -140,7 +174,7 @@ def autoencoder_config(ours: Config) -> Config:
                 f"config.data.{name} is {ours.data[name]!r}: it changes images, and with "
                 "config.data.autoencoder the data are latents; leave it to the autoencoder's run"
             )
-    for name in ("dataset", "test_fraction", "image_size", "num_channels", "centered"):
+    for name in SHARED:
         if ours.data[name] != theirs.data[name]:
             raise ValueError(
                 f"the autoencoder in {folder} is of data with config.data.{name} = "

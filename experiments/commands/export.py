@@ -33,7 +33,7 @@ def run(request: Request) -> None:
         raise ValueError(f"--mode=export needs --format: one of {', '.join(known)}")
     check_name("--format", request.format, known)
     fields = folders.flatten(config.to_dict())
-    bare = published.skeleton(config)
+    bare = published.skeleton(config, related.shape(config))
     form, options = chosen(known[request.format], bare, fields)
     params, step = related.weights(config, folder)
     arrays = extract(params, form.table(bare)) | form.constants(bare)

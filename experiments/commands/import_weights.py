@@ -8,7 +8,7 @@ model card, and published.json with the model's source and license.
 import logging
 from typing import Any
 
-from experiments.build import configs, published, related
+from experiments.build import configs, data, published, related
 from experiments.build.published import RECORD
 from experiments.build.tasks import ALWAYS
 from experiments.commands.request import Request
@@ -29,7 +29,7 @@ def run(request: Request) -> None:
     Raises:
         ValueError: the folder has weights or another config, or the file does not fit.
     """
-    config, folder = request.config, request.folder
+    config, folder = related.in_latents(request.config), request.folder
     if request.checkpoint is None:
         raise ValueError("--mode=import needs --checkpoint: a published file, folder or hub name")
     model = published.open_(request.checkpoint)
@@ -37,7 +37,7 @@ def run(request: Request) -> None:
     if (folder / imported.FILE).exists() or any((folder / "checkpoints").glob("[0-9]*")):
         raise ValueError(f"{folder} holds weights already: choose another --workdir")
     related.skeleton(config)  # refuses a config that no run can have
-    like = skeleton(config).shapes
+    like = skeleton(config, related.shape(config)).shapes
     averaged, last = model.convert(config, model.found.arrays), model.found.last
     last = None if last is None else model.convert(config, last)
     step = config.training.n_iters if model.found.step is None else model.found.step
@@ -46,6 +46,7 @@ def run(request: Request) -> None:
     _say(record, config, n_params)
     with folders.locked(folder):
         imported.write(folder, step, like, averaged, last)
+        data.claim_latents(config, folder)
         files.write_json(folder / RECORD, record)
         rows = configs.differences(config, ALWAYS)
         files.write_text(folder / imported.CARD, card.imported(record, n_params, rows))
@@ -55,14 +56,14 @@ def run(request: Request) -> None:
 
 def _say(record: dict[str, Any], config: Config, n_params: int) -> None:
     """Logs what was found, and warns of what the file does not tell and the license forbids."""
-    data = config.data
-    classes = f", {data.num_classes} classes" if config.model.get("class_conditional") else ""
+    images = config.data
+    classes = f", {images.num_classes} classes" if config.model.get("class_conditional") else ""
     LOG.info(
         "%s: %s with %s parameters, %d x %d x %d%s, SDE %s, parametrization %s; license: %s",
         record["model"],
         config.model.name,
         f"{n_params:,}",
-        *(data.image_size, data.image_size, data.num_channels, classes),
+        *(images.image_size, images.image_size, images.num_channels, classes),
         *(config.training.sde, config.model.parametrization, record["license"]),
     )
     for name, value in record["assumed"].items():

@@ -2,7 +2,8 @@
 
 The latent of an image is the mean that the encoder gives. Each channel is shifted and scaled to
 mean 0 and standard deviation 1 over the training set: noise then affects all channels alike, and
-sigma_data = 1 holds for each.
+sigma_data = 1 holds for each. A published model has numbers of its own for that, which stay when it
+is trained further.
 """
 
 import dataclasses
@@ -94,6 +95,11 @@ class Decoder:
         """The scaling of the decoded images."""
         return dataclasses.replace(self.autoencoder.scaling, dequantize=False)
 
+    def record(self) -> dict[str, Any]:
+        """The content of latents.json."""
+        about = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return about | {"autoencoder": self.autoencoder.digest(), "step": self.autoencoder.step}
+
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Images in model space of latents as the run samples them, [..., h, w, channels]."""
         rows = np.asarray(x).reshape(-1, *x.shape[-3:]) * self.std + self.mean
@@ -101,14 +107,54 @@ class Decoder:
         return images.reshape(*x.shape[:-3], *images.shape[1:])
 
 
-def encode_dataset(images: Dataset, autoencoder: Autoencoder) -> Dataset:
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """The mean and the standard deviation of each channel of latents, which become 0 and 1.
+
+    Raises:
+        ValueError: not as many of both, or a std that is not positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std) or not all(std > 0 for std in self.std):
+            raise ValueError(
+                f"config.data.latent_mean is {self.mean}, latent_std {self.std}: give a number for "
+                "each channel of the latents, those of latent_std positive"
+            )
+
+    def decoder(self, autoencoder: Autoencoder) -> Decoder:
+        """The decoder of the normalised latents of an autoencoder.
+
+        Raises:
+            ValueError: the latents have more channels, or fewer.
+        """
+        channels = getattr(autoencoder.network, "latent_channels", len(self.mean))
+        if channels != len(self.mean):
+            raise ValueError(
+                f"config.data.latent_mean has {len(self.mean)} numbers, but the latents of "
+                f"{autoencoder.folder} have {channels} channels: give one for each"
+            )
+        return Decoder(autoencoder, *(np.asarray(v, np.float32) for v in (self.mean, self.std)))
+
+
+def encode_dataset(
+    images: Dataset, autoencoder: Autoencoder, given: Normalisation | None = None
+) -> Dataset:
     """The data set of the normalised latents of images, float32 [N, h, w, channels].
 
     The latents are kept in the autoencoder's folder, for its weights and these images. The result's
     `latents` holds the digest of the weights and the mean and std of the normalisation.
 
+    Args:
+        images: the data set of images.
+        autoencoder: gives the latents.
+        given: the normalisation; None: by the training set.
+
     Raises:
-        ValueError: a channel of the latents is constant.
+        ValueError: a channel of the latents is constant, or `given` has other channels.
     """
     weights, splits = autoencoder.digest(), {"train": images.train, "test": images.test}
     kept = parts.Parts(autoencoder.folder, "latents", [weights, *map(identity, splits.values())])
@@ -118,17 +164,16 @@ def encode_dataset(images: Dataset, autoencoder: Autoencoder) -> Dataset:
 
     z = {name: kept(name, partial(compute, values))["latents"] for name, values in splits.items()}
     rows = z["train"].reshape(-1, z["train"].shape[-1])
-    if (rows.min(0) == rows.max(0)).any():
+    if given is None and (rows.min(0) == rows.max(0)).any():
         raise ValueError(
             f"channels {np.flatnonzero(rows.min(0) == rows.max(0)).tolist()} of the latents of "
             f"{autoencoder.folder} are constant: train an autoencoder with fewer latent_channels"
         )
     moments = (fn(0, dtype=np.float64) for fn in (rows.mean, rows.std))
-    mean, std = (values.astype(np.float32) for values in moments)
-    about = {"mean": mean.tolist(), "std": std.tolist()}
-    about |= {"autoencoder": weights, "step": autoencoder.step}
-    normalised = {name: (values - mean) / std for name, values in z.items()}
-    return dataclasses.replace(images, **normalised, levels=None, latents=about)
+    own = (tuple(values.astype(np.float32).tolist()) for values in moments)
+    decoder = (given or Normalisation(*own)).decoder(autoencoder)
+    normalised = {name: (values - decoder.mean) / decoder.std for name, values in z.items()}
+    return dataclasses.replace(images, **normalised, levels=None, latents=decoder.record())
 
 
 def claim(latents: dict[str, Any] | None, run: Path, autoencoder: Path) -> None:

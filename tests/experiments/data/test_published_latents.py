@@ -1,0 +1,131 @@
+"""A published model of latents and a published autoencoder, imported from files."""
+
+import jax
+import numpy as np
+import published_models
+import pytest
+
+import experiments
+import samplers
+from configs.default import get_config
+from experiments.build import configs, data, related
+from experiments.commands import export
+from experiments.commands.request import Request
+from experiments.data import latents
+from models import published
+
+VAE = {
+    "model.name": "autoencoder",
+    "model.nf": 8,
+    "model.ch_mult": (1, 2),
+    "model.num_res_blocks": 1,
+    "model.norm_groups": 4,
+    "model.skip_rescale": False,
+    "model.wide_transitions": True,
+    "model.quant_conv": True,
+    "model.post_quant_conv": True,
+    "data.image_size": 16,
+    "data.dataset": "folder",
+}
+DIT = {
+    "model.name": "dit",
+    "model.hidden_size": 16,
+    "model.depth": 1,
+    "model.num_heads": 2,
+    "model.frequency_shift": 0,
+    "model.null_class": True,
+    "model.class_conditional": True,
+    "model.learned_variance": True,
+    "data.num_classes": 3,
+    "data.image_size": 8,
+    "data.num_channels": 4,
+    "data.dataset": "folder",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the runs "vae" and "dit", and the file "dit.pt"."""
+    folder = tmp_path_factory.mktemp("published")
+    published_models.publish(folder / "vae.pt", "autoencoder_kl", **VAE)
+    published_models.publish(folder / "dit.pt", "dit", **DIT)
+    groups = {name: VAE[name] for name in ("model.norm_groups", "data.image_size")}
+    published_models.make_run(folder / "vae", folder / "vae.pt", **groups)
+    given = {"model.num_heads": 2, "data.autoencoder": str(folder / "vae")}
+    published_models.make_run(folder / "dit", folder / "dit.pt", **given)
+    return folder
+
+
+def test_an_imported_model_of_latents_is_decoded_by_an_imported_autoencoder(folder):
+    model = experiments.load(folder / "dit")
+    assert model.shape == (8, 8, 4)
+    assert model.sampler.variance == "learned"
+    model = model.replace(sampler=samplers.create("ddpm", n_steps=2, variance="learned"))
+    x = model.sample(3, label=[0, 2, 1], guidance=1.5)
+    vae = data.autoencoder(related.config(get_config(), folder / "dit", "", "score"))
+    apply = jax.jit(vae.network.apply, static_argnames="method")
+    images = apply({"params": vae.params}, x / 0.18215, method="decode")
+    np.testing.assert_allclose(model.decoder.decode(x), images, rtol=1e-4, atol=1e-4)
+    grey = np.clip(np.round(127.5 * (images + 1)), 0, 255)
+    assert np.abs(model.to_images(x) - grey.astype(int)).max() <= 1
+    assert model.to_images(x).shape == (3, 16, 16, 3)
+
+
+def test_an_imported_model_keeps_its_normalisation_in_training(folder):
+    """Not that of the training set, which begins with other moments."""
+    config = related.config(get_config(), folder / "dit", "", "score")
+    given = data.normalisation(config)
+    assert given == latents.Normalisation((0.0,) * 4, (1 / 0.18215,) * 4)
+    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
+    vae = data.autoencoder(config)
+    found = latents.encode_dataset(latents.Dataset(images[:4], images[4:], 256), vae, given)
+    apply = jax.jit(vae.network.apply, static_argnames="method")
+    mean, _ = apply({"params": vae.params}, images[:4] / 127.5 - 1, method="encode")
+    np.testing.assert_allclose(found.train, 0.18215 * mean, rtol=1e-4, atol=1e-5)
+    latents.claim(found.latents, folder / "dit", folder / "vae")  # latents.json stays as it was
+
+
+def test_a_model_of_latents_without_an_autoencoder_stays_one_of_latents(folder):
+    *_, config, _ = published_models.load(
+        published.read(folder / "dit.pt"), **{"model.num_heads": 2}
+    )
+    assert related.shape(related.in_latents(config)) == (8, 8, 4)
+
+
+def test_an_autoencoder_of_other_latents_is_refused(folder):
+    given = {"model.num_heads": 2, "data.autoencoder": str(folder / "vae")}
+    *_, config, _ = published_models.load(published.read(folder / "dit.pt"), **given)
+    config.data.image_size = 16
+    with pytest.raises(ValueError, match=r"\(16, 16, 4\), but those .* have \(8, 8, 4\): import"):
+        related.in_latents(config)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((), (), r"set config\.data\.latent_mean and latent_std"),
+        ((0.0,), (1.0, 1.0), r"latent_mean is \(0\.0,\), latent_std \(1\.0, 1\.0\)"),
+        ((0.0,), (0.0,), "those of latent_std positive"),
+        ((0.0,), (1.0,), "has 1 numbers, but the latents of .* have 4 channels"),
+    ],
+)
+def test_normalisations_that_do_not_fit_are_refused(mean, std, message, folder, tmp_path):
+    config = related.config(get_config(), folder / "dit", "", "score")
+    config.data.latent_mean, config.data.latent_std = mean, std
+    with pytest.raises(ValueError, match=message):
+        data.claim_latents(config, tmp_path)
+
+
+def test_a_run_in_latents_is_written_with_its_normalisation(folder, capsys):
+    """For its own program, and in our format, which is opened without a run."""
+    config = configs.load(folder / "dit")
+    for name, file in (("dit", "weights.pt"), ("safetensors", "model.safetensors")):
+        export.run(Request(config, folder / "dit", format=name))
+        path = folder / "dit" / "exported" / name / file
+        form, found = published.identify(published.read(path))
+        assert form.name == name
+        if name == "dit":
+            published_models.assert_bits(found.arrays, published.read(folder / "dit.pt").content)
+    model = experiments.load(path)
+    assert model.shape == (8, 8, 4)
+    np.testing.assert_allclose(model.decoder.std, 1 / 0.18215, rtol=1e-6)
