@@ -50,10 +50,10 @@ class CompVis(AutoencoderFormat):
         content = source.content
         if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
             content = content["state_dict"]
-        if not isinstance(content, dict) or source.options:
+        if not isinstance(content, dict) or "_class_name" in source.options:
             return None
         own = _own(content)
-        if not self._holds(own):
+        if self.missing(own):
             return None
         arrays = weights.state_dict(own)
         told = {"model.norm_groups": 32, "data.image_size": SIZE}

@@ -152,12 +152,12 @@ class AutoencoderFormat(Format):
 
         return next(i for i in range(len(arrays) + 1) if f"{name(i)}.conv1.weight" not in arrays)
 
-    def _holds(self, arrays: Mapping[str, Any]) -> bool:
-        ends = {
-            f"{part}.conv_{end}.weight" for part in ("encoder", "decoder") for end in ("in", "out")
-        }
+    def missing(self, arrays: Mapping[str, Any]) -> list[str]:
+        """Names of the first and last layers that are not there."""
+        ends = ("encoder", "decoder"), ("in", "out")
+        names = {f"{part}.conv_{end}.weight" for part in ends[0] for end in ends[1]}
         first = self._named(("encoder", "ResnetBlock", "level", 0, 0), 1)
-        return ends | {f"{first}.conv1.weight"} <= arrays.keys()
+        return sorted((names | {f"{first}.conv1.weight"}) - arrays.keys())
 
 
 def _layers(network: Any, part: str, height: int) -> Iterator[Layer]:
@@ -235,13 +235,13 @@ class Diffusers(AutoencoderFormat):
     def find(self, source: Source) -> Found | None:
         content, options = source.content, source.options
         named = options.get("_class_name") == "AutoencoderKL"
-        if not isinstance(content, dict) or not (named or self._holds(content)):
+        if not isinstance(content, dict) or (not named and self.missing(content)):
             return None
-        if options and not named:
+        if "_class_name" in options and not named:
             return None
         arrays = weights.state_dict(content)
-        if not self._holds(arrays):
-            raise ValueError(f"{source.path} says it is {self.title}, but lacks its first layers")
+        if missing := self.missing(arrays):
+            raise ValueError(f"{source.path} says it is {self.title}, but has no {missing}")
         activation = options.get("act_fn", "silu")
         if activation not in ACTIVATIONS:
             raise ValueError(
@@ -255,7 +255,7 @@ class Diffusers(AutoencoderFormat):
             "data.latent_mean": (options.get("shift_factor") or 0.0,) * _latents(arrays),
             "data.latent_std": (1 / options.get("scaling_factor", SCALE),) * _latents(arrays),
         }
-        fields = self.sizes(self.clean(arrays), side) | (told if options else {})
+        fields = self.sizes(self.clean(arrays), side) | (told if named else {})
         return Found(arrays, fields, told)
 
     def name_of(self, layer: Layer, n_levels: int) -> str:
@@ -318,7 +318,7 @@ def _side(source: Source) -> int:
     for name in ("transformer", "unet"):
         if latent := source.parts.get(name, {}).get("sample_size"):
             return latent << (len(options.get("block_out_channels", (1,))) - 1)
-    side = options.get("sample_size", 32 if options else SIZE)
+    side = options.get("sample_size", 32 if "_class_name" in options else SIZE)
     return side if isinstance(side, int) else side[0]
 
 

@@ -145,9 +145,11 @@ class DiTFormat(Format):
             )
         return array.shape
 
-    def _holds(self, arrays: Arrays) -> bool:
-        """True if the layers outside blocks are there."""
-        return {f"{name}.weight" for name in self.layers.values()} <= arrays.keys()
+    def missing(self, arrays: Mapping[str, Any]) -> list[str]:
+        """Names of the layers outside blocks, and of the first block, that are not there."""
+        first = {f"{self.blocks}.0.{name}" for name in self.block.values()}
+        names = {f"{name}.weight" for name in {*self.layers.values(), *first}}
+        return sorted(names - arrays.keys())
 
     def _check_square(self, skeleton: Skeleton) -> None:
         if skeleton.shape[0] != skeleton.shape[1]:
@@ -207,7 +209,7 @@ class Original(DiTFormat):
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
             return None
         content = _without_prefix(content)
-        if not self._holds(content):
+        if self.missing(content):
             return None
         arrays = weights.state_dict(content)
         given = args.state if isinstance(args, Record) and isinstance(args.state, dict) else {}
@@ -221,7 +223,7 @@ class Original(DiTFormat):
         if (table := arrays.get("pos_embed")) is not None:
             fields["data.image_size"] = _side(table, fields)
         width = fields["model.hidden_size"]
-        assumed = NOISE | named | {"model.num_heads": HEADS.get(width) or _heads(width)}
+        assumed = NOISE | named | {"model.num_heads": heads_of(width)}
         last = None if last is None else weights.state_dict(_without_prefix(last))
         return Found(arrays, fields, assumed, last=last, latents=latents(fields))
 
@@ -267,9 +269,10 @@ def _without_prefix(content: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("module."): array for name, array in content.items()}
 
 
-def _heads(width: int) -> int:
-    """The heads that are usual for a width: of 64 channels, or of 72."""
-    return next((width // size for size in (64, 72) if width % size == 0), 1)
+def heads_of(width: int) -> int:
+    """The heads that are usual for a width: the published number, or of 64 or 72 channels."""
+    others = (width // size for size in (64, 72) if width % size == 0)
+    return HEADS.get(width) or next(others, 1)
 
 
 def _side(table: np.ndarray, fields: Fields) -> int:

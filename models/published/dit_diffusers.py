@@ -9,7 +9,16 @@ from models import weights
 from models.dit import DiT
 from models.published import folders
 from models.published.base import About, Arrays, Card, Fields, Found, Skeleton, Source, Tensor
-from models.published.dit import LEAVES, NEEDED, NOISE, PUBLISHED, SCALE, DiTFormat, latents
+from models.published.dit import (
+    LEAVES,
+    NEEDED,
+    NOISE,
+    PUBLISHED,
+    SCALE,
+    DiTFormat,
+    heads_of,
+    latents,
+)
 
 EMBEDDERS = {  # stored once for each block
     "Dense_0": "timestep_embedder.linear_1",
@@ -70,7 +79,7 @@ class Diffusers(DiTFormat):
     def find(self, source: Source) -> Found | None:
         content, options = source.content, source.options
         named = options.get("_class_name") in ("DiTTransformer2DModel", "Transformer2DModel")
-        if not isinstance(content, dict) or not (named or self._holds(content)):
+        if not isinstance(content, dict) or (not named and self.missing(content)):
             return None
         for name, allowed in OPTIONS.items():
             if options.get(name, allowed[0]) not in allowed:
@@ -79,20 +88,21 @@ class Diffusers(DiTFormat):
                     f"{options[name]!r}, which our DiT does not have: it has {allowed[0]!r}"
                 )
         arrays = weights.state_dict(content)
-        if not self._holds(arrays):
-            missing = {f"{name}.weight" for name in self.layers.values()} - arrays.keys()
-            raise ValueError(f"{source.path} says it is {self.title}, but has no {sorted(missing)}")
+        if missing := self.missing(arrays):
+            raise ValueError(f"{source.path} says it is {self.title}, but has no {missing}")
         fields = self.sizes(arrays) | {"model.frequency_shift": 1, "model.null_class": True}
         fields["data.num_classes"] = self.classes(arrays) - 1
         fields["model.shared_embedding"] = self._are_copies(arrays, fields["model.depth"])
+        width = fields["model.hidden_size"]
+        heads = 16 if named else heads_of(width)
         told = {
-            "model.num_heads": options.get("num_attention_heads", 16),
+            "model.num_heads": options.get("num_attention_heads", heads),
             "model.mlp_epsilon": options.get("norm_eps", 1e-5),
             "model.attention_bias": "transformer_blocks.0.attn1.to_q.bias" in arrays,
             "model.dropout": options.get("dropout", 0.0),
             "data.image_size": options.get("sample_size", 32),
         }
-        fields |= told if options else {}
+        fields |= told if named else {}
         scale = source.parts.get("vae", {}).get("scaling_factor", SCALE)
         return Found(arrays, fields, NOISE | told, latents=latents(fields, scale))
 

@@ -116,6 +116,29 @@ def test_normalisations_that_do_not_fit_are_refused(mean, std, message, folder, 
         data.claim_latents(config, tmp_path)
 
 
+def test_a_pipeline_of_diffusers_holds_both(tmp_path):
+    """The autoencoder tells the scale of latents, the transformer the size of images."""
+    scale = {"data.latent_mean": (0.0,) * 4, "data.latent_std": (4.0,) * 4}
+    for name, form, fields in (
+        ("vae", "autoencoder_kl", VAE | scale),
+        ("transformer", "diffusers_dit", DIT | {"model.frequency_shift": 1}),
+    ):
+        config = published_models.config_of(published.Found({}, fields))
+        folder, made = tmp_path / "pipeline" / name, published_models.drawn(config)
+        folder.mkdir(parents=True)
+        form = published.FORMATS[form]
+        written = published_models.written(form, config, made)
+        form.write(folder, *written, published.base.About({}))
+    (tmp_path / "pipeline" / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
+    published_models.make_run(tmp_path / "vae", tmp_path / "pipeline" / "vae")
+    given = {"data.autoencoder": str(tmp_path / "vae")}
+    published_models.make_run(tmp_path / "dit", tmp_path / "pipeline", **given)
+    model = experiments.load(tmp_path / "dit")
+    assert model.shape == (8, 8, 4)
+    np.testing.assert_array_equal(model.decoder.std, [4.0] * 4)
+    assert data.autoencoder(configs.load(tmp_path / "dit")).network.norm_groups == 4
+
+
 def test_a_run_in_latents_is_written_with_its_normalisation(folder, capsys):
     """For its own program, and in our format, which is opened without a run."""
     config = configs.load(folder / "dit")

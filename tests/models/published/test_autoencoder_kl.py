@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -100,6 +101,29 @@ def test_attention_of_2022_has_other_names(tmp_path):
         published_models.load(of_2022)[-1],
         published_models.load(source)[-1],
     )
+
+
+@pytest.mark.parametrize("spelling", ["autoencoder_kl", "autoencoder_compvis"])
+def test_a_file_without_its_config_is_one_of_usual_options(spelling, tmp_path):
+    source = golden_source(tmp_path / "vae.safetensors", golden.load("diffusers_vae"))
+    theirs = spelling == "autoencoder_compvis"
+    state = in_compvis(source.content) if theirs else source.content
+    form, found = published.identify(published.Source(source.path, state, {"format": "pt"}))
+    assert form.name == spelling
+    assert (found.assumed["model.norm_groups"], found.assumed["data.image_size"]) == (32, 256)
+
+
+def test_a_folder_that_lacks_layers_is_refused_with_their_names(tmp_path):
+    source = golden_source(tmp_path / "vae", golden.load("diffusers_vae"))
+    del source.content["decoder.conv_in.weight"]
+    with pytest.raises(ValueError, match=r"but has no \['decoder\.conv_in\.weight'\]"):
+        published.identify(source)
+
+
+def test_in_a_pipeline_the_size_is_that_of_its_latents(tmp_path):
+    source = golden_source(tmp_path / "vae", golden.load("diffusers_vae"))
+    pipeline = dataclasses.replace(source, parts={"transformer": {"sample_size": 64}})
+    assert published.identify(pipeline)[1].fields["data.image_size"] == 512
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,17 @@ def test_options_that_our_network_does_not_have_are_named(options, message, tmp_
         )
 
 
+def test_a_file_without_its_config_is_one_of_usual_options(tmp_path):
+    source, _ = source_of(FOLDER, tmp_path)
+    bare = published.Source(tmp_path / "dit.safetensors", source.content, {"format": "pt"})
+    form, found = published.identify(bare)
+    assert form.name == "diffusers_dit"
+    assert found.assumed["model.mlp_epsilon"] == 1e-5
+    del source.content["transformer_blocks.0.ff.net.2.weight"]
+    with pytest.raises(ValueError, match=r"but has no .*0\.ff\.net\.2\.weight"):
+        published.identify(source)
+
+
 def test_embedders_may_differ_between_blocks(tmp_path):
     """Those of published models are equal; the config of such a model is refused here."""
     source, _ = source_of(FOLDER, tmp_path)
