@@ -119,13 +119,13 @@ class Diffusers(DiTFormat):
 
     def _are_copies(self, arrays: Arrays, depth: int) -> bool:
         """True if all blocks have the same embedders."""
-        first = (f"{self.layers[layer]}.{leaf}" for layer in EMBEDDERS for leaf in LEAVES.values())
-        return all(
-            np.array_equal(arrays[name], arrays[copy])
-            for name in first
-            for block in range(1, depth)
-            if name in arrays and (copy := _in_block(name, block)) in arrays
-        )
+        names = [f"{self.layers[layer]}.{leaf}" for layer in EMBEDDERS for leaf in LEAVES.values()]
+        for name in filter(arrays.__contains__, names):
+            for copy in (_in_block(name, block) for block in range(1, depth)):
+                if copy in arrays and not np.array_equal(arrays[name], arrays[copy]):
+                    return False
+                weights.release(arrays[name])
+        return True
 
     def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
         return folders.write(folder, arrays, options)

@@ -71,6 +71,18 @@ def test_an_imported_model_of_latents_is_decoded_by_an_imported_autoencoder(fold
     assert model.to_images(x).shape == (3, 16, 16, 3)
 
 
+def test_a_file_is_opened_with_an_autoencoder_without_a_run(folder):
+    given = {"model.num_heads": 2, "data.autoencoder": str(folder / "vae")}
+    model, run = (
+        experiments.load(folder / "dit.pt", overrides=given),
+        experiments.load(folder / "dit"),
+    )
+    assert (model.shape, model.sampler) == (run.shape, run.sampler)
+    jax.tree.map(np.testing.assert_array_equal, model.params, run.params)
+    np.testing.assert_array_equal(model.decoder.std, run.decoder.std)
+    assert model.decoder.scaling == run.decoder.scaling
+
+
 def test_an_imported_model_keeps_its_normalisation_in_training(folder):
     """Not that of the training set, which begins with other moments."""
     config = related.config(get_config(), folder / "dit", "", "score")
