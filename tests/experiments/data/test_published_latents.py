@@ -1,6 +1,10 @@
 """A published model of latents and a published autoencoder, imported from files."""
 
+import dataclasses
+
+import golden
 import jax
+import jax.numpy as jnp
 import numpy as np
 import published_models
 import pytest
@@ -128,27 +132,68 @@ def test_normalisations_that_do_not_fit_are_refused(mean, std, message, folder, 
         data.claim_latents(config, tmp_path)
 
 
-def test_a_pipeline_of_diffusers_holds_both(tmp_path):
-    """The autoencoder tells the scale of latents, the transformer the size of images."""
-    scale = {"data.latent_mean": (0.0,) * 4, "data.latent_std": (4.0,) * 4}
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A folder with a pipeline of diffusers, "pipeline", and the runs "vae" and "dit" of it."""
+    top, scale = tmp_path_factory.mktemp("diffusers"), {"data.latent_mean": (0.0,) * 4}
     for name, form, fields in (
-        ("vae", "autoencoder_kl", VAE | scale),
+        ("vae", "autoencoder_kl", VAE | scale | {"data.latent_std": (4.0,) * 4}),
         ("transformer", "diffusers_dit", DIT | {"model.frequency_shift": 1}),
     ):
         config = published_models.config_of(published.Found({}, fields))
-        folder, made = tmp_path / "pipeline" / name, published_models.drawn(config)
+        folder, params = top / "pipeline" / name, published_models.drawn(config)
         folder.mkdir(parents=True)
-        form = published.FORMATS[form]
-        written = published_models.written(form, config, made)
-        form.write(folder, *written, published.base.About({}))
-    (tmp_path / "pipeline" / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
-    published_models.make_run(tmp_path / "vae", tmp_path / "pipeline" / "vae")
-    given = {"data.autoencoder": str(tmp_path / "vae")}
-    published_models.make_run(tmp_path / "dit", tmp_path / "pipeline", **given)
-    model = experiments.load(tmp_path / "dit")
+        written = published_models.written(published.FORMATS[form], config, params)
+        published.FORMATS[form].write(folder, *written, published.base.About({}))
+    (top / "pipeline" / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
+    published_models.make_run(top / "vae", top / "pipeline" / "vae")
+    given = {"data.autoencoder": str(top / "vae")}
+    published_models.make_run(top / "dit", top / "pipeline", **given)
+    return top
+
+
+def test_a_pipeline_of_diffusers_holds_both(pipeline):
+    """The autoencoder tells the scale of latents, the transformer the size of images."""
+    model = experiments.load(pipeline / "dit")
     assert model.shape == (8, 8, 4)
     np.testing.assert_array_equal(model.decoder.std, [4.0] * 4)
-    assert data.autoencoder(configs.load(tmp_path / "dit")).network.norm_groups == 4
+    assert data.autoencoder(configs.load(pipeline / "dit")).network.norm_groups == 4
+
+
+@pytest.mark.slow
+def test_guided_samples_of_a_pipeline_are_those_of_diffusers(pipeline):
+    """DDIM at every level from the same noise, decoded."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    diffusers = pytest.importorskip("diffusers", reason="compares with diffusers")
+    folder, labels, scale = pipeline / "pipeline", np.array([0, 2, 1]), 1.5
+    z = np.random.default_rng(0).standard_normal((3, 8, 8, 4)).astype("f4")
+    network = diffusers.DiTTransformer2DModel.from_pretrained(folder / "transformer").eval()
+    vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae").eval()
+    scheduler = diffusers.DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False)
+    scheduler.set_timesteps(1000)
+    x = torch.from_numpy(np.moveaxis(z, -1, 1).copy())
+    both = torch.from_numpy(np.concatenate([labels, np.full(3, 3)]))
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = network(torch.cat([x, x]), t.repeat(6), class_labels=both).sample
+            given, free = output[:, :4].chunk(2)
+            x = scheduler.step(free + scale * (given - free), t, x).prev_sample
+        images = vae.decode(x / vae.config.scaling_factor).sample
+
+    model = experiments.load(pipeline / "dit")
+    free = dataclasses.replace(model.classifier_free, weight=scale)
+    model, ddim = model.replace(classifier_free=free), samplers.create("ddim", n_steps=1000)
+
+    @jax.jit
+    def sample(params, z):
+        score_fn = model.conditional_score(params, {"class_labels": jnp.asarray(labels)})
+        start = samplers.Start(z, model.sde.t_max)
+        return ddim(jax.random.key(0), model.sde, score_fn, z.shape, start=start).x
+
+    got = np.asarray(sample(model.params, z))
+    golden.assert_samples_close(got, np.moveaxis(x.numpy(), 1, -1), 1e-4)
+    decoded = model.decoder.decode(got)
+    golden.assert_samples_close(decoded, np.moveaxis(images.numpy(), 1, -1), 1e-4)
 
 
 def test_a_run_in_latents_is_written_with_its_normalisation(folder, capsys):
