@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs import default
-from experiments.build import related, sections
+from experiments.build import components, configs, sections
 from experiments.runs import files
 from experiments.runs import folder as folders
 from models import published
@@ -95,12 +95,19 @@ class Published:
 
     def params(self, config: Config) -> Any:
         """The averaged weights as parameters of models.create(config)."""
-        return published.params(self.form, self.found.arrays, config, related.shape(config))
+        return published.params(self.form, self.found.arrays, config, shape(config))
 
     def convert(self, config: Config, arrays: Arrays) -> Iterator[np.ndarray]:
         """The parameters of models.create(config) from tensors, one by one, in its order."""
-        bare = published.skeleton(config, related.shape(config))
+        bare = published.skeleton(config, shape(config))
         return base.convert(self.form.clean(arrays), self.form.table(bare), bare)
+
+
+def shape(config: Config) -> tuple[int, ...]:
+    """The shape of the input of a published model: of an image, or its latent."""
+    if not config.data.autoencoder:
+        return published.shape(config)
+    return components.latent_shape(configs.load(Path(config.data.autoencoder)))
 
 
 def is_published(path: Path) -> bool:
