@@ -345,7 +345,7 @@ def _other_meaning(ours: Config, theirs: Config) -> str:
     """The fields, with their values, by which weights that fit mean something else here."""
     names: tuple[str, ...] = ()
     if models.kind(ours) != "autoencoder":
-        names = NOISE
+        names = NOISE + (("data.latent_mean", "data.latent_std") if theirs.data.latent_std else ())
         for each in (ours, theirs):
             names += tuple(choices.SDE.components[each.training.sde].values())
             names += () if each.training.continuous else ("model.num_scales",)

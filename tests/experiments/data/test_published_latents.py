@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import published_models
 import pytest
+from flax.traverse_util import unflatten_dict
 
 import experiments
+import models
 import samplers
 from configs.default import get_config
 from experiments.build import configs, data, related
@@ -17,6 +19,7 @@ from experiments.commands import export
 from experiments.commands.request import Request
 from experiments.data import latents
 from models import published
+from models.published import base
 
 VAE = {
     "model.name": "autoencoder",
@@ -209,3 +212,24 @@ def test_a_run_in_latents_is_written_with_its_normalisation(folder, capsys):
     model = experiments.load(path)
     assert model.shape == (8, 8, 4)
     np.testing.assert_allclose(model.decoder.std, 1 / 0.18215, rtol=1e-6)
+
+
+def test_first_weights_of_latents_that_are_normalised_otherwise_are_warned_of(
+    folder, tmp_path, caplog
+):
+    config = configs.load(folder / "dit")
+    config.training.init_from = str(folder / "dit.pt")
+    shapes = base.skeleton(models.create(config), (8, 8, 4)).shapes
+    params = unflatten_dict(dict(shapes))
+    for mean, std, warned in (
+        (config.data.latent_mean, config.data.latent_std, False),
+        ((), (), True),
+    ):
+        config.data.latent_mean, config.data.latent_std = mean, std
+        caplog.clear()
+        found = related.initial(config, tmp_path, params)
+        assert found is not None
+        jax.tree.map(
+            np.testing.assert_array_equal, found.params, experiments.load(folder / "dit").params
+        )
+        assert ("config.data.latent_std = (5.48" in caplog.text) == warned
