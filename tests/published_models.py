@@ -77,10 +77,16 @@ def saved(model, folder):
     return published.read(folder)
 
 
+def write(folder, form, config, params):
+    """Writes a folder of a format."""
+    folder.mkdir(parents=True)
+    about = published.base.About(flatten(config.to_dict()))
+    form.write(folder, *written(form, config, params), about)
+
+
 def opened(kind, folder, form, config, params):
     """The model of diffusers from a folder that a format writes."""
-    folder.mkdir()
-    form.write(folder, *written(form, config, params), published.base.About({}))
+    write(folder, form, config, params)
     return kind.from_pretrained(folder).eval()
 
 

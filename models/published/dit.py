@@ -124,9 +124,6 @@ class DiTFormat(Format):
             "model.class_conditional": True,
             "model.learned_variance": learned,
             "objective.name": "hybrid" if learned else "denoising",
-            "sampling.method": "ddpm",
-            "sampling.n_steps": 250,
-            "sampling.variance": "learned" if learned else "posterior",
             "data.num_channels": channels,
             "data.dataset": "folder",
             "data.centered": True,
@@ -223,7 +220,7 @@ class Original(DiTFormat):
         if (table := arrays.get("pos_embed")) is not None:
             fields["data.image_size"] = _side(table, fields)
         width = fields["model.hidden_size"]
-        assumed = NOISE | named | {"model.num_heads": heads_of(width)}
+        assumed = usual(fields) | named | {"model.num_heads": heads_of(width)}
         last = None if last is None else weights.state_dict(_without_prefix(last))
         return Found(arrays, fields, assumed, last=last, latents=latents(fields))
 
@@ -257,6 +254,13 @@ class Original(DiTFormat):
             "num_classes": network.num_classes,
             "learn_sigma": network.learned_variance,
         }
+
+
+def usual(fields: Fields) -> Fields:
+    """The noise and the sampler of the published models, for a network with these fields."""
+    variance = "learned" if fields["model.learned_variance"] else "posterior"
+    sampler = {"sampling.method": "ddpm", "sampling.n_steps": 250, "sampling.variance": variance}
+    return NOISE | sampler
 
 
 def latents(fields: Fields, scale: float = SCALE) -> Latents:

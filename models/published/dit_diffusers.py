@@ -1,5 +1,6 @@
 """Format of DiT in folders of diffusers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,17 @@ import numpy as np
 
 from models import weights
 from models.dit import DiT
-from models.published import folders
+from models.published import folders, schedulers
 from models.published.base import About, Arrays, Card, Fields, Found, Skeleton, Source, Tensor
 from models.published.dit import (
     LEAVES,
     NEEDED,
-    NOISE,
     PUBLISHED,
     SCALE,
     DiTFormat,
     heads_of,
     latents,
+    usual,
 )
 
 EMBEDDERS = {  # stored once for each block
@@ -103,8 +104,17 @@ class Diffusers(DiTFormat):
             "data.image_size": options.get("sample_size", 32),
         }
         fields |= told if named else {}
+        assumed = told | usual(fields)
+        if scheduler := source.parts.get("scheduler"):
+            fields |= (noise := schedulers.fields(scheduler))
+            assumed = {k: v for k, v in assumed.items() if not k.startswith("sampling.")}
+            if noise.get("sampling.variance") == "learned" and not fields["model.learned_variance"]:
+                raise ValueError(
+                    f"the scheduler of {source.path} has learned variances, but the network has as "
+                    "many output channels as input channels: give the one that belongs to it"
+                )
         scale = source.parts.get("vae", {}).get("scaling_factor", SCALE)
-        return Found(arrays, fields, NOISE | told, latents=latents(fields, scale))
+        return Found(arrays, fields, assumed, latents=latents(fields, scale))
 
     def tensor(self, network: DiT, place: tuple[str, ...]) -> Tensor:
         if place[0].startswith("LabelEmbedding"):  # of the second block, the third, ...
@@ -128,10 +138,15 @@ class Diffusers(DiTFormat):
         return True
 
     def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
+        """Writes a folder that DiTTransformer2DModel.from_pretrained loads, and its scheduler."""
+        (folder / "scheduler").mkdir()
+        content = json.dumps(schedulers.write(about.fields), indent=2) + "\n"
+        (folder / "scheduler" / "scheduler_config.json").write_text(content)
         return folders.write(folder, arrays, options)
 
     def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
         self._check_square(skeleton)
+        schedulers.write(fields)  # refuses an SDE that has none
         network: Any = skeleton.network
         channels = skeleton.shape[-1]
         if not network.null_class:

@@ -43,6 +43,7 @@ DIT = {
     "model.null_class": True,
     "model.class_conditional": True,
     "model.learned_variance": True,
+    "training.continuous": False,
     "data.num_classes": 3,
     "data.image_size": 8,
     "data.num_channels": 4,
@@ -145,9 +146,7 @@ def pipeline(tmp_path_factory):
     ):
         config = published_models.config_of(published.Found({}, fields))
         folder, params = top / "pipeline" / name, published_models.drawn(config)
-        folder.mkdir(parents=True)
-        written = published_models.written(published.FORMATS[form], config, params)
-        published.FORMATS[form].write(folder, *written, published.base.About({}))
+        published_models.write(folder, published.FORMATS[form], config, params)
     (top / "pipeline" / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
     published_models.make_run(top / "vae", top / "pipeline" / "vae")
     given = {"data.autoencoder": str(top / "vae")}

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import golden
@@ -116,6 +117,27 @@ def test_what_the_network_does_not_have_is_named(changes, message, tmp_path):
     source, _ = source_of(ORIGINAL, tmp_path)
     with pytest.raises(ValueError, match=message):
         published.identify(published.Source(source.path, source.content | changes))
+
+
+def test_the_scheduler_of_a_pipeline_tells_the_noise_and_the_sampler(tmp_path):
+    source, _ = source_of(FOLDER, tmp_path)
+    scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
+    scheduler |= {"prediction_type": "v_prediction", "clip_sample": False}
+    parts = {"scheduler": scheduler, "vae": {"scaling_factor": 0.5}}
+    config = published_models.config_of(
+        published.identify(dataclasses.replace(source, parts=parts))[1]
+    )
+    model = pipelines.untrained(config)
+    assert type(model.sampler).__name__ == "DDIM"
+    assert config.model.parametrization == "v"
+    assert config.data.latent_std == (2.0,) * 4
+    learned = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
+    state = source.content | {
+        name: source.content[name][:16] for name in ("proj_out_2.weight", "proj_out_2.bias")
+    }
+    wrong = published.Source(tmp_path, state, source.options, {"scheduler": learned})
+    with pytest.raises(ValueError, match="has learned variances, but the network has as many"):
+        published.identify(wrong)
 
 
 @pytest.mark.parametrize(
