@@ -271,6 +271,7 @@ def _model(config: Config) -> None:
     model.cld_mass = default(float)  # 0.25,
     model.cld_gamma = default(float)  # and the variance of velocities at t = 0, in masses: 0.04
     model.num_scales = 1000  # noise levels of discrete training
+    model.label_scale = 1.0  # factor of its noise labels
     model.parametrization = "score_sde"  # or a name in models/parametrization.py
     model.sigma_data = 0.5  # standard deviation of the data
     model.ema_rate = 0.9999
@@ -291,6 +292,8 @@ def _model(config: Config) -> None:
     model.learned_schedule = False  # of "vdm": otherwise log-SNR is linear in t
     model.fourier_features = ()  # n of sin and cos(2^n pi x), inputs of the network beside x
     model.encoder = "wideresnet"  # of a "discriminator": the network below its head
+    model.head = ""  # of a "discriminator": or "adm_classifier" on the encoder's features, with the
+    # options of that network by names such as head_nf
     model.pretrained = ""  # the run whose weights the encoder has, frozen; "": trained too
     model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
     model.dtype = "float32"  # of activations: "bfloat16" is faster on accelerators

@@ -23,6 +23,7 @@ CHOICES = {
     "downsample_type": ("conv", "resnet"),
     "upsample_type": ("conv", "resnet"),
     "text": TEXT_KINDS,
+    "pool": ("attention", "adaptive", "spatial", "spatial_v2"),
     "nonlinearity": tuple(ACTIVATIONS),
     "dtype": ("float32", "bfloat16"),
 }
@@ -31,6 +32,8 @@ LEAST = {  # of integers, and of each integer in a sequence
     "norm_groups": 0,
     **dict.fromkeys(("noise_features", "embedding_features", "logvar_channels"), 0),
     **dict.fromkeys(("nf", "ch_mult", "attn_resolutions", "num_head_channels", "num_scales"), 1),
+    **dict.fromkeys(("heads", "heads_upsample", "in_nf"), 0),
+    **dict.fromkeys(("attn_factors", "group_size"), 1),
     **dict.fromkeys(("text_length", "text_width", "text_depth"), 1),
     **dict.fromkeys(("patch_size", "hidden_size", "depth", "num_heads"), 1),
     **dict.fromkeys(("blocks_per_group", "channel_multiplier"), 1),
@@ -41,7 +44,7 @@ LEAST = {  # of integers, and of each integer in a sequence
 }
 SEQUENCES = {
     **dict.fromkeys(("ch_mult", "fir_kernel", "block_out_channels"), 1),
-    **dict.fromkeys(("attn_resolutions", "fourier_features"), 0),
+    **dict.fromkeys(("attn_resolutions", "attn_factors", "fourier_features"), 0),
 }
 """The least lengths of sequences of numbers."""
 INTERVALS = {
@@ -94,11 +97,16 @@ def check_field(name: str, value: Any) -> None:
 
 
 def check_attention(network: Any, height: int) -> None:
-    """Raises ValueError for an attention resolution that no level has, for images this high."""
-    levels = [height // 2**level for level in range(len(getattr(network, "ch_mult", ())))]
-    for resolution in getattr(network, "attn_resolutions", ()) if levels else ():
-        if resolution not in levels:
-            raise ValueError(
-                f"{PREFIX}attn_resolutions has {resolution}, but the network's levels are "
-                f"{', '.join(map(str, levels))} pixels high: give some of these, or () for none"
-            )
+    """Raises ValueError for attention at a level that is not there, for images this high."""
+    factors = [2**level for level in range(len(getattr(network, "ch_mult", ())))]
+    heights = [height // factor for factor in factors]
+    for name, levels, unit in (
+        ("attn_resolutions", heights, "pixels high"),
+        ("attn_factors", factors, "times smaller than the image"),
+    ):
+        for given in getattr(network, name, ()) if levels else ():
+            if given not in levels:
+                raise ValueError(
+                    f"{PREFIX}{name} has {given}, but the network's levels are "
+                    f"{', '.join(map(str, levels))} {unit}: give some of these, or () for none"
+                )

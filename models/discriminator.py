@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
-from models.layers import Embedding, ResnetBlock, group_norm
+from models.layers import ClassLabels, Embedding, ResnetBlock, group_norm
 from models.mlp import Points
 from models.resample import Image
 
@@ -20,22 +20,33 @@ class Discriminator(CheckedNetwork):
         encoder: the network that computes the features, called with `features=True`.
         frozen: train the head only; the encoder keeps another run's weights.
         dropout: dropout probability of the head in training.
+        reader: a network in place of the head, such as ADMHead.
     """
 
     encoder: nn.Module
     frozen: bool = False
     dropout: float = 0.0
+    reader: nn.Module | None = None
 
     @nn.compact
     def __call__(
-        self, x: Image | Points, labels: Float[Array, " batch"], train: bool = False
+        self,
+        x: Image | Points,
+        labels: Float[Array, " batch"],
+        train: bool = False,
+        class_labels: ClassLabels | None = None,
     ) -> Float[Array, "batch 2"]:
-        """The logits. x and labels are scaled as the encoder was trained with them."""
+        """The logits. x and labels are scaled as the encoder was trained with them.
+
+        Class labels are for a head that is conditioned on them (ADMHead).
+        """
         encoder: Any = self.encoder
         h, temb = encoder(x, labels, train and not self.frozen, features=True)
         if self.frozen and train:  # outside training the gradient in x is kept: guidance needs it
             h, temb = lax.stop_gradient((h, temb))
-        return Head(self.dropout, name="head")(h, temb, train)
+        own = {"parent": self, "name": "head"}  # parameters of any head are of this name
+        head: Any = self.reader.clone(**own) if self.reader else Head(self.dropout, name="head")
+        return head(h, temb, labels, train, class_labels)
 
 
 class Head(nn.Module):
@@ -50,7 +61,14 @@ class Head(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, h: Array, temb: Embedding | None, train: bool) -> Float[Array, "batch 2"]:
+    def __call__(
+        self,
+        h: Array,
+        temb: Embedding | None,
+        labels: Float[Array, " batch"],
+        train: bool = False,
+        class_labels: ClassLabels | None = None,
+    ) -> Float[Array, "batch 2"]:
         channels = h.shape[-1]
         if h.ndim == 2:  # points are treated as images of one pixel
             h = h[:, None, None]

@@ -15,9 +15,10 @@ and EDM's noise level l = sigma / alpha, F learns
 | "edm_vp"             | Table 1). Under any SDE, EDM's input is x / alpha,     | 999 t, VP's   |
 | "edm_ve"             | which is x_0 plus noise of standard deviation l.       | log(l / 2)    |
 | "edm_iddpm"          |                                                        | 999 - j       |
+| "edm_cosine"         | as "edm_vp"                                            | 999 t, cosine |
 
 score_sde's labels are sigma(t) under VE and EDM and 999 t / t_max under other SDEs. In discrete
-training they are the index of the noise level.
+training they are the index of the noise level. All labels are multiplied by label_scale.
 
 Under CLD only the velocity half of F counts, with eps = -sigma score. There "score_sde" is the
 mixed score: F is the difference between eps and the eps of standard Gaussian data with v
@@ -38,7 +39,7 @@ from jaxtyping import Float, PRNGKeyArray
 from models.config import Config
 from models.ncsnv2 import NCSNv2
 from models.registry import network_class
-from sde_lib import CLD, EDM, SDE, VE, VP, ScoreAndVariance, ScoreFn
+from sde_lib import CLD, EDM, SDE, VE, VP, Cosine, ScoreAndVariance, ScoreFn
 from sde_lib.batch import PerSample, expand
 from sde_lib.checks import check_name, check_positive
 
@@ -99,6 +100,7 @@ PARAMETRIZATIONS: dict[str, Callable[[SDE, PerSample, float], Coefficients]] = {
     "edm_vp": _edm_vp,
     "edm_ve": _edm_ve,
     "edm_iddpm": _edm_vp,
+    "edm_cosine": _edm_vp,
 }
 """The coefficients (a, b, c) as functions of (sde, t, sigma_data)."""
 
@@ -124,6 +126,7 @@ LEVEL_LABELS: dict[str, Callable[[PerSample], PerSample]] = {
     "edm_vp": lambda level: 999 * VP(0.1, 20.0).inverse_noise_level(level),
     "edm_ve": lambda level: jnp.log(level / 2),
     "edm_iddpm": _iddpm_label,
+    "edm_cosine": lambda level: 999 * Cosine().inverse_noise_level(level),
 }
 """EDM's labels (c_noise) as functions of the noise level sigma / alpha."""
 
@@ -143,9 +146,10 @@ class Preconditioning:
             c(t) x and sigma(t), and "score_sde" means eps. "unscaled": it sees x and score_sde's
             labels of continuous training, which are kept positive (classifiers).
         learned_variance: half of the output's channels parametrise the variance of DDPM's step.
+        label_scale: factor of the labels.
 
     Raises:
-        ValueError: an unknown parametrization, or a sigma_data that is not positive.
+        ValueError: an unknown parametrization; a sigma_data or label_scale that is not positive.
     """
 
     sde: SDE
@@ -154,13 +158,14 @@ class Preconditioning:
     n_levels: int | None = None
     inputs: str = "scaled"
     learned_variance: bool = False
+    label_scale: float = 1.0
 
     def __post_init__(self):
         known = ("score_sde", *PARAMETRIZATIONS)
         check_name("config.model.parametrization", self.name, known)
         check_name("inputs", self.inputs, ("scaled", "points", "unscaled"))
-        named: dict[str, Any] = {"config.model.sigma_data": self.sigma_data}
-        check_positive(**named)
+        named = {name: getattr(self, name) for name in ("sigma_data", "label_scale")}
+        check_positive(**{f"config.model.{name}": value for name, value in named.items()})
 
     def coefficients(self, t: PerSample) -> Coefficients:
         """The coefficients (a, b, c) of score = a x + b F(c x, label), each [B] or a number."""
@@ -174,6 +179,10 @@ class Preconditioning:
 
     def label(self, t: PerSample) -> PerSample:
         """The noise label of the network, [B]."""
+        label = self._label(t)
+        return label if self.label_scale == 1 else self.label_scale * label
+
+    def _label(self, t: PerSample) -> PerSample:
         if self.inputs == "points":
             return self.sde.sigma(t)
         if self.inputs == "scaled" and self.name in LEVEL_LABELS:
@@ -224,6 +233,11 @@ class Preconditioning:
                 f"{what} knows discrete levels only: set config.training.continuous=False and "
                 "config.model.parametrization='score_sde'"
             )
+        if isinstance(network, NCSNv2) and self.label_scale != 1:
+            raise ValueError(
+                f"{what} looks its labels up in a list, but config.model.label_scale is "
+                f"{self.label_scale}: set it to 1"
+            )
         fourier = embedding == "fourier"
         takes_logarithm = fourier and network.log_labels
         if fourier and kind == "indices":
@@ -256,7 +270,10 @@ class Preconditioning:
             )
 
     def _kind_of_labels(self) -> str:
-        of_level = {"edm": "logarithms", "edm_ve": "logarithms", "edm_vp": "times"}
+        of_level = {
+            **dict.fromkeys(("edm", "edm_ve"), "logarithms"),
+            **dict.fromkeys(("edm_vp", "edm_cosine"), "times"),
+        }
         if self.name in of_level:
             return of_level[self.name]
         if self.name == "edm_iddpm" or self.n_levels is not None:
@@ -341,6 +358,7 @@ def preconditioning(config: Config, sde: SDE) -> Preconditioning:
         None if training.get("continuous", True) else model.num_scales,
         getattr(network_class(config), "inputs", "scaled"),
         bool(model.get("learned_variance")),
+        model.get("label_scale", 1.0),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from models.adm import ADM
+from models.adm_encoder import ADMClassifier, ADMHead
 from models.autoencoder import Autoencoder
 from models.config import Config
 from models.ddpm import DDPM
@@ -32,20 +33,28 @@ MODELS: dict[str, type[nn.Module]] = {
     "ncsnv2_128": NCSNv2At128,
     "ncsnv2_256": NCSNv2At256,
     "wideresnet": WideResNet,
+    "adm_classifier": ADMClassifier,
     "mlp": MLP,
     "discriminator": Discriminator,
     "autoencoder": Autoencoder,
 }
 
-KINDS = {"wideresnet": "classifier", "discriminator": "discriminator", "autoencoder": "autoencoder"}
+KINDS = {
+    **dict.fromkeys(("wideresnet", "adm_classifier"), "classifier"),
+    **{name: name for name in ("discriminator", "autoencoder")},
+}
 """What a network is trained as; all others are score models ("score")."""
-ENCODERS = ("wideresnet", "ncsnpp", "adm", "dit", "mlp")
+ENCODERS = ("wideresnet", "adm_classifier", "ncsnpp", "adm", "dit", "mlp")
 """Networks whose features a discriminator can use."""
+HEADS = ("adm_classifier",)
+"""Networks that can read a discriminator's features, in place of a block and pooling ("")."""
+HEAD = "head_"  # before the names of that network's options
 
 DERIVED = {  # fields of networks that other sections, or other fields, give
-    *("name", "parent", "encoder", "frozen", "num_classes", "num_outputs", "low_res", "centered"),
-    *("channels", "latent_channels", "regularization", "codebook_size", "adversarial"),
+    *("name", "parent", "encoder", "reader", "frozen", "num_classes", "num_outputs", "low_res"),
+    *("centered", "channels", "latent_channels", "regularization", "codebook_size", "adversarial"),
 }
+SHARED = frozenset({"remat", "dtype"})  # options of all parts of a network
 LABELLED = "take 'ncsnpp' (with config.model.conditional=True), 'adm' or 'dit'"
 NEEDS = {  # options of config.model: the network's field that each needs, and the change to make
     "remat": ("remat", "set it to False"),
@@ -75,21 +84,15 @@ def create(config: Config) -> nn.Module:
     check_name("config.model.name", options.name, MODELS)
     if kind(config) != "discriminator":
         return _network(config, options.name)
-    check_name("config.model.encoder", options.encoder, ENCODERS)
-    conditions = {"class_conditional": "classes", "text": "text", "low_res_size": "smaller images"}
-    for field, what in conditions.items():
-        if options.get(field):
-            raise ValueError(
-                f"config.model.{field} is {options[field]!r}, but a discriminator sees no {what}: "
-                f"set it to {type(options[field])()!r}"
-            )
-    encoder = _network(config, options.encoder)
-    return Discriminator(encoder, bool(options.pretrained), options.get("dropout", 0.0))
+    return _discriminator(config)
 
 
 def options(name: str) -> frozenset[str]:
     """The fields of config.model that the network `name` takes."""
-    return frozenset(field.name for field in dataclasses.fields(MODELS[name])) - DERIVED
+    own = frozenset(field.name for field in dataclasses.fields(MODELS[name])) - DERIVED
+    if name != "discriminator":
+        return own
+    return own | {f"{HEAD}{field}" for field in options("adm_classifier") - SHARED}
 
 
 def kind(config: Config) -> str:
@@ -102,6 +105,45 @@ def network_class(config: Config) -> type[nn.Module]:
     name = config.model.encoder if kind(config) == "discriminator" else config.model.name
     check_name("config.model.name", name, MODELS)
     return MODELS[name]
+
+
+def _discriminator(config: Config) -> Discriminator:
+    """A discriminator: the encoder, and the head with the options head_*."""
+    options = config.model
+    head = options.get("head", "")
+    check_name("config.model.encoder", options.encoder, ENCODERS)
+    if head:
+        check_name("config.model.head", head, HEADS)
+    conditions = {"text": "text", "low_res_size": "smaller images"}
+    if not head:
+        conditions["class_conditional"] = "classes"
+    for field, what in conditions.items():
+        if options.get(field):
+            raise ValueError(
+                f"config.model.{field} is {options[field]!r}, but a discriminator sees no {what}: "
+                f"set it to {type(options[field])()!r}"
+            )
+    bare = config.copy_and_resolve_references()
+    bare.model.class_conditional = False  # of the head alone
+    encoder = _network(bare, options.encoder)
+    reader, frozen = _head(config) if head else None, bool(options.get("pretrained"))
+    return Discriminator(encoder, frozen, options.get("dropout", 0.0), reader)
+
+
+def _head(config: Config) -> ADMHead:
+    """The head that is an encoder of the features."""
+    options = config.model
+    fields = {field.name for field in dataclasses.fields(ADMHead)}
+    own = (name for name in options if name.startswith(HEAD))
+    given = {name.removeprefix(HEAD): options[name] for name in own}
+    given |= {name: options[name] for name in SHARED & set(options)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if name in fields - DERIVED
+    }
+    classes = config.data.num_classes if options.get("class_conditional") else 0
+    return ADMHead(**values, num_classes=classes)
 
 
 def _network(config: Config, name: str) -> nn.Module:

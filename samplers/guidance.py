@@ -35,7 +35,8 @@ def gradient(
 
     With weight = 1 and log_prob(x, t) = log p(y | x_t = x) it is the conditional score given y
     (Song et al. 2021, Eq. 14; larger weights: Dhariwal & Nichol 2021). If weight is a function of
-    t, log_prob is not evaluated where the weight is 0 for the whole batch.
+    t, log_prob is not evaluated where the weight is 0 for the whole batch. The variance of a
+    ScoreAndVariance stays.
 
     Args:
         score_fn: the unguided score.
@@ -50,7 +51,7 @@ def gradient(
     if _same(weight, 0):
         return score_fn
 
-    def guided(x: Array, t: Array) -> Array:
+    def guide(score: Array, x: Array, t: Array) -> Array:
         def total(x):
             values = log_prob(x, t)
             if values.shape != t.shape:
@@ -60,14 +61,21 @@ def gradient(
                 )
             return jnp.sum(values)
 
-        score, w = score_fn(x, t), _at(weight, t, x)
+        w = _at(weight, t, x)
 
         def add() -> Array:
             return jnp.where(w != 0, score + w * jax.grad(total)(x), score)
 
         return jax.lax.cond(jnp.any(w != 0), add, lambda: score) if callable(weight) else add()
 
-    return guided
+    if not isinstance(score_fn, ScoreAndVariance):
+        return lambda x, t: guide(score_fn(x, t), x, t)
+
+    def both(x: Array, t: Array) -> tuple[Array, Array]:
+        score, variance = score_fn.both(x, t)
+        return guide(score, x, t), variance
+
+    return ScoreAndVariance(both)
 
 
 def discriminator(

@@ -24,12 +24,14 @@ from models.published import (
     edm,
     edm2,
     folders,
+    guided_classifier,
+    guided_diffusion,
     own,
     score_sde,
 )
 from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
 from models.registry import create
-from models.weights import hub, safetensors_files
+from models.weights import hub
 
 FORMATS: dict[str, Format] = {
     form.name: form
@@ -44,6 +46,10 @@ FORMATS: dict[str, Format] = {
         dit_diffusers.Diffusers(),
         autoencoder_kl.Diffusers(),
         autoencoder_compvis.CompVis(),
+        guided_diffusion.GuidedDiffusion(),
+        guided_diffusion.ConsistencyEDM(),
+        guided_classifier.GuidedClassifier(),
+        guided_classifier.DiscriminatorPair(),
     )
 }
 """The published formats by name."""
@@ -53,8 +59,8 @@ def read(path: str | Path) -> Source:
     """A published file or folder, or a repository OWNER/NAME of the hub, read as data.
 
     Raises:
-        ValueError: the file is none of weights, or is damaged (models.weights.read); a folder is
-            none of diffusers; or a repository cannot be downloaded.
+        ValueError: the file is none of weights, or is damaged (models.weights.read); a folder has
+            no weights; or a repository cannot be downloaded.
         OSError: there is no such file, or it cannot be opened.
     """
     if hub.is_name(path):
@@ -63,9 +69,7 @@ def read(path: str | Path) -> Source:
     path = Path(path)
     if path.is_dir() or folders.is_weights(path):
         return folders.read(path)
-    content = weights.read(path)
-    is_safetensors = path.suffix == ".safetensors"
-    return Source(path, content, safetensors_files.metadata(path) if is_safetensors else {})
+    return folders.read_file(path)
 
 
 def identify(source: Source) -> tuple[Format, Found]:

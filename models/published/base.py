@@ -22,6 +22,8 @@ import numpy as np
 from models import weights
 from models.weights import torch_writer
 
+WEIGHTS, OPTIONS = "weights.pt", "options.json"
+"""Files of a network that Format.write makes, if a format does not say otherwise."""
 Location = tuple[str, ...]
 """Path of a parameter: the names of its modules from the outside in, then its own name."""
 Arrays = Mapping[str, np.ndarray]
@@ -242,9 +244,9 @@ class Format:
             options: from `options`.
             about: what else is known of the model.
         """
-        (folder / "options.json").write_text(json.dumps(options, indent=2) + "\n")
-        torch_writer.write(folder / "weights.pt", arrays)
-        return folder / "weights.pt"
+        (folder / OPTIONS).write_text(json.dumps(options, indent=2) + "\n")
+        torch_writer.write(folder / WEIGHTS, arrays)
+        return folder / WEIGHTS
 
 
 def skeleton(network: nn.Module, shape: tuple[int, ...], *labels: Any) -> Skeleton:

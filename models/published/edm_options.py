@@ -73,6 +73,10 @@ NCSNPP: Fields = {
     "log_labels": False,
     "scale_by_sigma": False,
 }
+ADM_FIELDS: Fields = {  # guided-diffusion's networks may differ
+    **{"use_scale_shift_norm": True, "resblock_updown": True, "group_size": 4, "attn_factors": ()},
+    **dict.fromkeys(("heads", "heads_upsample", "in_nf", "noise_features"), 0),
+}
 UNTOLD = {  # arguments that arrays do not tell, or not in all files, and their config fields
     "dropout": "model.dropout",
     "label_dropout": "model.label_dropout",
@@ -210,7 +214,7 @@ def check_network(network: Any) -> None:
     """Raises ValueError for a network that is none of EDM's."""
     expected: Fields = {}
     if isinstance(network, ADM):
-        expected = NO_CONDITIONS
+        expected = NO_CONDITIONS | ADM_FIELDS
     elif isinstance(network, NCSNpp):
         expected = NO_CONDITIONS | NCSNPP | {"fourier_features": ()}
         if network.progressive_input == "residual":
@@ -240,6 +244,10 @@ def arguments(skeleton: Skeleton, fields: Fields) -> Fields:
         nvidia.check_heads(skeleton, HEAD)
     if not network.centered:
         raise ValueError("config.data.centered is False: EDM's networks see data in [-1, 1]")
+    if fields.get("model.label_scale", 1.0) != 1:
+        raise ValueError(
+            f"config.model.label_scale is {fields['model.label_scale']}, which EDM does not have"
+        )
     names = {ours: theirs for theirs, (ours, _) in PRECONDITIONING.items()}
     if (parametrization := fields["model.parametrization"]) not in names:
         raise ValueError(

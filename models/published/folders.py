@@ -1,4 +1,6 @@
-"""Folders of diffusers: a network with its config.json, or a pipeline of several parts.
+"""Folders of published files: of diffusers, or of files of weights alone.
+
+A folder of diffusers is a network with its config.json, or a pipeline of several parts.
 
     network:   config.json, diffusion_pytorch_model.safetensors
     pipeline:  model_index.json, unet/ or transformer/ or vae/ (networks), scheduler/
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models import weights
-from models.published.base import Arrays, Source
+from models.published.base import OPTIONS, WEIGHTS, Arrays, Source
 from models.weights import safetensors_files
 
 NETWORKS = ("unet", "transformer", "vae")
@@ -25,6 +27,8 @@ FILES = tuple(
     for index in ("", ".index.json")
 )
 """Names of the weights, the preferred ones first."""
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".msgpack")
+"""Endings of files of weights."""
 
 
 def is_weights(path: Path) -> bool:
@@ -35,12 +39,19 @@ def is_weights(path: Path) -> bool:
 def read(path: Path) -> Source:
     """The network in a folder, with the options of the other parts of its pipeline.
 
-    A network's folder inside a pipeline's is read with the other parts of that pipeline.
+    A network's folder inside a pipeline's is read with the other parts of that pipeline. A folder
+    without configs of diffusers is its file of weights; the content of several is by their names.
 
     Raises:
         ValueError: no network, no weights, or files that are damaged or missing.
     """
     path = path if path.is_dir() else path.parent
+    if not any((path / name).exists() for name in ("config.json", "model_index.json")):
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        if len(files) == 1:
+            return read_file(files[0])
+        if files:
+            return Source(path, {file.name: weights.read(file) for file in files})
     network = _network(path)
     options = _read_json(network / "config.json")
     if "_class_name" not in options:
@@ -59,6 +70,15 @@ def write(folder: Path, arrays: Arrays, options: dict[str, Any]) -> Path:
     with (folder / FILES[0]).open("wb") as file:
         safetensors_files.write(file, shapes, arrays.values(), {"format": "pt"})
     return folder
+
+
+def read_file(path: Path) -> Source:
+    """A file of weights, with its metadata or with the options.json that mode export writes."""
+    content, options = weights.read(path), path.with_name(OPTIONS)
+    if path.suffix == ".safetensors":
+        return Source(path, content, safetensors_files.metadata(path))
+    told = path.name == WEIGHTS and options.exists()
+    return Source(path, content, _read_json(options) if told else {})
 
 
 def _network(path: Path) -> Path:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import weights
 
-from models.adm import ADM, INIT, ADMBlock
+from models.adm import ADM
+from models.adm_blocks import INIT, ADMBlock
 
 SMALL = ADM(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), num_head_channels=4)
 X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

@@ -4,6 +4,7 @@ import math
 import pytest
 
 import models
+from models.adm import ADM
 from models.autoencoder import Autoencoder
 from models.checked import check_attention
 from models.registry import MODELS
@@ -48,3 +49,5 @@ def test_attention_is_at_the_resolution_of_a_level():
     check_attention(models.MODELS["mlp"](), 2)
     with pytest.raises(ValueError, match=r"attn_resolutions has 4, .* levels are 32, 16 pixels"):
         check_attention(network, 32)
+    with pytest.raises(ValueError, match=r"attn_factors has 4, .* levels are 1, 2 times smaller"):
+        check_attention(ADM(ch_mult=(1, 2), attn_resolutions=(), attn_factors=(2, 4)), 32)

@@ -100,6 +100,43 @@ def test_a_frozen_encoder_is_not_trained_but_passes_gradients_in_x(frozen):
     assert np.abs(of_x).min(axis=1).min() > 0
 
 
+def config_of_pair(**changes):
+    """A classifier's features of 4 x 4 pixels, and an encoder of these as the head."""
+    result = digits.get_config("vp_score_sde")
+    own = {"nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": ()}
+    own["pool"] = "adaptive"
+    head = {f"head_{name}": value for name, value in own.items()}
+    names = {"name": "discriminator", "encoder": "adm_classifier", "head": "adm_classifier"}
+    result.data.num_classes = 5
+    with result.unlocked():
+        for name, value in (own | head | names | changes).items():
+            result.model[name] = value
+    return result
+
+
+def test_a_head_can_be_an_encoder_of_the_features_with_classes():
+    ours = config_of_pair(head_nf=12, head_ch_mult=[1], class_conditional=True, dtype="bfloat16")
+    discriminator = models.create(ours)
+    head = discriminator.reader
+    assert (head.nf, head.ch_mult, head.num_classes, head.num_outputs) == (12, (1,), 5, 1)
+    assert (head.dtype, head.centered, discriminator.encoder.nf) == ("bfloat16", True, 8)
+    assert not hasattr(discriminator.encoder, "num_classes")
+    params = weights.random(discriminator, IMAGES, LABELS)
+    assert "Dense_2" not in params["encoder"]  # the classifier's own last layer
+    assert params["head"]["class_embedding"]["kernel"].shape == (5, 48)
+    with pytest.raises(ValueError, match="of 5 classes was given no class_labels: give an integer"):
+        jax.eval_shape(lambda: discriminator.apply({"params": params}, IMAGES, LABELS))
+
+    @jax.jit
+    def logits(classes):
+        return discriminator.apply({"params": params}, IMAGES, LABELS, class_labels=classes)
+
+    none, some = (logits(jnp.array(classes)) for classes in ((-1, 2), (0, 2)))
+    np.testing.assert_array_equal(none[:, 0], 0)
+    assert none[1, 1] == some[1, 1]
+    assert none[0, 1] != some[0, 1]
+
+
 def test_the_encoder_gets_the_inputs_of_its_own_training():
     """EDM's network gets c_in x and log(sigma) / 4, a classifier gets x and sigma."""
     ours = digits.get_config("edm")
@@ -121,6 +158,7 @@ def test_the_encoder_gets_the_inputs_of_its_own_training():
         ({"encoder": "ddpm"}, "config.model.encoder 'ddpm' is unknown"),
         ({"class_conditional": True}, "a discriminator sees no classes"),
         ({"text": "bytes"}, "a discriminator sees no text: set it to ''"),
+        ({"head": "adm"}, "config.model.head 'adm' is unknown: choose one of adm_classifier"),
     ],
 )
 def test_encoders_that_it_cannot_have_are_refused(values, message):

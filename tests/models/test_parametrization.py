@@ -192,11 +192,19 @@ def iddpm_label(level):
     return m - 1 - np.argmin(np.abs(u - np.asarray(level)[:, None]), axis=1)
 
 
+def cosine_label(level):
+    """The time of alpha = 1 / sqrt(1 + l^2), from the angle of the cosine schedule in float64."""
+    first = np.cos(0.008 / 1.008 * np.pi / 2)
+    angle = np.arccos(np.minimum(first / np.hypot(1.0, level), 1.0))
+    return 999 * (1.008 * 2 / np.pi * angle - 0.008)
+
+
 LABELS = {
     "edm": lambda level: np.log(level) / 4,
     "edm_ve": lambda level: np.log(level / 2),
     "edm_vp": lambda l: 999 * (np.sqrt(0.01 + 2 * 19.9 * np.log1p(l**2)) - 0.1) / 19.9,  # noqa: E741
     "edm_iddpm": iddpm_label,
+    "edm_cosine": cosine_label,
 }
 
 
@@ -223,6 +231,21 @@ def test_labels_of_the_others_are_those_of_score_sde():
         np.testing.assert_array_equal(network.labels, t)
     mlp = score_of("score_sde", ALL_SDES["edm"], Fixed(x), x, t, name="mlp")
     np.testing.assert_allclose(mlp, -x / t[:, None], rtol=1e-6)
+
+
+def test_labels_are_scaled():
+    """To steps of a thousand, as improved-diffusion; and of EDM, as consistency-models."""
+    t = jnp.array([0.0, 1000 / 3999, 1.0])
+    levels = sde_lib.chain(4000, "cosine")
+    inputs = models.Preconditioning(levels, "epsilon", n_levels=4000, label_scale=0.25)
+    np.testing.assert_allclose(inputs.label(t), [0, 250, 999.75], atol=1e-3)
+    inputs = models.Preconditioning(sde_lib.EDM(), "edm", label_scale=1000.0)
+    np.testing.assert_allclose(inputs.label(t[1:]), 250 * np.log(t[1:]), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"label_scale is 0\.0: it must be positive"):
+        models.Preconditioning(sde_lib.EDM(), label_scale=0.0)
+    inputs = models.Preconditioning(sde_lib.VE(), n_levels=10, label_scale=2.0)
+    with pytest.raises(ValueError, match=r"looks its labels up in a list, .*label_scale is 2\.0"):
+        inputs.check(models.MODELS["ncsnv2_64"](nf=8))
 
 
 def test_only_the_conditions_that_are_given_reach_the_network():

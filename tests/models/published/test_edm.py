@@ -261,6 +261,15 @@ def test_parametrizations_that_edm_does_not_have_are_not_written():
     _, _, _, skeleton = shapes_of("edm_reference_box")
     with pytest.raises(ValueError, match="parametrization is 'v', which EDM does not have"):
         FORM.options(skeleton, {"model.parametrization": "v"})
+    with pytest.raises(ValueError, match=r"label_scale is 1000\.0, which EDM does not have"):
+        FORM.options(skeleton, {"model.parametrization": "edm", "model.label_scale": 1000.0})
+
+
+def test_networks_of_guided_diffusion_are_not_written():
+    network = models.MODELS["adm"](heads=4, use_scale_shift_norm=False)
+    skeleton = base.Skeleton(network, (64, 64, 3), (), {})
+    with pytest.raises(ValueError, match=r"with {'use_scale_shift_norm': True, 'heads': 0}"):
+        FORM.options(skeleton, {"model.parametrization": "edm"})
 
 
 @pytest.mark.parametrize(
