@@ -5,13 +5,17 @@ alone is an error. A guide of experiments/pipeline/guidance.py that is not named
 its section's options.
 """
 
+import inspect
+import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
-from experiments.build import components, related, sections
+from experiments.build import components, published, related, sections
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import GUIDES, Classifier, Discriminator, Guide, LogRatio
@@ -19,9 +23,12 @@ from experiments.runs import folder as folders
 from experiments.runs import parts
 from experiments.tasks.discriminator import RECORD
 from models.config import Config
+from models.parametrization import LEVEL_LABELS
 from samplers.guidance_schedules import Schedule
 from sde_lib import SDE
 
+LOG = logging.getLogger(__name__)
+MOST_LOG_RATIO = math.log((1 - 1e-5) / 1e-5)  # of a published discriminator, d in [1e-5, 1 - 1e-5]
 NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
 
 
@@ -131,22 +138,32 @@ def discriminator(config: Config, sde: SDE, params: Any) -> Discriminator:
 
     Raises:
         ValueError: no discriminator, or one of other noise or data, or of the samples of another
-            model than that of params.
+            model than that of params, or of classes that the model does not have.
     """
     log_ratio, weights = load_discriminator(config, sde, params)
     names = ("weight", "weight_2nd_order", "boost", "sigma_min", "sigma_max")
-    options = {name: f"guidance.discriminator.{name}" for name in names}
-    return Discriminator(log_ratio, weights, **sections.given(config, options))
+    options = sections.given(config, {name: f"guidance.discriminator.{name}" for name in names})
+    if "class_labels" in inspect.signature(log_ratio).parameters:
+        if not config.model.class_conditional:
+            raise ValueError(
+                f"the discriminator in {config.guidance.discriminator.run} knows classes, which "
+                "the model does not: give one of an unconditional model"
+            )
+        options |= {"labels": components.labels(config), "n_classes": config.data.num_classes}
+    return Discriminator(log_ratio, weights, **options)
 
 
 def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio, Any]:
     """log_ratio(weights, x, t) = log d / (1 - d) of a discriminator d, and its weights.
 
-    It is the difference of the logits, less the log odds of data and samples in training.
+    It is the difference of the logits, less the log odds of data and samples in training. That of
+    a discriminator with classes takes class_labels too.
     """
     folder = Path(config.guidance.discriminator.run)
     field = "config.guidance.discriminator.run"
     theirs = related.config(config, folder, field, "discriminator")
+    if (folder / published.RECORD).exists() and not (folder / RECORD).exists():
+        return _published_discriminator(config, sde, theirs, folder)
     related.check_noise(config, theirs, folder, "discriminator")
     about = {"model": "none", "step": 0}
     if (folder / RECORD).exists():
@@ -166,6 +183,33 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
         return logits[:, 1] - logits[:, 0] - about["log_odds"]
 
     return log_ratio, weights
+
+
+def _published_discriminator(
+    config: Config, sde: SDE, theirs: Config, folder: Path
+) -> tuple[LogRatio, Any]:
+    """log_ratio and weights of an imported discriminator, of which no samples are on record.
+
+    It goes with any SDE if its labels are functions of the noise level.
+    """
+    any_sde = theirs.model.parametrization in LEVEL_LABELS
+    related.check_noise(config, theirs, folder, "discriminator", any_sde)
+    LOG.warning(
+        "the discriminator in %s was imported: it is not known whether it was trained on samples "
+        "of this model, without which it guides wrongly",
+        folder,
+    )
+    model = components.noise_model(theirs, sde, related.shape(theirs))
+    weights, _ = related.weights(theirs, folder)
+
+    def log_ratio(params: Any, x: Any, t: Any, **classes: Any) -> Any:
+        logits = model.outputs(params, **classes)(x, t)
+        return jnp.clip(logits[:, 1] - logits[:, 0], -MOST_LOG_RATIO, MOST_LOG_RATIO)
+
+    def of_classes(params: Any, x: Any, t: Any, class_labels: Any) -> Any:
+        return log_ratio(params, x, t, class_labels=class_labels)
+
+    return of_classes if theirs.model.class_conditional else log_ratio, weights
 
 
 LOADERS: dict[str, Callable[[Config, SDE, Any], Guide]] = {

@@ -20,10 +20,10 @@ from models import published
 from models.config import Config
 from models.published import Card, Format, Found, base
 from models.published.base import Arrays
+from models.published.folders import SUFFIXES
 from models.weights import hub
 
 RECORD = folders.PUBLISHED
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".msgpack")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,10 +86,12 @@ def beside(ours: Config, folder: Path) -> Config:
     return theirs
 
 
-def check_noise(ours: Config, theirs: Config, folder: Path, what: str) -> None:
-    """Raises ValueError unless a related model sees the same noisy data."""
-    aspects = ("SDE", "autoencoder", "latents", "shape of data", "range of data")
-    check_equal(ours, theirs, folder, what, aspects)
+def check_noise(
+    ours: Config, theirs: Config, folder: Path, what: str, any_sde: bool = False
+) -> None:
+    """Raises ValueError unless a related model sees the same noisy data, or data of any SDE."""
+    aspects = ("autoencoder", "latents", "shape of data", "range of data")
+    check_equal(ours, theirs, folder, what, aspects if any_sde else ("SDE", *aspects))
     if ours.data.autoencoder and (folder / latents.RECORD).exists():
         ours_in = Path(ours.data.autoencoder)
         made, _ = weights(autoencoder_config(ours), ours_in)

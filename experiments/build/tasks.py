@@ -51,7 +51,8 @@ COUNTS = (  # of at least 1, or more where they are used
     *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
     *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds"),
 )
-DISCRIMINATOR = ("data.generated", "model.encoder", "model.pretrained")  # fields of discriminators
+DISCRIMINATOR = ("data.generated", "model.encoder", "model.head", "model.pretrained")
+"""Fields of discriminators."""
 NO_SCORE = (  # fields and sections of score models
     *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
     *("model.label_dropout", "data.confidence", "sampling.low_res"),
@@ -133,6 +134,11 @@ def classifier(config: Config, mesh: Mesh) -> Classifier:
 def discriminator(config: Config, mesh: Mesh) -> Discriminator:
     """The task of a discriminator."""
     _check_no_score(config)
+    if config.model.class_conditional:
+        raise ValueError(
+            "config.model.class_conditional is True, but samples have no classes on record, so "
+            "that a discriminator of classes cannot be trained: set it to False"
+        )
     source, encoder = Path(config.data.generated), None
     if config.model.pretrained:
         theirs, folder = encoder_config(config), Path(config.model.pretrained)
@@ -245,8 +251,8 @@ def encoder_config(config: Config) -> Config:
         ours, other = ours.encoder, models.create(theirs)
         names = set(vars(type(ours))["__dataclass_fields__"]) - FREE
         fields |= {f"model.{name}": (getattr(ours, name), getattr(other, name)) for name in names}
-        scaled = models.kind(theirs) == "score"
-        for name in ("parametrization", "sigma_data") if scaled else ():
+        scaled = getattr(models.network_class(theirs), "inputs", "scaled") != "unscaled"
+        for name in ("parametrization", "sigma_data", "label_scale") if scaled else ():
             fields[f"model.{name}"] = config.model[name], theirs.model[name]
     for name, (own, other) in fields.items():
         if own != other:

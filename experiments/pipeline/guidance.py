@@ -22,8 +22,8 @@ from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample
 from sde_lib.checks import check_in, check_positive
 
-LogRatio = Callable[[Any, Batch, PerSample], PerSample]
-"""log_ratio(params, x, t): log d / (1 - d) of a discriminator d, [B]"""
+LogRatio = Callable[..., PerSample]
+"""log_ratio(params, x, t): log d / (1 - d) of a discriminator d, [B]; or with class_labels too"""
 LogProbs = Callable[[Any, Batch, PerSample], jax.Array]
 """log_probs(params, x, t): log probabilities of all classes, [B, classes]"""
 FIELD = "config.guidance"
@@ -118,6 +118,8 @@ class Discriminator:
         boost: double the gradient where the sample is taken for a fake.
         sigma_min: the lowest noise level sigma / alpha at which it guides; None: as published.
         sigma_max: likewise, the highest.
+        labels: the classes of the samples, in turn; () for all of them in turn.
+        n_classes: classes of the model that is guided, if the log ratio takes class_labels; or 0.
     """
 
     log_ratio: LogRatio
@@ -127,9 +129,14 @@ class Discriminator:
     boost: bool = False
     sigma_min: float | None = None
     sigma_max: float | None = None
+    labels: tuple[int, ...] = ()
+    n_classes: int = 0
     needs_noise_level: ClassVar[bool] = True
+    keeps_variance: ClassVar[bool] = True
 
     def __post_init__(self):
+        if self.n_classes:
+            check_labels(self.labels, self.n_classes)
         weights = {name: getattr(self, name) for name in ("weight", "weight_2nd_order")}
         levels = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         given = {name: level for name, level in levels.items() if level is not None}
@@ -152,10 +159,11 @@ class Discriminator:
 
     def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
         assert callable(scores)
+        classes = {"class_labels": _in_turn(self, indices)} if self.n_classes else {}
         return guidance.discriminator(
             scores,
             sde,
-            partial(self.log_ratio, params),
+            partial(self.log_ratio, params, **classes),
             self.weight,
             self.weight_2nd_order,
             self.sigma_min,
@@ -184,14 +192,14 @@ class Classifier:
     weight: float = 1.0
     schedule: Schedule = Schedule()
     needs_noise_level: ClassVar[bool] = False
+    keeps_variance: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(or_zero=True, **{f"{FIELD}.classifier.weight": self.weight})
         check_labels(self.labels, self.n_classes)
 
     def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
-        labels = jnp.asarray(self.labels or tuple(range(self.n_classes)), jnp.int32)
-        labels = labels[indices % len(labels)]
+        labels = _in_turn(self, indices)
 
         def log_prob(x: Batch, t: PerSample) -> PerSample:
             rows = self.log_probs(params, x, t)
@@ -220,6 +228,12 @@ class Clip:
 
     def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
         return jax.tree.map(lambda fn: guidance.clip(fn, sde, self.limit), scores)
+
+
+def _in_turn(guide: Discriminator | Classifier, indices: jax.Array) -> jax.Array:
+    """The classes of the samples of these indices."""
+    labels = jnp.asarray(guide.labels or tuple(range(guide.n_classes)), jnp.int32)
+    return labels[indices % len(labels)]
 
 
 GUIDES: dict[str, type] = {

@@ -141,13 +141,14 @@ class TrainedModel:
         if getattr(self.sampler, "variance", None) == "learned" and changed:
             raise ValueError(
                 "config.sampling.variance = 'learned' goes with the model's own score and with "
-                "classifier-free guidance and clipping, not with config.guidance's other kinds: "
-                "take 'posterior', or leave these out"
+                "classifier-free guidance, classifiers, discriminators and clipping, not with "
+                "config.guidance's other kinds: take 'posterior', or leave these out"
             )
         for guide in self.guides:
             if isinstance(guide, guidance.Discriminator):
                 guide.check_sampler(self.sampler)
-                if self.conditions.members or self.super_resolution:
+                knows = bool(guide.n_classes) and self.conditions.has_classes
+                if len(self.conditions.members) > knows or self.super_resolution:
                     raise ValueError(
                         "config.guidance.discriminator.run knows data alone, but this model has "
                         "conditions: it would guide to data of all kinds"
@@ -197,11 +198,11 @@ class TrainedModel:
         changed: dict[str, Any] = {} if seed is None else {"seed": seed}
         if self.base:
             changed["base"] = self.base.asked(seed, label, prompt)
-        guides = self.guides
-        if label is not None and any(isinstance(guide, guidance.Classifier) for guide in guides):
+        guides: tuple[Any, ...] = self.guides
+        if label is not None and any(getattr(guide, "n_classes", 0) for guide in guides):
             changed["guides"] = tuple(
                 dataclasses.replace(guide, labels=as_labels(label))
-                if isinstance(guide, guidance.Classifier)
+                if getattr(guide, "n_classes", 0)
                 else guide
                 for guide in guides
             )

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from experiments.data.scaling import Scaling
 from models import NoiseModel, inception
+from models.adm_blocks import ADMBlock
+from models.wideresnet import WideBlock
 from sde_lib.batch import Batch, PerSample
 
 Layers = Callable[[Batch], list[jax.Array]]
@@ -19,6 +21,8 @@ Layers = Callable[[Batch], list[jax.Array]]
 Distance = Callable[[Batch, Batch], PerSample]
 SEEN = {"Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d.branch1x1", "Mixed_6e.branch1x1"}
 """Layers of Inception, from 147 x 147 positions to 17 x 17."""
+BLOCKS = (WideBlock, ADMBlock)
+"""Classes of the layers of classifiers."""
 
 
 def distance(layers: Layers) -> Distance:
@@ -49,7 +53,7 @@ def inception_layers(params: Any, scaling: Scaling) -> Layers:
 
 def classifier_layers(model: NoiseModel, params: Any) -> Layers:
     """The features of a classifier of noisy images, at its SDE's least noise."""
-    sde, watch = model.sde, _watch(lambda m: type(m).__name__ == "WideBlock")
+    sde, watch = model.sde, _watch(lambda m: isinstance(m, BLOCKS))
 
     def layers(x: Batch) -> list[jax.Array]:
         t = jnp.full(len(x), sde.train_t_min)

@@ -2,21 +2,25 @@ import dataclasses
 import json
 from typing import Any, ClassVar
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import saved_runs
 from exact_models import guided, pipeline
+from guided_models import write_pair
+from torch_writer import save_zip, tensor
 
 import experiments
-from configs import points
-from experiments.build import guidance, pipelines, related
-from experiments.commands import generate, train
+from configs import digits, points
+from experiments.build import guidance, pipelines, published, related, sections
+from experiments.commands import generate, import_weights, train
 from experiments.commands.request import Request
 from experiments.pipeline import guidance as guides
 from experiments.runs import parts
 from experiments.tasks.discriminator import RECORD
+from sde_lib import ScoreAndVariance
 
 
 def model_config(**changes):
@@ -144,3 +148,97 @@ def test_a_new_guide_is_a_class_and_a_line(monkeypatch):
     change = pushed - plain
     np.testing.assert_allclose(change, change[0, 0], rtol=1e-3)
     assert change[0, 0] > 0.1
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """An imported run of the golden pair of discriminator guidance, and the file's numbers."""
+    folder = tmp_path_factory.mktemp("pair")
+    arrays = write_pair(folder / "files")
+    config = published.open_(folder / "files").config()
+    import_weights.run(Request(config, folder / "run", str(folder / "files")))
+    return folder / "run", arrays
+
+
+def edm_config(**changes):
+    """A model of images of the pair's size under EDM's SDE, with ten classes."""
+    config = digits.get_config("edm")
+    config.data.update(image_size=16, num_channels=3, num_classes=10, dataset="folder")
+    config.model.class_conditional = True
+    config.sampling.method = "edm"
+    for name, value in changes.items():
+        sections.put(config, name.replace("__", "."), value)
+    return config
+
+
+def no_score(x, t):
+    return jnp.zeros_like(x)
+
+
+def test_an_imported_discriminator_adds_what_the_published_sampler_adds(pair, caplog):
+    """dx/dsigma = -sigma score gets w / sigma times the golden term, of each sample's class."""
+    run, arrays = pair
+    config = edm_config(guidance__discriminator__run=str(run), guidance__discriminator__weight=2.0)
+    config.sampling.labels = arrays["class_labels"].argmax(1).tolist()
+    sde = pipelines.components.sde(config)
+    (guide,) = guidance.guides(config, sde, {"w": jnp.ones(1)})
+    assert "was imported: it is not known whether it was trained on samples" in caplog.text
+    assert (guide.n_classes, guide.weight) == (10, 2.0)
+
+    first, later = guide.apply(no_score, guide.params, sde, jnp.arange(3))
+    first = jax.jit(first)
+    x, sigma = golden.channels_last(arrays["x_hat"]), jnp.asarray(arrays["sigma"], jnp.float32)
+    np.testing.assert_array_equal(later(x, sigma), 0)
+    added = -sigma[:, None, None, None] * first(x, sigma)
+    expected = 2.0 / arrays["sigma"][:, None, None, None] * golden.channels_last(arrays["guidance"])
+    golden.assert_samples_close(added, expected, 1e-5)
+    added = first(x, jnp.array([0.03, 200.0, 0.05]))  # tau below 0.01, above 1, and inside
+    assert [bool(np.any(each)) for each in added] == [False, False, True]
+
+    params = jax.tree.map(lambda leaf: leaf, guide.params)
+    params["head"]["AttentionPool_0"]["NIN_3"]["bias"] = jnp.full(1, 99.0)
+    ratio = jax.jit(guide.log_ratio)(params, x, sigma, class_labels=jnp.zeros(3, int))
+    np.testing.assert_allclose(ratio, np.log((1 - 1e-5) / 1e-5), rtol=1e-5)  # clipped
+
+
+def test_an_imported_discriminator_of_classes_needs_a_model_of_classes(pair):
+    run = str(pair[0])
+    config = edm_config(guidance__discriminator__run=run, model__class_conditional=False)
+    with pytest.raises(ValueError, match="knows classes, which the model does not"):
+        guidance.guides(config, pipelines.components.sde(config), {})
+    config = edm_config(guidance__discriminator__run=run, data__centered=False)
+    with pytest.raises(ValueError, match="the range of data of the discriminator"):
+        guidance.guides(config, pipelines.components.sde(config), {})
+    config = edm_config(guidance__discriminator__run=run, training__sde="vpsde")
+    config.model.parametrization = "epsilon"
+    assert guidance.guides(config, pipelines.components.sde(config), {})  # any SDE
+    model = pipelines.untrained(config)
+    config.guidance.discriminator.weight_2nd_order = 1.0
+    made = guidance.guides(config, model.sde, {})
+    assert model.replace(guides=made).asked(None, 3, None).guides[0].labels == (3,)
+
+
+def test_an_imported_classifier_guides_a_model_of_its_chain(tmp_path):
+    """At level i it sees x itself and the label i, as in guided-diffusion."""
+    arrays = golden.load("guided_diffusion_encoder")
+    state = {name: tensor(value) for name, value in golden.state_dict(arrays).items()}
+    path = tmp_path / "16x16_classifier.pt"
+    save_zip(path, state)
+    theirs = published.open_(path).config()
+    theirs.model.num_head_channels = 32
+    import_weights.run(Request(theirs, tmp_path / "run", str(path)))
+    config = edm_config(guidance__classifier__run=str(tmp_path / "run"), training__sde="vpsde")
+    config.model.parametrization, config.training.continuous = "epsilon", False
+    config.data.num_classes = 7
+    config.sampling.labels = arrays["class_labels"].tolist()
+    sde = pipelines.components.sde(config)
+    (guide,) = guidance.guides(config, sde, {})
+    t = jnp.asarray(arrays["timesteps"] / 999, jnp.float32)
+
+    def both(x, t):
+        return jnp.zeros_like(x), jnp.ones_like(x)
+
+    score_fn = guide.apply(ScoreAndVariance(both), guide.params, sde, jnp.arange(4))
+    score, variance = jax.jit(score_fn.both)(golden.channels_last(arrays["x"]), t)
+    golden.assert_samples_close(score, golden.channels_last(arrays["gradient"]), 1e-5)
+    np.testing.assert_array_equal(variance, 1)  # that of a step stays the model's own

@@ -156,6 +156,13 @@ def test_an_encoder_of_another_kind_is_refused(tmp_path):
         tasks.task(config)
 
 
+def test_a_discriminator_of_classes_cannot_be_trained(tmp_path):
+    config = config_of(tmp_path)
+    config.model.class_conditional = True
+    with pytest.raises(ValueError, match="samples have no classes on record"):
+        tasks.task(config)
+
+
 def test_the_state_of_a_run_is_known_without_its_encoders_run(trained):
     """As commands that use it need it: the same shapes as in training."""
     config, folder = trained

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import weights
 
+import sde_lib
 from configs import digits
 from experiments.build import components, configs, related, tasks
 from experiments.data.scaling import Scaling
 from experiments.runs import folder as folders
 from experiments.tasks import perceptual
-from models import inception
+from models import NoiseModel, Preconditioning, inception
+from models.adm_encoder import ADMClassifier
 
 
 def config(name="autoencoder", path=""):
@@ -54,6 +56,16 @@ def test_the_blocks_of_a_classifier_are_seen(tmp_path, monkeypatch):
     distance = tasks.perceptual_distance(config(path=tmp_path))
     shape = jax.ShapeDtypeStruct((3, 8, 8, 1), jnp.float32)
     assert jax.eval_shape(distance, shape, shape).shape == (3,)
+
+
+def test_the_blocks_of_adm_s_classifier_are_seen():
+    """One at 8 x 8 pixels, one that shrinks, one at 4 x 4 pixels, and two in the middle."""
+    fields = {"nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": ()}
+    network = ADMClassifier(**fields, pool="adaptive")
+    model = NoiseModel(network, Preconditioning(sde_lib.VP()))
+    params = weights.random(network, jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
+    seen = jax.eval_shape(perceptual.classifier_layers(model, params), jnp.zeros((3, 8, 8, 1)))
+    assert sorted(leaf.shape for leaf in seen) == [(3, 4, 4, 8)] * 4 + [(3, 8, 8, 8)]
 
 
 def test_the_layers_of_inception_are_seen(x, monkeypatch):
