@@ -67,6 +67,7 @@ class GuidedDiffusion(Format):
             "sampling.method": "ddpm",
             "sampling.n_steps": 250,
             "sampling.variance": "learned" if learned else "beta",
+            "guidance.clip.limit": 1.0,
         }
         mults = (fields | assumed)["model.ch_mult"]
         assumed |= (
