@@ -134,8 +134,8 @@ class ScoreSDE(Format):
 
     def constants(self, skeleton: Skeleton) -> dict[str, np.ndarray]:
         network = skeleton.network
-        ends = np.log([network.sigma_max, network.sigma_min])
-        return {"sigmas": np.exp(np.linspace(*ends, network.num_scales)).astype(np.float32)}
+        first, last = np.log(network.sigma_max), np.log(network.sigma_min)
+        return {"sigmas": np.exp(np.linspace(first, last, network.num_scales)).astype(np.float32)}
 
     def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
         """Writes a checkpoint whose weights are their own averages, with a fresh optimizer."""

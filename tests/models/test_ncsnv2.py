@@ -65,5 +65,5 @@ def test_every_normalisation_of_ncsn_has_the_parameters_of_its_level():
     [(NCSNv2(), 33, 2), (NCSN(), 27, 2), (NCSNv2At128(), 126, 4), (NCSNv2At256(), 252, 8)],
 )
 def test_sizes_that_cannot_be_halved_are_refused(network, size, multiple):
-    with pytest.raises(ValueError, match=f"{size} x {size} pixels .* multiples of {multiple}"):
+    with pytest.raises(ValueError, match=f"{size} x {size} pixels .* multiple of {multiple}"):
         count(network, size)
