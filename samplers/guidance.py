@@ -228,17 +228,22 @@ def classifier_free(
         together = jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
         score = conditional_score_fn(jnp.concatenate([x] * n), jnp.concatenate([t] * n), together)
         score, *variance = score if isinstance(score, tuple) else (score,)
-        own, *rest = jnp.split(score, n)
-        result = own
-        if n == 2:
-            result = w * own + (1 - w) * rest[0]
-        elif n == 3:
-            result = rest[1] + w * (own - rest[0])
-        if channels is not None:
-            result = jnp.concatenate([result[..., :channels], own[..., channels:]], -1)
+        result = _combined(w, channels, *jnp.split(score, n))
         return (result, variance[0][: len(x)]) if variance else result
 
     return guided
+
+
+def _combined(weight: Array, channels: int | None, own: Array, *others: Array) -> Array:
+    """The guided score, from the conditional one and those that it is compared with."""
+    result = own
+    if len(others) == 1:
+        result = weight * own + (1 - weight) * others[0]
+    elif others:
+        result = others[1] + weight * (own - others[0])
+    if channels is None:
+        return result
+    return jnp.concatenate([result[..., :channels], own[..., channels:]], -1)
 
 
 def _no_class(leaf: Array) -> int:

@@ -72,7 +72,7 @@ class Published:
         return config
 
     def record(self) -> dict[str, Any]:
-        """What is known of the model, for the record in its run's folder."""
+        """The model's source, license and published figure, for the record in its run's folder."""
         card = self.card or Card((self.path.name,), self.form.title, "", "not stated")
         return {
             "format": self.form.name,
@@ -85,7 +85,7 @@ class Published:
         }
 
     def assumed(self, config: Config) -> dict[str, Any]:
-        """What the config has because it is usual: neither the file nor a card tells it."""
+        """The fields of the config that are assumed: neither the file nor a card tells them."""
         told = self.found.fields | (self.card.fields if self.card else {})
         return {
             name: value

@@ -89,7 +89,7 @@ def record_changes(folder: Path, step: int, changes: dict[str, tuple[Any, Any]])
 
 
 def origin(folder: Path) -> dict[str, Any]:
-    """What is known of the weights that a run began with; {} if they were random."""
+    """The source and license of the weights that a run began with; {} if they were random."""
     for name in (ORIGIN, PUBLISHED):
         if (folder / name).exists():
             return files.read_json(folder / name)
