@@ -203,13 +203,7 @@ def classifier_free(
     check_positive(or_zero=True, weight=weight)
     if channels is not None:
         check_at_least(1, channels=channels)
-    leaves = jax.tree.leaves(condition)
-    if not leaves:
-        raise ValueError("classifier-free guidance needs a condition: give class labels, [B], say")
-    if null is None and negative is None:
-        null = jax.tree.map(_no_class, condition)
-    others = [other for other in (negative, null) if other is not None]
-    parts = [condition, *(jax.tree.map(_like, condition, other) for other in others)]
+    leaves, parts = jax.tree.leaves(condition), _conditions(condition, null, negative)
     if _same(weight, 0) and channels is None:
         parts = parts[-1:]
     elif _same(weight, 1) and len(parts) == 2:
@@ -244,6 +238,16 @@ def _combined(weight: Array, channels: int | None, own: Array, *others: Array) -
     if channels is None:
         return result
     return jnp.concatenate([result[..., :channels], own[..., channels:]], -1)
+
+
+def _conditions(condition: PyTree, null: PyTree, negative: PyTree) -> list[PyTree]:
+    """The condition, the negative one and the null one, of those that there are."""
+    if not jax.tree.leaves(condition):
+        raise ValueError("classifier-free guidance needs a condition: give class labels, [B], say")
+    if null is None and negative is None:
+        null = jax.tree.map(_no_class, condition)
+    others = [other for other in (negative, null) if other is not None]
+    return [condition, *(jax.tree.map(_like, condition, other) for other in others)]
 
 
 def _no_class(leaf: Array) -> int:
