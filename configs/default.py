@@ -237,7 +237,9 @@ def _data(config: Config) -> None:
     data.test_fraction = 0.1  # of data without a test set
     data.first_frame = False  # take the first of several pages or frames of an image file
     data.max_unreadable = 0.0  # share of image files that may be unreadable: they are left out
-    data.image_size = 32
+    data.shape = ()  # of a sample: (H, W, C) of images, (L, C) of series, (D, H, W, C) of volumes,
+    # (D,) of vectors; (): square images, of
+    data.image_size = 32  # pixels a side, and
     data.num_channels = 3
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data

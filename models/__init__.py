@@ -1,6 +1,7 @@
 """Score networks, and the preconditioning that turns a network's output into a score."""
 
 from models import inception, published, torch_import, weights
+from models.config import data_kind, data_shape
 from models.learned_schedule import LearnedSchedule
 from models.parametrization import (
     NoiseModel,
@@ -9,7 +10,17 @@ from models.parametrization import (
     preconditioning,
     score_fn,
 )
-from models.registry import ENCODERS, MODELS, create, in_float32, kind, network_class, options
+from models.registry import (
+    ENCODERS,
+    MODELS,
+    check_shape,
+    create,
+    data_axes,
+    in_float32,
+    kind,
+    network_class,
+    options,
+)
 
 __all__ = [
     "ENCODERS",
@@ -17,7 +28,11 @@ __all__ = [
     "LearnedSchedule",
     "NoiseModel",
     "Preconditioning",
+    "check_shape",
     "create",
+    "data_axes",
+    "data_kind",
+    "data_shape",
     "in_float32",
     "inception",
     "kind",

@@ -1,6 +1,6 @@
 """The base class of networks, which checks the fields that they share by name."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
@@ -67,9 +67,14 @@ MOST_EXPONENT = 20  # of fourier_features: 2^n pi x still has digits in float32
 class CheckedNetwork(nn.Module):
     """A network whose fields are checked when it is made.
 
+    Attributes:
+        data_axes: the numbers of axes of the samples that it takes: 3 for [H, W, C].
+
     Raises:
         ValueError: a field of a wrong type, an unknown choice, or a number out of range.
     """
+
+    data_axes: ClassVar[tuple[int, ...]] = (3,)
 
     def __post_init__(self):
         check_types(self, PREFIX)

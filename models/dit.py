@@ -287,10 +287,15 @@ def modulation(c: Embedding, n: int, features: int) -> list[Tokens]:
 def check_patches(shape: tuple[int, ...], patch_size: int) -> None:
     """Raises ValueError unless patch_size divides height and width of images [H, W, C]."""
     height, width, _ = shape
+
+    def near(side: int) -> int:
+        return max(round(side / patch_size), 1) * patch_size
+
     if height % patch_size or width % patch_size:
         raise ValueError(
             f"images of {height} x {width} pixels cannot be cut into patches of config.model."
-            f"patch_size = {patch_size}: choose a divisor of height and width"
+            f"patch_size = {patch_size}: choose a divisor of height and width, or images of "
+            f"{near(height)} x {near(width)} pixels"
         )
 
 

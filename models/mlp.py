@@ -27,6 +27,7 @@ class MLP(CheckedNetwork):
     fourier_scale: float = 1.0
 
     inputs: ClassVar = "points"  # models/parametrization.py
+    data_axes: ClassVar = (1,)
 
     def __post_init__(self):
         super().__post_init__()

@@ -9,7 +9,7 @@ import flax.linen as nn
 from models.adm import ADM
 from models.adm_encoder import ADMClassifier, ADMHead
 from models.autoencoder import Autoencoder
-from models.config import Config
+from models.config import Config, data_kind, data_shape
 from models.ddpm import DDPM
 from models.discriminator import Discriminator
 from models.dit import DiT
@@ -98,6 +98,33 @@ def options(name: str) -> frozenset[str]:
 def kind(config: Config) -> str:
     """The kind of config.model.name: "score", "classifier", "discriminator" or "autoencoder"."""
     return KINDS.get(config.model.name, "score")
+
+
+def check_shape(config: Config, shape: tuple[int, ...]) -> None:
+    """Raises ValueError, with the names of those that fit, if the network takes no such data.
+
+    Args:
+        config: of the network.
+        shape: of one sample in model space.
+    """
+    if len(shape) in data_axes(network_class(config)):
+        return
+    its_kind, field, names = kind(config), "name", [*MODELS]
+    if its_kind == "discriminator":
+        its_kind, field, names = "score", "encoder", [*ENCODERS]
+    of_kind = (name for name in names if KINDS.get(name, "score") == its_kind)
+    fitting = ", ".join(repr(name) for name in of_kind if len(shape) in data_axes(MODELS[name]))
+    raise ValueError(
+        f"config.model.{field} = {config.model[field]!r} does not go with "
+        f"{config.data.dataset!r}, which are {data_kind(shape)} of the shape {shape}: "
+        + (f"choose {fitting}" if fitting else "no network of its kind takes them")
+    )
+
+
+def data_axes(network: Any) -> tuple[int, ...]:
+    """The numbers of axes of the samples that a network takes, such as 3 for [H, W, C]."""
+    points = getattr(network, "inputs", "") == "points"
+    return getattr(network, "data_axes", (1,) if points else (3,))
 
 
 def network_class(config: Config) -> type[nn.Module]:
@@ -204,7 +231,7 @@ def _autoencoder_values(config: Config) -> dict[str, Any]:
         "latent_channels": options.latent_channels,
         "regularization": options.regularization,
         "codebook_size": codebook_size,
-        "channels": config.data.num_channels,
+        "channels": data_shape(config)[-1],
         "adversarial": bool(options.adversarial.weight),
     }
 

@@ -1,6 +1,7 @@
 """Objects made from the sections of a config: SDE, sampler, loss, options of training, ..."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -128,7 +129,7 @@ def noise_density(
         sde,
         **options,
         sigma_data=config.model.sigma_data,
-        image_size=(shape or data_shape(config))[0],
+        image_size=_side(shape or data_shape(config)),
     )
 
 
@@ -256,18 +257,11 @@ def source(config: Config) -> Any:
 
 
 def data_spec(config: Config) -> DataSpec:
-    """The request for the data set, of images or points."""
+    """The request for the data set."""
     data = config.data
-    shape = (data.image_size, data.image_size, data.num_channels)
-    for name in ("image_size", "num_channels"):
-        if source(config).levels is None and sections.is_set(config, f"data.{name}"):
-            raise ValueError(
-                f"config.data.{name} is {data[name]!r}, but {data.dataset!r} are points, not "
-                "images: leave it out"
-            )
     return DataSpec(
         data.dataset,
-        (2,) if source(config).levels is None else shape,
+        _data_shape(config),
         data.path,
         data.cache,
         data.test_fraction,
@@ -278,14 +272,52 @@ def data_spec(config: Config) -> DataSpec:
 
 
 def data_shape(config: Config) -> tuple[int, ...]:
-    """The shape of one sample of the data set: an image, or (2,) for points."""
+    """The shape of one sample of the data set."""
     return data_spec(config).shape
+
+
+def _data_shape(config: Config) -> tuple[int, ...]:
+    """The shape of one sample.
+
+    It is the source's own, config.data.shape, or that of square images by config.data.image_size
+    and num_channels.
+
+    Raises:
+        ValueError: two of these that contradict each other, or an impossible shape.
+    """
+    data, of = config.data, source(config)
+    fixed = of.shape or ((2,) if of.levels is None and not data.shape else ())
+    shape = fixed or tuple(data.shape)
+    for name in ("image_size", "num_channels"):
+        if shape and sections.is_set(config, f"data.{name}"):
+            what = f"{data.dataset!r} are {models.data_kind(fixed)}, not images" if fixed else ""
+            raise ValueError(
+                f"config.data.{name} is {data[name]!r}, but "
+                f"{what or f'config.data.shape = {shape} says it too'}: leave {name} out"
+            )
+    if fixed and tuple(data.shape) not in ((), fixed):
+        raise ValueError(
+            f"config.data.shape is {tuple(data.shape)}, but a sample of {data.dataset!r} has the "
+            f"shape {fixed}: leave it out"
+        )
+    if not 0 <= len(shape) <= 4 or not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(
+            f"config.data.shape is {shape}: it must be one to four integers from 1 on, such as "
+            "(D,), (L, C), (H, W, C) or (D, H, W, C)"
+        )
+    return shape or models.data_shape(config)
 
 
 def latent_shape(config: Config) -> tuple[int, ...]:
     """The shape of the latents of config's autoencoder."""
-    side = config.data.image_size // 2 ** (len(config.model.ch_mult) - 1)
-    return side, side, config.autoencoder.latent_channels
+    factor = 2 ** (len(config.model.ch_mult) - 1)
+    sides = (side // factor for side in data_shape(config)[:-1])
+    return *sides, config.autoencoder.latent_channels
+
+
+def _side(shape: tuple[int, ...]) -> int:
+    """The side, in pixels, of a square or cubic image of as many pixels."""
+    return round(math.prod(shape[:-1]) ** (1 / max(len(shape) - 1, 1)))
 
 
 def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> NoiseModel:
@@ -294,6 +326,7 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     Raises:
         ValueError: a network that does not go with its labels, its data or the objective.
     """
+    _check_data(config, shape)
     network = models.create(config)
     encoder: Any = getattr(network, "encoder", network)
     if isinstance(encoder, DiT):
@@ -301,7 +334,6 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     made = NoiseModel(network, models.preconditioning(config, sde))
     if config.model.name != "autoencoder":
         made.preconditioning.check(encoder)
-        _check_data(config, made, shape)
     learned = made.preconditioning.learned_variance
     if learned != (config.objective.name in choices.VARIATIONAL):
         raise ValueError(
@@ -328,20 +360,14 @@ def check_sigma_data(config: Config) -> None:
         )
 
 
-def _check_data(config: Config, model: NoiseModel, shape: tuple[int, ...]) -> None:
-    points = model.preconditioning.inputs == "points"
-    if points == (len(shape) == 1):
-        return
-    if config.data.autoencoder:
+def _check_data(config: Config, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for a network that takes no data of this shape."""
+    if config.data.autoencoder and len(shape) not in models.data_axes(models.network_class(config)):
         raise ValueError(
-            "config.data.autoencoder gives latents, which are not for the network "
-            f"{config.model.name!r}: it takes points; leave it out"
+            f"config.data.autoencoder gives latents of the shape {shape}, which are not for the "
+            f"network {config.model.name!r}: leave it out"
         )
-    what = "images" if points else "points"
-    raise ValueError(
-        f"config.model.name = {config.model.name!r} does not go with {config.data.dataset!r}, "
-        f"which are {what}: 'mlp' is the network for points, and for them alone"
-    )
+    models.check_shape(config, shape)
 
 
 def adam(config: Config) -> Adam:
@@ -403,6 +429,12 @@ def guidance_schedule(config: Config, sde: sde_lib.SDE) -> Schedule:
 def augmentation(config: Config) -> float:
     """The probability of each augmentation."""
     data, model = config.data, config.model
+    for name in ("random_flip", "augment"):
+        if data[name] and len(data_shape(config)) != 3:
+            raise ValueError(
+                f"config.data.{name} is {data[name]!r}, which is for images, and the data are "
+                f"{models.data_kind(data_shape(config))}: leave it out"
+            )
     if not 0 <= data.augment <= 1:
         raise ValueError(
             f"config.data.augment is {data.augment}: it must be a probability, in [0, 1]"

@@ -190,8 +190,14 @@ def super_resolution(config: Config) -> SuperResolution | None:
                     " which are of classes and texts already: give config.sampling.low_res, the "
                     "folder of a run, or leave it out"
                 )
+    shape = components.data_shape(config)
+    if len(shape) != 3 or shape[0] != shape[1]:
+        raise ValueError(
+            f"config.model.low_res_size is {model.low_res_size}: it is for square images, and the "
+            f"data have the shape {shape}; set it to 0"
+        )
     noise = model.low_res_noise, options.low_res_noise
-    return SuperResolution(model.low_res_size, config.data.image_size, *noise)
+    return SuperResolution(model.low_res_size, shape[0], *noise)
 
 
 def base(config: Config) -> Pipeline | None:
@@ -208,7 +214,7 @@ def base(config: Config) -> Pipeline | None:
     theirs = related.config(config, folder, "config.sampling.low_res", "score")
     size, options = config.model.low_res_size, config.sampling
     needed = {
-        "shape of images": ((size, size, config.data.num_channels), related.shape(theirs)),
+        "shape of images": ((size, size, components.data_shape(config)[-1]), related.shape(theirs)),
         "range of data": (components.scaling(config).range, components.scaling(theirs).range),
     }
     if config.model.class_conditional:

@@ -129,7 +129,7 @@ ASPECTS: dict[str, Callable[[Config], Any]] = {
 }
 
 
-SHARED = ("dataset", "test_fraction", "image_size", "num_channels", "centered")
+SHARED = ("dataset", "test_fraction", "image_size", "num_channels", "shape", "centered")
 """Fields of config.data that a model of latents has from its autoencoder."""
 
 

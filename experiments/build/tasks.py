@@ -155,6 +155,7 @@ def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
             "config.data.autoencoder gives latents, which are not for the network 'autoencoder': "
             "leave it out"
         )
+    models.check_shape(config, components.data_shape(config))
     _check_attention(config, components.data_shape(config))
     _, options = choices.REGULARIZATION.read(config)
     options.pop("codebook_size", None)
@@ -334,12 +335,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
 def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts:
     """The facts of a model card that are known when training starts."""
     about, data_ = task.describe(), config.data
-    points = len(components.data_shape(config)) == 1
-    what = (
-        "points in the plane"
-        if points
-        else f"images of {data_.image_size} x {data_.image_size} pixels"
-    )
+    what = _samples(components.data_shape(config))
     limits = [
         f"It knows {what} like those of `{data_.dataset}`, and nothing else: what is rare or "
         "one-sided there is so here.",
@@ -360,12 +356,21 @@ def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts
     )
 
 
+def _samples(shape: tuple[int, ...]) -> str:
+    """Samples of this shape in words, such as "images of 48 x 64 pixels"."""
+    kind = models.data_kind(shape)
+    if kind == "points":
+        return "points in the plane"
+    unit = {"vectors": "numbers", "series": "steps", "images": "pixels", "volumes": "voxels"}[kind]
+    return f"{kind} of {' x '.join(map(str, shape[:-1] or shape))} {unit}"
+
+
 def _data_facts(config: Config, dataset: Any) -> dict[str, str]:
     """The facts of a model card about the data."""
     data_, shape = config.data, dataset.train.shape[1:]
-    points = len(components.data_shape(config)) == 1
     source = SOURCES[data_.dataset]
-    unit = "points" if points else "latents of images" if data_.autoencoder else "images"
+    kind = models.data_kind(components.data_shape(config))
+    unit = f"latents of {kind}" if data_.autoencoder else kind
     levels = f", {dataset.levels} grey levels" if dataset.levels else ""
     numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
     unknown = f"the files in `{data_.path}`" if data_.path else "not known"

@@ -8,7 +8,7 @@ model card, and published.json with the model's source and license.
 import logging
 from typing import Any
 
-from experiments.build import configs, data, published, related
+from experiments.build import components, configs, data, published, related
 from experiments.build.published import RECORD
 from experiments.build.tasks import ALWAYS
 from experiments.commands.request import Request
@@ -56,14 +56,15 @@ def run(request: Request) -> None:
 
 def _say(record: dict[str, Any], config: Config, n_params: int) -> None:
     """Logs what was found, and warns of what the file does not tell and the license forbids."""
-    images = config.data
-    classes = f", {images.num_classes} classes" if config.model.get("class_conditional") else ""
+    labelled = config.model.get("class_conditional")
+    classes = f", {config.data.num_classes} classes" if labelled else ""
     LOG.info(
-        "%s: %s with %s parameters, %d x %d x %d%s, SDE %s, parametrization %s; license: %s",
+        "%s: %s with %s parameters, %s%s, SDE %s, parametrization %s; license: %s",
         record["model"],
         config.model.name,
         f"{n_params:,}",
-        *(images.image_size, images.image_size, images.num_channels, classes),
+        " x ".join(map(str, components.data_shape(config))),
+        classes,
         *(config.training.sde, config.model.parametrization, record["license"]),
     )
     for name, value in record["assumed"].items():

@@ -20,7 +20,7 @@ class DataSpec:
 
     Attributes:
         name: a source, by its name in experiments/data/sources.
-        shape: of one sample: (H, W, C) of images, (D,) of points.
+        shape: of one sample, such as (H, W, C) of images.
         path: a file, a folder or a name, for the sources that need one.
         cache: the folder for downloaded and rendered data.
         test_fraction: the share of the samples kept for tests, if the data have no test set.
@@ -39,8 +39,8 @@ class DataSpec:
     max_unreadable: float = 0.0
 
     def __post_init__(self):
-        check_at_least(1, **{"config.data.image_size": self.shape[0]})
-        check_at_least(1, **{"config.data.num_channels": self.shape[-1]})
+        for name, side in (("image_size", self.shape[0]), ("num_channels", self.shape[-1])):
+            check_at_least(1, **{f"config.data.{name}": side})
         check_in("(0, 1)", **{"config.data.test_fraction": self.test_fraction})
         if not 0 <= self.max_unreadable < 1:
             raise ValueError(

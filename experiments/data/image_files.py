@@ -110,8 +110,9 @@ def _pixels(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray
     size = image.size[::-1] if turned in (5, 6, 7, 8) else image.size
     if size != (width, height):
         raise UnfitError(
-            f"it has {size[0]} x {size[1]} pixels, config.data.image_size is {width}: images are "
-            "not resized here; set image_size, or crop and resize the files"
+            f"it has {size[0]} x {size[1]} pixels, {_size_field(shape)}: images are not resized "
+            f"here; set config.data.shape=({size[1]}, {size[0]}, {channels}), or crop and resize "
+            "the files"
         )
     if image.mode[0] in "IF":
         raise RangeError.of(image)
@@ -126,6 +127,14 @@ def _pixels(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray
     if turned != 1:
         image = ImageOps.exif_transpose(image)
     return np.asarray(image).reshape(shape)
+
+
+def _size_field(shape: tuple[int, int, int]) -> str:
+    """The config's size of images, in words."""
+    height, width, _ = shape
+    if height == width:
+        return f"config.data.image_size is {width}"
+    return f"config.data.shape is {shape}"
 
 
 def _bits(image: Image.Image) -> int:

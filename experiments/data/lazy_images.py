@@ -162,6 +162,10 @@ class LazyImages:
 
 def check_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape (H, W, C). Raises ValueError for pixels that image files do not have."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"config.data.shape is {shape}: image files have the shape (height, width, channels)"
+        )
     height, width, channels = shape
     if channels not in MODES:
         raise ValueError(

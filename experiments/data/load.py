@@ -21,6 +21,7 @@ from experiments.data.image_files import rescaling
 from experiments.data.lazy_images import LazyImages
 from experiments.data.sources import SOURCES
 from experiments.runs import hosts
+from models.config import data_kind
 from sde_lib.checks import check_name
 
 LOG = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ def _check_options(spec: DataSpec, dataset: Dataset) -> None:
 
 def describe(spec: DataSpec, dataset: Dataset) -> list[str]:
     """The content of a data set, in lines: samples, classes, and the notes of its source."""
-    what = "points" if dataset.levels is None else "images"
-    counts = f"{len(dataset.train):,} {what} to train on and {len(dataset.test):,} to test on"
+    found = f"{len(dataset.train):,} {data_kind(spec.shape)} to train on"
+    counts = f"{found} and {len(dataset.test):,} to test on"
     first = f"data {spec.name!r}{spec.path and f' of {spec.path}'}: {counts}"
     if dataset.test_share is None and spec.test_fraction != DataSpec.test_fraction:
         first += ": config.data.test_fraction is not used, as the data have a test set"
@@ -133,12 +134,15 @@ def _check_shape(spec: DataSpec, shape: tuple[int, ...]) -> None:
     if len(shape) != len(spec.shape):
         raise ValueError(
             f"the arrays of {spec.name!r} have {len(shape) + 1} axes, they must have "
-            f"{len(spec.shape) + 1}: [images, height, width, channels], also for one channel"
+            f"{len(spec.shape) + 1}: the samples, then the axes of config.data.shape = "
+            f"{spec.shape}, of which the last are channels, also for one channel"
         )
     if shape != spec.shape:
+        square = len(shape) == 3 and shape[0] == shape[1]
+        fields = f"config.data.image_size={shape[0]} and num_channels={shape[-1]}, or " * square
         raise ValueError(
-            f"images of {spec.name!r} have the shape {shape}, but config.data says {spec.shape}: "
-            "set config.data.image_size and num_channels"
+            f"{data_kind(shape)} of {spec.name!r} have the shape {shape}, but config.data says "
+            f"{spec.shape}: set {fields}config.data.shape={shape}"
         )
 
 

@@ -49,10 +49,10 @@ class Distances(NamedTuple):
 
 
 def feature_function(shape: tuple[int, ...], weights: str = "") -> FeatureFunction:
-    """The features by a file of weights, or random ones; points are their own features."""
-    if len(shape) > 1:
+    """The features of images by a file of weights, or random ones; other data are their own."""
+    if len(shape) == 3:
         return features.fitted(features.create(weights), shape)
-    return FeatureFunction("coordinates", "0", lambda _, points: (points, None), ())
+    return FeatureFunction("coordinates", "0", lambda _, x: (x.reshape(len(x), -1), None), ())
 
 
 def check_data(dataset: Dataset) -> None:
@@ -197,7 +197,7 @@ def _features(
     """Features, and logits if the function has some, of values[indices]: grey levels, or points."""
     padded = np.resize(indices, devices.round_up(mesh, len(indices)))
     batch: Any = devices.put(devices.batch_sharding(mesh), values, padded)
-    if levels is not None:
+    if levels is not None and batch.ndim == 4:
         batch = jnp.round(batch * (255 / (levels - 1))).astype(jnp.uint8)
     rows, logits = fn(batch)
     result = devices.fetch({"features": rows, "logits": logits})

@@ -15,6 +15,7 @@ import numpy as np
 import samplers
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, progress
+from models.config import data_kind
 from samplers import editing, measurement
 from sde_lib import ScoreFn
 from sde_lib.batch import Batch
@@ -98,8 +99,8 @@ def check(pipeline: TrainedModel, options: Edit) -> None:
             f"mode edit does not know config.sampling.variance = {pipeline.sampler.variance!r}: "  # pyright: ignore
             "take 'posterior', or another method"
         )
-    if len(pipeline.shape) == 1:
-        raise ValueError("the data are points: mode edit needs images")
+    if len(pipeline.shape) != 3:
+        raise ValueError(f"the data are {data_kind(pipeline.shape)}: mode edit needs images")
     if options.task == "colorize" and pipeline.decoder is not None:
         raise ValueError("config.edit.task = 'colorize' needs grey images, which latents have not")
     if options.task == "colorize" and pipeline.shape[-1] == 1:
@@ -109,7 +110,7 @@ def check(pipeline: TrainedModel, options: Edit) -> None:
 def _inpaint(
     pipeline: TrainedModel, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
 ) -> Columns:
-    mask = MASKS[options.mask](x.shape[1])
+    mask = MASKS[options.mask](*x.shape[1:3])
     return _measure(pipeline, score_fn, options, x, first_index, measurement.inpainting(mask))
 
 
@@ -182,13 +183,13 @@ def _results(options: Edit, x: Batch, results: Batch) -> Columns:
     return {f"result {k + 1}": results[:, k] for k in range(options.n_results)}
 
 
-def _left(side: int) -> np.ndarray:
-    return np.tile(np.arange(side) < side // 2, (side, 1))
+def _left(height: int, width: int) -> np.ndarray:
+    return np.tile(np.arange(width) < width // 2, (height, 1))
 
 
-def _around_centre(side: int) -> np.ndarray:
-    within = np.abs(np.arange(side) - (side - 1) / 2) < side / 4
-    return ~np.outer(within, within)
+def _around_centre(height: int, width: int) -> np.ndarray:
+    inner = (np.abs(np.arange(side) - (side - 1) / 2) < side / 4 for side in (height, width))
+    return ~np.outer(*inner)
 
 
 MASKS = {"left": _left, "centre": _around_centre}

@@ -35,7 +35,7 @@ def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Ste
 
     def train_step(state, batch, conditions=MappingProxyType({})):
         keys = _keys(training.seed, state.step) | {"step": state.step}
-        if training.random_flip and scaling.levels is not None:
+        if training.random_flip and batch.ndim == 5:  # images
             flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
             batch = jnp.where(flip, batch[..., ::-1, :], batch)
         x = scaling.to_model(keys["dequantize"], batch)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models import weights
-from models.config import Config
+from models.config import Config, data_shape
 from models.published import (
     autoencoder_compvis,
     autoencoder_kl,
@@ -117,12 +117,7 @@ def params(
 
 def skeleton(config: Config, its_shape: tuple[int, ...] | None = None) -> Skeleton:
     """The calls and the shapes of parameters of models.create(config). Arguments: as of params."""
-    return base.skeleton(create(config), its_shape or shape(config))
-
-
-def shape(config: Config) -> tuple[int, int, int]:
-    """The shape of the input of a network, [H, W, C]."""
-    return (config.data.image_size, config.data.image_size, config.data.num_channels)
+    return base.skeleton(create(config), its_shape or data_shape(config))
 
 
 __all__ = [
@@ -138,6 +133,5 @@ __all__ = [
     "identify",
     "params",
     "read",
-    "shape",
     "skeleton",
 ]

@@ -15,7 +15,8 @@ class Source(NamedTuple):
     """A kind of data.
 
     load: reads it. levels: grey levels of its images; None for floats. description and licence: for
-    model cards. takes_path: it reads config.data.path.
+    model cards. takes_path: it reads config.data.path. shape: of its samples; (): config.data has
+    it.
     """
 
     load: Callable[[DataSpec], Dataset]
@@ -23,10 +24,11 @@ class Source(NamedTuple):
     description: str = ""
     licence: str = ""
     takes_path: bool = True
+    shape: tuple[int, ...] = ()
 
 
 POINTS = Source(
-    points.load, None, "points in the plane, drawn by this program", "none: numbers", False
+    points.load, None, "points in the plane, drawn by this program", "none: numbers", False, (2,)
 )
 SOURCES: dict[str, Source] = {
     "digits": Source(

