@@ -241,6 +241,8 @@ def _data(config: Config) -> None:
     # (D,) of vectors; (): square images, of
     data.image_size = 32  # pixels a side, and
     data.num_channels = 3
+    data.dtype = ""  # the values of arrays: "uint8", "uint16" (grey levels) or "float"
+    data.label_column = ""  # of a table, whose values are the classes
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data
     data.latent_mean = ()  # of each channel of the latents, before it is 0; (): the training set's

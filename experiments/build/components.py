@@ -35,6 +35,8 @@ from samplers.registry import Sampler
 from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least, check_name
 
+LEVELS = {"uint8": 256, "uint16": 65_536, "float": None}
+"""Grey levels by config.data.dtype."""
 SIGMA_DATA = {  # components that use config.model.sigma_data
     "model.parametrization": ("edm",),
     "weighting.name": ("edm", "soft_min_snr"),
@@ -245,15 +247,39 @@ def mesh(config: Config, its_devices: Any = None) -> Mesh:
 
 
 def scaling(config: Config) -> Scaling:
-    """The scaling from grey levels to model space; latents and points are floats."""
-    levels = None if config.data.autoencoder else source(config).levels
-    return Scaling(levels, config.data.centered, config.data.uniform_dequantization)
+    """The scaling from the data to model space, without the moments of standardised data."""
+    dtype, options = data_dtype(config), (config.data.centered, config.data.uniform_dequantization)
+    if config.data.autoencoder:
+        return Scaling(None, *options)
+    levels = LEVELS[dtype] if dtype else source(config).levels
+    return Scaling(levels, *options, standardized=dtype == "float")
 
 
 def source(config: Config) -> Any:
     """The source that config.data.dataset names."""
     check_name("config.data.dataset", config.data.dataset, SOURCES)
     return SOURCES[config.data.dataset]
+
+
+def data_dtype(config: Config) -> str:
+    """The kind of the values of arrays and tables; "" for data sets with values of their own."""
+    data, known = config.data, source(config).dtypes
+    if not known:
+        for field in ("dtype", "label_column"):
+            if data[field]:
+                raise ValueError(
+                    f"config.data.{field} is {data[field]!r}, but {data.dataset!r} has values and "
+                    "labels of its own: leave it out"
+                )
+        return ""
+    dtype = data.dtype or known[0]
+    check_name("config.data.dtype", dtype, known)
+    if dtype == "float" and not data.centered:
+        raise ValueError(
+            "config.data.centered is False, which is for grey levels, and the data are floats, "
+            "which are standardised: leave it out"
+        )
+    return dtype
 
 
 def data_spec(config: Config) -> DataSpec:
@@ -268,6 +294,8 @@ def data_spec(config: Config) -> DataSpec:
         config.model.text == "bytes",
         data.first_frame,
         data.max_unreadable,
+        data_dtype(config),
+        data.label_column,
     )
 
 

@@ -14,8 +14,10 @@ import models
 from experiments.build import components, related
 from experiments.data import confidence, latents
 from experiments.data.dataset import SPLITS, Dataset
+from experiments.data.lazy_arrays import LazyArray
 from experiments.data.lazy_images import POOL, LazyImages
 from experiments.data.load import load
+from experiments.data.scaling import of_run
 from experiments.runs import devices, files, parts
 from experiments.runs import folder as folders
 from experiments.runs.samples import read_samples
@@ -66,7 +68,8 @@ def identity(config: Config, found: Dataset) -> dict[str, Any]:
     """Numbers and digests of samples and labels: equal for the same data, wherever they are.
 
     Of encoded images, the digest is of the files' bytes, of at most SEEN of each split, at even
-    distances. Points that a source computes have none: another machine may round otherwise.
+    distances; of arrays beyond memory, of as many samples. Points that a source computes have none:
+    another machine may round otherwise.
     """
     about: dict[str, Any] = {split: len(getattr(found, split)) for split in SPLITS}
     if found.levels or config.data.path:
@@ -85,6 +88,8 @@ def _plain(values: np.ndarray) -> np.ndarray:
 
 
 def _content(values: Any) -> Any:
+    if isinstance(values, LazyArray):
+        return values.some(SEEN)
     if not isinstance(values, LazyImages):
         return values
 
@@ -124,7 +129,7 @@ def autoencoder(config: Config) -> latents.Autoencoder:
     folder = Path(config.data.autoencoder)
     theirs = related.autoencoder_config(config)
     params, step = related.weights(theirs, folder)
-    about = models.create(theirs), params, step, folder, components.scaling(theirs)
+    about = models.create(theirs), params, step, folder, of_run(components.scaling(theirs), folder)
     return latents.Autoencoder(*about, components.mesh(config), config.eval.batch_size)
 
 
@@ -173,7 +178,7 @@ def with_confidence(config: Config, found: Dataset) -> Dataset:
         logits = model.outputs(devices.gather(mesh, params))
         return nn.softmax(logits(x, jnp.full(len(x), sde.train_t_min)))
 
-    about = components.scaling(theirs), theirs.seed, mesh, config.eval.batch_size
+    about = of_run(components.scaling(theirs), folder), theirs.seed, mesh, config.eval.batch_size
     return confidence.by_classifier(found, probabilities, *about)
 
 

@@ -19,7 +19,7 @@ from experiments.build import (
     related,
     sections,
 )
-from experiments.data import latents
+from experiments.data import latents, scaling
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import files
@@ -93,6 +93,8 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     made = untrained(config)  # refuses what is impossible before the weights are read
     params, at = related.weights(config, folder, step)
     made = made.replace(params=params, step=at, folder=folder, decoder=decoder(config, folder))
+    made = made.replace(scaling=scaling.of_run(made.scaling, folder))
+    related.check_moments(config, made.scaling)
     return made.replace(**guidance_of(config, params))
 
 
@@ -152,9 +154,9 @@ def grey_levels(config: Config) -> bool:
     """True for a model of the grey levels themselves: the objective "vdm"."""
     if config.objective.name != "vdm":
         return False
-    if components.scaling(config).levels is None:
+    if components.scaling(config).levels not in range(1, 257):  # it sums over all of them
         raise ValueError(
-            "config.objective.name = 'vdm' is for images, which have grey levels: for points and "
+            "config.objective.name = 'vdm' is for data of at most 256 grey levels: for floats and "
             "latents, set likelihood_weighting and importance_sampling, its diffusion loss"
         )
     if config.data.uniform_dequantization:

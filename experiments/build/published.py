@@ -17,7 +17,7 @@ from experiments.build import components, configs, sections
 from experiments.runs import files
 from experiments.runs import folder as folders
 from models import published
-from models.config import Config
+from models.config import Config, data_shape
 from models.published import Card, Format, Found, base
 from models.published.base import Arrays
 from models.published.folders import SUFFIXES
@@ -106,7 +106,7 @@ class Published:
 def shape(config: Config) -> tuple[int, ...]:
     """The shape of the input of a published model: of an image, or its latent."""
     if not config.data.autoencoder:
-        return published.shape(config)
+        return data_shape(config)
     return components.latent_shape(configs.load(Path(config.data.autoencoder)))
 
 

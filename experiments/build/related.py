@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import models
 from experiments.build import choices, components, configs, sections
 from experiments.build.published import is_published, open_
 from experiments.data import latents
+from experiments.data import scaling as scalings
+from experiments.data.scaling import Scaling
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, files, parts
 from experiments.runs import folder as folders
@@ -129,7 +132,9 @@ ASPECTS: dict[str, Callable[[Config], Any]] = {
 }
 
 
-SHARED = ("dataset", "test_fraction", "image_size", "num_channels", "shape", "centered")
+SHARED = (
+    *("dataset", "test_fraction", "image_size", "num_channels", "shape", "dtype", "centered"),
+)
 """Fields of config.data that a model of latents has from its autoencoder."""
 
 
@@ -160,6 +165,20 @@ def in_latents(published: Config) -> Config:
     for name in SHARED:
         made.data[name] = theirs.data[name]
     return made
+
+
+WORK_WITH = ("guidance.classifier.run", "guidance.discriminator.run", "sampling.low_res")
+"""Fields that hold runs which see the same model space."""
+
+
+def check_moments(ours: Config, scaling: Scaling) -> None:
+    """Raises ValueError unless runs that our model works with standardise the data as it does."""
+    for field in filter(partial(sections.get, ours), WORK_WITH if scaling.standardized else ()):
+        if scalings.of_run(scaling, Path(sections.get(ours, field))) != scaling:
+            raise ValueError(
+                f"the run in config.{field} was trained on data of another mean and standard "
+                "deviation: train one on the same data"
+            )
 
 
 def autoencoder_config(ours: Config) -> Config:

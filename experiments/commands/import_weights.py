@@ -8,14 +8,14 @@ model card, and published.json with the model's source and license.
 import logging
 from typing import Any
 
-from experiments.build import components, configs, data, published, related
+from experiments.build import configs, data, published, related
 from experiments.build.published import RECORD
 from experiments.build.tasks import ALWAYS
 from experiments.commands.request import Request
 from experiments.runs import card, files
 from experiments.runs import folder as folders
 from experiments.training import imported
-from models.config import Config
+from models.config import Config, data_shape
 from models.published import skeleton
 
 LOG = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def _say(record: dict[str, Any], config: Config, n_params: int) -> None:
         record["model"],
         config.model.name,
         f"{n_params:,}",
-        " x ".join(map(str, components.data_shape(config))),
+        " x ".join(map(str, data_shape(config))),
         classes,
         *(config.training.sde, config.model.parametrization, record["license"]),
     )

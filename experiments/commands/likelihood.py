@@ -12,7 +12,8 @@ def run(request: Request) -> None:
     dataset = model.dataset()
     values = dataset.test, model.conditions.from_data(dataset, "test")
     bits = likelihood.bits_per_dim(model, values)
-    name = metrics.bits_name(model)
+    found = metrics.likelihood_figures(model, bits)
     print(metrics.save_likelihoods(model, bits))
-    print(f"{name} {bits}")
-    card.update(request.folder, model.step, {name: str(bits)})
+    for name, figure in found.items():
+        print(f"{name} {figure}")
+    card.update(request.folder, model.step, found)

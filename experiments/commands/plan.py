@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -98,10 +97,12 @@ def bytes_each(tree: Any) -> int:
 def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     """The abstract state, and the train step before XLA."""
     task, training = tasks.task(config, mesh), components.training(config)
+    if task.scaling.standardized:
+        zeros_and_ones = {"mean": [0.0] * task.shape[-1], "std": [1.0] * task.shape[-1]}
+        task = task.with_scaling(task.scaling.with_moments(zeros_and_ones))
     shape, place = training.batch_shape(mesh), devices.batch_sharding(mesh, axis=1)
     abstract = partial(jax.ShapeDtypeStruct, sharding=place)
-    dtype = jnp.float32 if task.scaling.levels is None else jnp.uint8
-    batch = abstract((*shape, *task.shape), dtype)
+    batch = abstract((*shape, *task.shape), task.scaling.dtype)
     conditions = {
         name: abstract((*shape, *values.shape[1:]), values.dtype)
         for name, values in task.example_conditions().items()

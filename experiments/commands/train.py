@@ -15,6 +15,7 @@ import jax
 
 from experiments.build import components, configs, data, related, tasks
 from experiments.commands.request import Request
+from experiments.data import scaling
 from experiments.data.dataset import Dataset
 from experiments.evaluation import reference
 from experiments.evaluation.metrics import LEAST
@@ -55,6 +56,7 @@ def run(request: Request) -> None:
         with progress.working("loading data"):
             dataset = data.claimed(config, folder)
         check_data(config, task, training, dataset)
+        task = standardized(task, dataset, folder)
         task.prepare(dataset, folder)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         facts = tasks.card_facts(config, task, dataset, n_params)
@@ -92,6 +94,14 @@ def run(request: Request) -> None:
             LOG.info("stopped and saved at step %d: run the same command to go on", step)
             return
         report(config, task, state, dataset, folder, trained=int(state.step) > begun)
+
+
+def standardized(task: Task, dataset: Dataset, folder: Path) -> Task:
+    """The task with the moments of the training data, if these are standardised."""
+    if not task.scaling.standardized:
+        return task
+    made = scaling.claim(task.scaling, dataset.train, dataset.test, dataset.columns, folder)
+    return task.with_scaling(made)
 
 
 def first_state(

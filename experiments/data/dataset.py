@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.data.lazy_arrays import LazyArray
 from experiments.data.lazy_images import LazyImages
 from sde_lib.checks import check_at_least, check_in
 
@@ -27,6 +28,8 @@ class DataSpec:
         captions: read the captions too, if the data have some.
         first_frame: take the first of several pages or frames of an image file.
         max_unreadable: the share of image files that may be unreadable; they are left out.
+        dtype: "uint8", "uint16" or "float", the values of arrays; "" for other sources.
+        label_column: the name of the column of classes in a table; "" for none.
     """
 
     name: str
@@ -37,6 +40,8 @@ class DataSpec:
     captions: bool = False
     first_frame: bool = False
     max_unreadable: float = 0.0
+    dtype: str = ""
+    label_column: str = ""
 
     def __post_init__(self):
         for name, side in (("image_size", self.shape[0]), ("num_channels", self.shape[-1])):
@@ -54,8 +59,8 @@ class Dataset:
     """Training and test data.
 
     Attributes:
-        train: uint8 images [N, H, W, C] of grey levels 0, ..., levels - 1, or floats [N, ...]
-            (points, or latents of images).
+        train: grey levels 0, ..., levels - 1, [N, ...] as uint8, or as uint16 if they are more than
+            256; or floats (tables, fields, points, or latents of images).
         test: likewise.
         levels: grey levels; None for floats.
         train_labels: int32 [N], classes counted from 0; None without labels.
@@ -66,13 +71,14 @@ class Dataset:
         test_captions: likewise.
         latents: provenance of latents (experiments/data/latents.py); None for other data.
         classes: names of the classes, by label; () if only numbers are known.
+        columns: names of the columns of a table; () for other data.
         notes: what the source assumed and left out, a sentence each; they are shown.
         test_share: config.data.test_fraction, if the test set was split off; None if the data have
             one.
     """
 
-    train: np.ndarray | LazyImages
-    test: np.ndarray | LazyImages
+    train: np.ndarray | LazyImages | LazyArray
+    test: np.ndarray | LazyImages | LazyArray
     levels: int | None
     train_labels: Int[np.ndarray, " train"] | None = None
     test_labels: Int[np.ndarray, " test"] | None = None
@@ -82,6 +88,7 @@ class Dataset:
     test_captions: np.ndarray | None = None
     latents: dict[str, Any] | None = None
     classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     test_share: float | None = None
 
@@ -181,9 +188,11 @@ def split_advice(count: int) -> str:
     return f"set config.data.test_fraction to at least {np.ceil(200 / count) / 100:g}"
 
 
-def identity(values: np.ndarray | LazyImages) -> Any:
-    """A summary that differs between data sets: the array itself, or file names and some images."""
+def identity(values: np.ndarray | LazyImages | LazyArray) -> Any:
+    """A summary that differs between data sets: the array itself, or names and some samples."""
     if isinstance(values, np.ndarray):
         return values
+    if isinstance(values, LazyArray):
+        return [str(values.shape), values.some(64)]
     some = values[np.linspace(0, len(values) - 1, 64).astype(int)]
     return [list(map(str, values.keys)), some]

@@ -18,7 +18,9 @@ from experiments.data.dataset import (
     split_advice,
 )
 from experiments.data.image_files import rescaling
+from experiments.data.lazy_arrays import check_finite
 from experiments.data.lazy_images import LazyImages
+from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
 from experiments.runs import hosts
 from models.config import data_kind
@@ -175,13 +177,13 @@ def _check_values(what: str, dataset: Dataset, split: Split) -> None:
         count = len(dataset.train) + len(dataset.test)
         advice = "" if dataset.test_share is None else f"; {split_advice(count)}"
         raise ValueError(f"{what}: there are {len(values)} samples, at least 2 are needed{advice}")
-    if isinstance(values, LazyImages):
+    if not isinstance(values, np.ndarray):
         return
+    dtype = Scaling(levels).dtype
     if levels is None:
-        if not np.isfinite(values).all():
-            raise ValueError(f"{what}: {np.sum(~np.isfinite(values))} numbers are not finite")
-    elif values.dtype != np.uint8:
-        message = f"{what}: the images are {values.dtype}, they must be uint8"
+        check_finite(values, what, "sample {}".format, dataset.columns)
+    elif values.dtype != dtype:
+        message = f"{what}: the images are {values.dtype}, they must be {dtype}"
         if values.dtype.kind in "iuf" and values.size and levels == 256:
             message += f"; their values are from {values.min():g} to {values.max():g}: "
             message += rescaling("images", "{}")

@@ -1,40 +1,92 @@
-"""The scaling between grey levels and model space, the values that networks see."""
+"""The scaling between data and model space, the values that networks see.
+
+Grey levels fill an interval. Floats are standardised: each channel, or each column of vectors, has
+mean 0 and standard deviation 1 over the training set. These moments are recorded in the run's
+folder, because samples and likelihoods need them too: densities are of the data's own units.
+"""
 
 import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from experiments.data.lazy_arrays import check_finite, column_name
+from experiments.runs import files, progress
+from experiments.runs import folder as folders
 from sde_lib.batch import fold_in, sample_keys
 
 DEQUANTIZE = 1 << 20  # folded into a sample's key: no draw of a loss has this number
+RECORD = "standardization.json"
+SHOWN = 3.0  # standard deviations of standardised data that pictures show on both sides of the mean
+COARSE = 0.01  # standard deviations: floats of 32 bits must be closer than that
+CHUNK = 1 << 24  # bytes of samples that are read at a time for their moments
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Grey levels 0, ..., levels - 1 and an interval of model space.
+    """Grey levels 0, ..., levels - 1 and an interval of model space, or floats and their moments.
 
     Attributes:
-        levels: grey levels of the data; None for floats (points, latents), which stay as they are.
+        levels: grey levels of the data; None for floats.
         centered: model space is [-1, 1]; otherwise [0, 1].
         dequantize: training adds uniform noise to the grey levels.
+        standardized: floats are standardised; points and latents stay as they are.
+        mean: of each channel of the training data, once it is known.
+        std: likewise, the standard deviation.
     """
 
     levels: int | None
     centered: bool = True
     dequantize: bool = True
+    standardized: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the data's values."""
+        if self.levels is None:
+            return np.dtype(np.float32)
+        return np.dtype(np.uint8 if self.levels <= 256 else np.uint16)
+
+    def with_moments(self, moments: dict[str, Any]) -> Self:
+        """The scaling of standardised data, by the content of RECORD."""
+        return dataclasses.replace(self, mean=tuple(moments["mean"]), std=tuple(moments["std"]))
+
+    def log_volume(self, shape: Sequence[int]) -> float:
+        """The logarithm of the volume that a unit of model space has in the data's units.
+
+        A log density of samples of this shape in model space is larger by it.
+        """
+        return math.prod(shape[:-1]) * math.fsum(map(math.log, self._moments()[1]))
+
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and std of each channel; (0,) and (1,) for data that are not standardised."""
+        if not self.standardized:
+            return (0.0,), (1.0,)
+        if not self.mean:
+            raise ValueError(
+                f"the moments of the training data are not known: they are in a run's {RECORD}"
+            )
+        return self.mean, self.std
 
     @property
     def range(self) -> tuple[float, float]:
-        """The interval of model space that images fill."""
+        """The interval of model space that images fill; of standardised data, pictures show it."""
+        if self.standardized:
+            return -SHOWN, SHOWN
         return (-1.0, 1.0) if self.centered else (0.0, 1.0)
 
     def to_model(
         self, key: PRNGKeyArray, batch: Array, dequantize: bool | None = None
     ) -> Float[Array, "batch *shape"]:
-        """Grey levels [B, ...] in model space; floats stay as they are.
+        """Grey levels or floats [B, ...] in model space.
 
         Args:
             key: randomness of the dequantisation.
@@ -44,7 +96,8 @@ class Scaling:
                 None: as in training.
         """
         if self.levels is None:
-            return batch
+            mean, std = (jnp.asarray(values, jnp.float32) for values in self._moments())
+            return (batch - mean) / std if self.standardized else batch
         grey = batch.astype(jnp.float32)
         if self.dequantize if dequantize is None else dequantize:
             unit = (grey + jax.random.uniform(key, batch.shape)) / self.levels
@@ -65,14 +118,15 @@ class Scaling:
         return jax.vmap(lambda key, x: self.to_model(key, x, dequantize))(keys, batch)
 
     def to_grey(self, x: np.ndarray) -> np.ndarray:
-        """The nearest grey levels, uint8: the inverse of to_model. Floats stay as they are."""
+        """The nearest grey levels, or floats in the data's units: the inverse of to_model."""
         if self.levels is None:
-            return x
+            mean, std = map(np.asarray, self._moments())
+            return (x * std + mean).astype(np.float32) if self.standardized else x
         unit = self._unit(x)
         grey = np.floor(unit * self.levels)
         if not self.dequantize:
             grey = np.round(unit * (self.levels - 1))
-        return np.clip(grey, 0, self.levels - 1).astype(np.uint8)
+        return np.clip(grey, 0, self.levels - 1).astype(self.dtype)
 
     def to_uint8(self, x: np.ndarray) -> UInt8[np.ndarray, "..."]:
         """Images in model space as 0, ..., 255, rounded."""
@@ -81,3 +135,85 @@ class Scaling:
     def _unit(self, x: np.ndarray) -> np.ndarray:
         low, high = self.range
         return (x - low) / (high - low)
+
+
+def claim(scaling: Scaling, train: Any, test: Any, names: Sequence[str], run: Path) -> Scaling:
+    """The scaling with the moments of the training data, if it needs some.
+
+    They are measured once, in 64 bits and a chunk at a time, and recorded in the run's folder.
+
+    Args:
+        scaling: of the data.
+        train: the training data.
+        test: the test data, which are only checked.
+        names: of the columns, for errors; () for numbers.
+        run: the run's folder.
+
+    Raises:
+        ValueError: a value that is not finite, or a column that is constant or too far from 0 for
+            its spread.
+    """
+    if not scaling.standardized:
+        return scaling
+    path = run / RECORD
+    if not (path.exists() and folders.has_run(run)):  # otherwise the network knows these moments
+        _moments(test, "test", names)
+        found = _moments(train, "training", names)
+        _check_spread(found, names)
+        about = {"mean": found.mean.tolist(), "std": found.std.tolist(), "samples": len(train)}
+        files.write_json(path, about)
+    return of_run(scaling, run)
+
+
+def of_run(scaling: Scaling, run: Path) -> Scaling:
+    """The scaling with the moments that a run has recorded, if it needs some."""
+    if not scaling.standardized:
+        return scaling
+    return scaling.with_moments(folders.read_record(run / RECORD))
+
+
+class _Moments(NamedTuple):
+    """The mean, standard deviation, least and largest value of each channel."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def _moments(values: Any, what: str, names: Sequence[str]) -> _Moments:
+    """The moments of samples [N, ...], which are read a chunk at a time."""
+    shape = values.shape[1:]
+    rows = max(1, CHUNK // (8 * math.prod(shape)))
+    count, mean, squares = 0, np.zeros(shape[-1]), np.zeros(shape[-1])
+    low, high = np.full(shape[-1], np.inf), np.full(shape[-1], -np.inf)
+    for first in progress.track(range(0, len(values), rows), f"moments of the {what} data"):
+        chunk = np.asarray(values[first : first + rows])
+        name_of = getattr(values, "name_of", lambda row: f"sample {row}")
+        check_finite(chunk, f"the {what} data", lambda row: name_of(first + row), names)  # noqa: B023
+        flat = chunk.reshape(-1, shape[-1]).astype(np.float64)
+        new, ours = len(flat), flat.mean(0)
+        distance, total = ours - mean, count + new
+        squares += ((flat - ours) ** 2).sum(0) + distance**2 * (count * new / total)
+        mean, count = mean + distance * (new / total), total
+        low, high = np.minimum(low, flat.min(0)), np.maximum(high, flat.max(0))
+    return _Moments(mean, np.sqrt(squares / count), low, high)
+
+
+def _check_spread(moments: _Moments, names: Sequence[str]) -> None:
+    _, std, low, high = moments
+    unit, largest = "column" if names else "channel", np.maximum(abs(low), abs(high))
+    constant = [column_name(k, names) for k in np.flatnonzero(low == high)]
+    if constant:
+        raise ValueError(
+            f"the training data are constant in {unit} {', '.join(constant)}: leave it out, as it "
+            "has no density"
+        )
+    coarse = np.flatnonzero(np.spacing(largest.astype(np.float32)) > COARSE * std)
+    if len(coarse):
+        k = coarse[0]
+        raise ValueError(
+            f"{unit} {column_name(k, names)} of the training data has values of up to "
+            f"{largest[k]:g} with a standard deviation of {std[k]:g}, too little for floats of 32 "
+            "bits: subtract an offset from it first"
+        )

@@ -51,6 +51,7 @@ def bits_per_dim(
     """
     scaling, levels = pipeline.scaling, pipeline.chain()
     grey, shape = None if scaling.dequantize else scaling.levels, values[0].shape[1:]
+    width = scaling.levels if scaling.dequantize else None
 
     def bits(nats: jax.Array, width: int | None = None) -> jax.Array:
         return sde_lib.bits_per_dim(-nats, shape, scaling.range, width)
@@ -66,7 +67,7 @@ def bits_per_dim(
         return {
             "prior": bits(prior),
             "diffusion": bits(diffusion),
-            "reconstruction": bits(reconstruction, scaling.levels if scaling.dequantize else None),
+            "reconstruction": bits(reconstruction + scaling.log_volume(shape), width),
         }
 
     result = passes(pipeline, values, partial(batch, pipeline.params), part, "variational bound")

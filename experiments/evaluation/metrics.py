@@ -95,7 +95,20 @@ def bits_per_dim(subject: Subject) -> Figures:
     bits = likelihood.bits_per_dim(subject.pipeline, subject.test, part)
     save_likelihoods(subject.pipeline, bits)
     about = {"nfe": bits.nfe} | ({"given": bits.given} if bits.given else {})
-    return {bits_name(subject.pipeline): Figure(bits.mean, bits.error, about)}
+    figures = {bits_name(subject.pipeline): Figure(bits.mean, bits.error, about)}
+    if subject.pipeline.scaling.standardized:
+        error = bits.nats.std(ddof=1) / np.sqrt(len(bits.nats))
+        figures["test log-likelihood"] = Figure(bits.nats.mean(), error, {"unit": "nats"})
+    return figures
+
+
+def likelihood_figures(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> dict[str, str]:
+    """Texts of the mean bits/dim, and of the log-likelihood of standardised floats, by name."""
+    figures = {bits_name(pipeline): str(bits)}
+    if pipeline.scaling.standardized:
+        error = bits.nats.std(ddof=1) / np.sqrt(len(bits.nats))
+        figures["test log-likelihood"] = f"{bits.nats.mean():.3f} +- {error:.3f} nats"
+    return figures
 
 
 def save_likelihoods(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> Path:

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.data.dataset import Dataset, identity
-from experiments.data.lazy_images import LazyImages
 from experiments.data.scaling import Scaling
 from experiments.evaluation import features, quality
 from experiments.evaluation.features import FeatureFunction
@@ -191,7 +190,7 @@ def _features(
     mesh: Mesh,
     levels: int | None,
     fn: FeatureFunction,
-    values: np.ndarray | LazyImages,
+    values: Any,
     indices: np.ndarray,
 ) -> parts.Arrays:
     """Features, and logits if the function has some, of values[indices]: grey levels, or points."""

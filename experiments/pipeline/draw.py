@@ -123,7 +123,8 @@ def _make_smaller_images(
         return lambda indices: {}
     if pipeline.base is not None:
         draw = make_draw(pipeline.base, size)
-        return lambda indices: {"smaller": jnp.clip(draw(int(indices[0])).x, *scaling.range)}
+        ends = scaling.range if scaling.levels else (None, None)
+        return lambda indices: {"smaller": jnp.clip(draw(int(indices[0])).x, *ends)}
     dataset = pipeline.dataset()
     conditions = pipeline.conditions.from_data(dataset, "test")
 

@@ -1,5 +1,6 @@
 """Log-likelihoods of data under a trained model, in bits per dimension."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ class BitsPerDim(NamedTuple):
 
     mean and error: their mean and its standard error. nfe: the solver's mean number of evaluations.
     given: the condition that they hold for, beside classes and texts. each: of every sample, [N].
+    nats: log densities (of grey levels, log probabilities) in nats, of the data's own units, [N].
     """
 
     mean: float
@@ -26,6 +28,7 @@ class BitsPerDim(NamedTuple):
     nfe: int
     given: str
     each: Float[np.ndarray, " n"]
+    nats: Float[np.ndarray, " n"] = np.zeros(0)
 
     def __str__(self) -> str:
         given = self.given and f", given {self.given}"
@@ -40,9 +43,10 @@ def bits_per_dim(
     The network computes in float32, whatever its dtype. In each pass a sample is dequantised anew,
     by a key of its own; the error is that of the mean over samples. Uniform noise dequantises. A
     model of grey levels (pipeline.grey_levels), whose network has never seen uniform noise, is
-    dequantised by its own least noise (sde_lib.encode_grey_levels). A super-resolution model is
-    conditioned on the sample's own smaller image. Without noise, that leaves x a subspace, where no
-    density is bounded: such bits only tell how sharply the model knows it.
+    dequantised by its own least noise (sde_lib.encode_grey_levels). The density of floats is of the
+    data's own units. A super-resolution model is conditioned on the sample's own smaller image.
+    Without noise, that leaves x a subspace, where no density is bounded: such bits only tell how
+    sharply the model knows it.
 
     Args:
         pipeline: the trained model.
@@ -64,7 +68,8 @@ def bits_per_dim(
         )
     error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else float("nan")
     given = str(pipeline.super_resolution or "")
-    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits)
+    nats = -bits * (math.log(2) * math.prod(values[0].shape[1:]))
+    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits, nats)
 
 
 def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
@@ -84,7 +89,7 @@ def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
         how = options.rtol, options.atol, options.probe, options.n_probes, first_index
         result = sde_lib.log_likelihood(key, pipeline.sde, score_fn, x, *how)
-        log_prob = result.log_prob + log_ratio
+        log_prob = result.log_prob + log_ratio - scaling.log_volume(shape)
         bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels)
         return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
 

@@ -24,6 +24,7 @@ from experiments.runs import charts, devices, files, hosts, parts, pictures, pro
 N_FRAMES = 10
 N_PATHS = 8
 N_POINT_PATHS = 2000
+N_LINES = 16
 DENSITY_SIDE = 96
 Drawn = tuple[np.ndarray, int]
 """Samples in model space, and the network evaluations of each."""
@@ -62,17 +63,26 @@ def stem(pipeline: Pipeline, kind: str) -> str:
 
 
 def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path:
-    """Saves the picture of n samples: a grid of images, or points beside the data.
+    """Saves the picture of n samples: a grid of images, or other samples beside the data.
 
-    They are drawn here, unless they are given as draw.draw_all gives them.
+    Points in the plane are shown with the learned density, vectors by pairs of their first columns,
+    series as lines, volumes by their middle slices. They are drawn here, unless they are given as
+    draw.draw_all gives them.
     """
     x, nfe = drawn or draw.draw_all(pipeline, n)
     path, details = _path(pipeline, "samples", ".png"), {"n_samples": n, "nfe": nfe}
-    if x.ndim > 2:
-        images = pipeline.to_images(x)
+    if x.ndim > 3:
+        images = _slices(pipeline.to_images(x), pipeline)
         about = _write_settings(pipeline, path, **details)
         return pictures.save_grid(path, images, math.ceil(math.sqrt(len(x))), about)
-    points = np.asarray(pipeline.dataset().train[: len(x)])
+    dataset, few = pipeline.dataset(), len(x) if x.ndim == 2 else N_LINES
+    points = np.asarray(dataset.train[:few])
+    if pipeline.shape != (2,) or pipeline.scaling.standardized:
+        about = _write_settings(pipeline, path, **details)
+        sets = {"data": points, "samples": pipeline.to_data(x[:few])}
+        if x.ndim == 3:
+            return charts.save_series(path, sets, about)
+        return charts.save_pairs(path, sets, dataset.columns, about)
     half_width = 1.1 * float(np.abs(points).max())
     density = _density(pipeline, half_width)
     about = _write_settings(pipeline, path, **details)
@@ -84,8 +94,8 @@ def save_files(
 ) -> list[Path]:
     """Saves n samples as single PNG files, as an .npz file, or both; see save_samples."""
     x, nfe = drawn or draw.draw_all(pipeline, n)
-    made, images = [], x.ndim > 2
-    if single and images:
+    made, images = [], x.ndim > 3
+    if single and x.ndim == 4:
         folder = _path(pipeline, "samples", "")
         about = _write_settings(pipeline, folder, n_samples=n, nfe=nfe)
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +107,12 @@ def save_files(
         path = _path(pipeline, "samples", ".npz")
         _write_settings(pipeline, path, n_samples=n, nfe=nfe)
         shown = {"images": pipeline.to_images(x)} if images else {}
-        files.write_arrays(path, samples=x, **shown)
+        scaling = pipeline.scaling
+        if scaling.levels and scaling.dtype != np.uint8:
+            shown["images"] = pipeline.to_data(x)
+        files.write_arrays(
+            path, samples=pipeline.to_data(x) if scaling.standardized else x, **shown
+        )
         made.append(path)
     return made
 
@@ -110,7 +125,7 @@ def made(pipeline: Pipeline, n: int, single: bool, arrays: bool) -> list[Path]:
     about = [pictures.read_provenance(path) for path in found]
     complete = [details.get("digest") == pipeline.identity() for details in about]
     complete.append(about[0].get("n_samples") == n)
-    if single and len(pipeline.shape) > 1:
+    if single and len(pipeline.shape) == 3:
         found.append(_path(pipeline, "samples", ""))
         complete.append(len(list(found[-1].glob("*.png"))) == n)
     if arrays:
@@ -123,16 +138,23 @@ def save_paths(pipeline: Pipeline) -> Path:
     """The picture of a few samples on their way from the prior to the data."""
     path = _path(pipeline, "path", ".png")
     if len(pipeline.shape) == 1:
-        frames = draw.draw_paths(pipeline, N_POINT_PATHS, N_FRAMES)
+        frames = draw.draw_paths(pipeline, N_POINT_PATHS, N_FRAMES)[::2, ..., :2]
+        if frames.shape[-1] == 1:  # each at a height of its own
+            heights = np.broadcast_to(np.linspace(-1, 1, N_POINT_PATHS)[:, None], frames.shape)
+            frames = np.concatenate([frames, heights], axis=-1)
         about = _write_settings(pipeline, path)
-        return charts.save_point_path(path, frames[::2], about)
+        return charts.save_point_path(path, frames, about)
     frames = draw.draw_paths(pipeline, N_PATHS, N_FRAMES)
+    if len(pipeline.shape) == 2:
+        about = _write_settings(pipeline, path)
+        titles = ("noise", *(f"{k} / {N_FRAMES}" for k in range(1, len(frames))))
+        return charts.save_series(path, dict(zip(titles, frames, strict=True)), about)
     scaling = None if pipeline.decoder else pipeline.scaling
     frames = _stretch(scaling, frames).swapaxes(0, 1)
     if pipeline.super_resolution:
         smaller = draw.smaller_images(pipeline, N_PATHS)
         frames = np.concatenate([larger(smaller, frames.shape[2])[:, None], frames], axis=1)
-    images = pipeline.to_images(frames)
+    images = _slices(pipeline.to_images(frames), pipeline)
     images = images.reshape(-1, *images.shape[2:])
     about = _write_settings(pipeline, path)
     return pictures.save_grid(path, images, frames.shape[1], about)
@@ -167,6 +189,13 @@ def _write_settings(pipeline: Pipeline, path: Path, **details: Any) -> dict[str,
     name = path.name.removesuffix(".png").removesuffix(".npz")
     files.write_json(path.parent / f"{name}.json", values, default=str)
     return pictures.provenance(**values)
+
+
+def _slices(images: np.ndarray, pipeline: Pipeline) -> np.ndarray:
+    """The images themselves; of volumes [..., D, H, W, C], the middle slices."""
+    if len(pipeline.shape) == 3:
+        return images
+    return images.take(pipeline.shape[0] // 2, axis=-4)
 
 
 def _density(pipeline: Pipeline, half_width: float) -> np.ndarray:

@@ -12,6 +12,8 @@ from jaxtyping import Float
 
 from experiments.runs import files, hosts
 
+PAIRED = 5  # columns whose pairs are shown
+CHANNELS = 3  # of series that are shown
 WORST = 4.0  # error of samples that still resemble data
 
 
@@ -176,6 +178,54 @@ def save_points(
     brightest = np.percentile(density, 99.9)  # a few wild points would hide the rest
     drawn = panels[2].imshow(density, origin="lower", extent=extent, vmax=brightest)
     figure.colorbar(drawn, ax=panels[2], shrink=0.8)
+    return _save(figure, path, about)
+
+
+def save_pairs(
+    path: Path,
+    sets: dict[str, Float[np.ndarray, "_ columns"]],
+    names: Sequence[str],
+    about: dict[str, str],
+) -> Path:
+    """Saves histograms of the first columns, and all pairs of these, of several sets of vectors.
+
+    Args:
+        path: of the picture.
+        sets: vectors by their title.
+        names: of the columns; () for numbers.
+        about: from pictures.provenance.
+    """
+    n = min(PAIRED, next(iter(sets.values())).shape[1])
+    figure, axes = _subplots(n, n, figsize=(2.2 * n + 1, 2.2 * n), squeeze=False)
+    for row, column in np.ndindex(n, n):
+        panel, first = axes[row, column], next(iter(sets.values()))
+        edges = np.histogram_bin_edges(first[:, column], 30)
+        for name, values in sets.items():
+            if row == column:
+                panel.hist(values[:, row], edges, density=True, alpha=0.5, label=name)
+            else:
+                panel.scatter(values[:, column], values[:, row], s=2, alpha=0.4, linewidths=0)
+        panel.tick_params(labelsize=6)
+        if row == n - 1:
+            panel.set_xlabel(names[column] if names else f"column {column}", fontsize=7)
+        if column == 0:
+            panel.set_ylabel(names[row] if names else f"column {row}", fontsize=7)
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    return _save(figure, path, about)
+
+
+def save_series(
+    path: Path, sets: dict[str, Float[np.ndarray, "_ length channels"]], about: dict[str, str]
+) -> Path:
+    """Saves the series of several sets as lines, a panel for each set and each first channel."""
+    n = min(CHANNELS, next(iter(sets.values())).shape[-1])
+    size = 2 + 2 * len(sets), 2.2 * n
+    figure, axes = _subplots(n, len(sets), figsize=size, squeeze=False, sharey="row")
+    for column, (name, series) in enumerate(sets.items()):
+        for channel in range(n):
+            axes[channel, column].plot(series[..., channel].T, linewidth=0.8, alpha=0.8)
+            axes[channel, column].tick_params(labelsize=6)
+        axes[0, column].set_title(name, fontsize=8)
     return _save(figure, path, about)
 
 

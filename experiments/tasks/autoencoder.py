@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -164,6 +164,9 @@ class Autoencoder:
             loss += options.perceptual_weight * self.perceptual(x, y)
         metrics["psnr"] = 10 * jnp.log10((high - low) ** 2 / mean_of(jnp.square(y - x)))
         return y, {"loss": loss} | metrics
+
+    def with_scaling(self, scaling: Scaling) -> Self:
+        return dataclasses.replace(self, scaling=scaling)
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         for name, (values, changed) in self.records().items():

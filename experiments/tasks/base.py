@@ -10,11 +10,12 @@ experiments/build/tasks.py.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 
 from experiments.data.dataset import Dataset
+from experiments.data.scaling import Scaling
 from experiments.training.objective import Objective
 from experiments.training.state import TrainState
 
@@ -69,6 +70,10 @@ class Task(Objective, Protocol):
 
     def example_conditions(self) -> dict[str, Any]:
         """Conditions of one sample, [1, ...] by keyword, which show their shapes and types."""
+        ...
+
+    def with_scaling(self, scaling: Scaling) -> Self:
+        """The task with the moments of standardised data."""
         ...
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +104,9 @@ class Classifier:
     def loss(self, params, keys, carry, first_index, x, conditions):
         logits = self.model.outputs(params, train=True, rngs={"dropout": keys["dropout"]})
         return jnp.mean(self._losses(keys["loss"], logits, x, conditions, first_index)[0]), {}
+
+    def with_scaling(self, scaling: Scaling) -> Self:
+        return dataclasses.replace(self, scaling=scaling)
 
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         dataset.check_labels(self.n_classes)

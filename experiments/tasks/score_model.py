@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +136,9 @@ class ScoreModel:
         aux = {} if carry is None else (metrics["level"], metrics["bits"])
         return jnp.mean(losses), aux
 
+    def with_scaling(self, scaling: Scaling) -> Self:
+        return dataclasses.replace(self, model=self.model.replace(scaling=scaling))
+
     def prepare(self, dataset: Dataset, folder: Path) -> None:
         if self.n_classes:
             dataset.check_labels(self.n_classes)
@@ -187,8 +190,8 @@ class ScoreModel:
         model = self.trained(params, step, dataset, folder)
         bits = bits_per_dim(model, self.values(dataset, "test"))
         figures.save_likelihoods(model, bits)
-        name = figures.bits_name(model)
-        return Report([f"{name} {bits}"], {name: str(bits)}, [])
+        found = figures.likelihood_figures(model, bits)
+        return Report([f"{name} {figure}" for name, figure in found.items()], found, [])
 
     def final_pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """A picture of samples, and one of the paths of some samples from noise to data."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from experiments.data.dataset import Dataset, DataSpec
 from experiments.data.sources import cifar10, digits, emoji, files, huggingface, npz, points
+from experiments.data.sources.numbers import arrays, table
 
 
 class Source(NamedTuple):
@@ -16,7 +17,8 @@ class Source(NamedTuple):
 
     load: reads it. levels: grey levels of its images; None for floats. description and licence: for
     model cards. takes_path: it reads config.data.path. shape: of its samples; (): config.data has
-    it.
+    it. dtypes: the values of config.data.dtype that it takes, its default first; (): its values are
+    its own.
     """
 
     load: Callable[[DataSpec], Dataset]
@@ -25,6 +27,7 @@ class Source(NamedTuple):
     licence: str = ""
     takes_path: bool = True
     shape: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
 
 POINTS = Source(
@@ -54,5 +57,11 @@ SOURCES: dict[str, Source] = {
     ),
     "folder": Source(files.load),
     "npz": Source(npz.load),
+    "arrays": Source(arrays.load, dtypes=tuple(arrays.TYPES)),
+    "table": Source(table.load, None, dtypes=("float",)),
+    **{
+        name: Source(table.load_included, None, about, "CC BY 4.0", False, shape, dtypes=("float",))
+        for name, (about, shape) in table.INCLUDED.items()
+    },
     "huggingface": Source(huggingface.load),
 }

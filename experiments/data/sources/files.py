@@ -64,11 +64,14 @@ def load(spec: DataSpec) -> Dataset:
     names = sorted(n for n in files.names if posixpath.splitext(n)[1].lower() in SUFFIXES)
     if not names:
         raise ValueError(f"{path} holds no image: it needs files {', '.join(sorted(SUFFIXES))}")
-    layout = _layout(path, names, spec.test_fraction)
+    layout = layout_of(path, names, spec.test_fraction)
+    if layout.test_share is not None:
+        train, test = split(len(names), layout.test_share)
+        layout = layout._replace(train=train, test=test)
     tables = [name for name in files.names if posixpath.basename(name) == LABELS]
     if len(tables) > 1:
         raise ValueError(f"{path} holds several label files: keep one of {', '.join(tables)}")
-    about: dict[str, Any] = {"notes": layout.notes} if tables else _folder_classes(layout)
+    about: dict[str, Any] = {"notes": layout.notes} if tables else folder_classes(layout)
     if tables and (labels := _table(path, tables[0], files.open, names)) is not None:
         about |= {"train_labels": labels[layout.train], "test_labels": labels[layout.test]}
 
@@ -89,8 +92,8 @@ def _left_out(others: set[str], broken: list[str]) -> tuple[str, ...]:
     return (*notes, f"left out: links that lead nowhere, {_some(broken)}") if broken else notes
 
 
-def _layout(path: Path, names: list[str], fraction: float) -> Layout:
-    """The splits of the images, and their folders."""
+def layout_of(path: Path, names: list[str], fraction: float) -> Layout:
+    """The splits of files, and their folders; without parts, all are in train, to be split."""
     root = posixpath.commonpath([posixpath.dirname(name) for name in names])
     parts.choose(path, PurePosixPath(root).parts)
     below = [PurePosixPath(name).relative_to(root).parts for name in names]
@@ -100,7 +103,8 @@ def _layout(path: Path, names: list[str], fraction: float) -> Layout:
     chosen = parts.choose(path, counts)
     if chosen is None or chosen.test is None:
         parts.check_classes(path, counts, {name for part in below for name in part[1:-1]})
-        return Layout(*split(len(names), fraction), outermost, (), fraction)
+        every = np.arange(len(names))
+        return Layout(every, every[:0], outermost, (), fraction)
     parts.check_left_out(path, chosen.left_out)
     notes = [f"the training data are those in {chosen.train}, the test data in {chosen.test}"]
     notes += [f"left out: {counts[name]} images in {name}" for name in chosen.left_out]
@@ -111,7 +115,7 @@ def _layout(path: Path, names: list[str], fraction: float) -> Layout:
     return Layout(train, test, np.array(within, dtype=object), tuple(notes), None)
 
 
-def _folder_classes(layout: Layout) -> dict[str, Any]:
+def folder_classes(layout: Layout) -> dict[str, Any]:
     """Labels by the images' folders, and notes, as a Dataset has them.
 
     There are no classes in a single folder, or if a training image lies outside of the folders.

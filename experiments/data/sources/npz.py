@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from experiments.data.dataset import Dataset, DataSpec, as_labels, split
+from experiments.data.lazy_arrays import take
 from experiments.runs.files import open_arrays
 
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
+ABOUT = LABELS | CONFIDENCES
+NAMES = PARTS | ABOUT
 LAYOUT = (
     "uint8 images [N, H, W, C] in arrays 'train' and 'test', with integers 'train_labels' and "
     "'test_labels' if there are classes, and confidences of these in [0, 1], 'train_confidence' "
@@ -30,9 +33,23 @@ def load(spec: DataSpec) -> Dataset:
     if not spec.path or not zipfile.is_zipfile(path):
         raise ValueError(f"config.data.path = {spec.path!r} must be an .npz file of {LAYOUT}")
     with open_arrays(path, "an intact .npz file of plain arrays (docs/guide.md, Data)") as file:
-        arrays: dict[str, Any] = dict(file)
+        return dataset_of(path, dict(file), spec, 256)
+
+
+def dataset_of(path: Path, arrays: dict[str, Any], spec: DataSpec, levels: int | None) -> Dataset:
+    """The data set of arrays by their names in LAYOUT.
+
+    Args:
+        path: of their file, for errors.
+        arrays: by name; samples may be a LazyArray.
+        spec: of the data set.
+        levels: grey levels of the samples; None for floats.
+
+    Raises:
+        ValueError: arrays of other names, lengths or types.
+    """
     for name, values in arrays.items():
-        if values.ndim == 0:
+        if not values.shape:
             raise ValueError(f"{path}: {name} is a single value, it must be an array")
     for name in arrays.keys() & LABELS:
         arrays[name] = as_labels(f"{path}: {name}", arrays[name])
@@ -43,7 +60,7 @@ def load(spec: DataSpec) -> Dataset:
 
     images, about = arrays.keys() - LABELS - CONFIDENCES, arrays.keys() & (LABELS | CONFIDENCES)
     if images == PARTS and not about & {"labels", "confidence"}:
-        return Dataset(levels=256, **arrays)
+        return Dataset(levels=levels, **arrays)
     if len(images) != 1 or images <= PARTS or not about <= {"labels", "confidence"}:
         raise ValueError(f"{path} holds {sorted(arrays)}: expected {LAYOUT}")
     values = arrays[images.pop()]
@@ -56,4 +73,5 @@ def load(spec: DataSpec) -> Dataset:
         for name in about
         for part, rows in (("train", train), ("test", test))
     }
-    return Dataset(values[train], values[test], 256, **more, test_share=spec.test_fraction)
+    about_split: dict[str, Any] = more | {"test_share": spec.test_fraction}
+    return Dataset(take(values, train), take(values, test), levels, **about_split)

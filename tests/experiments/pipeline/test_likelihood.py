@@ -7,7 +7,7 @@ from scipy import stats
 
 from configs import digits, points
 from experiments.build import pipelines
-from experiments.evaluation import bound
+from experiments.evaluation import bound, metrics
 from experiments.pipeline.likelihood import BitsPerDim
 from experiments.pipeline.model import LikelihoodOptions
 
@@ -91,3 +91,30 @@ def test_a_model_that_gives_nan_is_an_error():
 def test_impossible_options_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         LikelihoodOptions(**fields)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 2), (4, 3, 2), (2, 2, 2, 1)], ids=str)
+def test_the_density_of_floats_is_of_the_data_s_own_units(shape):
+    """For data N(5 + k, (2 + k)^2) of each channel k, in nats and bits/dim to 1e-3."""
+    channels = np.arange(shape[-1])
+    config = points.get_config("moons")
+    scaling = pipelines.components.Scaling(
+        None, standardized=True, mean=tuple(5.0 + channels), std=tuple(2.0 + channels)
+    )
+    made = pipelines.untrained(config)
+    model = pipeline(
+        config,
+        Gaussian(0.0, 1.0).score_fn(made.sde),
+        shape=shape,
+        scaling=scaling,
+        likelihood=LikelihoodOptions(1e-5, 1e-5, "exact"),
+    )
+    z = np.random.RandomState(0).randn(20, *shape)
+    x = model.to_data(z)
+    np.testing.assert_allclose(x, 5 + channels + (2 + channels) * z, rtol=1e-5)
+    exact = stats.norm.logpdf(x, 5 + channels, 2 + channels).reshape(20, -1).sum(1)
+    bits = model.bits_per_dim(x)
+    np.testing.assert_allclose(bits.nats, exact, atol=1e-3 * np.prod(shape))
+    np.testing.assert_allclose(bits.each, -exact / np.prod(shape) / np.log(2), atol=2e-3)
+    figures = metrics.likelihood_figures(model, bits)
+    assert figures["test log-likelihood"].startswith(f"{bits.nats.mean():.3f} +- ")

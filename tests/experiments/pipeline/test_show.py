@@ -8,6 +8,8 @@ from PIL import Image
 
 import samplers
 from configs import digits, points
+from experiments.data.dataset import Dataset
+from experiments.data.scaling import Scaling
 from experiments.pipeline import show
 
 
@@ -75,3 +77,21 @@ def test_files_of_single_images_and_of_arrays(images):
         np.testing.assert_array_equal(arrays["images"], images.to_images(arrays["samples"]))
         np.testing.assert_array_equal(np.asarray(image), arrays["images"][2, ..., 0])
     assert settings_of(path)["n_samples"] == 3
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (7,), (12, 2), (4, 6, 1), (4, 6, 6, 1)], ids=str)
+def test_pictures_of_standardised_data_of_any_shape(shape, tmp_path):
+    """Files of samples have the data's own units."""
+    config, n = points.get_config("moons"), shape[-1]
+    scaling = Scaling(None, standardized=True, mean=(100.0,) * n, std=(2.0,) * n)
+    values = 100 + 2 * np.random.RandomState(0).randn(64, *shape).astype(np.float32)
+    dataset = Dataset(values, values, None, columns=tuple(map(str, range(shape[0]))))
+    about = {"sampler": samplers.create("ddim", n_steps=12), "folder": tmp_path, "step": 1}
+    model = pipeline(config, dataset=dataset, shape=shape, scaling=scaling, **about)
+    for path in (show.save_samples(model, 6), show.save_paths(model)):
+        with Image.open(path) as image:
+            assert image.size[0] > 40
+    (path,) = show.save_files(model, 6, single=False, arrays=True)
+    with np.load(path) as arrays:
+        np.testing.assert_allclose(arrays["samples"].mean(), 100, atol=8)
+    assert show.made(model, 6, single=False, arrays=True)

@@ -1,0 +1,1 @@
+"""Sources of numbers: arrays in files, and tables."""

@@ -1,0 +1,175 @@
+"""Tables of numbers: CSV and Parquet files, and three that scikit-learn includes."""
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data.dataset import Dataset, DataSpec, split
+from experiments.data.sources import parts
+from experiments.data.sources.optional import require
+from experiments.runs.files import reading
+
+READERS = (".csv", ".tsv", ".parquet")
+EXPECTED = "a .csv, .tsv or .parquet file, or a folder of such files train and test"
+INCLUDED = {  # by name: description and number of columns
+    "wine": ("scikit-learn's wine, chemical analyses of wines (UCI, Aeberhard and Forina)", (13,)),
+    "breast_cancer": (
+        "scikit-learn's breast cancer, measurements of cell nuclei (UCI, Wolberg et al. 1995)",
+        (30,),
+    ),
+    "diabetes": (
+        "scikit-learn's diabetes, measurements of patients and the progression of their disease "
+        "(Efron et al. 2004), without their sex",
+        (10,),
+    ),
+}
+
+
+class Table(NamedTuple):
+    """The columns of a table by their names, and its name in errors."""
+
+    where: str
+    columns: Mapping[str, Sequence[Any]]
+
+
+def load(spec: DataSpec) -> Dataset:
+    """The table at spec.path. Its column spec.label_column has the classes, if there are any.
+
+    Raises:
+        ValueError: no table, other columns than the config says, or a value that is no number.
+    """
+    path = Path(spec.path)
+    if not spec.path or not path.exists():
+        raise ValueError(f"config.data.path = {spec.path!r} does not exist: give {EXPECTED}")
+    if not path.is_dir():
+        return _split(spec, _read(path))
+    found = {file.stem: file for file in sorted(path.iterdir()) if file.suffix.lower() in READERS}
+    chosen = parts.choose(path, found)
+    if chosen is None or chosen.test is None:
+        raise ValueError(f"{path} holds no tables train and test: give {EXPECTED}")
+    train, test = (_read(found[name]) for name in (chosen.train, chosen.test))
+    if list(train.columns) != list(test.columns):
+        raise ValueError(
+            f"{test.where} has the columns {', '.join(test.columns)}, and {train.where} has "
+            f"{', '.join(train.columns)}: give both the same"
+        )
+    n = len(next(iter(train.columns.values())))
+    both = {name: [*train.columns[name], *test.columns[name]] for name in train.columns}
+    whole = _dataset(spec, Table(str(path), both))
+    return _rows(whole, np.arange(n), np.arange(n, len(whole.train)), None)
+
+
+def load_included(spec: DataSpec) -> Dataset:
+    """The table of scikit-learn that the spec names, with its classes if it has some."""
+    from sklearn import datasets  # takes 0.9 s, so only these data sets import it
+
+    loader = getattr(datasets, f"load_{spec.name}")
+    found = loader(scaled=False) if spec.name == "diabetes" else loader()
+    columns = dict(zip(map(str, found.feature_names), found.data.T, strict=True))
+    if spec.name == "diabetes":
+        del columns["sex"]  # two values have no density
+        columns["progression"] = found.target
+        return _split(spec, Table(spec.name, columns))
+    labels = np.asarray(found.target_names)[found.target].tolist()
+    labelled = {**columns, "class": labels}
+    return _split(dataclasses.replace(spec, label_column="class"), Table(spec.name, labelled))
+
+
+def _read(path: Path) -> Table:
+    if path.suffix.lower() not in READERS:
+        raise ValueError(f"config.data.path = {str(path)!r} is no table: give {EXPECTED}")
+    with reading(path, EXPECTED):
+        if path.suffix.lower() == ".parquet":
+            parquet = require("pyarrow.parquet", "parquet")
+            columns = parquet.read_table(path).to_pydict()
+            return Table(str(path), columns)
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file, delimiter=separator) if row] or [[]]
+    if len(set(header)) != len(header) or not header or not rows:
+        what = "columns of one name" if rows and header else "no rows below a header"
+        raise ValueError(f"{path} has {what}: give a table whose first line names its columns")
+    for k, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}: row {k + 1} has {len(row)} values, and the header names {len(header)} "
+                "columns"
+            )
+    return Table(str(path), dict(zip(header, zip(*rows, strict=True), strict=True)))
+
+
+def _split(spec: DataSpec, table: Table) -> Dataset:
+    whole = _dataset(spec, table)
+    return _rows(whole, *split(len(whole.train), spec.test_fraction), spec.test_fraction)
+
+
+def _rows(whole: Dataset, train: Any, test: Any, share: float | None) -> Dataset:
+    labels = whole.train_labels
+    about: dict[str, Any] = {"classes": whole.classes, "columns": whole.columns}
+    if labels is not None:
+        about |= {"train_labels": labels[train], "test_labels": labels[test]}
+    values: Any = whole.train
+    return Dataset(values[train], values[test], None, **about, notes=whole.notes, test_share=share)
+
+
+def _dataset(spec: DataSpec, table: Table) -> Dataset:
+    """The data set with all rows in train."""
+    where, columns = table.where, dict(table.columns)
+    labels, classes, notes = None, (), ()
+    if spec.label_column:
+        if spec.label_column not in columns:
+            raise ValueError(
+                f"config.data.label_column is {spec.label_column!r}, but {where} has the columns "
+                f"{', '.join(columns)}"
+            )
+        found = columns.pop(spec.label_column)
+        if any(value in (None, "") for value in found):
+            raise ValueError(f"{where}: column {spec.label_column!r} has rows without a class")
+        classes, labels = _classes(found)
+        shown = ", ".join(f"{label} = {name}" for label, name in enumerate(classes[:20]))
+        notes = (f"classes of column {spec.label_column!r}: {shown}",)
+    values = np.stack([_numbers(where, *column) for column in columns.items()], axis=1)
+    if values.shape[1:] != spec.shape:
+        raise ValueError(
+            f"config.data.shape is {spec.shape}, but {where} has {len(columns)} columns of numbers "
+            f"({', '.join(columns)}): set config.data.shape=({len(columns)},)"
+        )
+    names = tuple(columns)
+    return Dataset(values, values[:0], None, labels, classes=classes, columns=names, notes=notes)
+
+
+def _classes(values: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of the classes in order, numbers by size, and the label of each row."""
+    names = {str(value) for value in values}
+    numbers = all(name.lstrip("-").isdecimal() for name in names)
+    order = sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+    number = {name: label for label, name in enumerate(order)}
+    return tuple(order), np.array([number[str(value)] for value in values], np.int32)
+
+
+def _numbers(where: str, name: str, values: Sequence[Any]) -> np.ndarray:
+    """A column as float32. Raises ValueError, with its row, for a value that is no number."""
+    numbers = np.empty(len(values))
+    for row, value in enumerate(values):
+        try:
+            numbers[row] = value
+        except (TypeError, ValueError) as error:
+            what = "is empty" if value in (None, "") else f"holds {value!r}, which is no number"
+            raise ValueError(
+                f"{where}: column {name!r} {what}, in row {row + 1}: leave out the column or the "
+                "row, or make config.data.label_column of it if it is the class"
+            ) from error
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        raise ValueError(
+            f"{where}: column {name!r} holds {values[wrong[0]]}, which is not finite, in row "
+            f"{wrong[0] + 1}: leave out the row, or fill the value in"
+        )
+    if numbers.min() == numbers.max():
+        raise ValueError(f"{where}: column {name!r} is constant: leave it out, it has no density")
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)

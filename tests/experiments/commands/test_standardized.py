@@ -1,0 +1,105 @@
+"""Training on floats of any units: moments are recorded, kept and undone."""
+
+import io
+import shutil
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+
+import experiments
+from configs import default
+from experiments.build import components
+from experiments.commands import train
+from experiments.commands.request import Request
+from experiments.runs import files
+from experiments.runs.card import CARD
+
+
+def config(path):
+    result = default.get_config()
+    result.data.update(dataset="table", path=str(path), shape=(3,), label_column="kind")
+    with result.unlocked():
+        result.model.update(name="mlp", nf=8, num_res_blocks=1)
+    result.optim.warmup = 0
+    result.training.update(n_iters=2, batch_size=8, log_freq=1, eval_freq=2, sinks=("jsonl",))
+    result.training.at_end = ("likelihood",)
+    result.sampling.method = "ddim"
+    result.sampling.update(n_steps=12, n_samples=4, batch_size=4)
+    result.eval.update(batch_size=10, rtol=0.1, atol=0.1, probe="exact")
+    return result
+
+
+def run(ours, folder):
+    with redirect_stdout(io.StringIO()) as printed:
+        train.run(Request(ours, folder))
+    return printed.getvalue()
+
+
+def test_a_run_keeps_the_moments_of_its_data(tmp_path):
+    path, folder = tmp_path / "table 数.csv", tmp_path / "run"
+    rows = 1000 + [1, 10, 100] * np.random.RandomState(0).randn(100, 3)
+    lines = [f"{a},{b},{c},{'xy'[k % 2]}" for k, (a, b, c) in enumerate(rows)]
+    path.write_text("\n".join(["a,b,c,kind", *lines]))
+    ours = config(path)
+    printed = run(ours, folder)
+    assert "test bits/dim" in printed
+    assert " nats\n" in printed.split("test log-likelihood ")[1]
+    kept = files.read_json(folder / "standardization.json")
+    np.testing.assert_allclose(kept["mean"], 1000, atol=40)
+    np.testing.assert_allclose(kept["std"], [1, 10, 100], rtol=0.3)
+    card = (folder / "checkpoints" / "2" / CARD).read_text()
+    assert "'kind': 0 = x, 1 = y" in card
+
+    ours.training.n_iters = 3
+    run(ours, folder)
+    assert files.read_json(folder / "standardization.json") == kept
+    moved = shutil.move(folder, tmp_path / "moved")
+    model = experiments.load(moved)
+    assert model.scaling.mean == tuple(kept["mean"])
+    z = model.sample(4)
+    x = model.to_data(z)
+    np.testing.assert_allclose(x, kept["mean"] + kept["std"] * z, rtol=1e-5, atol=1e-2)
+    assert np.isfinite(model.bits_per_dim(x).nats).all()
+    (moved / "standardization.json").unlink()
+    with pytest.raises(ValueError, match=r"standardization.json is missing, which training writes"):
+        experiments.load(moved)
+
+
+def test_other_data_than_the_run_s_are_refused(tmp_path):
+    path, folder = tmp_path / "table.csv", tmp_path / "run"
+    values = np.random.RandomState(0).randn(40, 3)
+    for scale in (1, 2):
+        lines = [",".join(map(str, row)) for row in scale * values]
+        path.write_text("\n".join(["a,b,c", *lines]))
+        ours = config(path)
+        ours.data.label_column = ""
+        if scale == 1:
+            run(ours, folder)
+    ours.training.n_iters = 3
+    with pytest.raises(ValueError, match=r"are not those that the run .* they differ in samples"):
+        run(ours, folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"centered": False},
+            "centered is False, which is for grey levels, and the data are float",
+        ),
+        ({"dtype": "uint8"}, "config.data.dtype 'uint8' is unknown"),
+        ({"dataset": "digits", "label_column": ""}, None),
+        ({"dataset": "digits", "dtype": "float", "label_column": ""}, "values and labels of its"),
+        ({"dataset": "digits"}, "label_column is 'kind', but 'digits' has values and labels of"),
+    ],
+    ids=str,
+)
+def test_fields_of_other_sources_are_refused(tmp_path, changes, message):
+    ours = config("x.csv")
+    ours.data.update(changes)
+    if message is None:
+        assert components.scaling(ours).levels == 17
+    else:
+        with pytest.raises(ValueError, match=message):
+            components.scaling(ours)

@@ -1,0 +1,179 @@
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from experiments.data import lazy_arrays
+from experiments.data.dataset import DataSpec
+from experiments.data.lazy_arrays import LazyArray
+from experiments.data.load import load
+from experiments.data.scaling import Scaling, claim
+
+FIELDS = np.random.RandomState(0).randn(20, 4, 6, 1)
+
+
+def spec(path, shape=(4, 6, 1), dtype="float", **more):
+    return DataSpec("arrays", shape, str(path), dtype=dtype, **more)
+
+
+@pytest.fixture(params=["memory", "lazy"], autouse=True)
+def how(request, monkeypatch):
+    if request.param == "lazy":
+        monkeypatch.setattr(lazy_arrays, "IN_MEMORY", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ">f8"])
+def test_one_array_is_split(tmp_path, kind, how):
+    path = tmp_path / "fields of 数 é.npy"
+    np.save(path, FIELDS.astype(kind))
+    dataset = load(spec(path, test_fraction=0.2))
+    assert isinstance(dataset.train, LazyArray) == (how == "lazy")
+    assert (len(dataset.train), len(dataset.test), dataset.test_share) == (16, 4, 0.2)
+    assert dataset.train.dtype == np.float32
+    both = np.concatenate([dataset.train[:], dataset.test[:]])
+    order = np.argsort(both[:, 0, 0, 0])
+    expected = FIELDS.astype(kind).astype(np.float32)
+    np.testing.assert_array_equal(both[order], expected[np.argsort(expected[:, 0, 0, 0])])
+    rows = np.array([3, 0, 3, 15])
+    np.testing.assert_array_equal(dataset.train[rows], dataset.train[:][rows])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(24,), (8, 3), (4, 6, 1), (2, 2, 3, 2)], ids=str)
+def test_every_shape_and_kind_of_grey_levels(tmp_path, dtype, shape):
+    values = np.arange(480).reshape(20, *shape).astype(dtype)
+    np.save(tmp_path / "x.npy", values)
+    dataset = load(spec(tmp_path / "x.npy", shape, dtype))
+    assert dataset.levels == {"uint8": 256, "uint16": 65_536}[dtype]
+    assert dataset.train.shape == (18, *shape)
+    assert dataset.train[:2].dtype == dtype
+
+
+@pytest.mark.parametrize("form", ["npz", "folder", "hdf5", "zarr"])
+def test_several_arrays_have_names(tmp_path, form, monkeypatch):
+    labels = np.arange(16) % 3
+    arrays = {"train": FIELDS[:16], "test": FIELDS[16:]}
+    arrays |= {"train_labels": labels, "test_labels": labels[:4]}
+    path = tmp_path / "data"
+    if form == "npz":
+        path = tmp_path / "data.npz"
+        np.savez(path, **arrays)
+    elif form == "folder":
+        path.mkdir()
+        for name, values in arrays.items():
+            np.save(path / f"{name}.npy", values)
+    elif form == "hdf5":
+        path.write_bytes(b"\x89HDF\r\n\x1a\n")
+        fake = types.SimpleNamespace(File=lambda *_: arrays)
+        monkeypatch.setitem(sys.modules, "h5py", fake)
+    else:
+        path.mkdir()
+        (path / "zarr.json").write_text("{}")
+        stored = {name: Orthogonal(values) for name, values in arrays.items()}
+        fake = types.SimpleNamespace(open=lambda *_, **__: stored)
+        monkeypatch.setitem(sys.modules, "zarr", fake)
+    dataset = load(spec(path))
+    np.testing.assert_array_equal(dataset.train[:], FIELDS[:16].astype(np.float32))
+    np.testing.assert_array_equal(dataset.test[:], FIELDS[16:].astype(np.float32))
+    np.testing.assert_array_equal(dataset.train_labels, labels)
+
+
+class Orthogonal:
+    """An array with zarr's way to index."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype, self.oindex = (
+            values,
+            values.shape,
+            values.dtype,
+            values,
+        )
+
+    def __getitem__(self, index):
+        return self.values[index]
+
+
+@pytest.mark.parametrize("package", ["h5py", "zarr"])
+def test_a_missing_package_is_named(tmp_path, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    path = tmp_path / "data"
+    if package == "h5py":
+        path.write_bytes(b"\x89HDF\r\n\x1a\n")
+    else:
+        path.mkdir()
+        (path / ".zgroup").write_text("{}")
+    extra = {"h5py": "hdf5", "zarr": "zarr"}[package]
+    with pytest.raises(ValueError, match=rf"needs the package {package}: pip .*\[{extra}\]"):
+        load(spec(path))
+
+
+def test_folders_hold_a_sample_or_several_in_a_file(tmp_path):
+    for part, first in (("train", 0), ("test", 10)):
+        for name, values in (("a", FIELDS[first : first + 4]), ("b", FIELDS[first + 4])):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            np.save(folder / "1.npy", values)
+            np.save(folder / "2.npy", values)
+    dataset = load(spec(tmp_path))
+    assert dataset.classes == ("a", "b")
+    assert dataset.train_labels.tolist() == [0] * 8 + [1] * 2
+    np.testing.assert_array_equal(dataset.test[np.array([8])], FIELDS[14:15].astype(np.float32))
+    dataset = load(spec(tmp_path / "train", test_fraction=0.2))
+    assert (len(dataset.train), len(dataset.test), dataset.classes) == (8, 2, ("a", "b"))
+    both = np.concatenate([dataset.train_labels, dataset.test_labels])
+    assert sorted(both.tolist()) == [0] * 8 + [1] * 2
+
+
+def test_data_that_do_not_fit_are_refused_with_the_file(tmp_path):
+    np.save(tmp_path / "a.npy", FIELDS)
+    np.save(tmp_path / "b.npy", FIELDS[:, :3])
+    with pytest.raises(ValueError, match=r"b.npy has the shape \(20, 3, 6, 1\): it must be"):
+        load(spec(tmp_path))
+    np.save(tmp_path / "b.npy", FIELDS.astype(np.uint16))
+    with pytest.raises(ValueError, match=r"b.npy holds values of the type uint16, .*'uint16', or"):
+        load(spec(tmp_path))
+    np.save(tmp_path / "b.npy", FIELDS.astype(np.int32))
+    with pytest.raises(ValueError, match=r"b.npy holds values of the type int32, .* with astype"):
+        load(spec(tmp_path))
+    np.save(tmp_path / "b.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"b.npy cannot be read"):
+        load(spec(tmp_path))
+    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"b.npy cannot be read"):
+        load(spec(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "empty"])
+def test_nothing_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "labels.json").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match=r"give an .npy, .npz, HDF5 or zarr file"):
+        load(spec(tmp_path / name if name else ""))
+
+
+def claimed(folder):
+    """The moments of a folder's data: what is small is checked before."""
+    dataset = load(spec(folder))
+    return claim(Scaling(None, standardized=True), dataset.train, dataset.test, (), folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_not_finite_are_refused_with_their_place(tmp_path, value, how):
+    wrong = FIELDS.copy()
+    np.save(tmp_path / "a.npy", wrong)
+    wrong[7, 1, 2, 0] = value
+    np.save(tmp_path / "b.npy", wrong)
+    with pytest.raises(ValueError, match=r"first is .* in sample 7 of .*b.npy, at \(1, 2, 0\)"):
+        claimed(tmp_path)
+
+
+def test_a_file_that_vanishes_is_named(tmp_path, how):
+    np.save(tmp_path / "a.npy", FIELDS)
+    dataset = load(spec(tmp_path / "a.npy"))
+    (tmp_path / "a.npy").unlink()
+    if how == "lazy":
+        with pytest.raises(ValueError, match=r"a.npy cannot be read: .* No such file"):
+            dataset.train[:2]

@@ -1,0 +1,126 @@
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from experiments.data.dataset import DataSpec
+from experiments.data.load import load
+
+VALUES = np.random.RandomState(0).randn(20, 3).round(3)
+
+
+def spec(path, columns=3, **more):
+    return DataSpec("table", (columns,), str(path), dtype="float", **more)
+
+
+def write(path, header="length,width,名", rows=None, ends=None):
+    rows = VALUES if rows is None else rows
+    lines = [
+        ",".join(map(str, row)) + (f",{ends[k]}" if ends else "") for k, row in enumerate(rows)
+    ]
+    path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_columns_of_numbers_with_their_names(tmp_path):
+    dataset = load(spec(write(tmp_path / "a table.csv"), test_fraction=0.25))
+    assert dataset.columns == ("length", "width", "名")
+    assert (len(dataset.train), len(dataset.test)) == (15, 5)
+    both = np.concatenate([dataset.train, dataset.test])
+    np.testing.assert_array_equal(np.sort(both, 0), np.sort(VALUES, 0).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [(("b", "a"), ("a", "b")), ((10, 2), ("2", "10")), ((-1, 1), ("-1", "1"))],
+)
+def test_classes_of_a_column_are_numbered_and_recorded(tmp_path, values, classes):
+    path = write(tmp_path / "x.csv", "u,v,w,kind", ends=[values[k % 2] for k in range(20)])
+    dataset = load(spec(path, label_column="kind"))
+    assert dataset.classes == classes
+    assert set(dataset.train_labels) == {0, 1}
+    assert dataset.notes == (f"classes of column 'kind': 0 = {classes[0]}, 1 = {classes[1]}",)
+    row = np.flatnonzero(np.isclose(VALUES[:, 0], dataset.train[0, 0]))[0]
+    assert classes[dataset.train_labels[0]] == str(values[row % 2])
+
+
+def test_two_tables_are_train_and_test(tmp_path):
+    write(tmp_path / "train.csv", rows=VALUES[:12])
+    write(tmp_path / "test.csv", rows=VALUES[12:])
+    dataset = load(spec(tmp_path))
+    np.testing.assert_array_equal(dataset.test, VALUES[12:].astype(np.float32))
+    write(tmp_path / "test.csv", "length,width,height", VALUES[12:])
+    with pytest.raises(ValueError, match=r"test.csv has the columns length, width, height, and"):
+        load(spec(tmp_path))
+
+
+def test_parquet_is_read_by_an_optional_package(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ValueError, match=r"needs the package pyarrow.*\[parquet\]"):
+        load(spec(tmp_path / "x.parquet"))
+    columns = {name: VALUES[:, k].tolist() for k, name in enumerate("abc")}
+    read = types.SimpleNamespace(to_pydict=lambda: columns)
+    fake = types.SimpleNamespace(read_table=lambda path: read)
+    monkeypatch.setitem(sys.modules, "pyarrow", types.SimpleNamespace(parquet=fake))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", fake)
+    assert load(spec(tmp_path / "x.parquet")).columns == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("header", "changes", "message"),
+    [
+        ("a,b,c", {(2, 1): "abc"}, "column 'b' holds 'abc', which is no number, in row 3"),
+        ("a,b,c", {(4, 0): ""}, "column 'a' is empty, in row 5"),
+        ("a,b,c", {(..., 2): 1}, "column 'c' is constant: leave it out"),
+        (
+            "a,b,c",
+            {(0, 0): "nan"},
+            "column 'a' holds nan, which is not finite, in row 1: leave out",
+        ),
+        ("a,b,c", {(8, 1): "inf"}, "column 'b' holds inf, which is not finite, in row 9"),
+        ("a,b", {}, "row 1 has 3 values, and the header names 2 columns"),
+        ("a,b,b", {}, "has columns of one name"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_with_their_column(tmp_path, header, changes, message):
+    rows = VALUES.astype(object)
+    for place, value in changes.items():
+        rows[place] = value
+    with pytest.raises(ValueError, match=message):
+        load(spec(write(tmp_path / "x.csv", header, rows), test_fraction=0.05))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"columns": 2}, r"x.csv has 3 columns of numbers \(a, b, c\): set .*shape=\(3,\)"),
+        ({"label_column": "d"}, "label_column is 'd', but .* has the columns a, b, c"),
+    ],
+    ids=str,
+)
+def test_tables_that_do_not_fit_the_config_are_refused(tmp_path, more, message):
+    with pytest.raises(ValueError, match=message):
+        load(spec(write(tmp_path / "x.csv", "a,b,c"), **more))
+
+
+@pytest.mark.parametrize("name", ["", "nowhere.csv", "empty", "text.txt", "header.csv"])
+def test_no_table_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("text")
+    (tmp_path / "header.csv").write_text("a,b,c\n")
+    with pytest.raises(ValueError, match=r"give a \.csv|no rows below a header"):
+        load(spec(tmp_path / name if name else ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "rows", "classes"),
+    [("wine", 13, 178, 3), ("breast_cancer", 30, 569, 2), ("diabetes", 10, 442, 0)],
+)
+def test_included_tables(name, columns, rows, classes):
+    dataset = load(DataSpec(name, (columns,), dtype="float"))
+    assert len(dataset.train) + len(dataset.test) == rows
+    assert len(dataset.columns) == columns
+    assert len(dataset.classes) == dataset.n_classes == classes
