@@ -4,7 +4,6 @@ import flax.traverse_util
 import numpy as np
 import torch_writer
 
-import models
 from configs.default import get_config
 from experiments.build import pipelines
 from experiments.build.published import open_
@@ -37,14 +36,14 @@ def load(source, **fields):
 
 def written(form, config, params):
     """The tensors and the options that a format writes for a network with these parameters."""
-    bare = base.skeleton(models.create(config), published.shape(config))
+    bare = published.skeleton(config)
     arrays = base.extract(params, form.table(bare)) | form.constants(bare)
     return arrays, form.options(bare, flatten(config.to_dict()))
 
 
 def drawn(config, seed=0):
     """Random parameters of the config's network, none of them zero."""
-    bare = base.skeleton(models.create(config), published.shape(config))
+    bare = published.skeleton(config)
     random = np.random.default_rng(seed)
 
     def draw(place, shape):
