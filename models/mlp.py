@@ -1,4 +1,4 @@
-"""A small score network for vectors, such as points in the plane."""
+"""A score network for vectors, such as points in the plane and rows of tables."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
-from models.layers import Embedding, FourierEmbedding
+from models.layers import ClassLabels, Embedding, FourierEmbedding, encode_labels
 from sde_lib.checks import check_at_least
 
 Points = Float[Array, "batch dims"]
@@ -20,14 +20,20 @@ class MLP(CheckedNetwork):
         nf: features of the hidden layers.
         num_res_blocks: number of residual blocks.
         fourier_scale: standard deviation of the Fourier frequencies.
+        dropout: dropout probability in training.
+        num_classes: classes that the network is conditioned on; 0 for none.
     """
 
     nf: int = 128
     num_res_blocks: int = 3
     fourier_scale: float = 1.0
+    dropout: float = 0.0
+    num_classes: int = 0
 
     inputs: ClassVar = "points"  # models/parametrization.py
     data_axes: ClassVar = (1,)
+    augment_dim: ClassVar = 0
+    label_confidence: ClassVar = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -40,17 +46,28 @@ class MLP(CheckedNetwork):
         labels: Float[Array, " batch"],
         train: bool = False,
         features: bool = False,
+        class_labels: ClassLabels | None = None,
     ) -> Points | tuple[Points, Embedding]:
         """The network output, of the shape of x; labels > 0 grow with the noise level.
 
-        With `features=True`: the input of the last linear layer, and the noise embedding.
+        The class label -1 means unconditional. With `features=True`: the input of the last linear
+        layer, and the noise embedding.
+
+        Raises:
+            ValueError: class labels that are missing, unknown or misshapen.
         """
+        classes, *_ = encode_labels(self, len(x), class_labels, None, None)
         temb = FourierEmbedding(self.nf // 2, self.fourier_scale)(jnp.log(labels))
         temb = nn.swish(nn.Dense(self.nf)(temb))
+        if classes is not None:
+            temb += nn.Dense(self.nf, use_bias=False, name="class_embedding")(classes)
         h = nn.Dense(self.nf)(x)
         for _ in range(self.num_res_blocks):
             y = nn.swish(nn.LayerNorm()(h)) + nn.Dense(self.nf)(temb)
-            h += nn.Dense(self.nf)(nn.swish(nn.Dense(self.nf)(y)))
+            y = nn.swish(nn.Dense(self.nf)(y))
+            if self.dropout:
+                y = nn.Dropout(self.dropout, deterministic=not train)(y)
+            h += nn.Dense(self.nf)(y)
         if features:
             return nn.swish(h), temb
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(nn.swish(h))

@@ -61,7 +61,7 @@ NEEDS = {  # options of config.model: the network's field that each needs, and t
     "learned_variance": ("learned_variance", "take 'ncsnpp', 'adm', 'dit', 'ddpm' or 'unet2d'"),
     "fourier_features": ("fourier_features", "leave it empty, or take 'ncsnpp'"),
     "low_res_size": ("low_res", "take 'ncsnpp' (with config.model.conditional=True) or 'adm'"),
-    "class_conditional": ("num_classes", f"{LABELLED}, or 'unet2d'"),
+    "class_conditional": ("num_classes", f"{LABELLED}, 'unet2d' or 'mlp'"),
     "augment_dim": ("augment_dim", LABELLED),
     "label_confidence": ("label_confidence", LABELLED),
     "text": ("text", LABELLED),

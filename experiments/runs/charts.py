@@ -195,6 +195,8 @@ def save_pairs(
         names: of the columns; () for numbers.
         about: from pictures.provenance.
     """
+    least = min(map(len, sets.values()))  # as many of each, or one would hide the others
+    sets = {name: values[:least] for name, values in sets.items()}
     n = min(PAIRED, next(iter(sets.values())).shape[1])
     figure, axes = _subplots(n, n, figsize=(2.2 * n + 1, 2.2 * n), squeeze=False)
     for row, column in np.ndindex(n, n):
@@ -204,7 +206,7 @@ def save_pairs(
             if row == column:
                 panel.hist(values[:, row], edges, density=True, alpha=0.5, label=name)
             else:
-                panel.scatter(values[:, column], values[:, row], s=2, alpha=0.4, linewidths=0)
+                panel.scatter(values[:, column], values[:, row], s=5, alpha=0.5, linewidths=0)
         panel.tick_params(labelsize=6)
         if row == n - 1:
             panel.set_xlabel(names[column] if names else f"column {column}", fontsize=7)

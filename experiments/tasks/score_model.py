@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -15,6 +16,7 @@ from experiments.data.augment import augment
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
 from experiments.evaluation import metrics as figures
+from experiments.evaluation.baselines import log_likelihoods
 from experiments.pipeline import show
 from experiments.pipeline.conditions import ClassLabel, Text
 from experiments.pipeline.likelihood import bits_per_dim
@@ -93,11 +95,12 @@ class ScoreModel:
 
     @property
     def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]:
+        vectors = len(self.shape) == 1 and self.autoencoder is None
         return {
             "likelihood": self.likelihood,
             "pictures": self.final_pictures,
             "quality": self.sample_quality,
-        }
+        } | ({"baselines": self.baselines} if vectors else {})
 
     def init(self, key: jax.Array) -> Any:
         x = jnp.zeros(self.model.sde.state_shape((1, *self.model.shape)))
@@ -192,6 +195,14 @@ class ScoreModel:
         figures.save_likelihoods(model, bits)
         found = figures.likelihood_figures(model, bits)
         return Report([f"{name} {figure}" for name, figure in found.items()], found, [])
+
+    def baselines(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """Log-likelihoods of the test set by classical density estimates."""
+        sets = [np.asarray(values[:], np.float64) for values in (dataset.train, dataset.test)]
+        mean, std = sets[0].mean(0), sets[0].std(0)
+        found = log_likelihoods(*((values - mean) / std for values in sets), std)
+        lines = [f"{name} {figure}" for name, figure in found.items()]
+        return Report(lines, found, [])
 
     def final_pictures(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """A picture of samples, and one of the paths of some samples from noise to data."""

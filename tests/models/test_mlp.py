@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import weights
 from closed_forms import SDES, Mixture
 
 import models
@@ -42,3 +43,30 @@ def test_it_learns_the_score_of_a_mixture():
         learned = models.score_fn(config, sde, network, params)(x, t)
         error = std[:, None] * (learned - mixture.score_fn(sde)(x, t))
         assert np.mean(error**2) < 0.02
+
+
+def test_new_fields_keep_the_parameters_of_earlier_networks():
+    x, t = jnp.ones((3, 50)), jnp.ones(3)
+    plain = MLP(nf=8).init(jax.random.key(0), x, t)
+    dropped = MLP(nf=8, dropout=0.3).init(jax.random.key(0), x, t)
+    assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, dropped)
+    assert MLP(nf=8).apply(plain, x, t).shape == x.shape
+
+
+def test_it_is_conditioned_on_classes():
+    network, (x, t) = MLP(nf=8, num_classes=3), (jnp.ones((4, 5)), jnp.ones(4))
+    params = weights.drawn(network.init(jax.random.key(0), x, t))
+    out = network.apply(params, x, t, class_labels=jnp.array([0, 1, 1, -1]))
+    np.testing.assert_array_equal(out[1], out[2])
+    assert len(np.unique(np.asarray(out)[:, 0])) == 3
+    with pytest.raises(ValueError, match="class_labels"):
+        network.apply(params, x, t)
+
+
+def test_dropout_is_of_training_alone():
+    network, (x, t) = MLP(nf=32, dropout=0.5), (jnp.ones((4, 5)), jnp.ones(4))
+    params = weights.drawn(network.init(jax.random.key(0), x, t))
+    rngs = {"dropout": jax.random.key(1)}
+    trained = network.apply(params, x, t, True, rngs=rngs)
+    assert not np.allclose(trained[0], trained[1])
+    np.testing.assert_array_equal(*network.apply(params, x, t)[:2])
