@@ -37,6 +37,7 @@ from sde_lib.checks import check_at_least, check_name
 
 LEVELS = {"uint8": 256, "uint16": 65_536, "float": None}
 """Grey levels by config.data.dtype."""
+MOST_FEATURES = 4096  # numbers of a sample that are its features
 SIGMA_DATA = {  # components that use config.model.sigma_data
     "model.parametrization": ("edm",),
     "weighting.name": ("edm", "soft_min_snr"),
@@ -334,6 +335,30 @@ def _data_shape(config: Config) -> tuple[int, ...]:
             "(D,), (L, C), (H, W, C) or (D, H, W, C)"
         )
     return shape or models.data_shape(config)
+
+
+def feature_shape(config: Config) -> tuple[int, ...]:
+    """The shape of samples for sample quality: floats, and other data than images, are rows."""
+    shape = data_shape(config)
+    return shape if len(shape) == 3 and data_dtype(config) != "float" else (math.prod(shape),)
+
+
+def check_features(config: Config) -> None:
+    """Raises ValueError for data whose sample quality cannot be measured."""
+    shape, options = feature_shape(config), config.eval
+    if len(shape) == 3:
+        return
+    if options.features:
+        raise ValueError(
+            f"config.eval.features is {options.features!r}, which is for images of grey levels: "
+            "leave it out, these data are compared by their numbers"
+        )
+    if shape[0] > MOST_FEATURES:
+        raise ValueError(
+            f"sample quality compares these data by their numbers, {shape[0]:,} in a sample, and "
+            f"{MOST_FEATURES:,} are the most: set config.eval.enable_sampling=False, "
+            "config.training.quality_freq=0, and leave 'quality' out of training.at_end"
+        )
 
 
 def latent_shape(config: Config) -> tuple[int, ...]:

@@ -326,7 +326,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
         images,
         config.data.dataset,
         losses,
-        feature_function(components.data_shape(config), config.eval.features),
+        feature_function(components.feature_shape(config), config.eval.features, pipeline.scaling),
         config.eval.num_samples,
         Path(config.eval.statistics) if config.eval.statistics else None,
     )

@@ -80,7 +80,8 @@ def chosen(config: Any) -> list[str]:
             )
     if "sampling" in names:
         check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})
-        feature_function(components.data_shape(config), options.features)
+        components.check_features(config)
+        feature_function(components.feature_shape(config), options.features)
     return names
 
 
@@ -88,7 +89,7 @@ def run_stats(request: Request) -> None:
     """Makes the statistics of the training data that samples are compared with."""
     config = request.config
     dataset, name = data.images(config), config.data.dataset
-    fn = feature_function(components.data_shape(config), config.eval.features)
+    fn = feature_function(components.feature_shape(config), config.eval.features)
     folder, mesh = request.folder.parent / "stats", components.mesh(config)
     made = reference(name, dataset, fn, folder, mesh, config.eval.batch_size)
     print(f"{made.moments.n} of {name!r}: {made.path}")

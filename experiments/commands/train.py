@@ -100,7 +100,8 @@ def standardized(task: Task, dataset: Dataset, folder: Path) -> Task:
     """The task with the moments of the training data, if these are standardised."""
     if not task.scaling.standardized:
         return task
-    made = scaling.claim(task.scaling, dataset.train, dataset.test, dataset.columns, folder)
+    real = dataset.real or dataset
+    made = scaling.claim(task.scaling, real.train, real.test, real.columns, folder)
     return task.with_scaling(made)
 
 
@@ -126,7 +127,8 @@ def check_reports(config: Any, task: Task) -> None:
         )
     if _measures_quality(config, task):
         check_at_least(LEAST, **{"config.eval.num_samples": config.eval.num_samples})
-        reference.feature_function(components.data_shape(config), config.eval.features)
+        components.check_features(config)
+        reference.feature_function(components.feature_shape(config), config.eval.features)
 
 
 def check_data(config: Any, task: Task, training: Training, dataset: Dataset) -> None:

@@ -72,6 +72,7 @@ class Dataset:
         latents: provenance of latents (experiments/data/latents.py); None for other data.
         classes: names of the classes, by label; () if only numbers are known.
         columns: names of the columns of a table; () for other data.
+        real: the data themselves, if train and test hold samples of a model too; None otherwise.
         notes: what the source assumed and left out, a sentence each; they are shown.
         test_share: config.data.test_fraction, if the test set was split off; None if the data have
             one.
@@ -89,6 +90,7 @@ class Dataset:
     latents: dict[str, Any] | None = None
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    real: "Dataset | None" = None
     notes: tuple[str, ...] = ()
     test_share: float | None = None
 

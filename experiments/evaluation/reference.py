@@ -1,6 +1,7 @@
 """Features of samples and of the data that they are compared with."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from models import weights
 PAIRED = 10_000  # the most images of each set in the statistics that compare all pairs
 KERNEL_SUBSET = 1000  # images of KID's subsets, as published
 LEAST_DATA = 4  # images that a set is compared with: KID's subsets and nearest neighbours need them
+COORDINATES = "coordinates"  # the name of features that are the numbers themselves
 SAVE_EVERY = 50  # batches of data between two savings of their statistics
 
 
@@ -47,11 +49,34 @@ class Distances(NamedTuple):
     subset: int
 
 
-def feature_function(shape: tuple[int, ...], weights: str = "") -> FeatureFunction:
-    """The features of images by a file of weights, or random ones; other data are their own."""
+def feature_function(
+    shape: tuple[int, ...], weights: str = "", scaling: Scaling | None = None
+) -> FeatureFunction:
+    """The features of images by a file of weights, or random ones; other data are their own.
+
+    Args:
+        shape: of a sample.
+        weights: the file, for images.
+        scaling: of the data, by which the numbers of standardised data and of grey levels are
+            brought to one scale.
+    """
     if len(shape) == 3:
         return features.fitted(features.create(weights), shape)
-    return FeatureFunction("coordinates", "0", lambda _, x: (x.reshape(len(x), -1), None), ())
+    mean, std = np.zeros(1, np.float32), np.ones(1, np.float32)
+    if scaling is not None and scaling.mean:
+        repeats = math.prod(shape) // len(scaling.mean)
+        both = (np.asarray(values, np.float32) for values in (scaling.mean, scaling.std))
+        mean, std = (np.tile(values, repeats) for values in both)
+    elif scaling is not None and scaling.levels:
+        std = std * (scaling.levels - 1)
+    version = "0" if (mean == 0).all() and (std == 1).all() else parts.digest([mean, std])
+    return FeatureFunction(COORDINATES, version, _numbers, (mean, std))
+
+
+def _numbers(moments: Any, x: jax.Array) -> tuple[jax.Array, None]:
+    """The numbers of each sample, on one scale, as its features."""
+    mean, std = moments
+    return (x.reshape(len(x), -1) - mean) / std, None
 
 
 def check_data(dataset: Dataset) -> None:
@@ -196,7 +221,7 @@ def _features(
     """Features, and logits if the function has some, of values[indices]: grey levels, or points."""
     padded = np.resize(indices, devices.round_up(mesh, len(indices)))
     batch: Any = devices.put(devices.batch_sharding(mesh), values, padded)
-    if levels is not None and batch.ndim == 4:
+    if levels is not None and fn.name != COORDINATES:
         batch = jnp.round(batch * (255 / (levels - 1))).astype(jnp.uint8)
     rows, logits = fn(batch)
     result = devices.fetch({"features": rows, "logits": logits})

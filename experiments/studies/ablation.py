@@ -149,7 +149,7 @@ def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Refere
     """
     config = request.config
     found = data.images(config) if model.decoder else model.dataset()
-    fn = reference.feature_function(components.data_shape(config), config.eval.features)
+    fn = reference.feature_function(components.feature_shape(config), config.eval.features)
     about = request.folder.parent / "stats", model.mesh, config.eval.batch_size
     return fn, reference.reference(config.data.dataset, found, fn, *about)
 

@@ -69,7 +69,7 @@ def with_samples(real: Dataset, samples: np.ndarray, source: Path) -> Dataset:
     train, test = (real.train, samples[:-n_test]), (real.test, samples[-n_test:])
     images: dict[str, Any] = {"train": Joined(*train), "test": Joined(*test)}
     classes: dict[str, Any] = {"train_labels": labels(*train), "test_labels": labels(*test)}
-    return Dataset(**images, **classes, levels=real.levels)
+    return Dataset(**images, **classes, levels=real.levels, real=real)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -198,9 +198,9 @@ class ScoreModel:
 
     def baselines(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
         """Log-likelihoods of the test set by classical density estimates."""
-        sets = [np.asarray(values[:], np.float64) for values in (dataset.train, dataset.test)]
-        mean, std = sets[0].mean(0), sets[0].std(0)
-        found = log_likelihoods(*((values - mean) / std for values in sets), std)
+        train, test = (np.asarray(x[:], np.float64) for x in (dataset.train, dataset.test))
+        mean, std = train.mean(0), train.std(0)
+        found = log_likelihoods((train - mean) / std, (test - mean) / std, std)
         lines = [f"{name} {figure}" for name, figure in found.items()]
         return Report(lines, found, [])
 

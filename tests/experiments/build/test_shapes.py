@@ -79,6 +79,17 @@ def test_networks_take_images_that_are_not_square(network):
         assert components.latent_shape(ours) == (4, 6, 4)
 
 
+@pytest.mark.parametrize("shape", [(16, 2), (4, 8, 4, 1)], ids=str)
+@pytest.mark.parametrize("network", ["ncsnpp", "ddpm"])
+def test_some_networks_take_series_and_volumes(network, shape):
+    ours = config(shape, network)
+    task = tasks.task(ours)
+    assert task.shape == shape
+    assert jax.tree.leaves(abstract_state(task, 0, components.mesh(ours)).params)
+    with pytest.raises(ValueError, match=r"'dit' does not go with .* choose 'ncsnpp', .*'ddpm'"):
+        tasks.task(config(shape, "dit"))
+
+
 @pytest.mark.parametrize("network", ["ncsnpp", "adm", "dit", "ddpm"])
 def test_data_of_other_axes_are_refused_with_the_networks_that_fit(network):
     with pytest.raises(ValueError, match=rf"'{network}' does not go with .* vectors .*: .*'mlp'"):
@@ -98,6 +109,16 @@ def test_augmentations_of_images_are_refused_for_other_data(field, value):
 def test_cascades_are_of_square_images():
     with pytest.raises(ValueError, match=r"it is for square images, .* shape \(8, 12, 1\)"):
         tasks.task(config((8, 12, 1), model__low_res_size=4))
+
+
+def test_sample_quality_of_other_data_than_images_of_grey_levels_is_of_their_numbers():
+    assert components.feature_shape(config((8, 12, 1))) == (8, 12, 1)
+    assert components.feature_shape(config((8, 3))) == (24,)
+    long = config((5000, 1))
+    with pytest.raises(ValueError, match="5,000 in a sample, and 4,096 are the most"):
+        components.check_features(long)
+    with pytest.raises(ValueError, match="which is for images of grey levels: leave it out"):
+        components.check_features(config((50,), eval__features="weights.npz"))
 
 
 def test_the_card_knows_the_shape():

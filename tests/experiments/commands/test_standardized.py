@@ -9,11 +9,13 @@ import pytest
 
 import experiments
 from configs import default
-from experiments.build import components
+from experiments.build import components, tasks
 from experiments.commands import train
 from experiments.commands.request import Request
+from experiments.data.dataset import Dataset
 from experiments.runs import files
 from experiments.runs.card import CARD
+from experiments.tasks.discriminator import with_samples
 
 
 def config(path):
@@ -103,3 +105,14 @@ def test_fields_of_other_sources_are_refused(tmp_path, changes, message):
     else:
         with pytest.raises(ValueError, match=message):
             components.scaling(ours)
+
+
+def test_a_discriminator_s_moments_are_those_of_the_data_alone(tmp_path):
+    """Samples of a model would move them, and the two would not see the same model space."""
+    task = tasks.task(config("x.csv"))
+    values = np.random.RandomState(0).randn(2, 40, 3).astype(np.float32)
+    real = Dataset(*values, None)
+    joined = with_samples(real, 100 + np.concatenate(values), tmp_path)
+    made = train.standardized(task, joined, tmp_path)
+    np.testing.assert_allclose(made.scaling.mean, values[0].mean(0), atol=1e-5)
+    assert train.standardized(made, real, tmp_path).scaling == made.scaling

@@ -18,5 +18,5 @@ def test_log_likelihoods_are_of_the_data_s_own_units():
         value = float(figure.split()[0])
         assert value == pytest.approx(exact, abs=0.2), name
         assert value == pytest.approx(float(units[name].split()[0]) - np.log(0.2), abs=0.002)
-    assert [*found][0].endswith("a 10-component Gaussian mixture")
+    assert next(iter(found)).endswith("a 10-component Gaussian mixture")
     assert [*found.values()][1].endswith("nats (bandwidth 0.2)")
