@@ -165,6 +165,21 @@ def as_labels(what: str, values: Any) -> Int[np.ndarray, " n"]:
     return labels.astype(np.int32)
 
 
+def numbered(values: Any) -> tuple[tuple[str, ...], Int[np.ndarray, " n"]]:
+    """The names of classes, numbers by size and texts by alphabet, and labels from 0 on."""
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    numbers = all(text.lstrip("-").isdecimal() for text in texts)
+    order = sorted(set(texts), key=lambda text: (int(text) if numbers else 0, text))
+    number = {text: label for label, text in enumerate(order)}
+    return tuple(order), np.array([number[text] for text in texts], np.int32)
+
+
+def note_of(what: str, classes: tuple[str, ...]) -> str:
+    """The note that records the labels which classes were given."""
+    shown = ", ".join(f"{label} = {name}" for label, name in enumerate(classes[:20]))
+    return f"classes of {what}: {shown}{', ...' if len(classes) > 20 else ''}"
+
+
 def split(
     count: int, fraction: float
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:

@@ -1,18 +1,19 @@
 """A run's folder: its config, the records of what it depends on, and its lock.
 
-| name             | holds                                                        |
-| ---------------- | ------------------------------------------------------------ |
-| config.json      | the config that the run was made with                        |
-| changes.jsonl    | the optimizer's numbers that changed on the way, by step      |
-| metrics.jsonl    | losses and held-out figures, a JSON object a line            |
-| timing.jsonl     | seconds a step                                               |
-| events.out.*     | TensorBoard events                                           |
-| checkpoints/     | a folder for each saved step, with its model card            |
-| samples/         | pictures and arrays of samples, each with a .json beside it  |
-| data.json        | the digest of the data                                       |
-| latents.json ... | records of other runs and files that this run depends on     |
-| init_from.json   | the origin of the first weights, of a run that was fine-tuned |
-| published.json   | the origin of the weights, of a run that was imported        |
+| name                 | holds                                                         |
+| -------------------- | ------------------------------------------------------------- |
+| config.json          | the config that the run was made with                         |
+| changes.jsonl        | the optimizer's numbers that changed on the way, by step      |
+| metrics.jsonl        | losses and held-out figures, a JSON object a line             |
+| timing.jsonl         | seconds a step                                                |
+| events.out.*         | TensorBoard events                                            |
+| checkpoints/         | a folder for each saved step, with its model card             |
+| samples/             | pictures and arrays of samples, each with a .json beside it   |
+| data.json            | the digest of the data                                        |
+| standardization.json | the mean and standard deviation of float data                 |
+| latents.json ...     | records of other runs and files that this run depends on      |
+| init_from.json       | the origin of the first weights, of a run that was fine-tuned |
+| published.json       | the origin of the weights, of a run that was imported         |
 """
 
 import fcntl

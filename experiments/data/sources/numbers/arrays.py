@@ -3,6 +3,7 @@
 Data beyond memory are read a batch at a time, but for .npz files, which are packed.
 """
 
+import dataclasses
 import posixpath
 import zipfile
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.dataset import SPLITS, Dataset, DataSpec, split
+from experiments.data.dataset import SPLITS, Dataset, DataSpec, note_of, numbered, split
 from experiments.data.lazy_arrays import Part, take, values_of
 from experiments.data.sources import files, npz
 from experiments.data.sources.members import members
@@ -71,8 +72,26 @@ def load(spec: DataSpec) -> Dataset:
         arrays = _in_file(path)
     about = {name: arrays.pop(name) for name in arrays.keys() & npz.ABOUT}
     values = {name: _values(spec, [stored]) for name, stored in arrays.items()}
-    values |= {name: stored.read(slice(None)) for name, stored in about.items()}
-    return npz.dataset_of(path, values, spec, TYPES[spec.dtype][2])
+    read = {name: stored.read(slice(None)) for name, stored in about.items()}
+    read, classes = _numbered(read)
+    made = npz.dataset_of(path, values | read, spec, TYPES[spec.dtype][2])
+    notes = (note_of("the labels", classes),) if classes else ()
+    return dataclasses.replace(made, classes=classes, notes=notes)
+
+
+def _numbered(about: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays with labels from 0 on, and the names of the classes if these were others."""
+    names = sorted(about.keys() & npz.LABELS)
+    if not names or not all(about[name].ndim == 1 for name in names):
+        return about, ()
+    whole = np.concatenate([about[name] for name in names])
+    if whole.dtype.kind not in "iuOSU":
+        return about, ()
+    if whole.dtype.kind in "iu" and (np.unique(whole) == np.arange(len(np.unique(whole)))).all():
+        return about, ()
+    classes, labels = numbered(whole.tolist())
+    ends = np.cumsum([len(about[name]) for name in names])[:-1]
+    return about | dict(zip(names, np.split(labels, ends), strict=True)), classes
 
 
 def _folder(spec: DataSpec, path: Path, names: list[str]) -> Dataset:

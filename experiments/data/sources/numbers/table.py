@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec, split
+from experiments.data.dataset import Dataset, DataSpec, note_of, numbered, split
 from experiments.data.sources import parts
 from experiments.data.sources.optional import require
 from experiments.runs.files import reading
@@ -129,9 +129,8 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
         found = columns.pop(spec.label_column)
         if any(value in (None, "") for value in found):
             raise ValueError(f"{where}: column {spec.label_column!r} has rows without a class")
-        classes, labels = _classes(found)
-        shown = ", ".join(f"{label} = {name}" for label, name in enumerate(classes[:20]))
-        notes = (f"classes of column {spec.label_column!r}: {shown}",)
+        classes, labels = numbered(found)
+        notes = (note_of(f"column {spec.label_column!r}", classes),)
     values = np.stack([_numbers(where, *column) for column in columns.items()], axis=1)
     if values.shape[1:] != spec.shape:
         raise ValueError(
@@ -140,15 +139,6 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
         )
     names = tuple(columns)
     return Dataset(values, values[:0], None, labels, classes=classes, columns=names, notes=notes)
-
-
-def _classes(values: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the classes in order, numbers by size, and the label of each row."""
-    names = {str(value) for value in values}
-    numbers = all(name.lstrip("-").isdecimal() for name in names)
-    order = sorted(names, key=lambda name: (int(name) if numbers else 0, name))
-    number = {name: label for label, name in enumerate(order)}
-    return tuple(order), np.array([number[str(value)] for value in values], np.int32)
 
 
 def _numbers(where: str, name: str, values: Sequence[Any]) -> np.ndarray:

@@ -127,6 +127,31 @@ def test_folders_hold_a_sample_or_several_in_a_file(tmp_path):
     assert sorted(both.tolist()) == [0] * 8 + [1] * 2
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([7, 3], ("3", "7")),
+        ([-1, 1], ("-1", "1")),
+        (["b", "a"], ("a", "b")),
+        ([b"b", b"a"], ("a", "b")),
+        ([0, 1], ()),
+    ],
+    ids=str,
+)
+def test_labels_that_are_not_counted_from_0_are_numbered_and_recorded(tmp_path, labels, classes):
+    given = np.array(labels * 10)
+    np.savez(tmp_path / "x.npz", x=FIELDS, labels=given)
+    dataset = load(spec(tmp_path / "x.npz"))
+    assert dataset.classes == classes
+    assert set(dataset.train_labels) == {0, 1}
+    if classes:
+        assert dataset.notes == (f"classes of the labels: 0 = {classes[0]}, 1 = {classes[1]}",)
+        row = np.flatnonzero((FIELDS.astype(np.float32) == dataset.train[:1]).all((1, 2, 3)))[0]
+        expected = labels[row % 2]
+        expected = expected.decode() if isinstance(expected, bytes) else str(expected)
+        assert classes[dataset.train_labels[0]] == expected
+
+
 def test_data_that_do_not_fit_are_refused_with_the_file(tmp_path):
     np.save(tmp_path / "a.npy", FIELDS)
     np.save(tmp_path / "b.npy", FIELDS[:, :3])
