@@ -1,7 +1,7 @@
 """Score networks, and the preconditioning that turns a network's output into a score."""
 
 from models import inception, published, torch_import, weights
-from models.config import data_kind, data_shape
+from models.config import data_kind, data_shape, describe
 from models.learned_schedule import LearnedSchedule
 from models.parametrization import (
     NoiseModel,
@@ -33,6 +33,7 @@ __all__ = [
     "data_axes",
     "data_kind",
     "data_shape",
+    "describe",
     "in_float32",
     "inception",
     "kind",

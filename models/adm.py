@@ -71,8 +71,8 @@ class ADM(ADMNetwork):
         With `features=True`: the features between encoder and decoder, and the label embedding.
 
         Raises:
-            ValueError: height or width is not divisible by 2^(levels - 1); the heads do not divide
-                the channels; a condition is missing, unknown or misshapen (layers.encode_labels,
+            ValueError: a side is not divisible by 2^(levels - 1); the heads do not divide the
+                channels; a condition is missing, unknown or misshapen (layers.encode_labels,
                 layers.concatenate_low_res, text.embed_text).
         """
         levels, channels = len(self.ch_mult), x.shape[-1]

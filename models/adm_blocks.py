@@ -10,8 +10,16 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
-from models.layers import Attention, Conv, Dense, Embedding, Resample, group_norm, with_remat
-from models.resample import Image, downsample, upsample
+from models.layers import (
+    Attention,
+    Dense,
+    Embedding,
+    Resample,
+    convolution_of,
+    group_norm,
+    with_remat,
+)
+from models.resample import Image, downsample, side_axes, upsample
 
 EPSILON = 1e-5  # of group normalisation
 SCALE = 1 / 3  # variance scaling: initial weights are uniform on +- 1 / sqrt(inputs)
@@ -29,8 +37,9 @@ class ADMNetwork(CheckedNetwork):
         nf: channels at full resolution.
         ch_mult: channel multiplier of each level; each level halves the resolution of the previous.
         num_res_blocks: residual blocks per level (in a U-Net's decoder one more).
-        attn_resolutions: image heights at which attention follows each block.
-        attn_factors: factors of downsampling at which it does too, whatever the image's height.
+        attn_resolutions: lengths of the first side (image heights) at which attention follows each
+            block.
+        attn_factors: factors of downsampling at which it does too, whatever the length.
         num_head_channels: minimum channels per attention head; heads = channels // this, 1 or more.
         heads: attention heads; 0: by num_head_channels.
         use_scale_shift_norm: the embedding scales and shifts; if False, it is added.
@@ -69,7 +78,7 @@ class ADMNetwork(CheckedNetwork):
     dtype: str = "float32"
 
     def attends(self, level: int, height: int) -> bool:
-        """True if attention follows the blocks of a level, where the image is this high."""
+        """True if attention follows the blocks of a level, whose first side is of this length."""
         return height in self.attn_resolutions or 2**level in self.attn_factors
 
     def _sinusoids(self, labels: Float[Array, " batch"]) -> Embedding:
@@ -116,7 +125,7 @@ class ADMNetwork(CheckedNetwork):
         return kind(features, *options)(h, temb, train)
 
     def _shrink(self, h: Image, temb: Embedding, train: bool) -> Image:
-        """Halves height and width."""
+        """Halves every side."""
         shrink = partial(downsample, kernel=BOX)
         if self.resblock_updown:
             return self._block(h.shape[-1], h, temb, train, shrink)
@@ -125,7 +134,7 @@ class ADMNetwork(CheckedNetwork):
         return shrink(h)
 
     def _grow(self, h: Image, temb: Embedding, train: bool) -> Image:
-        """Doubles height and width."""
+        """Doubles every side."""
         grow = partial(upsample, kernel=BOX)
         if self.resblock_updown:
             return self._block(h.shape[-1], h, temb, train, grow)
@@ -174,7 +183,8 @@ class ADMBlock(nn.Module):
         if self.modulates:
             modulation = jnp.split(dense(2 * self.features)(temb), 2, -1)
         else:
-            h, modulation = h + dense(self.features)(temb)[:, None, None], ()
+            shift = dense(self.features)(temb)
+            h, modulation = h + jnp.expand_dims(shift, side_axes(h)), ()
         h = nn.swish(norm(self.features)(h, *modulation))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv(self.features, ZERO)(h)
@@ -197,6 +207,6 @@ def dense(features: int, kernel_init: initializers.Initializer = INIT, **options
 
 def conv(
     features: int, kernel_init: initializers.Initializer = INIT, size: int = 3, **options
-) -> nn.Conv:
-    """A convolution, initialised as ADM's."""
-    return Conv(features, (size, size), kernel_init=kernel_init, **options)
+) -> Resample:
+    """A convolution with a kernel of this size along every side, initialised as ADM's."""
+    return convolution_of(size, features, kernel_init=kernel_init, **options)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from models.adm_blocks import EPSILON, SCALE, ZERO, ADMNetwork, dense
 from models.layers import ClassLabels, Embedding, attend, check_halvings, group_norm, nin
-from models.resample import Image
+from models.resample import Image, side_axes
 
 HIDDEN = 2048  # features between the layers of the pools "spatial"
 
@@ -39,7 +39,7 @@ class ADMEncoder(ADMNetwork):
         h = nn.swish(group_norm(h.shape[-1], self.group_size, EPSILON)(h))
         h = h.astype(jnp.float32)
         if self.pool == "adaptive":
-            return dense(self.num_outputs, ZERO)(h.mean((1, 2)))
+            return dense(self.num_outputs, ZERO)(h.mean(side_axes(h)))
         heads = self.n_heads(h.shape[-1], 0)
         return AttentionPool(self.num_outputs, heads)(h)
 
@@ -47,7 +47,7 @@ class ADMEncoder(ADMNetwork):
         return self._attention(self.n_heads(h.shape[-1], self.heads))(h)
 
     def _pool_all(self, outputs: list[Image]) -> Float[Array, "batch classes"]:
-        means = [h.mean((1, 2), jnp.float32) for h in outputs]
+        means = [h.mean(side_axes(h), jnp.float32) for h in outputs]
         h = dense(HIDDEN)(jnp.concatenate(means, -1))
         if self.pool == "spatial":
             return dense(self.num_outputs)(nn.relu(h))
@@ -71,8 +71,8 @@ class ADMClassifier(ADMEncoder):
         With `features=True`: the features before pooling, and the label embedding.
 
         Raises:
-            ValueError: height or width is not divisible by 2^(levels - 1), or the heads do not
-                divide the channels.
+            ValueError: a side is not divisible by 2^(levels - 1), or the heads do not divide the
+                channels.
         """
         temb = self._embed_noise(self._sinusoids(labels))
         return self._classify(x, nn.swish(temb).astype(self.dtype), train, features)
@@ -135,11 +135,11 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image) -> Float[Array, "batch features"]:
-        b, h, w, c = x.shape
-        tokens = x.reshape(b, h * w, c)
+        b, *_, c = x.shape
+        tokens = x.reshape(b, -1, c)
         tokens = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], 1)
         normal = initializers.normal(c**-0.5)
-        tokens += self.param("positions", normal, (c, 1 + h * w)).T
+        tokens += self.param("positions", normal, (c, tokens.shape[1])).T
         q, k, v = (
             nin(c, SCALE, name=f"NIN_{i}")(seen).reshape(b, -1, self.heads, c // self.heads)
             for i, seen in enumerate((tokens[:, :1], tokens, tokens))

@@ -21,13 +21,15 @@ from models.layers import (
     Upsample,
     check_halvings,
     conv3x3,
+    convolution_of,
     group_norm,
     init,
     with_remat,
 )
 from models.resample import Image
 
-Latents = Float[Array, "batch h w latent_channels"]
+Latents = Float[Array, "batch *sides latent_channels"]
+Patches = Float[Array, "batch *sides 1"]
 BOX = (1, 1)  # the resampling filter: nearest neighbour
 
 
@@ -38,8 +40,8 @@ class AutoencoderModule(CheckedNetwork):
         nf: channels at full resolution.
         ch_mult: channel multiplier of each level; each level halves the resolution of the previous.
         num_res_blocks: residual blocks per level (one more in the decoder).
-        attn_resolutions: image heights at which attention follows each block. The smallest level
-            has one attention layer besides.
+        attn_resolutions: lengths of the first side (image heights) at which attention follows each
+            block. The smallest level has one attention layer besides.
         skip_rescale: divide the sum at every skip connection by sqrt(2).
         init_scale: initial scale of the last layer of each branch; 0: blocks start as the identity.
         nonlinearity: a name in layers.ACTIVATIONS.
@@ -126,8 +128,24 @@ class Decoder(AutoencoderModule):
         return self.out(h, self.features)
 
 
+class Pointwise(nn.Module):
+    """A linear map of the channels at every position, with the parameters of a convolution.
+
+    Attributes:
+        features: output channels.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Image) -> Image:
+        layer = Conv(self.features, (1,) * (x.ndim - 2), kernel_init=init())
+        nn.share_scope(self, layer)
+        return layer(x)
+
+
 class PatchDiscriminator(nn.Module):
-    """PatchGAN discriminator (Isola et al. 2017): logits of 22 x 22 patches, high for data.
+    """PatchGAN discriminator (Isola et al. 2017): logits of patches of side 22, high for data.
 
     Group normalisation replaces batch normalisation, so that samples do not affect each other.
 
@@ -138,8 +156,8 @@ class PatchDiscriminator(nn.Module):
     nf: int
 
     @nn.compact
-    def __call__(self, x: Image) -> Float[Array, "batch h w 1"]:
-        conv = partial(Conv, kernel_size=(4, 4), kernel_init=initializers.normal(0.02))
+    def __call__(self, x: Image) -> Patches:
+        conv = partial(convolution_of, 4, kernel_init=initializers.normal(0.02))
         act = ACTIVATIONS["lrelu"]
         h = act(conv(self.nf, strides=2)(x))
         h = act(group_norm(2 * self.nf)(conv(2 * self.nf, strides=2)(h)))
@@ -150,7 +168,7 @@ class Autoencoder(AutoencoderModule):
     """An encoder and a decoder, with the codebook and the discriminator that training may add.
 
     Attributes:
-        latent_channels: channels of the latents. Their height and width are the smallest level's.
+        latent_channels: channels of the latents. Their sides are the smallest level's.
         regularization: "kl": the encoder gives the mean and the diagonal covariance of a Gaussian
             posterior (Kingma & Welling 2014); "vq": the decoder takes the nearest vectors of a
             codebook (van den Oord et al. 2017).
@@ -180,9 +198,9 @@ class Autoencoder(AutoencoderModule):
         self.encoder = Encoder(**levels, features=(1 + is_kl) * self.latent_channels)
         self.decoder = Decoder(**levels, features=self.channels)
         if self.quant_conv:
-            self.to_latents = Conv(self.encoder.features, (1, 1), kernel_init=init())
+            self.to_latents = Pointwise(self.encoder.features)
         if self.post_quant_conv:
-            self.from_latents = Conv(self.latent_channels, (1, 1), kernel_init=init())
+            self.from_latents = Pointwise(self.latent_channels)
         if not is_kl:
             normal = initializers.normal(1.0)
             self.codebook = self.param(
@@ -201,7 +219,7 @@ class Autoencoder(AutoencoderModule):
         """Means and log-variances of latents; under "vq", latents before quantisation, and None.
 
         Raises:
-            ValueError: height or width is not divisible by 2^(levels - 1).
+            ValueError: a side is not divisible by 2^(levels - 1).
         """
         h = self.encoder(x if self._in_range else 2 * x - 1)
         if self.quant_conv:
@@ -224,7 +242,7 @@ class Autoencoder(AutoencoderModule):
         products = jnp.matmul(z, self.codebook.T, precision="highest")
         return self.codebook[jnp.argmin(squares - 2 * products, axis=-1)]
 
-    def discriminate(self, x: Image) -> Float[Array, "batch h w 1"]:
+    def discriminate(self, x: Image) -> Patches:
         """Patch logits of the discriminator, high for data."""
         return self.discriminator(x if self._in_range else 2 * x - 1)
 

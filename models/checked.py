@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
+from models.config import DATA_KINDS
 from models.layers import ACTIVATIONS
 from models.text import KINDS as TEXT_KINDS
 from sde_lib.checks import check_at_least, check_in, check_name, check_types
@@ -68,13 +69,14 @@ class CheckedNetwork(nn.Module):
     """A network whose fields are checked when it is made.
 
     Attributes:
-        data_axes: the numbers of axes of the samples that it takes: 3 for [H, W, C].
+        data_axes: the numbers of axes of the samples that it takes: 2 for series [L, C], 3 for
+            images [H, W, C], 4 for volumes [D, H, W, C].
 
     Raises:
         ValueError: a field of a wrong type, an unknown choice, or a number out of range.
     """
 
-    data_axes: ClassVar[tuple[int, ...]] = (3,)
+    data_axes: ClassVar[tuple[int, ...]] = (2, 3, 4)
 
     def __post_init__(self):
         check_types(self, PREFIX)
@@ -99,6 +101,16 @@ def check_field(name: str, value: Any) -> None:
         check_in(INTERVALS[name], **named)
     if name == "fourier_features":
         check_at_least(0, MOST_EXPONENT, **named)
+
+
+def check_axes(network: CheckedNetwork, x: Any) -> None:
+    """Raises ValueError for a batch of samples that have another number of axes than it takes."""
+    if x.ndim - 1 not in network.data_axes:
+        kinds = " or ".join(DATA_KINDS[axes] for axes in network.data_axes)
+        raise ValueError(
+            f"{type(network).__name__} takes {kinds}, but a sample has the shape {x.shape[1:]}: "
+            "take another network, such as 'ncsnpp' for series, images and volumes"
+        )
 
 
 def check_attention(network: Any, height: int) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from models.checked import CheckedNetwork
 from models.layers import ClassLabels, Embedding, ResnetBlock, group_norm
 from models.mlp import Points
-from models.resample import Image
+from models.resample import Image, side_axes
 
 
 class Discriminator(CheckedNetwork):
@@ -74,4 +74,4 @@ class Head(nn.Module):
             h = h[:, None, None]
         block = ResnetBlock(channels, nn.swish, "ddpm", self.dropout, True, 0.0)
         h = nn.swish(group_norm(channels)(block(h, temb, train)))
-        return nn.Dense(2, kernel_init=nn.initializers.zeros)(h.mean((1, 2), jnp.float32))
+        return nn.Dense(2, kernel_init=nn.initializers.zeros)(h.mean(side_axes(h), jnp.float32))

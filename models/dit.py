@@ -1,5 +1,8 @@
 """Diffusion transformers (Peebles & Xie 2023, arXiv 2212.09748)."""
 
+import math
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from models.checked import CHOICES, CheckedNetwork
+from models.config import describe
 from models.layers import (
     AugmentLabels,
     ClassLabels,
@@ -15,6 +19,7 @@ from models.layers import (
     Embedding,
     encode_labels,
     init,
+    nearest_sides,
     positional_embedding,
     with_remat,
 )
@@ -36,7 +41,9 @@ CONDITIONING = CHOICES["conditioning"]
 
 
 class DiT(CheckedNetwork):
-    """A transformer on the patches of an image. Its output is zero at initialisation.
+    """A transformer on the patches of images, series or volumes.
+
+    Its output is zero at initialisation.
 
     The embeddings of noise level, class, augmentation and caption (the mean of its tokens) add up
     to a vector c, which scales, shifts and gates every block (adaLN-Zero). With "cross_attention"
@@ -45,7 +52,7 @@ class DiT(CheckedNetwork):
     because attention alone conveys the noise level poorly.
 
     Attributes:
-        patch_size: height and width of the patches; they divide those of the image.
+        patch_size: every side of the patches; it divides those of the image.
         hidden_size: features per token, a multiple of 4 and of num_heads.
         depth: number of blocks.
         num_heads: attention heads.
@@ -142,7 +149,8 @@ class DiT(CheckedNetwork):
                 misshapen (layers.encode_labels, text.embed_text).
         """
         check_patches(x.shape[1:], self.patch_size)
-        rows, columns = (n // self.patch_size for n in x.shape[1:3])
+        counts = tuple(side // self.patch_size for side in x.shape[1:-1])
+        n_patches = math.prod(counts)
         caption = embed_text(self, len(x), text)
         encoded = encode_labels(self, len(x), class_labels, augment_labels, confidences)
         c = self._embedding(labels, caption, *encoded)
@@ -158,13 +166,13 @@ class DiT(CheckedNetwork):
         patches = patchify(x if self.centered else 2 * x - 1, self.patch_size)
         embed = Dense(self.hidden_size, kernel_init=init(), name="patches")
         h = embed(patches.astype(self.dtype))
-        h += position_embedding(rows, columns, self.hidden_size).astype(self.dtype)
+        h += position_embedding(counts, self.hidden_size).astype(self.dtype)
         mask = None
         if in_context and context is not None:
             tokens, token_mask = context
             h = jnp.concatenate([h, tokens], 1)
             if token_mask is not None:
-                patches_first = ((0, 0), (rows * columns, 0))
+                patches_first = ((0, 0), (n_patches, 0))
                 mask = jnp.pad(token_mask, patches_first, constant_values=True)
             context = None
         block = with_remat(DiTBlock, self.remat, static=(5,))
@@ -172,14 +180,15 @@ class DiT(CheckedNetwork):
         options = *options, self.attention_bias, self.mlp_epsilon
         for each in seen:
             h = block(*options)(h, each, mask, context, train)
-        h = h[:, : rows * columns]
+        h = h[:, :n_patches]
         if features:
-            return h.reshape(len(x), rows, columns, -1), c
+            return h.reshape(len(x), *counts, -1), c
 
         h = layer_norm(h, *modulation(c, 2, self.hidden_size))
         channels = x.shape[-1] * (2 if self.learned_variance else 1)
-        h = Dense(self.patch_size**2 * channels, kernel_init=ZERO, name="output")(h)
-        return unpatchify(h, rows, columns, self.patch_size).astype(jnp.float32)
+        features = self.patch_size ** len(counts) * channels
+        h = Dense(features, kernel_init=ZERO, name="output")(h)
+        return unpatchify(h, counts, self.patch_size).astype(jnp.float32)
 
     def _embedding(
         self, labels, caption: Caption | None, classes, augments, confidence
@@ -285,43 +294,44 @@ def modulation(c: Embedding, n: int, features: int) -> list[Tokens]:
 
 
 def check_patches(shape: tuple[int, ...], patch_size: int) -> None:
-    """Raises ValueError unless patch_size divides height and width of images [H, W, C]."""
-    height, width, _ = shape
-
-    def near(side: int) -> int:
-        return max(round(side / patch_size), 1) * patch_size
-
-    if height % patch_size or width % patch_size:
+    """Raises ValueError unless patch_size divides every side of samples (*sides, C)."""
+    if any(side % patch_size for side in shape[:-1]):
         raise ValueError(
-            f"images of {height} x {width} pixels cannot be cut into patches of config.model."
-            f"patch_size = {patch_size}: choose a divisor of height and width, or images of "
-            f"{near(height)} x {near(width)} pixels"
+            f"{describe(shape)} cannot be cut into patches of config.model.patch_size = "
+            f"{patch_size}: choose a divisor of every side, or sides of "
+            f"{nearest_sides(shape, patch_size)}"
         )
 
 
 def patchify(x: Image, size: int) -> Tokens:
-    """Cuts [B, H, W, C] into tokens [B, H W / size^2, size^2 C], row by row.
+    """Cuts [B, *sides, C] into tokens [B, patches, size^n C], row by row, given n sides.
 
     The features of a token are its rows, columns and channels, in this order.
     """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
-    return x.reshape(b, h * w // size**2, size**2 * c)
+    counts = tuple(side // size for side in x.shape[1:-1])
+    x = x.reshape(len(x), *(n for count in counts for n in (count, size)), x.shape[-1])
+    x = jnp.moveaxis(x, range(1, x.ndim - 1, 2), range(1, len(counts) + 1))
+    return x.reshape(len(x), math.prod(counts), -1)
 
 
-def unpatchify(tokens: Tokens, rows: int, columns: int, size: int) -> Image:
-    """The inverse of patchify, given the numbers of rows and columns of patches."""
-    b = len(tokens)
-    x = tokens.reshape(b, rows, columns, size, size, -1).swapaxes(2, 3)
-    return x.reshape(b, rows * size, columns * size, -1)
+def unpatchify(tokens: Tokens, counts: Sequence[int], size: int) -> Image:
+    """The inverse of patchify, given the number of patches along each side."""
+    x = tokens.reshape(len(tokens), *counts, *(size for _ in counts), -1)
+    x = jnp.moveaxis(x, range(1, len(counts) + 1), range(1, x.ndim - 1, 2))
+    return x.reshape(len(tokens), *(count * size for count in counts), x.shape[-1])
 
 
 def position_embedding(
-    rows: int, columns: int, features: int
+    counts: Sequence[int], features: int
 ) -> Float[np.ndarray, "positions {features}"]:
-    """Sines and cosines of columns, then rows, at features / 4 frequencies from 1 to about 1e-4."""
-    n = features // 4
+    """Sines and cosines of a patch's place along each side, the last side first.
+
+    Each of the n sides has features / (2 n) frequencies from 1 to about 1e-4. Features that do not
+    divide are 0.
+    """
+    n = features // (2 * len(counts))
     frequencies = 10_000 ** (-np.arange(n) / n)
-    row, column = np.mgrid[:rows, :columns].reshape(2, -1, 1) * frequencies
-    parts = np.sin(column), np.cos(column), np.sin(row), np.cos(row)
-    return np.concatenate(parts, -1, dtype=np.float32)
+    places = np.indices(counts).reshape(len(counts), -1, 1)[::-1] * frequencies
+    parts = [wave(place) for place in places for wave in (np.sin, np.cos)]
+    embedding = np.concatenate(parts, -1, dtype=np.float32)
+    return np.pad(embedding, ((0, 0), (0, features - embedding.shape[1])))

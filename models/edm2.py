@@ -26,10 +26,9 @@ from models.layers import (
     encode_labels,
     with_remat,
 )
-from models.resample import Image, downsample, upsample
+from models.resample import Image, downsample, side_axes, upsample
 
 EPSILON = 1e-4
-NO_DILATION = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1)}
 
 
 def _rms(x: Array, axes: int | tuple[int, ...]) -> Array:
@@ -91,7 +90,7 @@ class MPConv(nn.Module):
 
     Attributes:
         features: output channels.
-        size: height and width of the kernel [size, size, in, out]; 0: a dense layer [in, out].
+        size: every side of the kernel [*sides, in, out]; 0: a dense layer [in, out].
     """
 
     features: int
@@ -99,13 +98,14 @@ class MPConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, gain: Array | float = 1.0) -> Array:
-        shape = (*[self.size] * (2 if self.size else 0), x.shape[-1], self.features)
+        ones = (1,) * (x.ndim - 2 if self.size else 0)
+        shape = (*(self.size * one for one in ones), x.shape[-1], self.features)
         kernel = self.param("kernel", initializers.normal(1.0), shape)
         weight = (gain * normalized_weight(kernel)).astype(x.dtype)
         if self.size < 2:
             return x @ weight.reshape(weight.shape[-2:])
-        options = NO_DILATION | {"feature_group_count": 1, "precision": None}
-        return convolve(x, weight, (1, 1), "SAME", **options)
+        options = {"lhs_dilation": ones, "rhs_dilation": ones, "feature_group_count": 1}
+        return convolve(x, weight, ones, "SAME", precision=None, **options)
 
 
 class Block(nn.Module):
@@ -145,7 +145,7 @@ class Block(nn.Module):
         gain = self.param("emb_gain", initializers.zeros, ())
         scale = 1 + MPConv(self.features, name="emb_linear")(emb, gain)
         y = MPConv(self.features, 3, name="conv_res0")(mp_silu(x))
-        y = mp_silu(y * scale[:, None, None])
+        y = mp_silu(y * jnp.expand_dims(scale, side_axes(y)))
         y = nn.Dropout(self.dropout)(y, deterministic=not train)
         y = MPConv(self.features, 3, name="conv_res1")(y)
         x = mp_sum(fit(x) if self.decoder else x, y, self.res_balance)
@@ -155,9 +155,9 @@ class Block(nn.Module):
 
     def _attend(self, x: Image) -> Image:
         """Attention with queries, keys and values of a root mean square of 1 (cosine attention)."""
-        b, h, w, c = x.shape
+        b, *_, c = x.shape
         qkv = MPConv(3 * c, 1, name="attn_qkv")(x)
-        qkv = pixel_norm(qkv.reshape(b, h * w, self.heads, c // self.heads, 3), axis=-2)
+        qkv = pixel_norm(qkv.reshape(b, -1, self.heads, c // self.heads, 3), axis=-2)
         y = attend(*jnp.moveaxis(qkv, -1, 0))
         return MPConv(c, 1, name="attn_proj")(y.reshape(x.shape))
 
@@ -228,8 +228,8 @@ class EDM2(CheckedNetwork):
         With `uncertainty=True`: the output, and u [B], the logarithm of the loss's variance.
 
         Raises:
-            ValueError: height or width is not divisible by 2^(levels - 1); the heads do not divide
-                the channels; class labels are missing, unknown or misshapen; uncertainty of a
+            ValueError: a side is not divisible by 2^(levels - 1); the heads do not divide the
+                channels; class labels are missing, unknown or misshapen; uncertainty of a
                 network without logvar_channels.
         """
         levels, widths = len(self.ch_mult), [self.nf * mult for mult in self.ch_mult]

@@ -14,8 +14,9 @@ from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
 from models import convolution
+from models.config import describe
 from models.normalization import GroupNorm
-from models.resample import Image, downsample, smooth, upsample
+from models.resample import Image, downsample, side_axes, smooth, upsample
 from sde_lib.checks import check_at_least
 
 Embedding = Float[Array, "batch features"]
@@ -111,17 +112,21 @@ def with_remat(block: type[Module], remat: bool, static: tuple[int, ...] = ()) -
 
 def check_halvings(x: Image, halvings: int) -> None:
     """Raises ValueError unless 2^halvings divides every side of images [B, *sides, C]."""
-    factor, sides = 2**halvings, x.shape[1:-1]
-    if any(side % factor for side in sides):
-        found = " x ".join(map(str, sides))
-        below, above = (
-            " x ".join(str(max(round_(side / factor), 1) * factor) for side in sides)
-            for round_ in (math.floor, math.ceil)
-        )
+    factor = 2**halvings
+    if any(side % factor for side in x.shape[1:-1]):
         raise ValueError(
-            f"images of {found} pixels cannot be halved {halvings} times, as the network does: "
-            f"every side must be a multiple of {factor}, as in {below} or {above}"
+            f"{describe(x.shape[1:])} cannot be halved {halvings} times, as the network does: "
+            f"every side must be a multiple of {factor}, as in {nearest_sides(x.shape[1:], factor)}"
         )
+
+
+def nearest_sides(shape: tuple[int, ...], factor: int) -> str:
+    """The sides that a factor divides next below and above those of a sample, in words."""
+    below, above = (
+        " x ".join(str(max(round_(side / factor), 1) * factor) for side in shape[:-1])
+        for round_ in (math.floor, math.ceil)
+    )
+    return below if below == above else f"{below} or {above}"
 
 
 def level_sigma(
@@ -235,7 +240,7 @@ def concatenate_low_res(
 
     Args:
         network: a module with the fields low_res and nf.
-        x: noisy images [B, H, W, C].
+        x: noisy images [B, *sides, C].
         low_res: the low-resolution images, already upsampled to the shape of x.
         noise: standard deviations [B] of the noise in low_res, embedded like times.
 
@@ -493,7 +498,7 @@ class ResnetBlock(nn.Module):
         h = conv3x3(self.features, name="Conv_0")(h)
         if temb is not None:
             shift = Dense(self.features, kernel_init=init())(self.act(temb))
-            h += jnp.expand_dims(shift, range(1, h.ndim - 1))
+            h += jnp.expand_dims(shift, side_axes(h))
         h = self.act(norm(self.features, name="GroupNorm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, self.init_scale, name="Conv_1")(h)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from models.checked import CheckedNetwork
+from models.checked import CheckedNetwork, check_axes
 from models.layers import ACTIVATIONS, check_halvings, level_sigma, with_remat
 from models.refinenet import POOLS, InstanceNormPlus, RefineBlock, ResidualBlock, conv
 from models.resample import Image
@@ -41,6 +41,7 @@ class NCSNv2(CheckedNetwork):
     centered: bool = False
     remat: bool = False
 
+    data_axes: ClassVar = (3,)
     stages: ClassVar = ((1, 1, 1), (2, 1, 2), (2, 2, 2), (2, 4, 2))
     """Per stage: channels / nf, dilation (1 halves the image), refined channels / nf."""
     norm_per_level: ClassVar = False
@@ -50,8 +51,10 @@ class NCSNv2(CheckedNetwork):
         """The network output, of the shape of x; labels may be fractions.
 
         Raises:
-            ValueError: height or width cannot be halved once per later stage of dilation 1.
+            ValueError: other data than images, or height or width cannot be halved once per later
+                stage of dilation 1.
         """
+        check_axes(self, x)
         check_halvings(x, sum(dilation == 1 for _, dilation, _ in self.stages[1:]))
         act = ACTIVATIONS[self.nonlinearity]
 

@@ -6,7 +6,7 @@ from jax import lax
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from models.resample import Image
+from models.resample import Image, side_axes
 
 Modulation = Float[Array, "batch channels"] | None
 
@@ -42,7 +42,7 @@ class GroupNorm(nn.Module):
         a = self.param("scale", initializers.ones, (channels,))
         b = self.param("bias", initializers.zeros, (channels,))
         # Subtract the mean of a few pixels first, so that a large mean does not cost precision.
-        axes = tuple(range(1, x.ndim - 1))
+        axes = side_axes(x)
         few_pixels = x[:, *[slice(None, None, 4)] * len(axes)].astype(jnp.float32)
         reference = lax.stop_gradient(self._group_means(few_pixels.mean(axes)))
         y = x.astype(jnp.float32) - jnp.expand_dims(reference, axes)

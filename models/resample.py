@@ -18,11 +18,16 @@ Image = Float[Array, "batch *sides channels"]
 """Series [B, L, C], images [B, H, W, C] or volumes [B, D, H, W, C]."""
 
 
+def side_axes(x: Array) -> tuple[int, ...]:
+    """The axes of the sides of images [B, *sides, C]."""
+    return tuple(range(1, x.ndim - 1))
+
+
 def upsample(x: Image, kernel: Sequence[float]) -> Image:
     """Doubles every side of images [B, *sides, C]."""
     taps = 2 * _taps(kernel)
     pad = (len(taps) + 1) // 2
-    for axis in range(1, x.ndim - 1):
+    for axis in side_axes(x):
         phases = []
         for phase in (0, 1):  # even outputs take every other tap, odd outputs the rest
             first = (pad - phase) % 2
@@ -37,14 +42,14 @@ def upsample(x: Image, kernel: Sequence[float]) -> Image:
 def downsample(x: Image, kernel: Sequence[float]) -> Image:
     """Halves every side of images [B, *sides, C]."""
     taps = _taps(kernel)
-    for axis in range(1, x.ndim - 1):
+    for axis in side_axes(x):
         x = _correlate(x, taps, axis, (len(taps) - 1) // 2, (len(taps) - 2) // 2, stride=2)
     return x
 
 
 def smooth(x: Image, kernel: Sequence[float], before: int, after: int) -> Image:
     """Filters without resampling, after padding with `before` and `after` zeros on each axis."""
-    for axis in range(1, x.ndim - 1):
+    for axis in side_axes(x):
         x = _correlate(x, _taps(kernel), axis, before, after)
     return x
 

@@ -10,15 +10,16 @@ from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
 from models.layers import (
-    Conv,
     Dense,
     Embedding,
     FourierEmbedding,
+    Resample,
     check_halvings,
+    convolution_of,
     group_norm,
     with_remat,
 )
-from models.resample import Image, downsample
+from models.resample import Image, downsample, side_axes
 
 Logits = Float[Array, "batch classes"]
 
@@ -60,13 +61,13 @@ class WideResNet(CheckedNetwork):
         With `features=True`: the features before global pooling, and the noise embedding.
 
         Raises:
-            ValueError: height or width is not a multiple of 4.
+            ValueError: a side is not a multiple of 4.
         """
         check_halvings(x, 2)
         temb = FourierEmbedding(128, self.fourier_scale)(jnp.log(labels))
         temb = nn.Dense(512)(nn.swish(nn.Dense(512)(temb))).astype(self.dtype)
 
-        axes = (1, 2, 3)
+        axes = tuple(range(1, x.ndim))
         least = 1 / np.sqrt(np.prod(x.shape[1:]))  # so that a constant image stays finite
         std = jnp.maximum(x.std(axes, keepdims=True), least)
         h = _conv(16)(((x - x.mean(axes, keepdims=True)) / std).astype(self.dtype))
@@ -83,7 +84,8 @@ class WideResNet(CheckedNetwork):
             return h, temb
         # Uniform on +- 1 / sqrt(classes), as published.
         kernel_init = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
-        return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h.mean((1, 2), jnp.float32))
+        h = h.mean(side_axes(h), jnp.float32)
+        return nn.Dense(self.num_outputs, kernel_init=kernel_init)(h)
 
 
 class WideBlock(nn.Module):
@@ -104,12 +106,12 @@ class WideBlock(nn.Module):
         h = nn.relu(group_norm(x.shape[-1])(x))
         x = h if self.activate_skip else x
         h = _conv(self.features, strides=2 if self.shrink else 1)(h)
-        h += Dense(self.features)(nn.swish(temb))[:, None, None]
+        h += jnp.expand_dims(Dense(self.features)(nn.swish(temb)), side_axes(h))
         h = _conv(self.features)(nn.relu(group_norm(self.features)(h)))
         x = downsample(x, (1, 1)) if self.shrink else x
-        return h + jnp.pad(x, ((0, 0),) * 3 + ((0, self.features - x.shape[-1]),))
+        return h + jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, self.features - x.shape[-1]),))
 
 
-def _conv(features: int, **options) -> nn.Conv:
+def _conv(features: int, **options) -> Resample:
     kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
-    return Conv(features, (3, 3), use_bias=False, kernel_init=kernel_init, **options)
+    return convolution_of(3, features, use_bias=False, kernel_init=kernel_init, **options)

@@ -335,7 +335,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
 def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts:
     """The facts of a model card that are known when training starts."""
     about, data_ = task.describe(), config.data
-    what = _samples(components.data_shape(config))
+    what = models.describe(components.data_shape(config))
     limits = [
         f"It knows {what} like those of `{data_.dataset}`, and nothing else: what is rare or "
         "one-sided there is so here.",
@@ -354,15 +354,6 @@ def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts
         len(dataset.train),
         config.training.log_freq,
     )
-
-
-def _samples(shape: tuple[int, ...]) -> str:
-    """Samples of this shape in words, such as "images of 48 x 64 pixels"."""
-    kind = models.data_kind(shape)
-    if kind == "points":
-        return "points in the plane"
-    unit = {"vectors": "numbers", "series": "steps", "images": "pixels", "volumes": "voxels"}[kind]
-    return f"{kind} of {' x '.join(map(str, shape[:-1] or shape))} {unit}"
 
 
 def _data_facts(config: Config, dataset: Any) -> dict[str, str]:

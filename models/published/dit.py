@@ -287,7 +287,7 @@ def _side(table: np.ndarray, fields: Fields) -> int:
     """
     patch, width = fields["model.patch_size"], fields["model.hidden_size"]
     patches = math.isqrt(table.shape[1]) if table.ndim == 3 else 0
-    fixed = position_embedding(patches, patches, width)[None]
+    fixed = position_embedding((patches, patches), width)[None]
     if table.shape != fixed.shape or not np.allclose(table, fixed, rtol=0, atol=1e-3):
         raise ValueError(
             "a file of DiT whose pos_embed is not the fixed table of sines and cosines for square "
@@ -298,4 +298,4 @@ def _side(table: np.ndarray, fields: Fields) -> int:
 
 def _positions(side: int, network: Any) -> np.ndarray:
     patches = side // network.patch_size
-    return position_embedding(patches, patches, network.hidden_size)[None]
+    return position_embedding((patches, patches), network.hidden_size)[None]

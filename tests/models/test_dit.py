@@ -75,11 +75,11 @@ def test_patches_are_cut_row_by_row_and_put_together_again():
     tokens = patchify(X, 2)
     assert tokens.shape == (2, 6, 12)
     np.testing.assert_array_equal(tokens[:, 4], X[:, 2:4, 2:4].reshape(2, 12))
-    np.testing.assert_array_equal(unpatchify(tokens, 2, 3, 2), X)
+    np.testing.assert_array_equal(unpatchify(tokens, (2, 3), 2), X)
 
 
 def test_products_of_positions_are_cosines_of_their_distances():
-    embedding = position_embedding(3, 4, 16)
+    embedding = position_embedding((3, 4), 16)
     row, column = np.divmod(np.arange(12), 4)
     frequencies = np.array([1.0, 0.1, 0.01, 0.001])
     distances = np.stack([n[:, None] - n for n in (row, column)])[..., None]
@@ -128,10 +128,10 @@ def test_formula_with_constant_blocks():
         "output/kernel": np.eye(8, dtype="f4"),
     }
     params = weights.zeros_but(values, SMALL, x, LABELS)
-    h = np.float64(patchify(x, 2)) + position_embedding(2, 2, 8) + 2 * bias
+    h = np.float64(patchify(x, 2)) + position_embedding((2, 2), 8) + 2 * bias
     h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-6)
     output = run(SMALL, params, x, LABELS)
-    np.testing.assert_allclose(output, unpatchify(2 * h + 3, 2, 2, 2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output, unpatchify(2 * h + 3, (2, 2), 2), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("parametrization", ["edm", "epsilon"])

@@ -1,15 +1,27 @@
 """Networks for images take series and volumes too, with the same layers along every side."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import weights
 
+from models.adm import ADM
+from models.adm_encoder import ADMClassifier, ADMHead
+from models.autoencoder import Autoencoder, PatchDiscriminator
 from models.ddpm import DDPM
+from models.discriminator import Discriminator
+from models.dit import DiT, patchify, position_embedding, unpatchify
+from models.edm2 import EDM2
 from models.ncsnpp import NCSNpp
+from models.ncsnv2 import NCSNv2
+from models.unet2d import UNet2D
+from models.wideresnet import WideResNet
 
 SIDES = {"series": (8,), "wide images": (2, 8), "volumes": (2, 4, 2)}
+ADM_LEVELS: dict[str, Any] = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1}
 NETWORKS = {
     "ddpm": DDPM(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=()),
     "ncsnpp": NCSNpp(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=()),
@@ -24,6 +36,28 @@ NETWORKS = {
         embedding_type="positional",
         scale_by_sigma=False,
     ),
+    "adm": ADM(attn_resolutions=(), **ADM_LEVELS),
+    "adm without blocks that resample": ADM(
+        attn_factors=(2,), resblock_updown=False, use_scale_shift_norm=False, **ADM_LEVELS
+    ),
+    "dit": DiT(patch_size=2, hidden_size=16, depth=1, num_heads=2),
+    "edm2": EDM2(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=()),
+    "unet2d": UNet2D(
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    ),
+    "autoencoder": Autoencoder(nf=8, ch_mult=(1, 2), quant_conv=True, post_quant_conv=True),
+}
+POOLED = {
+    "wideresnet": WideResNet(blocks_per_group=1, channel_multiplier=1),
+    **{
+        f"adm_classifier, {pool}": ADMClassifier(attn_resolutions=(4,), pool=pool, **ADM_LEVELS)
+        for pool in ("attention", "adaptive", "spatial", "spatial_v2")
+    },
+    "discriminator": Discriminator(NETWORKS["adm"]),
+    "discriminator of ADM": Discriminator(NETWORKS["adm"], reader=ADMHead(nf=8, ch_mult=(1,))),
 }
 
 
@@ -75,3 +109,84 @@ def test_equal_slices_are_seen_as_one_slice(name, sides):
     stack = jnp.broadcast_to(x[:, None], (2, 2, *x.shape[1:]))
     found = apply({"params": lifted(params)}, stack, labels)
     np.testing.assert_allclose(found, jnp.broadcast_to(expected[:, None], found.shape), atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["series", "volumes"])
+@pytest.mark.parametrize("name", POOLED)
+def test_pooling_networks_see_every_position(name, kind):
+    sides = {"series": (8,), "volumes": (4, 8, 4)}[kind]
+    x, labels = jax.random.normal(jax.random.key(0), (2, *sides, 3)), jnp.array([0.5, 2.0])
+    params = weights.random(POOLED[name], x, labels)
+    apply = jax.jit(lambda x: POOLED[name].apply({"params": params}, x, labels)[0, -1])
+    gradient = jax.grad(apply)(x)
+    assert (np.abs(gradient[0]).max(-1) > 0).all()
+    assert np.abs(gradient[1]).max() == 0
+
+
+@pytest.mark.parametrize("kind", SIDES)
+def test_conditions_go_with_any_number_of_sides(kind):
+    """Captions by cross-attention, classes, and a low-resolution image that is concatenated."""
+    network = ADM(attn_factors=(1,), num_classes=3, text="bytes", low_res=True, **ADM_LEVELS)
+    x, labels = jnp.ones((2, *SIDES[kind], 3)), jnp.array([0.5, 2.0])
+    params = weights.random(network, x, labels)
+
+    @jax.jit
+    def apply(low_res, noise, text, classes):
+        conditions = {"class_labels": classes, "text": text}
+        conditions |= {"low_res": low_res, "low_res_noise": noise}
+        return network.apply({"params": params}, x, labels, **conditions)
+
+    given = x / 2, labels / 4, jnp.ones((2, 5), int), jnp.array([0, 1])
+    expected = apply(*given)
+    assert expected.shape == x.shape
+    for i in range(len(given)):
+        changed = list(given)
+        changed[i] = given[i].at[0].add(1)
+        difference = np.abs(apply(*changed) - expected)
+        assert difference[0].max() > 1e-3
+        assert difference[1].max() == 0
+
+
+@pytest.mark.parametrize("sides", SIDES.values())
+def test_patches_are_taken_along_every_side(sides):
+    x = jnp.arange(2 * np.prod(sides) * 3).reshape(2, *sides, 3)
+    tokens = patchify(x, 2)
+    assert tokens.shape == (2, np.prod(sides) // 2 ** len(sides), 3 * 2 ** len(sides))
+    first = x[(0, *[slice(2)] * len(sides))]
+    np.testing.assert_array_equal(tokens[0, 0], first.reshape(-1))
+    counts = tuple(side // 2 for side in sides)
+    np.testing.assert_array_equal(unpatchify(tokens, counts, 2), x)
+
+
+def test_places_of_patches_are_told_apart_along_every_side():
+    for counts in ((6,), (2, 6), (3, 2, 4)):
+        embedding = position_embedding(counts, 16)
+        assert embedding.shape == (np.prod(counts), 16)
+        assert len(np.unique(embedding.round(5), axis=0)) == np.prod(counts)
+
+
+def test_patch_logits_have_the_sides_of_their_data():
+    x, network = jnp.ones((2, 8, 8, 8, 1)), PatchDiscriminator(4)
+    logits = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x)[0])
+    assert logits.shape == (2, 2, 2, 2, 1)
+
+
+@pytest.mark.parametrize("sides", [(8,), (4, 4, 4)])
+def test_networks_of_images_alone_say_so(sides):
+    x = jnp.ones((2, *sides, 3))
+    with pytest.raises(ValueError, match=r"NCSNv2 takes images, but a sample has the shape "):
+        weights.shapes(NCSNv2(nf=8), x, jnp.ones(2))
+
+
+@pytest.mark.parametrize("name", ["adm", "ddpm", "ncsnpp", "edm2", "unet2d", "autoencoder", "dit"])
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ((7,), "series of 7 steps cannot be .* 6 or 8"),
+        ((5, 4), "images of 5 x 4 pixels cannot be .* 4 x 4 or 6 x 4"),
+        ((4, 7, 2), "volumes of 4 x 7 x 2 voxels cannot be .* 4 x 6 x 2 or 4 x 8 x 2"),
+    ],
+)
+def test_odd_sides_are_refused_with_the_nearest(name, sides, message):
+    with pytest.raises(ValueError, match=message):
+        weights.shapes(NETWORKS[name], jnp.ones((2, *sides, 3)), jnp.ones(2))
