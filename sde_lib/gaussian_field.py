@@ -1,0 +1,117 @@
+"""Gaussian random fields: data with known marginals, scores and spectra in 1, 2 and 3 dimensions.
+
+The field is stationary on a periodic grid, so its discrete Fourier modes are independent. Noise has
+a flat spectrum. Marginals, scores and densities are those of each mode by itself.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sde_lib.batch import Batch, PerSample, expand
+from sde_lib.checks import check_at_least, check_positive
+from sde_lib.sde import SDE, ScoreFn
+
+
+class Band(NamedTuple):
+    """The power of samples over that of the field, in a band of frequencies.
+
+    low, high: the band, in radians a step. ratio: 1 for samples of the field. error: the standard
+    error of the ratio.
+    """
+
+    low: float
+    high: float
+    ratio: float
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianField:
+    """A field of mean 0 and standard deviation 1 on a periodic grid.
+
+    The power at the frequency w, in radians a step, is c / (1 + (length |w|)^2)^exponent (Whittle
+    1954). The constant c makes the mean power 1. Channels are independent.
+
+    Attributes:
+        sides: of the grid: (L,), (H, W) or (D, H, W).
+        length: correlation length, in steps.
+        exponent: of the power law at high frequencies.
+
+    Raises:
+        ValueError: other than 1 to 3 sides of at least 1, or length or exponent <= 0.
+    """
+
+    sides: tuple[int, ...]
+    length: float = 1.0
+    exponent: float = 2.0
+
+    def __post_init__(self):
+        if not 1 <= len(self.sides) <= 3:
+            raise ValueError(f"sides are {self.sides}: a field has 1, 2 or 3 of them")
+        check_at_least(1, **{f"sides[{i}]": side for i, side in enumerate(self.sides)})
+        check_positive(length=self.length, exponent=self.exponent)
+
+    @property
+    def frequencies(self) -> Float[np.ndarray, "*sides"]:
+        """|w| of every Fourier mode, in the order of numpy.fft.fftn."""
+        along = [2 * np.pi * np.fft.fftfreq(side) for side in self.sides]
+        return np.sqrt(sum(w**2 for w in np.meshgrid(*along, indexing="ij")))
+
+    @property
+    def power(self) -> Float[np.ndarray, "*sides"]:
+        """The variance of every Fourier mode, with orthonormal modes."""
+        power = (1 + (self.length * self.frequencies) ** 2) ** -self.exponent
+        return power / power.mean()
+
+    def sample(self, key: PRNGKeyArray, n: int, channels: int = 1) -> Batch:
+        """Draws n exact samples of x_0, [n, *sides, channels]."""
+        noise = jax.random.normal(key, (n, *self.sides, channels))
+        return self._times(noise, jnp.sqrt(self._power))
+
+    def score_fn(self, sde: SDE) -> ScoreFn:
+        """Exact score of x_t under `sde`, for x of [B, *sides, C]."""
+
+        def score(x: Array, t: Array) -> Array:
+            alpha, sigma = (expand(values, x) for values in (sde.alpha(t), sde.sigma(t)))
+            return -self._times(x, 1 / (alpha**2 * self._power + sigma**2))
+
+        return score
+
+    def log_prob(self, x: Batch) -> PerSample:
+        """Log density of x_0, in nats; x is [B, *sides, C]."""
+        axes = tuple(range(1, x.ndim))
+        squares = jnp.sum(jnp.abs(self._modes(x)) ** 2 / self._power, axes)
+        log_det = x.shape[-1] * np.log(self.power).sum()
+        return -0.5 * (squares + log_det + np.prod(x.shape[1:]) * np.log(2 * np.pi))
+
+    def bands(self, x: Batch, n_bands: int = 4) -> list[Band]:
+        """The spectrum of samples [B, *sides, C] over the field's, by bands of equal width.
+
+        The mode of frequency 0 is in the first band.
+        """
+        ratios = np.mean(np.abs(self._modes(jnp.asarray(x))) ** 2 / self._power, axis=-1)
+        w = self.frequencies
+        edges = np.linspace(0, w.max(), n_bands + 1)
+        of_mode = np.clip(np.digitize(w, edges) - 1, 0, n_bands - 1)
+        found = []
+        for i in np.unique(of_mode):
+            each = ratios[:, of_mode == i].mean(1)
+            error = each.std(ddof=1) / len(each) ** 0.5
+            found.append(Band(edges[i], edges[i + 1], float(each.mean()), float(error)))
+        return found
+
+    @property
+    def _power(self) -> Array:
+        return jnp.asarray(self.power[..., None], jnp.float32)
+
+    def _modes(self, x: Array) -> Array:
+        return jnp.fft.fftn(x, axes=range(1, x.ndim - 1), norm="ortho")
+
+    def _times(self, x: Array, factor: Array) -> Array:
+        """x with every Fourier mode times a factor that is even in the frequency."""
+        return jnp.fft.ifftn(self._modes(x) * factor, axes=range(1, x.ndim - 1), norm="ortho").real
