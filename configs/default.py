@@ -54,7 +54,8 @@ def _training(config: Config) -> None:
     training.eval_freq = 5_000  # steps between evaluations on held-out data
     training.quality_freq = 0  # steps between evaluations of sample quality; 0: none
     training.at_end = ("likelihood", "accuracy", "reconstruction", "pictures")  # reports after the
-    # last step: each task makes those that it has; also "quality", and of vectors "baselines"
+    # last step: each task makes those that it has; also "quality", of vectors "baselines", and
+    # of fields "spectrum"
     training.sinks = ("jsonl", "tensorboard")  # of metrics; also "wandb"
     training.max_skipped = 10  # steps in a row without a finite loss and gradient, then it stops
     training.stall_seconds = 300.0  # a longer step is warned of

@@ -6,9 +6,9 @@ from sde_lib.chains import chain
 from sde_lib.change import change_sde
 from sde_lib.cld import CLD
 from sde_lib.families import VE, VP, SubVP
+from sde_lib.gaussian_field import GaussianField
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching, perturb
-from sde_lib.gaussian_field import GaussianField
 from sde_lib.mixture import GaussianMixture
 from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, LogLinear, Sigmoid
 from sde_lib.score_matching import explicit_score_matching, sliced_score_matching

@@ -57,20 +57,17 @@ class GaussianField:
         check_positive(length=self.length, exponent=self.exponent)
 
     @property
-    def frequencies(self) -> Float[np.ndarray, "*sides"]:
-        """|w| of every Fourier mode, in the order of numpy.fft.fftn."""
-        along = [2 * np.pi * np.fft.fftfreq(side) for side in self.sides]
-        return np.sqrt(sum(w**2 for w in np.meshgrid(*along, indexing="ij")))
-
-    @property
     def power(self) -> Float[np.ndarray, "*sides"]:
         """The variance of every Fourier mode, with orthonormal modes."""
-        power = (1 + (self.length * self.frequencies) ** 2) ** -self.exponent
+        power = (1 + (self.length * frequencies(self.sides)) ** 2) ** -self.exponent
         return power / power.mean()
 
     def sample(self, key: PRNGKeyArray, n: int, channels: int = 1) -> Batch:
         """Draws n exact samples of x_0, [n, *sides, channels]."""
-        noise = jax.random.normal(key, (n, *self.sides, channels))
+        return self.coloured(jax.random.normal(key, (n, *self.sides, channels)))
+
+    def coloured(self, noise: Batch) -> Batch:
+        """Fields from standard normal noise [B, *sides, C]."""
         return self._times(noise, jnp.sqrt(self._power))
 
     def score_fn(self, sde: SDE) -> ScoreFn:
@@ -85,33 +82,51 @@ class GaussianField:
     def log_prob(self, x: Batch) -> PerSample:
         """Log density of x_0, in nats; x is [B, *sides, C]."""
         axes = tuple(range(1, x.ndim))
-        squares = jnp.sum(jnp.abs(self._modes(x)) ** 2 / self._power, axes)
+        squares = jnp.sum(jnp.abs(_modes(x)) ** 2 / self._power, axes)
         log_det = x.shape[-1] * np.log(self.power).sum()
         return -0.5 * (squares + log_det + np.prod(x.shape[1:]) * np.log(2 * np.pi))
 
     def bands(self, x: Batch, n_bands: int = 4) -> list[Band]:
-        """The spectrum of samples [B, *sides, C] over the field's, by bands of equal width.
-
-        The mode of frequency 0 is in the first band.
-        """
-        ratios = np.mean(np.abs(self._modes(jnp.asarray(x))) ** 2 / self._power, axis=-1)
-        w = self.frequencies
-        edges = np.linspace(0, w.max(), n_bands + 1)
-        of_mode = np.clip(np.digitize(w, edges) - 1, 0, n_bands - 1)
-        found = []
-        for i in np.unique(of_mode):
-            each = ratios[:, of_mode == i].mean(1)
-            error = each.std(ddof=1) / len(each) ** 0.5
-            found.append(Band(edges[i], edges[i + 1], float(each.mean()), float(error)))
-        return found
+        """The spectrum of samples [B, *sides, C] over the field's, by bands of frequencies."""
+        return bands(x, self.power, n_bands)
 
     @property
     def _power(self) -> Array:
         return jnp.asarray(self.power[..., None], jnp.float32)
 
-    def _modes(self, x: Array) -> Array:
-        return jnp.fft.fftn(x, axes=range(1, x.ndim - 1), norm="ortho")
-
     def _times(self, x: Array, factor: Array) -> Array:
         """x with every Fourier mode times a factor that is even in the frequency."""
-        return jnp.fft.ifftn(self._modes(x) * factor, axes=range(1, x.ndim - 1), norm="ortho").real
+        return jnp.fft.ifftn(_modes(x) * factor, axes=range(1, x.ndim - 1), norm="ortho").real
+
+
+def frequencies(sides: tuple[int, ...]) -> Float[np.ndarray, "*sides"]:
+    """|w| of every Fourier mode, in radians a step, in the order of numpy.fft.fftn."""
+    along = [2 * np.pi * np.fft.fftfreq(side) for side in sides]
+    return np.sqrt(sum(w**2 for w in np.meshgrid(*along, indexing="ij")))
+
+
+def mean_power(x: Batch) -> Float[np.ndarray, "*sides"]:
+    """The mean power of every orthonormal Fourier mode of samples [B, *sides, C]."""
+    return np.mean(np.abs(_modes(jnp.asarray(x))) ** 2, axis=(0, -1))
+
+
+def bands(x: Batch, power: Float[np.ndarray, "*sides"], n_bands: int = 4) -> list[Band]:
+    """The power of samples [B, *sides, C] over a given one, by bands of frequencies of equal width.
+
+    The frequency 0 is in the first band. Each mode has the same weight. Bands without modes are
+    left out.
+    """
+    ratios = np.mean(np.abs(_modes(jnp.asarray(x))) ** 2, axis=-1) / power
+    w = frequencies(power.shape)
+    edges = np.linspace(0, w.max(), n_bands + 1)
+    of_mode = np.clip(np.digitize(w, edges) - 1, 0, n_bands - 1)
+    found = []
+    for i in np.unique(of_mode):
+        each = ratios[:, of_mode == i].mean(1)
+        error = each.std(ddof=1) / len(each) ** 0.5
+        found.append(Band(edges[i], edges[i + 1], float(each.mean()), float(error)))
+    return found
+
+
+def _modes(x: Array) -> Array:
+    return jnp.fft.fftn(x, axes=range(1, x.ndim - 1), norm="ortho")

@@ -57,7 +57,7 @@ NO_SCORE = (  # fields and sections of score models
     *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
     *("model.label_dropout", "data.confidence", "sampling.low_res"),
 )
-REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality")
+REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality", "spectrum")
 
 
 def task(config: Config, mesh: Mesh | None = None) -> Task:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from experiments.data.lazy_arrays import LazyArray
 from experiments.data.lazy_images import LazyImages
+from sde_lib import GaussianField
 from sde_lib.checks import check_at_least, check_in
 
 Split = Literal["train", "test"]
@@ -71,6 +72,7 @@ class Dataset:
         test_captions: likewise.
         latents: provenance of latents (experiments/data/latents.py); None for other data.
         classes: names of the classes, by label; () if only numbers are known.
+        laws: the known law of the data of each class, or of all; () if it is not known.
         columns: names of the columns of a table; () for other data.
         real: the data themselves, if train and test hold samples of a model too; None otherwise.
         notes: what the source assumed and left out, a sentence each; they are shown.
@@ -89,6 +91,7 @@ class Dataset:
     test_captions: np.ndarray | None = None
     latents: dict[str, Any] | None = None
     classes: tuple[str, ...] = ()
+    laws: tuple[GaussianField, ...] = ()
     columns: tuple[str, ...] = ()
     real: "Dataset | None" = None
     notes: tuple[str, ...] = ()

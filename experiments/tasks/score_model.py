@@ -16,6 +16,7 @@ from experiments.data.augment import augment
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
 from experiments.evaluation import metrics as figures
+from experiments.evaluation import spectrum as spectra
 from experiments.evaluation.baselines import log_likelihoods
 from experiments.pipeline import show
 from experiments.pipeline.conditions import ClassLabel, Text
@@ -100,7 +101,7 @@ class ScoreModel:
             "likelihood": self.likelihood,
             "pictures": self.final_pictures,
             "quality": self.sample_quality,
-        } | ({"baselines": self.baselines} if vectors else {})
+        } | ({"baselines": self.baselines} if vectors else {"spectrum": self.spectrum})
 
     def init(self, key: jax.Array) -> Any:
         x = jnp.zeros(self.model.sde.state_shape((1, *self.model.shape)))
@@ -217,6 +218,12 @@ class ScoreModel:
         found = figures.sample_quality(subject)
         lines = [f"{name} {figure}" for name, figure in found.items()]
         return Report(lines, {name: str(figure) for name, figure in found.items()}, [])
+
+    def spectrum(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
+        """The spectrum of samples beside the data's, by bands of frequencies."""
+        model = self.trained(params, step, dataset, folder)
+        found = spectra.figures(model, dataset, self.n_shown)
+        return Report([f"{name} {figure}" for name, figure in found.items()], found, [])
 
     def describe(self) -> Description:
         limits = [

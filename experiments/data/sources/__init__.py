@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments.data.dataset import Dataset, DataSpec
-from experiments.data.sources import cifar10, digits, emoji, files, huggingface, npz, points
+from experiments.data.sources import (
+    cifar10,
+    digits,
+    emoji,
+    field,
+    files,
+    huggingface,
+    npz,
+    points,
+)
 from experiments.data.sources.numbers import arrays, table
 
 
@@ -33,6 +42,9 @@ class Source(NamedTuple):
 POINTS = Source(
     points.load, None, "points in the plane, drawn by this program", "none: numbers", False, (2,)
 )
+FIELD = Source(
+    field.load, None, "Gaussian random fields, drawn by this program", "none: numbers", False
+)
 SOURCES: dict[str, Source] = {
     "digits": Source(
         digits.load,
@@ -46,6 +58,7 @@ SOURCES: dict[str, Source] = {
     "moons": POINTS,
     "checkerboard": POINTS,
     "mixture": POINTS,
+    **dict.fromkeys(field.LENGTHS, FIELD),
     "cifar10": Source(
         cifar10.load,
         256,

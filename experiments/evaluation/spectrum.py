@@ -1,0 +1,55 @@
+"""The spectrum of samples beside that of the data: of fields, series, images and volumes."""
+
+import jax
+import numpy as np
+
+from experiments.data.dataset import Dataset
+from experiments.pipeline import draw
+from experiments.pipeline.conditions import ClassLabel
+from experiments.pipeline.model import TrainedModel
+from sde_lib.gaussian_field import bands, mean_power
+
+LEAST = 16  # samples, whose spectra differ by chance
+
+
+def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
+    """Ratios of the power of n samples to the data's by bands of frequencies, as texts by name.
+
+    The data's is the closed form where the law of the data is known, class by class if the model
+    has classes. Then the test set's bits/dim by the law is there too. Otherwise it is the mean over
+    the test set.
+
+    Raises:
+        ValueError: too few samples.
+    """
+    if n < LEAST:
+        raise ValueError(
+            f"config.sampling.n_samples is {n}: the report 'spectrum' needs at least {LEAST}"
+        )
+    members = model.conditions.members
+    labels = any(isinstance(member, ClassLabel) for member in members) and bool(dataset.laws)
+    found: dict[str, str] = {}
+    for label in range(len(dataset.laws)) if labels else (None,):
+        drawn = model if label is None else model.asked(label=label)
+        x = model.to_data(draw.draw_all(drawn, n)[0])
+        laws = dataset.laws if label is None else dataset.laws[label : label + 1]
+        power = mean_power(dataset.test[:]) if not laws else sum(law.power for law in laws)
+        source = "closed form" if laws else "test set"
+        title = "spectrum" if label is None else f"spectrum, {dataset.classes[label]},"
+        for low, high, ratio, error in bands(x, np.asarray(power) / max(len(laws), 1)):
+            name = f"{title} at {low:.2f} to {high:.2f} radians a step"
+            found[name] = f"{ratio:.3f} +- {error:.3f} of the {source}"
+    if dataset.laws:
+        found["test bits/dim by the closed form"] = _exact_bits(dataset, labels)
+    return found
+
+
+def _exact_bits(dataset: Dataset, labelled: bool) -> str:
+    """Bits/dim of the test set by its law, given the classes or over all of them."""
+    each = np.stack([law.log_prob(dataset.test) for law in dataset.laws])
+    if labelled and dataset.test_labels is not None:
+        log_prob = each[dataset.test_labels, np.arange(len(dataset.test))]
+    else:
+        log_prob = np.asarray(jax.nn.logsumexp(each, axis=0)) - np.log(len(each))
+    bits = -log_prob / np.prod(dataset.test.shape[1:]) / np.log(2)
+    return f"{bits.mean():.3f} +- {bits.std(ddof=1) / np.sqrt(len(bits)):.3f}"
