@@ -275,6 +275,13 @@ def perceptual_distance(config: Config) -> perceptual.Distance:
     """
     path = Path(config.autoencoder.perceptual.run)
     if path.is_file():
+        shape = components.data_shape(config)
+        if len(shape) != 3:
+            raise ValueError(
+                f"config.autoencoder.perceptual.run is {str(path)!r}, weights of Inception, which "
+                f"sees images, and the data are {models.data_kind(shape)}: give the folder of a "
+                "classifier of them, or leave it out"
+            )
         params = torch_import.inception(load_features(path))
         return perceptual.distance(perceptual.inception_layers(params, components.scaling(config)))
     if not path.exists():

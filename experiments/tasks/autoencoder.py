@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
-from experiments.runs import devices, parts, pictures
+from experiments.runs import charts, devices, parts, pictures
 from experiments.runs import folder as folders
 from experiments.tasks.base import Description, Records, Report, Values
 from experiments.tasks.held_out import means
@@ -188,9 +188,15 @@ class Autoencoder:
         images = jnp.asarray(dataset.test[rows])
         x = self.scaling.to_model(jax.random.key(0), images, dequantize=False)
         y = jax.jit(self.reconstruct)(params, x)[0]
-        pairs = np.stack([np.asarray(x), devices.fetch(y)], axis=1).reshape(-1, *x.shape[1:])
         path = folder / "samples" / f"reconstructions_{step}.png"
         about = pictures.provenance(**self.about, step=step)
+        both = {"data": np.asarray(x), "reconstructions": devices.fetch(y)}
+        if x.ndim == 3:
+            sets = {name: series[:SHOWN] for name, series in both.items()}
+            return [charts.save_series(path, sets, about)]
+        pairs = np.stack([*both.values()], axis=1).reshape(-1, *x.shape[1:])
+        if x.ndim == 5:  # the middle slices of volumes
+            pairs = pairs[:, x.shape[1] // 2]
         return [pictures.save_grid(path, self.scaling.to_uint8(pairs), 2 * SHOWN, about)]
 
     def reconstruction(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
@@ -235,7 +241,7 @@ def adversarial_losses(
 def gaussian_kl(mean: Batch, log_variance: Batch) -> PerSample:
     """KL(N(mean, variance) | N(0, I)) in nats: 1/2 sum(mean^2 + variance - 1 - log variance)."""
     each = mean**2 + jnp.expm1(log_variance) - log_variance
-    return 0.5 * jnp.sum(each, axis=(1, 2, 3))
+    return 0.5 * jnp.sum(each, axis=tuple(range(1, each.ndim)))
 
 
 def mean_of(x: Batch) -> PerSample:

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from experiments.data.scaling import Scaling
 from models import NoiseModel, inception
 from models.adm_blocks import ADMBlock
+from models.resample import side_axes
 from models.wideresnet import WideBlock
 from sde_lib.batch import Batch, PerSample
 
 Layers = Callable[[Batch], list[jax.Array]]
-"""The features of images in model space, a list of [B, h, w, channels]"""
+"""The features of images in model space, a list of [B, *sides, channels]"""
 Distance = Callable[[Batch, Batch], PerSample]
 SEEN = {"Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d.branch1x1", "Mixed_6e.branch1x1"}
 """Layers of Inception, from 147 x 147 positions to 17 x 17."""
@@ -30,7 +31,7 @@ def distance(layers: Layers) -> Distance:
 
     def between(x: Batch, y: Batch) -> PerSample:
         each = [
-            jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, axis=-1), axis=(1, 2))
+            jnp.mean(jnp.sum((_unit(a) - _unit(b)) ** 2, axis=-1), axis=side_axes(a))
             for a, b in zip(layers(x), layers(y), strict=True)
         ]
         return jnp.mean(jnp.stack(each), axis=0)

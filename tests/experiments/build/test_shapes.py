@@ -1,5 +1,8 @@
 """Shapes of data other than those of square images, from the config to the network."""
 
+import functools
+import operator
+
 import jax
 import numpy as np
 import pytest
@@ -17,6 +20,14 @@ NETWORKS = {
     "adm": SMALL | {"nf": 32, "num_head_channels": 8},
     "dit": {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2},
     "ddpm": SMALL,
+    "edm2": SMALL | {"num_head_channels": 8},
+    "adm_classifier": SMALL | {"nf": 32, "num_head_channels": 8},
+    "unet2d": {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4,
+    },
     "wideresnet": {"blocks_per_group": 1, "channel_multiplier": 1},
     "autoencoder": SMALL,
 }
@@ -41,8 +52,8 @@ def config(shape, network="ncsnpp", **changes):
         result.model.update(name=network, **NETWORKS.get(network, {}))
     result.model.parametrization = "edm"
     for name, value in changes.items():
-        section, _, field = name.rpartition("__")
-        result[section][field] = value
+        *sections, field = name.split("__")
+        functools.reduce(operator.getitem, sections, result)[field] = value
     return result
 
 
@@ -69,14 +80,34 @@ def test_contradicting_or_impossible_shapes_are_refused(changes, message):
         components.data_shape(config((8, 12, 1), **changes))
 
 
+@pytest.mark.parametrize("shape", [(12, 3), (8, 12, 3), (4, 8, 4, 3)], ids=str)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_networks_take_images_that_are_not_square(network):
-    ours = config((8, 12, 3), network)
+def test_networks_take_series_images_that_are_not_square_and_volumes(network, shape):
+    ours = config(shape, network)
     task = tasks.task(ours)
-    assert task.shape == (8, 12, 3)
+    assert task.shape == shape
     assert jax.tree.leaves(abstract_state(task, 0, components.mesh(ours)).params)
     if network == "autoencoder":
-        assert components.latent_shape(ours) == (4, 6, 4)
+        assert components.latent_shape(ours) == (*(side // 2 for side in shape[:-1]), 4)
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (4, 8, 4, 3)], ids=str)
+@pytest.mark.parametrize("network", ["ncsn", "ncsnv2_64"])
+def test_networks_of_images_alone_name_the_others(network, shape):
+    with pytest.raises(ValueError, match=rf"'{network}' does not go with .*: choose 'ncsnpp', "):
+        tasks.task(config(shape, network))
+
+
+@pytest.mark.parametrize(
+    ("shape", "nearest"),
+    [((13, 3), "12 or 14"), ((8, 13, 3), "8 x 12 or 8 x 14"), ((4, 8, 5, 3), "4 x 8 x 4 or 4")],
+    ids=str,
+)
+@pytest.mark.parametrize("network", ["ncsnpp", "adm", "ddpm", "edm2", "unet2d", "autoencoder"])
+def test_odd_sizes_are_refused_with_the_nearest(network, shape, nearest):
+    ours = config(shape, network)
+    with pytest.raises(ValueError, match=f"cannot be halved 1 times, .* as in {nearest}"):
+        abstract_state(tasks.task(ours), 0, components.mesh(ours))
 
 
 @pytest.mark.parametrize("shape", [(16, 2), (4, 8, 4, 1)], ids=str)
@@ -99,16 +130,33 @@ def test_data_of_other_axes_are_refused_with_the_networks_that_fit(network):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("data__random_flip", True), ("data__augment", 0.1)], ids=str
+    ("shape", "network", "kind"),
+    [
+        ((50,), "mlp", "vectors"),
+        ((12, 1), "ncsnpp", "series"),
+        ((4, 4, 4, 1), "adm", "volumes"),
+        ((12, 1), "wideresnet", "series"),
+        ((4, 4, 4, 1), "autoencoder", "volumes"),
+    ],
+    ids=str,
 )
-def test_augmentations_of_images_are_refused_for_other_data(field, value):
-    with pytest.raises(ValueError, match="which is for images, and the data are vectors: leave"):
-        tasks.task(config((50,), "mlp", **{field: value}))
+@pytest.mark.parametrize(("field", "value"), [("random_flip", True), ("augment", 0.1)], ids=str)
+def test_augmentations_of_images_are_refused_for_other_data(shape, network, kind, field, value):
+    with pytest.raises(ValueError, match=f"which is for images, and the data are {kind}: leave"):
+        tasks.task(config(shape, network, **{f"data__{field}": value}))
 
 
-def test_cascades_are_of_square_images():
-    with pytest.raises(ValueError, match=r"it is for square images, .* shape \(8, 12, 1\)"):
-        tasks.task(config((8, 12, 1), model__low_res_size=4))
+@pytest.mark.parametrize("shape", [(8, 12, 1), (8, 1), (8, 8, 8, 1)], ids=str)
+def test_cascades_are_of_square_images(shape):
+    with pytest.raises(ValueError, match=r"it is for square images, .* shape \(8, "):
+        tasks.task(config(shape, model__low_res_size=4))
+
+
+def test_a_perceptual_distance_by_inception_is_of_images(tmp_path):
+    (tmp_path / "inception.npz").touch()
+    changes = {"autoencoder__perceptual__run": str(tmp_path / "inception.npz")}
+    with pytest.raises(ValueError, match="Inception, which sees images, and the data are series"):
+        tasks.task(config((12, 1), "autoencoder", **changes))
 
 
 def test_sample_quality_of_other_data_than_images_of_grey_levels_is_of_their_numbers():
