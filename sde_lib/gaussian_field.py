@@ -16,6 +16,8 @@ from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_at_least, check_positive
 from sde_lib.sde import SDE, ScoreFn
 
+Samples = Batch | np.ndarray
+
 
 class Band(NamedTuple):
     """The power of samples over that of the field, in a band of frequencies.
@@ -66,7 +68,7 @@ class GaussianField:
         """Draws n exact samples of x_0, [n, *sides, channels]."""
         return self.coloured(jax.random.normal(key, (n, *self.sides, channels)))
 
-    def coloured(self, noise: Batch) -> Batch:
+    def coloured(self, noise: Samples) -> Batch:
         """Fields from standard normal noise [B, *sides, C]."""
         return self._times(noise, jnp.sqrt(self._power))
 
@@ -79,14 +81,14 @@ class GaussianField:
 
         return score
 
-    def log_prob(self, x: Batch) -> PerSample:
+    def log_prob(self, x: Samples) -> PerSample:
         """Log density of x_0, in nats; x is [B, *sides, C]."""
         axes = tuple(range(1, x.ndim))
         squares = jnp.sum(jnp.abs(_modes(x)) ** 2 / self._power, axes)
         log_det = x.shape[-1] * np.log(self.power).sum()
         return -0.5 * (squares + log_det + np.prod(x.shape[1:]) * np.log(2 * np.pi))
 
-    def bands(self, x: Batch, n_bands: int = 4) -> list[Band]:
+    def bands(self, x: Samples, n_bands: int = 4) -> list[Band]:
         """The spectrum of samples [B, *sides, C] over the field's, by bands of frequencies."""
         return bands(x, self.power, n_bands)
 
@@ -94,7 +96,7 @@ class GaussianField:
     def _power(self) -> Array:
         return jnp.asarray(self.power[..., None], jnp.float32)
 
-    def _times(self, x: Array, factor: Array) -> Array:
+    def _times(self, x: Samples, factor: Array) -> Array:
         """x with every Fourier mode times a factor that is even in the frequency."""
         return jnp.fft.ifftn(_modes(x) * factor, axes=range(1, x.ndim - 1), norm="ortho").real
 
@@ -105,18 +107,18 @@ def frequencies(sides: tuple[int, ...]) -> Float[np.ndarray, "*sides"]:
     return np.sqrt(sum(w**2 for w in np.meshgrid(*along, indexing="ij")))
 
 
-def mean_power(x: Batch) -> Float[np.ndarray, "*sides"]:
+def mean_power(x: Samples) -> Float[np.ndarray, "*sides"]:
     """The mean power of every orthonormal Fourier mode of samples [B, *sides, C]."""
-    return np.mean(np.abs(_modes(jnp.asarray(x))) ** 2, axis=(0, -1))
+    return np.mean(np.abs(_modes(x)) ** 2, axis=(0, -1))
 
 
-def bands(x: Batch, power: Float[np.ndarray, "*sides"], n_bands: int = 4) -> list[Band]:
+def bands(x: Samples, power: Float[np.ndarray, "*sides"], n_bands: int = 4) -> list[Band]:
     """The power of samples [B, *sides, C] over a given one, by bands of frequencies of equal width.
 
     The frequency 0 is in the first band. Each mode has the same weight. Bands without modes are
     left out.
     """
-    ratios = np.mean(np.abs(_modes(jnp.asarray(x))) ** 2, axis=-1) / power
+    ratios = np.mean(np.abs(_modes(x)) ** 2, axis=-1) / power
     w = frequencies(power.shape)
     edges = np.linspace(0, w.max(), n_bands + 1)
     of_mode = np.clip(np.digitize(w, edges) - 1, 0, n_bands - 1)
@@ -128,5 +130,5 @@ def bands(x: Batch, power: Float[np.ndarray, "*sides"], n_bands: int = 4) -> lis
     return found
 
 
-def _modes(x: Array) -> Array:
-    return jnp.fft.fftn(x, axes=range(1, x.ndim - 1), norm="ortho")
+def _modes(x: Samples) -> Array:
+    return jnp.fft.fftn(jnp.asarray(x), axes=range(1, x.ndim - 1), norm="ortho")

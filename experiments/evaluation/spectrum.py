@@ -5,7 +5,6 @@ import numpy as np
 
 from experiments.data.dataset import Dataset
 from experiments.pipeline import draw
-from experiments.pipeline.conditions import ClassLabel
 from experiments.pipeline.model import TrainedModel
 from sde_lib.gaussian_field import bands, mean_power
 
@@ -26,11 +25,10 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
         raise ValueError(
             f"config.sampling.n_samples is {n}: the report 'spectrum' needs at least {LEAST}"
         )
-    members = model.conditions.members
-    labels = any(isinstance(member, ClassLabel) for member in members) and bool(dataset.laws)
+    labels = model.conditions.has_classes and bool(dataset.laws)
     found: dict[str, str] = {}
     for label in range(len(dataset.laws)) if labels else (None,):
-        drawn = model if label is None else model.asked(label=label)
+        drawn = model if label is None else model.asked(None, label, None)
         x = model.to_data(draw.draw_all(drawn, n)[0])
         laws = dataset.laws if label is None else dataset.laws[label : label + 1]
         power = mean_power(dataset.test[:]) if not laws else sum(law.power for law in laws)
@@ -46,10 +44,11 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
 
 def _exact_bits(dataset: Dataset, labelled: bool) -> str:
     """Bits/dim of the test set by its law, given the classes or over all of them."""
-    each = np.stack([law.log_prob(dataset.test) for law in dataset.laws])
+    test = np.asarray(dataset.test[:])
+    each = np.stack([law.log_prob(test) for law in dataset.laws])
     if labelled and dataset.test_labels is not None:
-        log_prob = each[dataset.test_labels, np.arange(len(dataset.test))]
+        log_prob = each[dataset.test_labels, np.arange(len(test))]
     else:
         log_prob = np.asarray(jax.nn.logsumexp(each, axis=0)) - np.log(len(each))
-    bits = -log_prob / np.prod(dataset.test.shape[1:]) / np.log(2)
+    bits = -log_prob / np.prod(test.shape[1:]) / np.log(2)
     return f"{bits.mean():.3f} +- {bits.std(ddof=1) / np.sqrt(len(bits)):.3f}"

@@ -10,7 +10,7 @@ from experiments.data.dataset import Dataset, DataSpec
 from sde_lib import GaussianField
 
 N_FIELDS = 20_000
-N_TEST_FIELDS = 1_000
+N_TEST_FIELDS = 500
 LENGTHS = {"field": (1.5,), "field_by_length": (0.75, 1.5, 3.0)}
 """Correlation lengths, in steps, by the name of the data set."""
 VALUES = 1 << 24  # at most, in all fields together

@@ -28,7 +28,7 @@ def test_samples_of_the_law_have_ratios_of_one(exact, law):
     model, dataset = exact
     if law == "unknown":
         dataset = dataclasses.replace(dataset, laws=())
-    found = spectrum.figures(model, dataset, 1000)
+    found = spectrum.figures(model, dataset, 500)
     ratios = [text.split() for name, text in found.items() if name.startswith("spectrum at ")]
     assert len(ratios) == 4
     for ratio, _, error, *source in ratios:
@@ -41,6 +41,29 @@ def test_bits_of_the_law_are_its_density_s(exact):
     text = spectrum.figures(model, dataset, 20)["test bits/dim by the closed form"]
     bits = -np.asarray(dataset.laws[0].log_prob(dataset.test)) / 48 / np.log(2)
     assert text.startswith(f"{bits.mean():.3f} +- ")
+
+
+def test_a_model_of_classes_is_compared_class_by_class(monkeypatch):
+    monkeypatch.setattr(field, "N_FIELDS", 100)
+    config = fields.get_config("by_length")
+    config.data.shape = (6, 8, 1)
+    dataset = field.load(DataSpec("field_by_length", (6, 8, 1)))
+    asked = []
+
+    def draw_all(model, n):
+        asked.append(model.conditions.members[0].labels[0])
+        return dataset.test[dataset.test_labels == asked[-1]][:n], 1
+
+    monkeypatch.setattr(spectrum.draw, "draw_all", draw_all)
+    found = spectrum.figures(pipelines.untrained(config), dataset, 100)
+    assert asked == [0, 1, 2]
+    ratios = [text.split() for name, text in found.items() if name.startswith("spectrum, corr")]
+    assert len(ratios) == 12
+    for ratio, _, error, *_ in ratios:
+        assert float(ratio) == pytest.approx(1, abs=5 * float(error))
+    each = np.stack([law.log_prob(dataset.test) for law in dataset.laws])
+    bits = -each[dataset.test_labels, np.arange(500)].mean() / 48 / np.log(2)
+    assert found["test bits/dim by the closed form"].startswith(f"{bits:.3f} +- ")
 
 
 def test_too_few_samples_are_refused(exact):
