@@ -234,6 +234,8 @@ def _data(config: Config) -> None:
     data.dataset = ""  # a name in experiments/data/sources
     data.path = ""  # of cifar10, folder, npz and huggingface: a file, a folder or a name
     data.cache = "~/.cache/score-sde-jax"  # keeps downloaded and rendered data
+    data.auto = False  # numbers of the noise that are left at their defaults are taken from the
+    # data, as --mode=inspect advises them
     data.resident_bytes = 2**30  # data of at most this size are kept on every device
     data.test_fraction = 0.1  # of data without a test set
     data.first_frame = False  # take the first of several pages or frames of an image file

@@ -24,7 +24,7 @@ from experiments.runs import folder as folders
 from models.config import Config
 from sde_lib.checks import check_name
 
-WITHOUT_RUN = ("train", "plan", "import", "stats")  # modes that need no trained model
+WITHOUT_RUN = ("train", "plan", "import", "stats", "inspect")  # modes that need no trained model
 HELP = {"--help", "-h", "--helpfull", "--helpshort"}
 FLAGS = {  # name: (function that defines it, default, description)
     "config": (flags.DEFINE_string, None, "The experiment: FILE.py[:VARIANT]."),
@@ -118,6 +118,7 @@ def request(arguments: Arguments) -> Request:
         ValueError: a config, or overrides of one, that do not fit the run.
     """
     config, folder = arguments.config, arguments.folder
+    configs.take_advised(config, folder)
     if arguments.mode not in WITHOUT_RUN and folders.has_run(folder):
         theirs = configs.fields(configs.load(folder))
         ours = configs.fields(config)

@@ -402,10 +402,14 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     return made
 
 
+def uses_sigma_data(config: Config) -> bool:
+    """True if a component that the config chooses uses config.model.sigma_data."""
+    return any(sections.get(config, field) in names for field, names in SIGMA_DATA.items())
+
+
 def check_sigma_data(config: Config) -> None:
     """Raises ValueError for a config.model.sigma_data that nothing in the config uses."""
-    used = any(sections.get(config, field) in names for field, names in SIGMA_DATA.items())
-    if sections.is_set(config, "model.sigma_data") and not used:
+    if sections.is_set(config, "model.sigma_data") and not uses_sigma_data(config):
         users = ", ".join(f"config.{field} = {names}" for field, names in SIGMA_DATA.items())
         raise ValueError(
             f"config.model.sigma_data is {config.model.sigma_data!r}, which does nothing here: "

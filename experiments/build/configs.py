@@ -34,6 +34,10 @@ RUNS = (  # fields that hold the folder of another run, or a file, which may be 
     *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res", "training.init_from"),
     *("sampling.embeddings", "guidance.classifier.run", "guidance.discriminator.run"),
 )
+ADVISED = (  # fields that config.data.auto sets by the data
+    *("model.sigma_max", "model.sigma_min", "model.sigma_data"),
+    *("noise_density.mean", "noise_density.std"),
+)
 PATHS = (*RUNS, "eval.features", "eval.statistics")
 
 
@@ -111,6 +115,16 @@ def check_same(config: Config, folder: Path, free: Iterable[str]) -> None:
             f"{folder} belongs to another config:\n{''.join(differing)}"
             "choose another --workdir, or give the config that the folder was made with"
         )
+
+
+def take_advised(config: Config, folder: Path) -> None:
+    """Sets the fields that config.data.auto left to the data to what the run in a folder has."""
+    if not (config.data.auto and folders.has_run(folder)):
+        return
+    theirs = load(folder)
+    for field in ADVISED if theirs.data.auto else ():
+        if not sections.is_set(config, field):
+            sections.put(config, field, sections.get(theirs, field))
 
 
 def changes(config: Config, folder: Path) -> dict[str, tuple[Any, Any]]:

@@ -38,13 +38,18 @@ def lazily(config: Config) -> Any:
     return cache(lambda: dataset(config))
 
 
-def claimed(config: Config, folder: Path) -> Dataset:
+def claimed(config: Config, folder: Path, found: Dataset | None = None) -> Dataset:
     """The data of a model that is trained in a folder: those that it began with, wherever they are.
+
+    Args:
+        config: of the training.
+        folder: the run's.
+        found: the images; None: they are loaded.
 
     Raises:
         ValueError: the data are others than those that the run, or its autoencoder, began with.
     """
-    found = images(config)
+    found = found or images(config)
     about = identity(config, found)
     for run in map(Path, filter(None, (folder, config.data.autoencoder))):
         if not (folders.has_run(run) and (run / RECORD).exists()):  # it is older, or begins now

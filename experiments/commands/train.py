@@ -13,7 +13,9 @@ from typing import Any
 
 import jax
 
+import models
 from experiments.build import components, configs, data, related, tasks
+from experiments.build.inspection import advice
 from experiments.commands.request import Request
 from experiments.data import scaling
 from experiments.data.dataset import Dataset
@@ -42,7 +44,8 @@ def run(request: Request) -> None:
         FloatingPointError: config.training.max_skipped steps in a row had no finite loss and
             gradient.
     """
-    config, folder = request.config, request.folder
+    folder = request.folder
+    config, found = advice.settled(request.config, folder)
     task = tasks.task(config)  # first, because it checks the fields
     training, mesh = components.training(config), components.mesh(config)
     training.batch_shape(mesh)
@@ -54,9 +57,13 @@ def run(request: Request) -> None:
     initial = related.initial(config, folder, abstract.params)
     with folders.locked(folder):
         with progress.working("loading data"):
-            dataset = data.claimed(config, folder)
+            found = found or data.images(config)
+            dataset = data.claimed(config, folder, found)
         check_data(config, task, training, dataset)
         task = standardized(task, dataset, folder)
+        if not folders.has_run(folder) and models.kind(config) != "autoencoder":
+            advice.warn(config, found)
+        found = None
         task.prepare(dataset, folder)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         facts = tasks.card_facts(config, task, dataset, n_params)

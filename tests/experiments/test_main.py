@@ -314,6 +314,7 @@ OTHERS = {
     "generate": (),
     "stats": (),
     "plan": (),
+    "inspect": (),
     "exposure_bias": ("solvers=('euler',)", "nfe=(4,)", "n_samples=32"),
     "benchmark_solvers": ("--config.eval.num_samples=32",),
     "ablate": ("solvers=('euler',)", "nfe=(4,)", "n_samples=64", "scales=(1.01,)"),
