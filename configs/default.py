@@ -259,6 +259,20 @@ def _data(config: Config) -> None:
     data.uniform_dequantization = True
 
 
+def _prepare(config: Config) -> None:
+    """Mode prepare: a data set of the image files in --data; data.test_fraction holds too."""
+    prepare = config.prepare = Section()
+    prepare.size = ()  # (height, width) or a side in pixels; (): that of the files, of one size
+    prepare.crop = "center"  # "wide" and "tall": on a black square too; "none": squeezed
+    prepare.filter = "lanczos"  # or "bicubic", "bilinear", "hamming", "box"; all antialiased
+    prepare.channels = 3  # 1: grey
+    prepare.background = "white"  # behind transparent pixels: the name of a colour, or #rrggbb
+    prepare.table = ""  # labels and captions: a .csv (file, label, text) or .jsonl (file_name, ...)
+    prepare.label_column = ""  # of the table; "": "label", "class", ...
+    prepare.caption_column = ""  # of the table; "": "text", "caption", ...
+    prepare.processes = 0  # 0: one for each core
+
+
 def _model(config: Config) -> None:
     """The network, its conditions and the numbers of the SDE."""
     model = config.model = Section()
@@ -355,6 +369,7 @@ SECTIONS = (
     _exposure_bias,
     _ablate,
     _data,
+    _prepare,
     _model,
     _autoencoder,
     _optim,

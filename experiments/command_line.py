@@ -24,7 +24,14 @@ from experiments.runs import folder as folders
 from models.config import Config
 from sde_lib.checks import check_name
 
-WITHOUT_RUN = ("train", "plan", "import", "stats", "inspect")  # modes that need no trained model
+WITHOUT_RUN = (
+    "train",
+    "plan",
+    "import",
+    "stats",
+    "inspect",
+    "prepare",
+)  # modes that need no trained model
 HELP = {"--help", "-h", "--helpfull", "--helpshort"}
 FLAGS = {  # name: (function that defines it, default, description)
     "config": (flags.DEFINE_string, None, "The experiment: FILE.py[:VARIANT]."),
@@ -34,6 +41,8 @@ FLAGS = {  # name: (function that defines it, default, description)
     "label": (flags.DEFINE_multi_integer, None, "Sets config.sampling.labels; repeatable."),
     "topology": (flags.DEFINE_string, None, "Mode plan: a TPU slice, such as v5e:2x4."),
     "checkpoint": (flags.DEFINE_string, None, "Mode import: a published file, folder or hub name."),
+    "data": (flags.DEFINE_string, None, "Mode prepare: a folder or .zip of images, or a table."),
+    "output": (flags.DEFINE_string, None, "Mode prepare: the folder to make (DATA-prepared)."),
     "format": (flags.DEFINE_string, None, "Mode export: safetensors, diffusers, score_sde, ..."),
     "coordinator": (flags.DEFINE_string, None, "HOST:PORT of process 0 of several."),
     "num_processes": (flags.DEFINE_integer, None, "Number of processes, with --coordinator."),
@@ -54,6 +63,7 @@ class Arguments:
         checkpoint: mode import: the published file.
         topology: mode plan: a TPU slice.
         format: mode export: the name of a published format.
+        data: mode prepare: the images.
         processes: the arguments of hosts.join.
     """
 
@@ -64,6 +74,7 @@ class Arguments:
     checkpoint: str | None
     topology: str | None
     format: str | None
+    data: str | None
     processes: tuple[str | None, int | None, int | None, int]
 
 
@@ -83,9 +94,13 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     values = _flag_values()
     rest = _parse(values, argv, known_only=True)
     check_name("--mode", values.mode, modes)
+    _check_prepare(values)
     file = values.config
     if values.mode == "import" and file is None and values.checkpoint:
         config, folder = _published(values.checkpoint, values.workdir)
+    elif values.mode == "prepare":
+        config = config_file.read(*config_file.parts(file)) if file else default.get_config()
+        folder = _output(values.data, values.output)
     else:
         config, folder = _config(file, values.workdir)
     before = config.copy_and_resolve_references()
@@ -107,6 +122,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         values.checkpoint,
         values.topology,
         values.format,
+        values.data,
         (values.coordinator, values.num_processes, values.process_id, values.patience),
     )
 
@@ -126,7 +142,8 @@ def request(arguments: Arguments) -> Request:
         configs.check_overrides(changed, folder)
         configs.check_same(config, folder, configs.USE)
     checkpoint = arguments.checkpoint and str(files.expand(arguments.checkpoint))
-    return Request(config, folder, checkpoint, arguments.topology, arguments.format)
+    about = arguments.topology, arguments.format, arguments.data
+    return Request(config, folder, checkpoint, *about)
 
 
 def named_folder(argv: Sequence[str]) -> Path | None:
@@ -240,6 +257,23 @@ def _published(source: str, workdir: str | None) -> tuple[Config, Path]:
     path = files.expand(source)
     folder = files.expand(workdir) if workdir else Path("runs") / path.stem
     return published.open_(path).config(), folder
+
+
+def _check_prepare(values: flags.FlagValues) -> None:
+    """Raises ValueError for flags of mode prepare in another one, or of a run in mode prepare."""
+    preparing = values.mode == "prepare"
+    for flag in ("workdir",) if preparing else ("data", "output"):
+        if values[flag].value is not None:
+            change = "give --output" if preparing else "give --config.data.path, or --mode=prepare"
+            raise ValueError(f"--{flag} does nothing in --mode={values.mode}: {change}")
+
+
+def _output(data: str | None, output: str | None) -> Path:
+    """The folder of a prepared data set: --output, or one beside the images."""
+    if output is not None:
+        return files.expand(output)
+    path = files.expand(data or "images")
+    return path.with_name(f"{path.stem if path.is_file() else path.name}-prepared")
 
 
 def _folder(name: str | None, workdir: str | None) -> Path | None:

@@ -23,6 +23,7 @@ from experiments.runs import hosts, interrupt
 COMMANDS = {  # mode: (module of experiments.commands or .studies, function, description)
     "train": ("commands.train", "run", "train; continues where the last run stopped"),
     "plan": ("commands.plan", "run", "parameters, arithmetic and memory of training"),
+    "prepare": ("commands.prepare", "run", "make a data set of image files, with a report"),
     "inspect": ("studies.inspect_data", "run", "measures of the data, and advice for the noise"),
     "sample": ("commands.sample", "run", "draw samples of a trained model"),
     "likelihood": ("commands.likelihood", "run", "bits/dim of the test set"),

@@ -170,6 +170,10 @@ def files_of_a_user(folder):
     labels = {"train_labels": np.arange(40) % 10, "test_labels": np.arange(20) % 10}
     np.savez(folder / "images.npz", train=images[:40], test=images[40:], **labels)
     for argv in MAIN:
+        for name in re.findall(r"--data=(\S+)", " ".join(argv)):
+            (folder / name).mkdir()
+            for k, image in enumerate(images):
+                Image.fromarray(image).save(folder / name / f"{k:03}.png")
         for name in re.findall(r"config.data.path=(\S+\.zip)", " ".join(argv)):
             with zipfile.ZipFile(folder / name, "w") as archive:
                 for k, image in enumerate(images):
@@ -227,7 +231,7 @@ class RandomWeights(published.Published):
 def run(argv, provided):
     """Runs a command of experiments.main, after those that make what it needs."""
     argv = [NUMBER.sub("16", re.sub(r"=/(mnt/)?shared/", "=shared/", flag)) for flag in argv]
-    if not any(map(starts, argv)):
+    if not any(map(starts, argv)) and "--mode=prepare" not in argv:
         (folder,) = (flag.removeprefix("--workdir=") for flag in argv if "--workdir" in flag)
         provided(Path(folder))
     given = parsed(argv)

@@ -17,6 +17,7 @@ import sde_lib
 from experiments.build import choices, sections
 from experiments.data import augment
 from experiments.data.dataset import DataSpec
+from experiments.data.prepare.picture import Transform
 from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
 from experiments.pipeline.edit import Edit
@@ -33,7 +34,7 @@ from models.learned_schedule import SCHEDULE
 from samplers.guidance_schedules import Schedule
 from samplers.registry import Sampler
 from samplers.solver import NoiseLevelSolver
-from sde_lib.checks import check_at_least, check_name
+from sde_lib.checks import check_at_least, check_in, check_name
 
 LEVELS = {"uint8": 256, "uint16": 65_536, "float": None}
 """Grey levels by config.data.dtype."""
@@ -371,6 +372,15 @@ def latent_shape(config: Config) -> tuple[int, ...]:
 def _side(shape: tuple[int, ...]) -> int:
     """The side, in pixels, of a square or cubic image of as many pixels."""
     return round(math.prod(shape[:-1]) ** (1 / max(len(shape) - 1, 1)))
+
+
+def transform(config: Config) -> Transform:
+    """The size and kind of images that mode prepare makes."""
+    options = config.prepare
+    check_at_least(0, **{"config.prepare.processes": options.processes})
+    check_in("(0, 1)", **{"config.data.test_fraction": config.data.test_fraction})
+    names = [field.name for field in dataclasses.fields(Transform)]
+    return Transform(**{name: options[name] for name in names})
 
 
 def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> NoiseModel:

@@ -18,6 +18,7 @@ class Request:
         checkpoint: mode import: the published file.
         topology: mode plan: a TPU slice, such as "v5e:2x4".
         format: mode export: the name of a published format.
+        data: mode prepare: the folder, .zip or table of images.
     """
 
     config: Config
@@ -25,6 +26,7 @@ class Request:
     checkpoint: str | None = None
     topology: str | None = None
     format: str | None = None
+    data: str | None = None
 
     def model(self, step: int | None = None) -> Pipeline:
         """The run's trained model."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments.data.dataset import Dataset, DataSpec
+from experiments.data.prepare import source as prepared
 from experiments.data.sources import (
     cifar10,
     digits,
@@ -76,5 +77,6 @@ SOURCES: dict[str, Source] = {
         name: Source(table.load_included, None, about, "CC BY 4.0", False, shape, dtypes=("float",))
         for name, (about, shape) in table.INCLUDED.items()
     },
+    "prepared": Source(prepared.load),
     "huggingface": Source(huggingface.load),
 }

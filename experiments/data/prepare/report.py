@@ -1,0 +1,102 @@
+"""The report on a prepared data set, and a picture of some of its images."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.data.dataset import SPLITS
+from experiments.data.prepare.make import Made
+from experiments.runs import files, pictures
+
+LISTED = 1000  # files for each reason in report.json
+NAMED = 3  # files for each reason in the printed report
+CLASSES = 12  # classes that are printed
+SHOWN, COLUMNS = 64, 8  # images in the picture
+
+
+def facts(made: Made, notes: tuple[str, ...]) -> dict[str, Any]:
+    """The report as plain values."""
+    by_split = {split: Counter(labels) for split, labels in made.labels.items()}
+    areas = sorted(made.sizes.elements(), key=lambda size: size[0] * size[1])
+    return {
+        "images": {split: len(labels) for split, labels in made.labels.items()},
+        "shape": made.shape,
+        "sizes": {
+            "smallest": areas[0],
+            "median": areas[len(areas) // 2],
+            "largest": areas[-1],
+            "different": len(made.sizes),
+        },
+        "classes": [
+            {"label": k, "name": name, **{split: by_split[split][name] for split in SPLITS}}
+            for k, name in enumerate(made.classes)
+        ],
+        "changed": dict(made.traits.most_common()),
+        "without_caption": made.no_caption,
+        "left_out": {
+            reason: {"count": len(names), "files": names[:LISTED]}
+            for reason, names in made.left_out.items()
+        },
+        "notes": notes,
+    }
+
+
+def lines(about: dict[str, Any], captioned: bool) -> list[str]:
+    """The report in lines."""
+    counts, sizes, classes = about["images"], about["sizes"], about["classes"]
+    shape = " x ".join(map(str, about["shape"]))
+    made = [f"{counts['train']:,} images to train on and {counts['test']:,} to test on, {shape}"]
+    ends = [f"{width} x {height}" for width, height in (sizes["smallest"], sizes["largest"])]
+    several = f" to {ends[1]}, {sizes['different']:,} sizes" if sizes["different"] > 1 else ""
+    made.append(f"size of the files: {ends[0]}{several}")
+    made += [f"{count:,} {trait}" for trait, count in about["changed"].items()]
+    if classes:
+        made += _class_lines(classes)
+    if captioned:
+        missing = about["without_caption"]
+        made.append(f"captions: {missing:,} images have none, which is the empty text")
+    for reason, each in about["left_out"].items():
+        named = ", ".join(each["files"][:NAMED]) + " ..." * (each["count"] > NAMED)
+        made.append(f"left out: {each['count']:,} {reason}: {named}")
+    return [line.encode(errors="backslashreplace").decode() for line in (*made, *about["notes"])]
+
+
+def _class_lines(classes: list[dict[str, Any]]) -> list[str]:
+    """The number of images of each class, and their skew."""
+    sizes = [each["train"] for each in classes]
+    listed = [f"{each['label']} ({each['name']}) {each['train']:,}" for each in classes[:CLASSES]]
+    more = f" and {len(classes) - CLASSES} more" if len(classes) > CLASSES else ""
+    made = [f"{len(classes)} classes, images to train on: {', '.join(listed)}{more}"]
+    if min(sizes) == 0:
+        empty = [each["name"] for each in classes if not each["train"]]
+        made.append(f"classes without images to train on: {', '.join(empty[:CLASSES])}")
+    else:
+        made.append(f"the largest class has {max(sizes) / min(sizes):.1f} times the smallest one's")
+    return made
+
+
+def write(output: Path, about: dict[str, Any]) -> Path:
+    """Writes report.json, and the picture of some images; returns the path of that."""
+    files.write_json(output / "report.json", about)
+    images = np.load(output / "train.npy", mmap_mode="r")
+    rows = np.random.RandomState(0).permutation(len(images))[:SHOWN]
+    told = {"Software": "score-sde-jax", "Description": "Images of a data set, not generated"}
+    return pictures.save_grid(output / "samples.png", images[np.sort(rows)], COLUMNS, told)
+
+
+def next_command(output: Path, shape: tuple[int, int, int], n_classes: int) -> str:
+    """The command that trains on the data set."""
+    height, width, channels = shape
+    config = "cifar10" if max(height, width) <= 128 else "celebahq"
+    fields: dict[str, Any] = {"data.dataset": "prepared", "data.path": output}
+    if height == width:
+        fields |= {"data.image_size": height, "data.num_channels": channels}
+    else:
+        fields["data.shape"] = f"({height},{width},{channels})"
+    fields["data.num_classes"] = n_classes
+    flags = [f"--config=configs/{config}.py", f"--workdir=runs/{output.name}"]
+    flags += [f"--config.{name}={value}" for name, value in fields.items()]
+    return shlex.join(["python", "-m", "experiments.main", *flags])
