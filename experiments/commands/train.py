@@ -57,13 +57,12 @@ def run(request: Request) -> None:
     initial = related.initial(config, folder, abstract.params)
     with folders.locked(folder):
         with progress.working("loading data"):
-            found = found or data.images(config)
             dataset = data.claimed(config, folder, found)
+        found = None  # frees images whose latents are the data
         check_data(config, task, training, dataset)
         task = standardized(task, dataset, folder)
         if not folders.has_run(folder) and models.kind(config) != "autoencoder":
-            advice.warn(config, found)
-        found = None
+            advice.warn(config, dataset.train)
         task.prepare(dataset, folder)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         facts = tasks.card_facts(config, task, dataset, n_params)

@@ -25,7 +25,7 @@ def run(request: Request) -> None:
     configs.check_same(config, folder, configs.USE)
     with progress.working("loading data"):
         found = data.images(config)
-    measures = advice.measures(config, found)
+    measures = advice.measured(config, found)
     rows = advice.table(config, measures)
     for line in (*_about(measures), "", *_lines(rows)):
         print(line)

@@ -13,7 +13,7 @@ from experiments.build import choices, components, configs, data, sections, task
 from experiments.data import latents
 from experiments.data.dataset import Dataset
 from experiments.data.inspection import rules
-from experiments.data.inspection.measure import MOST, Measures, measure
+from experiments.data.inspection.measure import MOST, Measures, measure, subset
 from experiments.data.inspection.rules import Advice
 from experiments.runs import folder as folders
 from models.config import Config
@@ -25,16 +25,32 @@ FAR_MAX = 3.0  # factor from sigma_max to the largest distance that is warned of
 LOG = logging.getLogger(__name__)
 
 
-def measures(config: Config, found: Dataset, most: int = MOST) -> Measures:
-    """Measures of what the network sees: the training images in model space, or their latents."""
+def measured(config: Config, found: Dataset) -> Measures:
+    """Measures of the training images in model space, or of their latents if a model sees those."""
     if config.data.autoencoder:
         found = latents.encode_dataset(found, data.autoencoder(config))
+    return measures(config, found.train)
+
+
+def measures(config: Config, train: Any, most: int = MOST) -> Measures:
+    """Measures in model space of training data as a model has them."""
     scaling = components.scaling(config)
+    if scaling.standardized:  # a run's own moments are those of all samples
+        values = subset(train, np.asarray, most).astype(np.float64)
+        axes = tuple(range(values.ndim - 1))
+        mean, std = values.mean(axis=axes), values.std(axis=axes)
+        if not std.all():
+            constant = ", ".join(map(str, np.flatnonzero(std == 0)))
+            raise ValueError(
+                f"the training data are constant in channel or column {constant}: leave it out, as "
+                "it has no density"
+            )
+        scaling = scaling.with_moments({"mean": mean.tolist(), "std": std.tolist()})
 
     def to_model(batch: np.ndarray) -> np.ndarray:
         return np.asarray(scaling.to_model(None, jnp.asarray(batch), dequantize=False))  # pyright: ignore[reportArgumentType]
 
-    return measure(found.train, to_model, most)
+    return measure(train, to_model, most)
 
 
 def advise(config: Config, found: Measures) -> dict[str, Advice]:
@@ -91,7 +107,7 @@ def settled(config: Config, folder: Path) -> tuple[Config, Dataset | None]:
         return config, None
     tasks.task(config)  # checks the fields before data are loaded
     found = data.images(config)
-    advised, ours = advise(config, measures(config, found)), used(config)
+    advised, ours = advise(config, measured(config, found)), used(config)
     for field in filter(ours.__contains__, advised):
         advice = advised[field]
         if sections.is_set(config, field):
@@ -103,12 +119,12 @@ def settled(config: Config, folder: Path) -> tuple[Config, Dataset | None]:
     return config, found
 
 
-def warn(config: Config, found: Dataset) -> None:
+def warn(config: Config, train: Any) -> None:
     """Warns, in a line each, of numbers in the config that are far from those of some samples."""
     on = components.uses_sigma_data(config), config.training.sde == "vesde"
     if not any(on):
         return
-    seen, model = measures(config, found, FEW), config.model
+    seen, model = measures(config, train, FEW), config.model
     if on[0] and seen.std and not 1 / FAR_DATA < model.sigma_data / seen.std < FAR_DATA:
         LOG.warning(
             "config.model.sigma_data is %g, but the standard deviation of the training data is "

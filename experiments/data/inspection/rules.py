@@ -54,19 +54,24 @@ def sigma_min(measures: Measures, gap: float | None) -> Advice:
 
 def noise_mean(measures: Measures) -> Advice:
     """The mean of log sigma in EDM's density, shifted by the data's std and by their resolution."""
-    value = EDM_MEAN + math.log(measures.std / EDM_STD) + resolution_shift(measures.shape)
-    reason = (
-        f"EDM's {EDM_MEAN} + log(std / {EDM_STD}) + log of the resolution over {EDM_SIDE} x "
-        f"{EDM_SIDE} if it is finer, {resolution_shift(measures.shape):.2g} (Hoogeboom et al. 2023)"
-    )
+    shift = resolution_shift(measures.shape)
+    value = EDM_MEAN + math.log(measures.std / EDM_STD) + shift
+    reason = f"EDM's {EDM_MEAN} + log(std / {EDM_STD})"
+    if shift:
+        reason += (
+            f" + {shift:.2g}, log of the resolution over {EDM_SIDE} x {EDM_SIDE} points (Hoogeboom "
+            "et al. 2023)"
+        )
     return Advice(round(value, 2), reason)
 
 
 def noise_std(measures: Measures) -> Advice:
     """The standard deviation of log sigma in EDM's density, wider for fine grids."""
-    value = EDM_SPREAD + resolution_shift(measures.shape) / 2
-    reason = f"EDM's {EDM_SPREAD} + half that shift, so that two stds below the mean stay in place"
-    return Advice(round(value, 2), reason)
+    shift = resolution_shift(measures.shape)
+    reason = f"EDM's {EDM_SPREAD}"
+    if shift:
+        reason += f" + {shift / 2:.2g}, half the mean's shift, so that low noise stays in place"
+    return Advice(round(EDM_SPREAD + shift / 2, 2), reason)
 
 
 def resolution_shift(shape: tuple[int, ...]) -> float:

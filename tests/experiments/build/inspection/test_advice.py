@@ -88,7 +88,7 @@ def test_a_run_records_the_numbers_and_goes_on_with_them(tmp_path, monkeypatch):
     train.run(Request(toy(data__auto=True), tmp_path))
     kept = configs.load(tmp_path).model
     assert kept.sigma_max > 3 * STD
-    monkeypatch.setattr(advice, "measures", None)
+    monkeypatch.setattr(advice, "measured", None)
     longer = toy(data__auto=True)
     longer.training.n_iters = 4
     train.run(Request(longer, tmp_path))
@@ -117,7 +117,7 @@ def test_a_run_records_the_numbers_and_goes_on_with_them(tmp_path, monkeypatch):
 def test_numbers_far_from_the_data_are_warned_of(fields, warnings, caplog):
     config = config_of(**fields)
     config.training.sde = fields.get("training__sde", "vesde")
-    advice.warn(config, data.images(config))
+    advice.warn(config, data.images(config).train)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == len(warnings)
     for message, expected in zip(messages, warnings, strict=True):
@@ -135,7 +135,7 @@ def test_only_a_new_training_measures_and_warns(tmp_path, caplog):
 
 def test_the_table_has_advice_for_every_number():
     config = config_of()
-    rows = advice.table(config, advice.measures(config, data.images(config)))
+    rows = advice.table(config, advice.measured(config, data.images(config)))
     assert {row["field"] for row in rows} == {*configs.ADVISED, "training.sde", "model.ch_mult"}
     by_field = {row["field"]: row for row in rows}
     assert by_field["model.sigma_max"]["config"] == 50
@@ -146,15 +146,27 @@ def test_the_table_has_advice_for_every_number():
 
 def test_the_density_s_own_default_is_shown_for_none():
     config = config_of(training__sde="edm", **EDM)
-    rows = advice.table(config, advice.measures(config, data.images(config)))
+    rows = advice.table(config, advice.measured(config, data.images(config)))
     shown = {row["field"]: row["config"] for row in rows}
     assert (shown["noise_density.mean"], shown["noise_density.std"]) == (-1.2, 1.2)
+
+
+def test_floats_are_measured_as_they_are_standardised(tmp_path):
+    config = config_of(data__dataset="arrays", training__sde="edm", **EDM)
+    config.data.dtype, config.data.shape = "float", (3,)
+    x = np.random.RandomState(0).randn(500, 3) * [1e-3, 1, 1e3] + [1, 0, -5e3]
+    found = advice.measured(config, Dataset(x.astype(np.float32), x[:9], None))
+    assert found.std == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(found.channel_stds, 1, rtol=1e-3)
+    x[:, 1] = 4
+    with pytest.raises(ValueError, match="constant in channel or column 1: leave it out"):
+        advice.measured(config, Dataset(x.astype(np.float32), x[:9], None))
 
 
 def test_equal_samples_are_refused():
     found = Dataset(np.ones((20, 2), np.float32), np.ones((20, 2), np.float32), None)
     config = config_of()
     with pytest.raises(ValueError, match="20 training samples that were compared are equal"):
-        advice.advise(config, advice.measures(config, found))
+        advice.advise(config, advice.measured(config, found))
     assert models.kind(config) == "score"
-    advice.warn(config, found)  # says nothing
+    advice.warn(config, found.train)  # says nothing
