@@ -1,5 +1,6 @@
 """The report on a prepared data set, and a picture of some of its images."""
 
+import math
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data.dataset import SPLITS
+from experiments.data.inspection import rules
 from experiments.data.prepare.make import Made
 from experiments.runs import files, pictures
 
@@ -15,6 +17,9 @@ LISTED = 1000  # files for each reason in report.json
 NAMED = 3  # files for each reason in the printed report
 CLASSES = 12  # classes that are printed
 SHOWN, COLUMNS = 64, 8  # images in the picture
+CONFIGS = {"cifar10": {16, 32, 64, 128}, "celebahq": {256, 512}}  # networks that fit these sides
+OTHERWISE = "cifar10"  # whose network gets other levels for other sizes
+ATTENTION = 16  # pixels
 
 
 def facts(made: Made, notes: tuple[str, ...]) -> dict[str, Any]:
@@ -90,13 +95,27 @@ def write(output: Path, about: dict[str, Any]) -> Path:
 def next_command(output: Path, shape: tuple[int, int, int], n_classes: int) -> str:
     """The command that trains on the data set."""
     height, width, channels = shape
-    config = "cifar10" if max(height, width) <= 128 else "celebahq"
+    square = (height,) if height == width else ()
+    config = next((name for name, sides in CONFIGS.items() if {*square} & sides), None)
     fields: dict[str, Any] = {"data.dataset": "prepared", "data.path": output}
-    if height == width:
+    if square:
         fields |= {"data.image_size": height, "data.num_channels": channels}
     else:
-        fields["data.shape"] = f"({height},{width},{channels})"
-    fields["data.num_classes"] = n_classes
-    flags = [f"--config=configs/{config}.py", f"--workdir=runs/{output.name}"]
-    flags += [f"--config.{name}={value}" for name, value in fields.items()]
+        fields["data.shape"] = shape
+    fields |= {"data.num_classes": n_classes} | ({} if config else _network(shape))
+    flags = [f"--config=configs/{config or OTHERWISE}.py", f"--workdir=runs/{output.name}"]
+    flags += [f"--config.{name}={_plain(value)}" for name, value in fields.items()]
     return shlex.join(["python", "-m", "experiments.main", *flags])
+
+
+def _network(shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The levels of a U-Net for images of this shape, with attention at about 16 pixels."""
+    n = int(rules.halvings(shape).value)
+    heights = [shape[0] >> level for level in range(n + 1)]
+    nearest = min(heights, key=lambda height: abs(math.log(height / ATTENTION)))
+    return {"model.ch_mult": (1, *(2,) * n), "model.attn_resolutions": (nearest,)}
+
+
+def _plain(value: Any) -> str:
+    """A value of a flag, without spaces in tuples."""
+    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
