@@ -190,7 +190,8 @@ class _Writer:
         """Adds an image, unless it cannot be used or is a copy of another one."""
         made, picture = self.made, done.picture
         if picture is None:
-            made.left_out[done.failure].append(item.name)
+            said = f" ({done.detail})" if done.detail else ""
+            made.left_out[done.failure].append(f"{item.name}{said}")
             return
         self._check_shape(item.name, picture.pixels.shape)
         same = hashlib.blake2b(picture.pixels.data, digest_size=16).digest()

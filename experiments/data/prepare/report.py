@@ -17,6 +17,7 @@ LISTED = 1000  # files for each reason in report.json
 NAMED = 3  # files for each reason in the printed report
 CLASSES = 12  # classes that are printed
 SHOWN, COLUMNS = 64, 8  # images in the picture
+SIDE = 128  # pixels of an image in it, at most
 CONFIGS = {"cifar10": {16, 32, 64, 128}, "celebahq": {256, 512}}  # networks that fit these sides
 OTHERWISE = "cifar10"  # whose network gets other levels for other sizes
 ATTENTION = 16  # pixels
@@ -88,8 +89,16 @@ def write(output: Path, about: dict[str, Any]) -> Path:
     files.write_json(output / "report.json", about)
     images = np.load(output / "train.npy", mmap_mode="r")
     rows = np.random.RandomState(0).permutation(len(images))[:SHOWN]
+    shown = np.stack([_small(images[row]) for row in np.sort(rows)])
     told = {"Software": "score-sde-jax", "Description": "Images of a data set, not generated"}
-    return pictures.save_grid(output / "samples.png", images[np.sort(rows)], COLUMNS, told)
+    return pictures.save_grid(output / "samples.png", shown, COLUMNS, told)
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    """The image with at most SIDE pixels a side."""
+    picture = pictures.to_picture(image)
+    picture.thumbnail((SIDE, SIDE))
+    return np.asarray(picture).reshape(picture.height, picture.width, -1)
 
 
 def next_command(output: Path, shape: tuple[int, int, int], n_classes: int) -> str:

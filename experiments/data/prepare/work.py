@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from experiments.data.image_files import UnfitError
 from experiments.data.prepare.picture import Picture, Transform
@@ -33,13 +34,15 @@ class Done(NamedTuple):
         name: of the file.
         picture: the image; None if it could not be used.
         digest: of the file's bytes, which decides on the split.
-        failure: why it could not be used.
+        failure: the kind of fault for which it could not be used.
+        detail: what its reader said.
     """
 
     name: str
     picture: Picture | None
     digest: bytes = b""
     failure: str = ""
+    detail: str = ""
 
 
 def prepare_all(
@@ -100,15 +103,18 @@ def _prepare(root: Path, name: str, transform: Transform) -> Done:
     try:
         encoded = _read(root, name)
         digest = hashlib.blake2b(encoded, digest_size=16).digest()
-        return Done(name, transform(encoded), digest)
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of what is repaired
+            return Done(name, transform(encoded), digest)
     except FileNotFoundError:
         return Done(name, None, failure="vanished while this ran")
     except UnfitError as error:
         return Done(name, None, failure=str(error))
+    except Image.DecompressionBombError:
+        return Done(name, None, failure=f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels")
     except UnidentifiedImageError:
         return Done(name, None, failure="damaged, or no image")
     except Exception as error:  # decoders raise many kinds for a broken file
-        return Done(name, None, failure=f"damaged: {reason(error)}")
+        return Done(name, None, failure="damaged, or not to be read", detail=reason(error))
 
 
 def _read(root: Path, name: str) -> bytes:

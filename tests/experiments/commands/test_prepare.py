@@ -97,6 +97,13 @@ def test_other_modes_have_no_data_and_output():
             main.main(["main", "--config=configs/digits.py", f"--{flag}=x"])
 
 
+def test_the_picture_shows_large_images_smaller(tmp_path):
+    images = np.zeros((10, 160, 320, 3), np.uint8)
+    np.save(tmp_path / "train.npy", images)
+    with Image.open(report.write(tmp_path, {})) as picture:
+        assert picture.size == (8 * 129 - 1, 2 * 65 - 1)
+
+
 def test_the_report_counts_classes_sizes_and_skew():
     labels: dict = {"train": ["a"] * 30 + ["b"] * 10, "test": ["a"] * 4 + ["c"]}
     made = Made((4, 4, 3), labels, {"damaged": [f"{k}.png" for k in range(5)]})

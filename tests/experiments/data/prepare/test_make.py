@@ -118,9 +118,17 @@ def test_copies_broken_and_vanished_files_are_counted_and_listed(tmp_path, monke
     assert left_out["the same pixels as another image"] == ["犬/z.bmp (犬/000.png)"]
     assert left_out["damaged, or no image"] == ["犬/bad.png"]
     assert left_out["vanished while this ran"] == ["кошка/001.png"]
-    assert ["犬/cut.png"] in left_out.values()
+    (cut,) = left_out["damaged, or not to be read"]
+    assert cut.startswith("犬/cut.png (image file is truncated")
     assert ["犬/float.tiff"] in left_out.values()
     assert len(loaded(tmp_path / "out").train) + len(loaded(tmp_path / "out").test) == 39
+
+
+def test_images_of_too_many_pixels_are_left_out(tmp_path, monkeypatch):
+    folder = pictures(tmp_path / "in", sizes=((9, 12),))
+    Image.new("RGB", (30, 30)).save(folder / "犬" / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    assert made_of(folder, tmp_path / "out").left_out["more than 400 pixels"] == ["犬/huge.png"]
 
 
 def test_captions_stay_with_their_images_and_missing_ones_are_counted(tmp_path):
