@@ -75,6 +75,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     components.augmentation(config)
     components.likelihood(config)
     components.edit(config)
+    components.transform(config)
     sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
     check_at_least(0, **{"config.data.num_classes": config.data.num_classes})
     counts = {name: sections.get(config, name) for name in COUNTS}

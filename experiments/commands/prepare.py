@@ -4,7 +4,7 @@ from experiments.build import components
 from experiments.commands.request import Request
 from experiments.data.prepare import make, report
 from experiments.data.prepare.listing import list_images
-from experiments.runs import files, progress
+from experiments.runs import files, hosts, progress
 
 
 def run(request: Request) -> None:
@@ -13,6 +13,8 @@ def run(request: Request) -> None:
     Raises:
         ValueError: no --data, an output that exists, or images that do not fit.
     """
+    if not hosts.is_first():  # one process makes it, with processes of its own
+        return
     options, data = request.config.prepare, files.expand(request.data or "")
     if not request.data:
         raise ValueError("give --data=FOLDER of images, a .zip of them, or a table that names them")

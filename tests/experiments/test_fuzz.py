@@ -29,8 +29,8 @@ FIXED = (  # fields whose every value takes long, reads other files or starts ot
     *("data.cache", "data.path", "eval.features"),
 )
 ELSEWHERE = (  # sections and fields that other modes use, or the reports after the last step
-    *("ablate.", "detect.", "edit.", "eval.", "exposure_bias.", "mesh.", "guidance."),
-    *("sampling.", "data.num_classes", "data.resident_bytes"),
+    *("ablate.", "detect.", "edit.", "eval.", "exposure_bias.", "mesh.", "guidance.", "prepare."),
+    *("sampling.", "data.num_classes", "data.resident_bytes", "data.auto"),
 )
 
 

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter, defaultdict
 from contextlib import ExitStack
@@ -136,7 +137,7 @@ def make(
     if temporary.exists():  # of an earlier try that was stopped
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
-    with _Writer(temporary, transform, test_fraction, captioned) as writer:
+    with _Writer(temporary, len(names), test_fraction, captioned) as writer:
         for item, each in zip(listing.items, done, strict=True):
             writer.add(item, each)
     made = writer.made
@@ -164,9 +165,9 @@ def make(
 class _Writer:
     """Writes images, captions and the table of files as they come, and counts them."""
 
-    def __init__(self, folder: Path, transform: Transform, test_fraction: float, captioned: bool):
+    def __init__(self, folder: Path, n: int, test_fraction: float, captioned: bool):
         self.made = Made((0, 0, 0), {split: [] for split in SPLITS}, defaultdict(list))
-        self._folder, self._transform, self._fraction = folder, transform, test_fraction
+        self._folder, self._n, self._fraction = folder, n, test_fraction
         self._captioned, self._seen, self._first = captioned, dict[bytes, str](), ""
         self._stack, self._rows = ExitStack(), dict[str, Rows]()
 
@@ -216,6 +217,7 @@ class _Writer:
         if not self._rows:
             height, width, channels = shape
             made.shape, self._first = (height, width, channels), name
+            self._check_room(math.prod(shape))
             for split in SPLITS:
                 rows = Rows(self._folder / f"{split}.npy", shape)
                 self._rows[split] = self._stack.enter_context(rows)
@@ -225,6 +227,16 @@ class _Writer:
                 f"{name} has {sizes[1]} pixels, and {self._first} has {sizes[0]}: set "
                 "config.prepare.size to the size that all images shall have, such as "
                 "--config.prepare.size=64"
+            )
+
+    def _check_room(self, size: int) -> None:
+        """Raises ValueError if the disk has no room for all images of this size in bytes."""
+        free = shutil.disk_usage(self._folder).free
+        if free < self._n * size:
+            raise ValueError(
+                f"{self._n:,} images of {size:,} bytes need {self._n * size / 2**30:,.1f} GiB, and "
+                f"the disk of {self._folder.parent} has {free / 2**30:,.1f} GiB left: make room, "
+                "choose another --output, or a smaller config.prepare.size"
             )
 
 

@@ -228,6 +228,15 @@ def test_an_output_that_exists_or_lies_among_the_images_is_refused(tmp_path):
     check_output(folder, tmp_path / "new")
 
 
+def test_a_disk_without_room_is_noticed_at_once(tmp_path, monkeypatch):
+    class Usage:
+        free = 40 * 8 * 8 * 3 - 1
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(ValueError, match=r"40 images of 192 bytes need .* GiB left: make room"):
+        made_of(pictures(tmp_path / "in"), tmp_path / "out")
+
+
 def test_a_killed_process_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(work.ProcessPoolExecutor, "submit", fail)
     with pytest.raises(ValueError, match="ended by the system, perhaps as memory ran out"):
