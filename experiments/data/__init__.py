@@ -1,4 +1,4 @@
-"""Data: sources, batches, scaling, augmentation, captions, confidences and latents.
+"""Data: preparation, sources, inspection, batches, scaling, augmentation, captions, latents.
 
 May import experiments.runs.
 """

@@ -5,7 +5,8 @@ import pytest
 from toys import Toy
 
 import models
-from configs import points
+from configs import default, points
+from experiments import command_line, main
 from experiments.build import configs, data, sections, tasks
 from experiments.build.inspection import advice
 from experiments.commands import train
@@ -98,6 +99,18 @@ def test_a_run_records_the_numbers_and_goes_on_with_them(tmp_path, monkeypatch):
     other = toy(data__auto=True, model__sigma_max=5.0)
     with pytest.raises(ValueError, match=r"model.sigma_max: there .*, here 5.0"):
         train.run(Request(other, tmp_path))
+
+
+def test_other_modes_find_the_numbers_in_the_run(tmp_path):
+    made = config_of(data__auto=True, model__sigma_max=9.0)
+    configs.save(made, tmp_path)
+    file = f"--config={default.__file__.replace('default.py', 'points.py')}:moons"
+    flags = f"--workdir={tmp_path}", "--mode=sample", "--config.training.sde=vesde"
+    given = command_line.parse(["main", file, *flags, "--config.data.auto=True"], main.COMMANDS)
+    assert command_line.request(given).config.model.sigma_max == 9
+    given = command_line.parse(["main", file, *flags], main.COMMANDS)
+    with pytest.raises(ValueError, match="data.auto"):
+        command_line.request(given)
 
 
 @pytest.mark.parametrize(
