@@ -109,7 +109,7 @@ def test_other_modes_find_the_numbers_in_the_run(tmp_path):
     given = command_line.parse(["main", file, *flags, "--config.data.auto=True"], main.COMMANDS)
     assert command_line.request(given).config.model.sigma_max == 9
     given = command_line.parse(["main", file, *flags], main.COMMANDS)
-    with pytest.raises(ValueError, match="data.auto"):
+    with pytest.raises(ValueError, match=r"data\.auto"):
         command_line.request(given)
 
 
