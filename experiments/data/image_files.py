@@ -80,7 +80,7 @@ def examine(encoded: bytes, shape: tuple[int, int, int], first_frame: bool) -> N
                 f"it has {frames} pages or frames: set config.data.first_frame=True to take the "
                 "first, or save each of them as a file"
             )
-        bits = _bits(image)
+        bits = bits_of(image)
         _pixels(image, shape)
         if bits > 8:
             raise UnfitError(
@@ -137,7 +137,7 @@ def _size_field(shape: tuple[int, int, int]) -> str:
     return f"config.data.shape is {shape}"
 
 
-def _bits(image: Image.Image) -> int:
+def bits_of(image: Image.Image) -> int:
     """Bits of a channel in the file. Pillow cuts those of colours to 8."""
     tiff: Any = getattr(image, "tag_v2", {})
     bits = max(tiff.get(258, (8,)))  # BitsPerSample

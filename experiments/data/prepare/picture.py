@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageColor, ImageOps
 
-from experiments.data.image_files import MULTI_PICTURE, UnfitError
+from experiments.data.image_files import MULTI_PICTURE, UnfitError, bits_of
 from sde_lib.checks import check_name
 
 CROPS = ("center", "wide", "tall", "none")
@@ -110,8 +110,6 @@ class Transform:
             image = ImageOps.exif_transpose(opened)
         image = self._plain(image, str(opened.format))
         size = image.size
-        if image.mode == "F":
-            traits.append("16 bits, of which 8 are kept")
         target = self._target()
         if target is not None:
             box = _centred(size, target) if self.crop != "none" else (0, 0, *size)
@@ -167,6 +165,8 @@ def _centred(size: tuple[int, int], target: tuple[int, int]) -> Box:
 def _traits(image: Image.Image) -> list[str]:
     """What is special about an image file that was just opened."""
     traits = []
+    if bits_of(image) > 8:  # first, as reading EXIF may decode the image
+        traits.append("more than 8 bits, of which the upper 8 are kept")
     if getattr(image, "n_frames", 1) > 1 and image.format != MULTI_PICTURE:
         traits.append("several frames, of which the first is taken")
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:

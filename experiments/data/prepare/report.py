@@ -58,7 +58,7 @@ def lines(about: dict[str, Any], captioned: bool) -> list[str]:
     ends = [f"{width} x {height}" for width, height in (sizes["smallest"], sizes["largest"])]
     several = f" to {ends[1]}, {sizes['different']:,} sizes" if sizes["different"] > 1 else ""
     made.append(f"size of the files: {ends[0]}{several}")
-    made += [f"{count:,} {trait}" for trait, count in about["changed"].items()]
+    made += [f"{trait}: {count:,} images" for trait, count in about["changed"].items()]
     if classes:
         made += _class_lines(classes)
     if captioned:

@@ -1,8 +1,10 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from experiments.data.image_files import UnfitError
 from experiments.data.prepare.picture import CROPS, FILTERS, Transform
@@ -77,13 +79,31 @@ def test_small_images_are_enlarged_and_counted():
     assert made.traits == ("enlarged",)
 
 
+def test_colours_of_sixteen_bits_are_counted():
+    """A PNG file of one pixel, which Pillow cannot write."""
+
+    def chunk(kind, content):
+        sum_ = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + sum_
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    row = b"\0" + struct.pack(">HHH", 0x1234, 0xFF00, 0x0080)
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    made = Transform()(file + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b""))
+    assert made.pixels.tolist() == [[[0x12, 0xFF, 0x00]]]
+    assert made.traits == ("more than 8 bits, of which the upper 8 are kept",)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_images_are_upright(orientation):
+def test_images_are_upright(orientation, form):
     image, exif = Image.fromarray(noise(6, 9)), Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    made = Transform()(encoded(image, exif=exif))
+    options = {"lossless": True} if form == "WEBP" else {}
+    made = Transform()(encoded(image, form, exif=exif, **options))
     assert "turned upright" in made.traits
-    assert made.pixels.shape == ((9, 6, 3) if orientation > 4 else (6, 9, 3))
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    np.testing.assert_array_equal(made.pixels, np.asarray(ImageOps.exif_transpose(image)))
     assert made.size == made.pixels.shape[1::-1]
 
 
@@ -106,7 +126,7 @@ def test_sixteen_bits_keep_the_upper_ones():
         made = Transform(channels=channels)(encoded(Image.fromarray(values)))
         expected = np.repeat(np.rint(values[..., None] / 257), channels, -1)
         np.testing.assert_array_equal(made.pixels, expected)
-        assert made.traits == ("16 bits, of which 8 are kept",)
+        assert made.traits == ("more than 8 bits, of which the upper 8 are kept",)
     small = Transform((3,), channels=1)(encoded(Image.fromarray(values)))
     assert small.pixels.shape == (3, 3, 1)
 
