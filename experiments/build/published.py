@@ -20,7 +20,7 @@ from models import published
 from models.config import Config, data_shape
 from models.published import Card, Format, Found, base
 from models.published.base import Arrays
-from models.published.folders import SUFFIXES
+from models.published.diffusers.folders import SUFFIXES
 from models.weights import hub
 
 RECORD = folders.PUBLISHED

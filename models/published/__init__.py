@@ -4,7 +4,8 @@
     form, found = published.identify(source)                       # which format, and what is in it
     params = published.params(form, found.arrays, config)          # of models.create(config)
 
-base.py states the protocol; every other file is one format.
+base.py states the protocol; every other file has one format. Formats of one program are a package:
+diffusers/, nvidia/, openai/.
 """
 
 import dataclasses
@@ -14,22 +15,12 @@ from typing import Any
 
 from models import weights
 from models.config import Config, data_shape
-from models.published import (
-    autoencoder_compvis,
-    autoencoder_kl,
-    base,
-    diffusers,
-    dit,
-    dit_diffusers,
-    edm,
-    edm2,
-    folders,
-    guided_classifier,
-    guided_diffusion,
-    own,
-    score_sde,
-)
+from models.published import autoencoder, base, dit, own, score_sde
 from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
+from models.published.diffusers import autoencoder_kl, folders, unet2d
+from models.published.diffusers import dit as diffusers_dit
+from models.published.nvidia import edm, edm2
+from models.published.openai import classifier, unet
 from models.registry import create
 from models.weights import hub
 
@@ -41,15 +32,15 @@ FORMATS: dict[str, Format] = {
         score_sde.FlaxScoreSDE(),
         edm.EDM(),
         edm2.EDM2(),
-        diffusers.Diffusers(),
+        unet2d.Diffusers(),
         dit.Original(),
-        dit_diffusers.Diffusers(),
+        diffusers_dit.Diffusers(),
         autoencoder_kl.Diffusers(),
-        autoencoder_compvis.CompVis(),
-        guided_diffusion.GuidedDiffusion(),
-        guided_diffusion.ConsistencyEDM(),
-        guided_classifier.GuidedClassifier(),
-        guided_classifier.DiscriminatorPair(),
+        autoencoder.CompVis(),
+        unet.GuidedDiffusion(),
+        unet.ConsistencyEDM(),
+        classifier.GuidedClassifier(),
+        classifier.DiscriminatorPair(),
     )
 }
 """The published formats by name."""

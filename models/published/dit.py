@@ -1,6 +1,6 @@
 """Format of DiT (Peebles & Xie 2023): the authors' files.
 
-DiTFormat is what it shares with the folders of diffusers (dit_diffusers.py), which hold the same
+DiTFormat is what it shares with the folders of diffusers (diffusers/dit.py), which hold the same
 layers by other names. The two differ in the frequencies of the noise label and in the epsilon of
 the normalisation before an MLP, which fields of our network tell apart.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from models import weights
 from models.dit import SIZES, DiT, position_embedding
+from models.published.autoencoder import SCALE
 from models.published.base import (
     Arrays,
     Card,
@@ -28,7 +29,6 @@ from models.published.base import (
 )
 from models.weights import Record
 
-SCALE = 0.18215  # of the latents, which have about the standard deviation 1 / SCALE
 HEADS = {size["hidden_size"]: size["num_heads"] for size in SIZES.values()}
 NOISE = {  # of the published models: DDPM's chain, with learned variances
     "training.sde": "vpsde",

@@ -8,7 +8,6 @@ import numpy as np
 
 from models.adm import ADM
 from models.parametrization import iddpm_levels
-from models.published import edm_options, nvidia
 from models.published.base import (
     About,
     Arrays,
@@ -21,6 +20,7 @@ from models.published.base import (
     Table,
     Tensor,
 )
+from models.published.nvidia import edm_options, pickles
 
 EMBEDDING = {
     "FourierEmbedding_0": "map_noise",
@@ -78,7 +78,7 @@ def _cards() -> Iterator[Card]:
 def _card(name: str, model: str, fid: float, fields: Fields, folder: str = "") -> Card:
     source = f"{SOURCE}{folder}{name}.pkl"
     figure = f"FID {fid}"
-    return Card((f"{name}.pkl",), model, source, nvidia.LICENSE, figure, fields, commercial=False)
+    return Card((f"{name}.pkl",), model, source, pickles.LICENSE, figure, fields, commercial=False)
 
 
 class EDM(Format):
@@ -89,23 +89,23 @@ class EDM(Format):
     cards = tuple(_cards())
 
     def find(self, source: Source) -> Found | None:
-        content = nvidia.averaged(source.content)
-        arrays = nvidia.named_arrays(content)
-        start = nvidia.prefix(arrays)
+        content = pickles.averaged(source.content)
+        arrays = pickles.named_arrays(content)
+        start = pickles.prefix(arrays)
         if start is None or f"{start}map_layer0.weight" not in arrays:
             return None
-        told = edm_options.told(nvidia.without_prefix(arrays, start))
+        told = edm_options.told(pickles.without_prefix(arrays, start))
         # Levels of fewer channels than a head have no attention, whatever the arguments say.
         attended = {"attn_resolutions": told["attn_resolutions"]}
         given = told | edm_options.recorded(content) | attended
         fields, untold = edm_options.config_fields(given)
         side = fields["data.image_size"]
         assumed = untold | {"sampling.n_steps": 18 if side <= 32 else 40}
-        return Found(arrays, fields | nvidia.training_fields(source.content), assumed)
+        return Found(arrays, fields | pickles.training_fields(source.content), assumed)
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors without the prefix, such as "model.", and the filters of resampling."""
-        kept = nvidia.without_prefix(arrays, nvidia.prefix(arrays) or "model.")
+        kept = pickles.without_prefix(arrays, pickles.prefix(arrays) or "model.")
         return {k: v for k, v in kept.items() if k != "u" and not k.endswith("resample_filter")}
 
     def table(self, skeleton: Skeleton) -> Table:

@@ -5,7 +5,7 @@ import sde_lib
 from configs.default import get_config
 from experiments.build import components
 from experiments.runs.folder import flatten
-from models.published import schedulers
+from models.published.diffusers import schedulers
 
 
 def config_of(fields):

@@ -11,7 +11,8 @@ from experiments.build import pipelines
 from experiments.build.published import Published, open_
 from models import published
 from models.parametrization import iddpm_levels
-from models.published import base, edm_options
+from models.published import base
+from models.published.nvidia import edm_options
 
 PUBLISHED = ("edm_ddpmpp_class_augment", "edm_ncsnpp", "edm_vp_precond_ddpmpp", "edm_adm_class")
 # Outputs of networks alone, from an implementation of our own in PyTorch: encoders and decoders of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from models import weights
-from models.published import folders, schedulers
+from models.published.autoencoder import SCALE
 from models.published.base import (
     About,
     Arrays,
@@ -23,13 +23,12 @@ from models.published.base import (
     Table,
     Tensor,
 )
+from models.published.diffusers import folders, schedulers
 from models.unet2d import UNet2D
 
 VERSION = "0.42.0"  # of the library whose configs these are
 LISTS = "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out"
 LEAVES = {"kernel": "weight", "scale": "weight"}
-OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Layers of attention by their names until 2023."""
 ACTIVATIONS = {"silu": "swish"} | {name: name for name in ("swish", "gelu", "mish", "relu")}
 DEFAULTS: dict[str, Any] = {  # of UNet2DModel, for options that a config.json lacks
     "sample_size": None,
@@ -139,7 +138,9 @@ class Diffusers(Format):
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors by today's names."""
-        named = {_today(name): array for name, array in arrays.items() if name != "time_proj.W"}
+        named = {
+            folders.today(name): array for name, array in arrays.items() if name != "time_proj.W"
+        }
         if "time_proj.W" in arrays:  # files of 2022 have it twice
             named.setdefault("time_proj.weight", arrays["time_proj.W"])
         return named
@@ -268,7 +269,7 @@ def _latents(source: Source, options: Mapping[str, Any]) -> Latents | None:
         )
     if (vae := source.parts.get("vae")) is None:
         return None
-    scale, channels = vae.get("scaling_factor", 0.18215), options["in_channels"]
+    scale, channels = vae.get("scaling_factor", SCALE), options["in_channels"]
     return Latents((0.0,) * channels, (1 / scale,) * channels)
 
 
@@ -290,11 +291,3 @@ def _usual(options: Mapping[str, Any], learned: bool) -> dict[str, Any]:
         return {"_class_name": "ScoreSdeVeScheduler"}
     variance = "learned_range" if learned else "fixed_small"
     return {"_class_name": "DDPMScheduler", "variance_type": variance}
-
-
-def _today(name: str) -> str:
-    """A tensor's name today."""
-    *modules, leaf = name.split(".")
-    if "attentions" not in modules:
-        return name
-    return ".".join([*modules[:-1], OLD.get(modules[-1], modules[-1]), leaf])

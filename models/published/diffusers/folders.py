@@ -30,6 +30,9 @@ FILES = tuple(
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".msgpack")
 """Endings of files of weights."""
 
+OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Layers of attention by their names until 2023."""
+
 
 def is_weights(path: Path) -> bool:
     """True for the weights of a network, with its config.json beside them."""
@@ -79,6 +82,14 @@ def read_file(path: Path) -> Source:
         return Source(path, content, safetensors_files.metadata(path))
     told = path.name == WEIGHTS and options.exists()
     return Source(path, content, _read_json(options) if told else {})
+
+
+def today(name: str) -> str:
+    """A tensor's name today, for one of a layer of attention until 2023."""
+    *modules, layer, leaf = ["", *name.split(".")]
+    if "attentions" not in modules:
+        return name
+    return ".".join([*modules[1:], OLD.get(layer, layer), leaf])
 
 
 def _network(path: Path) -> Path:

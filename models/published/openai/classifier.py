@@ -13,7 +13,6 @@ import numpy as np
 from models import weights
 from models.adm_encoder import ADMEncoder, ADMHead
 from models.discriminator import Discriminator
-from models.published import openai
 from models.published.base import (
     Arrays,
     Card,
@@ -26,8 +25,9 @@ from models.published.base import (
     Table,
     Tensor,
 )
-from models.published.guided_diffusion import NOISE
-from models.published.guided_diffusion_cards import CLASSIFIERS, PAIRS
+from models.published.openai import layers
+from models.published.openai.cards import CLASSIFIERS, PAIRS
+from models.published.openai.unet import NOISE
 from models.registry import HEAD
 
 POOLS = {  # by a tensor that the pools after it do not have
@@ -54,8 +54,8 @@ class GuidedClassifier(Format):
     cards: tuple[Card, ...] = CLASSIFIERS
 
     def find(self, source: Source) -> Found | None:
-        arrays = openai.arrays_of(source)
-        if arrays is None or openai.entries(arrays, "output_blocks"):
+        arrays = layers.arrays_of(source)
+        if arrays is None or layers.entries(arrays, "output_blocks"):
             return None
         fields, assumed = encoder_fields(arrays)
         if fields["data.num_classes"] == 1 or "label_emb.weight" in arrays:
@@ -66,16 +66,16 @@ class GuidedClassifier(Format):
             )
         fields |= {"model.name": "adm_classifier", "model.class_conditional": False}
         assumed |= NOISE | {"model.use_new_attention_order": False, "model.dropout": 0.0}
-        return Found(arrays, fields | openai.told(source.options), assumed)
+        return Found(arrays, fields | layers.told(source.options), assumed)
 
     def table(self, skeleton: Skeleton) -> Table:
         network = _encoder(skeleton.network, self.title)
         names = encoder_names(network, skeleton.shape[0])
-        return openai.table(names, network, skeleton.shapes, _order(network))
+        return layers.table(names, network, skeleton.shapes, _order(network))
 
     def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
         network = _encoder(skeleton.network, self.title)
-        return openai.options(network, skeleton.shape[0]) | {
+        return layers.options(network, skeleton.shape[0]) | {
             "in_channels": skeleton.shape[-1],
             "out_channels": network.num_outputs,
             "pool": network.pool,
@@ -154,14 +154,14 @@ class DiscriminatorPair(Format):
         made: dict[Location, Tensor] = {}
         for part, (prefix, its_network, names) in parts.items():
             shapes = {p[1:]: leaf for p, leaf in skeleton.shapes.items() if p[0] == part}
-            own = openai.table(names, its_network, shapes, _order(its_network))
+            own = layers.table(names, its_network, shapes, _order(its_network))
             made |= {(part, *p): t._replace(name=prefix + t.name) for p, t in own.items()}
         return made
 
 
-def encoder_names(network: ADMEncoder, height: int) -> openai.Names:
+def encoder_names(network: ADMEncoder, height: int) -> layers.Names:
     """The published names of an encoder's layers."""
-    names = openai.Names(network, height)
+    names = layers.Names(network, height)
     if network.pool in ("attention", "adaptive"):
         names.add("GroupNorm", "out.0")
         attention = network.pool == "attention"
@@ -176,7 +176,7 @@ def encoder_names(network: ADMEncoder, height: int) -> openai.Names:
 
 def encoder_fields(arrays: Arrays) -> tuple[Fields, Fields]:
     """The fields of an encoder that follow from its tensors, and those that are only likely."""
-    fields, assumed = openai.fields(arrays)
+    fields, assumed = layers.fields(arrays)
     pool = next((pool for pool, name in POOLS.items() if name in arrays), None)
     if pool is None or f"{OUTPUTS[pool]}.weight" not in arrays:
         outs = sorted(name for name in arrays if name.startswith("out."))
@@ -208,8 +208,8 @@ def _pair(source: Source) -> Arrays | None:
     content = source.content
     if not isinstance(content, dict) or len(content) != 2:
         return None
-    parts = [openai.arrays_of(Source(source.path, part)) for part in content.values()]
-    if any(part is None or openai.entries(part, "output_blocks") for part in parts):
+    parts = [layers.arrays_of(Source(source.path, part)) for part in content.values()]
+    if any(part is None or layers.entries(part, "output_blocks") for part in parts):
         return None
     both = sorted(filter(None, parts), key=lambda part: encoder_fields(part)[0]["data.num_classes"])
     named = zip(("discriminator", "classifier"), both, strict=True)

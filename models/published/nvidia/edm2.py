@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from models import edm2
-from models.published import nvidia
 from models.published.base import (
     Arrays,
     Card,
@@ -19,6 +18,7 @@ from models.published.base import (
     Table,
     Tensor,
 )
+from models.published.nvidia import pickles
 from models.weights import Record
 
 PRECONDITIONING: Fields = {  # arguments of Precond, in their order, with their defaults
@@ -89,7 +89,7 @@ def _cards() -> Iterator[Card]:
 
 
 def _card(files: tuple[str, ...], model: str, figure: str = "") -> Card:
-    return Card(files, model, SOURCE, nvidia.LICENSE, figure, commercial=False)
+    return Card(files, model, SOURCE, pickles.LICENSE, figure, commercial=False)
 
 
 class EDM2(Format):
@@ -100,9 +100,9 @@ class EDM2(Format):
     cards = tuple(_cards())
 
     def find(self, source: Source) -> Found | None:
-        content = nvidia.averaged(source.content)
-        arrays = nvidia.named_arrays(content)
-        start = nvidia.prefix(arrays)
+        content = pickles.averaged(source.content)
+        arrays = pickles.named_arrays(content)
+        start = pickles.prefix(arrays)
         if start is None or f"{start}emb_noise.weight" not in arrays:
             return None
         told = _told(self.clean(arrays))
@@ -110,16 +110,16 @@ class EDM2(Format):
         fields = _fields(PRECONDITIONING | UNET | given)
         untold = {field for argument, field in UNTOLD.items() if argument not in given}
         assumed = {field: fields.pop(field) for field in untold} | {"sampling.n_steps": 32}
-        fields |= nvidia.training_fields(source.content)
+        fields |= pickles.training_fields(source.content)
         latents = _latents(source.content, fields["data.num_channels"])
         return Found(arrays, fields, assumed, latents=latents)
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors by the names that they have in EDM2's Precond."""
-        if (start := nvidia.prefix(arrays)) is None:
+        if (start := pickles.prefix(arrays)) is None:
             return dict(arrays)
         outer = start.removesuffix("unet.")
-        kept = nvidia.without_prefix(arrays, outer)
+        kept = pickles.without_prefix(arrays, outer)
         return kept if outer != start else {f"unet.{name}": a for name, a in kept.items()}
 
     def table(self, skeleton: Skeleton) -> Table:
@@ -137,7 +137,7 @@ class EDM2(Format):
         """The arguments of Precond, which passes those that are not its own on to UNet."""
         _check_network(skeleton.network)
         network: Any = skeleton.network
-        nvidia.check_heads(skeleton, network.num_head_channels)
+        pickles.check_heads(skeleton, network.num_head_channels)
         if fields["model.parametrization"] != "edm":
             raise ValueError(
                 f"config.model.parametrization is {fields['model.parametrization']!r}: EDM2 has "
@@ -155,7 +155,7 @@ class EDM2(Format):
             "channel_mult": list(network.ch_mult),
             "num_blocks": network.num_res_blocks,
             "attn_resolutions": list(network.attn_resolutions),
-            "resample_filter": list(nvidia.symmetric(network.fir_kernel)),
+            "resample_filter": list(pickles.symmetric(network.fir_kernel)),
             "channels_per_head": network.num_head_channels,
             **{name: getattr(network, name) for name in NUMBERS},
         }
@@ -192,7 +192,7 @@ def _latents(content: Any, channels: int) -> Latents | None:
 def _told(arrays: Arrays) -> Fields:
     """The arguments that arrays tell by their names and shapes."""
     unet = {name[5:]: array for name, array in arrays.items() if name.startswith("unet.")}
-    options = nvidia.unet(unet, "conv_res1", "attn_qkv")
+    options = pickles.unet(unet, "conv_res1", "attn_qkv")
     features, noise_features = unet["emb_noise.weight"].shape
     label, uncertainty = unet.get("emb_label.weight"), arrays.get("logvar_linear.weight")
     return options | {
@@ -211,13 +211,13 @@ def _recorded(content: Any) -> Fields:
         ValueError: an argument that is not known here.
     """
     outer = content if isinstance(content, Record) else None
-    inner = nvidia.part(outer, "unet") or outer
+    inner = pickles.part(outer, "unet") or outer
     options: Fields = {}
     if outer and outer.name == "Precond":
-        options = PRECONDITIONING | nvidia.arguments(outer, PRECONDITIONING)
+        options = PRECONDITIONING | pickles.arguments(outer, PRECONDITIONING)
     if inner and inner.name == "UNet":
-        given = nvidia.arguments(inner, UNET)
-        nvidia.check_known("UNet", given, UNET)
+        given = pickles.arguments(inner, UNET)
+        pickles.check_known("UNet", given, UNET)
         options = (UNET if given else {}) | options | given
     return {name: value for name, value in options.items() if value is not None}
 
@@ -225,7 +225,7 @@ def _recorded(content: Any) -> Fields:
 def _fields(options: Fields) -> Fields:
     """Our config fields for EDM2's arguments."""
     return {
-        **nvidia.image_fields(options),
+        **pickles.image_fields(options),
         **{f"model.{name}": float(options[name]) for name in NUMBERS},
         "model.name": "edm2",
         "model.noise_features": options["noise_features"],
@@ -234,7 +234,7 @@ def _fields(options: Fields) -> Fields:
         "model.sigma_data": float(options["sigma_data"]),
         "model.num_head_channels": int(options["channels_per_head"]),
         "model.logvar_channels": int(options["logvar_channels"]),
-        "model.fir_kernel": nvidia.symmetric(options["resample_filter"]),
+        "model.fir_kernel": pickles.symmetric(options["resample_filter"]),
     }
 
 

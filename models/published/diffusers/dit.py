@@ -8,13 +8,13 @@ import numpy as np
 
 from models import weights
 from models.dit import DiT
-from models.published import folders, schedulers
+from models.published.autoencoder import SCALE
 from models.published.base import About, Arrays, Card, Fields, Found, Skeleton, Source, Tensor
+from models.published.diffusers import folders, schedulers
 from models.published.dit import (
     LEAVES,
     NEEDED,
     PUBLISHED,
-    SCALE,
     DiTFormat,
     heads_of,
     latents,

@@ -9,7 +9,7 @@ from golden import FOLDER
 from safetensors.numpy import load_file, save_file
 
 from models import published, weights
-from models.published import folders
+from models.published.diffusers import folders
 
 TINY = FOLDER / "diffusers_ddpm_tiny"
 SAFETENSORS = "diffusion_pytorch_model.safetensors"

@@ -12,11 +12,12 @@ from configs import digits
 from configs.default import get_config
 from experiments.build import pipelines
 from models import published
-from models.published import base, diffusers
+from models.published import base
+from models.published.diffusers import unet2d
 
 GOLDEN = ("diffusers_ddpm_unet", "diffusers_ncsnpp_unet")
 TINY = ("diffusers_ddpm_tiny", "diffusers_ddpm_tiny_2022")
-FORM = diffusers.Diffusers()
+FORM = unet2d.Diffusers()
 
 
 def config_of(found):

@@ -10,8 +10,8 @@ from typing import Any
 from models.adm import ADM
 from models.ncsnpp import NCSNpp
 from models.parametrization import iddpm_levels
-from models.published import nvidia
 from models.published.base import Arrays, Fields, Skeleton
+from models.published.nvidia import pickles
 from models.weights import Record
 from sde_lib.checks import check_name
 
@@ -87,7 +87,7 @@ UNTOLD = {  # arguments that arrays do not tell, or not in all files, and their 
 
 def told(arrays: Arrays) -> Fields:
     """The arguments that arrays tell by their names and shapes."""
-    options = nvidia.unet(arrays, "conv0", "qkv")
+    options = pickles.unet(arrays, "conv0", "qkv")
     song = "out_conv.weight" not in arrays
     features, noise_features = arrays["map_layer0.weight"].shape
     options |= {"embedding_features": features, "noise_features": noise_features}
@@ -123,16 +123,16 @@ def recorded(content: Any) -> Fields:
         ValueError: an argument that is not known here.
     """
     outer = content if isinstance(content, Record) else None
-    inner = nvidia.part(outer, "model") or outer
+    inner = pickles.part(outer, "model") or outer
     options: Fields = {}
     if outer and outer.name in PRECONDITIONING:
         known = COMMON | PRECONDITIONING[outer.name][1]
-        options |= {"precond": outer.name} | nvidia.arguments(outer, known)
+        options |= {"precond": outer.name} | pickles.arguments(outer, known)
     if not inner or inner.name not in NETWORKS:
         return options
     known = NETWORKS[inner.name]
-    given = nvidia.arguments(inner, known)
-    nvidia.check_known(inner.name, given, known)
+    given = pickles.arguments(inner, known)
+    pickles.check_known(inner.name, given, known)
     if given.get("in_channels") != given.get("out_channels"):
         raise ValueError(
             f"the network {inner.name} in the file has {given.get('in_channels')} channels of "
@@ -152,7 +152,7 @@ def config_fields(given: Fields) -> tuple[Fields, Fields]:
     usual: Fields = {"precond": "EDMPrecond"}
     usual["resample_filter"] = FILTERS.get(str(given.get("encoder_type")), [1, 1])
     options = NETWORKS[given["model_type"]] | usual | given
-    fields = nvidia.image_fields(options) | _preconditioning_fields(options)
+    fields = pickles.image_fields(options) | _preconditioning_fields(options)
     fields |= _network_fields(options)
     untold = {field for argument, field in UNTOLD.items() if argument not in given}
     return fields, {field: fields.pop(field) for field in untold & fields.keys()}
@@ -169,7 +169,7 @@ def _network_fields(options: Fields) -> Fields:
         fields["model.label_dropout"] = float(options["label_dropout"])
     if adm:
         return fields | {"model.name": "adm", "model.num_head_channels": HEAD}
-    taps = nvidia.symmetric(options["resample_filter"])
+    taps = pickles.symmetric(options["resample_filter"])
     choices = {"encoder_type": ENCODERS, "decoder_type": DECODERS, "embedding_type": USUAL}
     for name, known in choices.items():
         check_name(f"the network's {name}", options[name], known)
@@ -241,7 +241,7 @@ def arguments(skeleton: Skeleton, fields: Fields) -> Fields:
     network: Any = skeleton.network
     adm = isinstance(network, ADM)
     if adm:
-        nvidia.check_heads(skeleton, HEAD)
+        pickles.check_heads(skeleton, HEAD)
     if not network.centered:
         raise ValueError("config.data.centered is False: EDM's networks see data in [-1, 1]")
     if fields.get("model.label_scale", 1.0) != 1:
@@ -280,7 +280,7 @@ def arguments(skeleton: Skeleton, fields: Fields) -> Fields:
         "channel_mult_noise": _multiple("noise_features", network, usual),
         "encoder_type": _key(ENCODERS, network.progressive_input),
         "decoder_type": _key(DECODERS, network.progressive),
-        "resample_filter": list(nvidia.symmetric(network.fir_kernel if network.fir else (1, 1))),
+        "resample_filter": list(pickles.symmetric(network.fir_kernel if network.fir else (1, 1))),
     }
 
 

@@ -8,9 +8,9 @@ from fnmatch import fnmatch
 from typing import Any
 
 from models.adm import ADM
-from models.published import openai
 from models.published.base import Arrays, Card, Fields, Format, Found, Skeleton, Source, Table
-from models.published.guided_diffusion_cards import CONSISTENCY, DIFFUSION
+from models.published.openai import layers
+from models.published.openai.cards import CONSISTENCY, DIFFUSION
 
 NOISE: Fields = {  # of DDPM's chain
     "training.sde": "vpsde",
@@ -35,8 +35,8 @@ class GuidedDiffusion(Format):
     window = 1  # trailing axes of attention's layers, which are 1-D convolutions
 
     def find(self, source: Source) -> Found | None:
-        arrays = openai.arrays_of(source)
-        if arrays is None or not openai.entries(arrays, "output_blocks"):
+        arrays = layers.arrays_of(source)
+        if arrays is None or not layers.entries(arrays, "output_blocks"):
             return None
         if (attention := arrays.get("middle_block.1.qkv.weight")) is None:
             raise ValueError(
@@ -46,7 +46,7 @@ class GuidedDiffusion(Format):
         return self._found(source, arrays) if attention.ndim == 2 + self.window else None
 
     def _found(self, source: Source, arrays: Arrays) -> Found:
-        fields, assumed = openai.fields(arrays)
+        fields, assumed = layers.fields(arrays)
         inputs, outputs = fields["data.num_channels"], arrays["out.2.weight"].shape[0]
         if outputs not in (inputs, 2 * inputs) or (inputs, outputs) == (6, 6):
             raise ValueError(
@@ -80,12 +80,12 @@ class GuidedDiffusion(Format):
                 "model.dropout": 0.0,
             }
         )
-        return Found(arrays, fields | openai.told(source.options), assumed)
+        return Found(arrays, fields | layers.told(source.options), assumed)
 
     def table(self, skeleton: Skeleton) -> Table:
         network = self._network(skeleton)
         height, levels = skeleton.shape[0], len(network.ch_mult)
-        names, n = openai.Names(network, height), 0
+        names, n = layers.Names(network, height), 0
         for level in reversed(range(levels)):
             for i in range(network.num_res_blocks + 1):
                 number = names.add_block(f"output_blocks.{n}", level)
@@ -94,7 +94,7 @@ class GuidedDiffusion(Format):
                 n += 1
         names.add("GroupNorm", "out.0")
         names.add("Conv", "out.2")
-        return openai.table(names, network, skeleton.shapes, self.order(network), self.window)
+        return layers.table(names, network, skeleton.shapes, self.order(network), self.window)
 
     def order(self, network: ADM) -> str:
         """The order of the rows of queries, keys and values (Tensor.order)."""
@@ -103,7 +103,7 @@ class GuidedDiffusion(Format):
     def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
         network = self._network(skeleton)
         channels = skeleton.shape[-1]
-        return openai.options(network, skeleton.shape[0]) | {
+        return layers.options(network, skeleton.shape[0]) | {
             "in_channels": channels,
             "out_channels": channels * (2 if network.learned_variance else 1),
             "num_classes": network.num_classes or None,

@@ -1,23 +1,17 @@
-"""Format of Stable Diffusion's autoencoder (Rombach et al. 2022) by diffusers' names.
+"""Format of Stable Diffusion's autoencoder (Rombach et al. 2022): the authors' files.
 
-AutoencoderFormat is what it shares with CompVis' names (autoencoder_compvis.py): both name the
-layers of encoder and decoder by their levels.
+AutoencoderFormat is what it shares with folders of diffusers (diffusers/autoencoder_kl.py): both
+name the layers of encoder and decoder by their levels.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from models import weights
 from models.autoencoder import Autoencoder
-from models.published import folders
 from models.published.base import (
-    About,
     Arrays,
     Card,
     Fields,
@@ -40,10 +34,22 @@ NEEDED = {  # fields that make our network a published one
     "adversarial": False,
 }
 OUTSIDE = {"to_latents": "quant_conv", "from_latents": "post_quant_conv"}
-ACTIVATIONS = ("silu", "swish")  # another one would not be that of the last layers there
-OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 SIZE = 256  # pixels a side, where the file does not tell
 SCALE = 0.18215  # of the latents in Stable Diffusion: they have about the standard deviation 1
+RESNET = {
+    "GroupNorm_0": "norm1",
+    "Conv_0": "conv1",
+    "GroupNorm_1": "norm2",
+    "Conv_1": "conv2",
+    "NIN_0": "conv_shortcut",
+}
+ATTENTION = {
+    "GroupNorm_0": "norm",
+    "NIN_0": "q",
+    "NIN_1": "k",
+    "NIN_2": "v",
+    "NIN_3": "proj_out",
+}
 
 
 class AutoencoderFormat(Format):
@@ -112,7 +118,7 @@ class AutoencoderFormat(Format):
         attentive = [
             any(k.startswith(self._named(a, n_levels) + ".") for k in arrays) for a in attend
         ]
-        channels, latent = arrays["encoder.conv_in.weight"].shape[1], _latents(arrays)
+        channels, latent = arrays["encoder.conv_in.weight"].shape[1], latent_channels(arrays)
         ends = arrays["decoder.conv_out.weight"].shape[0], arrays["decoder.conv_in.weight"].shape[1]
         if ends != (channels, latent):
             raise ValueError(
@@ -191,136 +197,101 @@ def _layers(network: Any, part: str, height: int) -> Iterator[Layer]:
     yield part, "Conv", "out", 0, 0
 
 
-RESNET = {
-    "GroupNorm_0": "norm1",
-    "Conv_0": "conv1",
-    "GroupNorm_1": "norm2",
-    "Conv_1": "conv2",
-    "NIN_0": "conv_shortcut",
-}
-ATTENTION = {
-    "GroupNorm_0": "group_norm",
-    "NIN_0": "to_q",
-    "NIN_1": "to_k",
-    "NIN_2": "to_v",
-    "NIN_3": "to_out.0",
-}
+def latent_channels(arrays: Arrays) -> int:
+    """Channels of the latents, of which the encoder gives means and log variances."""
+    return arrays["encoder.conv_out.weight"].shape[0] // 2
 
 
-class Diffusers(AutoencoderFormat):
-    """A folder of diffusers with an AutoencoderKL, or its file of weights alone."""
+class CompVis(AutoencoderFormat):
+    """A file of CompVis' latent-diffusion: an autoencoder, or one within a Stable Diffusion."""
 
-    name = "autoencoder_kl"
-    title = "an AutoencoderKL of diffusers"
-    group = "diffusers"
-    resnet = RESNET
+    name = "autoencoder_compvis"
+    title = "an autoencoder of CompVis"
+    resnet = RESNET | {"NIN_0": "nin_shortcut"}
     attention = ATTENTION
-    norm_out = "conv_norm_out"
-    window = 0
-    cards = tuple(
+    norm_out = "norm_out"
+    window = 2
+    cards = (
         Card(
-            (f"sd-vae-ft-{kind}", f"stabilityai/sd-vae-ft-{kind}"),
-            f"Stable Diffusion's autoencoder, fine-tuned ({kind})",
-            f"https://huggingface.co/stabilityai/sd-vae-ft-{kind}",
+            ("vae-ft-mse-840000-ema-pruned.*", "vae-ft-ema-560000-ema-pruned.*"),
+            "Stable Diffusion's autoencoder, fine-tuned",
+            "https://huggingface.co/stabilityai",
             "MIT",
-            figure,
-            {"model.norm_groups": 32},
-        )
-        for kind, figure in (
-            ("mse", "rFID 4.70, PSNR 24.5 dB on COCO 2017 at 256 x 256"),
-            ("ema", "rFID 4.42, PSNR 23.8 dB on COCO 2017 at 256 x 256"),
-        )
+            fields={"model.norm_groups": 32},
+        ),
+        Card(
+            ("sd-v1-*.ckpt", "v1-5-pruned*", "sd-v1-*.safetensors"),
+            "The autoencoder of Stable Diffusion 1",
+            "https://huggingface.co/CompVis/stable-diffusion",
+            "CreativeML-OpenRAIL-M",
+            fields={"model.norm_groups": 32},
+        ),
     )
 
     def find(self, source: Source) -> Found | None:
-        content, options = source.content, source.options
-        named = options.get("_class_name") == "AutoencoderKL"
-        if not isinstance(content, dict) or (not named and self.missing(content)):
+        content = source.content
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
+        if not isinstance(content, dict) or "_class_name" in source.options:
             return None
-        if "_class_name" in options and not named:
+        own = _own(content)
+        if self.missing(own):
             return None
-        arrays = weights.state_dict(content)
-        if missing := self.missing(arrays):
-            raise ValueError(f"{source.path} says it is {self.title}, but has no {missing}")
-        activation = options.get("act_fn", "silu")
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"{source.path} is {self.title} with act_fn = {activation!r}: our network has "
-                f"{ACTIVATIONS[0]!r} alone"
-            )
-        side = _side(source)
-        told = {
-            "model.norm_groups": options.get("norm_num_groups", 32),
-            "data.image_size": side,
-            "data.latent_mean": (options.get("shift_factor") or 0.0,) * _latents(arrays),
-            "data.latent_std": (1 / options.get("scaling_factor", SCALE),) * _latents(arrays),
-        }
-        fields = self.sizes(self.clean(arrays), side) | (told if named else {})
-        return Found(arrays, fields, told)
+        arrays = weights.state_dict(own)
+        told = {"model.norm_groups": 32, "data.image_size": SIZE}
+        return Found(arrays, self.sizes(arrays, SIZE), told)
 
     def name_of(self, layer: Layer, n_levels: int) -> str:
+        """The name, in which the decoder's levels count from the largest."""
         part, kind, place, level, number = layer
-        inside = {"ResnetBlock": "resnets", "Attention": "attentions"}
+        inside = {"ResnetBlock": "block", "Attention": "attn"}
+        if part == "decoder":
+            level = n_levels - 1 - level
+        way = "down" if part == "encoder" else "up"
         if place == "level":
-            way = "down" if part == "encoder" else "up"
-            return f"{way}_blocks.{level}.{inside[kind]}.{number}"
+            return f"{way}.{level}.{inside[kind]}.{number}"
         if place == "middle":
-            return f"mid_block.{inside[kind]}.{number}"
+            return f"mid.{inside[kind]}_{number + 1}"
         if place == "between":
-            way = "down" if part == "encoder" else "up"
-            return f"{way}_blocks.{level}.{way}samplers.0.conv"
+            return f"{way}.{level}.{way}sample.conv"
         return self.norm_out if kind == "GroupNorm" else f"conv_{place}"
-
-    def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        """The tensors with the attention layers' names of today, for those of 2022."""
-        pattern = re.compile(rf"(attentions\.\d+)\.({'|'.join(OLD)})\.")
-        return {pattern.sub(lambda m: f"{m[1]}.{OLD[m[2]]}.", k): v for k, v in arrays.items()}
-
-    def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
-        return folders.write(folder, arrays, options)
 
     def options(self, skeleton: Skeleton, fields: Fields) -> dict[str, Any]:
         network: Any = skeleton.network
-        widths = [network.nf * mult for mult in network.ch_mult]
-        attends = [skeleton.shape[0] >> k in network.attn_resolutions for k in range(len(widths))]
-        prefixes = ["Attn" if attend else "" for attend in attends]
+        first, *_ = mults = network.ch_mult
+        if (
+            network.norm_groups != 32
+            or any(mult % first for mult in mults)
+            or not (network.mid_attention and network.quant_conv and network.post_quant_conv)
+        ):
+            raise ValueError(
+                f"{self.title} has 32 groups in every normalisation, widths that are multiples of "
+                "the first, attention in the middle and convolutions around the latents: this "
+                "network has not"
+            )
         return {
-            "_class_name": "AutoencoderKL",
+            "embed_dim": network.latent_channels,
+            "double_z": True,
+            "z_channels": network.latent_channels,
+            "resolution": skeleton.shape[0],
             "in_channels": network.channels,
-            "out_channels": network.channels,
-            "down_block_types": [f"{prefix}DownEncoderBlock2D" for prefix in prefixes],
-            "up_block_types": [f"{prefix}UpDecoderBlock2D" for prefix in prefixes[::-1]],
-            "block_out_channels": widths,
-            "layers_per_block": network.num_res_blocks,
-            "act_fn": ACTIVATIONS[0],
-            "latent_channels": network.latent_channels,
-            "norm_num_groups": network.norm_groups,
-            "sample_size": skeleton.shape[0],
-            **_scaling(fields),
-            "mid_block_add_attention": network.mid_attention,
-            "use_quant_conv": network.quant_conv,
-            "use_post_quant_conv": network.post_quant_conv,
+            "out_ch": network.channels,
+            "ch": network.nf * first,
+            "ch_mult": [mult // first for mult in mults],
+            "num_res_blocks": network.num_res_blocks,
+            "attn_resolutions": list(network.attn_resolutions),
+            "dropout": 0.0,
         }
 
 
-def _scaling(fields: Fields) -> dict[str, float]:
-    """The scale and the shift of latents, if it is one for all channels."""
-    mean, std = (set(fields.get(f"data.latent_{name}", ())) for name in ("mean", "std"))
-    if len(mean) != 1 or len(std) != 1:
-        return {}
-    shift, scale = mean.pop(), float(f"{1 / std.pop():.12g}")
-    return {"scaling_factor": scale} | ({"shift_factor": shift} if shift else {})
-
-
-def _side(source: Source) -> int:
-    """The side of images: in a pipeline, of those whose latents the other network makes."""
-    options = source.options
-    for name in ("transformer", "unet"):
-        if latent := source.parts.get(name, {}).get("sample_size"):
-            return latent << (len(options.get("block_out_channels", (1,))) - 1)
-    side = options.get("sample_size", 32 if "_class_name" in options else SIZE)
-    return side if isinstance(side, int) else side[0]
-
-
-def _latents(arrays: Arrays) -> int:
-    return arrays["encoder.conv_out.weight"].shape[0] // 2
+def _own(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of the autoencoder alone, without the prefix that it has in a larger model."""
+    prefix = "first_stage_model."
+    whole = any(str(name).startswith(prefix) for name in content)
+    kept = "encoder.", "decoder.", "quant_conv.", "post_quant_conv."
+    names = {str(name): str(name).removeprefix(prefix if whole else "") for name in content}
+    return {
+        short: content[name]
+        for name, short in names.items()
+        if short.startswith(kept) and (name.startswith(prefix) or not whole)
+    }

@@ -11,7 +11,8 @@ import sde_lib
 from experiments.build import related
 from models import published
 from models.adm_encoder import ADMClassifier
-from models.published import base, guided_diffusion_cards
+from models.published import base
+from models.published.openai import cards
 
 POOLS = ("adaptive", "spatial", "spatial_v2")
 SMALL = ADMClassifier(
@@ -57,7 +58,7 @@ def test_imported_classifiers_agree_with_the_published_code(case):
     assert form.options(bare, {})["pool"] == golden.config(arrays).pool
 
 
-@pytest.mark.parametrize("name", [card.files[0] for card in guided_diffusion_cards.CLASSIFIERS])
+@pytest.mark.parametrize("name", [card.files[0] for card in cards.CLASSIFIERS])
 def test_every_card_makes_a_config_of_a_classifier(name):
     side = int(name.split("x")[0])
     network = SMALL.clone(num_outputs=1000)

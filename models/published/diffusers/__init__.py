@@ -1,0 +1,1 @@
+"""Formats of diffusers: folders with a config.json, and schedulers beside them."""

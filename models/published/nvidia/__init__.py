@@ -1,0 +1,1 @@
+"""Formats of the networks of EDM and EDM2, in the pickles of NVIDIA."""
