@@ -41,7 +41,7 @@ def score_sde(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
         config: as for models.create. config.data.image_size and num_channels are also used.
 
     Raises:
-        ValueError: names are missing or left over, or an array has another shape.
+        ValueError: names are missing or unexpected, or an array has another shape.
     """
     return published.params(published.FORMATS["score_sde"], state_dict, config)
 
@@ -56,7 +56,7 @@ def edm(state_dict: Mapping[str, np.ndarray], config: Config) -> Any:
             config.data.image_size and num_channels are also used.
 
     Raises:
-        ValueError: config is none of EDM's networks; names are missing or left over; or an array
+        ValueError: config is none of EDM's networks; names are missing or unexpected; or an array
             has another shape.
     """
     return published.params(published.FORMATS["edm"], state_dict, config)
@@ -68,7 +68,7 @@ def inception(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, jax.A
     Each batch normalisation is folded into the convolution before it.
 
     Raises:
-        ValueError: names are missing or left over, or an array has another shape.
+        ValueError: names are missing or unexpected, or an array has another shape.
     """
     arrays = {
         name: np.asarray(array, np.float32)
@@ -94,7 +94,7 @@ def inception(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, jax.A
         raise ValueError(
             "the state dict is not that of FID's Inception-v3: "
             f"missing {sorted(expected.keys() - arrays.keys()) or 'none'}; "
-            f"left over {sorted(arrays.keys() - expected.keys()) or 'none'}; "
+            f"unexpected {sorted(arrays.keys() - expected.keys()) or 'none'}; "
             f"of another shape {misshapen or 'none'}"
         )
 

@@ -130,4 +130,4 @@ def open_(source: str | Path) -> Published:
     """
     read = published.read(source)
     form, found = published.identify(read)
-    return Published(read.path, form, found, published.card(form, read))
+    return Published(read.path, form, found, found.card or published.card(form, read))

@@ -357,7 +357,7 @@ def _misfit(ours: Config, theirs: Config, path: Path, here: Any, there: Any) -> 
         return f"{text}, trained with {fields}: set these fields alike, or leave init_from out"
     misshapen = sorted(name for name in here.keys() & there.keys() if here[name] != there[name])
     return (
-        f"{text}: missing {sorted(here.keys() - there.keys())[:3]}, left over "
+        f"{text}: missing {sorted(here.keys() - there.keys())[:3]}, unexpected "
         f"{sorted(there.keys() - here.keys())[:3]}, of another shape {misshapen[:3]}"
     )
 

@@ -18,6 +18,8 @@ from models.published import FORMATS, Format, Skeleton
 from models.published.base import About, extract
 from sde_lib.checks import check_name
 
+CARD = ("model", "source", "license", "figure", "commercial")
+"""What a written file says of the published model that its weights are from."""
 LOG = logging.getLogger(__name__)
 
 
@@ -40,10 +42,11 @@ def run(request: Request) -> None:
     record = folder / latents.RECORD
     about = folders.read_record(record) if record.exists() else None
     scale = about and {name: about[name] for name in ("mean", "std")}
+    card = {name: v for name, v in folders.origin(folder).items() if name in CARD} or None
     path = folder / "exported" / request.format
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    written = form.write(path, arrays, options, About(fields, step, scale))
+    written = form.write(path, arrays, options, About(fields, step, scale, card))
     if (folder / imported.CARD).exists():
         shutil.copy(folder / imported.CARD, path)  # it has the license
     LOG.info("%s, step %d, as %s", folder, step, form.title)

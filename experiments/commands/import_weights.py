@@ -8,6 +8,7 @@ model card, and published.json with the model's source and license.
 import logging
 from typing import Any
 
+import models
 from experiments.build import configs, data, published, related
 from experiments.build.published import RECORD
 from experiments.build.tasks import ALWAYS
@@ -58,20 +59,23 @@ def _say(record: dict[str, Any], config: Config, n_params: int) -> None:
     """Logs what was found, and warns of what the file does not tell and the license forbids."""
     labelled = config.model.get("class_conditional")
     classes = f", {config.data.num_classes} classes" if labelled else ""
+    noise = f", SDE {config.training.sde}, parametrization {config.model.parametrization}"
+    noise = "" if models.kind(config) == "autoencoder" else noise
     LOG.info(
-        "%s: %s with %s parameters, %s%s, SDE %s, parametrization %s; license: %s",
+        "%s: %s with %s parameters, %s%s%s; license: %s",
         record["model"],
         config.model.name,
         f"{n_params:,}",
         " x ".join(map(str, data_shape(config))),
         classes,
-        *(config.training.sde, config.model.parametrization, record["license"]),
+        noise,
+        record["license"],
     )
-    for name, value in record["assumed"].items():
+    if assumed := [f"config.{name} = {value!r}" for name, value in record["assumed"].items()]:
         LOG.warning(
-            "the file does not tell config.%s: %r is assumed, as is usual in this format; "
-            "--config.%s=VALUE says otherwise",
-            *(name, value, name),
+            "the file does not tell these fields, which are as is usual in this format "
+            "(--config.FIELD=VALUE changes one):\n  %s",
+            "\n  ".join(assumed),
         )
     if not record["commercial"]:
         LOG.warning("the license of these weights, %s, forbids commercial use", record["license"])

@@ -9,7 +9,9 @@ diffusers/, nvidia/, openai/.
 """
 
 import dataclasses
+import re
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,15 @@ FORMATS: dict[str, Format] = {
     )
 }
 """The published formats by name."""
+OTHERS = {  # what a file looks like that is no model for here, by a pattern of its names
+    r"mu|sigma": "statistics of images for FID, which config.eval.statistics takes",
+    r"(Mixed_5b|Conv2d_1a_3x3)\..*": "weights of Inception, which config.eval.features takes",
+    r"model\.diffusion_model\..*": "a U-Net of latent diffusion, which has cross-attention",
+    r".*\blora_.*": "LoRA's changes of a network's weights, not a network",
+    r"(.*\.)?(mapping|synthesis)\..*": "a generator of a GAN",
+    r"text_model\..*|(.*\.)?visual\..*": "an encoder of CLIP",
+    r"layer1\.0\..*": "a ResNet",
+}
 
 
 def read(path: str | Path) -> Source:
@@ -74,9 +85,12 @@ def identify(source: Source) -> tuple[Format, Found]:
             return form, found
     named = source.options.get("_class_name")
     what = f"a {named} of diffusers" if named else weights.about(source.content)
+    names = source.content if isinstance(source.content, dict) else ()
+    like = (text for name, text in OTHERS.items() if any(re.fullmatch(name, str(n)) for n in names))
     raise ValueError(
-        f"{source.path} holds {what}, which is no published model that is "
-        f"known here: known are {', '.join(form.title for form in FORMATS.values())}"
+        f"{source.path} holds {what}, which is no published model that is known here"
+        f"{''.join(f' (it looks like {text})' for text in islice(like, 1))}: known are "
+        f"{', '.join(form.title for form in FORMATS.values())}"
     )
 
 

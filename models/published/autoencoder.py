@@ -238,8 +238,9 @@ class CompVis(AutoencoderFormat):
         if self.missing(own):
             return None
         arrays = weights.state_dict(own)
-        told = {"model.norm_groups": 32, "data.image_size": SIZE}
-        return Found(arrays, self.sizes(arrays, SIZE), told)
+        side = source.options.get("resolution", SIZE)
+        told = {"model.norm_groups": 32, "data.image_size": side}
+        return Found(arrays, self.sizes(arrays, side), told)
 
     def name_of(self, layer: Layer, n_levels: int) -> str:
         """The name, in which the decoder's levels count from the largest."""

@@ -22,8 +22,8 @@ import numpy as np
 from models import weights
 from models.weights import torch_writer
 
-WEIGHTS, OPTIONS = "weights.pt", "options.json"
-"""Files of a network that Format.write makes, if a format does not say otherwise."""
+WEIGHTS, CHECKPOINT, OPTIONS = "weights.pt", "checkpoint.pth", "options.json"
+"""Files that Format.write makes: a network's tensors, or a whole checkpoint, and its options."""
 Location = tuple[str, ...]
 """Path of a parameter: the names of its modules from the outside in, then its own name."""
 Arrays = Mapping[str, np.ndarray]
@@ -113,6 +113,7 @@ class Found:
         latents: of a model in the latents of an autoencoder; None: a model of images. Its fields
             describe latents: data.image_size and data.num_channels are theirs. The normalisation
             becomes data.latent_mean and data.latent_std.
+        card: what is known of the model, if the file says it.
     """
 
     arrays: Arrays
@@ -121,6 +122,7 @@ class Found:
     step: int | None = None
     last: Arrays | None = None
     latents: Latents | None = None
+    card: "Card | None" = None
 
     def __post_init__(self):
         if self.latents is not None:
@@ -175,12 +177,14 @@ class About(NamedTuple):
     """What a written file may hold beside its tensors.
 
     fields: all config fields by their full names. step: of training. latents: the normalisation of
-    a model's latents, {"mean": [...], "std": [...]}; None for other models.
+    a model's latents, {"mean": [...], "std": [...]}; None for other models. card: fields of the
+    Card of the published model that the weights are of, or that their training began with.
     """
 
     fields: Fields
     step: int = 0
     latents: Mapping[str, Any] | None = None
+    card: Mapping[str, Any] | None = None
 
 
 class Format:
@@ -272,6 +276,11 @@ def skeleton(network: nn.Module, shape: tuple[int, ...], *labels: Any) -> Skelet
     return Skeleton(network, shape, tuple(calls), shapes)
 
 
+def hashable(value: Any) -> Any:
+    """A value of a JSON file with tuples for lists, as configs have them."""
+    return tuple(map(hashable, value)) if isinstance(value, list) else value
+
+
 def convert(arrays: Arrays, table: Table, skeleton: Skeleton) -> Iterator[np.ndarray]:
     """The network's parameters one by one, from published tensors whose memory is then freed.
 
@@ -284,27 +293,33 @@ def convert(arrays: Arrays, table: Table, skeleton: Skeleton) -> Iterator[np.nda
         skeleton: of the network.
 
     Raises:
-        ValueError: tensors are missing or left over, have another shape, or copies differ. All of
+        ValueError: tensors are missing or unexpected, have another shape, or copies differ. All of
             them are checked before the first parameter is given.
     """
     used = {name for tensor in table.values() for name in (tensor.name, *tensor.copies)}
     missing = sorted({tensor.name for tensor in table.values()} - arrays.keys())
-    left_over = sorted(arrays.keys() - used)
+    unexpected = sorted(arrays.keys() - used)
     misshapen = []
     for location, leaf in skeleton.shapes.items():
         tensor = table[location]
         expected = _published_shape(leaf.shape, tensor, location)
         if tensor.name in arrays and arrays[tensor.name].shape != expected:
             misshapen.append(f"{tensor.name}: {arrays[tensor.name].shape}, not {expected}")
-    if missing or left_over or misshapen:
+    if missing or unexpected or misshapen:
         raise ValueError(
             "the state dict does not fit this config: "
-            f"missing {missing or 'none'}; left over {left_over or 'none'}; "
-            f"of another shape {misshapen or 'none'}"
+            f"missing {_listed(missing)}; unexpected {_listed(unexpected)}; "
+            f"of another shape {_listed(misshapen)}"
         )
     for tensor in table.values():
         _check_copies(arrays, tensor)
     return _converted(arrays, table, skeleton)
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    """Names for a message, which has the first ones of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{names[:most]}{more}" if names else "none"
 
 
 def _converted(arrays: Arrays, table: Table, skeleton: Skeleton) -> Iterator[np.ndarray]:

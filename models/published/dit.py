@@ -209,7 +209,8 @@ class Original(DiTFormat):
         if self.missing(content):
             return None
         arrays = weights.state_dict(content)
-        given = args.state if isinstance(args, Record) and isinstance(args.state, dict) else {}
+        args = args.state if isinstance(args, Record) and isinstance(args.state, dict) else {}
+        given = source.options if "num_heads" in source.options else args
         fields = self.sizes(arrays) | {"model.frequency_shift": 0}
         rows = self.classes(arrays)
         known = given.get("num_classes") in (rows, rows - 1)
@@ -217,6 +218,8 @@ class Original(DiTFormat):
         named["model.null_class"] = named["data.num_classes"] < rows
         named["model.label_dropout"] = NOISE["model.label_dropout"] * named["model.null_class"]
         fields |= named if known else {}
+        if "num_heads" in given:
+            fields["model.num_heads"] = given["num_heads"]
         if (table := arrays.get("pos_embed")) is not None:
             fields["data.image_size"] = _side(table, fields)
         width = fields["model.hidden_size"]

@@ -7,6 +7,7 @@ from typing import Any
 from models.published.base import (
     About,
     Arrays,
+    Card,
     Fields,
     Format,
     Found,
@@ -15,6 +16,7 @@ from models.published.base import (
     Source,
     Table,
     Tensor,
+    hashable,
 )
 from models.weights import safetensors_files
 
@@ -31,9 +33,10 @@ class Own(Format):
         if source.options.get("format") != PROGRAM:
             return None
         about = json.loads(source.options["about"])
-        fields = {name: _hashable(value) for name, value in about["fields"].items()}
+        fields = {name: hashable(value) for name, value in about["fields"].items()}
         latents = about["latents"] and Latents(*map(tuple, about["latents"].values()))
-        return Found(source.content, fields, step=about["step"], latents=latents)
+        card = Card((), **about["card"]) if about.get("card") else None
+        return Found(source.content, fields, step=about["step"], latents=latents, card=card)
 
     def table(self, skeleton: Skeleton) -> Table:
         return {place: Tensor("/".join(place), rows=True) for place in skeleton.shapes}
@@ -48,7 +51,3 @@ class Own(Format):
         with path.open("wb") as file:
             safetensors_files.write(file, shapes, arrays.values(), texts)
         return path
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -17,6 +17,8 @@ import numpy as np
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
 from models.published.base import (
+    CHECKPOINT,
+    OPTIONS,
     About,
     Arrays,
     Card,
@@ -27,6 +29,7 @@ from models.published.base import (
     Source,
     Table,
     Tensor,
+    hashable,
 )
 from models.weights import torch_writer
 
@@ -90,8 +93,9 @@ class ScoreSDE(Format):
 
     def find(self, source: Source) -> Found | None:
         content = source.content if isinstance(source.content, dict) else {}
+        fields = {k: hashable(v) for k, v in source.options.items() if k.startswith(SECTIONS)}
         if self.clean(_arrays(content)):
-            return Found(_arrays(content), {})
+            return Found(_arrays(content), fields)
         model, ema = content.get("model"), content.get("ema")
         if not isinstance(model, dict) or not self.clean(_arrays(model)):
             return None
@@ -101,7 +105,7 @@ class ScoreSDE(Format):
                 "averages: give a whole checkpoint"
             )
         last, step = _arrays(model), int(content.get("step", 0))
-        return Found(averaged(last, ema["shadow_params"]), {}, step=step, last=last)
+        return Found(averaged(last, ema["shadow_params"]), fields, step=step, last=last)
 
     def clean(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The tensors of layers without the prefix "module."."""
@@ -139,7 +143,7 @@ class ScoreSDE(Format):
 
     def write(self, folder: Path, arrays: Arrays, options: dict[str, Any], about: About) -> Path:
         """Writes a checkpoint whose weights are their own averages, with a fresh optimizer."""
-        path, fields = folder / "checkpoint.pth", about.fields
+        path, fields = folder / CHECKPOINT, about.fields
         arrays = {name: arrays[name] for name in sorted(arrays, key=_place)}
         trained = [name for name in arrays if name != "sigmas" and not _is_fourier(name, arrays)]
         adam = {
@@ -158,7 +162,7 @@ class ScoreSDE(Format):
             "step": about.step,
         }
         torch_writer.write(path, content)
-        (folder / "options.json").write_text(json.dumps(options, indent=2) + "\n")
+        (folder / OPTIONS).write_text(json.dumps(options, indent=2) + "\n")
         return path
 
 

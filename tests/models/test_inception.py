@@ -77,7 +77,7 @@ def test_a_state_dict_of_another_network_is_refused_as_a_whole(arrays):
         models.torch_import.inception(state)
     for text in (
         "missing ['Mixed_6e.branch_pool.bn.running_var']",
-        "left over ['AuxLogits.fc.bias']",
+        "unexpected ['AuxLogits.fc.bias']",
         "fc.weight: (1000, 2048), not (1008, 2048)",
     ):
         assert text in str(error.value)

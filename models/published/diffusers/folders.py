@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models import weights
-from models.published.base import OPTIONS, WEIGHTS, Arrays, Source
+from models.published.base import CHECKPOINT, OPTIONS, WEIGHTS, Arrays, Source
 from models.weights import safetensors_files
 
 NETWORKS = ("unet", "transformer", "vae")
@@ -80,7 +80,7 @@ def read_file(path: Path) -> Source:
     content, options = weights.read(path), path.with_name(OPTIONS)
     if path.suffix == ".safetensors":
         return Source(path, content, safetensors_files.metadata(path))
-    told = path.name == WEIGHTS and options.exists()
+    told = path.name in (WEIGHTS, CHECKPOINT) and options.exists()
     return Source(path, content, _read_json(options) if told else {})
 
 

@@ -97,7 +97,8 @@ class EDM(Format):
         told = edm_options.told(pickles.without_prefix(arrays, start))
         # Levels of fewer channels than a head have no attention, whatever the arguments say.
         attended = {"attn_resolutions": told["attn_resolutions"]}
-        given = told | edm_options.recorded(content) | attended
+        written = source.options if "precond" in source.options else {}
+        given = told | dict(written) | edm_options.recorded(content) | attended
         fields, untold = edm_options.config_fields(given)
         side = fields["data.image_size"]
         assumed = untold | {"sampling.n_steps": 18 if side <= 32 else 40}

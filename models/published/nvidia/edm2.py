@@ -106,7 +106,10 @@ class EDM2(Format):
         if start is None or f"{start}emb_noise.weight" not in arrays:
             return None
         told = _told(self.clean(arrays))
-        given = told | _recorded(content) | {name: told[name] for name in EFFECTIVE}
+        known = PRECONDITIONING | UNET
+        written = {k: v for k, v in source.options.items() if k in known and v is not None}
+        effective = {name: told[name] for name in EFFECTIVE}
+        given = told | written | _recorded(content) | effective
         fields = _fields(PRECONDITIONING | UNET | given)
         untold = {field for argument, field in UNTOLD.items() if argument not in given}
         assumed = {field: fields.pop(field) for field in untold} | {"sampling.n_steps": 32}

@@ -114,7 +114,7 @@ CLASSIFIERS = (
         ("32x32_classifier.pt",),
         "noisy classifier, ImageNet 32 x 32",
         DG,
-        "not stated",
+        "non-commercial, see its repository",
         "",
         {"training.continuous": True},
         commercial=False,
@@ -125,7 +125,7 @@ PAIRS = tuple(
         (files,),
         f"classifier and discriminator of discriminator guidance{data}",
         DG,
-        "not stated",
+        "non-commercial, see its repository",
         figure,
         commercial=False,
     )

@@ -7,6 +7,7 @@ from flax.traverse_util import unflatten_dict
 import experiments
 from configs import digits
 from experiments.build import configs
+from experiments.build.published import open_
 from experiments.commands import export
 from experiments.commands.request import Request
 from experiments.training import imported
@@ -43,15 +44,25 @@ def test_a_run_that_is_written_and_read_has_the_same_weights(a_run, name, capsys
     )
 
 
-def test_a_file_of_ours_holds_its_config(a_run, capsys):
+@pytest.mark.parametrize("name", ["safetensors", "score_sde"])
+def test_a_written_file_holds_its_config(a_run, name, capsys):
     config, folder, params = a_run
     (folder / imported.CARD).write_text("the license")
-    export.run(Request(config, folder, format="safetensors"))
-    assert (folder / "exported" / "safetensors" / "model_card.md").read_text() == "the license"
+    export.run(Request(config, folder, format=name))
+    assert (folder / "exported" / name / "model_card.md").read_text() == "the license"
     model = experiments.load(capsys.readouterr().out.strip())
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
     assert model.sde == experiments.load(folder).sde
     assert model.sampler == experiments.load(folder).sampler
+
+
+def test_a_file_of_ours_keeps_the_license(a_run, capsys, monkeypatch):
+    config, folder, _ = a_run
+    known = {"model": "ADM", "source": "https://there", "license": "NC-1", "commercial": False}
+    monkeypatch.setattr(export.folders, "origin", lambda _: {"file": "adm.pkl"} | known)
+    export.run(Request(config, folder, format="safetensors"))
+    record = open_(capsys.readouterr().out.strip()).record()
+    assert record.items() >= known.items()
 
 
 @pytest.mark.parametrize(

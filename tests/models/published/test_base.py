@@ -166,11 +166,11 @@ def test_float16_becomes_the_network_s_type():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"a": None}, r"missing \['a'\]; left over none; of another shape none"),
-        ({"more": np.ones(3)}, r"missing none; left over \['more'\]"),
+        ({"a": None}, r"missing \['a'\]; unexpected none; of another shape none"),
+        ({"more": np.ones(3)}, r"missing none; unexpected \['more'\]"),
         ({"a": np.ones((3, 3))}, r"of another shape \['a: \(3, 3\), not \(3, 2\)'\]"),
         ({"copy": np.ones((3, 2))}, "copy differs from a, but a model of this kind"),
-        ({"a": None, "b": np.ones(4)}, r"missing \['a'\]; left over none; .* \['b: \(4,\)"),
+        ({"a": None, "b": np.ones(4)}, r"missing \['a'\]; unexpected none; .* \['b: \(4,\)"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused_as_a_whole(changes, message):

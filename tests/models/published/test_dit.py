@@ -103,6 +103,15 @@ def test_a_checkpoint_of_training_gives_its_averages(tmp_path):
     assert (options["num_classes"], options["class_dropout_prob"]) == (11, 0.0)
 
 
+def test_a_written_file_tells_its_heads(tmp_path):
+    source, _ = source_of(ORIGINAL, tmp_path)
+    form, _, config, params = published_models.load(source, **{"model.num_heads": 4})
+    published_models.write(tmp_path / "dit", form, config, params)
+    found = published.identify(published.read(tmp_path / "dit"))[1]
+    assert found.fields["model.num_heads"] == 4
+    assert not {"model.num_heads", "data.num_classes"} & (found.assumed.keys() - found.fields)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

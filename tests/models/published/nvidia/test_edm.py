@@ -307,6 +307,14 @@ def test_a_written_file_is_the_state_dict_of_its_preconditioning(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, published.params(FORM, state, config))
 
 
+def test_a_written_network_keeps_what_its_tensors_do_not_tell(tmp_path):
+    _, state, config, skeleton = shapes_of("edm_reference_adm")
+    fields = {"model.parametrization": "edm_vp", "model.label_dropout": 0.25}
+    FORM.write(tmp_path, state, FORM.options(skeleton, fields), base.About({}))
+    model = open_(tmp_path)
+    assert model.found.fields.items() >= (fields | {"model.dropout": config.model.dropout}).items()
+
+
 def test_levels_of_the_sampler_are_the_network_s(tmp_path):
     arrays = golden.load("edm_vp_precond_ddpmpp")
     described = arguments_of(arrays, precond="VEPrecond")

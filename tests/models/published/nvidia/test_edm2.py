@@ -150,7 +150,7 @@ def test_weights_of_another_network_are_refused_as_a_whole():
     other = {name: array for name, array in STATE.items() if "in1.emb_gain" not in name}
     other["unet.enc.16x16_block7.emb_gain"] = np.float32(1)
     with pytest.raises(
-        ValueError, match=r"missing \['unet.dec.8x8_in1.emb_gain'\]; left over .*k7"
+        ValueError, match=r"missing \['unet.dec.8x8_in1.emb_gain'\]; unexpected .*k7"
     ):
         published.params(FORM, other, config)
 

@@ -169,7 +169,7 @@ def test_weights_of_another_depth_are_refused_as_a_whole():
     config = config_of(found)
     arrays = dict(found.arrays)
     arrays["output_blocks.9.0.in_layers.0.weight"] = arrays.pop("middle_block.1.qkv.bias")
-    message = r"missing \['middle_block.1.qkv.bias'\]; left over \['output_blocks.9.0"
+    message = r"missing \['middle_block.1.qkv.bias'\]; unexpected \['output_blocks.9.0"
     with pytest.raises(ValueError, match=message):
         published.params(form, arrays, config)
 
