@@ -79,10 +79,10 @@ def with_overrides(config: Config, overrides: dict[str, Any]) -> Config:
 
 def check_score(config: Config, source: Path) -> None:
     """Raises ValueError for a model that is no score model."""
-    if models.kind(config) != "score":
+    if (kind := models.kind(config)) != "score":
         raise ValueError(
-            f"{source} holds the model {config.model.name!r}, a {models.kind(config)}, which has "
-            "no samples: give a score model"
+            f"{source} holds the model {config.model.name!r}, {'an' if kind[0] == 'a' else 'a'} "
+            f"{kind}, which has no samples: give a score model"
         )
 
 

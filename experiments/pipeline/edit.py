@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
+from experiments.pipeline.guidance import Clip
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, progress
 from models.config import data_kind
@@ -84,8 +85,9 @@ def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.n
 
 def check(pipeline: TrainedModel, options: Edit) -> None:
     """Raises ValueError for a model or data that cannot be edited."""
-    if pipeline.guides:
-        name = type(pipeline.guides[0]).__name__
+    # Published models come with clipping. Edits are without it, as likelihoods are.
+    if guides := [guide for guide in pipeline.guides if not isinstance(guide, Clip)]:
+        name = type(guides[0]).__name__
         raise ValueError(f"config.guidance: {name} guides samples: leave it out of mode edit")
     if not pipeline.sde.is_scalar:
         raise ValueError(

@@ -8,7 +8,7 @@ import sde_lib
 from configs import digits, points
 from experiments.build import guidance as build_guidance
 from experiments.build import sections
-from experiments.pipeline import guidance
+from experiments.pipeline import edit, guidance
 from experiments.pipeline.guidance import (
     Classifier,
     Clip,
@@ -159,6 +159,7 @@ def test_edits_are_not_guided():
         name = type(guide).__name__
         with pytest.raises(ValueError, match=f"{name} guides samples: leave it out of mode edit"):
             model.edit(np.zeros((1, 8, 8, 1)), "inpaint")
+    edit.check(model.replace(guides=(Clip(1.0),)), edit.Edit())
 
 
 def test_guides_are_applied_to_samples():
