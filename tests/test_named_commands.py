@@ -11,6 +11,7 @@ import zipfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import golden
 import jax
 import named_commands
 import numpy as np
@@ -32,6 +33,7 @@ from experiments.pipeline import show
 from experiments.runs import folder as folders
 from models.published import FORMATS, Found, skeleton
 from models.registry import MODELS
+from models.weights import hub
 
 COMMANDS = [command for command in named_commands.all_commands() if command[0] != "pytest"]
 MAIN = [command[1:] for command in COMMANDS if command[0] == "experiments.main"]
@@ -44,6 +46,7 @@ OTHERS |= {"dependency", "nodes", "signal", "time", "command", "worker", "zone"}
 def place(tmp_path, monkeypatch):
     """The current folder, where a user has the repository's configs and their own files."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(published, "open_", opened)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     return tmp_path
 
@@ -205,13 +208,21 @@ def user(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(config_file, "read", lambda *names: shrunk(read(*names)))
         patch.setitem(sources.SOURCES, "emoji", sources.SOURCES["emoji"]._replace(load=emoji))
-        patch.setattr(published, "open_", RandomWeights)
+        patch.setattr(published, "open_", opened)
         patch.setattr(features, "load", lambda _: None)
         patch.setattr(features, "inception_v3", lambda _: features.random_conv())
         patch.setattr(show, "_density", lambda *_: np.zeros((2, 2)))
         for module in (metrics, reference):
             patch.setattr(module, "PAIRED", 200)
         yield folder
+
+
+OPEN = published.open_
+
+
+def opened(path):
+    """A small model in place of one on the hub, and random weights in place of a file's."""
+    return OPEN(golden.FOLDER / "diffusers_ddpm_tiny") if hub.is_name(path) else RandomWeights(path)
 
 
 class RandomWeights(published.Published):
