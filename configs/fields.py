@@ -30,7 +30,7 @@ BASE: Part = {
     "objective.stratified": True,
     "sampling.n_samples": 512,
     "sampling.batch_size": 512,
-    "sampling.n_steps": 32,
+    "sampling.n_steps": 64,
     "eval.batch_size": 500,
     "eval.rtol": 1e-3,
     "eval.atol": 1e-3,
