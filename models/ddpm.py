@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -66,8 +65,6 @@ class DDPM(CheckedNetwork):
     learned_variance: bool = False
     remat: bool = False
     dtype: str = "float32"
-
-    data_axes: ClassVar = (2, 3, 4)
 
     @nn.compact
     def __call__(self, x: Image, labels: Float[Array, " batch"], train: bool = False) -> Image:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -120,8 +119,6 @@ class NCSNpp(CheckedNetwork):
     learned_variance: bool = False
     remat: bool = False
     dtype: str = "float32"
-
-    data_axes: ClassVar = (2, 3, 4)
 
     @nn.compact
     def __call__(
