@@ -110,17 +110,6 @@ def test_odd_sizes_are_refused_with_the_nearest(network, shape, nearest):
         abstract_state(tasks.task(ours), 0, components.mesh(ours))
 
 
-@pytest.mark.parametrize("shape", [(16, 2), (4, 8, 4, 1)], ids=str)
-@pytest.mark.parametrize("network", ["ncsnpp", "ddpm"])
-def test_some_networks_take_series_and_volumes(network, shape):
-    ours = config(shape, network)
-    task = tasks.task(ours)
-    assert task.shape == shape
-    assert jax.tree.leaves(abstract_state(task, 0, components.mesh(ours)).params)
-    with pytest.raises(ValueError, match=r"'dit' does not go with .* choose 'ncsnpp', .*'ddpm'"):
-        tasks.task(config(shape, "dit"))
-
-
 @pytest.mark.parametrize("network", ["ncsnpp", "adm", "dit", "ddpm"])
 def test_data_of_other_axes_are_refused_with_the_networks_that_fit(network):
     with pytest.raises(ValueError, match=rf"'{network}' does not go with .* vectors .*: .*'mlp'"):
