@@ -133,7 +133,7 @@ def test_a_mistake_ends_the_process_in_one_line(tmp_path):
         (["--config.model.beta_min=30."], "0 < beta_min < beta_max"),
         (["--config.model.ch_mult=(1,1,1,1,1)"], "cannot be halved"),
         (["--config.sampling.method=heun", "--config.sampling.snr=0.1"], "has no such option"),
-        (["--mode=import"], "needs --checkpoint=FILE.pth"),
+        (["--mode=import"], "needs --checkpoint: a published file"),
         (["--mode=sample"], "holds no checkpoints: train first, or give the --workdir"),
         (["--config.data.dataset=npz", "--config.data.path=/none"], "/none"),
         (["--config.data.dataset=moons"], "are points, not images"),
@@ -150,7 +150,7 @@ def test_an_impossible_config_leaves_nothing_behind(tmp_path, arguments, message
 def test_a_classifier_has_no_samples(tmp_path):
     flags = f"--config={ROOT}/configs/digits.py:classifier", f"--workdir={tmp_path / 'new'}"
     with pytest.raises(
-        ValueError, match="a classifier, which has no samples: give the folder of a"
+        ValueError, match="a classifier, which has no samples: give a score model"
     ):
         command(*flags, "--mode=sample")
 
