@@ -56,14 +56,8 @@ def run(request: Request) -> None:
     training.optimizer.check_freeze(abstract.params)
     initial = related.initial(config, folder, abstract.params)
     with folders.locked(folder):
-        with progress.working("loading data"):
-            dataset = data.claimed(config, folder, found)
+        task, dataset = prepared(config, folder, task, training, found)
         found = None  # frees images whose latents are the data
-        check_data(config, task, training, dataset)
-        task = standardized(task, dataset, folder)
-        if not folders.has_run(folder) and models.kind(config) != "autoencoder":
-            advice.warn(config, dataset.train)
-        task.prepare(dataset, folder)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         facts = tasks.card_facts(config, task, dataset, n_params)
         with (
@@ -100,6 +94,23 @@ def run(request: Request) -> None:
             LOG.info("stopped and saved at step %d: run the same command to go on", step)
             return
         report(config, task, state, dataset, folder, trained=int(state.step) > begun)
+
+
+def prepared(
+    config: Any, folder: Path, task: Task, training: Training, found: Dataset | None
+) -> tuple[Task, Dataset]:
+    """The task as the data ask for it, and the data, which are checked and recorded.
+
+    `found` are the images that were loaded already, if any were.
+    """
+    with progress.working("loading data"):
+        dataset = data.claimed(config, folder, found)
+    check_data(config, task, training, dataset)
+    task = standardized(task, dataset, folder)
+    if not folders.has_run(folder) and models.kind(config) != "autoencoder":
+        advice.warn(config, dataset.train)
+    task.prepare(dataset, folder)
+    return task, dataset
 
 
 def standardized(task: Task, dataset: Dataset, folder: Path) -> Task:
