@@ -52,7 +52,7 @@ def agree(bands):
     [
         *((field, "dpm_solver", {"n_steps": 30}) for field in FIELDS),
         (FIELDS[0], "edm", {"n_steps": 64}),
-        (FIELDS[0], "stochastic_runge_kutta", {"n_steps": 60}),
+        (FIELDS[0], "euler_maruyama", {"n_steps": 400}),
     ],
     ids=str,
 )
