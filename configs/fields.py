@@ -11,6 +11,16 @@
 
 At the end the spectrum of samples is printed over the closed form, by bands of frequencies, and the
 test set's bits/dim by the network and by the closed form (experiments/data/sources/field.py).
+
+These are the lowest and the highest ratio of the four bands, each +- 0.02 to 0.04, measured on a
+busy machine with fewer steps than here, 32 steps of sampling and an EMA rate of 0.998:
+
+| variant | training steps | ratio, 1 if exact |
+| ------- | -------------- | ----------------- |
+| series  | 600            | 1.04 to 1.44      |
+| image   | 500            | 1.03 to 1.51      |
+
+The highest frequencies have the least power, and are learned last.
 """
 
 from configs import default
@@ -47,7 +57,7 @@ BASE: Part = {
     "model.fir": False,
     "model.dropout": 0.0,
     "model.sigma_data": 1.0,
-    "model.ema_rate": 0.998,
+    "model.ema_rate": 0.99,
     "optim.lr": 2e-3,
     "optim.warmup": 100,
 }
