@@ -20,7 +20,7 @@ busy machine with fewer steps than here, 32 steps of sampling and an EMA rate of
 | series  | 600            | 1.04 to 1.44      |
 | image   | 500            | 1.03 to 1.51      |
 
-The highest frequencies have the least power, and are learned last.
+volume and by_length have not been measured.
 """
 
 from configs import default
