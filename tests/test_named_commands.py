@@ -98,7 +98,7 @@ def test_every_command_is_understood_and_others_make_what_it_needs(place):
 
 def starts(flag):
     """True for a flag with which a command can start a run."""
-    return flag.startswith("--config=")
+    return flag.startswith(("--config=", "--checkpoint="))
 
 
 def spoken():
