@@ -189,19 +189,17 @@ def _sampler(name: str, options: Options) -> Fields:
         made["sampling.clip"] = limit
     if method == "heun" and options.get("clip_sample", False):
         made["guidance.clip.limit"] = limit
-    return made | _grid(name, options, n_steps < n_levels)
+    return made | _grid(name, options)
 
 
-def _grid(name: str, options: Options, spaced: bool) -> Fields:
-    """The grid of noise levels, if not all of them are visited."""
+def _grid(name: str, options: Options) -> Fields:
+    """The grid of noise levels, which says those of fewer steps too."""
     for option, grid in SIGMAS.items():
         if options.get(option):
             return {"sampling.grid": grid}
     default = "leading" if name.startswith(LEADING) else "linspace"
     spacing = options.get("timestep_spacing", default)
     spacing = _known({name: name for name in SPACINGS}, name, "timestep_spacing", spacing)
-    if not spaced:
-        return {}
     to_one = options.get("set_alpha_to_one", name != "PNDMScheduler")
     ends_at_data = to_one or spacing != "leading"
     return {"sampling.grid": spacing} | ({} if ends_at_data else {"sampling.noise_removal": False})

@@ -215,6 +215,18 @@ def test_ddpm_draws_the_same_images_from_the_same_noise(options, network, tmp_pa
     golden.assert_samples_close(result, expected, 1e-4)
 
 
+def test_ddpm_takes_the_same_few_of_many_levels(tmp_path):
+    scheduler = library.DDPMScheduler()
+    network, _, made, score_fn = pipeline(tmp_path, scheduler)
+    scheduler.set_timesteps(10)
+    sampler = dataclasses.replace(made.sampler, n_steps=10)
+    noises = np.random.RandomState(1).standard_normal((11, 2, 8, 8, 3)).astype("f4")
+    expected = their_samples(network, scheduler, noises[-1], noises)
+    first = leading_time(made.sde, 10, sampler.denoise)
+    result = our_samples(sampler, made.sde, score_fn, noises[-1], first, noises)
+    golden.assert_samples_close(result, expected, 1e-4)
+
+
 @pytest.mark.parametrize(
     "options",
     [
