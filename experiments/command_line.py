@@ -17,7 +17,8 @@ from ml_collections import config_flags
 
 from configs import default
 from experiments import config_file
-from experiments.build import choices, configs, known_fields, published, sections
+from experiments.build import published
+from experiments.build.fields import choices, configs, known_fields, sections
 from experiments.commands.request import Request
 from experiments.runs import files, hosts
 from experiments.runs import folder as folders

@@ -14,7 +14,7 @@ from PIL import Image
 
 import models
 from configs import digits
-from experiments.build import configs
+from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data import batches

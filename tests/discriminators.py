@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from configs import points
-from experiments.build import components, configs, data, related
+from experiments.build import components, data, related
+from experiments.build.fields import configs
 from experiments.runs.samples import write_samples
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import with_params

@@ -8,7 +8,7 @@ import numpy as np
 import torch_writer
 
 from configs import default
-from experiments.build import sections
+from experiments.build.fields import sections
 from models import published
 from models.published import base
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import weights
 
-from experiments.build import components, configs, related
+from experiments.build import components, related
+from experiments.build.fields import configs
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import abstract_state, with_params
 

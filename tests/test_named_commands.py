@@ -25,7 +25,8 @@ from experiments import command_line, config_file, main
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.presets import PRESETS
 from experiments.benchmark.subject import Subject
-from experiments.build import choices, configs, published, sections
+from experiments.build import published
+from experiments.build.fields import choices, configs, sections
 from experiments.data import sources
 from experiments.data.dataset import Dataset
 from experiments.evaluation import features, metrics, reference

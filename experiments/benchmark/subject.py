@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.build import choices, components, pipelines, related, sections
+from experiments.build import components, pipelines, related
+from experiments.build.fields import choices, sections
 from experiments.pipeline.pipeline import Pipeline
 from models import NoiseModel
 from models.config import Config

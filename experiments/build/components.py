@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import models
 import samplers
 import sde_lib
-from experiments.build import choices, sections
+from experiments.build.fields import choices, sections
 from experiments.data import augment
 from experiments.data.dataset import DataSpec
 from experiments.data.prepare.picture import Transform

@@ -7,8 +7,8 @@ with a class like those of experiments/pipeline/conditions.py and a maker, and a
 from collections.abc import Callable
 from typing import Any
 
-from experiments.build import sections
 from experiments.build.components import labels
+from experiments.build.fields import sections
 from experiments.data.captions import ByteReader, EmbeddingReader
 from experiments.pipeline.conditions import (
     ClassLabel,

@@ -15,7 +15,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from experiments.build import components, published, related, sections
+from experiments.build import components, published, related
+from experiments.build.fields import sections
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import GUIDES, Classifier, Discriminator, Guide, LogRatio

@@ -6,19 +6,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import (
-    choices,
-    components,
-    conditions,
-    configs,
-    data,
-    guidance,
-    known_fields,
-    migrate,
-    published,
-    related,
-    sections,
-)
+from experiments.build import components, conditions, data, guidance, published, related
+from experiments.build.fields import choices, configs, known_fields, migrate, sections
 from experiments.data import latents, scaling
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.pipeline import Pipeline

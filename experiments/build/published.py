@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from configs import default
-from experiments.build import components, configs, sections
+from experiments.build import components
+from experiments.build.fields import configs, sections
 from experiments.runs import files
 from experiments.runs import folder as folders
 from models import published

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import models
-from experiments.build import choices, components, configs, sections
+from experiments.build import components
+from experiments.build.fields import choices, configs, sections
 from experiments.build.published import is_published, open_
 from experiments.data import latents
 from experiments.data import scaling as scalings

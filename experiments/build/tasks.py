@@ -13,16 +13,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import (
-    choices,
-    components,
-    configs,
-    data,
-    known_fields,
-    pipelines,
-    related,
-    sections,
-)
+from experiments.build import components, data, pipelines, related
+from experiments.build.fields import choices, configs, known_fields, sections
 from experiments.data.sources import SOURCES
 from experiments.evaluation import metrics
 from experiments.evaluation.features import load as load_features

@@ -9,7 +9,8 @@ import logging
 from typing import Any
 
 import models
-from experiments.build import configs, data, published, related
+from experiments.build import data, published, related
+from experiments.build.fields import configs
 from experiments.build.published import RECORD
 from experiments.build.tasks import ALWAYS
 from experiments.commands.request import Request

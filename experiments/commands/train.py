@@ -14,7 +14,8 @@ from typing import Any
 import jax
 
 import models
-from experiments.build import components, configs, data, related, tasks
+from experiments.build import components, data, related, tasks
+from experiments.build.fields import configs
 from experiments.build.inspection import advice
 from experiments.commands.request import Request
 from experiments.data import scaling

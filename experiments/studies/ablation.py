@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build import components, data, sections
+from experiments.build import components, data
+from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.evaluation import reference
 from experiments.evaluation.features import FeatureFunction

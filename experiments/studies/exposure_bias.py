@@ -38,7 +38,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.build import sections
+from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.pipeline.draw import check_finite
 from experiments.pipeline.guidance import EpsilonScaling

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.build import configs, data
+from experiments.build import data
+from experiments.build.fields import configs
 from experiments.build.inspection import advice
 from experiments.commands.request import Request
 from experiments.data.inspection.measure import Measures

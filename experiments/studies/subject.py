@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import samplers
-from experiments.build import components, data, guidance, related, sections
+from experiments.build import components, data, guidance, related
+from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.data.sources.points import MIXTURE
 from experiments.pipeline.guidance import GUIDES, Discriminator, EpsilonScaling, Guide

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from tiny_configs import digits_config, points_config
 
-from experiments.build import configs
+from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
 

@@ -15,7 +15,8 @@ import processes
 import pytest
 from chaos import EVERY, N_ITERS
 
-from experiments.build import components, configs, related
+from experiments.build import components, related
+from experiments.build.fields import configs
 from experiments.data import batches
 from experiments.runs import charts, files
 from experiments.runs import folder as folders

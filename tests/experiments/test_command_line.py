@@ -11,7 +11,8 @@ import pytest
 import samplers
 from configs import default
 from experiments import command_line, main
-from experiments.build import components, configs, migrate, sections
+from experiments.build import components
+from experiments.build.fields import configs, migrate, sections
 from experiments.runs.folder import flatten
 
 ROOT = Path(__file__).parents[2]

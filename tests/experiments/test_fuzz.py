@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from tiny_configs import digits_config, points_config
 
-from experiments.build import choices, components, pipelines, sections, tasks
+from experiments.build import components, pipelines, tasks
+from experiments.build.fields import choices, sections
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.runs.folder import flatten

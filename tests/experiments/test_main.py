@@ -16,7 +16,7 @@ from discriminators import config_of, model_config, save_run, save_samples
 from PIL import Image
 
 from experiments import main
-from experiments.build import configs
+from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.evaluation import metrics as evaluation
@@ -149,9 +149,7 @@ def test_an_impossible_config_leaves_nothing_behind(tmp_path, arguments, message
 
 def test_a_classifier_has_no_samples(tmp_path):
     flags = f"--config={ROOT}/configs/digits.py:classifier", f"--workdir={tmp_path / 'new'}"
-    with pytest.raises(
-        ValueError, match="a classifier, which has no samples: give a score model"
-    ):
+    with pytest.raises(ValueError, match="a classifier, which has no samples: give a score model"):
         command(*flags, "--mode=sample")
 
 

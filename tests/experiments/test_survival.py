@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.build import components, configs, related
+from experiments.build import components, related
+from experiments.build.fields import configs
 from experiments.runs import files
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import abstract_state

@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build import choices, components, configs, data, sections, tasks
+from experiments.build import components, data, tasks
+from experiments.build.fields import choices, configs, sections
 from experiments.data import latents
 from experiments.data.dataset import Dataset
 from experiments.data.inspection import rules

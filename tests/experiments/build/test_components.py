@@ -6,7 +6,8 @@ import pytest
 import samplers
 import sde_lib
 from configs import cifar10, digits, points
-from experiments.build import choices, components, pipelines, sections, tasks
+from experiments.build import components, pipelines, tasks
+from experiments.build.fields import choices, sections
 from experiments.pipeline.edit import Edit
 
 

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from experiments.build import configs, data
+from experiments.build import data
+from experiments.build.fields import configs
 
 
 def config(path, **changes):

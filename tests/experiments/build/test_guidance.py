@@ -14,7 +14,8 @@ from torch_writer import save_zip, tensor
 
 import experiments
 from configs import digits, points
-from experiments.build import guidance, pipelines, published, related, sections
+from experiments.build import guidance, pipelines, published, related
+from experiments.build.fields import sections
 from experiments.commands import generate, import_weights, train
 from experiments.commands.request import Request
 from experiments.pipeline import guidance as guides

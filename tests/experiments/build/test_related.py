@@ -10,7 +10,8 @@ import weights
 from flax.traverse_util import flatten_dict
 
 from configs import digits, emoji, points
-from experiments.build import components, configs, related
+from experiments.build import components, related
+from experiments.build.fields import configs
 from experiments.runs import files
 from experiments.training import init_from
 from models import published

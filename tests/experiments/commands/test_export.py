@@ -6,7 +6,7 @@ from flax.traverse_util import unflatten_dict
 
 import experiments
 from configs import digits
-from experiments.build import configs
+from experiments.build.fields import configs
 from experiments.build.published import open_
 from experiments.commands import export
 from experiments.commands.request import Request

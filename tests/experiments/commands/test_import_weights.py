@@ -8,7 +8,8 @@ from flax.traverse_util import unflatten_dict
 
 import experiments
 from configs import cifar10, digits
-from experiments.build import components, configs, related
+from experiments.build import components, related
+from experiments.build.fields import configs
 from experiments.build.published import Published, open_
 from experiments.commands import import_weights
 from experiments.commands.request import Request

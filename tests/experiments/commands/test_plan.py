@@ -11,7 +11,8 @@ from discriminators import config_of, model_config
 from jax.sharding import AbstractMesh
 
 from configs import digits, points
-from experiments.build import components, configs, related
+from experiments.build import components, related
+from experiments.build.fields import configs
 from experiments.commands import plan
 from experiments.commands.request import Request
 from experiments.runs import devices

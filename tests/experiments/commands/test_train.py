@@ -18,7 +18,8 @@ from toys import Toy
 
 import models
 from configs import digits, points
-from experiments.build import configs, data, related, tasks
+from experiments.build import data, related, tasks
+from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data import batches

@@ -8,7 +8,8 @@ import pytest
 import saved_runs
 
 from configs import digits
-from experiments.build import components, configs, data, pipelines, related, tasks
+from experiments.build import components, data, pipelines, related, tasks
+from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data import confidence

@@ -10,7 +10,8 @@ from PIL import Image
 
 import samplers
 from configs import digits
-from experiments.build import configs, data, related, tasks
+from experiments.build import data, related, tasks
+from experiments.build.fields import configs
 from experiments.commands import generate
 from experiments.data import latents
 from experiments.data.dataset import Dataset

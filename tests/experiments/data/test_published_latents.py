@@ -14,7 +14,8 @@ import experiments
 import models
 import samplers
 from configs.default import get_config
-from experiments.build import configs, data, related
+from experiments.build import data, related
+from experiments.build.fields import configs
 from experiments.commands import export
 from experiments.commands.request import Request
 from experiments.data import latents

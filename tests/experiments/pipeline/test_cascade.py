@@ -8,7 +8,8 @@ import saved_runs
 from exact_models import grey_images, guided, pipeline
 
 from configs import digits
-from experiments.build import components, configs, pipelines
+from experiments.build import components, pipelines
+from experiments.build.fields import configs
 from experiments.data.dataset import Dataset
 from experiments.pipeline import cascade
 from experiments.pipeline.cascade import SuperResolution

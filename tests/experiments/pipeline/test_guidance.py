@@ -7,7 +7,7 @@ import samplers
 import sde_lib
 from configs import digits, points
 from experiments.build import guidance as build_guidance
-from experiments.build import sections
+from experiments.build.fields import sections
 from experiments.pipeline import edit, guidance
 from experiments.pipeline.guidance import (
     Classifier,

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from configs import digits
-from experiments.build import configs
+from experiments.build.fields import configs
 from experiments.runs import files
 from experiments.runs import folder as folders
 

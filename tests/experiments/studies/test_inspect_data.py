@@ -4,7 +4,7 @@ import pytest
 
 from configs import digits, points
 from experiments import main
-from experiments.build import configs
+from experiments.build.fields import configs
 from experiments.commands.request import Request
 from experiments.studies import inspect_data
 

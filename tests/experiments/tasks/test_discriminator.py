@@ -9,7 +9,8 @@ from discriminators import config_of, model_config, save_run, save_samples
 
 import sde_lib
 from configs import digits
-from experiments.build import components, configs, data, guidance, related, tasks
+from experiments.build import components, data, guidance, related, tasks
+from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.runs import parts

@@ -6,7 +6,8 @@ import weights
 
 import sde_lib
 from configs import digits
-from experiments.build import components, configs, related, tasks
+from experiments.build import components, related, tasks
+from experiments.build.fields import configs
 from experiments.data.scaling import Scaling
 from experiments.runs import folder as folders
 from experiments.tasks import perceptual

@@ -10,7 +10,8 @@ import pytest
 import torch_writer
 
 import models
-from experiments.build import known_fields, pipelines
+from experiments.build import pipelines
+from experiments.build.fields import known_fields
 from models import published
 from models.dit import SIZES, DiT
 from models.published import base

@@ -7,7 +7,8 @@ from toys import Toy
 import models
 from configs import default, points
 from experiments import command_line, main
-from experiments.build import configs, data, sections, tasks
+from experiments.build import data, tasks
+from experiments.build.fields import configs, sections
 from experiments.build.inspection import advice
 from experiments.commands import train
 from experiments.commands.request import Request

@@ -5,8 +5,9 @@ import pytest
 from exact_models import guided
 
 from configs import digits
-from experiments.build import choices, components, configs, migrate, sections
-from experiments.build.migrate import OLD_DEFAULTS, RENAMED
+from experiments.build import components
+from experiments.build.fields import choices, configs, migrate, sections
+from experiments.build.fields.migrate import OLD_DEFAULTS, RENAMED
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.guidance import GUIDES, EpsilonScaling
 from experiments.tasks.autoencoder import Losses

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from configs import digits, points
-from experiments.build import configs
+from experiments.build.fields import configs
 
 
 def saved(folder, **changes):

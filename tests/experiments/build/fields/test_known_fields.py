@@ -4,7 +4,8 @@ import pytest
 
 from configs import default, digits, points
 from experiments import command_line, main
-from experiments.build import choices, known_fields, sections, tasks
+from experiments.build import tasks
+from experiments.build.fields import choices, known_fields, sections
 from experiments.runs.folder import flatten
 
 MODES = {mode: about for mode, (*_, about) in main.COMMANDS.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import models
-from experiments.build import choices, migrate, sections
+from experiments.build.fields import choices, migrate, sections
 from experiments.pipeline.guidance import GUIDES
 from experiments.runs.folder import flatten
 from models.config import Config

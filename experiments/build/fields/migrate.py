@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from experiments.build import sections
-from experiments.build.choices import CHOICES
+from experiments.build.fields import sections
+from experiments.build.fields.choices import CHOICES
 from experiments.runs.folder import flatten
 from models.config import Config
 

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from configs import default, digits
-from experiments.build import sections
-from experiments.build.choices import CHOICES, SAMPLER
-from experiments.build.sections import Choice
+from experiments.build.fields import sections
+from experiments.build.fields.choices import CHOICES, SAMPLER
+from experiments.build.fields.sections import Choice
 
 ENCODER = Choice(
     "sampling.method",

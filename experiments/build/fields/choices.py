@@ -1,7 +1,7 @@
 """The choices of a config: which options each component has, and the fields that hold them.
 
 A component is chosen by name, such as config.sampling.method. An option of another one is refused
-(build/sections.py).
+(build/fields/sections.py).
 """
 
 import inspect
@@ -11,8 +11,8 @@ from typing import Any
 import models
 import samplers
 import sde_lib
-from experiments.build import sections
-from experiments.build.sections import Choice, options_of
+from experiments.build.fields import sections
+from experiments.build.fields.sections import Choice, options_of
 from samplers.guidance_schedules import SCHEDULES
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
 

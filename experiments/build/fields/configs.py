@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from configs import default
-from experiments.build import sections
-from experiments.build.migrate import drop_unused, migrate
+from experiments.build.fields import sections
+from experiments.build.fields.migrate import drop_unused, migrate
 from experiments.runs import folder as folders
 from models.config import Config
 

@@ -1,0 +1,1 @@
+"""The fields of a config: reading and writing them, options of components, older versions."""
