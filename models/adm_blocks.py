@@ -93,7 +93,7 @@ class ADMNetwork(CheckedNetwork):
     def _encode(
         self, x: Image, temb: Embedding, train: bool, attend: Callable[[Image], Image]
     ) -> list[Image]:
-        """What the first convolution and each block or shrinking on the way down give."""
+        """Outputs of the first convolution and of each block or shrinking on the way down."""
         h = conv(self.in_nf or self.nf)((x if self.centered else 2 * x - 1).astype(self.dtype))
         outputs = [h]
         for level, mult in enumerate(self.ch_mult):

@@ -37,7 +37,7 @@ def run(request: Request) -> None:
 
 
 def _about(found: Measures) -> Iterator[str]:
-    """What was measured, and what no advice follows from."""
+    """Measured figures that no advice follows from."""
     shape = " x ".join(map(str, found.shape))
     yield f"{found.total:,} training samples of the shape {shape}; {found.n:,} are measured"
     stds = [f"{std:.3g}" for std in found.channel_stds]

@@ -95,7 +95,7 @@ def identify(source: Source) -> tuple[Format, Found]:
 
 
 def card(form: Format, source: Source) -> Card | None:
-    """What is known of a published model, by the name of its file, folder or repository."""
+    """The card of a published model, found by the name of its file, folder or repository."""
     path = source.path.absolute().as_posix()
     names = path, source.repository, *("/".join(path.split("/")[-n:]) for n in (1, 2, 3))
     matching = (c for c in form.cards if any(fnmatch(n, f) for n in names for f in c.files))

@@ -53,7 +53,7 @@ ATTENTION = {
 
 
 class AutoencoderFormat(Format):
-    """What both spellings share.
+    """Base class of both spellings.
 
     Attributes:
         resnet: names of the layers in a residual block.

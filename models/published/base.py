@@ -174,7 +174,7 @@ class Skeleton:
 
 
 class About(NamedTuple):
-    """What a written file may hold beside its tensors.
+    """Facts that a written file may hold beside its tensors.
 
     fields: all config fields by their full names. step: of training. latents: the normalisation of
     a model's latents, {"mean": [...], "std": [...]}; None for other models. card: fields of the

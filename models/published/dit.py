@@ -53,7 +53,7 @@ OUR_ORDER = (1, 0, 2, 4, 3, 5)  # shift, scale and gate are published; here the 
 
 
 class DiTFormat(Format):
-    """What both formats share.
+    """Base class of both formats.
 
     Attributes:
         layers: names of the layers outside blocks.

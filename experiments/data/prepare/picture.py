@@ -163,7 +163,7 @@ def _centred(size: tuple[int, int], target: tuple[int, int]) -> Box:
 
 
 def _traits(image: Image.Image) -> list[str]:
-    """What is special about an image file that was just opened."""
+    """The special traits of an image file that was just opened."""
     traits = []
     if bits_of(image) > 8:  # first, as reading EXIF may decode the image
         traits.append("more than 8 bits, of which the upper 8 are kept")

@@ -28,7 +28,7 @@ FEW = 128  # images for each process, at least: one takes seconds to start
 
 
 class Done(NamedTuple):
-    """What became of an image file.
+    """The result of an image file.
 
     Attributes:
         name: of the file.

@@ -1,4 +1,4 @@
-"""What EDM's and EDM2's files have in common: pickles of networks, and names of their blocks."""
+"""The common parts of EDM's and EDM2's files: pickles of networks, and names of their blocks."""
 
 import math
 import re
@@ -31,7 +31,7 @@ def named_arrays(content: Any) -> dict[str, np.ndarray]:
 
 
 def prefix(arrays: Arrays) -> str | None:
-    """What stands before the names of the U-Net's blocks; None if there are no such blocks."""
+    """The prefix of the names of the U-Net's blocks; None if there are no such blocks."""
     matches = (FIRST.fullmatch(name) for name in arrays)
     return next((match["prefix"] for match in matches if match), None)
 
