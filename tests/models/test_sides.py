@@ -61,7 +61,7 @@ POOLED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["series", "volumes"])
+@pytest.mark.parametrize("kind", ["series", pytest.param("volumes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_of_any_number_of_sides_sees_every_position(name, kind):
     """The output is of the input's shape, and its middle depends on inputs on all sides of it."""

@@ -98,6 +98,7 @@ SMALL = ADM(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
