@@ -69,6 +69,11 @@ def read(path: str | Path) -> Source:
         found = folders.read(hub.download(str(path)))
         return dataclasses.replace(found, repository=str(path))
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no file or folder {path}: give that of a published model, or the name of a "
+            "repository of the Hugging Face hub, OWNER/NAME"
+        )
     if path.is_dir() or folders.is_weights(path):
         return folders.read(path)
     return folders.read_file(path)

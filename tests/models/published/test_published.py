@@ -26,3 +26,8 @@ def test_long_lists_of_names_are_cut(tmp_path):
     arrays = {f"all_modules.{i}.weight": np.ones(2) for i in range(30)}
     with pytest.raises(ValueError, match=r"unexpected \[.*\] and 10 more; of another shape none"):
         published.base.convert(arrays, {}, published.base.Skeleton(None, (), (), {}))
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*nosuch.pt: give"):
+        published.read(tmp_path / "nosuch.pt")
