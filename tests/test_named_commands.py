@@ -32,7 +32,7 @@ from experiments.data.dataset import Dataset
 from experiments.evaluation import features, metrics, reference
 from experiments.pipeline import show
 from experiments.runs import folder as folders
-from models.published import FORMATS, Found, skeleton
+from models.published import FORMATS, Found
 from models.registry import MODELS
 from models.weights import hub
 
@@ -236,8 +236,8 @@ class RandomWeights(published.Published):
     def config(self, otherwise=None):
         return otherwise or cifar10.get_config("edm_ddpmpp")
 
-    def convert(self, config, arrays):
-        return iter(weights.drawn(list(skeleton(config).shapes.values())))
+    def convert(self, bare, arrays):
+        return iter(weights.drawn(list(bare.shapes.values())))
 
 
 def run(argv, provided):

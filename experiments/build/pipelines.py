@@ -39,7 +39,7 @@ def load(
         check_score(config, path)
         made = untrained(config)
         about = {"step": found.found.step or 0, "decoder": data.published_decoder(config)}
-        made = made.replace(params=found.params(config), **about)
+        made = made.replace(params=found.params(config, made.shape), **about)
         return made.replace(**guidance_of(config, made.params))
     config = configs.load(path)
     configs.check_overrides(known_overrides(config, overrides), path)

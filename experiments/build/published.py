@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from configs import default
-from experiments.build import components
-from experiments.build.fields import configs, sections
+from experiments.build.fields import sections
 from experiments.runs import files
 from experiments.runs import folder as folders
 from models import published
-from models.config import Config, data_shape
-from models.published import Card, Format, Found, base
+from models.config import Config
+from models.published import Card, Format, Found, Skeleton, base
 from models.published.base import Arrays
 from models.published.diffusers.folders import SUFFIXES
 from models.weights import hub
@@ -94,21 +93,16 @@ class Published:
             if name not in told and sections.get(config, name) == value
         }
 
-    def params(self, config: Config) -> Any:
-        """The averaged weights as parameters of models.create(config)."""
-        return published.params(self.form, self.found.arrays, config, shape(config))
+    def params(self, config: Config, its_shape: tuple[int, ...] | None = None) -> Any:
+        """The averaged weights as parameters of models.create(config).
 
-    def convert(self, config: Config, arrays: Arrays) -> Iterator[np.ndarray]:
-        """The parameters of models.create(config) from tensors, one by one, in its order."""
-        bare = published.skeleton(config, shape(config))
+        `its_shape` is that of the network's input; None: as config.data has it.
+        """
+        return published.params(self.form, self.found.arrays, config, its_shape)
+
+    def convert(self, bare: Skeleton, arrays: Arrays) -> Iterator[np.ndarray]:
+        """The parameters of a network from tensors, one by one, in its order."""
         return base.convert(self.form.clean(arrays), self.form.table(bare), bare)
-
-
-def shape(config: Config) -> tuple[int, ...]:
-    """The shape of the input of a published model: of an image, or its latent."""
-    if not config.data.autoencoder:
-        return data_shape(config)
-    return components.latent_shape(configs.load(Path(config.data.autoencoder)))
 
 
 def is_published(path: Path) -> bool:

@@ -343,7 +343,8 @@ def _published(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
         for name in models.options(ours.model.name) - of_data:
             if f"model.{name}" in model.assumed(theirs):
                 sections.put(theirs, f"model.{name}", getattr(network, name))
-    return theirs, model.params(theirs), model.record() | {"step": model.found.step}
+    params = model.params(theirs, shape(theirs))
+    return theirs, params, model.record() | {"step": model.found.step}
 
 
 def _model(ours: Config) -> init_from.Model:

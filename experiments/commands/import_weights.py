@@ -39,15 +39,15 @@ def run(request: Request) -> None:
     if (folder / imported.FILE).exists() or any((folder / "checkpoints").glob("[0-9]*")):
         raise ValueError(f"{folder} holds weights already: choose another --workdir")
     related.skeleton(config)  # refuses a config that no run can have
-    like = skeleton(config, related.shape(config)).shapes
-    averaged, last = model.convert(config, model.found.arrays), model.found.last
-    last = None if last is None else model.convert(config, last)
+    bare = skeleton(config, related.shape(config))
+    averaged, last = model.convert(bare, model.found.arrays), model.found.last
+    last = None if last is None else model.convert(bare, last)
     step = config.training.n_iters if model.found.step is None else model.found.step
     record = model.record() | {"assumed": model.assumed(config)}
-    n_params = sum(leaf.size for leaf in like.values())
+    n_params = sum(leaf.size for leaf in bare.shapes.values())
     _say(record, config, n_params)
     with folders.locked(folder):
-        imported.write(folder, step, like, averaged, last)
+        imported.write(folder, step, bare.shapes, averaged, last)
         data.claim_latents(config, folder)
         files.write_json(folder / RECORD, record)
         rows = configs.differences(config, ALWAYS)
