@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from samplers import evaluations
 from samplers.base import Samples, Start, check_frames, starting_point
+from samplers.evaluations import Steps
 from samplers.predictor_corrector import langevin_step
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import expand, fold_in, normal, sample_keys
@@ -77,23 +78,26 @@ class AnnealedLangevin:
             step_size = balanced_step_size(ratio, self.n_steps_each)
         keys = sample_keys(key, shape[0], first_index)
 
-        def step(k, carry):
-            scaled, path = carry
+        def step(k, state, score_fns):
+            scaled, path = state
             t = jnp.full(shape[0], times[k // self.n_steps_each])
             alpha = expand(sde.alpha(t), scaled)
             x = alpha * scaled
             z = normal(fold_in(keys, k), shape)
-            x, _ = langevin_step(x, score_fn(x, t), step_size * sde.sigma(t) ** 2, z)
+            x, _ = langevin_step(x, score_fns[0](x, t), step_size * sde.sigma(t) ** 2, z)
             if n_frames:
                 path = path.at[k * n_frames // n_moves].set(x)
             return x / alpha, path
 
-        carry = (x / sde.alpha(t_start), jnp.zeros((n_frames, *shape)))
-        scaled, path = jax.lax.fori_loop(0, n_moves, step, carry)
-        t = jnp.full(shape[0], sde.t_min)
-        x = expand(sde.alpha(t), scaled) * scaled
-        if self.denoise:
-            x = sde.denoise(x, t, score_fn(x, t))
+        def denoise(_, state, score_fns):
+            t = jnp.full(shape[0], sde.t_min)
+            x = sde.alpha(sde.t_min) * state[0]
+            return sde.denoise(x, t, score_fns[0](x, t)) / sde.alpha(sde.t_min), state[1]
+
+        state = x / sde.alpha(t_start), jnp.zeros((n_frames, *shape))
+        parts = Steps(step, n_moves), Steps(denoise, int(self.denoise))
+        scaled, path = evaluations.run(score_fn, state, parts)
+        x = sde.alpha(sde.t_min) * scaled
         return Samples(x, self.nfe, path)
 
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from samplers import evaluations
 from samplers.base import Samples, Start
 from samplers.dpm_solver import STAGES, stage_weights
+from samplers.evaluations import Steps
 from samplers.lms import check_order, combine
 from samplers.solver import Model, enter, model_at, warn_of_untrained
 from sde_lib import SDE, ScoreFn, check_score_fn
@@ -154,8 +156,12 @@ class DPMAdaptive:
             state, control = carry
             y, last = state.y, control.h >= end - state.s
             h = jnp.where(last, end - state.s, control.h)
-            model = model_at(sde, score_fn, jnp.exp(-state.s - h * np.array(STAGES[self.order])))
-            lower, higher = self._step(model, y, h)
+            levels = jnp.exp(-state.s - h * np.array(STAGES[self.order]))
+
+            def step(_, ends, score_fns):
+                return self._step(model_at(sde, score_fns, levels), ends[0], h)
+
+            lower, higher = evaluations.run(score_fn, (y, y), [Steps(step, 1, self.order)])
             s = jnp.where(last, end, state.s + h)
             way = expand(jnp.expm1(state.s - marks) / jnp.expm1(-h), state.frames)
             passed = expand((state.s < marks) & (marks <= s), state.frames)

@@ -51,8 +51,7 @@ class _Singlestep(NoiseLevelSolver):
     """Base class of singlestep solvers, whose steps have one to three stages.
 
     Every stage is one iteration of the loop, and adds a weighted sum of the noises so far, as in
-    LMS. So the compiled program contains the network once for all orders, and once more for the
-    step to x_0. A frame may show a stage.
+    LMS. A frame may show a stage.
     """
 
     grid: Grid = "log_snr"

@@ -8,15 +8,16 @@ the noise of the step. Times t are [B]; x, z and the results are [B, ...].
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
+from samplers import evaluations
 from samplers.base import Samples, Start, check_frames, starting_point
+from samplers.evaluations import Steps
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least, check_name, check_positive, check_types
@@ -228,41 +229,47 @@ class PredictorCorrector:
         dt, even = (t_start - sde.t_min) / n_moves, np.ptp(np.diff(times)) < 1e-9 * sde.t_max
         starts, lengths = (jnp.asarray(a, jnp.float32) for a in (times[:-1], -np.diff(times)))
         keys = sample_keys(key, shape[0], first_index)
-        correct = partial(self._correct, sde, score_fn)
+        n_correct = 0 if self.corrector == "none" else self.n_corrector_steps
+        each = n_correct + (self.predictor != "none")  # evaluations at each time
 
-        def step(k, carry):
-            x, path = carry
-            now, length = (t_start - k * dt, dt) if even else (starts[k], lengths[k])
-            t = jnp.full(shape[0], now)
-            step_keys = fold_in(keys, k)
-            x = correct(x, t, step_keys)
-            z = normal(fold_in(step_keys, 0), shape)
-            x, _ = PREDICTORS[self.predictor](
-                sde, score_fn, x, t, length, z, probability_flow=self.probability_flow
+        def update(k, i, x, t, score_fn, then):
+            """x after the i-th evaluation at the k-th time: the corrector's, or that for `then`."""
+            known = evaluations.known_at(x, t, score_fn(x, t))
+            z = normal(fold_in(fold_in(keys, k), (i + 1) % (n_correct + 1)), shape)
+            if not n_correct:
+                return then(x, t, z, known)
+            return jax.lax.cond(
+                i < n_correct,
+                lambda: self._correct(sde, known, x, t, z),
+                lambda: then(x, t, z, known),
             )
-            if n_frames:
-                path = path.at[k * n_frames // n_moves].set(x)
-            return x, path
 
-        x, path = jax.lax.fori_loop(0, n_moves, step, (x, jnp.zeros((n_frames, *shape))))
-        if self.denoise:
+        def step(e, state, score_fns):
+            x, path = state
+            k, i = jnp.divmod(e, each)
+            now, length = (t_start - k * dt, dt) if even else (starts[k], lengths[k])
+
+            def predict(x, t, z, known):
+                predictor, flow = PREDICTORS[self.predictor], self.probability_flow
+                return predictor(sde, known, x, t, length, z, probability_flow=flow)[0]
+
+            x = update(k, i, x, jnp.full(shape[0], now), score_fns[0], predict)
+            return x, path.at[k * n_frames // n_moves].set(x) if n_frames else path
+
+        def last(i, state, score_fns):
+            def denoise(x, t, z, known):
+                return sde.denoise(x, t, known(x, t))
+
             t = jnp.full(shape[0], sde.t_min)
-            x = correct(x, t, fold_in(keys, n_moves))
-            x = sde.denoise(x, t, score_fn(x, t))
+            return update(n_moves, i, state[0], t, score_fns[0], denoise), state[1]
+
+        state = x, jnp.broadcast_to(x, (n_frames, *shape))
+        parts = Steps(step, n_moves * each), Steps(last, (n_correct + 1) * self.denoise)
+        x, path = evaluations.run(score_fn, state, parts)
         return Samples(x, self.nfe, path)
 
-    def _correct(
-        self, sde: SDE, score_fn: ScoreFn, x: Batch, t: PerSample, keys: Key[Array, " batch"]
-    ) -> Batch:
-        """x after n_corrector_steps of the corrector at the time t."""
-        if self.corrector == "none":
-            return x
+    def _correct(self, sde: SDE, score_fn: ScoreFn, x: Batch, t: PerSample, z: Batch) -> Batch:
+        """x after one step of the corrector."""
         corrector = CORRECTORS[self.corrector]
-        if self.corrector == "langevin":
-            corrector = partial(corrector, norm=self.norm)
-
-        def once(i, x):
-            z = normal(fold_in(keys, i + 1), x.shape)
-            return corrector(sde, score_fn, x, t, z, self.snr)[0]
-
-        return jax.lax.fori_loop(0, self.n_corrector_steps, once, x)
+        options = {"norm": self.norm} if self.corrector == "langevin" else {}
+        return corrector(sde, score_fn, x, t, z, self.snr, **options)[0]

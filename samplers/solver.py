@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
+from samplers import evaluations
 from samplers.base import Samples, Scores, Start, check_frames, starting_point
 from samplers.brownian import Draw, increments
+from samplers.evaluations import Steps
 from samplers.noise_levels import (
     SLACK,
     Grid,
@@ -225,26 +227,26 @@ class NoiseLevelSolver(abc.ABC):
         warn_of_untrained(sde, self.inflated(levels)[0])
         keys = sample_keys(key, shape[0], first_index)
         alpha = model_at(sde, score_fn, levels).alpha
-        frames = jnp.zeros((n_frames, *shape))
-        if n_moves:
-            move, w = self.mover(sde, score_fn, keys, levels, shape)
+        move, w = self.mover(sde, score_fn, keys, levels, shape)
 
-            def body(k, carry):
-                y, past, w, frames = carry
-                y, past, w = move(k, y, past, w)
-                if n_frames:
-                    frames = frames.at[k * n_frames // n_moves].set(alpha[k + 1] * y)
-                return y, past, w, frames
+        def step(k, state, score_fns):
+            y, past, w, frames = state
+            y, past, w = move(k, y, past, w, score_fns)
+            if n_frames:
+                frames = frames.at[k * n_frames // n_moves].set(alpha[k + 1] * y)
+            return y, past, w, frames
 
-            past = jnp.zeros((self.n_past, *shape))
-            y, *_, frames = jax.lax.fori_loop(0, n_moves, body, (y, past, w, frames))
+        def last(_, state, score_fns):
+            level, std = self.inflated(levels[-1:])
+            y, *rest = state
+            if std[0] > 0:
+                y += std[0] * normal(fold_in(keys, n_moves), shape)
+            return self.estimate(model_at(sde, score_fns, level), y), *rest
 
-        if not self.denoise:
-            return Samples(alpha[-1] * y, self.nfe, frames)
-        level, std = self.inflated(levels[-1:])
-        if std[0] > 0:
-            y += std[0] * normal(fold_in(keys, n_moves), shape)
-        return Samples(self.estimate(model_at(sde, score_fn, level), y), self.nfe, frames)
+        state = y, jnp.zeros((self.n_past, *shape)), w, jnp.zeros((n_frames, *shape))
+        parts = Steps(step, n_moves, self.evaluations), Steps(last, int(self.denoise))
+        y, *_, frames = evaluations.run(score_fn, state, parts)
+        return Samples(y if self.denoise else alpha[-1] * y, self.nfe, frames)
 
     def mover(
         self,
@@ -253,7 +255,7 @@ class NoiseLevelSolver(abc.ABC):
         keys: Key[Array, " batch"],
         levels: Levels,
         shape: Sequence[int],
-    ) -> tuple[Callable[[Array, Batch, Array, Array], tuple[Batch, Array, Array]], Array]:
+    ) -> tuple[Callable[..., tuple[Batch, Array, Array]], Array]:
         """Single steps between `levels`, for the loop and for studies of intermediate states.
 
         Args:
@@ -265,10 +267,10 @@ class NoiseLevelSolver(abc.ABC):
             shape: shape of the states, (B, ...).
 
         Returns:
-            (move, w). move(k, y, past, w) -> (y, past, w) is the step from levels[k] to
-            levels[k + 1]. y = x / alpha is [B, ...]. past, [n_past, B, ...], is kept by earlier
-            steps, and zeros at first. w is the value of the Brownian path at levels[k]; the w that
-            is returned is the first.
+            (move, w). move(k, y, past, w, score_fn=score_fn) -> (y, past, w) is the step from
+            levels[k] to levels[k + 1]. y = x / alpha is [B, ...]. past, [n_past, B, ...], is kept
+            by earlier steps, and zeros at first. w is the value of the Brownian path at levels[k];
+            the w that is returned is the first.
         """
         now, std = self.inflated(levels[:-1])
         plan = self.plan(now, levels[1:])
@@ -277,12 +279,13 @@ class NoiseLevelSolver(abc.ABC):
         rows = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (plan.coefficients, std))
         draw, w = self._noise(sde, keys, now, plan, shape)
 
-        def move(k, y, past, w):
+        def move(k, y, past, w, score_fn=score_fn):
             c, added = jax.tree.map(lambda a: a[k], rows)
             if std.any():
                 y += added * normal(fold_in(keys, k), y.shape)
             z, w = draw(k, w)
-            made = self.step(models.row(k), y, c, past, z)
+            model = models.row(k)._replace(score_fns=_all(score_fn))
+            made = self.step(model, y, c, past, z)
             if jax.tree.map(jnp.shape, made) != (y.shape, past.shape):
                 raise ValueError(
                     f"{type(self).__name__}.step returned {jax.tree.map(jnp.shape, made)}: it must "

@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from samplers import evaluations
 from samplers.base import Samples, Start, check_frames, starting_point
+from samplers.evaluations import Steps
 from sde_lib import CLD, SDE, ScoreFn, check_score_fn
 from sde_lib.batch import fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least, check_name, check_types
@@ -76,21 +77,24 @@ class SymmetricSplitting:
         ends = t_start ** (1 / power), sde.t_min ** (1 / power)
         times = jnp.linspace(*ends, self.n_moves + 1) ** power
 
-        def step(k, carry):
-            x, path = carry
+        def step(k, state, score_fns):
+            x, path = state
             dt, middle = times[k] - times[k + 1], 0.5 * (times[k] + times[k + 1])
             z, z_after = (normal(fold_in(fold_in(keys, k), i), shape) for i in range(2))
             x = sde.reverse_free(x, 0.5 * dt, z)
             t = jnp.full(shape[0], middle)
-            x += dt * sde.diffusion(middle) ** 2 * sde.noisy(score_fn(x, t) + x / sde.mass)
+            x += dt * sde.diffusion(middle) ** 2 * sde.noisy(score_fns[0](x, t) + x / sde.mass)
             x = sde.reverse_free(x, 0.5 * dt, z_after)
             if n_frames:
                 path = path.at[k * n_frames // self.n_moves].set(x)
             return x, path
 
-        carry = x, jnp.zeros((n_frames, *shape))
-        x, path = jax.lax.fori_loop(0, self.n_moves, step, carry)
-        if self.denoise:
+        def denoise(_, state, score_fns):
+            x, path = state
             t = jnp.full(shape[0], sde.t_min)
-            x = sde.denoise(x, t, score_fn(x, t))
+            return sde.denoise(x, t, score_fns[0](x, t)), path
+
+        state = x, jnp.zeros((n_frames, *shape))
+        parts = Steps(step, self.n_moves), Steps(denoise, int(self.denoise))
+        x, path = evaluations.run(score_fn, state, parts)
         return Samples(x, self.n_steps, path)
