@@ -1,6 +1,6 @@
 """Score-based generative modelling: forward SDEs, training objectives, likelihoods and bounds."""
 
-from sde_lib import analytic_variance, noise_density, variational, weighting
+from sde_lib import analytic_variance, missing, noise_density, variational, weighting
 from sde_lib.analytic_variance import AnalyticVariance
 from sde_lib.chains import chain
 from sde_lib.change import change_sde
@@ -49,6 +49,7 @@ __all__ = [
     "explicit_score_matching",
     "from_betas",
     "log_likelihood",
+    "missing",
     "noise_density",
     "perturb",
     "sliced_score_matching",

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand, sample_keys
+from sde_lib.missing import check_mask, count_observed, observed_score
 from sde_lib.probes import Probe, draw
-from sde_lib.sde import SDE, ScoreFn, Time, check_ends, check_score_fn
+from sde_lib.sde import SDE, ScoreFn, Time, check_ends, check_score_fn, log_normal
 from sde_lib.solve import solve_ode
 
 DATA_STD = 0.25  # typical of images in [-1, 1]; it affects the solver's steps, not the density
@@ -50,6 +51,7 @@ def log_likelihood(
     probe: Probe = "rademacher",
     n_probes: int = 1,
     first_index: int | Array = 0,
+    mask: Batch | None = None,
 ) -> LogLikelihood:
     """Log density of x0 under the model, from the probability flow and its divergence.
 
@@ -59,6 +61,9 @@ def log_likelihood(
     Under CLD the state is x_0 with velocities v_0 drawn from q, and the solver integrates the
     state in t. log_prob is log p(x_0, v_0) - log q(v_0) for one draw of v_0: its mean is a lower
     bound of log p(x_0) (Dockhorn et al. 2022), tight if v_0 and x_0 are independent in the model.
+
+    With a mask it is the density of each sample's observed coordinates: flow, probes and prior are
+    theirs alone, and score_fn must give the score of their marginal (sde_lib.missing).
 
     Args:
         key: randomness of the probes (unused when probe = "exact") and of the velocities; sample
@@ -70,16 +75,25 @@ def log_likelihood(
         probe: distribution of the probes, or "exact" for the exact trace.
         n_probes: probes per sample, each of which costs a derivative in every evaluation.
         first_index: index of x0's first sample in its data set.
+        mask: 1 for each value of x0 that is observed, 0 for each that is missing; None: all are
+            observed. Missing values count as 0.
 
     Raises:
         ValueError: an unknown probe, n_probes < 1, tolerances out of float32's reach, a score_fn
-            that changes the shape, or an SDE with alpha(t_max) = 0.
+            that changes the shape, an SDE with alpha(t_max) = 0, or a mask that does not go with x0
+            or the SDE.
     """
     check_ends(sde)
+    if mask is not None:
+        check_mask(sde, mask, x0)
+        x0, score_fn = mask * x0, observed_score(score_fn, mask)
     x, log_added = sde.initial_state(key, x0, first_index)
     check_score_fn(score_fn, x.shape)
     probes = sde.noisy(draw(sample_keys(key, len(x0), first_index), probe, n_probes, x.shape))
-    velocity_at, (first, last), (start, end) = _scaled_flow(sde, score_fn, x)
+    dims: PerSample | int = math.prod(x.shape[1:])
+    if mask is not None:
+        probes, dims = mask * probes, count_observed(mask)
+    velocity_at, (first, last), (start, end) = _scaled_flow(sde, score_fn, x, dims)
     axes = tuple(range(1, x.ndim))
 
     def field(tau, state):
@@ -87,7 +101,7 @@ def log_likelihood(
 
         def directional(v):
             drift, tangent = jax.jvp(velocity, (state[0],), (v,))
-            return drift, jnp.mean(v * tangent, axis=axes)
+            return drift, jnp.sum(v * tangent, axis=axes) / dims
 
         drift, projections = jax.vmap(directional, out_axes=(None, 0))(probes)
         combine = jnp.sum if probe == "exact" else jnp.mean
@@ -97,18 +111,20 @@ def log_likelihood(
     (y, excess), _, nfe = solve_ode(
         field, y0, first, last, rtol, atol, None, FIRST_STEP, PROPORTIONAL
     )
-    latent, dims = expand(end, y) * y, math.prod(x.shape[1:])
-    log_det = dims * (jnp.log(end / start) + excess)
-    return LogLikelihood(sde.prior_logp(latent) + log_det - log_added, latent, nfe)
+    latent, log_det = expand(end, y) * y, dims * (jnp.log(end / start) + excess)
+    prior = sde.prior_logp(latent) if mask is None else log_normal(latent, sde.prior_std, dims)
+    return LogLikelihood(prior + log_det - log_added, latent, nfe)
 
 
-def _scaled_flow(sde: SDE, score_fn: ScoreFn, x: Batch) -> tuple[Callable, tuple, tuple]:
+def _scaled_flow(
+    sde: SDE, score_fn: ScoreFn, x: Batch, dims: PerSample | int
+) -> tuple[Callable, tuple, tuple]:
     """velocity_at(tau)(y) = dy / dtau of y = x / std, with tau and std [B] at both ends."""
     if not sde.is_scalar:
         one = jnp.ones(len(x))
         times = sde.train_t_min, sde.t_max
         return lambda t: lambda y: sde.flow_drift(y, t, score_fn(y, t)), times, (one, one)
-    scale = _scale(x)
+    scale = _scale(x, dims)
 
     def velocity_at(tau):
         t = _time(sde, tau)
@@ -119,10 +135,10 @@ def _scaled_flow(sde: SDE, score_fn: ScoreFn, x: Batch) -> tuple[Callable, tuple
     return velocity_at, _tau_ends(sde), stds
 
 
-def _scale(x0: Batch) -> PerSample:
-    """Root mean square of each sample's values and DATA_STD, which is included to avoid 0."""
+def _scale(x0: Batch, dims: PerSample | int) -> PerSample:
+    """Root mean square of each sample's dims values and DATA_STD, which is included to avoid 0."""
     squares = jnp.sum(x0**2, axis=tuple(range(1, x0.ndim)))
-    return jnp.sqrt((squares + DATA_STD**2) / (math.prod(x0.shape[1:]) + 1))
+    return jnp.sqrt((squares + DATA_STD**2) / (dims + 1))
 
 
 def _std(sde: SDE, t: Time, scale: PerSample) -> PerSample:
@@ -155,6 +171,7 @@ def bits_per_dim(
     shape: Sequence[int],
     data_range: tuple[float, float] = (-1.0, 1.0),
     levels: int | None = 256,
+    dims: PerSample | None = None,
 ) -> PerSample:
     """Negative log-likelihood in bits per dimension (bits/dim).
 
@@ -167,6 +184,7 @@ def bits_per_dim(
         shape: shape of one sample, without the batch axis.
         data_range: values to which grey levels 0 and `levels` are scaled.
         levels: number of grey levels; None for continuous data, whose bits/dim are of a density.
+        dims: [B] number of observed values of each sample, if some are missing; None: all of them.
 
     Raises:
         ValueError: an empty data_range, or levels < 1.
@@ -177,4 +195,4 @@ def bits_per_dim(
     if levels is not None and levels < 1:
         raise ValueError(f"levels is {levels}: it must be at least 1")
     log_width = math.log((high - low) / levels) if levels else 0.0
-    return -(log_prob / math.prod(shape) + log_width) / math.log(2)
+    return -(log_prob / (math.prod(shape) if dims is None else dims) + log_width) / math.log(2)

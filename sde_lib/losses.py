@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 from sde_lib import noise_density as noise_densities
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_positive
+from sde_lib.missing import check_mask, count_observed, observed_score
 from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
 from sde_lib.weighting import Weighting
@@ -156,12 +157,16 @@ def denoising_score_matching(
     score_fn: ScoreFn,
     x0: Batch,
     reduce_mean: bool = False,
+    mask: Batch | None = None,
     **options: Any,
 ) -> tuple[PerSample, dict[str, PerSample]]:
     """Denoising score matching, continuous (Song et al. 2021, Eq. 7) or at discrete levels.
 
     With x_t = alpha x_0 + sigma z, the loss of a sample is half the sum over its dimensions
-    (`reduce_mean`: their mean) of w (sigma score_fn(x_t, t) + z)^2.
+    (`reduce_mean`: their mean) of w (sigma score_fn(x_t, t) + z)^2. With a mask, sum and mean are
+    over the sample's observed dimensions: in the sum each observed value counts the same, and with
+    the likelihood weighting it bounds the likelihood of the observed part; in the mean each sample
+    counts the same.
 
     Args:
         key: randomness of t and z; sample i's depends on key and i alone unless stratified.
@@ -169,18 +174,26 @@ def denoising_score_matching(
         score_fn: the model's score.
         x0: [B, ...] data.
         reduce_mean: mean over dimensions instead of half the sum.
+        mask: 1 for each value of x0 that is observed, 0 for each that is missing (sde_lib.missing);
+            None: all are observed.
         options: keyword arguments of perturb, which choose the density of t and the weight w.
 
     Returns:
         The losses [B], and metrics [B]: "t", and "error", the mean square of sigma score + z.
 
     Raises:
-        ValueError: an option that perturb refuses.
+        ValueError: an option that perturb refuses, or a mask that does not go with x0 or the SDE.
     """
+    dims: PerSample | int = math.prod(x0.shape[1:])
+    if mask is not None:
+        check_mask(sde, mask, x0)
+        x0, score_fn, dims = mask * x0, observed_score(score_fn, mask), count_observed(mask)
     x, t, z, std, weight = perturb(key, sde, x0, **options)
     residual = sde.noisy(expand(std, x) * score_fn(x, t) + z)
+    if mask is not None:
+        residual *= mask
     square = jnp.sum(residual**2, axis=tuple(range(1, x.ndim)))
-    error = square / math.prod(x0.shape[1:])
+    error = square / dims
     total = error if reduce_mean else 0.5 * square
     return weight * total, {"t": t, "error": error}
 

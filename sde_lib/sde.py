@@ -224,10 +224,13 @@ class SDE(abc.ABC):
         return self.inverse_log_snr(-2 * jnp.log(level))
 
 
-def log_normal(x: Batch, std: float) -> PerSample:
-    """Log density of each x under N(0, std^2 I), in nats."""
+def log_normal(x: Batch, std: float, dims: PerSample | int | None = None) -> PerSample:
+    """Log density of each x under N(0, std^2 I), in nats.
+
+    `dims` are its dimensions, if some values of x are missing and 0; None: all of them.
+    """
     axes = tuple(range(1, x.ndim))
-    dims = math.prod(x.shape[1:])
+    dims = math.prod(x.shape[1:]) if dims is None else dims
     log_norm = dims * (math.log(std) + 0.5 * math.log(2 * math.pi))
     return -0.5 * jnp.sum((x / std) ** 2, axis=axes) - log_norm
 
