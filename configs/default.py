@@ -194,12 +194,12 @@ def _eval(config: Config) -> None:
 def _edit(config: Config) -> None:
     """Mode edit: the task and its options."""
     edit = config.edit = Section()
-    edit.task = "inpaint"  # or "colorize", "variations", "reconstruct", "interpolate"
+    edit.task = "inpaint"  # or "impute", "colorize", "variations", "reconstruct", "interpolate"
     edit.n_images = 8  # the first of the test set
     edit.n_results = default(int)  # for each image, or between two
     edit.mask = default(str)  # of "inpaint", what is known: the "left" half, or around the "centre"
     edit.strength = default(float)  # of "variations": 0 changes nothing, 1 everything
-    edit.n_iterations = default(int)  # of conjugate gradients, in "inpaint" and "colorize"
+    edit.n_iterations = default(int)  # of conjugate gradients: 3; of vectors, their length
 
 
 def _detect(config: Config) -> None:
@@ -245,6 +245,9 @@ def _data(config: Config) -> None:
     data.image_size = 32  # pixels a side, and
     data.num_channels = 3
     data.dtype = ""  # the values of arrays: "uint8", "uint16" (grey levels) or "float"
+    data.missing = ""  # NaN, and masks beside arrays: "" refuses them; "mask": missing values
+    data.hidden_fraction = 0.25  # with "mask": the share of training samples of which a random
+    # part of the observed values is hidden too
     data.label_column = ""  # of a table, whose values are the classes
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data

@@ -37,11 +37,13 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from models.config import Config
+from models.missing import input_shape, with_mask
 from models.ncsnv2 import NCSNv2
 from models.registry import network_class
 from sde_lib import CLD, EDM, SDE, VE, VP, Cosine, ScoreAndVariance, ScoreFn
 from sde_lib.batch import PerSample, expand
 from sde_lib.checks import check_name, check_positive
+from sde_lib.missing import observed_score
 
 Coefficients = tuple[PerSample | float, PerSample | float, PerSample | float]
 Network = Callable[[jax.Array, jax.Array], jax.Array]
@@ -288,21 +290,29 @@ class NoiseModel:
     Attributes:
         network: a linen module, called as network.apply(variables, x, labels, train=...).
         preconditioning: its scaling and labels, with the SDE.
+        missing: the network is given the mask of the observed values too (models/missing.py).
     """
 
     network: nn.Module
     preconditioning: Preconditioning
+    missing: bool = False
 
     @property
     def sde(self) -> SDE:
         """The forward SDE."""
         return self.preconditioning.sde
 
+    def init(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Any:
+        """Random parameters of the network for a batch of states of this shape."""
+        x = jnp.zeros(input_shape(shape, self.missing))
+        return self.network.init(key, x, jnp.ones(shape[0]))["params"]
+
     def score_fn(
         self,
         params: Any,
         train: bool = False,
         dropout_key: PRNGKeyArray | None = None,
+        observed: jax.Array | None = None,
         **conditions: Any,
     ) -> ScoreFn:
         """The network's score function.
@@ -311,13 +321,26 @@ class NoiseModel:
             params: parameters of the network.
             train: apply dropout, with dropout_key.
             dropout_key: needed in training if the network has dropout.
+            observed: of a model of data with missing values, the mask [B, ...], 1 for each observed
+                value: the score is that of the observed part, and 0 elsewhere. None: all of them.
             **conditions: arrays [B, ...] by the network's keyword, such as class_labels. A value
                 of None is the same as no condition.
+
+        Raises:
+            ValueError: a mask for a model of complete data.
         """
         options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
         options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
         apply: Any = partial(self.network.apply, {"params": params}, train=train, **options)
-        return self.preconditioning.score_fn(apply)
+        if not self.missing and observed is not None:
+            raise ValueError(
+                "observed is given, but the model was trained on complete data: leave it out, or "
+                "train one with config.data.missing='mask'"
+            )
+        if self.missing:
+            apply = with_mask(apply, observed)
+        score_fn = self.preconditioning.score_fn(apply)
+        return score_fn if observed is None else observed_score(score_fn, observed)
 
     def outputs(self, params: Any, **options: Any) -> Callable[[jax.Array, jax.Array], Any]:
         """The network's own output as a function of (x, t), such as a classifier's logits."""
@@ -385,5 +408,5 @@ def score_fn(
     Raises:
         ValueError: an unknown parametrization, or a sigma_data that is not positive.
     """
-    made = NoiseModel(model, preconditioning(config, sde))
+    made = NoiseModel(model, preconditioning(config, sde), bool(config.data.get("missing")))
     return made.score_fn(params, train, dropout_key, **conditions)

@@ -15,6 +15,7 @@ import models
 import samplers
 import sde_lib
 from experiments.build.fields import choices, sections
+from experiments.build.missing import missing
 from experiments.data import augment
 from experiments.data.dataset import DataSpec
 from experiments.data.prepare.picture import Transform
@@ -254,7 +255,7 @@ def scaling(config: Config) -> Scaling:
     if config.data.autoencoder:
         return Scaling(None, *options)
     levels = LEVELS[dtype] if dtype else source(config).levels
-    return Scaling(levels, *options, standardized=dtype == "float")
+    return Scaling(levels, *options, standardized=dtype == "float", missing=missing(config))
 
 
 def source(config: Config) -> Any:
@@ -298,6 +299,7 @@ def data_spec(config: Config) -> DataSpec:
         data.max_unreadable,
         data_dtype(config),
         data.label_column,
+        missing(config),
     )
 
 
@@ -394,7 +396,7 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     encoder: Any = getattr(network, "encoder", network)
     if isinstance(encoder, DiT):
         check_patches(shape, encoder.patch_size)
-    made = NoiseModel(network, models.preconditioning(config, sde))
+    made = NoiseModel(network, models.preconditioning(config, sde), missing(config))
     if config.model.name != "autoencoder":
         made.preconditioning.check(encoder)
     learned = made.preconditioning.learned_variance

@@ -26,6 +26,7 @@ from experiments.training.checkpoints import Checkpoints, saved_steps
 from experiments.training.objective import Objective
 from experiments.training.state import abstract_state, restore
 from models.config import Config
+from models.missing import input_shape
 
 LOG = logging.getLogger(__name__)
 NOISE = ("training.sde", "training.continuous", "model.parametrization")
@@ -349,7 +350,8 @@ def _published(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
 
 def _model(ours: Config) -> init_from.Model:
     state_shape = components.sde(ours).state_shape((1, *shape(ours)))
-    return init_from.Model(models.create(ours), state_shape[1:], ours.model.learned_schedule)
+    seen = input_shape(state_shape[1:], bool(ours.data.missing))
+    return init_from.Model(models.create(ours), seen, ours.model.learned_schedule)
 
 
 def _misfit(ours: Config, theirs: Config, path: Path, here: Any, there: Any) -> str:

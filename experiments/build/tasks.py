@@ -48,6 +48,7 @@ DISCRIMINATOR = ("data.generated", "model.encoder", "model.head", "model.pretrai
 NO_SCORE = (  # fields and sections of score models
     *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
     *("model.label_dropout", "data.confidence", "sampling.low_res"),
+    *("data.missing", "data.hidden_fraction"),
 )
 REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality", "spectrum")
 
@@ -115,6 +116,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
         complete,
         lambda pipeline, dataset, losses: subject(config, pipeline, dataset, losses),
         config.sampling.n_samples,
+        config.data.hidden_fraction,
     )
 
 

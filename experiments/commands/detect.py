@@ -31,6 +31,7 @@ def run(request: Request) -> None:
         raise ValueError(
             "--mode=detect works on images: it supports neither latent models nor cascades"
         )
+    model.check_complete("mode detect")
     dataset, n = model.dataset(), options.n_images
     if n > len(dataset.test):
         raise ValueError(

@@ -5,6 +5,7 @@ printed again, not made again. A report that fails after training is a warning, 
 same command again.
 """
 
+import dataclasses
 import logging
 from contextlib import closing
 from functools import partial
@@ -20,6 +21,7 @@ from experiments.build.inspection import advice
 from experiments.commands.request import Request
 from experiments.data import scaling
 from experiments.data.dataset import Dataset
+from experiments.data.lazy_arrays import complete, take
 from experiments.evaluation import reference
 from experiments.evaluation.metrics import LEAST
 from experiments.runs import card, charts, files, hosts, parts, pictures, progress
@@ -153,6 +155,9 @@ def check_data(config: Any, task: Task, training: Training, dataset: Dataset) ->
     """Raises ValueError for data that are too few for a batch or for an evaluation."""
     check_batch(len(dataset.train), training)
     if _measures_quality(config, task):
+        if task.scaling.missing:
+            whole = take(dataset.train, complete(dataset.train))
+            dataset = dataclasses.replace(dataset, train=whole)
         reference.check_data(dataset)
 
 

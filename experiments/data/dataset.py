@@ -31,6 +31,8 @@ class DataSpec:
         max_unreadable: the share of image files that may be unreadable; they are left out.
         dtype: "uint8", "uint16" or "float", the values of arrays; "" for other sources.
         label_column: the name of the column of classes in a table; "" for none.
+        missing: NaN is a missing value, and masks beside the data are read; otherwise both are
+            refused.
     """
 
     name: str
@@ -43,6 +45,7 @@ class DataSpec:
     max_unreadable: float = 0.0
     dtype: str = ""
     label_column: str = ""
+    missing: bool = False
 
     def __post_init__(self):
         for name, side in (("image_size", self.shape[0]), ("num_channels", self.shape[-1])):
@@ -61,7 +64,8 @@ class Dataset:
 
     Attributes:
         train: grey levels 0, ..., levels - 1, [N, ...] as uint8, or as uint16 if they are more than
-            256; or floats (tables, fields, points, or latents of images).
+            256; or floats (tables, fields, points, or latents of images). Missing values are NaN:
+            grey levels of which some are missing are floats too.
         test: likewise.
         levels: grey levels; None for floats.
         train_labels: int32 [N], classes counted from 0; None without labels.

@@ -10,6 +10,8 @@ import numpy as np
 
 from experiments.runs.files import reading
 
+MASK_OPTION = "if NaN means missing, set config.data.missing='mask'"
+CHUNK = 1 << 22  # numbers that are searched for missing ones at a time
 IN_MEMORY = 1 << 28  # bytes: data of at most this size are read at once
 
 
@@ -92,19 +94,26 @@ class LazyArray:
 
 
 def values_of(
-    parts: Sequence[Part], shape: tuple[int, ...], dtype: np.dtype
+    parts: Sequence[Part], shape: tuple[int, ...], dtype: np.dtype, missing: bool = False
 ) -> np.ndarray | LazyArray:
-    """The samples of some files: an array if they are small, otherwise a LazyArray."""
+    """The samples of some files: an array if they are small, otherwise a LazyArray.
+
+    `missing` allows missing values, which are NaN.
+    """
     lazy = LazyArray(tuple(parts), shape, dtype)
     if lazy.nbytes > IN_MEMORY:
         return lazy
     values = lazy[:]
-    check_finite(values, "the data", lazy.name_of)
+    check_finite(values, "the data", lazy.name_of, missing=missing)
     return values
 
 
 def check_finite(
-    values: np.ndarray, what: str, name_of: Callable[[int], str], columns: Sequence[str] = ()
+    values: np.ndarray,
+    what: str,
+    name_of: Callable[[int], str],
+    columns: Sequence[str] = (),
+    missing: bool = False,
 ) -> None:
     """Raises ValueError, with its place, for a value that is not finite.
 
@@ -113,16 +122,33 @@ def check_finite(
         what: the data's name in errors.
         name_of: names a sample by its index.
         columns: names of the columns of a table.
+        missing: NaN is a missing value; a sample without any other value is an error.
     """
-    wrong = np.argwhere(~np.isfinite(values))
-    if not len(wrong):
-        return
-    row, *place = wrong[0].tolist()
-    at = f"in column {column_name(place[0], columns)}" if len(place) == 1 else f"at {(*place,)}"
-    raise ValueError(
-        f"{what}: {len(wrong)} numbers are not finite, the first is {values[tuple(wrong[0])]} in "
-        f"{name_of(row)}, {at}; leave such samples out, or fill these values in"
-    )
+    wrong = np.argwhere(np.isinf(values) if missing else ~np.isfinite(values))
+    if len(wrong):
+        row, *place = wrong[0].tolist()
+        first = values[tuple(wrong[0])]
+        at = f"in column {column_name(place[0], columns)}" if len(place) == 1 else f"at {(*place,)}"
+        option = f"; {MASK_OPTION}" if np.isnan(first) else ""
+        raise ValueError(
+            f"{what}: {len(wrong)} numbers are not finite, the first is {first} in {name_of(row)}, "
+            f"{at}; leave such samples out, or fill these values in{option}"
+        )
+    if missing and len(empty := np.flatnonzero(np.isnan(values).reshape(len(values), -1).all(1))):
+        raise ValueError(
+            f"{what}: {len(empty)} samples have no observed value, the first is "
+            f"{name_of(int(empty[0]))}: leave them out"
+        )
+
+
+def complete(values: Any) -> np.ndarray:
+    """The rows of the samples [N, ...] without missing values, which are read a chunk at a time."""
+    step = max(1, CHUNK // math.prod(values.shape[1:]))
+    parts = [
+        ~np.isnan(values[first : first + step]).reshape(-1, math.prod(values.shape[1:])).any(axis=1)
+        for first in range(0, len(values), step)
+    ]
+    return np.flatnonzero(np.concatenate(parts))
 
 
 def column_name(k: Any, columns: Sequence[str]) -> str:

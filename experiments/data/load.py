@@ -18,7 +18,7 @@ from experiments.data.dataset import (
     split_advice,
 )
 from experiments.data.image_files import rescaling
-from experiments.data.lazy_arrays import check_finite
+from experiments.data.lazy_arrays import LazyArray, check_finite
 from experiments.data.lazy_images import LazyImages
 from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
@@ -27,6 +27,7 @@ from models.config import data_kind
 from sde_lib.checks import check_name
 
 LOG = logging.getLogger(__name__)
+COUNTED = 1024  # samples of data beyond memory whose missing values are counted
 SHOWN = 12  # classes that are listed one by one
 
 
@@ -49,7 +50,7 @@ def load(spec: DataSpec) -> Dataset:
     for split in SPLITS:
         what = f"{split} data of {spec.name!r}"
         dataset = _readable(spec, _labelled(what, dataset, split), split)
-        _check_values(what, dataset, split)
+        _check_values(what, dataset, split, spec.missing)
         _check_shape(spec, getattr(dataset, split).shape[1:])
     for line in describe(spec, dataset):
         LOG.info("%s", line)
@@ -85,7 +86,20 @@ def describe(spec: DataSpec, dataset: Dataset) -> list[str]:
         first += ": config.data.test_fraction is not used, as the data have a test set"
     elif dataset.test_share is not None:
         first += f", a random share of config.data.test_fraction = {dataset.test_share}"
-    return [first, *(f"  {line}" for line in (*_describe_classes(dataset), *dataset.notes))]
+    lines = (*_describe_classes(dataset), *_describe_missing(dataset), *dataset.notes)
+    return [first, *(f"  {line}" for line in lines)]
+
+
+def _describe_missing(dataset: Dataset) -> list[str]:
+    """The share of missing values among some training samples, if there are any."""
+    values = dataset.train
+    if isinstance(values, LazyImages):
+        return []
+    some = values.some(COUNTED) if isinstance(values, LazyArray) else values
+    if some.dtype.kind != "f" or not (gone := np.isnan(some)).any():
+        return []
+    whole = np.mean(~gone.reshape(len(gone), -1).any(axis=1))
+    return [f"{gone.mean():.1%} of the values are missing, and {whole:.1%} of samples are complete"]
 
 
 def _describe_classes(dataset: Dataset) -> list[str]:
@@ -170,7 +184,7 @@ def _labelled(what: str, dataset: Dataset, split: Split) -> Dataset:
     return dataset
 
 
-def _check_values(what: str, dataset: Dataset, split: Split) -> None:
+def _check_values(what: str, dataset: Dataset, split: Split, missing: bool) -> None:
     """Raises ValueError, naming `what`, for samples that cannot be."""
     values, levels = getattr(dataset, split), dataset.levels
     if len(values) < 2:
@@ -180,13 +194,13 @@ def _check_values(what: str, dataset: Dataset, split: Split) -> None:
     if not isinstance(values, np.ndarray):
         return
     dtype = Scaling(levels).dtype
-    if levels is None:
-        check_finite(values, what, "sample {}".format, dataset.columns)
+    if levels is None or (missing and values.dtype.kind == "f"):
+        check_finite(values, what, "sample {}".format, dataset.columns, missing)
     elif values.dtype != dtype:
         message = f"{what}: the images are {values.dtype}, they must be {dtype}"
         if values.dtype.kind in "iuf" and values.size and levels == 256:
             message += f"; their values are from {values.min():g} to {values.max():g}: "
             message += rescaling("images", "{}")
         raise ValueError(message)
-    elif values.size and values.max() >= levels:
+    if levels and values.size and np.nanmax(values) >= levels:
         raise ValueError(f"{what}: grey level {values.max()} is outside 0 ... {levels - 1}")

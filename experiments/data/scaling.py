@@ -39,6 +39,7 @@ class Scaling:
         standardized: floats are standardised; points and latents stay as they are.
         mean: of each channel of the training data, once it is known.
         std: likewise, the standard deviation.
+        missing: NaN is a missing value of the data; otherwise it is an error.
     """
 
     levels: int | None
@@ -47,6 +48,7 @@ class Scaling:
     standardized: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    missing: bool = False
 
     @property
     def dtype(self) -> np.dtype:
@@ -59,12 +61,16 @@ class Scaling:
         """The scaling of standardised data, by the content of RECORD."""
         return dataclasses.replace(self, mean=tuple(moments["mean"]), std=tuple(moments["std"]))
 
-    def log_volume(self, shape: Sequence[int]) -> float:
+    def log_volume(self, shape: Sequence[int], mask: Array | None = None) -> float | Array:
         """The logarithm of the volume that a unit of model space has in the data's units.
 
-        A log density of samples of this shape in model space is larger by it.
+        A log density of samples of this shape in model space is larger by it. With a mask [B, ...]
+        it is [B], of the observed values of each sample.
         """
-        return math.prod(shape[:-1]) * math.fsum(map(math.log, self._moments()[1]))
+        logs = list(map(math.log, self._moments()[1]))
+        if mask is None:
+            return math.prod(shape[:-1]) * math.fsum(logs)
+        return jnp.sum(mask * jnp.asarray(logs), axis=tuple(range(1, mask.ndim)))
 
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and std of each channel; (0,) and (1,) for data that are not standardised."""
@@ -129,8 +135,9 @@ class Scaling:
         return np.clip(grey, 0, self.levels - 1).astype(self.dtype)
 
     def to_uint8(self, x: np.ndarray) -> UInt8[np.ndarray, "..."]:
-        """Images in model space as 0, ..., 255, rounded."""
-        return np.round(np.clip(self._unit(x), 0, 1) * 255).astype(np.uint8)
+        """Images in model space as 0, ..., 255, rounded. Missing values are grey."""
+        unit = np.nan_to_num(np.clip(self._unit(x), 0, 1), nan=0.5)
+        return np.round(unit * 255).astype(np.uint8)
 
     def _unit(self, x: np.ndarray) -> np.ndarray:
         low, high = self.range
@@ -140,7 +147,8 @@ class Scaling:
 def claim(scaling: Scaling, train: Any, test: Any, names: Sequence[str], run: Path) -> Scaling:
     """The scaling with the moments of the training data, if it needs some.
 
-    They are measured once, in 64 bits and a chunk at a time, and recorded in the run's folder.
+    They are measured once, in 64 bits and a chunk at a time, and recorded in the run's folder. They
+    are those of the observed values.
 
     Args:
         scaling: of the data.
@@ -150,15 +158,15 @@ def claim(scaling: Scaling, train: Any, test: Any, names: Sequence[str], run: Pa
         run: the run's folder.
 
     Raises:
-        ValueError: a value that is not finite, or a column that is constant or too far from 0 for
-            its spread.
+        ValueError: a value that is not finite, or a column that is constant, too far from 0 for its
+            spread, or not observed at all.
     """
     if not scaling.standardized:
         return scaling
     path = run / RECORD
     if not (path.exists() and folders.has_run(run)):  # otherwise the network knows these moments
-        _moments(test, "test", names)
-        found = _moments(train, "training", names)
+        _moments(test, "test", names, scaling.missing)
+        found = _moments(train, "training", names, scaling.missing)
         _check_spread(found, names)
         about = {"mean": found.mean.tolist(), "std": found.std.tolist(), "samples": len(train)}
         files.write_json(path, about)
@@ -173,36 +181,47 @@ def of_run(scaling: Scaling, run: Path) -> Scaling:
 
 
 class _Moments(NamedTuple):
-    """The mean, standard deviation, least and largest value of each channel."""
+    """The number, mean, standard deviation, least and largest of the values of each channel."""
 
+    count: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
 
-def _moments(values: Any, what: str, names: Sequence[str]) -> _Moments:
-    """The moments of samples [N, ...], which are read a chunk at a time."""
+def _moments(values: Any, what: str, names: Sequence[str], missing: bool) -> _Moments:
+    """The moments of the observed values of samples [N, ...], which are read a chunk at a time."""
     shape = values.shape[1:]
     rows = max(1, CHUNK // (8 * math.prod(shape)))
-    count, mean, squares = 0, np.zeros(shape[-1]), np.zeros(shape[-1])
+    count, mean, squares = np.zeros((3, shape[-1]))
     low, high = np.full(shape[-1], np.inf), np.full(shape[-1], -np.inf)
     for first in progress.track(range(0, len(values), rows), f"moments of the {what} data"):
         chunk = np.asarray(values[first : first + rows])
         name_of = getattr(values, "name_of", lambda row: f"sample {row}")
-        check_finite(chunk, f"the {what} data", lambda row: name_of(first + row), names)  # noqa: B023
+        about = f"the {what} data", lambda row: name_of(first + row), names, missing  # noqa: B023
+        check_finite(chunk, *about)
         flat = chunk.reshape(-1, shape[-1]).astype(np.float64)
-        new, ours = len(flat), flat.mean(0)
-        distance, total = ours - mean, count + new
-        squares += ((flat - ours) ** 2).sum(0) + distance**2 * (count * new / total)
-        mean, count = mean + distance * (new / total), total
-        low, high = np.minimum(low, flat.min(0)), np.maximum(high, flat.max(0))
-    return _Moments(mean, np.sqrt(squares / count), low, high)
+        observed = ~np.isnan(flat)
+        new = observed.sum(0)
+        total = np.maximum(count + new, 1)
+        ours = np.where(observed, flat, 0).sum(0) / np.maximum(new, 1)
+        squares += (np.where(observed, flat - ours, 0) ** 2).sum(0)
+        distance = ours - mean
+        squares += distance**2 * (count * new / total)
+        mean, count = mean + distance * (new / total), count + new
+        low, high = np.fmin(low, np.fmin.reduce(flat)), np.fmax(high, np.fmax.reduce(flat))
+    return _Moments(count, mean, np.sqrt(squares / np.maximum(count, 1)), low, high)
 
 
 def _check_spread(moments: _Moments, names: Sequence[str]) -> None:
-    _, std, low, high = moments
+    count, _, std, low, high = moments
     unit, largest = "column" if names else "channel", np.maximum(abs(low), abs(high))
+    unseen = [column_name(k, names) for k in np.flatnonzero(count == 0)]
+    if unseen:
+        raise ValueError(
+            f"the training data have no observed value in {unit} {', '.join(unseen)}: leave it out"
+        )
     constant = [column_name(k, names) for k in np.flatnonzero(low == high)]
     if constant:
         raise ValueError(

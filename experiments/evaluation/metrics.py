@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.data.dataset import Dataset, identity
+from experiments.data.lazy_arrays import complete, take
 from experiments.evaluation import bound, quality
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.figure import Figure, Figures
@@ -187,9 +188,15 @@ def sample_quality(subject: Subject) -> Figures:
 def _against_data(
     subject: Subject, moments: Moments, values: Arrays, details: dict[str, Any]
 ) -> Figures:
-    """The statistics of samples and training data, from the samples' features and moments."""
-    pipeline, fn = subject.pipeline, subject.features
-    about = subject.name, subject.images, fn, subject.folder.parent / "stats"
+    """The statistics of samples and training data, from the samples' features and moments.
+
+    Training data with missing values are left out.
+    """
+    pipeline, fn, images = subject.pipeline, subject.features, subject.images
+    if pipeline.missing:
+        whole = take(images.train, complete(images.train))
+        images = dataclasses.replace(images, train=whole)
+    about = subject.name, images, fn, subject.folder.parent / "stats"
     truth = reference(*about, pipeline.mesh, pipeline.likelihood.batch_size)
     details = {"samples": moments.n, "data": truth.moments.n} | details
     distance = distances(moments, values["features"], truth, pipeline.seed)

@@ -1,9 +1,12 @@
 """The spectrum of samples beside that of the data: of fields, series, images and volumes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
 from experiments.data.dataset import Dataset
+from experiments.data.lazy_arrays import complete, take
 from experiments.pipeline import draw
 from experiments.pipeline.model import TrainedModel
 from sde_lib.gaussian_field import bands, mean_power
@@ -16,7 +19,7 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
 
     The data's is the closed form where the law of the data is known, class by class if the model
     has classes. Then the test set's bits/dim by the law is there too. Otherwise it is the mean over
-    the test set.
+    the test set, whose samples with missing values are left out.
 
     Raises:
         ValueError: too few samples.
@@ -25,6 +28,11 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
         raise ValueError(
             f"config.sampling.n_samples is {n}: the report 'spectrum' needs at least {LEAST}"
         )
+    if model.missing:
+        whole = take(dataset.test, complete(dataset.test))
+        if not len(whole):
+            return {"spectrum": "not measured, as no test sample is complete"}
+        dataset = dataclasses.replace(dataset, test=whole)
     labels = model.conditions.has_classes and bool(dataset.laws)
     found: dict[str, str] = {}
     for label in range(len(dataset.laws)) if labels else (None,):

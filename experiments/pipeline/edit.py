@@ -1,4 +1,4 @@
-"""Edits of images by a trained model: inpainting, colourisation, variations, interpolation.
+"""Edits by a trained model: imputation, inpainting, colourisation, variations, interpolation.
 
 TASKS names them; each is a function of (pipeline, score_fn, options, x, index of the first result)
 that gives columns of images by their titles, each like x.
@@ -13,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
+from experiments.data.lazy_arrays import check_finite
 from experiments.pipeline.guidance import Clip
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, progress
 from models.config import data_kind
 from samplers import editing, measurement
-from sde_lib import ScoreFn
+from sde_lib import ScoreFn, missing
 from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least, check_name, check_types
 
 Columns = dict[str, Batch]
+MOST_ITERATIONS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Edit:
         n_results: results for each image, or between two of them.
         mask: of "inpaint": the part that is known, a name in MASKS.
         strength: of "variations": 0 changes nothing, 1 everything.
-        n_iterations: of conjugate gradients, in "inpaint" and "colorize".
+        n_iterations: of conjugate gradients, in "impute", "inpaint" and "colorize"; None: 3, and
+            for vectors as many as they have numbers, at most MOST_ITERATIONS.
 
     Raises:
         ValueError: an unknown task or mask, or an impossible number.
@@ -44,16 +47,21 @@ class Edit:
     n_results: int = 6
     mask: str = "left"
     strength: float = 0.3
-    n_iterations: int = 3
+    n_iterations: int | None = None
 
     def __post_init__(self):
         check_types(self, "config.edit.")
         check_name("config.edit.task", self.task, TASKS)
         check_name("config.edit.mask", self.mask, MASKS)
-        counts = {name: getattr(self, name) for name in ("n_results", "n_iterations")}
+        counts = {"n_results": self.n_results, "n_iterations": self.n_iterations or 1}
         check_at_least(1, **{f"config.edit.{name}": count for name, count in counts.items()})
         if not 0 <= self.strength <= 1:
             raise ValueError(f"config.edit.strength is {self.strength}: it must lie in [0, 1]")
+
+    def iterations(self, shape: tuple[int, ...]) -> int:
+        """Iterations of conjugate gradients for samples of this shape."""
+        by_shape = min(shape[0], MOST_ITERATIONS) if len(shape) == 1 else 3
+        return self.n_iterations or by_shape
 
 
 def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.ndarray]:
@@ -64,6 +72,7 @@ def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.n
         FloatingPointError: a result is not finite.
     """
     check(pipeline, options)
+    check_finite(x, "the samples to edit", "sample {}".format, missing=options.task == "impute")
 
     @jax.jit
     def compute(params, x, first_index):
@@ -78,7 +87,8 @@ def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.n
         for k in progress.track(range(0, len(x) - pairs, size), options.task)
     ]
     columns = {title: np.concatenate([row[title] for row in rows]) for title in rows[0]}
-    if not all(np.isfinite(column).all() for column in columns.values()):
+    made = [column for title, column in columns.items() if title != "given"]  # it may have gaps
+    if not all(np.isfinite(column).all() for column in made):
         raise FloatingPointError("results are not finite: take more steps, or another sampler")
     return columns
 
@@ -101,12 +111,50 @@ def check(pipeline: TrainedModel, options: Edit) -> None:
             f"mode edit does not know config.sampling.variance = {pipeline.sampler.variance!r}: "  # pyright: ignore
             "take 'posterior', or another method"
         )
+    if options.task == "impute":
+        return
+    pipeline.check_complete(f"config.edit.task = {options.task!r}")
     if len(pipeline.shape) != 3:
-        raise ValueError(f"the data are {data_kind(pipeline.shape)}: mode edit needs images")
+        raise ValueError(
+            f"the data are {data_kind(pipeline.shape)}: mode edit needs images, but for "
+            "config.edit.task='impute', which fills in missing values"
+        )
     if options.task == "colorize" and pipeline.decoder is not None:
         raise ValueError("config.edit.task = 'colorize' needs grey images, which latents have not")
     if options.task == "colorize" and pipeline.shape[-1] == 1:
         raise ValueError("the data have no colours: config.edit.task = 'colorize' needs them")
+
+
+def impute(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> np.ndarray:
+    """Samples [N, n_results, *shape] of the missing values, NaN in data x [N, *shape].
+
+    Observed values are those of x themselves, in its own units.
+
+    Raises:
+        ValueError: a model that cannot impute, or data with infinities or without observed values.
+        FloatingPointError: a result is not finite.
+    """
+    z = pipeline.scaling.to_model(jax.random.key(0), jnp.asarray(x), dequantize=False)
+    columns = edit(pipeline, np.asarray(z), options)
+    titles = [f"result {k + 1}" for k in range(options.n_results)]
+    made = pipeline.to_data(np.stack([columns[title] for title in titles], axis=1))
+    given = np.nan_to_num(x)[:, None].astype(made.dtype)
+    return np.where(np.isnan(x)[:, None], made, given)
+
+
+def _impute(
+    pipeline: TrainedModel, score_fn: ScoreFn, options: Edit, x: Batch, first_index: Any
+) -> Columns:
+    """Samples of the missing values, NaN in x, given the observed ones by moment matching."""
+    known, mask = missing.split_missing(x)
+    known, mask = (jnp.repeat(each, options.n_results, axis=0) for each in (known, mask))
+    operator = lambda x: mask * x  # noqa: E731
+    n_iterations = options.iterations(x.shape[1:])
+    about = pipeline.sde, score_fn, operator, known
+    conditioned = measurement.condition(*about, n_iterations=n_iterations)
+    sampler: Any = pipeline.sampler
+    results = sampler(pipeline.key, pipeline.sde, conditioned, known.shape, first_index).x
+    return {"given": x} | _results(options, x, jnp.where(mask > 0, known, results))
 
 
 def _inpaint(
@@ -133,7 +181,11 @@ def _measure(
     """Samples given a linear measurement of x."""
     many = jnp.repeat(x, options.n_results, axis=0)
     conditioned = measurement.condition(
-        pipeline.sde, score_fn, operator, operator(many), n_iterations=options.n_iterations
+        pipeline.sde,
+        score_fn,
+        operator,
+        operator(many),
+        n_iterations=options.iterations(x.shape[1:]),
     )
     sampler: Any = pipeline.sampler
     results = sampler(pipeline.key, pipeline.sde, conditioned, many.shape, first_index).x
@@ -196,6 +248,7 @@ def _around_centre(height: int, width: int) -> np.ndarray:
 
 MASKS = {"left": _left, "centre": _around_centre}
 TASKS = {
+    "impute": _impute,
     "inpaint": _inpaint,
     "colorize": _colorize,
     "variations": _variations,

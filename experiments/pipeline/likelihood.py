@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 import sde_lib
+from experiments.data.lazy_arrays import check_finite
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, parts
+from sde_lib import missing
 
 
 class BitsPerDim(NamedTuple):
@@ -40,6 +42,7 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits per dimension of data by the probability-flow ODE.
 
+    With missing values it is the density of each sample's observed part, by its observed values.
     The network computes in float32, whatever its dtype. In each pass a sample is dequantised anew,
     by a key of its own; the error is that of the mean over samples. Uniform noise dequantises. A
     model of grey levels (pipeline.grey_levels), whose network has never seen uniform noise, is
@@ -57,7 +60,7 @@ def bits_per_dim(
         ValueError: values that are no grey levels of the model's data.
         FloatingPointError: a likelihood is not finite.
     """
-    _check_grey(pipeline.scaling.levels, values[0])
+    _check_values(pipeline, values[0])
     batch = partial(pipeline.program(_batch, values[0].shape[1:]), pipeline.params)
     result = passes(pipeline, values, batch, part, "likelihood")
     bits = result["bits"]
@@ -68,7 +71,7 @@ def bits_per_dim(
         )
     error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else float("nan")
     given = str(pipeline.super_resolution or "")
-    nats = -bits * (math.log(2) * math.prod(values[0].shape[1:]))
+    nats = -bits * math.log(2) * result["dims"]
     return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits, nats)
 
 
@@ -78,7 +81,7 @@ def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
 
     def batch(params, key, values, first_index):
         x, conditions = values
-        log_ratio, levels = 0.0, scaling.levels
+        log_ratio, levels, mask = 0.0, scaling.levels, None
         if pipeline.grey_levels:
             x0, grey = grey_values(pipeline, x)
             about = key, pipeline.sde, x0, grey, first_index
@@ -86,12 +89,14 @@ def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
             log_ratio, levels = log_p - log_q, None
         else:
             x = scaling.to_model_each(key, x, first_index, dequantize=True)
+        x, mask, conditions = split_missing(pipeline, x, conditions)
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
-        how = options.rtol, options.atol, options.probe, options.n_probes, first_index
+        how = options.rtol, options.atol, options.probe, options.n_probes, first_index, mask
         result = sde_lib.log_likelihood(key, pipeline.sde, score_fn, x, *how)
-        log_prob = result.log_prob + log_ratio - scaling.log_volume(shape)
-        bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels)
-        return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe)}
+        log_prob = result.log_prob + log_ratio - scaling.log_volume(shape, mask)
+        dims = jnp.full(len(x), math.prod(shape)) if mask is None else missing.count_observed(mask)
+        bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels, dims)
+        return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe), "dims": dims}
 
     return batch
 
@@ -101,11 +106,22 @@ def log_prob(pipeline: TrainedModel) -> Callable:
     options = pipeline.likelihood
 
     def log_prob(params, key, x, conditions):
+        x, mask, conditions = split_missing(pipeline, x, conditions)
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, 0)
-        about = options.rtol, options.atol, options.probe, options.n_probes
+        about = options.rtol, options.atol, options.probe, options.n_probes, 0, mask
         return sde_lib.log_likelihood(key, pipeline.sde, score_fn, x, *about)
 
     return log_prob
+
+
+def split_missing(
+    pipeline: TrainedModel, x: jax.Array, conditions: dict[str, Any]
+) -> tuple[jax.Array, jax.Array | None, dict[str, Any]]:
+    """Samples in model space, their mask, and the conditions with it, if values may be missing."""
+    if not pipeline.missing:
+        return x, None, conditions
+    x, mask = missing.split_missing(x)
+    return x, mask, conditions | {"observed": mask}
 
 
 def passes(
@@ -146,11 +162,17 @@ def grey_values(pipeline: TrainedModel, x: jax.Array) -> tuple[jax.Array, jax.Ar
     return scaling.to_model(key, x, dequantize=False), grey
 
 
-def _check_grey(levels: int | None, x: Any) -> None:
-    """Raises ValueError for arrays that are no grey levels; other sequences hold the data set's."""
-    if levels is None or not isinstance(x, np.ndarray):
+def _check_values(pipeline: TrainedModel, x: Any) -> None:
+    """Raises ValueError for arrays that are no data of the model; other sequences are the set's."""
+    if not isinstance(x, np.ndarray):
         return
-    if x.min() < 0 or x.max() >= levels or not np.issubdtype(x.dtype, np.integer):
+    if not np.issubdtype(x.dtype, np.integer):
+        check_finite(x, "the data", "sample {}".format, missing=pipeline.missing)
+    levels = pipeline.scaling.levels
+    if levels is None:
+        return
+    whole = x == np.floor(x) if pipeline.missing else np.issubdtype(x.dtype, np.integer)
+    if np.nanmin(x) < 0 or np.nanmax(x) >= levels or not np.all(whole | np.isnan(x)):
         raise ValueError(
             f"the data are grey levels 0 to {levels - 1}, and these values are {x.dtype} from "
             f"{x.min():g} to {x.max():g}: make grey levels of samples by Pipeline.to_data"

@@ -160,6 +160,19 @@ class TrainedModel:
         return self.model.network
 
     @property
+    def missing(self) -> bool:
+        """True for a model of data with missing values, which are NaN in its samples."""
+        return self.scaling.missing
+
+    def check_complete(self, what: str) -> None:
+        """Raises ValueError, naming what needs complete data, for data with missing values."""
+        if self.missing:
+            raise ValueError(
+                f"{what} needs complete data, but this model was trained with "
+                "config.data.missing='mask': take a model of complete data"
+            )
+
+    @property
     def sde(self) -> SDE:
         """The forward SDE."""
         return self.model.sde

@@ -5,6 +5,7 @@
     images = model.to_images(x)                  # uint8, 0 to 255
     model.bits_per_dim(model.to_data(x)).mean    # of grey levels as in the data set
     latent = model.encode(x)
+    filled = model.impute(table)                 # NaN are missing values
     score_fn = model.score_fn(class_labels=labels)
 
 draw.py draws a sample, likelihood.py scores data, edit.py edits images.
@@ -20,6 +21,7 @@ import numpy as np
 
 import samplers
 import sde_lib
+from experiments.data.lazy_arrays import check_finite
 from experiments.pipeline import draw, likelihood
 from experiments.pipeline import edit as edits
 from experiments.pipeline.likelihood import BitsPerDim
@@ -64,8 +66,14 @@ class Pipeline(TrainedModel):
         return draw.draw_all(model, n)[0]
 
     def log_likelihood(self, x: Any, **conditions: Any) -> sde_lib.LogLikelihood:
-        """Log densities in nats of samples x in model space, by the probability-flow ODE."""
-        arguments = jax.random.key(self.seed), jnp.asarray(x, jnp.float32), conditions
+        """Log densities in nats of samples x in model space, by the probability-flow ODE.
+
+        Of a model of data with missing values, NaN in x is missing: the density is that of the
+        observed part.
+        """
+        x = np.asarray(x, np.float32)
+        check_finite(x, "the samples", "sample {}".format, missing=self.missing)
+        arguments = jax.random.key(self.seed), jnp.asarray(x), conditions
         return self.program(likelihood.log_prob)(self.params, *arguments)
 
     def bits_per_dim(self, x: Any, **conditions: Any) -> BitsPerDim:
@@ -84,6 +92,20 @@ class Pipeline(TrainedModel):
     def decode(self, z: Any, **conditions: Any) -> jax.Array:
         """The samples, [N, *shape], that the probability flow takes points z of the prior to."""
         return self.program(_decode)(self.params, jnp.asarray(z, jnp.float32), conditions)
+
+    def impute(self, x: Any, n_results: int = 1, **options: Any) -> np.ndarray:
+        """Samples of the missing values of data x [N, *shape], given the observed ones.
+
+        Args:
+            x: data in their own units, with NaN for each missing value.
+            n_results: samples for each.
+            **options: further fields of experiments.pipeline.edit.Edit, such as n_iterations.
+
+        Returns:
+            [N, n_results, *shape] in the same units, whose observed values are those of x.
+        """
+        about = edits.Edit("impute", n_results=n_results, **options)
+        return edits.impute(self, np.asarray(x), about)
 
     def edit(self, x: Any, task: str, **options: Any) -> dict[str, np.ndarray]:
         """An edit of samples x in model space: columns of images by their titles.

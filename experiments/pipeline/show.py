@@ -169,6 +169,38 @@ def save_edit(pipeline: Pipeline, columns: dict[str, np.ndarray], edit: Edit) ->
     return pictures.save_grid(path, images, len(columns), about, list(columns))
 
 
+def save_imputed(
+    pipeline: Pipeline, rows: np.ndarray, given: np.ndarray, imputed: np.ndarray, edit: Edit
+) -> list[Path]:
+    """Saves data with missing values, NaN, and samples of these: an .npz file and a picture.
+
+    Args:
+        pipeline: the model.
+        rows: numbers of the samples in the test set.
+        given: [N, *shape] in the data's own units.
+        imputed: [N, n_results, *shape], likewise.
+        edit: the options.
+    """
+    path = _path(pipeline, "edit_impute", f"_{parts.digest([edit, given])[:6]}.png")
+    about = _write_settings(pipeline, path, edit=str(edit), rows=rows.tolist())
+    arrays = path.with_suffix(".npz")
+    files.write_arrays(arrays, rows=rows, given=given, imputed=imputed)
+    titles = [f"result {k + 1}" for k in range(imputed.shape[1])]
+    if given.ndim == 2:
+        names = pipeline.dataset().columns
+        sets = {"observed": np.repeat(given, imputed.shape[1], axis=0)}
+        sets |= {"imputed": imputed.reshape(-1, *given.shape[1:])}
+        return [arrays, charts.save_pairs(path, sets, names, about)]
+    if given.ndim == 3:
+        sets = {"given": given} | {title: imputed[:, k] for k, title in enumerate(titles)}
+        return [arrays, charts.save_series(path, sets, about)]
+    columns = np.concatenate([given[:, None].astype(np.float32), imputed], axis=1)
+    key: Any = None  # nothing is drawn
+    x = pipeline.scaling.to_model(key, jnp.asarray(columns), dequantize=False)
+    images = _slices(pipeline.to_images(x), pipeline).reshape(-1, *pipeline.shape[-3:])
+    return [arrays, pictures.save_grid(path, images, columns.shape[1], about, ["given", *titles])]
+
+
 def _options(component: Any) -> str:
     """The fields of a component that are numbers or texts."""
     shown = {k: v for k, v in vars(component).items() if isinstance(v, (int, float, str, tuple))}

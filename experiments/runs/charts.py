@@ -191,7 +191,7 @@ def save_pairs(
 
     Args:
         path: of the picture.
-        sets: vectors by their title.
+        sets: vectors by their title; those with NaN are left out of the panels of their columns.
         names: of the columns; () for numbers.
         about: from pictures.provenance.
     """
@@ -201,10 +201,10 @@ def save_pairs(
     figure, axes = _subplots(n, n, figsize=(2.2 * n + 1, 2.2 * n), squeeze=False)
     for row, column in np.ndindex(n, n):
         panel, first = axes[row, column], next(iter(sets.values()))
-        edges = np.histogram_bin_edges(first[:, column], 30)
+        edges = np.histogram_bin_edges(_observed(first[:, column]), 30)
         for name, values in sets.items():
             if row == column:
-                panel.hist(values[:, row], edges, density=True, alpha=0.5, label=name)
+                panel.hist(_observed(values[:, row]), edges, density=True, alpha=0.5, label=name)
             else:
                 panel.scatter(values[:, column], values[:, row], s=5, alpha=0.5, linewidths=0)
         panel.tick_params(labelsize=6)
@@ -214,6 +214,10 @@ def save_pairs(
             panel.set_ylabel(names[row] if names else f"column {row}", fontsize=7)
     axes[0, 0].legend(fontsize=7, frameon=False)
     return _save(figure, path, about)
+
+
+def _observed(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
 
 
 def save_series(

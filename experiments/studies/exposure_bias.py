@@ -195,6 +195,7 @@ def training_data(subject: Subject, n: int) -> Data:
     """n samples spread over the training data, with the conditions of samples of their classes."""
     if subject.exact is not None:
         return subject.exact(n).astype(np.float32), {}
+    subject.model.check_complete("mode exposure_bias")
     dataset = subject.model.dataset()
     rows = np.linspace(0, len(dataset.train) - 1, n).astype(int)
     labels = dataset.train_labels

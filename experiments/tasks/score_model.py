@@ -31,7 +31,7 @@ from experiments.training.optimizer import Adam
 from experiments.training.state import TrainState
 from models import LearnedSchedule
 from models.learned_schedule import SCHEDULE
-from sde_lib import loss_history
+from sde_lib import loss_history, missing
 
 """loss(key, sde, score_fn, x, first_index=...) -> losses [B], metrics [B]"""
 
@@ -54,6 +54,8 @@ class ScoreModel:
         complete: adds the parts of other runs (guides, base, decoder) to a trained model.
         subject: makes a Subject of evaluation/metrics.py of (pipeline, dataset, losses).
         n_shown: samples in a picture.
+        hidden_fraction: share of the samples of which observed values are hidden at random, if the
+            data have missing values.
     """
 
     model: Pipeline
@@ -69,6 +71,7 @@ class ScoreModel:
     complete: Callable[[Pipeline, Path], Pipeline] = lambda model, folder: model
     subject: Callable[[Pipeline, Dataset, Any], figures.Subject] | None = None
     n_shown: int = 64
+    hidden_fraction: float = 0.0
 
     @property
     def scaling(self) -> Scaling:
@@ -104,8 +107,8 @@ class ScoreModel:
         } | ({"baselines": self.baselines} if vectors else {"spectrum": self.spectrum})
 
     def init(self, key: jax.Array) -> Any:
-        x = jnp.zeros(self.model.sde.state_shape((1, *self.model.shape)))
-        params = self.model.network.init(key, x, jnp.ones(1))["params"]
+        shape = self.model.sde.state_shape((1, *self.model.shape))
+        params = self.model.model.init(key, shape)
         if self.schedule is None:
             return params
         return {**params, SCHEDULE: self.schedule.init(key, jnp.zeros(()))["params"]}
@@ -132,8 +135,12 @@ class ScoreModel:
         if model.super_resolution:
             smaller = model.super_resolution.training_conditions(keys["loss"], x, first_index)
             conditions |= smaller
-        score_fn = model.model.score_fn(params, True, keys["dropout"], **conditions)
         options = {"first_index": first_index}
+        if model.missing:
+            x, mask = missing.split_missing(x)
+            mask = missing.hide(keys["labels"], mask, self.hidden_fraction, first_index)
+            options["mask"] = conditions["observed"] = mask
+        score_fn = model.model.score_fn(params, True, keys["dropout"], **conditions)
         if carry is not None:
             options["probabilities"] = loss_history.probabilities(carry)
         losses, metrics = self.loss_of(params)(keys["loss"], model.sde, score_fn, x, **options)
@@ -167,11 +174,14 @@ class ScoreModel:
         if model.super_resolution:
             smaller = model.super_resolution.training_conditions(key, x, first_index)
             conditions = conditions | smaller
+        options: dict[str, Any] = {"first_index": first_index, "stratified": False}
+        if model.missing:
+            x, mask = missing.split_missing(x)
+            options["mask"] = mask
+            conditions = conditions | {"observed": mask}
         params = devices.gather(model.mesh, params)
         score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
-        losses, metrics = self.held_out_loss(
-            key, model.sde, score_fn, x, first_index=first_index, stratified=False
-        )
+        losses, metrics = self.held_out_loss(key, model.sde, score_fn, x, **options)
         return {"loss": losses} | metrics
 
     def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
@@ -198,7 +208,9 @@ class ScoreModel:
         return Report([f"{name} {figure}" for name, figure in found.items()], found, [])
 
     def baselines(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Report:
-        """Log-likelihoods of the test set by classical density estimates."""
+        """Log-likelihoods of the test set by classical density estimates of complete data."""
+        if self.model.missing:
+            return Report(["no baselines, as they are for complete data"], {}, [])
         train, test = (np.asarray(x[:], np.float64) for x in (dataset.train, dataset.test))
         mean, std = train.mean(0), train.std(0)
         found = log_likelihoods((train - mean) / std, (test - mean) / std, std)

@@ -192,6 +192,7 @@ GUIDANCE_SCHEDULE = Choice(
 EDIT = Choice(
     "edit.task",
     {
+        "impute": {n: f"edit.{n}" for n in ("n_results", "n_iterations")},
         "inpaint": {n: f"edit.{n}" for n in ("n_results", "mask", "n_iterations")},
         "colorize": {n: f"edit.{n}" for n in ("n_results", "n_iterations")},
         "variations": {n: f"edit.{n}" for n in ("n_results", "strength")},

@@ -39,7 +39,10 @@ def measures(config: Config, train: Any, most: int = MOST) -> Measures:
     if scaling.standardized:  # a run's own moments are those of all samples
         values = subset(train, np.asarray, most).astype(np.float64)
         axes = tuple(range(values.ndim - 1))
-        mean, std = values.mean(axis=axes), values.std(axis=axes)
+        seen = ~np.isnan(values)
+        counts = np.maximum(seen.sum(axis=axes), 1)
+        mean = np.where(seen, values, 0).sum(axis=axes) / counts
+        std = np.sqrt(np.where(seen, (values - mean) ** 2, 0).sum(axis=axes) / counts)
         if not std.all():
             constant = ", ".join(map(str, np.flatnonzero(std == 0)))
             raise ValueError(
@@ -51,7 +54,7 @@ def measures(config: Config, train: Any, most: int = MOST) -> Measures:
     def to_model(batch: np.ndarray) -> np.ndarray:
         return np.asarray(scaling.to_model(None, jnp.asarray(batch), dequantize=False))  # pyright: ignore[reportArgumentType]
 
-    return measure(train, to_model, most)
+    return measure(train, to_model, most, scaling.missing)
 
 
 def advise(config: Config, found: Measures) -> dict[str, Advice]:

@@ -52,7 +52,8 @@ class Measures:
         smallest: the least distance between two samples of the subset that are no copies.
         copies: samples that repeat another one, among the first or `compared` samples.
         compared: samples that were compared for copies: all of them, or the subset.
-        spectrum: None for vectors, and for fewer than 4 grid points on every axis.
+        spectrum: None for vectors, for fewer than 4 grid points on every axis, and without a
+            complete sample.
     """
 
     shape: tuple[int, ...]
@@ -69,25 +70,37 @@ class Measures:
 
 
 def measure(
-    values: Any, to_model: Callable[[np.ndarray], np.ndarray], most: int = MOST
+    values: Any,
+    to_model: Callable[[np.ndarray], np.ndarray],
+    most: int = MOST,
+    missing: bool = False,
 ) -> Measures:
     """Measures a random subset of samples.
+
+    Standard deviations are those of observed values. Distances are those of the network's inputs,
+    with the mean in place of missing values. The spectrum is that of complete samples.
 
     Args:
         values: training data [N, ...], an array or a sequence that an index array reads.
         to_model: a function from such samples to model space.
         most: samples of the subset.
+        missing: NaN is a missing value; otherwise it is an error.
 
     Raises:
         ValueError: values that are not finite.
     """
     x = subset(values, to_model, most)
-    if not np.isfinite(x).all():
+    gone = np.isnan(x)
+    if not np.isfinite(x[~gone] if missing else x).all():
         raise ValueError("the training data have values that are not finite in model space")
-    total, n = len(values), len(x)
-    mean = x.mean(axis=tuple(range(x.ndim - 1)), dtype=np.float64)
+    total, n, axes = len(values), len(x), tuple(range(x.ndim - 1))
+    share = np.maximum(1 - gone.mean(axis=axes), 1 / x.size)  # of the values that are observed
+    intact = ~gone.reshape(n, -1).any(axis=1)
+    x[gone] = 0
+    mean = x.mean(axis=axes, dtype=np.float64) / share
     x -= mean.astype(np.float32)
-    variances = _mean_squares(x)
+    x[gone] = 0
+    variances = _mean_squares(x) / share
     largest, nearest = distances(x.reshape(n, -1))
     apart = nearest[nearest > 0]
     whole = isinstance(values, np.ndarray) and values.nbytes <= HASHED
@@ -102,7 +115,7 @@ def measure(
         float(apart.min()) if len(apart) else largest,
         copies(values if whole else x),
         total if whole else n,
-        spectrum(x[:SPECTRA]),
+        spectrum(x[intact][:SPECTRA]) if intact.any() else None,
     )
 
 

@@ -8,18 +8,20 @@ import numpy as np
 
 from experiments.data.dataset import Dataset, DataSpec, as_labels, split
 from experiments.data.lazy_arrays import take
+from experiments.data.sources import masks
 from experiments.runs.files import open_arrays
 
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
 ABOUT = LABELS | CONFIDENCES
-NAMES = PARTS | ABOUT
+NAMES = PARTS | ABOUT | masks.NAMES
 LAYOUT = (
     "uint8 images [N, H, W, C] in arrays 'train' and 'test', with integers 'train_labels' and "
     "'test_labels' if there are classes, and confidences of these in [0, 1], 'train_confidence' "
     "and 'test_confidence', if they are uncertain; or images in one array of any other name, with "
-    "'labels' and 'confidence', of which config.data.test_fraction becomes the test set"
+    "'labels' and 'confidence', of which config.data.test_fraction becomes the test set; with "
+    "config.data.missing='mask', masks 'train_mask' and 'test_mask', or 'mask'"
 )
 
 
@@ -51,6 +53,7 @@ def dataset_of(path: Path, arrays: dict[str, Any], spec: DataSpec, levels: int |
     for name, values in arrays.items():
         if not values.shape:
             raise ValueError(f"{path}: {name} is a single value, it must be an array")
+    arrays = _masked(path, arrays, spec)
     for name in arrays.keys() & LABELS:
         arrays[name] = as_labels(f"{path}: {name}", arrays[name])
     for name in arrays.keys() & CONFIDENCES:
@@ -75,3 +78,14 @@ def dataset_of(path: Path, arrays: dict[str, Any], spec: DataSpec, levels: int |
     }
     about_split: dict[str, Any] = more | {"test_share": spec.test_fraction}
     return Dataset(take(values, train), take(values, test), levels, **about_split)
+
+
+def _masked(path: Path, arrays: dict[str, Any], spec: DataSpec) -> dict[str, Any]:
+    """The arrays without masks, which are applied to their samples."""
+    for samples in sorted(arrays.keys() - ABOUT - masks.NAMES):
+        if (mask := arrays.get(masks.name_for(samples))) is not None:
+            where = f"{path}: {masks.name_for(samples)}"
+            masks.check(where, arrays[samples], mask, spec.missing)
+            arrays = arrays | {samples: masks.apply(where, arrays[samples], mask)}
+            del arrays[masks.name_for(samples)]
+    return arrays

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.data.dataset import SPLITS, Dataset, DataSpec, note_of, numbered, split
 from experiments.data.lazy_arrays import Part, take, values_of
-from experiments.data.sources import files, npz
+from experiments.data.sources import files, masks, npz
 from experiments.data.sources.members import members
 from experiments.data.sources.optional import require
 from experiments.runs.files import open_arrays, reading
@@ -71,7 +71,13 @@ def load(spec: DataSpec) -> Dataset:
     else:
         arrays = _in_file(path)
     about = {name: arrays.pop(name) for name in arrays.keys() & npz.ABOUT}
-    values = {name: _values(spec, [stored]) for name, stored in arrays.items()}
+    marks = {name: arrays.pop(name) for name in arrays.keys() & masks.NAMES}
+    values = {}
+    for name, stored in arrays.items():
+        mask = marks.pop(masks.name_for(name), None)
+        values[name] = _values(spec, [stored], mask)
+    if marks:
+        raise ValueError(f"{path} has {', '.join(sorted(marks))} of no samples: leave it out")
     read = {name: stored.read(slice(None)) for name, stored in about.items()}
     read, classes = _numbered(read)
     made = npz.dataset_of(path, values | read, spec, TYPES[spec.dtype][2])
@@ -113,8 +119,11 @@ def _folder(spec: DataSpec, path: Path, names: list[str]) -> Dataset:
     return Dataset(**parts, levels=TYPES[spec.dtype][2], **about, test_share=layout.test_share)
 
 
-def _values(spec: DataSpec, stored: Iterable[Stored]) -> Any:
-    """The samples of some arrays, which are read at once only if they are small."""
+def _values(spec: DataSpec, stored: Iterable[Stored], mask: Stored | None = None) -> Any:
+    """The samples of some arrays, which are read at once only if they are small.
+
+    A mask marks the missing values of one array.
+    """
     known, dtype, _ = TYPES[spec.dtype]
     parts = []
     for each in stored:
@@ -133,9 +142,19 @@ def _values(spec: DataSpec, stored: Iterable[Stored]) -> Any:
                 f"config.data.shape = {spec.shape}, or of several, (N, "
                 f"{', '.join(map(str, spec.shape))})"
             )
+        if mask is not None:
+            masks.check(mask.name, each, mask, spec.missing)
+            each, dtype = _masked(each, mask), masks.float_type(dtype)
         read = _one(each) if each.shape == spec.shape else each.read
         parts.append(Part(each.name, _length(spec, each), read))
-    return values_of(parts, spec.shape, dtype)
+    return values_of(parts, spec.shape, dtype, spec.missing)
+
+
+def _masked(samples: Stored, mask: Stored) -> Stored:
+    def read(rows: Any) -> np.ndarray:
+        return masks.apply(mask.name, np.asarray(samples.read(rows)), np.asarray(mask.read(rows)))
+
+    return samples._replace(read=read)
 
 
 def _one(stored: Stored) -> Callable[[Any], np.ndarray]:

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.data.dataset import Dataset, DataSpec, note_of, numbered, split
+from experiments.data.lazy_arrays import MASK_OPTION, check_finite
 from experiments.data.sources import parts
 from experiments.data.sources.optional import require
 from experiments.runs.files import reading
 
+NO_VALUE = ("", "na", "n/a", "nan", "null", "none", "?")  # texts of missing values, in any case
 READERS = (".csv", ".tsv", ".parquet")
 EXPECTED = "a .csv, .tsv or .parquet file, or a folder of such files train and test"
 INCLUDED = {  # by name: description and number of columns
@@ -131,35 +133,49 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
             raise ValueError(f"{where}: column {spec.label_column!r} has rows without a class")
         classes, labels = numbered(found)
         notes = (note_of(f"column {spec.label_column!r}", classes),)
-    values = np.stack([_numbers(where, *column) for column in columns.items()], axis=1)
+    parsed = [_numbers(where, *column, spec.missing) for column in columns.items()]
+    values = np.stack(parsed, axis=1)
     if values.shape[1:] != spec.shape:
         raise ValueError(
             f"config.data.shape is {spec.shape}, but {where} has {len(columns)} columns of numbers "
             f"({', '.join(columns)}): set config.data.shape=({len(columns)},)"
         )
     names = tuple(columns)
+    check_finite(values, where, lambda k: f"row {k + 1}", names, spec.missing)
     return Dataset(values, values[:0], None, labels, classes=classes, columns=names, notes=notes)
 
 
-def _numbers(where: str, name: str, values: Sequence[Any]) -> np.ndarray:
-    """A column as float32. Raises ValueError, with its row, for a value that is no number."""
+def _numbers(where: str, name: str, values: Sequence[Any], missing: bool) -> np.ndarray:
+    """A column as float32, with NaN for missing values if `missing` allows them.
+
+    Raises:
+        ValueError: a value that is no number, with its row; no observed value, or one value alone.
+    """
     numbers = np.empty(len(values))
     for row, value in enumerate(values):
+        no_value = value is None or str(value).strip().lower() in NO_VALUE
+        if no_value and missing:
+            numbers[row] = np.nan
+            continue
         try:
             numbers[row] = value
         except (TypeError, ValueError) as error:
             what = "is empty" if value in (None, "") else f"holds {value!r}, which is no number"
+            option = f"; {MASK_OPTION.replace('NaN', 'it')}" if no_value else ""
             raise ValueError(
                 f"{where}: column {name!r} {what}, in row {row + 1}: leave out the column or the "
-                "row, or make config.data.label_column of it if it is the class"
+                f"row, or make config.data.label_column of it if it is the class{option}"
             ) from error
-    wrong = np.flatnonzero(~np.isfinite(numbers))
+    wrong = np.flatnonzero(np.isinf(numbers) if missing else ~np.isfinite(numbers))
     if len(wrong):
+        option = f"; {MASK_OPTION}" if np.isnan(numbers[wrong[0]]) else ""
         raise ValueError(
             f"{where}: column {name!r} holds {values[wrong[0]]}, which is not finite, in row "
-            f"{wrong[0] + 1}: leave out the row, or fill the value in"
+            f"{wrong[0] + 1}: leave out the row, or fill the value in{option}"
         )
-    if numbers.min() == numbers.max():
+    if np.isnan(numbers).all():
+        raise ValueError(f"{where}: column {name!r} has no observed value: leave it out")
+    if np.nanmin(numbers) == np.nanmax(numbers):
         raise ValueError(f"{where}: column {name!r} is constant: leave it out, it has no density")
     with np.errstate(over="ignore"):
         return numbers.astype(np.float32)
