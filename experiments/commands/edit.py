@@ -25,7 +25,7 @@ def run(request: Request) -> None:
     options, model = components.edit(request.config), request.model()
     edit.check(model, options)
     if options.task == "impute":
-        _impute(model, options, request.config.edit.n_images)
+        impute(model, options, request.config.edit.n_images)
         return
     images: Any = model.dataset().test[: request.config.edit.n_images]
     x = model.scaling.to_model(jax.random.key(0), jnp.asarray(images), dequantize=False)
@@ -37,7 +37,7 @@ def run(request: Request) -> None:
     print(show.save_edit(model, columns, options))
 
 
-def _impute(model: Pipeline, options: edit.Edit, n: int) -> None:
+def impute(model: Pipeline, options: edit.Edit, n: int) -> None:
     """Fills in the first n incomplete test samples; saves them and their picture.
 
     Raises:

@@ -52,6 +52,7 @@ def load(spec: DataSpec) -> Dataset:
         dataset = _readable(spec, _labelled(what, dataset, split), split)
         _check_values(what, dataset, split, spec.missing)
         _check_shape(spec, getattr(dataset, split).shape[1:])
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *_missing(dataset)))
     for line in describe(spec, dataset):
         LOG.info("%s", line)
     return dataset
@@ -86,11 +87,10 @@ def describe(spec: DataSpec, dataset: Dataset) -> list[str]:
         first += ": config.data.test_fraction is not used, as the data have a test set"
     elif dataset.test_share is not None:
         first += f", a random share of config.data.test_fraction = {dataset.test_share}"
-    lines = (*_describe_classes(dataset), *_describe_missing(dataset), *dataset.notes)
-    return [first, *(f"  {line}" for line in lines)]
+    return [first, *(f"  {line}" for line in (*_describe_classes(dataset), *dataset.notes))]
 
 
-def _describe_missing(dataset: Dataset) -> list[str]:
+def _missing(dataset: Dataset) -> list[str]:
     """The share of missing values among some training samples, if there are any."""
     values = dataset.train
     if isinstance(values, LazyImages):

@@ -203,8 +203,11 @@ def save_pairs(
         panel, first = axes[row, column], next(iter(sets.values()))
         edges = np.histogram_bin_edges(_observed(first[:, column]), 30)
         for name, values in sets.items():
-            if row == column:
-                panel.hist(_observed(values[:, row]), edges, density=True, alpha=0.5, label=name)
+            seen = _observed(values[:, row])
+            if row == column and len(seen):
+                panel.hist(seen, edges, density=True, alpha=0.5, label=name)
+            elif row == column:
+                panel.plot([], label=name)
             else:
                 panel.scatter(values[:, column], values[:, row], s=5, alpha=0.5, linewidths=0)
         panel.tick_params(labelsize=6)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -96,3 +97,29 @@ def test_channels_that_cannot_be_standardised_are_refused(tmp_path, column, name
     values = np.stack([np.arange(50), column], axis=1).astype(np.float32)
     with pytest.raises(ValueError, match=message):
         claim(STANDARDIZED, values, values, names, tmp_path)
+
+
+def test_moments_are_of_the_observed_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling_of, "CHUNK", 4000)
+    random = np.random.RandomState(0)
+    values = (3 + [1, 10, 100] * random.randn(400, 5, 3)).astype(np.float32)
+    values[random.rand(*values.shape) < 0.4] = np.nan
+    values[:90, :, 1] = np.nan  # whole chunks
+    scaling = dataclasses.replace(STANDARDIZED, missing=True)
+    made = claim(scaling, values, values[:5], (), tmp_path)
+    exact = values.astype(np.float64).reshape(-1, 3)
+    np.testing.assert_allclose(made.mean, np.nanmean(exact, 0), rtol=1e-12)
+    np.testing.assert_allclose(made.std, np.nanstd(exact, 0), rtol=1e-12)
+    x = made.to_model(jax.random.key(0), jnp.asarray(values))
+    np.testing.assert_array_equal(np.isnan(x), np.isnan(values))
+    mask = ~np.isnan(values[:4])
+    expected = (mask * np.log(made.std)).sum((1, 2))
+    np.testing.assert_allclose(made.log_volume((5, 3), jnp.asarray(mask)), expected, rtol=1e-6)
+    values[..., 0], values[..., 2] = 0, np.nan
+    with pytest.raises(ValueError, match=r"no observed value in column 2 \('c'\): leave it out"):
+        claim(scaling, values, values[:5], ("a", "b", "c"), tmp_path)
+
+
+def test_missing_pixels_are_shown_grey():
+    x = np.array([[[[-1.0], [np.nan], [1.0]]]])
+    np.testing.assert_array_equal(Scaling(256).to_uint8(x).ravel(), [0, 128, 255])

@@ -69,3 +69,17 @@ def test_a_model_of_classes_is_compared_class_by_class(monkeypatch):
 def test_too_few_samples_are_refused(exact):
     with pytest.raises(ValueError, match="n_samples is 4: the report 'spectrum' needs at least 16"):
         spectrum.figures(*exact, 4)
+
+
+def test_incomplete_test_samples_are_left_out(exact):
+    model, dataset = exact
+    model = model.replace(scaling=dataclasses.replace(model.scaling, missing=True))
+    test = np.array(dataset.test)
+    test[::2, 0, 0] = np.nan
+    gaps = dataclasses.replace(dataset, test=test, laws=())
+    kept = dataclasses.replace(dataset, test=test[1::2], laws=())
+    assert spectrum.figures(model, gaps, 500) == spectrum.figures(model, kept, 500)
+    test[:, 0, 0] = np.nan
+    assert spectrum.figures(model, gaps, 500) == {
+        "spectrum": "not measured, as no test sample is complete"
+    }

@@ -178,3 +178,27 @@ def test_a_card_says_what_the_model_is_limited_to():
     assert any("uniform noise in each grey level" in limit for limit in plain.limits)
     classes = dataclasses.replace(score_model(Recorder()), n_classes=4).describe()
     assert "It can be asked for a class of 4, and nothing else." in classes.limits
+
+
+@pytest.mark.parametrize("hidden", [0.0, 1.0])
+def test_missing_values_have_no_part_in_the_loss(hidden):
+    """The network sees 0 in their place and the mask, which hides observed values too."""
+    network = Recorder()
+    task = score_model(network, shape=(3,))
+    model = dataclasses.replace(task.model.model, missing=True)
+    scaling = Scaling(None, missing=True)
+    task = dataclasses.replace(
+        task, model=task.model.replace(model=model, scaling=scaling), hidden_fraction=hidden
+    )
+    x = jnp.asarray([[1.0, jnp.nan, 2.0], [jnp.nan, 3.0, 4.0]] * 8)
+    loss, _ = task.loss({}, KEYS, None, 0, x, {})
+    metrics = task.metrics({}, jax.random.key(0), (x, {}), 0)
+    trained, held_out = (call["x"] for call in network.calls)
+    for seen, share in ((trained, hidden), (held_out, 0.0)):
+        values, mask = np.split(np.asarray(seen), 2, axis=1)
+        assert (mask <= ~np.isnan(x)).all()
+        assert mask.any(axis=1).all()
+        assert (values[mask == 0] == 0).all()
+        assert (mask.sum() < 32) == bool(share)
+    assert np.isfinite(loss)
+    assert np.isfinite(metrics["loss"]).all()

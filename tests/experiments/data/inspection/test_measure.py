@@ -117,3 +117,19 @@ def test_values_that_are_not_finite_are_refused():
     x[4, 1] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         measure(x, as_it_is)
+
+
+def test_missing_values_are_left_out_of_the_measures():
+    x = gaussian(2000, (8, 2), 3.0)
+    x[..., 1] += 5
+    gone = np.random.RandomState(1).rand(*x.shape) < 0.3
+    gone[:20] = False
+    found = measure(np.where(gone, np.nan, x), as_it_is, missing=True)
+    np.testing.assert_allclose(found.channel_stds, 3, rtol=0.03)
+    assert found.spectrum is not None
+    assert found.spectrum.slope == pytest.approx(0, abs=0.5)  # of the complete ones
+    with pytest.raises(ValueError, match="values that are not finite"):
+        measure(np.where(gone, np.nan, x), as_it_is)
+    gone[:] = True
+    gone[:, 0, :] = False
+    assert measure(np.where(gone, np.nan, x), as_it_is, missing=True).spectrum is None

@@ -202,3 +202,66 @@ def test_a_file_that_vanishes_is_named(tmp_path, how):
     if how == "lazy":
         with pytest.raises(ValueError, match=r"a.npy cannot be read: .* No such file"):
             dataset.train[:2]
+
+
+def claimed_as(request, folder):
+    """Loads data and takes their moments, by which those beyond memory are checked too."""
+    dataset = load(request)
+    scaling = Scaling(None, standardized=True, missing=request.missing)
+    return claim(scaling, dataset.train, dataset.test, (), folder)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float"])
+@pytest.mark.parametrize("channels", [True, False], ids=["values", "pixels"])
+def test_a_mask_beside_the_samples_makes_values_missing(tmp_path, dtype, channels, how):
+    values = np.arange(480).reshape(20, 4, 3, 2)
+    values = values.astype({"float": np.float32}.get(dtype, dtype))
+    mask = np.random.RandomState(0).rand(*values.shape[: 4 if channels else 3]) < 0.7
+    np.savez(tmp_path / "x.npz", data=values, mask=mask)
+    dataset = load(spec(tmp_path / "x.npz", (4, 3, 2), dtype, missing=True))
+    both = np.concatenate([dataset.train[:], dataset.test[:]]).astype(np.float64)
+    seen = np.broadcast_to(mask if channels else mask[..., None], values.shape)
+    assert both.dtype.kind == "f"
+    np.testing.assert_array_equal(np.sort(both[~np.isnan(both)]), np.sort(values[seen]))
+    assert isinstance(dataset.train, LazyArray) == (how == "lazy")
+
+
+def test_masks_of_a_folder_go_with_their_parts(tmp_path):
+    for name, rows in (("train", slice(16)), ("test", slice(16, None))):
+        np.save(tmp_path / f"{name}.npy", FIELDS[rows])
+        np.save(tmp_path / f"{name}_mask.npy", np.arange(4 * 6).reshape(4, 6, 1) + FIELDS[rows] > 0)
+    dataset = load(spec(tmp_path, missing=True))
+    np.testing.assert_array_equal(np.isnan(dataset.test[:])[:, 1:], False)
+    assert np.isnan(dataset.train[:]).any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "missing", "message"),
+    [
+        (np.ones((20, 4, 6), bool), False, "mask marks missing values: set config.data.missing="),
+        (np.ones((20, 6), bool), True, r"mask has the shape \(20, 6\): it must be .*\(20, 4, 6\)"),
+        (np.ones((20, 4, 6)), True, "mask holds float64: it must be bool or integers"),
+        (
+            np.full((20, 4, 6), 255),
+            True,
+            "mask holds 255 to 255: it must be 1 where a value is",
+        ),
+        (np.zeros((20, 4, 6), bool), True, "samples have no observed value, the first is sample"),
+    ],
+    ids=["unasked", "shape", "floats", "bytes", "nothing"],
+)
+def test_masks_that_do_not_fit_are_refused(tmp_path, mask, missing, message, how):
+    np.savez(tmp_path / "x.npz", data=FIELDS, mask=mask)
+    with pytest.raises(ValueError, match=message):
+        claimed_as(spec(tmp_path / "x.npz", missing=missing), tmp_path)
+
+
+def test_nan_in_fields_is_refused_by_the_option_s_name(tmp_path, how):
+    values = FIELDS.copy()
+    values[7, 1, 2, 0] = np.nan
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(ValueError, match=r"at \(1, 2, 0\); .*set config.data.missing='mask'"):
+        claimed_as(spec(tmp_path / "x.npy"), tmp_path)
+    dataset = load(spec(tmp_path / "x.npy", missing=True))
+    both = np.concatenate([dataset.train[:], dataset.test[:]])
+    assert np.isnan(both).sum() == 1

@@ -124,3 +124,37 @@ def test_included_tables(name, columns, rows, classes):
     assert len(dataset.train) + len(dataset.test) == rows
     assert len(dataset.columns) == columns
     assert len(dataset.classes) == dataset.n_classes == classes
+
+
+GAPS = [("1", "", "2"), ("NA", "3", "nan"), ("4", "?", "5"), ("6", "7", "8.5")] * 5
+
+
+def test_missing_values_are_nan_where_they_are_allowed(tmp_path):
+    path = write(tmp_path / "x.csv", rows=GAPS)
+    dataset = load(spec(path, test_fraction=0.25, missing=True))
+    both = np.concatenate([dataset.train, dataset.test])
+    assert np.isnan(both).sum(0).tolist() == [5, 10, 5]
+    assert np.nanmax(both) == 8.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing", "message"),
+    [
+        (["1,,2", "0,2,1"], False, "'width' is empty, in row 1.*set config.data.missing='mask'"),
+        (["1,2,2", "NA,2,1"], False, "'length' holds 'NA', .* row 2.*config.data.missing='mask'"),
+        (["1,2,nan", "0,1,2"], False, "'名' holds nan, .* in row 1: .*config.data.missing='mask'"),
+        (
+            ["1,2,inf", ",1,0", "0,1,1"],
+            True,
+            "'名' holds inf, which is not finite, in row 1: ",
+        ),
+        (["1,,2", "0,,1"], True, "column 'width' has no observed value: leave it out"),
+        (["1,,2", "1,3,1", ",4,0"], True, "column 'length' is constant"),
+        (["1,2,3", "2,1,2", ",NaN,"], True, "1 samples have no observed value, .* is row 3"),
+        (["1,2,x", "0,1,2"], True, "'名' holds 'x', which is no number, in row 1"),
+    ],
+)
+def test_tables_with_gaps_are_refused_with_the_way_out(tmp_path, rows, missing, message):
+    (tmp_path / "x.csv").write_text("\n".join(["length,width,名", *rows]), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load(spec(tmp_path / "x.csv", missing=missing))
