@@ -70,6 +70,9 @@ def load(spec: DataSpec) -> Dataset:
         arrays = {stem: _npy(path / f"{stem}.npy") for stem in stems}
     else:
         arrays = _in_file(path)
+    for stored in arrays.values():
+        if not stored.shape:
+            raise ValueError(f"{stored.name} is a single value: leave it out of the file")
     about = {name: arrays.pop(name) for name in arrays.keys() & npz.ABOUT}
     marks = {name: arrays.pop(name) for name in arrays.keys() & masks.NAMES}
     values = {}
@@ -91,7 +94,7 @@ def _numbered(about: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
     if not names or not all(about[name].ndim == 1 for name in names):
         return about, ()
     whole = np.concatenate([about[name] for name in names])
-    if whole.dtype.kind not in "iuOSU":
+    if whole.dtype.kind not in "iuOSUT":
         return about, ()
     if whole.dtype.kind in "iu" and (np.unique(whole) == np.arange(len(np.unique(whole)))).all():
         return about, ()
@@ -178,10 +181,12 @@ def _npy(path: Path) -> Stored:
 
 def _in_file(path: Path) -> dict[str, Stored]:
     """The arrays of a file that may hold several, by their names."""
-    if path.is_dir():
+    zipped = not path.is_dir() and zipfile.is_zipfile(path)
+    if path.is_dir() or (zipped and set(ZARR) & set(zipfile.ZipFile(path).namelist())):
         zarr = require("zarr", "zarr")
         with reading(path, EXPECTED):
-            opened = zarr.open(str(path), mode="r")
+            store = zarr.storage.ZipStore(str(path), mode="r") if zipped else str(path)
+            opened = zarr.open(store, mode="r")
         return _opened(path, opened, lambda array, rows: array.oindex[rows])
     with path.open("rb") as file:
         start = file.read(len(HDF5))
@@ -190,7 +195,7 @@ def _in_file(path: Path) -> dict[str, Stored]:
         with reading(path, EXPECTED):
             opened = h5py.File(path, "r")
         return _opened(path, opened, lambda array, rows: array[rows])
-    if zipfile.is_zipfile(path):
+    if zipped:
         with open_arrays(path, EXPECTED) as file:
             return {
                 name: Stored(f"{path}: {name}", values.shape, values.dtype, values.__getitem__)
@@ -203,7 +208,13 @@ def _opened(path: Path, group: Any, get: Callable[[Any, Any], Any]) -> dict[str,
     """The arrays of an open HDF5 or zarr file."""
     if hasattr(group, "dtype"):
         group = {"data": group}
-    arrays = {name: each for name, each in group.items() if hasattr(each, "dtype")}
+    members = group.arrays() if hasattr(group, "arrays") else group.items()
+    arrays = {name: each for name, each in members if hasattr(each, "dtype")}
+    if not arrays:
+        raise ValueError(
+            f"{path} holds no arrays, but for those within groups: write a file whose arrays are "
+            "outside of groups"
+        )
 
     def read(array: Any, rows: Any) -> np.ndarray:
         return np.asarray(array[...] if rows is ... else get(array, rows))

@@ -14,7 +14,7 @@ from experiments.data.sources import parts
 from experiments.data.sources.optional import require
 from experiments.runs.files import reading
 
-NO_VALUE = ("", "na", "n/a", "nan", "null", "none", "?")  # texts of missing values, in any case
+NO_VALUE = ("", "na", "n/a", "null", "none", "?")  # texts of missing values, in any case
 READERS = (".csv", ".tsv", ".parquet")
 EXPECTED = "a .csv, .tsv or .parquet file, or a folder of such files train and test"
 INCLUDED = {  # by name: description and number of columns
@@ -154,18 +154,18 @@ def _numbers(where: str, name: str, values: Sequence[Any], missing: bool) -> np.
     numbers = np.empty(len(values))
     for row, value in enumerate(values):
         no_value = value is None or str(value).strip().lower() in NO_VALUE
-        if no_value and missing:
-            numbers[row] = np.nan
-            continue
         try:
-            numbers[row] = value
-        except (TypeError, ValueError) as error:
+            numbers[row] = np.nan if no_value else value
+            is_number = missing or not no_value
+        except (TypeError, ValueError):
+            is_number = False
+        if not is_number:
             what = "is empty" if value in (None, "") else f"holds {value!r}, which is no number"
             option = f"; {MASK_OPTION.replace('NaN', 'it')}" if no_value else ""
             raise ValueError(
                 f"{where}: column {name!r} {what}, in row {row + 1}: leave out the column or the "
                 f"row, or make config.data.label_column of it if it is the class{option}"
-            ) from error
+            )
     wrong = np.flatnonzero(np.isinf(numbers) if missing else ~np.isfinite(numbers))
     if len(wrong):
         option = f"; {MASK_OPTION}" if np.isnan(numbers[wrong[0]]) else ""
