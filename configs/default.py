@@ -97,7 +97,7 @@ def _sampling(config: Config) -> None:
     sampling = config.sampling = Section()
     sampling.method = "predictor_corrector"  # a name in samplers.SAMPLERS
     sampling.n_samples = 64
-    sampling.batch_size = 64
+    sampling.batch_size = 64  # samples at a time; 0: as many as fit the memory
     sampling.single = False  # mode sample also writes a PNG file for each sample,
     sampling.arrays = False  # and an .npz file of all
     sampling.label = -1  # the class to draw or to guide to; -1: all in turn

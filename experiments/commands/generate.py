@@ -45,8 +45,8 @@ def run(request: Request) -> None:
     else:
         settings = about | {"sampling": {"digest": model.identity()}}
         part = parts.Parts(request.folder / "generated", "samples", settings)
-        size = devices.round_up(model.mesh, model.batch_size)
-        batch = draw.make_draw(model, size)
+        size = draw.batch_size(model, n)
+        batch = draw.ahead(draw.make_draw(model, size), size, FIRST + n)
 
         def samples(first: int) -> parts.Arrays:
             x = devices.fetch(batch(FIRST + first).x)

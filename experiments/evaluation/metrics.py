@@ -162,8 +162,8 @@ def sample_quality(subject: Subject) -> Figures:
     pipeline, fn, n = subject.pipeline, subject.features, subject.n_samples
     folder = subject.folder / "evaluation" / str(pipeline.step)
     part = Parts(folder, "samples", [pipeline.seed, pipeline.identity()])
-    size = devices.round_up(pipeline.mesh, pipeline.batch_size)
-    batch = draw.make_draw(pipeline, size)
+    size = draw.batch_size(pipeline, n)
+    batch = draw.ahead(draw.make_draw(pipeline, size), size, n)
     decoder = pipeline.decoder
     scaling = decoder.scaling if decoder else pipeline.scaling
 

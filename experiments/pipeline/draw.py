@@ -4,6 +4,7 @@ Sample i of a seed is one image: its noise, its conditions and, in a cascade, th
 it is made of depend on the seed and on i alone.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,12 @@ import samplers
 from experiments.pipeline import analytic
 from experiments.pipeline.cascade import smaller
 from experiments.pipeline.model import TrainedModel
-from experiments.runs import devices, progress
+from experiments.runs import devices, hosts, progress
+
+LOG = logging.getLogger(__name__)
+TRIAL = 8  # samples in the batch whose memory is measured
+MOST = 1024
+MOST_ON_CPU = 64
 
 
 def make_draw(
@@ -32,16 +38,24 @@ def make_draw(
         n_frames: states to record along the way.
     """
     size = devices.round_up(pipeline.mesh, size)
-    batch = pipeline.program(_batch, analytic.resolved_sampler(pipeline), size, n_frames)
+    batch, arguments = _program(pipeline, size, n_frames)
+    return lambda first_index: batch(*arguments(first_index))
+
+
+def _program(
+    pipeline: TrainedModel, size: int, n_frames: int = 0
+) -> tuple[Any, Callable[[int], tuple]]:
+    """The compiled function that draws a batch, and its arguments by the first sample's index."""
+    batch: Any = pipeline.program(_batch, analytic.resolved_sampler(pipeline), size, n_frames)
     guide_params = [guide.params for guide in pipeline.guides]
     smaller_images = _make_smaller_images(pipeline, size)
 
-    def draw(first_index: int) -> samplers.Samples:
+    def arguments(first_index: int) -> tuple:
         indices = first_index + np.arange(size)
         conditions = pipeline.sample_conditions(indices) | smaller_images(indices)
-        return batch(pipeline.params, guide_params, pipeline.key, conditions, first_index)
+        return pipeline.params, guide_params, pipeline.key, conditions, first_index
 
-    return draw
+    return batch, arguments
 
 
 def _batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -> Callable:
@@ -63,22 +77,69 @@ def _batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -> Ca
     return batch
 
 
+def batch_size(pipeline: TrainedModel, n: int, share: float = 0.8) -> int:
+    """The number of samples to draw at a time, of n: a multiple of the number of devices.
+
+    It is config.sampling.batch_size; for 0, as many as a share of the free memory holds. XLA says
+    what a batch of TRIAL takes. The number is a power of two for each device, up to MOST, or to
+    MOST_ON_CPU on a CPU, where more are no faster.
+
+    Raises:
+        ValueError: the memory does not hold one sample a device.
+    """
+    mesh = pipeline.mesh
+    if pipeline.batch_size:
+        return devices.round_up(mesh, min(pipeline.batch_size, n))
+    trial = devices.round_up(mesh, min(TRIAL, n))
+    with progress.working("memory of a batch"):
+        program, arguments = _program(pipeline, trial)
+        memory: Any = program.lower(*arguments(0)).compile().memory_analysis()
+    taken = (memory.temp_size_in_bytes + memory.output_size_in_bytes) * mesh.size
+    free = devices.free_bytes(mesh) * mesh.size
+    fits = hosts.agree(int(min(share * free * trial / taken, MOST * mesh.size)))
+    if fits < mesh.size:
+        raise ValueError(
+            f"a batch of {trial} samples takes {taken >> 20} MiB, and {free >> 20} MiB are free: "
+            "free memory, take more devices or a smaller model, or set config.sampling.batch_size "
+            "yourself"
+        )
+    most = MOST_ON_CPU if mesh.devices.flat[0].platform == "cpu" else MOST
+    each = min(1 << ((fits // mesh.size).bit_length() - 1), most)
+    size = devices.round_up(mesh, min(each * mesh.size, n))
+    LOG.info("config.sampling.batch_size=0: batches of %d, by the free memory", size)
+    return size
+
+
+def ahead(draw: Callable[[int], Any], size: int, end: int) -> Callable[[int], Any]:
+    """The function draw(first_index), for batches in turn: each starts before the last is used.
+
+    So the devices draw the next batch while the host reads, decodes and saves this one.
+    """
+    started: dict[int, Any] = {}
+
+    def draw_ahead(first: int) -> Any:
+        result = started.pop(first) if first in started else draw(first)
+        if first + size < end:
+            started[first + size] = draw(first + size)
+        return result
+
+    return draw_ahead
+
+
 def draw_all(
     pipeline: TrainedModel, n: int, first_index: int = 0, title: str = "sampling"
 ) -> tuple[np.ndarray, int]:
     """n samples in model space, and the network evaluations of each.
 
-    They are drawn in batches of pipeline.batch_size.
-
     Raises:
         FloatingPointError: a sample is not finite.
     """
-    size = min(pipeline.batch_size, n)
-    draw = make_draw(pipeline, size)
-    results = []
-    for first in progress.track(range(0, n, size), title):
-        result = draw(first_index + first)
-        results.append((devices.fetch(result.x)[:size], int(result.nfe)))
+    size = batch_size(pipeline, n)
+    end, results = first_index + n, []
+    draw = ahead(make_draw(pipeline, size), size, end)
+    for first in progress.track(range(first_index, end, size), title):
+        result = draw(first)
+        results.append((devices.fetch(result.x), int(result.nfe)))
     x = np.concatenate([rows for rows, _ in results])[:n]
     check_finite(x)
     return x, max(nfe for _, nfe in results)

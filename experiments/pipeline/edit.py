@@ -14,6 +14,7 @@ import numpy as np
 
 import samplers
 from experiments.data.lazy_arrays import check_finite
+from experiments.pipeline import draw
 from experiments.pipeline.guidance import Clip
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, progress
@@ -81,7 +82,9 @@ def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.n
         return OrderedDict(columns)  # jit would sort a dict
 
     pairs, n_results = options.task == "interpolate", options.n_results
-    size = max(1, pipeline.batch_size // n_results)  # images at a time
+    # The network's gradients, which measurements take, keep its activations.
+    at_once = draw.batch_size(pipeline, len(x) * n_results, share=0.2)
+    size = max(1, at_once // n_results)  # images at a time
     rows = [
         devices.fetch(compute(pipeline.params, x[k : k + size + pairs], k * n_results))
         for k in progress.track(range(0, len(x) - pairs, size), options.task)

@@ -88,7 +88,7 @@ class TrainedModel:
         bound_steps: steps of the chain for variational bounds and for Analytic-DPM's variance.
         mesh: the devices.
         seed: of all randomness.
-        batch_size: samples drawn at a time.
+        batch_size: samples drawn at a time; 0: as many as fit the memory (draw.batch_size).
         step: the training step that the parameters are from.
         folder: the run's folder; None without one.
         programs: compiled functions, see `program`.
@@ -121,7 +121,7 @@ class TrainedModel:
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
-        check_at_least(1, **{"config.sampling.batch_size": self.batch_size})
+        check_at_least(0, **{"config.sampling.batch_size": self.batch_size})
         check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
         self.classifier_free.check(self.conditions)
         guidance.check(self.guides, self.sde)

@@ -3,6 +3,7 @@
 Nothing here changes a number: the same batch on another mesh gives the same result.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,3 +114,22 @@ def fetch(tree: Any) -> Any:
 def round_up(mesh: Mesh, n: int) -> int:
     """The smallest multiple of the number of devices that is at least n."""
     return -(-n // mesh.size) * mesh.size
+
+
+def free_bytes(mesh: Mesh) -> int:
+    """The free memory of each device of this process, in bytes; devices of a CPU share the host's.
+
+    Raises:
+        ValueError: the system does not say how much memory is free.
+    """
+    counted = [device.memory_stats() for device in mesh.local_devices]
+    if all(counted):
+        return min(each["bytes_limit"] - each["bytes_in_use"] for each in counted)  # pyright: ignore
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            "this system does not say how much memory is free: set config.sampling.batch_size to "
+            "a number of samples"
+        ) from error
+    return free // len(counted)

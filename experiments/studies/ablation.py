@@ -29,6 +29,7 @@ from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.metrics import LEAST
 from experiments.evaluation.reference import Distances, Reference
 from experiments.pipeline import analytic
+from experiments.pipeline.draw import batch_size
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, devices, files, pictures, progress
@@ -166,7 +167,7 @@ def make_measure(
     """The distances of n samples to the data; a set that was measured is kept in the folder."""
     identity, decoder = model.identity(), model.decoder
     of_all = [identity, n, fn.name, fn.version, truth.path.name]
-    size = devices.round_up(model.mesh, min(model.batch_size, n))
+    size = batch_size(model, n)
     scaling = decoder.scaling if decoder else model.scaling
 
     @cache

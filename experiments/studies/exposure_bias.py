@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from experiments.build.fields import sections
 from experiments.commands.request import Request
-from experiments.pipeline.draw import check_finite
+from experiments.pipeline.draw import batch_size, check_finite
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, files, parts, pictures, progress
@@ -207,7 +207,7 @@ def measure(study: Study, name: str, solver: NoiseLevelSolver, folder: Path) -> 
     """Training inputs, and every arm, of one solver."""
     model, data = study.model.replace(sampler=solver), study.data
     study = study._replace(model=model)
-    over = partial(parts.over, model.mesh, data, model.batch_size)
+    over = partial(parts.over, model.mesh, data, batch_size(model, len(data[0])))
     inputs = [model.identity(), model.sde, model.seed, data]
     over = partial(over, part=parts.Parts(folder, f"{name}-{solver.nfe}", inputs))
     training = over(make_training(model), name=TRAINING)

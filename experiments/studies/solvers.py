@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import samplers
 from experiments.commands.request import Request
+from experiments.pipeline.draw import batch_size
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, devices, files, pictures, progress
 from experiments.studies import subject as subjects
@@ -202,7 +203,7 @@ def measure(
 def draw(model: Pipeline, sampler: Sampler, n: int, seed: int) -> Drawn:
     """n samples, from the prior draws of a seed."""
     sde = model.sde
-    size = devices.round_up(model.mesh, min(model.batch_size, n))
+    size = batch_size(model, n)
     shape = sde.state_shape((size, *model.shape))
 
     @jax.jit

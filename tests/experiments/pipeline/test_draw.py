@@ -7,6 +7,7 @@ from exact_models import not_a_number, pipeline
 import samplers
 from configs import points
 from experiments.pipeline import draw
+from experiments.runs import devices
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,29 @@ def test_samples_that_are_not_finite_are_an_error():
     model = model.replace(sampler=samplers.create("euler", n_steps=3))
     with pytest.raises(FloatingPointError, match="samples are not finite"):
         draw.draw_all(model, 4)
+
+
+def test_batches_of_size_0_fit_the_memory_and_give_the_same_samples(model, monkeypatch):
+    def size(free, n=5000):
+        monkeypatch.setattr(draw.devices, "free_bytes", lambda mesh: free)
+        return draw.batch_size(model.replace(batch_size=0), n)
+
+    assert size(1 << 40) == draw.MOST_ON_CPU * model.mesh.size
+    assert size(1 << 40, n=3) == devices.round_up(model.mesh, 3)
+    some = [size(free) for free in (2_000, 4_000, 8_000)]
+    assert some[0] < some[1] < some[2]
+    with pytest.raises(
+        ValueError, match=r"a batch of 8 samples takes .* free memory"
+    ):
+        size(10)
+    expected, _ = draw.draw_all(model, 100)
+    monkeypatch.undo()
+    fitting, _ = draw.draw_all(model.replace(batch_size=0), 100)
+    np.testing.assert_allclose(fitting, expected, atol=1e-5)
+
+
+def test_a_batch_starts_before_the_last_one_is_used():
+    started = []
+    batch = draw.ahead(lambda first: started.append(first) or first, 4, 10)
+    assert (batch(0), started) == (0, [0, 4])
+    assert (batch(4), batch(8), started) == (4, 8, [0, 4, 8])
