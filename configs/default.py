@@ -104,6 +104,8 @@ def _sampling(config: Config) -> None:
     sampling.labels = ()  # several classes, in turn
     sampling.prompt = ""  # of a model with text, one a line; "": captions of the test set
     sampling.embeddings = ""  # of a model with embeddings: a file of "prompt", "negative_prompt"
+    sampling.condition = ""  # a file of the conditions to draw samples for, in turn: .npy, .csv, or
+    # .npz by kind ("class", "vector", ...); "": those of the test set
     sampling.confidence = default(float)  # in the class, of a model with label_confidence
     sampling.low_res = ""  # of a super-resolution model: the run of the smaller images
     sampling.low_res_noise = 0.0  # standard deviation of the noise that is added to these
@@ -249,6 +251,7 @@ def _data(config: Config) -> None:
     data.hidden_fraction = 0.25  # with "mask": the share of training samples of which a random
     # part of the observed values is hidden too
     data.label_column = ""  # of a table, whose values are the classes
+    data.condition_columns = ()  # of a table, that are not data but the vector of a condition
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data
     data.latent_mean = ()  # of each channel of the latents, before it is 0; (): the training set's
@@ -310,6 +313,8 @@ def _model(config: Config) -> None:
     model.text_length = 64  # the most bytes of a caption
     model.text_width = 128
     model.text_depth = 2  # blocks of the transformer that reads them
+    model.vector_dim = 0  # numbers of the vector that the network sees; 0: none
+    model.attributes = ()  # number of classes of each attribute that the network sees
     model.low_res_size = 0  # pixels a side of the smaller images of a super-resolution model
     model.low_res_noise = 0.0  # the largest noise on these in training
     model.learned_variance = False  # the network gives the variance of DDPM's step too

@@ -1,5 +1,6 @@
 """The ADM U-Net (Dhariwal & Nichol 2021), as configured in EDM (Karras et al. 2022, Appendix F)."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -7,20 +8,16 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models import conditions
 from models.adm_blocks import EPSILON, ZERO, ADMNetwork, conv, dense
 from models.layers import (
-    AugmentLabels,
-    ClassLabels,
-    Confidences,
     CrossAttention,
     Embedding,
     check_halvings,
-    concatenate_low_res,
-    encode_labels,
     group_norm,
 )
 from models.resample import Image
-from models.text import Caption, Text, embed_text
+from models.text import Caption
 
 
 class ADM(ADMNetwork):
@@ -38,6 +35,9 @@ class ADM(ADMNetwork):
         text_width: features per token.
         text_depth: blocks of the transformer that encodes bytes.
         low_res: condition on a low-resolution image and its noise level (super-resolution).
+        vector_dim: numbers in the vector that conditions it; 0: none.
+        attributes: number of classes of each attribute that conditions it; (): none.
+        image_channels: channels of the images that it sees beside x; 0: none.
         learned_variance: twice the output channels; the second half is v (ScoreAndVariance).
     """
 
@@ -50,6 +50,9 @@ class ADM(ADMNetwork):
     text_width: int = 128
     text_depth: int = 2
     low_res: bool = False
+    vector_dim: int = 0
+    attributes: Sequence[int] = ()
+    image_channels: int = 0
     learned_variance: bool = False
 
     @nn.compact
@@ -58,29 +61,22 @@ class ADM(ADMNetwork):
         x: Image,
         labels: Float[Array, " batch"],
         train: bool = False,
-        class_labels: ClassLabels | None = None,
-        augment_labels: AugmentLabels | None = None,
-        confidences: Confidences | None = None,
-        text: Text | None = None,
-        low_res: Image | None = None,
-        low_res_noise: Float[Array, " batch"] | None = None,
         features: bool = False,
+        **given: Array | None,
     ) -> Image | tuple[Image, Embedding]:
         """The network output, of the shape of x, given the noise labels of the parametrization.
 
-        With `features=True`: the features between encoder and decoder, and the label embedding.
+        `given` are its conditions by keyword (models.conditions). With `features=True`: the
+        features between encoder and decoder, and the label embedding.
 
         Raises:
             ValueError: a side is not divisible by 2^(levels - 1); the heads do not divide the
-                channels; a condition is missing, unknown or misshapen (layers.encode_labels,
-                layers.concatenate_low_res, text.embed_text).
+                channels; a condition is missing, unknown or misshapen.
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1)
-        caption = embed_text(self, len(x), text)
-        x, noise = concatenate_low_res(self, x, low_res, low_res_noise)
-        conditions = class_labels, augment_labels, confidences
-        temb = self._embedding(labels, caption, noise, *conditions)
+        x, encoded, caption = conditions.encode(self, x, given)
+        temb = self._embedding(labels, encoded)
         attend = partial(self._attend, caption, self.heads)
 
         skips = self._encode(x, temb, train, attend)
@@ -101,24 +97,15 @@ class ADM(ADMNetwork):
         channels *= 1 + self.learned_variance
         return conv(channels, ZERO)(h).astype(jnp.float32)
 
-    def _embedding(
-        self, labels, caption: Caption | None, noise: Embedding | None, *conditions
-    ) -> Embedding:
-        classes, augments, confidence = encode_labels(self, len(labels), *conditions)
-        temb = self._sinusoids(labels)
+    def _embedding(self, labels: Array, encoded: dict[str, Embedding]) -> Embedding:
+        temb, augments = self._sinusoids(labels), encoded.pop("augment", None)
         if augments is not None:
             temb += dense(temb.shape[-1], ZERO, use_bias=False, name="augment_embedding")(augments)
         temb = self._embed_noise(temb)
-        width = temb.shape[-1]
-        if classes is not None:
-            normal = initializers.normal(1.0)
-            temb += dense(width, normal, use_bias=False, name="class_embedding")(classes)
-        if confidence is not None:
-            temb += dense(width, use_bias=False, name="confidence_embedding")(confidence)
-        if caption is not None:
-            temb += dense(width, use_bias=False, name="text_embedding")(caption.pooled)
-        if noise is not None:
-            temb += dense(width, use_bias=False, name="low_res_embedding")(noise)
+        for name, each in encoded.items():
+            init = {"kernel_init": initializers.normal(1.0)} if name == "class" else {}
+            options = {"use_bias": False, "name": f"{name}_embedding"} | init
+            temb += dense(temb.shape[-1], **options)(each)
         return nn.swish(temb).astype(self.dtype)
 
     def _attend(self, caption: Caption | None, heads: int, h: Image) -> Image:

@@ -8,7 +8,8 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from models.adm_blocks import EPSILON, SCALE, ZERO, ADMNetwork, dense
-from models.layers import ClassLabels, Embedding, attend, check_halvings, group_norm, nin
+from models.conditions import ClassLabels
+from models.layers import Embedding, attend, check_halvings, group_norm, nin
 from models.resample import Image, side_axes
 
 HIDDEN = 2048  # features between the layers of the pools "spatial"

@@ -30,6 +30,7 @@ CHOICES = {
 }
 LEAST = {  # of integers, and of each integer in a sequence
     **dict.fromkeys(("num_res_blocks", "num_classes", "num_outputs", "augment_dim"), 0),
+    **{"vector_dim": 0, "image_channels": 0, "attributes": 2},
     "norm_groups": 0,
     **dict.fromkeys(("noise_features", "embedding_features", "logvar_channels"), 0),
     **dict.fromkeys(("nf", "ch_mult", "attn_resolutions", "num_head_channels", "num_scales"), 1),
@@ -45,7 +46,7 @@ LEAST = {  # of integers, and of each integer in a sequence
 }
 SEQUENCES = {
     **dict.fromkeys(("ch_mult", "fir_kernel", "block_out_channels"), 1),
-    **dict.fromkeys(("attn_resolutions", "attn_factors", "fourier_features"), 0),
+    **dict.fromkeys(("attn_resolutions", "attn_factors", "fourier_features", "attributes"), 0),
 }
 """The least lengths of sequences of numbers."""
 INTERVALS = {

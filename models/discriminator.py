@@ -8,7 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
-from models.layers import ClassLabels, Embedding, ResnetBlock, group_norm
+from models.conditions import ClassLabels
+from models.layers import Embedding, ResnetBlock, group_norm
 from models.mlp import Points
 from models.resample import Image, side_axes
 

@@ -9,22 +9,19 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from models import conditions
 from models.checked import CHOICES, CheckedNetwork
 from models.config import describe
 from models.layers import (
-    AugmentLabels,
-    ClassLabels,
-    Confidences,
     Dense,
     Embedding,
-    encode_labels,
     init,
     nearest_sides,
     positional_embedding,
     with_remat,
 )
 from models.resample import Image
-from models.text import Caption, Text, embed_text
+from models.text import Caption
 from models.transformer import ZERO, Mask, Perceptron, TokenAttention, Tokens, layer_norm
 
 SIZES = {
@@ -73,6 +70,9 @@ class DiT(CheckedNetwork):
         text_length: maximum length of a caption, in bytes.
         text_width: features per token.
         text_depth: blocks of the transformer that encodes bytes.
+        vector_dim: numbers in the vector that conditions it; 0: none.
+        attributes: number of classes of each attribute that conditions it; (): none.
+        image_channels: channels of the images that it sees beside x; 0: none.
         centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
         remat: recompute each block's activations in the backward pass, to save memory.
         dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
@@ -101,6 +101,9 @@ class DiT(CheckedNetwork):
     text_length: int = 64
     text_width: int = 128
     text_depth: int = 2
+    vector_dim: int = 0
+    attributes: Sequence[int] = ()
+    image_channels: int = 0
     centered: bool = False
     remat: bool = False
     dtype: str = "float32"
@@ -119,12 +122,14 @@ class DiT(CheckedNetwork):
             self.augment_dim,
             self.label_confidence,
             self.text,
+            self.vector_dim,
+            self.attributes,
             self.conditioning != "adaln_zero",
         )
         if not self.shared_embedding and any(others):
             raise ValueError(
                 "config.model.shared_embedding is False: that is for noise level and class alone, "
-                "with conditioning = 'adaln_zero'; leave out augment_dim, label_confidence and text"
+                "with conditioning = 'adaln_zero'; leave out other conditions"
             )
 
     @nn.compact
@@ -133,27 +138,23 @@ class DiT(CheckedNetwork):
         x: Image,
         labels: Float[Array, " batch"],
         train: bool = False,
-        class_labels: ClassLabels | None = None,
-        augment_labels: AugmentLabels | None = None,
-        confidences: Confidences | None = None,
-        text: Text | None = None,
         features: bool = False,
+        **given: Array | None,
     ) -> Image | tuple[Image, Embedding]:
         """The network output, of the shape of x, given the noise labels of the parametrization.
 
-        With `features=True`: the tokens before the output layer as an image of one pixel per patch,
-        and swish(c).
+        `given` are its conditions by keyword (models.conditions). With `features=True`: the tokens
+        before the output layer as an image of one pixel per patch, and swish(c).
 
         Raises:
             ValueError: patches do not divide the image; a condition is missing, unknown or
-                misshapen (layers.encode_labels, text.embed_text).
+                misshapen.
         """
         check_patches(x.shape[1:], self.patch_size)
         counts = tuple(side // self.patch_size for side in x.shape[1:-1])
-        n_patches = math.prod(counts)
-        caption = embed_text(self, len(x), text)
-        encoded = encode_labels(self, len(x), class_labels, augment_labels, confidences)
-        c = self._embedding(labels, caption, *encoded)
+        n_patches, channels = math.prod(counts), x.shape[-1]
+        x, encoded, caption = conditions.encode(self, x, given)
+        c = self._embedding(labels, encoded)
         cross_attention = self.conditioning == "cross_attention"
         in_context = self.conditioning == "in_context"
         context = self._context(c, caption) if cross_attention or in_context else None
@@ -161,7 +162,7 @@ class DiT(CheckedNetwork):
         seen = [c] * self.depth
         if not self.shared_embedding:
             own = (LabelEmbedding(self.hidden_size, self.frequency_shift) for _ in seen[1:])
-            seen[1:] = (nn.swish(e(labels, encoded[0])).astype(self.dtype) for e in own)
+            seen[1:] = (nn.swish(e(labels, encoded.get("class"))).astype(self.dtype) for e in own)
 
         patches = patchify(x if self.centered else 2 * x - 1, self.patch_size)
         embed = Dense(self.hidden_size, kernel_init=init(), name="patches")
@@ -185,21 +186,16 @@ class DiT(CheckedNetwork):
             return h.reshape(len(x), *counts, -1), c
 
         h = layer_norm(h, *modulation(c, 2, self.hidden_size))
-        channels = x.shape[-1] * (2 if self.learned_variance else 1)
+        channels *= 2 if self.learned_variance else 1
         features = self.patch_size ** len(counts) * channels
         h = Dense(features, kernel_init=ZERO, name="output")(h)
         return unpatchify(h, counts, self.patch_size).astype(jnp.float32)
 
-    def _embedding(
-        self, labels, caption: Caption | None, classes, augments, confidence
-    ) -> Embedding:
-        c = embed_labels(labels, classes, self.hidden_size, self.frequency_shift)
-        if confidence is not None:
-            c += self._linear(use_bias=False, name="confidence_embedding")(confidence)
-        if augments is not None:
-            c += self._linear(use_bias=False, name="augment_embedding")(augments)
-        if caption is not None:
-            c += self._linear(use_bias=False, name="text_embedding")(caption.pooled)
+    def _embedding(self, labels: Array, encoded: dict[str, Embedding]) -> Embedding:
+        others, sizes = dict(encoded), (self.hidden_size, self.frequency_shift)
+        c = embed_labels(labels, others.pop("class", None), *sizes)
+        for name, each in others.items():
+            c += self._linear(use_bias=False, name=f"{name}_embedding")(each)
         return c
 
     def _linear(self, **options) -> nn.Dense:

@@ -16,14 +16,13 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
+from models.conditions import ClassLabels, encode_labels
 from models.convolution import convolve
 from models.layers import (
-    ClassLabels,
     Embedding,
     Resample,
     attend,
     check_halvings,
-    encode_labels,
     with_remat,
 )
 from models.resample import Image, downsample, side_axes, upsample
@@ -210,9 +209,6 @@ class EDM2(CheckedNetwork):
     fir_kernel: Sequence[float] = (1, 1)
     remat: bool = False
     dtype: str = "float32"
-
-    augment_dim = 0  # conditions that this network does not take, for layers.encode_labels
-    label_confidence = False
 
     @nn.compact
     def __call__(

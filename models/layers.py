@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.nn import initializers
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from models import convolution
 from models.config import describe
@@ -20,9 +20,6 @@ from models.resample import Image, downsample, side_axes, smooth, upsample
 from sde_lib.checks import check_at_least
 
 Embedding = Float[Array, "batch features"]
-ClassLabels = Int[Array, " batch"]
-AugmentLabels = Float[Array, "batch augment_dim"]
-Confidences = Float[Array, " batch"]
 Resample = Callable[[Image], Image]
 Activation = Callable[[Array], Array]
 Module = TypeVar("Module", bound=nn.Module)
@@ -143,125 +140,10 @@ def level_sigma(
     return sigma_max * (sigma_min / sigma_max) ** (labels / (num_scales - 1))
 
 
-def encode_labels(
-    network: Any,
-    batch: int,
-    class_labels: ClassLabels | None,
-    augment_labels: AugmentLabels | None,
-    confidences: Confidences | None,
-) -> tuple[Embedding | None, AugmentLabels | None, Embedding | None]:
-    """Encodes class labels (one-hot), augmentation labels (unchanged), confidences (sinusoids).
-
-    The class label -1 means unconditional: a row of zeros, with confidence 0. In a network with
-    null_class it is a class more, the last one. Confidences in [0, 1] are embedded like times
-    (Dufour et al. 2024). An encoding is None if the network does not take that condition, or if no
-    augmentation labels are given. Initialisation uses zeros for all.
-
-    Args:
-        network: a module with the fields num_classes, augment_dim and label_confidence.
-        batch: number of samples B.
-        class_labels: [B] integers from -1 to num_classes - 1.
-        augment_labels: [B, augment_dim].
-        confidences: [B].
-
-    Returns:
-        Encodings [B, num_classes (+ 1)], [B, augment_dim] and [B, nf], or None for each.
-
-    Raises:
-        ValueError: a label that the network needs is missing; the network does not take a label; or
-            a label has another shape.
-    """
-    num_classes, augment_dim = network.num_classes, network.augment_dim
-    if network.is_initializing():
-        class_labels = jnp.zeros(batch, int) if num_classes else class_labels
-        augment_labels = jnp.zeros((batch, augment_dim)) if augment_dim else augment_labels
-        takes_confidences = num_classes and network.label_confidence
-        confidences = jnp.zeros(batch) if takes_confidences else confidences
-    _check_labels(network, batch, class_labels, augment_labels, confidences)
-    classes = None
-    if class_labels is not None:
-        has_null = bool(num_classes and getattr(network, "null_class", False))
-        rows = jnp.where(class_labels < 0, num_classes, class_labels) if has_null else class_labels
-        classes = nn.one_hot(rows, num_classes + has_null)
-    if class_labels is None or confidences is None:
-        return classes, augment_labels, None
-    known = jnp.where(class_labels < 0, 0.0, confidences)
-    return classes, augment_labels, positional_embedding(999 * known, network.nf)
-
-
-def _check_labels(
-    network: Any, batch: int, classes: Any, augmentations: Any, confidences: Any
-) -> None:
-    """Raises the ValueErrors of encode_labels."""
-    num_classes, augment_dim = network.num_classes, network.augment_dim
-    if classes is not None and not num_classes:
-        raise ValueError(
-            "class_labels were given to a network without classes: omit them, or train a network "
-            "with config.model.class_conditional=True"
-        )
-    if augmentations is not None and not augment_dim:
-        raise ValueError(
-            "augment_labels were given to a network without augmentation: omit them (in training: "
-            "config.data.augment=0), or train a network with config.model.augment_dim > 0"
-        )
-    if classes is None and num_classes:
-        raise ValueError(
-            f"a network with {num_classes} classes was given no class_labels: give an integer for "
-            "each image, -1 for unconditional"
-        )
-    takes_confidences = network.label_confidence and num_classes > 0
-    if (confidences is None) == takes_confidences:
-        raise ValueError(
-            "a network takes confidences if and only if it is class-conditional with "
-            f"config.model.label_confidence=True (here: {takes_confidences}), but confidences were "
-            f"{'omitted' if confidences is None else 'given'}"
-        )
-    for name, labels, shape in (
-        ("class_labels", classes, (batch,)),
-        ("augment_labels", augmentations, (batch, augment_dim)),
-        ("confidences", confidences, (batch,)),
-    ):
-        if labels is not None and labels.shape != shape:
-            raise ValueError(f"{name} has the shape {labels.shape}, but must have {shape}")
-
-
 def with_fourier_features(x: Array, exponents: Sequence[int]) -> Array:
     """Concatenates x, sin(2^n pi x) and cos(2^n pi x), n in exponents, on the last axis."""
     angles = [2.0**n * np.pi * x for n in exponents]
     return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
-
-
-def concatenate_low_res(
-    network: Any, x: Image, low_res: Image | None, noise: Float[Array, " batch"] | None
-) -> tuple[Image, Embedding | None]:
-    """Appends a low-resolution image to the channels of x and embeds its noise level.
-
-    Returns x and None for a network without low_res. Initialisation uses zeros for both.
-
-    Args:
-        network: a module with the fields low_res and nf.
-        x: noisy images [B, *sides, C].
-        low_res: the low-resolution images, already upsampled to the shape of x.
-        noise: standard deviations [B] of the noise in low_res, embedded like times.
-
-    Raises:
-        ValueError: low_res or noise is missing, is not taken by the network, or has another shape.
-    """
-    if network.low_res and network.is_initializing():
-        low_res, noise = jnp.zeros_like(x), jnp.zeros(len(x))
-    if [low_res is not None, noise is not None] != [network.low_res] * 2:
-        raise ValueError(
-            "a network takes low_res and low_res_noise, both of them, if and only if it has "
-            f"config.model.low_res_size > 0 (here: {network.low_res})"
-        )
-    if low_res is None or noise is None:
-        return x, None
-    if low_res.shape != x.shape or noise.shape != x.shape[:1]:
-        raise ValueError(
-            f"low_res has the shape {low_res.shape} and low_res_noise {noise.shape}, but must have "
-            f"{x.shape} (the shape of x) and {x.shape[:1]}"
-        )
-    return jnp.concatenate([x, low_res], axis=-1), positional_embedding(999 * noise, network.nf)
 
 
 def positional_embedding(

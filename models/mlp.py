@@ -1,13 +1,15 @@
 """A score network for vectors, such as points in the plane and rows of tables."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models import conditions
 from models.checked import CheckedNetwork
-from models.layers import ClassLabels, Embedding, FourierEmbedding, encode_labels
+from models.layers import Embedding, FourierEmbedding
 from sde_lib.checks import check_at_least
 
 Points = Float[Array, "batch dims"]
@@ -22,6 +24,8 @@ class MLP(CheckedNetwork):
         fourier_scale: standard deviation of the Fourier frequencies.
         dropout: dropout probability in training.
         num_classes: classes that the network is conditioned on; 0 for none.
+        vector_dim: numbers in the vector that conditions it; 0: none.
+        attributes: number of classes of each attribute that conditions it; (): none.
     """
 
     nf: int = 128
@@ -29,11 +33,11 @@ class MLP(CheckedNetwork):
     fourier_scale: float = 1.0
     dropout: float = 0.0
     num_classes: int = 0
+    vector_dim: int = 0
+    attributes: Sequence[int] = ()
 
     inputs: ClassVar = "points"  # models/parametrization.py
     data_axes: ClassVar = (1,)
-    augment_dim: ClassVar = 0
-    label_confidence: ClassVar = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -46,21 +50,21 @@ class MLP(CheckedNetwork):
         labels: Float[Array, " batch"],
         train: bool = False,
         features: bool = False,
-        class_labels: ClassLabels | None = None,
+        **given: Array | None,
     ) -> Points | tuple[Points, Embedding]:
         """The network output, of the shape of x; labels > 0 grow with the noise level.
 
-        The class label -1 means unconditional. With `features=True`: the input of the last linear
-        layer, and the noise embedding.
+        `given` are its conditions by keyword (models.conditions). With `features=True`: the input
+        of the last linear layer, and the noise embedding.
 
         Raises:
-            ValueError: class labels that are missing, unknown or misshapen.
+            ValueError: a condition is missing, unknown or misshapen.
         """
-        classes, *_ = encode_labels(self, len(x), class_labels, None, None)
+        encoded = conditions.encode(self, x, given).features
         temb = FourierEmbedding(self.nf // 2, self.fourier_scale)(jnp.log(labels))
         temb = nn.swish(nn.Dense(self.nf)(temb))
-        if classes is not None:
-            temb += nn.Dense(self.nf, use_bias=False, name="class_embedding")(classes)
+        for name, each in encoded.items():
+            temb += nn.Dense(self.nf, use_bias=False, name=f"{name}_embedding")(each)
         h = nn.Dense(self.nf)(x)
         for _ in range(self.num_res_blocks):
             y = nn.swish(nn.LayerNorm()(h)) + nn.Dense(self.nf)(temb)

@@ -7,14 +7,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models import conditions
 from models.checked import CheckedNetwork
 from models.layers import (
     ACTIVATIONS,
     Attention,
-    AugmentLabels,
-    ClassLabels,
     Combine,
-    Confidences,
     CrossAttention,
     Downsample,
     Embedding,
@@ -23,9 +21,7 @@ from models.layers import (
     Upsample,
     add_skip,
     check_halvings,
-    concatenate_low_res,
     conv3x3,
-    encode_labels,
     group_norm,
     init,
     level_sigma,
@@ -34,7 +30,6 @@ from models.layers import (
     with_remat,
 )
 from models.resample import Image, downsample, upsample
-from models.text import Text, embed_text
 from sde_lib.batch import expand
 
 
@@ -70,6 +65,9 @@ class NCSNpp(CheckedNetwork):
         text_width: features per token.
         text_depth: blocks of the transformer that encodes bytes.
         low_res: condition on a low-resolution image and its noise level (super-resolution).
+        vector_dim: numbers in the vector that conditions it; 0: none.
+        attributes: number of classes of each attribute that conditions it; (): none.
+        image_channels: channels of the images that it sees beside x; 0: none.
         nonlinearity: a name in layers.ACTIVATIONS.
         scale_by_sigma: divide the output by sigma. With "fourier" the label is sigma; with
             "positional" it is an index of num_scales levels from sigma_max down to sigma_min.
@@ -109,6 +107,9 @@ class NCSNpp(CheckedNetwork):
     text_width: int = 128
     text_depth: int = 2
     low_res: bool = False
+    vector_dim: int = 0
+    attributes: Sequence[int] = ()
+    image_channels: int = 0
     nonlinearity: str = "swish"
     scale_by_sigma: bool = True
     sigma_min: float = 0.01
@@ -126,22 +127,17 @@ class NCSNpp(CheckedNetwork):
         x: Image,
         labels: Float[Array, " batch"],
         train: bool = False,
-        class_labels: ClassLabels | None = None,
-        augment_labels: AugmentLabels | None = None,
-        confidences: Confidences | None = None,
-        text: Text | None = None,
-        low_res: Image | None = None,
-        low_res_noise: Float[Array, " batch"] | None = None,
         features: bool = False,
+        **given: Array | None,
     ) -> Image | tuple[Image, Embedding | None]:
         """The network output, of the shape of x, given the noise labels of the parametrization.
 
-        With `features=True`: the features between encoder and decoder, and the label embedding.
+        `given` are its conditions by keyword (models.conditions). With `features=True`: the
+        features between encoder and decoder, and the label embedding.
 
         Raises:
             ValueError: height or width is not divisible by 2^(levels - 1); a condition is missing,
-                unknown or misshapen (layers.encode_labels, layers.concatenate_low_res,
-                text.embed_text).
+                unknown or misshapen.
         """
         levels, channels = len(self.ch_mult), x.shape[-1] * (1 + self.learned_variance)
         check_halvings(x, levels - 1)
@@ -166,15 +162,12 @@ class NCSNpp(CheckedNetwork):
         def head(h, features, scale):
             return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
 
-        caption = embed_text(self, len(x), text)
+        x, encoded, caption = conditions.encode(self, x, given)
 
         def attend(h):
             h = attention()(h)
             return h if caption is None else cross_attention()(h, caption.tokens, caption.mask)
 
-        conditions = class_labels, augment_labels, confidences
-        classes, augments, confidence = encode_labels(self, len(x), *conditions)
-        x, noise = concatenate_low_res(self, x, low_res, low_res_noise)
         temb = None
         if self.conditional:
             if self.embedding_type == "fourier":
@@ -184,16 +177,10 @@ class NCSNpp(CheckedNetwork):
             else:
                 temb = positional_embedding(labels, self.noise_features or self.nf)
             linear = partial(nn.Dense, temb.shape[-1], kernel_init=init())
-            if classes is not None:
-                temb += linear(name="class_embedding")(classes * self.num_classes**0.5)
-            if confidence is not None:
-                temb += linear(name="confidence_embedding", use_bias=False)(confidence)
-            if augments is not None:
-                temb += linear(name="augment_embedding", use_bias=False)(augments)
-            if caption is not None:
-                temb += linear(name="text_embedding", use_bias=False)(caption.pooled)
-            if noise is not None:
-                temb += linear(name="low_res_embedding", use_bias=False)(noise)
+            for name, each in encoded.items():
+                is_class = name == "class"
+                each = each * self.num_classes**0.5 if is_class else each
+                temb += linear(name=f"{name}_embedding", use_bias=is_class)(each)
             width = self.embedding_features or 4 * self.nf
             temb = nn.Dense(width, kernel_init=init())(temb)
             temb = nn.Dense(width, kernel_init=init())(act(temb)).astype(self.dtype)

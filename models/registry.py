@@ -52,6 +52,7 @@ HEAD = "head_"  # before the names of that network's options
 
 DERIVED = {  # fields of networks that other sections, or other fields, give
     *("name", "parent", "encoder", "reader", "frozen", "num_classes", "num_outputs", "low_res"),
+    "image_channels",
     *("centered", "channels", "latent_channels", "regularization", "codebook_size", "adversarial"),
 }
 SHARED = frozenset({"remat", "dtype"})  # options of all parts of a network
@@ -65,8 +66,13 @@ NEEDS = {  # options of config.model: the network's field that each needs, and t
     "augment_dim": ("augment_dim", LABELLED),
     "label_confidence": ("label_confidence", LABELLED),
     "text": ("text", LABELLED),
+    "vector_dim": ("vector_dim", f"{LABELLED}, or 'mlp'"),
+    "attributes": ("attributes", f"{LABELLED}, or 'mlp'"),
 }
-CONDITIONS = ("low_res_size", "class_conditional", "augment_dim", "label_confidence", "text")
+CONDITIONS = (
+    *("low_res_size", "class_conditional", "augment_dim", "label_confidence", "text"),
+    *("vector_dim", "attributes"),
+)
 """Options that need a network with config.model.conditional=True."""
 
 
@@ -141,7 +147,8 @@ def _discriminator(config: Config) -> Discriminator:
     check_name("config.model.encoder", options.encoder, ENCODERS)
     if head:
         check_name("config.model.head", head, HEADS)
-    conditions = {"text": "text", "low_res_size": "smaller images"}
+    conditions = {"text": "text", "low_res_size": "smaller images", "vector_dim": "vectors"}
+    conditions["attributes"] = "attributes"
     if not head:
         conditions["class_conditional"] = "classes"
     for field, what in conditions.items():

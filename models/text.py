@@ -121,7 +121,7 @@ def embed_text(network: Any, batch: int, text: Text | None) -> Caption | None:
     Raises:
         ValueError: captions are missing, not taken by the network, or of another shape.
     """
-    if not network.text:
+    if not getattr(network, "text", ""):
         if text is not None:
             raise ValueError(
                 "text was given to a network without text conditioning: omit it, or train a "

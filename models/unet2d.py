@@ -15,14 +15,13 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from models.checked import PREFIX, CheckedNetwork
+from models.conditions import ClassLabels, encode_labels
 from models.layers import (
     ACTIVATIONS,
-    ClassLabels,
     Dense,
     Embedding,
     check_halvings,
     conv3x3,
-    encode_labels,
     with_remat,
 )
 from models.normalization import GroupNorm
@@ -113,8 +112,6 @@ class UNet2D(CheckedNetwork):
     remat: bool = False
     dtype: str = "float32"
 
-    augment_dim = 0  # for encode_labels
-    label_confidence = False
     log_labels = True  # for Preconditioning.check
 
     def __post_init__(self):

@@ -10,12 +10,14 @@ from typing import Any
 from experiments.build.components import labels
 from experiments.build.fields import sections
 from experiments.data.captions import ByteReader, EmbeddingReader
+from experiments.data.conditions import files
 from experiments.pipeline.conditions import (
     ClassLabel,
     Condition,
     Conditions,
     Confidence,
     Text,
+    Vector,
 )
 from models.config import Config
 
@@ -83,14 +85,29 @@ def text(config: Config) -> Text | None:
     return Text(reader)
 
 
+def vector(config: Config) -> Vector | None:
+    """The vector of real numbers, of a model with config.model.vector_dim."""
+    size, columns = config.model.vector_dim, config.data.condition_columns
+    if columns and len(columns) != size:
+        raise ValueError(
+            f"config.data.condition_columns has {len(columns)} names, and config.model.vector_dim "
+            f"is {size}: set config.model.vector_dim={len(columns)}"
+        )
+    return Vector(size) if size else None
+
+
 CONDITIONS: dict[str, Callable[[Config], Condition | None]] = {
     "class": class_label,
     "confidence": label_confidence,
     "text": text,
+    "vector": vector,
 }
 
 
 def conditions(config: Config) -> Conditions:
-    """All conditions of the model."""
+    """All conditions of the model, with the values of config.sampling.condition to draw."""
     made = (maker(config) for maker in CONDITIONS.values())
-    return Conditions(tuple(filter(None, made)), config.model.label_dropout)
+    whole = Conditions(tuple(filter(None, made)), config.model.label_dropout)
+    if not config.sampling.condition:
+        return whole
+    return whole.asked(None, None, files.read(config.sampling.condition, whole.kinds))

@@ -83,6 +83,9 @@ def identity(config: Config, found: Dataset) -> dict[str, Any]:
         values = [getattr(found, f"{split}_{name}") for split in SPLITS]
         if any(each is not None for each in values):
             about[name] = parts.digest([None if v is None else _plain(v) for v in values])
+    for kind in sorted(found.train_conditions):
+        values = [_content(found.conditions(split).get(kind)) for split in SPLITS]
+        about[f"condition_{kind}"] = parts.digest(values)
     if config.data.embeddings:
         about["embeddings"] = hashlib.sha256(Path(config.data.embeddings).read_bytes()).hexdigest()
     return about

@@ -82,7 +82,9 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     made = untrained(config)  # refuses what is impossible before the weights are read
     params, at = related.weights(config, folder, step)
     made = made.replace(params=params, step=at, folder=folder, decoder=decoder(config, folder))
-    made = made.replace(scaling=scaling.of_run(made.scaling, folder))
+    made = made.replace(
+        scaling=scaling.of_run(made.scaling, folder), conditions=made.conditions.of_run(folder)
+    )
     related.check_moments(config, made.scaling)
     return made.replace(**guidance_of(config, params))
 
@@ -174,7 +176,7 @@ def super_resolution(config: Config) -> SuperResolution | None:
             "latents of config.data.autoencoder; leave one of them out"
         )
     if not options.low_res:
-        for name in ("label", "labels", "prompt", "embeddings"):
+        for name in ("label", "labels", "prompt", "embeddings", "condition"):
             if sections.is_set(config, f"sampling.{name}"):
                 raise ValueError(
                     f"config.sampling.{name} is {options[name]!r}, but test images are made larger,"
@@ -223,5 +225,5 @@ def base(config: Config) -> Pipeline | None:
                 f"the {what} of config.sampling.low_res, {folder}, is {other!r}, and here must be "
                 f"{ours!r}: give another run, or train one like that"
             )
-    theirs.seed = config.seed
+    theirs.seed, theirs.sampling.condition = config.seed, options.condition
     return trained(theirs, folder)

@@ -49,6 +49,7 @@ NO_SCORE = (  # fields and sections of score models
     *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
     *("model.label_dropout", "data.confidence", "sampling.low_res"),
     *("data.missing", "data.hidden_fraction"),
+    "sampling.condition",
 )
 REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality", "spectrum")
 

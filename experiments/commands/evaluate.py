@@ -33,6 +33,7 @@ def run(request: Request) -> None:
     if "bound" in names and not model.grey_levels:
         model.chain()  # refuses a chain that is impossible before anything is computed
     task: Any = tasks.task(config).with_scaling(model.scaling)
+    task = task.with_conditions(model.conditions)
     losses = jax.jit(task.metrics)
     without_data = names == ["sampling"] and config.eval.statistics
     dataset = None if without_data else model.dataset()

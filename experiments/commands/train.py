@@ -112,8 +112,7 @@ def prepared(
     task = standardized(task, dataset, folder)
     if not folders.has_run(folder) and models.kind(config) != "autoencoder":
         advice.warn(config, dataset.train)
-    task.prepare(dataset, folder)
-    return task, dataset
+    return task.prepare(dataset, folder), dataset
 
 
 def standardized(task: Task, dataset: Dataset, folder: Path) -> Task:

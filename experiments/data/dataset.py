@@ -33,6 +33,7 @@ class DataSpec:
         label_column: the name of the column of classes in a table; "" for none.
         missing: NaN is a missing value, and masks beside the data are read; otherwise both are
             refused.
+        condition_columns: names of the columns of a table that are the vector of a condition.
     """
 
     name: str
@@ -46,6 +47,7 @@ class DataSpec:
     dtype: str = ""
     label_column: str = ""
     missing: bool = False
+    condition_columns: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name, side in (("image_size", self.shape[0]), ("num_channels", self.shape[-1])):
@@ -74,6 +76,9 @@ class Dataset:
         test_confidence: likewise.
         train_captions: N strings; None without captions.
         test_captions: likewise.
+        train_conditions: other conditions [N, ...] by kind, such as "vector"
+            (experiments/pipeline/conditions).
+        test_conditions: likewise.
         latents: provenance of latents (experiments/data/latents.py); None for other data.
         classes: names of the classes, by label; () if only numbers are known.
         laws: the known law of the data of each class, or of all; () if it is not known.
@@ -93,6 +98,8 @@ class Dataset:
     test_confidence: Float[np.ndarray, " test"] | None = None
     train_captions: np.ndarray | None = None
     test_captions: np.ndarray | None = None
+    train_conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
+    test_conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
     latents: dict[str, Any] | None = None
     classes: tuple[str, ...] = ()
     laws: tuple[GaussianField, ...] = ()
@@ -106,6 +113,10 @@ class Dataset:
         """One more than the largest label; 0 without labels."""
         labels = [part for part in (self.train_labels, self.test_labels) if part is not None]
         return 1 + max((int(part.max()) for part in labels), default=-1)
+
+    def conditions(self, split: Split) -> dict[str, Any]:
+        """The conditions of one split by kind, but for labels, confidences and captions."""
+        return self.train_conditions if split == "train" else self.test_conditions
 
     def check_labels(self, n_classes: int) -> None:
         """Raises ValueError unless both splits have labels, all below n_classes."""

@@ -18,7 +18,7 @@ from experiments.data.dataset import (
     split_advice,
 )
 from experiments.data.image_files import rescaling
-from experiments.data.lazy_arrays import LazyArray, check_finite
+from experiments.data.lazy_arrays import LazyArray, check_finite, take
 from experiments.data.lazy_images import LazyImages
 from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
@@ -49,6 +49,7 @@ def load(spec: DataSpec) -> Dataset:
     _check_options(spec, dataset)
     for split in SPLITS:
         what = f"{split} data of {spec.name!r}"
+        _check_conditions(what, dataset, split)
         dataset = _readable(spec, _labelled(what, dataset, split), split)
         _check_values(what, dataset, split, spec.missing)
         _check_shape(spec, getattr(dataset, split).shape[1:])
@@ -69,7 +70,12 @@ def _check_path(spec: DataSpec) -> None:
 
 
 def _check_options(spec: DataSpec, dataset: Dataset) -> None:
-    """Raises ValueError for an option of image files if the data are none."""
+    """Raises ValueError for an option of image files or of tables if the data are none."""
+    if spec.condition_columns and not dataset.columns:
+        raise ValueError(
+            f"config.data.condition_columns is {spec.condition_columns}, but the data "
+            f"{spec.name!r} are no table: leave it out, and give the conditions beside the data"
+        )
     for name in ("first_frame", "max_unreadable"):
         if getattr(spec, name) and not isinstance(dataset.train, LazyImages):
             raise ValueError(
@@ -141,6 +147,8 @@ def _readable(spec: DataSpec, dataset: Dataset, split: Split) -> Dataset:
     for name in ("labels", "confidence", "captions"):
         rows = getattr(dataset, f"{split}_{name}")
         changes |= {} if rows is None else {f"{split}_{name}": rows[good]}
+    of_split = dataset.conditions(split).items()
+    changes[f"{split}_conditions"] = {kind: take(v, np.flatnonzero(good)) for kind, v in of_split}
     which = f"{', '.join(list(broken.values())[:3])}{' ...' if len(broken) > 3 else ''}"
     note = f"left out: {np.sum(~good)} unreadable {split} images, {which}"
     return dataclasses.replace(dataset, **changes, notes=(*dataset.notes, note))
@@ -182,6 +190,17 @@ def _labelled(what: str, dataset: Dataset, split: Split) -> Dataset:
                 "be in [0, 1]"
             )
     return dataset
+
+
+def _check_conditions(what: str, dataset: Dataset, split: Split) -> None:
+    """Raises ValueError, naming `what`, for conditions of another number than the samples."""
+    n = len(getattr(dataset, split))
+    for kind, rows in dataset.conditions(split).items():
+        if len(rows) != n:
+            raise ValueError(
+                f"{what}: there are {len(rows)} conditions {kind!r} for {n} samples: give one for "
+                "each sample"
+            )
 
 
 def _check_values(what: str, dataset: Dataset, split: Split, missing: bool) -> None:

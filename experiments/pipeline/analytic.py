@@ -30,8 +30,7 @@ def variance(pipeline: TrainedModel) -> AnalyticVariance:
     def batch(params, values, first_index):
         (x, conditions), key = values, jax.random.key(pipeline.seed)
         x = scaling.to_model_each(key, x, first_index)
-        if pipeline.super_resolution:
-            conditions = conditions | pipeline.super_resolution.conditions(key, x, first_index)
+        conditions = pipeline.complete(conditions, key, x, first_index)
         params = devices.gather(mesh, params)
         score_fn = devices.spread(mesh, pipeline.model.score_fn(params, **conditions))
         about = key, sde, score_fn, x, levels, first_index

@@ -147,8 +147,7 @@ def exact_score_fn(
     pipeline: TrainedModel, params: Any, key: jax.Array, x: Any, conditions: Any, first_index: Any
 ) -> sde_lib.ScoreFn:
     """Inside jit: the model's score in float32, with the conditions of the samples x."""
-    if pipeline.super_resolution:
-        conditions = conditions | pipeline.super_resolution.conditions(key, x, first_index)
+    conditions = pipeline.complete(conditions, key, x, first_index)
     params = devices.gather(pipeline.mesh, params)
     score_fn = pipeline.model.in_float32().score_fn(params, **conditions)
     return devices.spread(pipeline.mesh, score_fn)

@@ -201,16 +201,18 @@ class TrainedModel:
             self.programs[key] = jax.jit(make(self.replace(params=None), *options))
         return self.programs[key]
 
-    def asked(self, seed: int | None, label: Any, prompt: Any) -> Self:
-        """The model with another seed, class or prompt; in a cascade, its base has them too."""
-        if self.super_resolution and not self.base and (label, prompt) != (None, None):
+    def asked(self, seed: int | None, label: Any, prompt: Any, condition: Any = None) -> Self:
+        """The model with another seed, class or condition; in a cascade, its base has them too."""
+        given = any(value is not None for value in (label, prompt, condition))
+        if self.super_resolution and not self.base and given:
             raise ValueError(
-                "test images are made larger, which have classes and texts already: leave out "
-                "label and prompt, or load the model with sampling.low_res, the folder of a run"
+                "test images are made larger, which have classes and other conditions already: "
+                "leave out label, prompt and condition, or load the model with sampling.low_res, "
+                "the folder of a run"
             )
         changed: dict[str, Any] = {} if seed is None else {"seed": seed}
         if self.base:
-            changed["base"] = self.base.asked(seed, label, prompt)
+            changed["base"] = self.base.asked(seed, label, prompt, condition)
         guides: tuple[Any, ...] = self.guides
         if label is not None and any(getattr(guide, "n_classes", 0) for guide in guides):
             changed["guides"] = tuple(
@@ -221,17 +223,43 @@ class TrainedModel:
             )
             if not self.conditions.has_classes:
                 label = None  # the classifier alone knows classes
-        if (label, prompt) != (None, None):
-            changed["conditions"] = self.conditions.asked(label, prompt)
+        if given:
+            changed["conditions"] = self.conditions.asked(label, prompt, condition)
         return self.replace(**changed)
 
-    def score_fn(self, **conditions: Any) -> ScoreFn:
+    def score_fn(self, condition: Any = None, **conditions: Any) -> ScoreFn:
         """The score function of the model, without guidance.
 
         Args:
+            condition: values [B, ...] in the data's own units, by kind, or of the only kind.
             **conditions: arrays [B, ...] by the network's keyword, such as class_labels.
         """
+        conditions |= self.conditions.given(condition)
         return self.model.score_fn(self.params, **conditions)
+
+    def complete(
+        self,
+        conditions: dict[str, Any],
+        key: jax.Array,
+        x: jax.Array,
+        first_index: int | jax.Array,
+        training: bool = False,
+    ) -> dict[str, Any]:
+        """Inside jit: the network's conditions of samples x in model space.
+
+        Args:
+            conditions: as Conditions.from_data has them.
+            key: of what is random in the conditions.
+            x: [B, ...], of which conditions may be made.
+            first_index: of the samples.
+            training: the noise of a super-resolution model's condition is that of training.
+        """
+        conditions = self.conditions.complete(conditions, key, x, first_index)
+        if not self.super_resolution:
+            return conditions
+        low_res = self.super_resolution
+        made = low_res.training_conditions if training else low_res.conditions
+        return conditions | made(key, x, first_index)
 
     def sample_conditions(self, indices: np.ndarray) -> dict[str, Any]:
         """The conditions that the samples of these indices are drawn with, [B, ...]."""

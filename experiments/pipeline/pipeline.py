@@ -41,6 +41,7 @@ class Pipeline(TrainedModel):
         label: int | Sequence[int] | None = None,
         prompt: str | Sequence[str] | None = None,
         guidance: float | None = None,
+        condition: Any = None,
     ) -> np.ndarray:
         """n samples in model space, [n, *shape]. `to_images` makes images of them.
 
@@ -51,12 +52,14 @@ class Pipeline(TrainedModel):
             label: the class to draw, or several in turn; of a model with classes.
             prompt: a text to draw, or several in turn; of a model with texts.
             guidance: the scale of classifier-free guidance.
+            condition: values to draw samples for, in turn: those of the model's one kind, or a
+                mapping by kind, such as {"vector": [[0.5, 2.0]]}. None: as the config says.
 
         Raises:
             ValueError: a condition that the model does not have, or that its images already have.
             FloatingPointError: a sample is not finite.
         """
-        model = self.asked(seed, label, prompt)
+        model = self.asked(seed, label, prompt, condition)
         if sampler is not None:
             made = samplers.create(sampler) if isinstance(sampler, str) else sampler
             model = model.replace(sampler=made)
@@ -65,32 +68,43 @@ class Pipeline(TrainedModel):
             model = model.replace(classifier_free=free)
         return draw.draw_all(model, n)[0]
 
-    def log_likelihood(self, x: Any, **conditions: Any) -> sde_lib.LogLikelihood:
+    def log_likelihood(
+        self, x: Any, condition: Any = None, **conditions: Any
+    ) -> sde_lib.LogLikelihood:
         """Log densities in nats of samples x in model space, by the probability-flow ODE.
 
-        Of a model of data with missing values, NaN in x is missing: the density is that of the
-        observed part.
+        Args:
+            x: [N, *shape]. Of a model of data with missing values, NaN in x is missing: the density
+                is that of the observed part.
+            condition: as of `sample`, a row for each sample or one for all.
+            **conditions: arrays by the network's keyword, in place of `condition`.
         """
         x = np.asarray(x, np.float32)
         check_finite(x, "the samples", "sample {}".format, missing=self.missing)
+        conditions |= self.conditions.given(condition, len(x))
         arguments = jax.random.key(self.seed), jnp.asarray(x), conditions
         return self.program(likelihood.log_prob)(self.params, *arguments)
 
-    def bits_per_dim(self, x: Any, **conditions: Any) -> BitsPerDim:
+    def bits_per_dim(self, x: Any, condition: Any = None, **conditions: Any) -> BitsPerDim:
         """Bits per dimension of data x [N, ...], grey levels or floats; also of each sample.
+
+        Conditions are given as to `log_likelihood`.
 
         Raises:
             ValueError: values that are no grey levels of the model's data.
             FloatingPointError: a likelihood is not finite.
         """
+        conditions |= self.conditions.given(condition, len(x))
         return likelihood.bits_per_dim(self, (np.asarray(x), conditions))
 
-    def encode(self, x: Any, **conditions: Any) -> jax.Array:
+    def encode(self, x: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The points of the prior, [N, *shape], that the probability flow takes samples x to."""
+        conditions |= self.conditions.given(condition, len(x))
         return self.program(_encode)(self.params, jnp.asarray(x, jnp.float32), conditions)
 
-    def decode(self, z: Any, **conditions: Any) -> jax.Array:
+    def decode(self, z: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The samples, [N, *shape], that the probability flow takes points z of the prior to."""
+        conditions |= self.conditions.given(condition, len(z))
         return self.program(_decode)(self.params, jnp.asarray(z, jnp.float32), conditions)
 
     def impute(self, x: Any, n_results: int = 1, **options: Any) -> np.ndarray:

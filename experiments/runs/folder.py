@@ -11,6 +11,7 @@
 | samples/             | pictures and arrays of samples, each with a .json beside it   |
 | data.json            | the digest of the data                                        |
 | standardization.json | the mean and standard deviation of float data                 |
+| conditions.json      | facts of the data's conditions, such as means of vectors      |
 | latents.json ...     | records of other runs and files that this run depends on      |
 | init_from.json       | the origin of the first weights, of a run that was fine-tuned |
 | published.json       | the origin of the weights, of a run that was imported         |

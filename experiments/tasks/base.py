@@ -76,8 +76,10 @@ class Task(Objective, Protocol):
         """The task with the moments of standardised data."""
         ...
 
-    def prepare(self, dataset: Dataset, folder: Path) -> None:
-        """Records in the run's folder what the run depends on.
+    def prepare(self, dataset: Dataset, folder: Path) -> Self:
+        """The task with what it needs to know of its data.
+
+        Records in the run's folder what the run depends on.
 
         Raises:
             ValueError: it is not what the run began with.

@@ -19,7 +19,7 @@ from experiments.evaluation import metrics as figures
 from experiments.evaluation import spectrum as spectra
 from experiments.evaluation.baselines import log_likelihoods
 from experiments.pipeline import show
-from experiments.pipeline.conditions import ClassLabel, Text
+from experiments.pipeline.conditions import ClassLabel, Conditions, Text
 from experiments.pipeline.likelihood import bits_per_dim
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
@@ -127,14 +127,11 @@ class ScoreModel:
         return {name: value for values in nulls for name, value in values.items()}
 
     def loss(self, params, keys, carry, first_index, x, conditions):
-        model = self.model
-        conditions = model.conditions.drop(keys["labels"], conditions, first_index)
+        model, labels = self.model, {}
         if self.augment:
-            x, labels = augment(keys["augment"], x, self.augment, first_index)
-            conditions["augment_labels"] = labels
-        if model.super_resolution:
-            smaller = model.super_resolution.training_conditions(keys["loss"], x, first_index)
-            conditions |= smaller
+            x, labels["augment_labels"] = augment(keys["augment"], x, self.augment, first_index)
+        conditions = model.complete(conditions, keys["loss"], x, first_index, training=True)
+        conditions = model.conditions.drop(keys["labels"], conditions, first_index) | labels
         options = {"first_index": first_index}
         if model.missing:
             x, mask = missing.split_missing(x)
@@ -150,7 +147,7 @@ class ScoreModel:
     def with_scaling(self, scaling: Scaling) -> Self:
         return dataclasses.replace(self, model=self.model.replace(scaling=scaling))
 
-    def prepare(self, dataset: Dataset, folder: Path) -> None:
+    def prepare(self, dataset: Dataset, folder: Path) -> Self:
         if self.n_classes:
             dataset.check_labels(self.n_classes)
             members = self.model.conditions.members
@@ -160,6 +157,11 @@ class ScoreModel:
             folders.record(folder / name, values, changed)
         if self.autoencoder is not None:
             latents.claim(dataset.latents, folder, self.autoencoder)
+        return self.with_conditions(self.model.conditions.claim(dataset, folder))
+
+    def with_conditions(self, conditions: Conditions) -> Self:
+        """The task with other conditions, such as those whose data are known."""
+        return dataclasses.replace(self, model=self.model.replace(conditions=conditions))
 
     def start(self, state: TrainState) -> TrainState:
         return state
@@ -171,9 +173,7 @@ class ScoreModel:
         """
         model, (x, conditions) = self.model, batch
         x = model.scaling.to_model_each(key, x, first_index)
-        if model.super_resolution:
-            smaller = model.super_resolution.training_conditions(key, x, first_index)
-            conditions = conditions | smaller
+        conditions = model.complete(conditions, key, x, first_index, training=True)
         options: dict[str, Any] = {"first_index": first_index, "stratified": False}
         if model.missing:
             x, mask = missing.split_missing(x)

@@ -30,6 +30,9 @@ FIELDS: dict[str, tuple[str, ...]] = {  # of networks, by the change of data or 
     "confidences": ("label_confidence",),
     "captions": ("text", "text_length", "text_width", "text_depth"),
     "smaller images": ("low_res",),
+    "numbers of the vector": ("vector_dim",),
+    "attributes": ("attributes",),
+    "images beside x": ("image_channels",),
     "patch discriminator": ("adversarial",),
 }
 CHANGES = (*FIELDS, "learned schedule")
@@ -58,6 +61,8 @@ class Model:
             return self.shape[-1]
         network = _seeing(self.network)
         first, *sizes = (getattr(network, name, None) for name in FIELDS[change])
+        if change == "attributes":
+            return " + ".join(map(str, first or ()))
         return (first, *sizes) if first and sizes else first
 
     def like(self, other: "Model", changes: Iterable[str]) -> "Model":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from models import weights
+from models.conditions import OURS
 from models.dit import SIZES, DiT, position_embedding
 from models.published.autoencoder import SCALE
 from models.published.base import (
@@ -45,6 +46,7 @@ NEEDED = {  # fields that make our network a published one
     "null_class": True,
     "augment_dim": 0,
     "label_confidence": False,
+    **OURS,
     "text": "",
     "centered": True,
 }

@@ -14,6 +14,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from models.conditions import OURS
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
 from models.published.base import (
@@ -42,6 +43,7 @@ LAYERS = (  # of blocks, in the order in which PyTorch's version makes them
 PLAIN = {  # fields of our networks that score_sde's do not have, as they are there
     **dict.fromkeys(("num_classes", "augment_dim"), 0),
     **dict.fromkeys(("label_confidence", "low_res", "learned_variance"), False),
+    **OURS,
     **{"text": "", "fourier_features": (), "log_labels": True},
 }
 SECTIONS = ("model.", "data.", "training.", "sampling.", "optim.")  # of score_sde's configs

@@ -8,15 +8,14 @@ import pytest
 import weights
 
 from models.adm import ADM
+from models.conditions import concatenate_low_res, encode_labels
 from models.ddpm import DDPM
 from models.dit import DiT
 from models.edm2 import EDM2
 from models.layers import (
     Attention,
     attention_route,
-    concatenate_low_res,
     convolve_dilated,
-    encode_labels,
     level_sigma,
 )
 from models.ncsnpp import NCSNpp

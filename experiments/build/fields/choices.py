@@ -115,6 +115,7 @@ SAMPLING_DEFAULTS = {"denoise": True, "corrector": "none"}
 SHARED = {  # fields of networks that the SDE has too, or that models.create refuses
     *("sigma_min", "sigma_max", "num_scales", "scale_by_sigma", "dtype", "remat"),
     *("learned_variance", "augment_dim", "fourier_features", "label_confidence", "text"),
+    *("vector_dim", "attributes"),
 }
 
 

@@ -33,7 +33,8 @@ RESUME = tuple(name for name in USE if name != "seed") + RECORDED
 RUNS = (  # fields that hold the folder of another run, or a file, which may be moved
     *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
     *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res", "training.init_from"),
-    *("sampling.embeddings", "guidance.classifier.run", "guidance.discriminator.run"),
+    *("sampling.embeddings", "sampling.condition"),
+    *("guidance.classifier.run", "guidance.discriminator.run"),
 )
 ADVISED = (  # fields that config.data.auto sets by the data
     *("model.sigma_max", "model.sigma_min", "model.sigma_data"),

@@ -14,14 +14,18 @@ from experiments.runs.files import open_arrays
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
-ABOUT = LABELS | CONFIDENCES
+KINDS = ("vector",)  # of conditions, in arrays condition_KIND, train_condition_KIND, ...
+CONDITIONS = {f"{part}condition_{kind}": kind for kind in KINDS for part in ("", "train_", "test_")}
+ABOUT = LABELS | CONFIDENCES | CONDITIONS.keys()
 NAMES = PARTS | ABOUT | masks.NAMES
 LAYOUT = (
     "uint8 images [N, H, W, C] in arrays 'train' and 'test', with integers 'train_labels' and "
     "'test_labels' if there are classes, and confidences of these in [0, 1], 'train_confidence' "
     "and 'test_confidence', if they are uncertain; or images in one array of any other name, with "
-    "'labels' and 'confidence', of which config.data.test_fraction becomes the test set; with "
-    "config.data.missing='mask', masks 'train_mask' and 'test_mask', or 'mask'"
+    "'labels' and 'confidence', of which config.data.test_fraction becomes the test set; other "
+    "conditions are arrays such as 'condition_vector', or 'train_condition_vector' and "
+    "'test_condition_vector'; with config.data.missing='mask', masks 'train_mask' and 'test_mask', "
+    "or 'mask'"
 )
 
 
@@ -61,10 +65,11 @@ def dataset_of(path: Path, arrays: dict[str, Any], spec: DataSpec, levels: int |
             raise ValueError(f"{path}: {name} is {arrays[name].dtype}, it must be numbers")
         arrays[name] = arrays[name].astype(np.float32)
 
-    images, about = arrays.keys() - LABELS - CONFIDENCES, arrays.keys() & (LABELS | CONFIDENCES)
-    if images == PARTS and not about & {"labels", "confidence"}:
-        return Dataset(levels=levels, **arrays)
-    if len(images) != 1 or images <= PARTS or not about <= {"labels", "confidence"}:
+    images, about = arrays.keys() - ABOUT, arrays.keys() & ABOUT
+    halves = {name for name in about if name.startswith(("train_", "test_"))}
+    if images == PARTS and about == halves:
+        return Dataset(levels=levels, **_fields(arrays))
+    if len(images) != 1 or images <= PARTS or halves:
         raise ValueError(f"{path} holds {sorted(arrays)}: expected {LAYOUT}")
     values = arrays[images.pop()]
     for name in about:
@@ -72,11 +77,11 @@ def dataset_of(path: Path, arrays: dict[str, Any], spec: DataSpec, levels: int |
             raise ValueError(f"{path} holds {len(arrays[name])} {name} for {len(values)} images")
     train, test = split(len(values), spec.test_fraction)
     more: dict[str, Any] = {
-        f"{part}_{name}": arrays[name][rows]
+        f"{part}_{name}": take(arrays[name], rows)
         for name in about
         for part, rows in (("train", train), ("test", test))
     }
-    about_split: dict[str, Any] = more | {"test_share": spec.test_fraction}
+    about_split: dict[str, Any] = _fields(more) | {"test_share": spec.test_fraction}
     return Dataset(take(values, train), take(values, test), levels, **about_split)
 
 
@@ -89,3 +94,12 @@ def _masked(path: Path, arrays: dict[str, Any], spec: DataSpec) -> dict[str, Any
             arrays = arrays | {samples: masks.apply(where, arrays[samples], mask)}
             del arrays[masks.name_for(samples)]
     return arrays
+
+
+def _fields(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Dataset: conditions are together in one for each split."""
+    fields = {name: values for name, values in arrays.items() if name not in CONDITIONS}
+    for part in ("train", "test"):
+        names = [name for name in arrays if name in CONDITIONS and name.startswith(part)]
+        fields[f"{part}_conditions"] = {CONDITIONS[name]: arrays[name] for name in names}
+    return fields

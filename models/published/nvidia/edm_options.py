@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.adm import ADM
+from models.conditions import OURS
 from models.ncsnpp import NCSNpp
 from models.parametrization import iddpm_levels
 from models.published.base import Arrays, Fields, Skeleton
@@ -64,7 +65,10 @@ HEAD = 64  # channels of an attention head in ADM
 FILTERS = {"standard": [1, 1], "skip": [1, 3, 3, 1], "residual": [1, 3, 3, 1]}
 """The usual resampling filters of the encoders, where a file does not tell it."""
 
-NO_CONDITIONS = {"text": "", "low_res": False, "label_confidence": False, "learned_variance": False}
+NO_CONDITIONS = {
+    **OURS,
+    **{"text": "", "low_res": False, "label_confidence": False, "learned_variance": False},
+}
 NCSNPP: Fields = {
     "conditional": True,
     "skip_rescale": True,

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from models.adm import ADM
+from models.conditions import OURS
 from models.published.base import Arrays, Card, Fields, Format, Found, Skeleton, Source, Table
 from models.published.openai import layers
 from models.published.openai.cards import CONSISTENCY, DIFFUSION
@@ -19,7 +20,7 @@ NOISE: Fields = {  # of DDPM's chain
     "model.parametrization": "epsilon",
     "model.label_scale": 1.0,
 }
-UNLIKE = {"augment_dim": 0, "label_confidence": False, "text": "", "low_res": False}
+UNLIKE = {"augment_dim": 0, "label_confidence": False, "text": "", "low_res": False} | OURS
 SIDES = {(1, 2, 2, 2): 32}  # of images by multipliers of the channels; others end at 8 pixels
 CONSISTENCY_MODELS = tuple(
     f"{kind}_{data}*" for kind in ("cd", "ct") for data in ("imagenet64", "bedroom256", "cat256")

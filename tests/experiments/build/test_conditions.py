@@ -53,6 +53,15 @@ def test_a_model_has_the_conditions_of_its_config():
             "the model knows embeddings, of config.sampling.embeddings",
         ),
         ({"sampling__embeddings": "x.npz"}, "trained with config.model.text='embeddings'"),
+        (
+            {"model__vector_dim": 2, "data__condition_columns": ("a",)},
+            "condition_columns has 1 names, and config.model.vector_dim is 2",
+        ),
+        ({"sampling__condition": "x.npy"}, "condition is 'x.npy', but the model has no conditions"),
+        (
+            {"model__vector_dim": 2, "sampling__condition": "x.npy"},
+            "condition is 'x.npy', which does not exist: give an .npy",
+        ),
         ({"model__label_dropout": 0.1}, "label_dropout needs config.model.class_conditional=True"),
     ],
     ids=str,

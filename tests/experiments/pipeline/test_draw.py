@@ -64,9 +64,7 @@ def test_batches_of_size_0_fit_the_memory_and_give_the_same_samples(model, monke
     assert size(1 << 40, n=3) == devices.round_up(model.mesh, 3)
     some = [size(free) for free in (2_000, 4_000, 8_000)]
     assert some[0] < some[1] < some[2]
-    with pytest.raises(
-        ValueError, match=r"a batch of 8 samples takes .* free memory"
-    ):
+    with pytest.raises(ValueError, match=r"a batch of 8 samples takes .* free memory"):
         size(10)
     expected, _ = draw.draw_all(model, 100)
     monkeypatch.undo()

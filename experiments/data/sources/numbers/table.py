@@ -110,8 +110,11 @@ def _split(spec: DataSpec, table: Table) -> Dataset:
 
 
 def _rows(whole: Dataset, train: Any, test: Any, share: float | None) -> Dataset:
-    labels = whole.train_labels
+    labels, conditions = whole.train_labels, whole.train_conditions
     about: dict[str, Any] = {"classes": whole.classes, "columns": whole.columns}
+    for part, chosen in (("train", train), ("test", test)):
+        own = {kind: rows[chosen] for kind, rows in conditions.items()}
+        about[f"{part}_conditions"] = own
     if labels is not None:
         about |= {"train_labels": labels[train], "test_labels": labels[test]}
     values: Any = whole.train
@@ -133,6 +136,7 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
             raise ValueError(f"{where}: column {spec.label_column!r} has rows without a class")
         classes, labels = numbered(found)
         notes = (note_of(f"column {spec.label_column!r}", classes),)
+    vector = _vector(spec, where, columns)
     parsed = [_numbers(where, *column, spec.missing) for column in columns.items()]
     values = np.stack(parsed, axis=1)
     if values.shape[1:] != spec.shape:
@@ -142,7 +146,23 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
         )
     names = tuple(columns)
     check_finite(values, where, lambda k: f"row {k + 1}", names, spec.missing)
-    return Dataset(values, values[:0], None, labels, classes=classes, columns=names, notes=notes)
+    about: dict[str, Any] = {"classes": classes, "columns": names, "notes": notes}
+    return Dataset(values, values[:0], None, labels, train_conditions=vector, **about)
+
+
+def _vector(spec: DataSpec, where: str, columns: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Takes spec.condition_columns out of the columns: the vector of a condition, if any."""
+    if not spec.condition_columns:
+        return {}
+    taken = []
+    for name in spec.condition_columns:
+        if name not in columns:
+            raise ValueError(
+                f"config.data.condition_columns has {name!r}, but {where} has the columns "
+                f"{', '.join(columns)}, each of which can be taken once"
+            )
+        taken.append(_numbers(where, name, columns.pop(name), missing=False))
+    return {"vector": np.stack(taken, axis=1)}
 
 
 def _numbers(where: str, name: str, values: Sequence[Any], missing: bool) -> np.ndarray:

@@ -265,3 +265,30 @@ def test_nan_in_fields_is_refused_by_the_option_s_name(tmp_path, how):
     dataset = load(spec(tmp_path / "x.npy", missing=True))
     both = np.concatenate([dataset.train[:], dataset.test[:]])
     assert np.isnan(both).sum() == 1
+
+
+def test_vectors_come_with_the_samples(tmp_path):
+    """Each keeps its own, in one array that is split and in two parts."""
+    vector = FIELDS[:, 0, :2, 0] * [10, 1]
+    np.savez(tmp_path / "one.npz", fields=FIELDS, condition_vector=vector)
+    parts = {"train": vector[:15], "test": vector[15:]}
+    halves = {f"{part}_condition_vector": rows for part, rows in parts.items()}
+    np.savez(tmp_path / "two.npz", train=FIELDS[:15], test=FIELDS[15:], **halves)
+    for name in ("one", "two"):
+        dataset = load(spec(tmp_path / f"{name}.npz"))
+        for part in ("train", "test"):
+            values = getattr(dataset, part)[:]
+            found = dataset.conditions(part)["vector"]
+            np.testing.assert_allclose(found, values[:, 0, :2, 0] * [10, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [19, 21])
+def test_vectors_of_another_number_are_refused(tmp_path, rows):
+    vector = np.zeros((rows, 2))
+    np.savez(tmp_path / "one.npz", fields=FIELDS, condition_vector=vector)
+    with pytest.raises(ValueError, match=f"holds {rows} condition_vector for 20 images"):
+        load(spec(tmp_path / "one.npz"))
+    halves = {"train_condition_vector": vector, "test_condition_vector": vector[:4]}
+    np.savez(tmp_path / "two.npz", train=FIELDS, test=FIELDS[:4], **halves)
+    with pytest.raises(ValueError, match=f"there are {rows} conditions 'vector' for 20 samples"):
+        load(spec(tmp_path / "two.npz"))

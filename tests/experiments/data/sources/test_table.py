@@ -45,6 +45,21 @@ def test_classes_of_a_column_are_numbered_and_recorded(tmp_path, values, classes
     assert classes[dataset.train_labels[0]] == str(values[row % 2])
 
 
+def test_columns_can_be_the_vector_of_a_condition(tmp_path):
+    path = write(tmp_path / "x.csv")
+    dataset = load(spec(path, 1, condition_columns=("名", "length")))
+    assert dataset.columns == ("width",)
+    for part in ("train", "test"):
+        values, vector = getattr(dataset, part), dataset.conditions(part)["vector"]
+        row = np.flatnonzero(np.isclose(VALUES[:, 1], values[0, 0]))[0]
+        np.testing.assert_allclose(vector[0], VALUES[row, [2, 0]], rtol=1e-6)
+        assert vector.shape == (len(values), 2)
+    with pytest.raises(ValueError, match=r"condition_columns has 'depth', but .* length, width"):
+        load(spec(path, 2, condition_columns=("depth",)))
+    with pytest.raises(ValueError, match=r"condition_columns has 'width'.* can be taken once"):
+        load(spec(path, 2, condition_columns=("width", "width")))
+
+
 def test_two_tables_are_train_and_test(tmp_path):
     write(tmp_path / "train.csv", rows=VALUES[:12])
     write(tmp_path / "test.csv", rows=VALUES[12:])

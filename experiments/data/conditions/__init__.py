@@ -1,0 +1,1 @@
+"""Conditions in files: those that come with the data, and those to draw samples for."""
