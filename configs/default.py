@@ -265,6 +265,15 @@ def _data(config: Config) -> None:
     data.uniform_dequantization = True
 
 
+def _image_condition(config: Config) -> None:
+    """Images that the network sees beside x."""
+    image = config.image_condition = Section()
+    image.name = ""  # "data": those that come with the data; or of x: "grey", "low_res", "masked"
+    image.channels = default(int)  # of "data": as many as the data have
+    image.factor = default(int)  # of "low_res": length of the sides of a block, 2
+    image.mask = default(str)  # of "masked": "boxes" at random, or "left", whose half is known
+
+
 def _prepare(config: Config) -> None:
     """Mode prepare: a data set of the image files in --data; data.test_fraction holds too."""
     prepare = config.prepare = Section()
@@ -377,6 +386,7 @@ SECTIONS = (
     _exposure_bias,
     _ablate,
     _data,
+    _image_condition,
     _prepare,
     _model,
     _autoencoder,

@@ -17,6 +17,7 @@ from models.edm2 import EDM2
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2At128, NCSNv2At256
+from models.operators import image_channels
 from models.unet2d import UNet2D
 from models.wideresnet import WideResNet
 from sde_lib.checks import check_at_least, check_name
@@ -196,6 +197,13 @@ def _network(config: Config, name: str) -> nn.Module:
         values["num_classes"] = config.data.num_classes
     if options.get("low_res_size"):
         values["low_res"] = True
+    if channels := image_channels(config):
+        if "image_channels" not in fields:
+            raise ValueError(
+                f"config.image_condition.name is {config.image_condition.name!r}, but the network "
+                f"{name!r} sees no images beside x: {LABELLED}"
+            )
+        values["image_channels"] = channels
     if "num_outputs" in fields:
         values["num_outputs"] = config.data.num_classes
     if name == "autoencoder":

@@ -7,8 +7,9 @@ with a class like those of experiments/pipeline/conditions.py and a maker, and a
 from collections.abc import Callable
 from typing import Any
 
+from experiments.build import components
 from experiments.build.components import labels
-from experiments.build.fields import sections
+from experiments.build.fields import choices, sections
 from experiments.data.captions import ByteReader, EmbeddingReader
 from experiments.data.conditions import files
 from experiments.pipeline.conditions import (
@@ -16,9 +17,11 @@ from experiments.pipeline.conditions import (
     Condition,
     Conditions,
     Confidence,
+    Image,
     Text,
     Vector,
 )
+from models import operators
 from models.config import Config
 
 
@@ -96,11 +99,37 @@ def vector(config: Config) -> Vector | None:
     return Vector(size) if size else None
 
 
+def image(config: Config) -> Image | None:
+    """The image beside x, of a model with config.image_condition.name."""
+    name, _ = choices.IMAGE_CONDITION.read(config)
+    if not name:
+        return None
+    for field in ("data.autoencoder", "model.low_res_size", "data.missing"):
+        value = sections.get(config, field)
+        if value and (field != "data.missing" or name != "data"):
+            raise ValueError(
+                f"config.image_condition.name is {name!r}, which does not go with config.{field} = "
+                f"{value!r}: the network sees images of the sides of the data; leave one out"
+            )
+    shape, scaling = components.data_shape(config), components.scaling(config)
+    if name == "grey" and not scaling.levels:
+        raise ValueError(
+            "config.image_condition.name is 'grey', which is for images of grey levels, and the "
+            "data are floats: take 'data', with grey images beside the data"
+        )
+    operator = operators.operator(config)
+    seen = *shape[:-1], operators.image_channels(config)
+    source = operator.shape(shape) if operator else seen
+    own = scaling if operator else None
+    return Image(seen, own, operator, source, scaling.centered, config.seed)
+
+
 CONDITIONS: dict[str, Callable[[Config], Condition | None]] = {
     "class": class_label,
     "confidence": label_confidence,
     "text": text,
     "vector": vector,
+    "image": image,
 }
 
 

@@ -82,9 +82,8 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     made = untrained(config)  # refuses what is impossible before the weights are read
     params, at = related.weights(config, folder, step)
     made = made.replace(params=params, step=at, folder=folder, decoder=decoder(config, folder))
-    made = made.replace(
-        scaling=scaling.of_run(made.scaling, folder), conditions=made.conditions.of_run(folder)
-    )
+    made = made.replace(conditions=made.conditions.of_run(folder))
+    made = made.with_scaling(scaling.of_run(made.scaling, folder))
     related.check_moments(config, made.scaling)
     return made.replace(**guidance_of(config, params))
 

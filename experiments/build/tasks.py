@@ -216,7 +216,8 @@ def _check_no_score(config: Config) -> None:
     components.sampler(config)
     for choice in (choices.OBJECTIVE, choices.WEIGHTING):
         choice.read(config)
-    _check_not_set(config, (*NO_SCORE, *sections.fields_in("guidance")), "score models")
+    fields = *NO_SCORE, *sections.fields_in("guidance"), *sections.fields_in("image_condition")
+    _check_not_set(config, fields, "score models")
 
 
 def _check_not_set(config: Config, fields: Iterable[str], owners: str) -> None:

@@ -123,6 +123,21 @@ class Scaling:
         keys = fold_in(sample_keys(key, batch.shape[0], first_index), DEQUANTIZE)
         return jax.vmap(lambda key, x: self.to_model(key, x, dequantize))(keys, batch)
 
+    def centres(self, grey: Any) -> Any:
+        """Grey levels in model space without noise: the middle of each one's interval."""
+        low, high = self.range
+        levels = self.levels or 1
+        unit = (grey + 0.5) / levels if self.dequantize else grey / (levels - 1)
+        return low + (high - low) * unit
+
+    def without_noise(self, x: Array) -> Array:
+        """Inside jit: values in model space without the noise of dequantisation."""
+        if self.levels is None:
+            return x
+        unit = self._unit(x)
+        grey = jnp.floor(unit * self.levels) if self.dequantize else unit * (self.levels - 1)
+        return self.centres(jnp.clip(grey, 0, self.levels - 1))
+
     def to_grey(self, x: np.ndarray) -> np.ndarray:
         """The nearest grey levels, or floats in the data's units: the inverse of to_model."""
         if self.levels is None:
@@ -139,7 +154,7 @@ class Scaling:
         unit = np.nan_to_num(np.clip(self._unit(x), 0, 1), nan=0.5)
         return np.round(unit * 255).astype(np.uint8)
 
-    def _unit(self, x: np.ndarray) -> np.ndarray:
+    def _unit(self, x: Any) -> Any:
         low, high = self.range
         return (x - low) / (high - low)
 
@@ -166,11 +181,22 @@ def claim(scaling: Scaling, train: Any, test: Any, names: Sequence[str], run: Pa
     path = run / RECORD
     if not (path.exists() and folders.has_run(run)):  # otherwise the network knows these moments
         _moments(test, "test", names, scaling.missing)
-        found = _moments(train, "training", names, scaling.missing)
-        _check_spread(found, names)
-        about = {"mean": found.mean.tolist(), "std": found.std.tolist(), "samples": len(train)}
-        files.write_json(path, about)
+        files.write_json(path, measured(train, "training", names, scaling.missing))
     return of_run(scaling, run)
+
+
+def measured(
+    values: Any, what: str, names: Sequence[str] = (), missing: bool = False
+) -> dict[str, Any]:
+    """The content of RECORD for samples [N, ...], which are read a chunk at a time.
+
+    Raises:
+        ValueError: a value that is not finite, or a column that is constant or too far from 0 for
+            its spread.
+    """
+    found = _moments(values, what, names, missing)
+    _check_spread(found, names)
+    return {"mean": found.mean.tolist(), "std": found.std.tolist(), "samples": len(values)}
 
 
 def of_run(scaling: Scaling, run: Path) -> Scaling:

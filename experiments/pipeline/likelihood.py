@@ -84,6 +84,7 @@ def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
         log_ratio, levels, mask = 0.0, scaling.levels, None
         if pipeline.grey_levels:
             x0, grey = grey_values(pipeline, x)
+            conditions = pipeline.conditions.complete(conditions, key, x0, first_index)
             about = key, pipeline.sde, x0, grey, first_index
             x, log_q, log_p = sde_lib.encode_grey_levels(*about)
             log_ratio, levels = log_p - log_q, None

@@ -190,6 +190,10 @@ class TrainedModel:
             object.__setattr__(made, "programs", self.programs)
         return made
 
+    def with_scaling(self, scaling: Scaling) -> Self:
+        """The model with the moments of its data, which its conditions may need too."""
+        return self.replace(scaling=scaling, conditions=self.conditions.with_scaling(scaling))
+
     def program(self, make: Callable[..., Callable], *options: Any) -> Callable:
         """The compiled function make(model, *options), made once.
 

@@ -136,6 +136,7 @@ def _encode(model: TrainedModel) -> Callable:
     """The function of weights, samples and conditions that gives points of the prior."""
 
     def encode(params, x, conditions):
+        conditions = model.complete(conditions, model.key, x, 0)
         score_fn = model.conditional_score(params, conditions)
         return editing.encode(model.sde, score_fn, x, **model.flow_tolerances())
 

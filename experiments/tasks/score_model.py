@@ -26,7 +26,7 @@ from experiments.runs import devices
 from experiments.runs import folder as folders
 from experiments.tasks.base import Description, Records, Report, Values
 from experiments.tasks.held_out import means, means_along_time
-from experiments.training.objective import Loss
+from experiments.training.objective import RAW_IMAGES, Loss
 from experiments.training.optimizer import Adam
 from experiments.training.state import TrainState
 from models import LearnedSchedule
@@ -129,7 +129,12 @@ class ScoreModel:
     def loss(self, params, keys, carry, first_index, x, conditions):
         model, labels = self.model, {}
         if self.augment:
-            x, labels["augment_labels"] = augment(keys["augment"], x, self.augment, first_index)
+            about = self.augment, first_index
+            x, labels["augment_labels"] = augment(keys["augment"], x, *about)
+            if RAW_IMAGES in conditions:  # transformed like x, by the same keys
+                images = conditions[RAW_IMAGES].astype(x.dtype)
+                images, _ = augment(keys["augment"], images, *about)
+                conditions = conditions | {RAW_IMAGES: images}
         conditions = model.complete(conditions, keys["loss"], x, first_index, training=True)
         conditions = model.conditions.drop(keys["labels"], conditions, first_index) | labels
         options = {"first_index": first_index}
@@ -145,7 +150,7 @@ class ScoreModel:
         return jnp.mean(losses), aux
 
     def with_scaling(self, scaling: Scaling) -> Self:
-        return dataclasses.replace(self, model=self.model.replace(scaling=scaling))
+        return dataclasses.replace(self, model=self.model.with_scaling(scaling))
 
     def prepare(self, dataset: Dataset, folder: Path) -> Self:
         if self.n_classes:

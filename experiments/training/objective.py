@@ -17,6 +17,10 @@ Conditions = dict[str, Any]
 """Arrays [B, ...] by the network's keyword, such as class_labels."""
 
 
+RAW_IMAGES = "raw_images"
+"""The keyword of condition images as the data have them: a flip of the samples flips them too."""
+
+
 class Objective(Protocol):
     """A trainable network with its loss.
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from experiments.data import batches
 from experiments.runs import devices
-from experiments.training.objective import Objective
+from experiments.training.objective import RAW_IMAGES, Objective
 from experiments.training.options import Training
 from experiments.training.state import TrainState
 
@@ -38,6 +38,10 @@ def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Ste
         if training.random_flip and batch.ndim == 5:  # images
             flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
             batch = jnp.where(flip, batch[..., ::-1, :], batch)
+            if RAW_IMAGES in conditions:
+                images = conditions[RAW_IMAGES]
+                mirrored = jnp.where(flip, images[..., ::-1, :], images)
+                conditions = {**conditions, RAW_IMAGES: mirrored}
         x = scaling.to_model(keys["dequantize"], batch)
 
         opt_state, carry = state.opt_state, objective.init_carry()

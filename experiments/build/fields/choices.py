@@ -211,8 +211,18 @@ REGULARIZATION = Choice(
         },
     },
 )
+IMAGE_CONDITION = Choice(
+    "image_condition.name",
+    {
+        "": {},
+        "data": {"channels": "image_condition.channels"},
+        "grey": {},
+        "low_res": {"factor": "image_condition.factor"},
+        "masked": {"mask": "image_condition.mask"},
+    },
+)
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
-    *(GUIDANCE_SCHEDULE, EDIT, REGULARIZATION, NETWORK, ENCODER),
+    *(GUIDANCE_SCHEDULE, EDIT, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

@@ -14,7 +14,7 @@ from experiments.runs.files import open_arrays
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
-KINDS = ("vector",)  # of conditions, in arrays condition_KIND, train_condition_KIND, ...
+KINDS = ("vector", "image")  # of conditions, in arrays condition_KIND, train_condition_KIND, ...
 CONDITIONS = {f"{part}condition_{kind}": kind for kind in KINDS for part in ("", "train_", "test_")}
 ABOUT = LABELS | CONFIDENCES | CONDITIONS.keys()
 NAMES = PARTS | ABOUT | masks.NAMES
@@ -65,6 +65,10 @@ def dataset_of(path: Path, arrays: dict[str, Any], spec: DataSpec, levels: int |
             raise ValueError(f"{path}: {name} is {arrays[name].dtype}, it must be numbers")
         arrays[name] = arrays[name].astype(np.float32)
 
+    for name in arrays.keys() & CONDITIONS.keys():
+        values = arrays[name]
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim > 2:
+            arrays[name] = values.astype(np.float32)
     images, about = arrays.keys() - ABOUT, arrays.keys() & ABOUT
     halves = {name for name in about if name.startswith(("train_", "test_"))}
     if images == PARTS and about == halves:

@@ -7,6 +7,7 @@ of NaN. models/conditions.py lists the keywords.
 """
 
 from experiments.pipeline.conditions.base import Arrays, Condition, Load
+from experiments.pipeline.conditions.image import Image
 from experiments.pipeline.conditions.labels import ClassLabel, Confidence
 from experiments.pipeline.conditions.text import Text, TextReader
 from experiments.pipeline.conditions.vector import Vector
@@ -18,6 +19,7 @@ __all__ = [
     "Condition",
     "Conditions",
     "Confidence",
+    "Image",
     "Load",
     "Text",
     "TextReader",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.dataset import Dataset, Split
-from experiments.data.scaling import DEQUANTIZE
+from experiments.data.scaling import DEQUANTIZE, Scaling
 from experiments.pipeline.conditions.base import (
     Arrays,
     Completed,
@@ -20,6 +20,7 @@ from experiments.pipeline.conditions.base import (
     Load,
     Recorded,
 )
+from experiments.pipeline.conditions.image import Image
 from experiments.pipeline.conditions.labels import ClassLabel
 from experiments.runs import files
 from experiments.runs import folder as folders
@@ -192,6 +193,8 @@ class Conditions:
     def given(self, condition: Any, n: int | None = None) -> Arrays:
         """The network's arrays of values that a user gives, a row for each sample; {} for None.
 
+        Images that are made of the samples need not be given: `complete` makes them.
+
         Args:
             condition: values as of `named`, of one row, which holds for all samples, or n.
             n: the number of samples; None: that of the kind with most rows.
@@ -202,9 +205,10 @@ class Conditions:
         wanted = self.named(condition)
         if not wanted:
             return {}
-        for kind in self.kinds.keys() - wanted:
+        made = {kind for kind, member in self.kinds.items() if getattr(member, "operator", None)}
+        for kind in self.kinds.keys() - wanted.keys() - made:
             raise ValueError(f"condition has no {kind!r}, which this model needs: give it too")
-        values = _joined(member.given(wanted[kind]) for kind, member in self.kinds.items())
+        values = _joined(member.given(wanted[k]) for k, member in self.kinds.items() if k in wanted)
         n = n or max(map(len, values.values()))
         for name, rows in values.items():
             if len(rows) not in (1, n):
@@ -242,6 +246,14 @@ class Conditions:
         if not any(isinstance(member, Recorded) for member in self.members):
             return self
         return self.with_records(folders.read_record(run / RECORD))
+
+    def with_scaling(self, scaling: Scaling) -> "Conditions":
+        """The conditions of data with this scaling."""
+        members: Any = (
+            member.with_scaling(scaling) if isinstance(member, Image) else member
+            for member in self.members
+        )
+        return dataclasses.replace(self, members=tuple(members))
 
     def with_records(self, about: dict[str, dict[str, Any]]) -> "Conditions":
         """The conditions with the facts of each kind."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from exact_models import pipeline
 
+import models
 from configs import digits, points
 from experiments.build import conditions
 
@@ -57,6 +58,26 @@ def test_a_model_has_the_conditions_of_its_config():
             {"model__vector_dim": 2, "data__condition_columns": ("a",)},
             "condition_columns has 1 names, and config.model.vector_dim is 2",
         ),
+        (
+            {"image_condition__name": "masked", "model__low_res_size": 4},
+            "image_condition.name is 'masked', which does not go with config.model.low_res",
+        ),
+        (
+            {"image_condition__name": "data", "data__autoencoder": "runs/a"},
+            "does not go with config.data.autoencoder = 'runs/a'",
+        ),
+        ({"image_condition__name": "grey"}, "the data have no colours"),
+        (
+            {
+                **{"image_condition__name": "grey", "data__dataset": "field"},
+                **{"data__shape": (8, 8, 1), "data__image_size": 32, "data__num_channels": 3},
+            },
+            "'grey', which is for images of grey levels, and the data are floats",
+        ),
+        (
+            {"image_condition__name": "low_res", "image_condition__mask": "left"},
+            "image_condition.mask is 'left', but config.image_condition.name = 'low_res' has no",
+        ),
         ({"sampling__condition": "x.npy"}, "condition is 'x.npy', but the model has no conditions"),
         (
             {"model__vector_dim": 2, "sampling__condition": "x.npy"},
@@ -74,6 +95,14 @@ def test_conditions_that_a_model_does_not_have_are_refused(changes, message):
 def test_a_class_may_be_one_to_guide_to():
     """Of a classifier's run, by a model without classes."""
     assert made(sampling__label=3, guidance__classifier__run="anywhere").members == ()
+
+
+@pytest.mark.parametrize("name", ["ddpm", "edm2", "unet2d"])
+def test_images_are_for_networks_that_see_them(name):
+    config = digits.get_config()
+    config.model.name, config.image_condition.name = name, "masked"
+    with pytest.raises(ValueError, match=f"the network '{name}' sees no images .* 'adm' or 'dit'"):
+        models.create(config)
 
 
 @dataclasses.dataclass(frozen=True)

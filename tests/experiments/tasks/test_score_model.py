@@ -12,11 +12,13 @@ import samplers
 import sde_lib
 from configs import digits, points
 from experiments.build import data, tasks
+from experiments.data.augment import augment
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
-from experiments.pipeline.conditions import ClassLabel, Conditions, Confidence
+from experiments.pipeline.conditions import ClassLabel, Conditions, Confidence, Image
 from experiments.pipeline.pipeline import Pipeline
 from experiments.tasks.score_model import ScoreModel
+from experiments.training.objective import RAW_IMAGES
 from experiments.training.optimizer import Adam
 from experiments.training.step import make_train_step
 from models import NoiseModel, Preconditioning
@@ -202,3 +204,16 @@ def test_missing_values_have_no_part_in_the_loss(hidden):
         assert (mask.sum() < 32) == bool(share)
     assert np.isfinite(loss)
     assert np.isfinite(metrics["loss"]).all()
+
+
+def test_augmentation_moves_condition_images_with_the_samples():
+    """Images of the data are the samples themselves: they stay so."""
+    network = Recorder()
+    image = Image((8, 8, 1), Scaling(256, dequantize=False), None, (8, 8, 1))
+    task = score_model(network, Conditions((image,)), augment=0.5)
+    raw = np.random.RandomState(0).randint(0, 256, (40, 8, 8, 1)).astype(np.uint8)
+    x = jnp.asarray(raw / 127.5 - 1, jnp.float32)
+    moved, _ = augment(KEYS["augment"], x, 0.5, 0)
+    assert np.abs(moved - x).mean() > 0.1
+    task.loss({}, KEYS, None, 0, x, {RAW_IMAGES: jnp.asarray(raw)})
+    np.testing.assert_allclose(network.calls[0]["images"], moved, atol=1e-4)

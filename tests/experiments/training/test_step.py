@@ -10,6 +10,7 @@ from experiments.data import batches
 from experiments.data.scaling import Scaling
 from experiments.runs import devices
 from experiments.training import step as steps
+from experiments.training.objective import RAW_IMAGES
 from experiments.training.optimizer import Adam
 from experiments.training.options import Average
 
@@ -183,6 +184,22 @@ def test_flips_mirror_the_images_left_to_right():
         brighter = seen[:, :, 4:].mean((1, 2, 3)) > seen[:, :, :4].mean((1, 2, 3))
         most = 4 * np.sqrt(0.25 / 400) if flip else 0
         assert np.mean(brighter) == pytest.approx(expected, abs=most)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Paired(Watched):
+    """A toy whose carry is the difference between the grey levels and the condition images."""
+
+    def loss(self, params, keys, carry, first_index, x, conditions):
+        grey = jnp.floor((x + 1) / 2 * 17)
+        return jnp.sum(jnp.square(params["mean"])), grey - conditions[RAW_IMAGES]
+
+
+def test_flips_mirror_condition_images_with_the_samples():
+    batch = np.random.RandomState(0).randint(0, 17, (1, 400, 8, 8, 1)).astype(np.uint8)
+    step = train_step(Paired(), batch_size=400, random_flip=True)
+    state, _ = step(first_state(Paired()), batch, {RAW_IMAGES: batch})
+    np.testing.assert_array_equal(state.opt_state[1], 0)
 
 
 def test_points_are_not_flipped(toy):

@@ -81,7 +81,10 @@ def load(spec: DataSpec) -> Dataset:
         values[name] = _values(spec, [stored], mask)
     if marks:
         raise ValueError(f"{path} has {', '.join(sorted(marks))} of no samples: leave it out")
-    read = {name: stored.read(slice(None)) for name, stored in about.items()}
+    read = {
+        name: _images(stored) if npz.CONDITIONS.get(name) == "image" else stored.read(slice(None))
+        for name, stored in about.items()
+    }
     read, classes = _numbered(read)
     made = npz.dataset_of(path, values | read, spec, TYPES[spec.dtype][2])
     notes = (note_of("the labels", classes),) if classes else ()
@@ -158,6 +161,13 @@ def _masked(samples: Stored, mask: Stored) -> Stored:
         return masks.apply(mask.name, np.asarray(samples.read(rows)), np.asarray(mask.read(rows)))
 
     return samples._replace(read=read)
+
+
+def _images(stored: Stored) -> Any:
+    """Images beside the samples, of any size and type, which are read at once if they are small."""
+    dtype = np.dtype(np.float32) if stored.dtype.kind == "f" else stored.dtype
+    part = Part(stored.name, stored.shape[0], stored.read)
+    return values_of([part], stored.shape[1:], dtype)
 
 
 def _one(stored: Stored) -> Callable[[Any], np.ndarray]:

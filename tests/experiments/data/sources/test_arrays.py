@@ -292,3 +292,14 @@ def test_vectors_of_another_number_are_refused(tmp_path, rows):
     np.savez(tmp_path / "two.npz", train=FIELDS, test=FIELDS[:4], **halves)
     with pytest.raises(ValueError, match=f"there are {rows} conditions 'vector' for 20 samples"):
         load(spec(tmp_path / "two.npz"))
+
+
+def test_images_come_with_the_samples_and_stay_on_the_disk(tmp_path, how):
+    pairs = {"condition_image": (10 * FIELDS[:, :2]).astype(np.float64), "fields": FIELDS}
+    np.savez(tmp_path / "one.npz", **pairs)
+    dataset = load(spec(tmp_path / "one.npz"))
+    for part in ("train", "test"):
+        images = dataset.conditions(part)["image"]
+        assert isinstance(images, LazyArray) == (how == "lazy")
+        expected = 10 * getattr(dataset, part)[:][:, :2]
+        np.testing.assert_allclose(images[:], expected, rtol=1e-6)
