@@ -252,6 +252,7 @@ def _data(config: Config) -> None:
     # part of the observed values is hidden too
     data.label_column = ""  # of a table, whose values are the classes
     data.condition_columns = ()  # of a table, that are not data but the vector of a condition
+    data.attribute_columns = ()  # of a table, whose values are the classes of attributes
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data
     data.latent_mean = ()  # of each channel of the latents, before it is 0; (): the training set's

@@ -268,7 +268,7 @@ def data_dtype(config: Config) -> str:
     """The kind of the values of arrays and tables; "" for data sets with values of their own."""
     data, known = config.data, source(config).dtypes
     if not known:
-        for field in ("dtype", "label_column", "condition_columns"):
+        for field in ("dtype", "label_column", "condition_columns", "attribute_columns"):
             if data[field]:
                 raise ValueError(
                     f"config.data.{field} is {data[field]!r}, but {data.dataset!r} has values and "
@@ -301,6 +301,7 @@ def data_spec(config: Config) -> DataSpec:
         data.label_column,
         missing(config),
         tuple(data.condition_columns),
+        tuple(data.attribute_columns),
     )
 
 

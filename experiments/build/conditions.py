@@ -13,6 +13,7 @@ from experiments.build.fields import choices, sections
 from experiments.data.captions import ByteReader, EmbeddingReader
 from experiments.data.conditions import files
 from experiments.pipeline.conditions import (
+    Attributes,
     ClassLabel,
     Condition,
     Conditions,
@@ -99,6 +100,17 @@ def vector(config: Config) -> Vector | None:
     return Vector(size) if size else None
 
 
+def attributes(config: Config) -> Attributes | None:
+    """The attributes, of a model with config.model.attributes."""
+    classes, columns = tuple(config.model.attributes), config.data.attribute_columns
+    if columns and len(columns) != len(classes):
+        raise ValueError(
+            f"config.data.attribute_columns has {len(columns)} names, and config.model.attributes "
+            f"is {classes}: give it the number of classes of each"
+        )
+    return Attributes(classes) if classes else None
+
+
 def image(config: Config) -> Image | None:
     """The image beside x, of a model with config.image_condition.name."""
     name, _ = choices.IMAGE_CONDITION.read(config)
@@ -129,6 +141,7 @@ CONDITIONS: dict[str, Callable[[Config], Condition | None]] = {
     "confidence": label_confidence,
     "text": text,
     "vector": vector,
+    "attributes": attributes,
     "image": image,
 }
 

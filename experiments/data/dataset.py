@@ -33,6 +33,7 @@ class DataSpec:
         label_column: the name of the column of classes in a table; "" for none.
         missing: NaN is a missing value, and masks beside the data are read; otherwise both are
             refused.
+        attribute_columns: names of its columns that are classes, a condition each.
         condition_columns: names of the columns of a table that are the vector of a condition.
     """
 
@@ -48,6 +49,7 @@ class DataSpec:
     label_column: str = ""
     missing: bool = False
     condition_columns: tuple[str, ...] = ()
+    attribute_columns: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name, side in (("image_size", self.shape[0]), ("num_channels", self.shape[-1])):
@@ -81,6 +83,7 @@ class Dataset:
         test_conditions: likewise.
         latents: provenance of latents (experiments/data/latents.py); None for other data.
         classes: names of the classes, by label; () if only numbers are known.
+        attributes: names of the classes of each attribute, by number; () without attributes.
         laws: the known law of the data of each class, or of all; () if it is not known.
         columns: names of the columns of a table; () for other data.
         real: the data themselves, if train and test hold samples of a model too; None otherwise.
@@ -102,6 +105,7 @@ class Dataset:
     test_conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
     latents: dict[str, Any] | None = None
     classes: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, ...], ...] = ()
     laws: tuple[GaussianField, ...] = ()
     columns: tuple[str, ...] = ()
     real: "Dataset | None" = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.data.conditions import attributes
 from experiments.data.dataset import (
     SPLITS,
     Dataset,
@@ -47,6 +48,7 @@ def load(spec: DataSpec) -> Dataset:
     if hosts.is_first():
         hosts.everyone(True)
     _check_options(spec, dataset)
+    dataset = attributes.with_numbers(dataset)
     for split in SPLITS:
         what = f"{split} data of {spec.name!r}"
         _check_conditions(what, dataset, split)
@@ -71,11 +73,12 @@ def _check_path(spec: DataSpec) -> None:
 
 def _check_options(spec: DataSpec, dataset: Dataset) -> None:
     """Raises ValueError for an option of image files or of tables if the data are none."""
-    if spec.condition_columns and not dataset.columns:
-        raise ValueError(
-            f"config.data.condition_columns is {spec.condition_columns}, but the data "
-            f"{spec.name!r} are no table: leave it out, and give the conditions beside the data"
-        )
+    for name in ("condition_columns", "attribute_columns"):
+        if getattr(spec, name) and not dataset.columns:
+            raise ValueError(
+                f"config.data.{name} is {getattr(spec, name)}, but the data {spec.name!r} are no "
+                "table: leave it out, and give the conditions beside the data"
+            )
     for name in ("first_frame", "max_unreadable"):
         if getattr(spec, name) and not isinstance(dataset.train, LazyImages):
             raise ValueError(

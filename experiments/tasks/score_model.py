@@ -176,9 +176,9 @@ class ScoreModel:
 
         The error is the mean square of sigma score + z. It is 1 for a score of 0.
         """
-        model, (x, conditions) = self.model, batch
+        model, (x, given) = self.model, batch
         x = model.scaling.to_model_each(key, x, first_index)
-        conditions = model.complete(conditions, key, x, first_index, training=True)
+        conditions: dict[str, Any] = model.complete(given, key, x, first_index, training=True)
         options: dict[str, Any] = {"first_index": first_index, "stratified": False}
         if model.missing:
             x, mask = missing.split_missing(x)

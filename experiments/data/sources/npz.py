@@ -14,7 +14,11 @@ from experiments.runs.files import open_arrays
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
-KINDS = ("vector", "image")  # of conditions, in arrays condition_KIND, train_condition_KIND, ...
+KINDS = (
+    "vector",
+    "image",
+    "attributes",
+)  # of conditions, in arrays condition_KIND, train_condition_KIND, ...
 CONDITIONS = {f"{part}condition_{kind}": kind for kind in KINDS for part in ("", "train_", "test_")}
 ABOUT = LABELS | CONFIDENCES | CONDITIONS.keys()
 NAMES = PARTS | ABOUT | masks.NAMES

@@ -6,6 +6,7 @@ condition is its unconditional value: class -1, the empty text, confidence 0, a 
 of NaN. models/conditions.py lists the keywords.
 """
 
+from experiments.pipeline.conditions.attributes import Attributes
 from experiments.pipeline.conditions.base import Arrays, Condition, Load
 from experiments.pipeline.conditions.image import Image
 from experiments.pipeline.conditions.labels import ClassLabel, Confidence
@@ -15,6 +16,7 @@ from experiments.pipeline.conditions.whole import Conditions
 
 __all__ = [
     "Arrays",
+    "Attributes",
     "ClassLabel",
     "Condition",
     "Conditions",

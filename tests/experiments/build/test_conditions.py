@@ -78,6 +78,10 @@ def test_a_model_has_the_conditions_of_its_config():
             {"image_condition__name": "low_res", "image_condition__mask": "left"},
             "image_condition.mask is 'left', but config.image_condition.name = 'low_res' has no",
         ),
+        (
+            {"model__attributes": (2, 2), "data__attribute_columns": ("a",)},
+            "attribute_columns has 1 names, and config.model.attributes is",
+        ),
         ({"sampling__condition": "x.npy"}, "condition is 'x.npy', but the model has no conditions"),
         (
             {"model__vector_dim": 2, "sampling__condition": "x.npy"},

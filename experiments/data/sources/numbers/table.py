@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data.conditions.attributes import as_texts
 from experiments.data.dataset import Dataset, DataSpec, note_of, numbered, split
 from experiments.data.lazy_arrays import MASK_OPTION, check_finite
 from experiments.data.sources import parts
@@ -136,7 +137,7 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
             raise ValueError(f"{where}: column {spec.label_column!r} has rows without a class")
         classes, labels = numbered(found)
         notes = (note_of(f"column {spec.label_column!r}", classes),)
-    vector = _vector(spec, where, columns)
+    conditions = _conditions(spec, where, columns)
     parsed = [_numbers(where, *column, spec.missing) for column in columns.items()]
     values = np.stack(parsed, axis=1)
     if values.shape[1:] != spec.shape:
@@ -147,22 +148,27 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
     names = tuple(columns)
     check_finite(values, where, lambda k: f"row {k + 1}", names, spec.missing)
     about: dict[str, Any] = {"classes": classes, "columns": names, "notes": notes}
-    return Dataset(values, values[:0], None, labels, train_conditions=vector, **about)
+    return Dataset(values, values[:0], None, labels, train_conditions=conditions, **about)
 
 
-def _vector(spec: DataSpec, where: str, columns: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Takes spec.condition_columns out of the columns: the vector of a condition, if any."""
-    if not spec.condition_columns:
-        return {}
-    taken = []
-    for name in spec.condition_columns:
-        if name not in columns:
-            raise ValueError(
-                f"config.data.condition_columns has {name!r}, but {where} has the columns "
-                f"{', '.join(columns)}, each of which can be taken once"
-            )
-        taken.append(_numbers(where, name, columns.pop(name), missing=False))
-    return {"vector": np.stack(taken, axis=1)}
+def _conditions(spec: DataSpec, where: str, columns: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Takes the columns of conditions out of the columns: a vector and attributes, if any."""
+
+    def taken(field: str) -> dict[str, Any]:
+        found = {}
+        for name in getattr(spec, field):
+            if name not in columns:
+                raise ValueError(
+                    f"config.data.{field} has {name!r}, but {where} has the columns "
+                    f"{', '.join(columns)}, each of which can be taken once"
+                )
+            found[name] = columns.pop(name)
+        return found
+
+    vector = [_numbers(where, *c, missing=False) for c in taken("condition_columns").items()]
+    attributes = [as_texts(where, list(c))[:, 0] for c in taken("attribute_columns").values()]
+    found = {"vector": vector, "attributes": attributes}
+    return {kind: np.stack(values, axis=1) for kind, values in found.items() if values}
 
 
 def _numbers(where: str, name: str, values: Sequence[Any], missing: bool) -> np.ndarray:

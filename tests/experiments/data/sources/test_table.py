@@ -60,6 +60,21 @@ def test_columns_can_be_the_vector_of_a_condition(tmp_path):
         load(spec(path, 2, condition_columns=("width", "width")))
 
 
+def test_columns_can_be_attributes(tmp_path):
+    ends = [f"{('b', 'a', '')[k % 3]},{k % 2 + 1}" for k in range(20)]
+    path = write(tmp_path / "x.csv", "u,v,w,kind,level", ends=ends)
+    dataset = load(spec(path, attribute_columns=("kind", "level")))
+    assert dataset.attributes == (("a", "b"), ("1", "2"))
+    for part in ("train", "test"):
+        for values, found in zip(
+            getattr(dataset, part), dataset.conditions(part)["attributes"], strict=True
+        ):
+            row = int(np.flatnonzero(np.isclose(VALUES[:, 0], values[0]))[0])
+            np.testing.assert_array_equal(found, [(1, 0, -1)[row % 3], row % 2])
+    with pytest.raises(ValueError, match="attribute_columns has 'depth', but"):
+        load(spec(path, attribute_columns=("depth",)))
+
+
 def test_two_tables_are_train_and_test(tmp_path):
     write(tmp_path / "train.csv", rows=VALUES[:12])
     write(tmp_path / "test.csv", rows=VALUES[12:])
