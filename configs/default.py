@@ -253,6 +253,9 @@ def _data(config: Config) -> None:
     data.label_column = ""  # of a table, whose values are the classes
     data.condition_columns = ()  # of a table, that are not data but the vector of a condition
     data.attribute_columns = ()  # of a table, whose values are the classes of attributes
+    data.caption_column = ""  # of a table, whose texts are captions
+    data.conditions = ""  # a file of conditions beside the data: .npz by kind ("vector", "image",
+    # "attributes", "embeddings", "text"), or captions a line each, .txt or .jsonl
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data
     data.latent_mean = ()  # of each channel of the latents, before it is 0; (): the training set's

@@ -24,6 +24,11 @@ class MLP(CheckedNetwork):
         fourier_scale: standard deviation of the Fourier frequencies.
         dropout: dropout probability in training.
         num_classes: classes that the network is conditioned on; 0 for none.
+        text: kind of caption, "bytes" or "embeddings" (models.text), of which it sees the mean;
+            "": no captions.
+        text_length: maximum length of a caption, in bytes.
+        text_width: features per token.
+        text_depth: blocks of the transformer that encodes bytes.
         vector_dim: numbers in the vector that conditions it; 0: none.
         attributes: number of classes of each attribute that conditions it; (): none.
     """
@@ -33,6 +38,10 @@ class MLP(CheckedNetwork):
     fourier_scale: float = 1.0
     dropout: float = 0.0
     num_classes: int = 0
+    text: str = ""
+    text_length: int = 64
+    text_width: int = 128
+    text_depth: int = 2
     vector_dim: int = 0
     attributes: Sequence[int] = ()
 

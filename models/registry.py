@@ -66,7 +66,7 @@ NEEDS = {  # options of config.model: the network's field that each needs, and t
     "class_conditional": ("num_classes", f"{LABELLED}, 'unet2d' or 'mlp'"),
     "augment_dim": ("augment_dim", LABELLED),
     "label_confidence": ("label_confidence", LABELLED),
-    "text": ("text", LABELLED),
+    "text": ("text", f"{LABELLED}, or 'mlp'"),
     "vector_dim": ("vector_dim", f"{LABELLED}, or 'mlp'"),
     "attributes": ("attributes", f"{LABELLED}, or 'mlp'"),
 }

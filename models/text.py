@@ -114,7 +114,7 @@ def embed_text(network: Any, batch: int, text: Text | None) -> Caption | None:
 
     Args:
         network: a module with the fields text (one of KINDS), text_length, text_width, text_depth,
-            remat and dtype.
+            and remat and dtype if it has them.
         batch: number of samples B.
         text: bytes [B, L] with L <= text_length, or embeddings [B, L, text_width].
 
@@ -149,8 +149,8 @@ def embed_text(network: Any, batch: int, text: Text | None) -> Caption | None:
         length,
         width,
         network.text_depth,
-        network.remat,
-        network.dtype,
+        getattr(network, "remat", False),
+        getattr(network, "dtype", "float32"),
         name="text_encoder",
     )
     return encoder(text)

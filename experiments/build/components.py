@@ -268,7 +268,8 @@ def data_dtype(config: Config) -> str:
     """The kind of the values of arrays and tables; "" for data sets with values of their own."""
     data, known = config.data, source(config).dtypes
     if not known:
-        for field in ("dtype", "label_column", "condition_columns", "attribute_columns"):
+        columns = "label_column", "condition_columns", "attribute_columns", "caption_column"
+        for field in ("dtype", *columns):
             if data[field]:
                 raise ValueError(
                     f"config.data.{field} is {data[field]!r}, but {data.dataset!r} has values and "
@@ -302,6 +303,8 @@ def data_spec(config: Config) -> DataSpec:
         missing(config),
         tuple(data.condition_columns),
         tuple(data.attribute_columns),
+        data.caption_column,
+        data.conditions,
     )
 
 

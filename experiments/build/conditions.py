@@ -10,7 +10,7 @@ from typing import Any
 from experiments.build import components
 from experiments.build.components import labels
 from experiments.build.fields import choices, sections
-from experiments.data.captions import ByteReader, EmbeddingReader
+from experiments.data.captions import FILE, ByteReader, EmbeddingReader
 from experiments.data.conditions import files
 from experiments.pipeline.conditions import (
     Attributes,
@@ -79,6 +79,12 @@ def text(config: Config) -> Text | None:
         raise ValueError("config.data.embeddings needs config.model.text='embeddings'")
     if not kind:
         return None
+    with_data = config.data.conditions or config.data.dataset in ("npz", "arrays")
+    if kind == "embeddings" and not (config.data.embeddings or with_data):
+        raise ValueError(
+            "config.model.text='embeddings' needs config.data.embeddings, or config.data.conditions"
+            f" with some: {FILE}"
+        )
     if kind == "embeddings":
         reader: Any = EmbeddingReader(
             config.data.embeddings, config.model.text_width, options.embeddings

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -42,7 +42,7 @@ class ByteReader:
                 "config.model.text is 'bytes', but the data have no captions: take data with some "
                 "(docs/guide.md, Data), or leave config.model.text empty"
             )
-        return text.encode(list(map(str, captions)), self.length)
+        return text.encode(["" if each is None else str(each) for each in captions], self.length)
 
     def prompts(self) -> Texts | None:
         return text.encode(self.prompt, self.length) if self.prompt else None
@@ -53,18 +53,23 @@ class ByteReader:
     def empty(self) -> np.ndarray:
         return text.encode([""], self.length)[0]
 
-    def asked(self, prompts: tuple[str, ...]) -> Self:
-        return dataclasses.replace(self, prompt=prompts)
+    def asked(self, prompts: Any) -> Self:
+        texts = np.asarray(prompts)
+        if texts.dtype.kind not in "OUS":
+            raise ValueError(f"the condition 'text' is {texts.dtype}: it must be strings")
+        return dataclasses.replace(self, prompt=tuple(map(str, prompts)))
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingReader:
-    """Embeddings of captions and prompts, from .npz files.
+    """Embeddings of captions and prompts, from .npz files or with the data.
 
     Attributes:
-        path: the file of the data's captions, with arrays "train" and "test".
+        path: the file of the data's captions, with arrays "train" and "test"; "": the data have
+            embeddings of their own.
         width: features of a token.
         prompt_path: the file of "prompt" and, if wanted, "negative_prompt"; "" for none.
+        drawn: embeddings of the prompts, in place of those of a file; None for none.
 
     Raises:
         ValueError: no such file, or other arrays than these.
@@ -73,10 +78,9 @@ class EmbeddingReader:
     path: str
     width: int
     prompt_path: str = ""
+    drawn: Texts | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
-        if not self.path:
-            raise ValueError(f"config.model.text='embeddings' needs config.data.embeddings, {FILE}")
         negative = self.negative()
         if negative is None:
             return
@@ -90,7 +94,12 @@ class EmbeddingReader:
             )
 
     def from_data(self, dataset: Dataset, split: Split) -> Texts:
-        rows, n = _read(self.path, "config.data.embeddings", split), len(getattr(dataset, split))
+        n, own = len(getattr(dataset, split)), dataset.conditions(split).get("embeddings")
+        if not self.path and own is None:
+            raise ValueError(f"config.model.text='embeddings' needs config.data.embeddings, {FILE}")
+        if not self.path:
+            return self._tokens(f"the embeddings of the {split} data", own)
+        rows = _read(self.path, "config.data.embeddings", split)
         if (len(rows), rows.shape[2]) != (n, self.width):
             raise ValueError(
                 f"config.data.embeddings, {self.path}, has {len(rows)} of width {rows.shape[2]} in "
@@ -98,7 +107,23 @@ class EmbeddingReader:
             )
         return rows
 
+    def _tokens(self, what: str, values: Any) -> Texts:
+        """Embeddings as [N, tokens, width]; those of one token may be [N, width]."""
+        rows = np.asarray(values)
+        rows = rows[:, None] if rows.ndim == 2 else rows
+        if rows.ndim != 3 or rows.shape[2] != self.width or rows.dtype.kind != "f":
+            raise ValueError(
+                f"{what} are {rows.dtype} of the shape {np.shape(values)}: they must be floats "
+                f"[N, {self.width}] or [N, tokens, {self.width}], as config.model.text_width is "
+                f"{self.width}"
+            )
+        if not np.isfinite(rows).all():
+            raise ValueError(f"{what} have numbers that are not finite: leave such samples out")
+        return rows.astype(np.float32)
+
     def prompts(self) -> Texts | None:
+        if self.drawn is not None:
+            return self.drawn
         if not self.prompt_path:
             return None
         return _read(self.prompt_path, "config.sampling.embeddings", "prompt")
@@ -112,13 +137,19 @@ class EmbeddingReader:
         return _read(path, "config.sampling.embeddings", name) if has_negative else None
 
     def empty(self) -> np.ndarray:
+        if not self.path:  # one empty token, which stands for as many as there are
+            return np.zeros((1, self.width), np.float32)
         return np.zeros_like(_read(self.path, "config.data.embeddings", "test")[0])
 
-    def asked(self, prompts: tuple[str, ...]) -> Self:
-        raise ValueError(
-            f"the prompt is {prompts[0]!r}, but this model reads embeddings: give a file of them "
-            "as config.sampling.embeddings"
-        )
+    def asked(self, prompts: Any) -> Self:
+        if np.asarray(prompts).dtype.kind in "OUS":
+            raise ValueError(
+                f"the prompt is {prompts[0]!r}, but this model reads embeddings: give a file of "
+                "them as config.sampling.embeddings"
+            )
+        rows = np.asarray(prompts)
+        rows = rows[None] if rows.ndim == 1 else rows
+        return dataclasses.replace(self, drawn=self._tokens("the condition 'text'", rows))
 
 
 def _read(path: str, field: str, name: str) -> Texts:

@@ -34,6 +34,8 @@ class DataSpec:
         missing: NaN is a missing value, and masks beside the data are read; otherwise both are
             refused.
         attribute_columns: names of its columns that are classes, a condition each.
+        caption_column: the name of its column of captions; "" for none.
+        conditions: a file of conditions beside the data; "" for none.
         condition_columns: names of the columns of a table that are the vector of a condition.
     """
 
@@ -50,6 +52,8 @@ class DataSpec:
     missing: bool = False
     condition_columns: tuple[str, ...] = ()
     attribute_columns: tuple[str, ...] = ()
+    caption_column: str = ""
+    conditions: str = ""
 
     def __post_init__(self):
         for name, side in (("image_size", self.shape[0]), ("num_channels", self.shape[-1])):

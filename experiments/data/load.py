@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data.conditions import attributes
+from experiments.data.conditions.beside import with_file
 from experiments.data.dataset import (
     SPLITS,
     Dataset,
@@ -48,7 +49,9 @@ def load(spec: DataSpec) -> Dataset:
     if hosts.is_first():
         hosts.everyone(True)
     _check_options(spec, dataset)
-    dataset = attributes.with_numbers(dataset)
+    if spec.conditions:
+        dataset = with_file(dataset, spec.conditions)
+    dataset = _captioned(attributes.with_numbers(dataset))
     for split in SPLITS:
         what = f"{split} data of {spec.name!r}"
         _check_conditions(what, dataset, split)
@@ -73,16 +76,16 @@ def _check_path(spec: DataSpec) -> None:
 
 def _check_options(spec: DataSpec, dataset: Dataset) -> None:
     """Raises ValueError for an option of image files or of tables if the data are none."""
-    for name in ("condition_columns", "attribute_columns"):
+    for name in ("condition_columns", "attribute_columns", "caption_column"):
         if getattr(spec, name) and not dataset.columns:
             raise ValueError(
-                f"config.data.{name} is {getattr(spec, name)}, but the data {spec.name!r} are no "
+                f"config.data.{name} is {getattr(spec, name)!r}, but the data {spec.name!r} are no "
                 "table: leave it out, and give the conditions beside the data"
             )
     for name in ("first_frame", "max_unreadable"):
         if getattr(spec, name) and not isinstance(dataset.train, LazyImages):
             raise ValueError(
-                f"config.data.{name} is {getattr(spec, name)}, but the data {spec.name!r} are no "
+                f"config.data.{name} is {getattr(spec, name)!r}, but the data {spec.name!r} are no "
                 "image files: leave it out"
             )
 
@@ -195,10 +198,24 @@ def _labelled(what: str, dataset: Dataset, split: Split) -> Dataset:
     return dataset
 
 
+def _captioned(dataset: Dataset) -> Dataset:
+    """The data set with a note of the captions that are missing, which count as empty ones."""
+    notes = []
+    for split in SPLITS:
+        captions = getattr(dataset, f"{split}_captions")
+        if captions is not None:
+            n = sum(not str(caption or "").strip() for caption in captions)
+            if n:
+                notes.append(f"{n:,} of {len(captions):,} {split} captions are missing: empty ones")
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
+
+
 def _check_conditions(what: str, dataset: Dataset, split: Split) -> None:
     """Raises ValueError, naming `what`, for conditions of another number than the samples."""
     n = len(getattr(dataset, split))
-    for kind, rows in dataset.conditions(split).items():
+    captions = getattr(dataset, f"{split}_captions")
+    found = dataset.conditions(split) | ({} if captions is None else {"text": captions})
+    for kind, rows in found.items():
         if len(rows) != n:
             raise ValueError(
                 f"{what}: there are {len(rows)} conditions {kind!r} for {n} samples: give one for "

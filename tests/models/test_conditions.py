@@ -80,6 +80,17 @@ def test_a_condition_adds_layers_and_changes_no_other(name, keyword):
         assert all(seeing[layer] != plain[layer] for layer in of_images[name])
 
 
+def test_vectors_are_conditioned_on_captions():
+    network = MLP(nf=8, num_res_blocks=1, text="bytes", text_length=4, text_width=8)
+    x = samples("mlp")
+    params = weights.random(network, x, LABELS)
+    text = jnp.array([[1, 2, 3, 0], [1, 2, 3, 0], [5, 0, 0, 0], [0, 0, 0, 0]])
+    same = jnp.broadcast_to(x[:1], x.shape), jnp.ones(4)
+    out = jax.jit(lambda text: network.apply({"params": params}, *same, text=text))(text)
+    np.testing.assert_allclose(out[0], out[1], rtol=1e-5)
+    assert np.abs(out[1:] - out[0]).max(axis=1)[1:].min() > 1e-3 * np.abs(out).max()
+
+
 def test_attributes_can_be_unknown_one_by_one():
     fields, *_ = KINDS["attributes"]
     network = SimpleNamespace(**fields, nf=8, is_initializing=lambda: False)

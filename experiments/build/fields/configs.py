@@ -17,7 +17,7 @@ USE = (  # fields that may change when a trained model is used
     *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
     "prepare",
     *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
-    *("data.max_unreadable", "training.at_end", "training.sinks"),
+    *("data.conditions", "data.max_unreadable", "training.at_end", "training.sinks"),
     *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
     *("training.log_freq", "training.eval_freq", "training.quality_freq"),
     *("training.snapshot_freq", "training.snapshot_freq_for_preemption"),
@@ -32,6 +32,7 @@ RESUME = tuple(name for name in USE if name != "seed") + RECORDED
 """Fields that may change when a training is resumed."""
 RUNS = (  # fields that hold the folder of another run, or a file, which may be moved
     *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
+    "data.conditions",
     *("model.pretrained", "autoencoder.perceptual.run", "sampling.low_res", "training.init_from"),
     *("sampling.embeddings", "sampling.condition"),
     *("guidance.classifier.run", "guidance.discriminator.run"),

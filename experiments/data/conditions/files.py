@@ -14,8 +14,8 @@ from experiments.runs.files import open_arrays, reading
 
 FIELD = "config.sampling.condition"
 EXPECTED = (
-    "an .npy or .npz file of plain arrays, a .csv file of numbers below their names, an image file "
-    "or a folder of such"
+    "an .npy or .npz file of plain arrays, a .csv file of numbers below their names, a .txt file "
+    "of prompts, an image file or a folder of such"
 )
 
 
@@ -52,7 +52,7 @@ def read(path: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(values, dict):
         for name in values.keys() - kinds:
             raise ValueError(
-                f"{FIELD} = {path!r} has an array {name!r}, but the model's conditions are "
+                f"{FIELD} = {path!r} has {name!r}, but the model's conditions are "
                 f"{', '.join(map(repr, kinds))}: name the arrays by these"
             )
         return values
@@ -119,4 +119,10 @@ def _csv(path: Path) -> np.ndarray:
         return np.array(rows)
 
 
-READERS = {".npz": _npz, ".npy": _npy, ".csv": _csv}
+def _txt(path: Path) -> dict[str, list[str]]:
+    """Prompts, a line each."""
+    with reading(path, EXPECTED):
+        return {"text": path.read_text(encoding="utf-8-sig").splitlines()}
+
+
+READERS = {".npz": _npz, ".npy": _npy, ".csv": _csv, ".txt": _txt}

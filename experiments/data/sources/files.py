@@ -13,7 +13,7 @@ import numpy as np
 from experiments.data.dataset import SPLITS, Dataset, DataSpec, as_labels, split
 from experiments.data.lazy_images import LazyImages, check_channels
 from experiments.data.sources import parts
-from experiments.data.sources.members import members
+from experiments.data.sources.members import Members, members
 from experiments.runs.files import reading
 
 SUFFIXES = {
@@ -75,13 +75,29 @@ def load(spec: DataSpec) -> Dataset:
     if tables and (labels := _table(path, tables[0], files.open, names)) is not None:
         about |= {"train_labels": labels[layout.train], "test_labels": labels[layout.test]}
 
-    about["notes"] += _left_out({*files.names} - {*names, *tables}, files.broken)
+    captions, texts = _captions(files, names) if spec.captions else ([], set())
+    if texts:
+        about |= {f"{part}_captions": captions[getattr(layout, part)] for part in SPLITS}
+    about["notes"] += _left_out({*files.names} - {*names, *tables, *texts}, files.broken)
     keys, shape = np.array(names, dtype=object), check_channels(spec.shape)
     train, test = (
         LazyImages(str(path), keys[rows], files.open, shape, files.stamp)
         for rows in (layout.train, layout.test)
     )
     return Dataset(train, test, 256, **about, test_share=layout.test_share)
+
+
+def _captions(files: Members, names: list[str]) -> tuple[Any, set[str]]:
+    """The texts in files .txt beside the images, "" for an image without one; and these files."""
+    beside = {posixpath.splitext(name)[0]: name for name in files.names if name.endswith(".txt")}
+    of_images = [beside.get(posixpath.splitext(name)[0], "") for name in names]
+
+    def text(name: str) -> str:
+        with reading(name, "captions in UTF-8"), files.open(name) as file:
+            return " ".join(file.read().decode("utf-8-sig").split())
+
+    texts = [name and text(name) for name in of_images]
+    return np.array(texts, dtype=object), {*filter(None, of_images)}
 
 
 def _left_out(others: set[str], broken: list[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from experiments.data.sources import parts
 from experiments.data.sources.optional import require
 from experiments.runs.files import reading
 
+CAPTION = {"text", "caption", "captions", "prompt", "description", "title"}
 LABELS = {"label", "labels", "class", "classes", "class_id", "target", "targets", "y"}
 
 
@@ -41,7 +42,8 @@ def load(spec: DataSpec) -> Dataset:
     image, label = _column(path, train, hub.Image), _label(hub, path, train)
     if image is None:
         raise ValueError(f"{path} has no column of images, it has {', '.join(train.features)}")
-    columns = [name for name in train.features if name not in (image, label)]
+    caption = _caption(hub, train) if spec.captions else None
+    columns = [name for name in train.features if name not in (image, label, caption)]
     if chosen.test:
         test = found[chosen.test]
     else:
@@ -58,7 +60,29 @@ def load(spec: DataSpec) -> Dataset:
         classes=tuple(getattr(train.features[label], "names", ())) if label else (),
         notes=_notes(chosen, columns, label, hidden),
         test_share=None if chosen.test else spec.test_fraction,
+        **_captions(caption, train, test),
     )
+
+
+def _caption(hub: Any, part: Any) -> str | None:
+    """The name of the column of captions; None without one."""
+    texts = [
+        name
+        for name, feature in part.features.items()
+        if isinstance(feature, hub.Value) and feature.dtype == "string"
+    ]
+    return next((name for name in texts if name.casefold() in CAPTION), None)
+
+
+def _captions(caption: str | None, train: Any, test: Any) -> dict[str, Any]:
+    """The captions of both splits, as a Dataset has them."""
+    if caption is None:
+        return {}
+    parts_ = {"train": train, "test": test}
+    return {
+        f"{name}_captions": np.array([text or "" for text in part[caption]], dtype=object)
+        for name, part in parts_.items()
+    }
 
 
 def _notes(

@@ -14,22 +14,19 @@ from experiments.runs.files import open_arrays
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
-KINDS = (
-    "vector",
-    "image",
-    "attributes",
-)  # of conditions, in arrays condition_KIND, train_condition_KIND, ...
+KINDS = ("vector", "attributes", "image", "embeddings")  # of conditions
 CONDITIONS = {f"{part}condition_{kind}": kind for kind in KINDS for part in ("", "train_", "test_")}
-ABOUT = LABELS | CONFIDENCES | CONDITIONS.keys()
+CAPTIONS = {"captions", "train_captions", "test_captions"}
+ABOUT = LABELS | CONFIDENCES | CAPTIONS | CONDITIONS.keys()
 NAMES = PARTS | ABOUT | masks.NAMES
 LAYOUT = (
     "uint8 images [N, H, W, C] in arrays 'train' and 'test', with integers 'train_labels' and "
     "'test_labels' if there are classes, and confidences of these in [0, 1], 'train_confidence' "
     "and 'test_confidence', if they are uncertain; or images in one array of any other name, with "
     "'labels' and 'confidence', of which config.data.test_fraction becomes the test set; other "
-    "conditions are arrays such as 'condition_vector', or 'train_condition_vector' and "
-    "'test_condition_vector'; with config.data.missing='mask', masks 'train_mask' and 'test_mask', "
-    "or 'mask'"
+    "conditions are arrays such as 'captions' and 'condition_vector', or 'train_captions', "
+    "'test_captions', 'train_condition_vector', ...; with config.data.missing='mask', masks "
+    "'train_mask' and 'test_mask', or 'mask'"
 )
 
 

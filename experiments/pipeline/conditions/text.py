@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -29,8 +29,8 @@ class TextReader(Protocol):
         """The empty text, without its first axis."""
         ...
 
-    def asked(self, prompts: tuple[str, ...]) -> "TextReader":
-        """The reader with other prompts."""
+    def asked(self, prompts: Any) -> "TextReader":
+        """The reader with other prompts, a sequence of texts or an array of embeddings."""
         ...
 
 
@@ -49,12 +49,12 @@ class Text:
     kind: ClassVar[str] = "text"
     keywords: ClassVar[tuple[str, ...]] = ("text",)
 
-    def asked(self, prompt: str | Sequence[str]) -> "Text":
-        """A copy that draws these prompts in turn."""
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    def asked(self, prompt: str | Sequence[str] | Any) -> "Text":
+        """A copy that draws these prompts, or embeddings of prompts, in turn."""
+        prompts = (prompt,) if isinstance(prompt, str) else prompt
         return dataclasses.replace(self, reader=self.reader.asked(prompts))
 
-    def given(self, values: str | Sequence[str]) -> Arrays:
+    def given(self, values: str | Sequence[str] | Any) -> Arrays:
         return {"text": self.asked(values).reader.prompts()}
 
     def from_data(self, dataset: Dataset, split: Split) -> Arrays:

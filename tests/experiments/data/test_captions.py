@@ -91,3 +91,20 @@ def test_files_of_other_arrays_are_refused(file, tmp_path):
         EmbeddingReader(file, 4).from_data(Dataset(IMAGES, IMAGES, 17), "train")
     with pytest.raises(ValueError, match=r"give an \.npz file of float arrays"):
         EmbeddingReader(file, 4, str(tmp_path / "none.npz")).prompts()
+
+
+@pytest.mark.parametrize("tokens", [None, 3])
+def test_embeddings_come_with_the_data(tokens):
+    """Of one token or of several; prompts are arrays too."""
+    shape = (4,) if tokens is None else (tokens, 4)
+    rows = np.random.RandomState(0).randn(3, *shape)
+    dataset = Dataset(IMAGES, IMAGES, 17, train_conditions={"embeddings": rows})
+    found = EmbeddingReader("", 4)
+    expected = rows.reshape(3, -1, 4)
+    np.testing.assert_allclose(found.from_data(dataset, "train"), expected, rtol=1e-6)
+    np.testing.assert_allclose(found.asked(rows[1:]).prompts(), expected[1:], rtol=1e-6)
+    assert not found.empty().any()
+    with pytest.raises(ValueError, match=r"must be floats \[N, 5\]"):
+        EmbeddingReader("", 5).from_data(dataset, "train")
+    with pytest.raises(ValueError, match=r"needs config\.data\.embeddings"):
+        found.from_data(dataset, "test")

@@ -116,6 +116,8 @@ def _rows(whole: Dataset, train: Any, test: Any, share: float | None) -> Dataset
     for part, chosen in (("train", train), ("test", test)):
         own = {kind: rows[chosen] for kind, rows in conditions.items()}
         about[f"{part}_conditions"] = own
+        if whole.train_captions is not None:
+            about[f"{part}_captions"] = whole.train_captions[chosen]
     if labels is not None:
         about |= {"train_labels": labels[train], "test_labels": labels[test]}
     values: Any = whole.train
@@ -138,6 +140,10 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
         classes, labels = numbered(found)
         notes = (note_of(f"column {spec.label_column!r}", classes),)
     conditions = _conditions(spec, where, columns)
+    captions = None
+    if spec.caption_column:
+        texts = _taken(spec.caption_column, "caption_column", where, columns)
+        captions = np.array([str(text or "") for text in texts], dtype=object)
     parsed = [_numbers(where, *column, spec.missing) for column in columns.items()]
     values = np.stack(parsed, axis=1)
     if values.shape[1:] != spec.shape:
@@ -148,22 +154,25 @@ def _dataset(spec: DataSpec, table: Table) -> Dataset:
     names = tuple(columns)
     check_finite(values, where, lambda k: f"row {k + 1}", names, spec.missing)
     about: dict[str, Any] = {"classes": classes, "columns": names, "notes": notes}
-    return Dataset(values, values[:0], None, labels, train_conditions=conditions, **about)
+    about |= {"train_conditions": conditions, "train_captions": captions}
+    return Dataset(values, values[:0], None, labels, **about)
+
+
+def _taken(name: str, field: str, where: str, columns: dict[str, Any]) -> Any:
+    """Takes a column out of the columns."""
+    if name not in columns:
+        raise ValueError(
+            f"config.data.{field} has {name!r}, but {where} has the columns {', '.join(columns)}, "
+            "each of which can be taken once"
+        )
+    return columns.pop(name)
 
 
 def _conditions(spec: DataSpec, where: str, columns: dict[str, Any]) -> dict[str, np.ndarray]:
     """Takes the columns of conditions out of the columns: a vector and attributes, if any."""
 
     def taken(field: str) -> dict[str, Any]:
-        found = {}
-        for name in getattr(spec, field):
-            if name not in columns:
-                raise ValueError(
-                    f"config.data.{field} has {name!r}, but {where} has the columns "
-                    f"{', '.join(columns)}, each of which can be taken once"
-                )
-            found[name] = columns.pop(name)
-        return found
+        return {name: _taken(name, field, where, columns) for name in getattr(spec, field)}
 
     vector = [_numbers(where, *c, missing=False) for c in taken("condition_columns").items()]
     attributes = [as_texts(where, list(c))[:, 0] for c in taken("attribute_columns").values()]

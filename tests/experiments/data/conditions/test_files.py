@@ -31,7 +31,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         ("rows.npy", (), "but the model has no conditions: leave it out"),
         ("none.npy", ("vector",), "which does not exist: give an .npy"),
         ("rows.npy", ("class", "vector"), "conditions 'class', 'vector': give an .npz file"),
-        ("rows.npz", ("vector",), "an array 'vectors', but the model's conditions are 'vector'"),
+        ("rows.npz", ("vector",), "has 'vectors', but the model's conditions are 'vector'"),
         ("rows.csv", ("vector",), "as many in each row"),
         ("rows.doc", ("vector",), "rows.doc': give an .npy"),
         ("broken.npy", ("vector",), "broken.npy"),

@@ -303,3 +303,11 @@ def test_images_come_with_the_samples_and_stay_on_the_disk(tmp_path, how):
         assert isinstance(images, LazyArray) == (how == "lazy")
         expected = 10 * getattr(dataset, part)[:][:, :2]
         np.testing.assert_allclose(images[:], expected, rtol=1e-6)
+
+
+def test_captions_come_with_the_samples(tmp_path):
+    texts = np.array([f"field {value:.3f}" for value in FIELDS[:, 0, 0, 0]])
+    np.savez(tmp_path / "x.npz", fields=FIELDS, captions=texts)
+    dataset = load(spec(tmp_path / "x.npz"))
+    expected = [f"field {value:.3f}" for value in dataset.test[:][:, 0, 0, 0]]
+    assert list(dataset.test_captions) == expected

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import zipfile
@@ -284,3 +285,16 @@ def test_paths_without_images_are_refused(tmp_path):
         load(
             tmp_path, {f"{i}/{name}": grey(i) for i in range(3) for name in ("x.png", files.LABELS)}
         )
+
+
+def test_texts_beside_the_images_are_captions(tmp_path):
+    members = {f"{k}.png": grey(k) for k in range(8)}
+    texts = {f"{k}.txt": f"grey\n level {k}".encode() for k in range(8) if k != 3}
+    load(tmp_path, members | texts | {"notes.txt": b"x"})
+    dataset = files.load(dataclasses.replace(spec(tmp_path / "album"), captions=True))
+    for part in ("train", "test"):
+        levels = getattr(dataset, part)[:][:, 0, 0, 0]
+        expected = ["" if k == 3 else f"grey level {k}" for k in levels]
+        assert list(getattr(dataset, f"{part}_captions")) == expected
+    assert any("1 .txt" in note for note in dataset.notes)
+    assert files.load(spec(tmp_path / "album")).train_captions is None

@@ -203,3 +203,11 @@ def test_data_without_one_column_of_images_and_a_training_split_are_refused(tmp_
         huggingface.load(spec(tmp_path / "test"))
     with pytest.raises(ValueError, match=r"config\.data\.path is empty"):
         huggingface.load(spec(""))
+
+
+def test_a_column_of_texts_has_the_captions(load_splits):
+    more = {"Caption": (Hub.Value("string"), ["a", None, "b", "c"])}
+    assert load_splits(train=columns(**more), test=columns(**more)).train_captions is None
+    dataset = huggingface.load(dataclasses.replace(spec("some/name"), captions=True))
+    assert list(dataset.train_captions) == list(dataset.test_captions) == ["a", "", "b", "c"]
+    assert not any("Caption" in note for note in dataset.notes)

@@ -75,6 +75,15 @@ def test_columns_can_be_attributes(tmp_path):
         load(spec(path, attribute_columns=("depth",)))
 
 
+def test_a_column_can_be_captions(tmp_path):
+    ends = [f"wine {k}" if k else "" for k in range(20)]
+    path = write(tmp_path / "x.csv", "u,v,w,about", ends=ends)
+    dataset = load(spec(path, caption_column="about"))
+    for values, caption in zip(dataset.train, dataset.train_captions, strict=True):
+        row = int(np.flatnonzero(np.isclose(VALUES[:, 0], values[0]))[0])
+        assert caption == ends[row]
+
+
 def test_two_tables_are_train_and_test(tmp_path):
     write(tmp_path / "train.csv", rows=VALUES[:12])
     write(tmp_path / "test.csv", rows=VALUES[12:])
