@@ -201,7 +201,7 @@ def _edit(config: Config) -> None:
     edit.n_results = default(int)  # for each image, or between two
     edit.mask = default(str)  # of "inpaint", what is known: the "left" half, or around the "centre"
     edit.strength = default(float)  # of "variations": 0 changes nothing, 1 everything
-    edit.n_iterations = default(int)  # of conjugate gradients: 3; of vectors, their length
+    edit.n_iterations = default(int)  # of conjugate gradients: 1 in "impute", 3 otherwise
 
 
 def _detect(config: Config) -> None:
@@ -241,14 +241,15 @@ def _data(config: Config) -> None:
     data.resident_bytes = 2**30  # data of at most this size are kept on every device
     data.test_fraction = 0.1  # of data without a test set
     data.first_frame = False  # take the first of several pages or frames of an image file
-    data.max_unreadable = 0.0  # share of image files that may be unreadable: they are left out
+    data.max_unreadable = 0.0  # share of image files that may be unreadable: they are left out;
+    # and of samples whose files may vanish during training: others take their places
     data.shape = ()  # of a sample: (H, W, C) of images, (L, C) of series, (D, H, W, C) of volumes,
     # (D,) of vectors; (): square images, of
     data.image_size = 32  # pixels a side, and
     data.num_channels = 3
     data.dtype = ""  # the values of arrays: "uint8", "uint16" (grey levels) or "float"
     data.missing = ""  # NaN, and masks beside arrays: "" refuses them; "mask": missing values
-    data.hidden_fraction = 0.25  # with "mask": the share of training samples of which a random
+    data.hidden_fraction = 0.5  # with "mask": the share of training samples of which a random
     # part of the observed values is hidden too
     data.label_column = ""  # of a table, whose values are the classes
     data.condition_columns = ()  # of a table, that are not data but the vector of a condition

@@ -305,6 +305,7 @@ def data_spec(config: Config) -> DataSpec:
         tuple(data.attribute_columns),
         data.caption_column,
         data.conditions,
+        data.num_classes,
     )
 
 
@@ -462,6 +463,7 @@ def training(config: Config) -> Training:
         random_flip=config.data.random_flip,
         nan_to_num=config.optim.nan_to_num,
         resident_bytes=config.data.resident_bytes,
+        max_unreadable=config.data.max_unreadable,
         seed=config.seed,
         average=Average(model.ema_rate, model.ema_halflife, model.ema_rampup),
         optimizer=adam(config),

@@ -28,7 +28,8 @@ class DataSpec:
         test_fraction: the share of the samples kept for tests, if the data have no test set.
         captions: read the captions too, if the data have some.
         first_frame: take the first of several pages or frames of an image file.
-        max_unreadable: the share of image files that may be unreadable; they are left out.
+        max_unreadable: the share of image files that may be unreadable; they are left out. It is
+            also the share of samples that may become so during training.
         dtype: "uint8", "uint16" or "float", the values of arrays; "" for other sources.
         label_column: the name of the column of classes in a table; "" for none.
         missing: NaN is a missing value, and masks beside the data are read; otherwise both are
@@ -37,6 +38,7 @@ class DataSpec:
         caption_column: the name of its column of captions; "" for none.
         conditions: a file of conditions beside the data; "" for none.
         condition_columns: names of the columns of a table that are the vector of a condition.
+        n_classes: classes of the model, which labels must fit; 0 if it has none.
     """
 
     name: str
@@ -54,6 +56,7 @@ class DataSpec:
     attribute_columns: tuple[str, ...] = ()
     caption_column: str = ""
     conditions: str = ""
+    n_classes: int = 0
 
     def __post_init__(self):
         for name, side in (("image_size", self.shape[0]), ("num_channels", self.shape[-1])):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +13,18 @@ from experiments.runs.files import reading
 MASK_OPTION = "if NaN means missing, set config.data.missing='mask'"
 CHUNK = 1 << 22  # numbers that are searched for missing ones at a time
 IN_MEMORY = 1 << 28  # bytes: data of at most this size are read at once
+
+
+class UnreadableError(ValueError):
+    """Samples of a sequence that cannot be read, such as those of files that are gone.
+
+    Attributes:
+        rows: their indices in the sequence.
+    """
+
+    def __init__(self, message: str, rows: Iterable[int]):
+        super().__init__(message)
+        self.rows = frozenset(rows)
 
 
 class Part(NamedTuple):
@@ -75,8 +87,11 @@ class LazyArray:
             part, own = self.parts[owner], np.flatnonzero(owners == owner)
             first = self._ends[owner] - part.length
             wanted, places = np.unique(rows[own] - first, return_inverse=True)
-            with reading(part.name, "the file as it was at the start"):
-                found = part.read(wanted)
+            try:
+                with reading(part.name, "the file as it was at the start"):
+                    found = part.read(wanted)
+            except ValueError as error:
+                raise UnreadableError(str(error), np.asarray(index)[own].tolist()) from error
             with np.errstate(over="ignore"):  # infinities are refused with their place
                 values[own] = found[places]
         return values

@@ -16,6 +16,7 @@ from PIL import UnidentifiedImageError
 
 from experiments.data.checked import Checked, marks
 from experiments.data.image_files import MODES, RangeError, UnfitError, decode, examine
+from experiments.data.lazy_arrays import UnreadableError
 from experiments.runs import progress
 from experiments.runs.files import reason
 
@@ -52,10 +53,18 @@ class LazyImages:
         return (len(self), *self.image_shape)
 
     def __getitem__(self, index: slice | np.ndarray) -> UInt8[np.ndarray, "batch h w c"]:
-        keys = self.keys[index]
-        batch = np.empty((len(keys), *self.image_shape), np.uint8)
-        for i, image in enumerate(POOL.map(partial(self._read, decode), keys)):
-            batch[i] = image
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        batch = np.empty((len(index), *self.image_shape), np.uint8)
+        errors: dict[int, Exception] = {}
+        for i, found in enumerate(POOL.map(partial(self._read, decode), self.keys[index])):
+            if isinstance(found, Exception):
+                errors[int(index[i])] = found
+            else:
+                batch[i] = found
+        if errors:
+            first, error = next(iter(errors.items()))
+            raise UnreadableError(str(self._error(self.keys[first], error)), errors) from error
         return batch
 
     def check(
@@ -111,17 +120,15 @@ class LazyImages:
             yield from POOL.map(partial(self._attempt, use), keys)
 
     def _attempt(self, use: Callable[..., Any], key: Any) -> Exception | None:
-        try:
-            self._retried(use, key)
-        except Exception as error:  # decoders raise many kinds for a broken file
-            return error
-        return None
+        found = self._read(use, key)
+        return found if isinstance(found, Exception) else None
 
     def _read(self, use: Callable[..., Any], key: Any) -> Any:
+        """Returns use(encoded, shape), or the error of a file that cannot be used."""
         try:
             return self._retried(use, key)
-        except Exception as error:  # likewise
-            raise self._error(key, error) from error
+        except Exception as error:  # decoders raise many kinds for a broken file
+            return error
 
     def _retried(self, use: Callable[..., Any], key: Any) -> Any:
         """Returns use(encoded, shape). It is tried again, after a pause if the system failed."""

@@ -17,6 +17,7 @@ from experiments.data.dataset import (
     Split,
     as_labels,
     missing,
+    note_of,
     split_advice,
 )
 from experiments.data.image_files import rescaling
@@ -30,6 +31,7 @@ from sde_lib.checks import check_name
 
 LOG = logging.getLogger(__name__)
 COUNTED = 1024  # samples of data beyond memory whose missing values are counted
+READ_LATER = ("arrays", "prepared")  # sources beside images whose files training may read
 SHOWN = 12  # classes that are listed one by one
 
 
@@ -52,16 +54,43 @@ def load(spec: DataSpec) -> Dataset:
     if spec.conditions:
         dataset = with_file(dataset, spec.conditions)
     dataset = _captioned(attributes.with_numbers(dataset))
+    dataset = _renumbered(spec, dataset)
     for split in SPLITS:
         what = f"{split} data of {spec.name!r}"
         _check_conditions(what, dataset, split)
         dataset = _readable(spec, _labelled(what, dataset, split), split)
         _check_values(what, dataset, split, spec.missing)
-        _check_shape(spec, getattr(dataset, split).shape[1:])
+        _check_shape(spec, what, getattr(dataset, split).shape[1:])
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *_missing(dataset)))
     for line in describe(spec, dataset):
         LOG.info("%s", line)
     return dataset
+
+
+def _renumbered(spec: DataSpec, dataset: Dataset) -> Dataset:
+    """The data set with labels from 0 on, and a note, if they are others of as many classes.
+
+    Labels that the model's classes fit stay, with gaps among them too.
+    """
+    labels = {
+        f"{split}_labels": getattr(dataset, f"{split}_labels")
+        for split in SPLITS
+        if getattr(dataset, f"{split}_labels") is not None
+    }
+    arrays = [np.asarray(values) for values in labels.values()]
+    if not spec.n_classes or not arrays or any(a.dtype.kind not in "iu" for a in arrays):
+        return dataset
+    found = np.unique(np.concatenate(arrays))
+    fits = not len(found) or (found[0] >= 0 and found[-1] < spec.n_classes)
+    if fits or len(found) > spec.n_classes:
+        return dataset
+    made: dict[str, Any] = {
+        name: np.searchsorted(found, a) for name, a in zip(labels, arrays, strict=True)
+    }
+    named = dataset.classes and found[0] >= 0 and found[-1] < len(dataset.classes)
+    classes = tuple(dataset.classes[k] if named else str(k) for k in found.tolist())
+    notes = (*dataset.notes, note_of("the labels", tuple(map(str, found.tolist()))))
+    return dataclasses.replace(dataset, **made, classes=classes, notes=notes)
 
 
 def _check_path(spec: DataSpec) -> None:
@@ -82,8 +111,10 @@ def _check_options(spec: DataSpec, dataset: Dataset) -> None:
                 f"config.data.{name} is {getattr(spec, name)!r}, but the data {spec.name!r} are no "
                 "table: leave it out, and give the conditions beside the data"
             )
-    for name in ("first_frame", "max_unreadable"):
-        if getattr(spec, name) and not isinstance(dataset.train, LazyImages):
+    images = isinstance(dataset.train, LazyImages)
+    fitting = {"first_frame": images, "max_unreadable": images or spec.name in READ_LATER}
+    for name, fits in fitting.items():
+        if getattr(spec, name) and not fits:
             raise ValueError(
                 f"config.data.{name} is {getattr(spec, name)!r}, but the data {spec.name!r} are no "
                 "image files: leave it out"
@@ -160,7 +191,7 @@ def _readable(spec: DataSpec, dataset: Dataset, split: Split) -> Dataset:
     return dataclasses.replace(dataset, **changes, notes=(*dataset.notes, note))
 
 
-def _check_shape(spec: DataSpec, shape: tuple[int, ...]) -> None:
+def _check_shape(spec: DataSpec, what: str, shape: tuple[int, ...]) -> None:
     if len(shape) != len(spec.shape):
         raise ValueError(
             f"the arrays of {spec.name!r} have {len(shape) + 1} axes, they must have "
@@ -171,8 +202,8 @@ def _check_shape(spec: DataSpec, shape: tuple[int, ...]) -> None:
         square = len(shape) == 3 and shape[0] == shape[1]
         fields = f"config.data.image_size={shape[0]} and num_channels={shape[-1]}, or " * square
         raise ValueError(
-            f"{data_kind(shape)} of {spec.name!r} have the shape {shape}, but config.data says "
-            f"{spec.shape}: set {fields}config.data.shape={shape}"
+            f"{what}: {data_kind(shape)} of {spec.name!r} have the shape {shape}, but config.data "
+            f"says {spec.shape}: set {fields}config.data.shape={shape}, or make all of one shape"
         )
 
 

@@ -72,6 +72,7 @@ class Training:
     random_flip: bool = False
     nan_to_num: bool = False
     resident_bytes: int = 2**30
+    max_unreadable: float = 0.0
     seed: int = 42
     sinks: tuple[str, ...] = ("jsonl", "tensorboard")
     average: Average = Average()

@@ -109,7 +109,8 @@ def make_batches(values: Any, training: Training, mesh: Mesh, start: int) -> Ite
     if resident is not None:
         values = np.arange(n, dtype=np.int32)
     shape, place = training.batch_shape(mesh), devices.batch_sharding(mesh, axis=1)
-    stream = batches.batches(values, training.seed, shape, start, place)
+    about = training.seed, shape, start, place, training.max_unreadable
+    stream = batches.batches(values, *about)
     while start < training.n_iters:
         n_steps = training.steps_per_jit - start % training.steps_per_jit
         n_steps = min(n_steps, training.n_iters - start)

@@ -1,12 +1,13 @@
 """Images in an .npz file."""
 
+import dataclasses
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.data.dataset import Dataset, DataSpec, as_labels, split
+from experiments.data.dataset import Dataset, DataSpec, as_labels, note_of, numbered, split
 from experiments.data.lazy_arrays import take
 from experiments.data.sources import masks
 from experiments.runs.files import open_arrays
@@ -40,7 +41,29 @@ def load(spec: DataSpec) -> Dataset:
     if not spec.path or not zipfile.is_zipfile(path):
         raise ValueError(f"config.data.path = {spec.path!r} must be an .npz file of {LAYOUT}")
     with open_arrays(path, "an intact .npz file of plain arrays (docs/guide.md, Data)") as file:
-        return dataset_of(path, dict(file), spec, 256)
+        about, classes = numbered_labels(dict(file), "bSU")
+        made = dataset_of(path, about, spec, 256)
+    if not classes:
+        return made
+    return dataclasses.replace(made, classes=classes, notes=(note_of("the labels", classes),))
+
+
+def numbered_labels(arrays: dict[str, Any], kinds: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The arrays with labels from 0 on, and the names of the classes if these were others.
+
+    `kinds` are NumPy's kinds of the labels that are numbered.
+    """
+    names = sorted(arrays.keys() & LABELS)
+    if not names or not all(arrays[name].ndim == 1 for name in names):
+        return arrays, ()
+    whole = np.concatenate([arrays[name] for name in names])
+    if whole.dtype.kind not in kinds:
+        return arrays, ()
+    if whole.dtype.kind in "iu" and (np.unique(whole) == np.arange(len(np.unique(whole)))).all():
+        return arrays, ()
+    classes, labels = numbered(whole.tolist())
+    ends = np.cumsum([len(arrays[name]) for name in names])[:-1]
+    return arrays | dict(zip(names, np.split(labels, ends), strict=True)), classes
 
 
 def dataset_of(path: Path, arrays: dict[str, Any], spec: DataSpec, levels: int | None) -> Dataset:

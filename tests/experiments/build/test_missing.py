@@ -10,7 +10,7 @@ from experiments.build.missing import missing
     ("fields", "message"),
     [
         ({"data.missing": "masks"}, "config.data.missing 'masks' is unknown"),
-        ({"data.missing": "", "data.hidden_fraction": 0.5}, "nothing without config.data.missing"),
+        ({"data.missing": "", "data.hidden_fraction": 0.2}, "nothing without config.data.missing"),
         ({"data.hidden_fraction": 1.5}, r"config.data.hidden_fraction is 1.5: .*\[0, 1\]"),
         ({"data.autoencoder": "run"}, "data.autoencoder is 'run', whose network takes complete"),
         ({"data.augment": 0.1}, "config.data.augment is 0.1, which moves values between pixels"),
@@ -42,8 +42,8 @@ def test_only_score_models_have_missing_values():
 def test_the_task_hides_a_fraction():
     config = points_config()
     assert not components.scaling(config).missing
-    config.data.update(missing="mask", hidden_fraction=0.5)
+    config.data.update(missing="mask", hidden_fraction=0.2)
     task = tasks.task(config)
     assert task.scaling.missing
     assert task.model.missing
-    assert task.hidden_fraction == 0.5
+    assert task.hidden_fraction == 0.2

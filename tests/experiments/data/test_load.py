@@ -241,3 +241,37 @@ def test_pages_are_taken_if_the_config_says_so(tmp_path):
     ):
         load(spec)
     assert load(dataclasses.replace(spec, first_frame=True)).train[:].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_classes", "expected", "classes"),
+    [
+        (np.arange(20) % 3 + 1, 3, {0, 1, 2}, ("1", "2", "3")),
+        (np.arange(20) % 2 * 2 - 1, 2, {0, 1}, ("-1", "1")),
+        (np.arange(20) % 2 * 1000, 10, {0, 1}, ("0", "1000")),
+        (np.array(["狗", "cat"] * 10), 2, {0, 1}, ("cat", "狗")),
+        (np.arange(20) % 2 == 0, 2, {0, 1}, ("False", "True")),
+        (np.arange(20) % 3 * 2, 10, {0, 2, 4}, ()),
+        (np.arange(20) % 3 + 1, 2, {1, 2, 3}, ()),
+    ],
+    ids=["from 1", "signs", "far", "texts", "truth", "gaps that fit", "too many"],
+)
+def test_labels_that_do_not_count_from_0_are_numbered_and_recorded(
+    tmp_path, labels, n_classes, expected, classes
+):
+    images = np.zeros((20, 4, 4, 1), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=labels)
+    spec = DataSpec("npz", (4, 4, 1), str(tmp_path / "x.npz"), n_classes=n_classes)
+    dataset = load(spec)
+    both = np.concatenate([dataset.train_labels, dataset.test_labels])
+    assert {*both.tolist()} == expected
+    assert dataset.classes == classes
+    found = [note for note in describe(spec, dataset) if "classes of the labels: 0 = " in note]
+    assert len(found) == bool(classes)
+
+
+def test_shapes_that_differ_name_the_part(tmp_path):
+    arrays = {"train": np.zeros((20, 4, 4, 1), np.uint8), "test": np.zeros((9, 4, 5, 1), np.uint8)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=r"test data of 'npz': .* have the shape \(4, 5, 1\), but"):
+        load(DataSpec("npz", (4, 4, 1), str(tmp_path / "x.npz")))

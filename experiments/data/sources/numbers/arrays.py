@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.dataset import SPLITS, Dataset, DataSpec, note_of, numbered, split
+from experiments.data.dataset import SPLITS, Dataset, DataSpec, note_of, split
 from experiments.data.lazy_arrays import Part, take, values_of
 from experiments.data.sources import files, masks, npz
 from experiments.data.sources.members import members
@@ -85,25 +85,10 @@ def load(spec: DataSpec) -> Dataset:
         name: _images(stored) if npz.CONDITIONS.get(name) == "image" else stored.read(slice(None))
         for name, stored in about.items()
     }
-    read, classes = _numbered(read)
+    read, classes = npz.numbered_labels(read, "biuOSUT")
     made = npz.dataset_of(path, values | read, spec, TYPES[spec.dtype][2])
     notes = (note_of("the labels", classes),) if classes else ()
     return dataclasses.replace(made, classes=classes, notes=notes)
-
-
-def _numbered(about: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The arrays with labels from 0 on, and the names of the classes if these were others."""
-    names = sorted(about.keys() & npz.LABELS)
-    if not names or not all(about[name].ndim == 1 for name in names):
-        return about, ()
-    whole = np.concatenate([about[name] for name in names])
-    if whole.dtype.kind not in "iuOSUT":
-        return about, ()
-    if whole.dtype.kind in "iu" and (np.unique(whole) == np.arange(len(np.unique(whole)))).all():
-        return about, ()
-    classes, labels = numbered(whole.tolist())
-    ends = np.cumsum([len(about[name]) for name in names])[:-1]
-    return about | dict(zip(names, np.split(labels, ends), strict=True)), classes
 
 
 def _folder(spec: DataSpec, path: Path, names: list[str]) -> Dataset:
@@ -192,7 +177,7 @@ def _npy(path: Path) -> Stored:
 def _in_file(path: Path) -> dict[str, Stored]:
     """The arrays of a file that may hold several, by their names."""
     zipped = not path.is_dir() and zipfile.is_zipfile(path)
-    if path.is_dir() or (zipped and set(ZARR) & set(zipfile.ZipFile(path).namelist())):
+    if path.is_dir() or (zipped and _is_zarr(path)):
         zarr = require("zarr", "zarr")
         with reading(path, EXPECTED):
             store = zarr.storage.ZipStore(str(path), mode="r") if zipped else str(path)
@@ -212,6 +197,11 @@ def _in_file(path: Path) -> dict[str, Stored]:
                 for name, values in dict(file).items()
             }
     return {"data": _npy(path)}
+
+
+def _is_zarr(archive: Path) -> bool:
+    with reading(archive, EXPECTED), zipfile.ZipFile(archive) as file:
+        return bool({*ZARR} & {*file.namelist()})
 
 
 def _opened(path: Path, group: Any, get: Callable[[Any, Any], Any]) -> dict[str, Stored]:
