@@ -209,7 +209,7 @@ def of_run(scaling: Scaling, run: Path) -> Scaling:
 class _Moments(NamedTuple):
     """The number, mean, standard deviation, least and largest of the values of each channel."""
 
-    count: np.ndarray
+    n: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     low: np.ndarray

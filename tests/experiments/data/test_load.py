@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.data.dataset import Dataset, DataSpec
-from experiments.data.load import load
+from experiments.data.load import describe, load
 from experiments.data.sources import SOURCES, Source
 from experiments.runs import devices
 from experiments.training.options import Training
