@@ -34,6 +34,11 @@ def run(request: Request) -> None:
     if request.format is None:
         raise ValueError(f"--mode=export needs --format: one of {', '.join(known)}")
     check_name("--format", request.format, known)
+    if config.data.missing and request.format != "safetensors":
+        raise ValueError(
+            f"--format={request.format} has no masks of missing values, which this model was "
+            "trained with: take --format=safetensors"
+        )
     fields = folders.flatten(config.to_dict())
     bare = published.skeleton(config, related.shape(config))
     form, options = chosen(known[request.format], bare, fields)

@@ -17,6 +17,7 @@ from typing import Any
 
 from models import weights
 from models.config import Config, data_shape
+from models.missing import input_shape
 from models.published import autoencoder, base, dit, own, score_sde
 from models.published.base import Card, Fields, Format, Found, Latents, Skeleton, Source
 from models.published.diffusers import autoencoder_kl, folders, unet2d
@@ -127,7 +128,8 @@ def params(
 
 def skeleton(config: Config, its_shape: tuple[int, ...] | None = None) -> Skeleton:
     """The calls and the shapes of parameters of models.create(config). Arguments: as of params."""
-    return base.skeleton(create(config), its_shape or data_shape(config))
+    shape = input_shape(its_shape or data_shape(config), bool(config.data.get("missing")))
+    return base.skeleton(create(config), shape)
 
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.data.dataset import Dataset, DataSpec, as_labels, note_of, numbered, split
 from experiments.data.lazy_arrays import take
-from experiments.data.sources import masks
+from experiments.data.sources.numbers import masks
 from experiments.runs.files import open_arrays
 
 PARTS = {"train", "test"}

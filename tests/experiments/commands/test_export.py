@@ -77,3 +77,22 @@ def test_formats_that_cannot_be_are_refused(a_run, name, message):
     config, folder, _ = a_run
     with pytest.raises(ValueError, match=message):
         export.run(Request(config, folder, format=name))
+
+
+def test_models_of_missing_values_have_one_format(tmp_path, capsys):
+    """The program's own, whose first and last layers have channels for the mask."""
+    config = digits.get_config("vp_score_sde")
+    config.model.update(nf=8, ch_mult=(1,), attn_resolutions=(), num_res_blocks=0)
+    config.data.missing = "mask"
+    shapes = published.skeleton(config).shapes
+    assert shapes["Conv_0", "kernel"].shape[2:] == (2, 8)
+    params = weights.drawn(unflatten_dict(dict(shapes)))
+    imported.write(tmp_path, 5, shapes, [params_at(params, place) for place in shapes])
+    configs.save(config, tmp_path)
+    with pytest.raises(ValueError, match=r"score_sde has no masks of missing values"):
+        export.run(Request(config, tmp_path, format="score_sde"))
+    export.run(Request(config, tmp_path, format="safetensors"))
+    model = experiments.load(capsys.readouterr().out.strip())
+    assert model.missing
+    assert model.model.missing
+    jax.tree.map(np.testing.assert_array_equal, model.params, params)

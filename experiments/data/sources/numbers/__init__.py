@@ -1,1 +1,1 @@
-"""Sources of numbers: arrays in files, and tables."""
+"""Sources of numbers: arrays in files with masks beside them, and tables."""

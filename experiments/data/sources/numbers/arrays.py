@@ -15,8 +15,9 @@ import numpy as np
 
 from experiments.data.dataset import SPLITS, Dataset, DataSpec, note_of, split
 from experiments.data.lazy_arrays import Part, take, values_of
-from experiments.data.sources import files, masks, npz
+from experiments.data.sources import files, npz
 from experiments.data.sources.members import members
+from experiments.data.sources.numbers import masks
 from experiments.data.sources.optional import require
 from experiments.runs.files import open_arrays, reading
 
