@@ -37,7 +37,7 @@ class Edit:
         mask: of "inpaint": the part that is known, a name in MASKS.
         strength: of "variations": 0 changes nothing, 1 everything.
         n_iterations: of conjugate gradients, in "impute", "inpaint" and "colorize"; None: 1 in
-            "impute", as a network that has seen few complete samples has rough derivatives, and 3.
+            "impute", where more make a rough network worse (docs/guide.md), and 3.
 
     Raises:
         ValueError: an unknown task or mask, or an impossible number.
@@ -53,7 +53,7 @@ class Edit:
         check_types(self, "config.edit.")
         check_name("config.edit.task", self.task, TASKS)
         check_name("config.edit.mask", self.mask, MASKS)
-        counts = {"n_results": self.n_results, "n_iterations": self.n_iterations or 1}
+        counts = {"n_results": self.n_results, "n_iterations": self.iterations}
         check_at_least(1, **{f"config.edit.{name}": count for name, count in counts.items()})
         if not 0 <= self.strength <= 1:
             raise ValueError(f"config.edit.strength is {self.strength}: it must lie in [0, 1]")
@@ -61,7 +61,9 @@ class Edit:
     @property
     def iterations(self) -> int:
         """Iterations of conjugate gradients."""
-        return self.n_iterations or (1 if self.task == "impute" else 3)
+        if self.n_iterations is not None:
+            return self.n_iterations
+        return 1 if self.task == "impute" else 3
 
 
 def edit(pipeline: TrainedModel, x: np.ndarray, options: Edit) -> dict[str, np.ndarray]:
