@@ -85,6 +85,7 @@ class _Lost:
 
     def __init__(self, n: int, most: float):
         self._n, self._most, self._rows = n, most, frozenset()
+        self._refusal: ValueError | None = None  # of all later batches: threads read ahead
 
     def add(self, error: UnreadableError) -> None:
         """Counts the samples of an error. Raises ValueError if they are too many."""
@@ -93,11 +94,14 @@ class _Lost:
         if len(self._rows) > self._most * self._n:
             share = math.ceil(1000 * len(self._rows) / self._n) / 1000
             advice = f", or set config.data.max_unreadable={share:g} to go on without" * (share < 1)
-            raise ValueError(f"{error}; {count}: restore the files{advice}") from error
+            self._refusal = ValueError(f"{error}; {count}: restore the files{advice}")
+            raise self._refusal from error
         LOG.warning("%s; %s, others take their places", error, count)
 
     def replaced(self, indices: np.ndarray) -> np.ndarray:
         """The indices, with that of the next readable sample in place of each that is lost."""
+        if self._refusal:
+            raise self._refusal
         lost, found = [*self._rows], indices
         while lost and (gone := np.isin(found, lost)).any():
             found = np.where(gone, (found + 1) % self._n, found)

@@ -45,7 +45,8 @@ def load(spec: DataSpec) -> Dataset:
         made = dataset_of(path, about, spec, 256)
     if not classes:
         return made
-    return dataclasses.replace(made, classes=classes, notes=(note_of("the labels", classes),))
+    notes = (*made.notes, note_of("the labels", classes))
+    return dataclasses.replace(made, classes=classes, notes=notes)
 
 
 def numbered_labels(arrays: dict[str, Any], kinds: str) -> tuple[dict[str, Any], tuple[str, ...]]:
