@@ -7,6 +7,7 @@ from sde_lib.checks import check_in, check_name
 COMPLETE = {  # fields that need complete data, or make samples of several ones
     "data.autoencoder": "whose network takes complete images",
     "data.augment": "which moves values between pixels",
+    "image_condition.name": "which makes images of complete ones",
     "model.low_res_size": "which needs means of pixels",
     "model.learned_variance": "which is learned by the variational bound of complete data",
     "eval.enable_bound": "which is of complete data",
@@ -26,7 +27,8 @@ def missing(config: Config) -> bool:
     if not data.missing:
         return False
     for field, why in COMPLETE.items():
-        if value := sections.get(config, field):
+        value = sections.get(config, field)
+        if value and value != "data":  # images that come with the data are complete
             raise ValueError(
                 f"config.{field} is {value!r}, {why}: leave it out, or leave out "
                 "config.data.missing"

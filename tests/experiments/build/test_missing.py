@@ -15,6 +15,7 @@ from experiments.build.missing import missing
         ({"data.autoencoder": "run"}, "data.autoencoder is 'run', whose network takes complete"),
         ({"data.augment": 0.1}, "config.data.augment is 0.1, which moves values between pixels"),
         ({"model.low_res_size": 4}, "config.model.low_res_size is 4, which needs means of pixels"),
+        ({"image_condition.name": "grey"}, "image_condition.name is 'grey', which makes images"),
         ({"eval.enable_bound": True}, "config.eval.enable_bound is True, which is of complete"),
         ({"objective.name": "vdm"}, "objective.name is 'vdm', which is for complete data: .*'den"),
         ({"objective.name": "sliced"}, "objective.name is 'sliced', which is for complete data"),
