@@ -8,7 +8,7 @@ JAX's own elsewhere.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -53,9 +53,14 @@ def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any
         padding = lax.padtype_to_pads(*sides, strides, padding)
     padding = tuple(map(tuple, padding))
     window = Window(tuple(strides), padding, lhs_dilation, rhs_dilation, options["precision"])
-    result = jax.eval_shape(partial(_convolved, window=window), x, kernel)
-    shapes = result.shape, x.shape, kernel.shape
+    shapes = _result_shape(x.shape, kernel.shape, window), x.shape, kernel.shape
     return PRIMITIVES[0].bind(x, kernel, shapes=shapes, window=window)
+
+
+@cache
+def _result_shape(image: tuple[int, ...], kernel: tuple[int, ...], window: Window) -> tuple:
+    operands = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (image, kernel))
+    return jax.eval_shape(partial(_convolved, window=window), *operands).shape
 
 
 def _convolved(x: Array, kernel: Array, window: Window, shapes: Any = None) -> Array:

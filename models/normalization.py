@@ -1,6 +1,9 @@
 """Group normalisation as one multiplication and one addition per element."""
 
+from functools import partial
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import initializers
@@ -41,24 +44,43 @@ class GroupNorm(nn.Module):
             )
         a = self.param("scale", initializers.ones, (channels,))
         b = self.param("bias", initializers.zeros, (channels,))
-        # Subtract the mean of a few pixels first, so that a large mean does not cost precision.
-        axes = side_axes(x)
-        few_pixels = x[:, *[slice(None, None, 4)] * len(axes)].astype(jnp.float32)
-        reference = lax.stop_gradient(self._group_means(few_pixels.mean(axes)))
-        y = x.astype(jnp.float32) - jnp.expand_dims(reference, axes)
-        mean = self._group_means(y.mean(axes))
-        variance = self._group_means(jnp.square(y).mean(axes)) - jnp.square(mean)
-        a *= lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
-        b -= a * mean
-        if scale is not None:
-            factor = 1 + scale.astype(jnp.float32)
-            a, b = a * factor, b * factor
-        if shift is not None:
-            b += shift
-        return (jnp.expand_dims(a, axes) * y + jnp.expand_dims(b, axes)).astype(x.dtype)
+        return _normalised(x, a, b, scale, shift, self.num_groups, self.epsilon)
 
-    def _group_means(self, values: Float[Array, "batch channels"]) -> Array:
-        """Replaces each channel's value by the mean over its group."""
-        groups = values.reshape(len(values), self.num_groups, -1)
-        means = groups.mean(-1, keepdims=True)
-        return jnp.broadcast_to(means, groups.shape).reshape(values.shape)
+
+@partial(jax.jit, static_argnames=("num_groups", "epsilon"), inline=True)
+def _normalised(
+    x: Image,
+    a: Array,
+    b: Array,
+    scale: Modulation,
+    shift: Modulation,
+    num_groups: int,
+    epsilon: float,
+) -> Image:
+    """The normalised x, times a (1 + scale) and plus b (1 + scale) + shift.
+
+    It is traced once for all layers of one shape, which halves the time to trace a U-Net.
+    """
+    group_means = partial(_group_means, num_groups=num_groups)
+    # Subtract the mean of a few pixels first, so that a large mean does not cost precision.
+    axes = side_axes(x)
+    few_pixels = x[:, *[slice(None, None, 4)] * len(axes)].astype(jnp.float32)
+    reference = lax.stop_gradient(group_means(few_pixels.mean(axes)))
+    y = x.astype(jnp.float32) - jnp.expand_dims(reference, axes)
+    mean = group_means(y.mean(axes))
+    variance = group_means(jnp.square(y).mean(axes)) - jnp.square(mean)
+    a *= lax.rsqrt(jnp.maximum(variance, 0) + epsilon)
+    b -= a * mean
+    if scale is not None:
+        factor = 1 + scale.astype(jnp.float32)
+        a, b = a * factor, b * factor
+    if shift is not None:
+        b += shift
+    return (jnp.expand_dims(a, axes) * y + jnp.expand_dims(b, axes)).astype(x.dtype)
+
+
+def _group_means(values: Float[Array, "batch channels"], num_groups: int) -> Array:
+    """Replaces each channel's value by the mean over its group."""
+    groups = values.reshape(len(values), num_groups, -1)
+    means = groups.mean(-1, keepdims=True)
+    return jnp.broadcast_to(means, groups.shape).reshape(values.shape)

@@ -25,6 +25,6 @@ def digits_config():
     config.training.update(n_iters=4, batch_size=8, log_freq=1, eval_freq=4)
     config.training.update(snapshot_freq=1000, snapshot_freq_for_preemption=2)
     config.training.at_end = ()
-    config.sampling.update(n_steps=25, n_samples=4, batch_size=4)
+    config.sampling.update(method="euler", n_steps=25, n_samples=4, batch_size=4)
     config.eval.update(batch_size=99, rtol=0.1, atol=0.1, num_samples=20)
     return config

@@ -1,12 +1,31 @@
 """Weights for networks under test, made without compiling their initialisation."""
 
+import functools
+
 import jax
 import numpy as np
 
 
 def shapes(network, *inputs):
     """The parameters' shapes."""
-    return jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs))["params"]
+    flat, structure = jax.tree.flatten(inputs)
+    given = tuple(
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
+        for leaf in flat
+    )
+    return jax.tree.map(lambda leaf: leaf, _traced(network, given, structure))
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(network, flat, structure):
+    arrays = [leaf for leaf in flat if hasattr(leaf, "shape")]
+
+    def init(*arrays):
+        rest = iter(arrays)
+        inputs = [next(rest) if hasattr(leaf, "shape") else leaf for leaf in flat]
+        return network.init(jax.random.key(0), *jax.tree.unflatten(structure, inputs))
+
+    return jax.eval_shape(init, *arrays)["params"]
 
 
 def random(network, *inputs):

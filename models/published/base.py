@@ -8,6 +8,7 @@ A new format is a new file with a Format, and a line in published/__init__.py.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -253,8 +254,11 @@ class Format:
         return folder / WEIGHTS
 
 
+@functools.lru_cache(maxsize=16)
 def skeleton(network: nn.Module, shape: tuple[int, ...], *labels: Any) -> Skeleton:
     """The network's calls and parameters for inputs of a shape [H, W, C], traced without weights.
+
+    Tracing a large network takes seconds, so the last skeletons are kept.
 
     Args:
         network: called with an input and with noise labels.

@@ -78,7 +78,9 @@ def test_remat_keeps_the_parameters_and_few_activations(name):
     assert kept(True) < kept(False) / 3
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "ncsnv2"])
+@pytest.mark.parametrize(
+    "name", ["dit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ncsnpp", "ncsnv2"))]
+)
 def test_remat_changes_no_output_and_no_derivative(name):
     """Outputs with dropout, gradients, and the tangents that likelihoods need."""
     network = NETWORKS[name]

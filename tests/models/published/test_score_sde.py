@@ -38,7 +38,10 @@ def test_weights_of_the_jax_version_give_its_numbers(flax_checkpoint):
     ("name", "config"),
     [
         ("ve.cifar10_ncsnpp_continuous", cifar10.get_config("ve_ncsnpp_continuous")),
-        ("ve.cifar10_ncsnpp_deep_continuous", cifar10.get_config("ve_ncsnpp_deep_continuous")),
+        pytest.param(
+            *("ve.cifar10_ncsnpp_deep_continuous", cifar10.get_config("ve_ncsnpp_deep_continuous")),
+            marks=pytest.mark.slow,
+        ),
         ("vp.cifar10_ddpmpp_continuous", cifar10.get_config("vp_ddpmpp_continuous")),
         ("ve.ffhq_256_ncsnpp_continuous", ffhq.get_config("ve_ncsnpp_continuous_256")),
         ("vp.ddpm.cifar10", cifar10.get_config("vp_ddpm")),

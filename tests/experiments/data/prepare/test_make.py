@@ -66,7 +66,7 @@ def test_images_are_as_prepared_with_their_classes_by_name(tmp_path):
     assert not output.with_name("out.part").exists()
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("kind", ["zip", pytest.param("folder", marks=pytest.mark.slow)])
 def test_several_processes_make_the_same(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(work, "AT_ONCE", 3)
     folder = pictures(tmp_path / "in", 20)
