@@ -334,6 +334,7 @@ def _model(config: Config) -> None:
     model.learned_variance = False  # the network gives the variance of DDPM's step too
     model.learned_schedule = False  # of "vdm": otherwise log-SNR is linear in t
     model.fourier_features = ()  # n of sin and cos(2^n pi x), inputs of the network beside x
+    model.periodic = False  # the data go on at the other side, as fields on a torus do
     model.encoder = "wideresnet"  # of a "discriminator": the network below its head
     model.head = ""  # of a "discriminator": or "adm_classifier" on the encoder's features, with the
     # options of that network by names such as head_nf

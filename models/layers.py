@@ -359,6 +359,7 @@ class ResnetBlock(nn.Module):
             skip; or None.
         group_size: minimum channels per group of the group normalisation.
         groups: number of its groups; 0: by group_size.
+        padding: of the convolutions.
     """
 
     features: int
@@ -370,6 +371,7 @@ class ResnetBlock(nn.Module):
     resample: Resample | None = None
     group_size: int = 4
     groups: int = 0
+    padding: str = "SAME"
 
     @nn.compact
     def __call__(self, x: Image, temb: Embedding | None, train: bool) -> Image:
@@ -377,13 +379,14 @@ class ResnetBlock(nn.Module):
         h = self.act(norm(x.shape[-1], name="GroupNorm_0")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = conv3x3(self.features, name="Conv_0")(h)
+        h = conv3x3(self.features, name="Conv_0", padding=self.padding)(h)
         if temb is not None:
             shift = Dense(self.features, kernel_init=init())(self.act(temb))
             h += jnp.expand_dims(shift, side_axes(h))
         h = self.act(norm(self.features, name="GroupNorm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
-        h = conv3x3(self.features, self.init_scale, name="Conv_1")(h)
+        about = {"name": "Conv_1", "padding": self.padding}
+        h = conv3x3(self.features, self.init_scale, **about)(h)
         if self.kind == "ddpm" and x.shape[-1] != self.features:
             x = nin(self.features, name="NIN_0")(x)
         elif self.kind == "biggan" and (x.shape[-1] != self.features or self.resample is not None):

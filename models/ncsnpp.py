@@ -75,6 +75,8 @@ class NCSNpp(CheckedNetwork):
             x in [-1, 1] (Kingma et al. 2021, arXiv 2107.00630, Appendix C).
         centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
         learned_variance: twice the output channels; the second half is v (ScoreAndVariance).
+        periodic: the data go on at the other side, as fields on a torus do: so do convolutions and
+            resampling, which otherwise see zeros there.
         remat: recompute each block's activations in the backward pass, to save memory.
         dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
     """
@@ -118,8 +120,19 @@ class NCSNpp(CheckedNetwork):
     fourier_features: Sequence[int] = ()
     centered: bool = False
     learned_variance: bool = False
+    periodic: bool = False
     remat: bool = False
     dtype: str = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        pyramids = (self.progressive, self.progressive_input)
+        if self.periodic and (self.resblock_type != "biggan" or "residual" in pyramids):
+            raise ValueError(
+                "config.model.periodic is True, but layers between the blocks would resample with "
+                "zeros at the edges: set config.model.resblock_type='biggan', and progressive and "
+                "progressive_input to another value than 'residual'"
+            )
 
     @nn.compact
     def __call__(
@@ -144,6 +157,8 @@ class NCSNpp(CheckedNetwork):
         act = ACTIVATIONS[self.nonlinearity]
         kernel = tuple(self.fir_kernel) if self.fir else (1, 1)
         biggan = self.resblock_type == "biggan"
+        padding = "CIRCULAR" if self.periodic else "SAME"
+        resampling = {"kernel": kernel, "periodic": self.periodic}
         block = partial(
             with_remat(ResnetBlock, self.remat, static=(3,)),
             act=act,
@@ -151,6 +166,7 @@ class NCSNpp(CheckedNetwork):
             dropout=self.dropout,
             skip_rescale=self.skip_rescale,
             init_scale=self.init_scale,
+            padding=padding,
         )
         attention, cross_attention = (
             partial(with_remat(kind, self.remat), self.skip_rescale, self.init_scale)
@@ -160,7 +176,7 @@ class NCSNpp(CheckedNetwork):
         shrink = partial(Downsample, kernel=kernel, fir=self.fir)
 
         def head(h, features, scale):
-            return conv3x3(features, scale)(act(group_norm(h.shape[-1])(h)))
+            return conv3x3(features, scale, padding=padding)(act(group_norm(h.shape[-1])(h)))
 
         x, encoded, caption = conditions.encode(self, x, given)
 
@@ -187,7 +203,8 @@ class NCSNpp(CheckedNetwork):
 
         x = x if self.centered else 2 * x - 1
         pyramid = x.astype(self.dtype)
-        h = conv3x3(self.nf)(with_fourier_features(x, self.fourier_features).astype(self.dtype))
+        x = with_fourier_features(x, self.fourier_features).astype(self.dtype)
+        h = conv3x3(self.nf, padding=padding)(x)
         skips = [h]
 
         for level, mult in enumerate(self.ch_mult):
@@ -199,12 +216,12 @@ class NCSNpp(CheckedNetwork):
             if level == levels - 1:
                 break
             if biggan:
-                resample = partial(downsample, kernel=kernel)
+                resample = partial(downsample, **resampling)
                 h = block(h.shape[-1], resample=resample)(h, temb, train)
             else:
                 h = shrink(h.shape[-1] if self.resamp_with_conv else None)(h)
             if self.progressive_input == "input_skip":
-                pyramid = downsample(pyramid, kernel)
+                pyramid = downsample(pyramid, **resampling)
                 h = Combine(self.progressive_combine)(pyramid, h)
             elif self.progressive_input == "residual":
                 pyramid = shrink(h.shape[-1])(pyramid)
@@ -224,7 +241,7 @@ class NCSNpp(CheckedNetwork):
             if h.shape[1] in self.attn_resolutions:
                 h = attend(h)
             if self.progressive == "output_skip":
-                grown = 0 if output is None else upsample(output, kernel)
+                grown = 0 if output is None else upsample(output, **resampling)
                 output = grown + head(h, channels, self.init_scale)
             elif self.progressive == "residual" and output is None:
                 output = head(h, h.shape[-1], 1.0)
@@ -232,7 +249,7 @@ class NCSNpp(CheckedNetwork):
                 h = output = add_skip(grow(h.shape[-1])(output), h, self.skip_rescale)
             if level:
                 if biggan:
-                    resample = partial(upsample, kernel=kernel)
+                    resample = partial(upsample, **resampling)
                     h = block(h.shape[-1], resample=resample)(h, temb, train)
                 else:
                     h = grow(h.shape[-1] if self.resamp_with_conv else None)(h)

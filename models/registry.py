@@ -62,6 +62,7 @@ NEEDS = {  # options of config.model: the network's field that each needs, and t
     "remat": ("remat", "set it to False"),
     "learned_variance": ("learned_variance", "take 'ncsnpp', 'adm', 'dit', 'ddpm' or 'unet2d'"),
     "fourier_features": ("fourier_features", "leave it empty, or take 'ncsnpp'"),
+    "periodic": ("periodic", "set it to False, or take 'ncsnpp'"),
     "low_res_size": ("low_res", "take 'ncsnpp' (with config.model.conditional=True) or 'adm'"),
     "class_conditional": ("num_classes", f"{LABELLED}, 'unet2d' or 'mlp'"),
     "augment_dim": ("augment_dim", LABELLED),

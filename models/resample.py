@@ -23,8 +23,8 @@ def side_axes(x: Array) -> tuple[int, ...]:
     return tuple(range(1, x.ndim - 1))
 
 
-def upsample(x: Image, kernel: Sequence[float]) -> Image:
-    """Doubles every side of images [B, *sides, C]."""
+def upsample(x: Image, kernel: Sequence[float], periodic: bool = False) -> Image:
+    """Doubles every side of images [B, *sides, C]; `periodic` ones go on at the other side."""
     taps = 2 * _taps(kernel)
     pad = (len(taps) + 1) // 2
     for axis in side_axes(x):
@@ -33,17 +33,18 @@ def upsample(x: Image, kernel: Sequence[float]) -> Image:
             first = (pad - phase) % 2
             before = (pad - phase - first) // 2
             after = len(taps[first::2]) - 1 - before
-            phases.append(_correlate(x, taps[first::2], axis, before, after))
+            phases.append(_correlate(x, taps[first::2], axis, before, after, periodic=periodic))
         shape = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
         x = jnp.stack(phases, axis + 1).reshape(shape)
     return x
 
 
-def downsample(x: Image, kernel: Sequence[float]) -> Image:
-    """Halves every side of images [B, *sides, C]."""
+def downsample(x: Image, kernel: Sequence[float], periodic: bool = False) -> Image:
+    """Halves every side of images [B, *sides, C]; `periodic` ones go on at the other side."""
     taps = _taps(kernel)
+    before, after = (len(taps) - 1) // 2, (len(taps) - 2) // 2
     for axis in side_axes(x):
-        x = _correlate(x, taps, axis, (len(taps) - 1) // 2, (len(taps) - 2) // 2, stride=2)
+        x = _correlate(x, taps, axis, before, after, stride=2, periodic=periodic)
     return x
 
 
@@ -60,11 +61,17 @@ def _taps(kernel: Sequence[float]) -> np.ndarray:
 
 
 def _correlate(
-    x: Array, taps: np.ndarray, axis: int, before: int, after: int, stride: int = 1
+    x: Array,
+    taps: np.ndarray,
+    axis: int,
+    before: int,
+    after: int,
+    stride: int = 1,
+    periodic: bool = False,
 ) -> Array:
     padding = [(0, 0)] * x.ndim
     padding[axis] = (before, after)
-    x = jnp.pad(x, padding)
+    x = jnp.pad(x, padding, "wrap" if periodic else "constant")
     last = x.shape[axis] - len(taps) + 1
     shifted = (lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(len(taps)))
     return functools.reduce(operator.add, map(operator.mul, taps.tolist(), shifted))

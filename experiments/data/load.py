@@ -129,7 +129,7 @@ def describe(spec: DataSpec, dataset: Dataset) -> list[str]:
     if dataset.test_share is None and spec.test_fraction != DataSpec.test_fraction:
         first += ": config.data.test_fraction is not used, as the data have a test set"
     elif dataset.test_share is not None:
-        first += f", a random share of config.data.test_fraction = {dataset.test_share}"
+        first += f", a share of config.data.test_fraction = {dataset.test_share}"
     return [first, *(f"  {line}" for line in (*_describe_classes(dataset), *dataset.notes))]
 
 

@@ -1,6 +1,8 @@
 """The spectrum of samples beside that of the data: of fields, series, images and volumes."""
 
 import dataclasses
+import math
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -9,7 +11,8 @@ from experiments.data.dataset import Dataset
 from experiments.data.lazy_arrays import complete, take
 from experiments.pipeline import draw
 from experiments.pipeline.model import TrainedModel
-from sde_lib.gaussian_field import bands, mean_power
+from sde_lib import GaussianField
+from sde_lib.gaussian_field import Band, bands, mean_power
 
 LEAST = 16  # samples, whose spectra differ by chance
 
@@ -19,7 +22,8 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
 
     The data's is the closed form where the law of the data is known, class by class if the model
     has classes. Then the test set's bits/dim by the law is there too. Otherwise it is the mean over
-    the test set, whose samples with missing values are left out.
+    the test set, whose chance is a part of the errors, and that of as many training samples is
+    beside it. Samples with missing values are left out.
 
     Raises:
         ValueError: too few samples.
@@ -39,15 +43,32 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
         drawn = model if label is None else model.asked(None, label, None)
         x = model.to_data(draw.draw_all(drawn, n)[0])
         laws = dataset.laws if label is None else dataset.laws[label : label + 1]
-        power = mean_power(dataset.test[:]) if not laws else sum(law.power for law in laws)
-        source = "closed form" if laws else "test set"
         title = "spectrum" if label is None else f"spectrum, {dataset.classes[label]},"
-        for low, high, ratio, error in bands(x, np.asarray(power) / max(len(laws), 1)):
-            name = f"{title} at {low:.2f} to {high:.2f} radians a step"
-            found[name] = f"{ratio:.3f} +- {error:.3f} of the {source}"
+        lines = _of_laws(x, laws) if laws else _of_test_set(x, dataset)
+        for band, text in lines:
+            found[f"{title} at {band.low:.2f} to {band.high:.2f} radians a step"] = text
     if dataset.laws:
         found["test bits/dim by the closed form"] = _exact_bits(dataset, labels)
     return found
+
+
+Lines = Iterator[tuple[Band, str]]
+
+
+def _of_laws(x: np.ndarray, laws: Sequence[GaussianField]) -> Lines:
+    power = np.mean([law.power for law in laws], axis=0)
+    for band in bands(x, power):
+        yield band, f"{band.ratio:.3f} +- {band.error:.3f} of the closed form"
+
+
+def _of_test_set(x: np.ndarray, dataset: Dataset) -> Lines:
+    test, train = np.asarray(dataset.test[:]), dataset.train
+    rows = np.linspace(0, len(train) - 1, min(len(train), len(x))).astype(int)
+    sets = x, np.asarray(train[rows]), test
+    for ours, theirs, exact in zip(*(bands(each, mean_power(test)) for each in sets), strict=True):
+        error = math.hypot(ours.error, ours.ratio * exact.error)
+        text = f"{ours.ratio:.3f} +- {error:.3f} of the test set"
+        yield ours, f"{text}, training set {theirs.ratio:.3f}"
 
 
 def _exact_bits(dataset: Dataset, labelled: bool) -> str:

@@ -24,7 +24,7 @@ from experiments.runs import charts, devices, files, hosts, parts, pictures, pro
 N_FRAMES = 10
 N_PATHS = 8
 N_POINT_PATHS = 2000
-N_LINES = 16
+N_LINES = 8
 DENSITY_SIDE = 96
 Drawn = tuple[np.ndarray, int]
 """Samples in model space, and the network evaluations of each."""
@@ -76,7 +76,8 @@ def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path
         about = _write_settings(pipeline, path, **details)
         return pictures.save_grid(path, images, math.ceil(math.sqrt(len(x))), about)
     dataset, few = pipeline.dataset(), len(x) if x.ndim == 2 else N_LINES
-    points = np.asarray(dataset.train[:few])
+    rows = np.linspace(0, len(dataset.train) - 1, min(few, len(dataset.train))).astype(int)
+    points = np.asarray(dataset.train[rows])
     if pipeline.shape != (2,) or pipeline.scaling.standardized:
         about = _write_settings(pipeline, path, **details)
         sets = {"data": points, "samples": pipeline.to_data(x[:few])}

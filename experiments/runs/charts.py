@@ -226,15 +226,21 @@ def _observed(values: np.ndarray) -> np.ndarray:
 def save_series(
     path: Path, sets: dict[str, Float[np.ndarray, "_ length channels"]], about: dict[str, str]
 ) -> Path:
-    """Saves the series of several sets as lines, a panel for each set and each first channel."""
-    n = min(CHANNELS, next(iter(sets.values())).shape[-1])
-    size = 2 + 2 * len(sets), 2.2 * n
-    figure, axes = _subplots(n, len(sets), figsize=size, squeeze=False, sharey="row")
+    """Saves the series of several sets under each other, a column for each set.
+
+    The first channels of a series are lines of one panel. Two sets, samples beside data, have one
+    scale. More are frames of a path from noise to data, and have a scale each.
+    """
+    n, length = min(map(len, sets.values())), next(iter(sets.values())).shape[1]
+    width, scale = (6.0, "all") if len(sets) == 2 else (1.6, "col")
+    options: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": scale}
+    figure, axes = _subplots(n, len(sets), figsize=(width * len(sets), 1.1 * n), **options)
     for column, (name, series) in enumerate(sets.items()):
-        for channel in range(n):
-            axes[channel, column].plot(series[..., channel].T, linewidth=0.8, alpha=0.8)
-            axes[channel, column].tick_params(labelsize=6)
-        axes[0, column].set_title(name, fontsize=8)
+        axes[0, column].set_title(name, fontsize=9)
+        for row in range(n):
+            axes[row, column].plot(series[row, :, :CHANNELS], linewidth=0.9)
+            axes[row, column].tick_params(labelsize=6)
+    axes[0, 0].set_xlim(0, length - 1)
     return _save(figure, path, about)
 
 

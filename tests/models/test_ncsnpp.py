@@ -143,6 +143,26 @@ def test_fourier_features_come_in_beside_the_input():
     np.testing.assert_allclose(run(network, kernel, X + 1), run(network, kernel, X), atol=1e-4)
 
 
+@pytest.mark.parametrize("sides", [(8,), (8, 4)], ids=len)
+def test_a_periodic_network_moves_with_its_input(sides):
+    pyramids = {"progressive": "output_skip", "progressive_input": "input_skip"}
+    options = SMALL | {"num_res_blocks": 0, "attn_resolutions": ()} | pyramids
+    x = jax.random.normal(jax.random.key(0), (2, *sides, 1))
+    moved, axes = jnp.roll(x, (2,) * len(sides), range(1, 1 + len(sides))), range(1, 1 + len(sides))
+    for periodic in (False, True):
+        network = NCSNpp(**options, init_scale=1.0, scale_by_sigma=False, periodic=periodic)
+        params = {"params": weights.random(network, x, LABELS)}
+        ours, theirs = (jax.jit(network.apply)(params, each, LABELS) for each in (x, moved))
+        error = np.abs(theirs - jnp.roll(ours, (2,) * len(sides), axes)).max()
+        assert (error < 1e-4 * np.abs(ours).max()) == periodic
+
+
+@pytest.mark.parametrize("fields", [{"resblock_type": "ddpm"}, {"progressive_input": "residual"}])
+def test_a_periodic_network_without_periodic_resampling_is_refused(fields):
+    with pytest.raises(ValueError, match=r"config.model.periodic is True, .* config.model.resblock_type"):
+        NCSNpp(**{"progressive_input": "none"} | fields, periodic=True)
+
+
 def test_a_size_that_cannot_be_halved_is_refused():
     network = NCSNpp(**(SMALL | {"ch_mult": (1, 1, 1, 1)}))
     with pytest.raises(ValueError, match="28 x 28 pixels cannot be halved 3 times"):

@@ -37,6 +37,16 @@ def test_the_box_is_nearest_neighbour_and_mean():
     np.testing.assert_allclose(downsample(X, (1, 1)), mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_periodic_resampling_is_that_of_the_repeated_image(kernel):
+    tiled = jnp.tile(X, (1, 3, 3, 1))
+    for resample in (upsample, downsample):
+        ours = resample(X, kernel, periodic=True)
+        height, width = ours.shape[1:3]
+        middle = resample(tiled, kernel)[:, height : 2 * height, width : 2 * width]
+        np.testing.assert_allclose(ours, middle, atol=1e-5)
+
+
 def test_a_constant_stays_constant_inside():
     x, kernel = jnp.ones((1, 8, 8, 1)), (1, 3, 3, 1)
     up, down = jax.jit(lambda x: (upsample(x, kernel), downsample(x, kernel)))(x)

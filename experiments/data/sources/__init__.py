@@ -20,6 +20,7 @@ from experiments.data.sources import (
     points,
 )
 from experiments.data.sources.numbers import arrays, table
+from experiments.data.sources.packaged import electrocardiogram, photographs
 
 
 class Source(NamedTuple):
@@ -60,6 +61,30 @@ SOURCES: dict[str, Source] = {
     "checkerboard": POINTS,
     "mixture": POINTS,
     **dict.fromkeys(field.LENGTHS, FIELD),
+    "electrocardiogram": Source(
+        electrocardiogram.load,
+        None,
+        "SciPy's electrocardiogram, five minutes of record 208 of the MIT-BIH Arrhythmia Database "
+        "(Moody and Mark 2001, PhysioNet)",
+        "ODC-By 1.0",
+        False,
+        dtypes=("float",),
+    ),
+    "sample_images": Source(
+        photographs.load,
+        256,
+        "crops of scikit-learn's two photographs (danielbuechele and vultilion on Flickr)",
+        "CC BY 2.0",
+        False,
+    ),
+    "photographs": Source(
+        photographs.load,
+        256,
+        "crops of scikit-learn's two photographs (danielbuechele and vultilion on Flickr) and of "
+        "four that scikit-image includes",
+        "CC BY 2.0; four are in the public domain",
+        False,
+    ),
     "cifar10": Source(
         cifar10.load,
         256,

@@ -1,0 +1,1 @@
+"""Data that other packages bring along, cut into samples of one shape."""
