@@ -23,7 +23,7 @@ from sde_lib.batch import fold_in, sample_keys
 
 DEQUANTIZE = 1 << 20  # folded into a sample's key: no draw of a loss has this number
 RECORD = "standardization.json"
-SHOWN = 3.0  # standard deviations of standardised data that pictures show on both sides of the mean
+SHOWN = 3.0  # pictures show floats in [-3, 3], standard deviations if they are standardised
 COARSE = 0.01  # standard deviations: floats of 32 bits must be closer than that
 CHUNK = 1 << 24  # bytes of samples that are read at a time for their moments
 
@@ -88,6 +88,11 @@ class Scaling:
         if self.standardized:
             return -SHOWN, SHOWN
         return (-1.0, 1.0) if self.centered else (0.0, 1.0)
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The interval of model space from black to white in pictures."""
+        return self.range if self.levels else (-SHOWN, SHOWN)
 
     def to_model(
         self, key: PRNGKeyArray, batch: Array, dequantize: bool | None = None
@@ -155,7 +160,7 @@ class Scaling:
         return np.round(unit * 255).astype(np.uint8)
 
     def _unit(self, x: Any) -> Any:
-        low, high = self.range
+        low, high = self.shown
         return (x - low) / (high - low)
 
 

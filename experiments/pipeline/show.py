@@ -262,7 +262,7 @@ def _stretch(scaling: Scaling | None, frames: np.ndarray) -> np.ndarray:
     axes = tuple(range(1, frames.ndim))
     if scaling is None:
         return frames / np.maximum(1.0, frames.std(axes, keepdims=True))
-    low, high = scaling.range
+    low, high = scaling.shown
     least, most = np.percentile(frames, [0.5, 99.5], axes, keepdims=True)  # not a lone outlier's
     least, most = np.minimum(least, low), np.maximum(most, high)
     return low + (high - low) * (frames - least) / (most - least)

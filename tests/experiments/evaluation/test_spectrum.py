@@ -33,7 +33,20 @@ def test_samples_of_the_law_have_ratios_of_one(exact, law):
     assert len(ratios) == 4
     for ratio, _, error, *source in ratios:
         assert float(ratio) == pytest.approx(1, abs=5 * float(error))
-        assert source == ["of", "the", *("closed form" if law == "known" else "test set").split()]
+        expected = "closed form" if law == "known" else "test set, training set"
+        assert " ".join(source).startswith(f"of the {expected}")
+
+
+def test_the_chance_of_the_test_set_is_a_part_of_the_errors(exact):
+    model, dataset = exact
+    found = []
+    for test in (dataset.test, dataset.test[:20]):
+        about = dataclasses.replace(dataset, laws=(), test=test)
+        text = next(iter(spectrum.figures(model, about, 500).values()))
+        found.append([float(word) for word in text.replace(",", "").split() if "." in word])
+    (ratio, error, _), (_, larger, training) = found
+    assert larger > 2 * error > 0
+    assert training == pytest.approx(ratio, abs=5 * larger)
 
 
 def test_bits_of_the_law_are_its_density_s(exact):

@@ -24,6 +24,7 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
         lambda path: charts.save_loss_curve(path, METRICS, ABOUT),
         lambda path: charts.save_points(path, POINTS, POINTS, np.eye(8), 3.0, ABOUT),
         lambda path: charts.save_point_path(path, FRAMES, ABOUT),
+        lambda path: charts.save_series(path, {"a": FRAMES, "b": FRAMES[:2]}, ABOUT),
         lambda path: charts.save_point_paths(
             path, {"a": FRAMES}, 3, POINTS[:9], POINTS[:9], 3.0, ABOUT
         ),
@@ -38,7 +39,7 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
             path, POINTS, [ESTIMATE] * 2, np.eye(8), [LINES] * 2, 3.0, ABOUT
         ),
     ],
-    ids=["loss", "points", "path", "paths", "work", "ratios", "arms", "grids", "roc", "estimates"],
+    ids=["loss", "points", "path", "series", "paths", "work", "ratios", "arms", "grids", "roc", "estimates"],
 )
 def test_every_chart_says_that_a_model_made_it_and_how(save, tmp_path, monkeypatch):
     path = save(tmp_path / "new" / "chart.png")

@@ -13,7 +13,7 @@ from experiments.data.sources.optional import require
 SCIKIT_IMAGE = ("astronaut", "chelsea", "coffee", "rocket")
 SCALES = (1.0, 0.71, 0.5, 0.35)  # of the photographs' sides
 N_CROPS = 8192
-N_TEST_CROPS = 512
+N_TEST_CROPS = 128
 Photograph = UInt8[np.ndarray, "height width 3"]
 
 
