@@ -33,7 +33,7 @@ BASE: Part = {
     "data.dataset": "field",
     "training.sde": "vesde",
     "training.batch_size": 64,
-    "training.n_iters": 1200,
+    "training.n_iters": 800,
     "training.log_freq": 100,
     "training.snapshot_freq": 100_000,
     "training.snapshot_freq_for_preemption": 500,
@@ -41,8 +41,8 @@ BASE: Part = {
     "training.at_end": ("likelihood", "spectrum", "pictures"),
     "objective.stratified": True,
     "noise_density.std": 1.6,
-    "sampling.n_samples": 512,
-    "sampling.batch_size": 512,
+    "sampling.n_samples": 256,
+    "sampling.batch_size": 256,
     "sampling.method": "unipc",
     "sampling.n_steps": 40,
     "eval.batch_size": 500,
@@ -69,9 +69,9 @@ BASE: Part = {
     "optim.warmup": 100,
 }
 VARIANTS: dict[str, tuple[Part, ...]] = {
-    "series": ({"data.shape": (64, 1)},),
+    "series": ({"data.shape": (64, 1), "training.n_iters": 1200},),
     "image": ({"data.shape": (16, 16, 1)},),
-    "volume": ({"data.shape": (8, 8, 8, 1), "training.batch_size": 32},),
+    "volume": ({"data.shape": (8, 8, 8, 1), "training.batch_size": 32, "training.n_iters": 500},),
     "by_length": (
         {
             "data.dataset": "field_by_length",

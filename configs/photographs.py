@@ -1,6 +1,6 @@
 """Photographs of 48 x 64 pixels, cut from those that scikit-learn includes, in minutes on a CPU.
 
-    python -m experiments.main --config=configs/photographs.py
+python -m experiments.main --config=configs/photographs.py
 """
 
 from configs import default, emoji

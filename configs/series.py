@@ -1,6 +1,6 @@
 """Series: a stochastic process of known law, and an electrocardiogram, in minutes on a CPU.
 
-    python -m experiments.main --config=configs/series.py:electrocardiogram
+python -m experiments.main --config=configs/series.py:electrocardiogram
 """
 
 from configs import default, fields
@@ -10,11 +10,10 @@ ELECTROCARDIOGRAM: Part = {
     "data.dataset": "electrocardiogram",
     "data.shape": (512, 1),
     "data.test_fraction": 0.2,
-    "training.n_iters": 2000,
+    "training.n_iters": 1000,
     "training.batch_size": 32,
     "model.periodic": False,
-    "model.nf": 32,
-    "model.ch_mult": (1, 2, 2, 2, 2),
+    "model.ch_mult": (1, 2, 2, 4, 4),
     "model.attn_resolutions": (64, 32),
 }
 VARIANTS: dict[str, tuple[Part, ...]] = {

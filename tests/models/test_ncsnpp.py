@@ -159,7 +159,9 @@ def test_a_periodic_network_moves_with_its_input(sides):
 
 @pytest.mark.parametrize("fields", [{"resblock_type": "ddpm"}, {"progressive_input": "residual"}])
 def test_a_periodic_network_without_periodic_resampling_is_refused(fields):
-    with pytest.raises(ValueError, match=r"config.model.periodic is True, .* config.model.resblock_type"):
+    with pytest.raises(
+        ValueError, match=r"config.model.periodic is True, .* config.model.resblock_type"
+    ):
         NCSNpp(**{"progressive_input": "none"} | fields, periodic=True)
 
 

@@ -39,7 +39,19 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
             path, POINTS, [ESTIMATE] * 2, np.eye(8), [LINES] * 2, 3.0, ABOUT
         ),
     ],
-    ids=["loss", "points", "path", "series", "paths", "work", "ratios", "arms", "grids", "roc", "estimates"],
+    ids=[
+        "loss",
+        "points",
+        "path",
+        "series",
+        "paths",
+        "work",
+        "ratios",
+        "arms",
+        "grids",
+        "roc",
+        "estimates",
+    ],
 )
 def test_every_chart_says_that_a_model_made_it_and_how(save, tmp_path, monkeypatch):
     path = save(tmp_path / "new" / "chart.png")

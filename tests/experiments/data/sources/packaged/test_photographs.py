@@ -52,7 +52,7 @@ def test_test_crops_are_from_another_region_than_training_crops(scikit_image):
 
 
 def test_a_crop_for_which_there_is_no_room_is_refused(scikit_image):
-    with pytest.raises(ValueError, match="'china' has 100 x 300 pixels, .* or that share larger"):
+    with pytest.raises(ValueError, match=r"'china' has 100 x 300 pixels, .* or that share larger"):
         load(DataSpec("photographs", SHAPE, test_fraction=0.1))
     with pytest.raises(ValueError, match=r"is \(48, 64, 1\), but crops of photographs are RGB"):
         load(DataSpec("photographs", (48, 64, 1), test_fraction=0.4))
