@@ -33,7 +33,7 @@ BASE: Part = {
     "data.dataset": "field",
     "training.sde": "vesde",
     "training.batch_size": 64,
-    "training.n_iters": 800,
+    "training.n_iters": 500,
     "training.log_freq": 100,
     "training.snapshot_freq": 100_000,
     "training.snapshot_freq_for_preemption": 500,
@@ -71,7 +71,7 @@ BASE: Part = {
 VARIANTS: dict[str, tuple[Part, ...]] = {
     "series": ({"data.shape": (64, 1), "training.n_iters": 1200},),
     "image": ({"data.shape": (16, 16, 1)},),
-    "volume": ({"data.shape": (8, 8, 8, 1), "training.batch_size": 32, "training.n_iters": 500},),
+    "volume": ({"data.shape": (8, 8, 8, 1), "training.batch_size": 16, "training.n_iters": 300},),
     "by_length": (
         {
             "data.dataset": "field_by_length",

@@ -15,6 +15,8 @@ from sde_lib import GaussianField
 from sde_lib.gaussian_field import Band, bands, mean_power
 
 LEAST = 16  # samples, whose spectra differ by chance
+Lines = Iterator[tuple[Band, str]]
+"""Ratios by bands of frequencies, and their texts."""
 
 
 def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
@@ -50,9 +52,6 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
     if dataset.laws:
         found["test bits/dim by the closed form"] = _exact_bits(dataset, labels)
     return found
-
-
-Lines = Iterator[tuple[Band, str]]
 
 
 def _of_laws(x: np.ndarray, laws: Sequence[GaussianField]) -> Lines:

@@ -44,6 +44,8 @@ def test_floats_stay_as_they_are():
         scaling.to_grey(np.asarray(x)),
     ):
         np.testing.assert_array_equal(same, x)
+    shown = scaling.to_uint8(np.array([-4.0, -3.0, 0.0, 3.0, 4.0]))
+    np.testing.assert_array_equal(shown, [0, 0, 128, 255, 255])
 
 
 def test_uint16_has_65536_levels():
