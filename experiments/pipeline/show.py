@@ -149,7 +149,8 @@ def save_paths(pipeline: Pipeline) -> Path:
     if len(pipeline.shape) == 2:
         about = _write_settings(pipeline, path)
         titles = ("noise", *(f"{k} / {N_FRAMES}" for k in range(1, len(frames))))
-        return charts.save_series(path, dict(zip(titles, frames, strict=True)), about)
+        sets = dict(zip(titles, frames, strict=True))
+        return charts.save_series(path, sets, about, own_scales=True)
     scaling = None if pipeline.decoder else pipeline.scaling
     frames = _stretch(scaling, frames).swapaxes(0, 1)
     if pipeline.super_resolution:

@@ -224,17 +224,25 @@ def _observed(values: np.ndarray) -> np.ndarray:
 
 
 def save_series(
-    path: Path, sets: dict[str, Float[np.ndarray, "_ length channels"]], about: dict[str, str]
+    path: Path,
+    sets: dict[str, Float[np.ndarray, "_ length channels"]],
+    about: dict[str, str],
+    own_scales: bool = False,
 ) -> Path:
     """Saves the series of several sets under each other, a column for each set.
 
-    The first channels of a series are lines of one panel. Two sets, samples beside data, have one
-    scale. More are frames of a path from noise to data, and have a scale each.
+    The first channels of a series are lines of one panel.
+
+    Args:
+        path: of the picture.
+        sets: series by their title.
+        about: from pictures.provenance.
+        own_scales: each set has a scale of its own, as noise and data need.
     """
     n, length = min(map(len, sets.values())), next(iter(sets.values())).shape[1]
-    width, scale = (6.0, "all") if len(sets) == 2 else (1.6, "col")
-    options: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": scale}
-    figure, axes = _subplots(n, len(sets), figsize=(width * len(sets), 1.1 * n), **options)
+    size = max(12.0, 1.6 * len(sets)), 1.1 * n
+    options: Any = {"sharex": True, "sharey": "col" if own_scales else "all", "squeeze": False}
+    figure, axes = _subplots(n, len(sets), figsize=size, **options)
     for column, (name, series) in enumerate(sets.items()):
         axes[0, column].set_title(name, fontsize=9)
         for row in range(n):
