@@ -61,13 +61,14 @@ def _of_laws(x: np.ndarray, laws: Sequence[GaussianField]) -> Lines:
 
 
 def _of_test_set(x: np.ndarray, dataset: Dataset) -> Lines:
-    test, train = np.asarray(dataset.test[:]), dataset.train
-    rows = np.linspace(0, len(train) - 1, min(len(train), len(x))).astype(int)
-    sets = x, np.asarray(train[rows]), test
-    for ours, theirs, exact in zip(*(bands(each, mean_power(test)) for each in sets), strict=True):
+    test, n = np.asarray(dataset.test[:]), len(dataset.train)
+    train = dataset.train[np.linspace(0, n - 1, min(n, len(x))).astype(int)]
+    whole, power = train[complete(train)], mean_power(test)
+    theirs = bands(whole, power) if len(whole) >= LEAST else None
+    for i, (ours, exact) in enumerate(zip(bands(x, power), bands(test, power), strict=True)):
         error = math.hypot(ours.error, ours.ratio * exact.error)
         text = f"{ours.ratio:.3f} +- {error:.3f} of the test set"
-        yield ours, f"{text}, training set {theirs.ratio:.3f}"
+        yield ours, text + (f", training set {theirs[i].ratio:.3f}" if theirs else "")
 
 
 def _exact_bits(dataset: Dataset, labelled: bool) -> str:
