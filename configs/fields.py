@@ -8,6 +8,7 @@
 | image     | 16 x 16 pixels                |
 | volume    | 8 x 8 x 8 voxels              |
 | by_length | 16 x 16 pixels, conditional on the correlation length, one of three |
+| by_parameters | 16 x 16 pixels, conditional on the correlation length and the standard deviation |
 
 A series is a stationary process on a circle: an oscillator with critical damping, driven by white
 noise. At the end the spectrum of samples is printed over the closed form, by bands of frequencies,
@@ -85,6 +86,13 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
             "data.shape": (16, 16, 1),
             "data.num_classes": 3,
             "model.class_conditional": True,
+        },
+    ),
+    "by_parameters": (
+        {
+            "data.dataset": "field_by_parameters",
+            "data.shape": (16, 16, 1),
+            "model.vector_dim": 2,
         },
     ),
 }

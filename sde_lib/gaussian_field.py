@@ -34,35 +34,38 @@ class Band(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianField:
-    """A field of mean 0 and standard deviation 1 on a periodic grid.
+    """A field of mean 0 on a periodic grid.
 
     The power at the frequency w, in radians a step, is c / (1 + (length |w|)^2)^exponent (Whittle
-    1954). The constant c makes the mean power 1. Channels are independent.
+    1954). The constant c makes the mean power amplitude^2. Channels are independent.
 
     Attributes:
         sides: of the grid: (L,), (H, W) or (D, H, W).
         length: correlation length, in steps.
         exponent: of the power law at high frequencies.
+        amplitude: standard deviation of the values.
 
     Raises:
-        ValueError: other than 1 to 3 sides of at least 1, or length or exponent <= 0.
+        ValueError: other than 1 to 3 sides of at least 1, or another number <= 0.
     """
 
     sides: tuple[int, ...]
     length: float = 1.0
     exponent: float = 2.0
+    amplitude: float = 1.0
 
     def __post_init__(self):
         if not 1 <= len(self.sides) <= 3:
             raise ValueError(f"sides are {self.sides}: a field has 1, 2 or 3 of them")
         check_at_least(1, **{f"sides[{i}]": side for i, side in enumerate(self.sides)})
-        check_positive(length=self.length, exponent=self.exponent)
+        numbers = {name: getattr(self, name) for name in ("length", "exponent", "amplitude")}
+        check_positive(**numbers)
 
     @property
     def power(self) -> Float[np.ndarray, "*sides"]:
         """The variance of every Fourier mode, with orthonormal modes."""
-        power = (1 + (self.length * frequencies(self.sides)) ** 2) ** -self.exponent
-        return power / power.mean()
+        numbers = (np.array([number]) for number in (self.length, self.amplitude))
+        return powers(self.sides, *numbers, self.exponent)[0]
 
     def sample(self, key: PRNGKeyArray, n: int, channels: int = 1) -> Batch:
         """Draws n exact samples of x_0, [n, *sides, channels]."""
@@ -83,10 +86,7 @@ class GaussianField:
 
     def log_prob(self, x: Samples) -> PerSample:
         """Log density of x_0, in nats; x is [B, *sides, C]."""
-        axes = tuple(range(1, x.ndim))
-        squares = jnp.sum(jnp.abs(_modes(x)) ** 2 / self._power, axes)
-        log_det = x.shape[-1] * np.log(self.power).sum()
-        return -0.5 * (squares + log_det + np.prod(x.shape[1:]) * np.log(2 * np.pi))
+        return log_prob(x, self.power[None])
 
     def bands(self, x: Samples, n_bands: int = 4) -> list[Band]:
         """The spectrum of samples [B, *sides, C] over the field's, by bands of frequencies."""
@@ -107,19 +107,40 @@ def frequencies(sides: tuple[int, ...]) -> Float[np.ndarray, "*sides"]:
     return np.sqrt(sum(w**2 for w in np.meshgrid(*along, indexing="ij")))
 
 
+def powers(
+    sides: tuple[int, ...],
+    lengths: Float[np.ndarray, " batch"],
+    amplitudes: Float[np.ndarray, " batch"],
+    exponent: float = 2.0,
+) -> Float[np.ndarray, "batch *sides"]:
+    """The power of every mode of fields with these correlation lengths and amplitudes."""
+    axes = tuple(range(1, len(sides) + 1))
+    length, amplitude = (np.expand_dims(values, axes) for values in (lengths, amplitudes))
+    power = (1 + (length * frequencies(sides)) ** 2) ** -exponent
+    return amplitude**2 * power / power.mean(axes, keepdims=True)
+
+
 def mean_power(x: Samples) -> Float[np.ndarray, "*sides"]:
     """The mean power of every orthonormal Fourier mode of samples [B, *sides, C]."""
     return np.mean(np.abs(_modes(x)) ** 2, axis=(0, -1))
 
 
-def bands(x: Samples, power: Float[np.ndarray, "*sides"], n_bands: int = 4) -> list[Band]:
+def log_prob(x: Samples, power: Float[np.ndarray, "batch *sides"]) -> PerSample:
+    """Log densities of fields [B, *sides, C] whose modes have these powers."""
+    axes = tuple(range(1, x.ndim))
+    squares = jnp.sum(jnp.abs(_modes(x)) ** 2 / jnp.asarray(power[..., None], jnp.float32), axes)
+    log_det = x.shape[-1] * np.log(power).sum(axes[:-1])
+    return -0.5 * (squares + log_det + np.prod(x.shape[1:]) * np.log(2 * np.pi))
+
+
+def bands(x: Samples, power: Float[np.ndarray, "..."], n_bands: int = 4) -> list[Band]:
     """The power of samples [B, *sides, C] over a given one, by bands of frequencies of equal width.
 
-    The frequency 0 is in the first band. Each mode has the same weight. Bands without modes are
-    left out.
+    The given power is [*sides], or [B, *sides] with one for each sample. The frequency 0 is in the
+    first band. Each mode has the same weight. Bands without modes are left out.
     """
     ratios = np.mean(np.abs(_modes(x)) ** 2, axis=-1) / power
-    w = frequencies(power.shape)
+    w = frequencies(x.shape[1:-1])
     edges = np.linspace(0, w.max(), n_bands + 1)
     of_mode = np.clip(np.digitize(w, edges) - 1, 0, n_bands - 1)
     found = []

@@ -1,7 +1,7 @@
 """The conditions of a model, from the config: makers by name in CONDITIONS.
 
 A maker gives a condition, or None if the config has none of its kind. A new condition is a new file
-with a class like those of experiments/pipeline/conditions.py and a maker, and a line here.
+with a class like those of experiments/pipeline/conditions and a maker, and a line here.
 """
 
 from collections.abc import Callable

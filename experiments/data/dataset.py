@@ -1,7 +1,7 @@
 """Data sets: the request for one, the arrays that every source returns, and the split for tests."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -92,6 +92,7 @@ class Dataset:
         classes: names of the classes, by label; () if only numbers are known.
         attributes: names of the classes of each attribute, by number; () without attributes.
         laws: the known law of the data of each class, or of all; () if it is not known.
+        law_of: the known law of the samples with a condition vector; None if it is not known.
         columns: names of the columns of a table; () for other data.
         real: the data themselves, if train and test hold samples of a model too; None otherwise.
         notes: what the source assumed and left out, a sentence each; they are shown.
@@ -114,6 +115,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     attributes: tuple[tuple[str, ...], ...] = ()
     laws: tuple[GaussianField, ...] = ()
+    law_of: Callable[[np.ndarray], GaussianField] | None = None
     columns: tuple[str, ...] = ()
     real: "Dataset | None" = None
     notes: tuple[str, ...] = ()

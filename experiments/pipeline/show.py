@@ -156,6 +156,11 @@ def save_paths(pipeline: Pipeline) -> Path:
     if pipeline.super_resolution:
         smaller = draw.smaller_images(pipeline, N_PATHS)
         frames = np.concatenate([larger(smaller, frames.shape[2])[:, None], frames], axis=1)
+    seen = np.asarray(pipeline.sample_conditions(np.arange(N_PATHS)).get("images", []))
+    if seen.shape[-1] in (1, frames.shape[-1]):  # otherwise it has other colours than the samples
+        shown = np.where(np.isnan(seen), sum(pipeline.scaling.range) / 2, seen)
+        shown = np.broadcast_to(shown, frames[:, 0].shape)
+        frames = np.concatenate([shown[:, None], frames], axis=1)
     images = _slices(pipeline.to_images(frames), pipeline)
     images = images.reshape(-1, *images.shape[2:])
     about = _write_settings(pipeline, path)

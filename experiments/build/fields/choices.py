@@ -13,6 +13,7 @@ import samplers
 import sde_lib
 from experiments.build.fields import sections
 from experiments.build.fields.sections import Choice, options_of
+from models.operators import OPERATORS
 from samplers.guidance_schedules import SCHEDULES
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
 
@@ -216,9 +217,7 @@ IMAGE_CONDITION = Choice(
     {
         "": {},
         "data": {"channels": "image_condition.channels"},
-        "grey": {},
-        "low_res": {"factor": "image_condition.factor"},
-        "masked": {"mask": "image_condition.mask"},
+        **{name: options_of(made, "image_condition") for name, made in OPERATORS.items()},
     },
 )
 CHOICES = (

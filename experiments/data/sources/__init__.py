@@ -60,7 +60,7 @@ SOURCES: dict[str, Source] = {
     "moons": POINTS,
     "checkerboard": POINTS,
     "mixture": POINTS,
-    **dict.fromkeys(field.LENGTHS, FIELD),
+    **dict.fromkeys((*field.LENGTHS, field.BY_PARAMETERS), FIELD),
     "electrocardiogram": Source(
         electrocardiogram.load,
         None,

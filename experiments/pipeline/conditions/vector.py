@@ -38,8 +38,12 @@ class Vector:
         return {"vectors": self._standardized(self._of(dataset, split))}
 
     def for_samples(self, indices: np.ndarray, dataset: Load) -> Arrays:
+        return {"vectors": self._standardized(self.of_samples(indices, dataset))}
+
+    def of_samples(self, indices: np.ndarray, dataset: Load) -> Rows:
+        """The vectors that samples are drawn for, in the data's own units."""
         rows = self._of(dataset(), "test") if self.drawn is None else self.drawn
-        return {"vectors": self._standardized(in_turn(rows, indices))}
+        return in_turn(rows, indices)
 
     def null(self, n: int) -> Arrays:
         return {"vectors": np.full((n, self.size), np.nan, np.float32)}

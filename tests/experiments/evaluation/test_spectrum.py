@@ -79,6 +79,27 @@ def test_a_model_of_classes_is_compared_class_by_class(monkeypatch):
     assert found["test bits/dim by the closed form"].startswith(f"{bits:.3f} +- ")
 
 
+def test_a_model_of_vectors_is_compared_sample_by_sample(monkeypatch):
+    monkeypatch.setattr(field, "N_FIELDS", 100)
+    config = fields.get_config("by_parameters")
+    config.data.shape = (6, 8, 1)
+    dataset = field.load(DataSpec("field_by_parameters", (6, 8, 1)))
+    monkeypatch.setattr(spectrum.draw, "draw_all", lambda model, n: (dataset.test[:n], 1))
+    found = spectrum.figures(pipelines.untrained(config), dataset, 400)
+    ratios = [text.split() for name, text in found.items() if name.startswith("spectrum at")]
+    assert len(ratios) == 4
+    for ratio, _, error, *_ in ratios:
+        assert float(ratio) == pytest.approx(1, abs=5 * float(error))
+    laws = map(dataset.law_of, dataset.test_conditions["vector"][:3])
+    each = [law.log_prob(x[None])[0] for law, x in zip(laws, dataset.test, strict=False)]
+    together = spectrum.log_density(
+        dataset.test[:3],
+        np.stack([dataset.law_of(v).power for v in dataset.test_conditions["vector"][:3]]),
+    )
+    np.testing.assert_allclose(together, each, rtol=1e-5)
+    assert "test bits/dim by the closed form" in found
+
+
 def test_too_few_samples_are_refused(exact):
     with pytest.raises(ValueError, match="n_samples is 4: the report 'spectrum' needs at least 16"):
         spectrum.figures(*exact, 4)
