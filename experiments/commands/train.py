@@ -112,7 +112,7 @@ def prepared(
     task = standardized(task, dataset, folder)
     if not folders.has_run(folder) and models.kind(config) != "autoencoder":
         advice.warn(config, dataset.train)
-    return task.prepare(dataset, folder), dataset
+    return task.prepare(dataset, folder) or task, dataset
 
 
 def standardized(task: Task, dataset: Dataset, folder: Path) -> Task:

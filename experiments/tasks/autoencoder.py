@@ -168,10 +168,9 @@ class Autoencoder:
     def with_scaling(self, scaling: Scaling) -> Self:
         return dataclasses.replace(self, scaling=scaling)
 
-    def prepare(self, dataset: Dataset, folder: Path) -> Self:
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
         for name, (values, changed) in self.records().items():
             folders.record(folder / name, values, changed)
-        return self
 
     def start(self, state: TrainState) -> TrainState:
         return state

@@ -76,10 +76,10 @@ class Task(Objective, Protocol):
         """The task with the moments of standardised data."""
         ...
 
-    def prepare(self, dataset: Dataset, folder: Path) -> Self:
-        """The task with what it needs to know of its data.
+    def prepare(self, dataset: Dataset, folder: Path) -> Self | None:
+        """Records in the run's folder what the run depends on.
 
-        Records in the run's folder what the run depends on.
+        Returns the task with what it needs to know of its data; None if that is nothing new.
 
         Raises:
             ValueError: it is not what the run began with.

@@ -108,10 +108,9 @@ class Classifier:
     def with_scaling(self, scaling: Scaling) -> Self:
         return dataclasses.replace(self, scaling=scaling)
 
-    def prepare(self, dataset: Dataset, folder: Path) -> Self:
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
         dataset.check_labels(self.n_classes)
         dataset.check_trained(self.n_classes)
-        return self
 
     def start(self, state: TrainState) -> TrainState:
         return state

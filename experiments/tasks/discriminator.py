@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import optax
@@ -96,7 +96,7 @@ class Discriminator(Classifier):
         parts: Any = {"encoder": optax.set_to_zero(), "head": adam}
         return optax.partition(parts, {part: part for part in parts})
 
-    def prepare(self, dataset: Dataset, folder: Path) -> Self:
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
         """Writes generated.json: the provenance of the samples, and the log odds of training."""
         n_samples, n_data = np.bincount(np.asarray(dataset.train_labels))
         folders.record(
@@ -105,7 +105,6 @@ class Discriminator(Classifier):
             f"the discriminator in {folder} was trained on other samples than those that are now "
             f"in {self.source}: choose another --workdir",
         )
-        return self
 
     def start(self, state: TrainState) -> TrainState:
         if self.encoder is None:
