@@ -176,8 +176,9 @@ def _eval(config: Config) -> None:
     """Evaluation: likelihoods, bounds and sample quality."""
     evaluation = config.eval = Section()
     evaluation.batch_size = 256
-    evaluation.rtol = 1e-5  # of likelihoods
-    evaluation.atol = 1e-5
+    evaluation.accuracy = default(float)  # of likelihoods: the solver's error in bits/dim, 0.001
+    evaluation.rtol = default(float)  # tolerances of an adaptive solver, in place of the accuracy
+    evaluation.atol = default(float)
     evaluation.probe = "rademacher"  # "gaussian", or "exact" for few dimensions
     evaluation.n_probes = 1
     evaluation.n_repeats = 1  # passes over the test set, each with other noise

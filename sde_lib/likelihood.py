@@ -4,27 +4,41 @@ log p_0(x_0) = log p_T(x_T) + the integral of the flow's divergence along the pa
 
 The solver integrates y = x / sqrt(alpha^2 s^2 + sigma^2), where s is about the root mean square of
 the sample, so y is constant for Gaussian data of that scale. The log determinant is integrated as
-its difference from this Gaussian's, in nats per dimension. The solver's time is
-tau = 1 - (1 + sigma / (alpha DATA_STD))^(-1/2). It spends most steps at noise levels near the
-data's scale and does not depend on how the SDE's noise level grows with t.
+its difference from this Gaussian's, in nats per dimension. The solver's time depends on the noise
+level alone, u = sigma / (alpha DATA_STD), and spends most steps where u is near 1:
+
+| given | solver | time |
+| --- | --- | --- |
+| accuracy | Adams' on an even grid, made finer until the densities are accurate | arctan(sqrt(u)) |
+| rtol, atol | Tsitouras 5(4), adaptive | 1 - (1 + u)^(-1/2) |
+
+The first measures the error of what is asked for, in which the errors of single steps cancel. The
+second keeps the error of every step small, which a network that is rough in time makes expensive.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand, sample_keys
+from sde_lib.checks import check_in, check_tolerance
 from sde_lib.missing import check_mask, count_observed, observed_score
+from sde_lib.multistep import solve_even
 from sde_lib.probes import Probe, draw
 from sde_lib.sde import SDE, ScoreFn, Time, check_ends, check_score_fn, log_normal
 from sde_lib.solve import solve_ode
 
 DATA_STD = 0.25  # typical of images in [-1, 1]; it affects the solver's steps, not the density
 FIRST_STEP, PROPORTIONAL = 0.05, 0.2  # tuned on Gaussian images and on networks trained on digits
+TOLERANCE = 1e-5  # of rtol and atol, unless they or an accuracy are given
+LEAST_ACCURACY = 1e-5  # bits/dim that float32 can reach
+WORST = 10  # times the accuracy, allowed as the error of a single sample
+N_STEPS, MOST_STEPS = 32, 1 << 14  # the first grid for 0.001 bits/dim, and the finest grid
+GROWTH = 1.5, 3.0  # of the number of steps, from one grid to the next
 
 
 class LogLikelihood(NamedTuple):
@@ -33,12 +47,16 @@ class LogLikelihood(NamedTuple):
     Attributes:
         log_prob: [B] log density, in nats.
         latent: [B, ...] end of the flow at sde.t_max.
-        nfe: number of evaluations of the score, the same for the whole batch.
+        nfe: number of evaluations of the score, the same for the whole batch. Each also takes its
+            derivative along every probe.
+        probe_error: [B] standard error of log_prob from the random probes, in nats: from their
+            spread, so NaN for one probe; 0 for the exact trace.
     """
 
     log_prob: PerSample
     latent: Batch
     nfe: Int[Array, ""]
+    probe_error: PerSample | float = math.nan
 
 
 def log_likelihood(
@@ -46,12 +64,13 @@ def log_likelihood(
     sde: SDE,
     score_fn: ScoreFn,
     x0: Batch,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float | None = None,
+    atol: float | None = None,
     probe: Probe = "rademacher",
     n_probes: int = 1,
     first_index: int | Array = 0,
     mask: Batch | None = None,
+    accuracy: float | None = None,
 ) -> LogLikelihood:
     """Log density of x0 under the model, from the probability flow and its divergence.
 
@@ -72,17 +91,22 @@ def log_likelihood(
         score_fn: the model's score.
         x0: [B, ...] data.
         rtol: relative tolerance of a solver step, in y and nats per dimension; atol: absolute.
+            None: TOLERANCE.
         probe: distribution of the probes, or "exact" for the exact trace.
         n_probes: probes per sample, each of which costs a derivative in every evaluation.
         first_index: index of x0's first sample in its data set.
         mask: 1 for each value of x0 that is observed, 0 for each that is missing; None: all are
             observed. Missing values count as 0.
+        accuracy: in place of rtol and atol, the solver's mean error in bits/dim over the batch;
+            that of each sample is at most WORST times as much. The errors are estimates. Under
+            CLD it sets tolerances of a tenth.
 
     Raises:
-        ValueError: an unknown probe, n_probes < 1, tolerances out of float32's reach, a score_fn
-            that changes the shape, an SDE with alpha(t_max) = 0, or a mask that does not go with x0
-            or the SDE.
+        ValueError: an unknown probe, n_probes < 1, tolerances or an accuracy out of float32's
+            reach, or both given, a score_fn that changes the shape, an SDE with alpha(t_max) = 0,
+            or a mask that does not go with x0 or the SDE.
     """
+    check_precision(rtol, atol, accuracy)
     check_ends(sde)
     if mask is not None:
         check_mask(sde, mask, x0)
@@ -90,11 +114,12 @@ def log_likelihood(
     x, log_added = sde.initial_state(key, x0, first_index)
     check_score_fn(score_fn, x.shape)
     probes = sde.noisy(draw(sample_keys(key, len(x0), first_index), probe, n_probes, x.shape))
-    dims: PerSample | int = math.prod(x.shape[1:])
+    dims = jnp.full(len(x), float(math.prod(x.shape[1:])))
     if mask is not None:
         probes, dims = mask * probes, count_observed(mask)
-    velocity_at, (first, last), (start, end) = _scaled_flow(sde, score_fn, x, dims)
-    axes = tuple(range(1, x.ndim))
+    time = TAU if accuracy is None else THETA
+    velocity_at, ends, (start, end) = _scaled_flow(sde, score_fn, x, dims, time)
+    axes, exact = tuple(range(1, x.ndim)), probe == "exact"
 
     def field(tau, state):
         velocity = velocity_at(tau)
@@ -103,39 +128,118 @@ def log_likelihood(
             drift, tangent = jax.jvp(velocity, (state[0],), (v,))
             return drift, jnp.sum(v * tangent, axis=axes) / dims
 
-        drift, projections = jax.vmap(directional, out_axes=(None, 0))(probes)
-        combine = jnp.sum if probe == "exact" else jnp.mean
-        return drift, combine(projections, axis=0)
+        drift, rates = jax.vmap(directional, out_axes=(None, 1))(probes)
+        return drift, jnp.sum(rates, axis=1, keepdims=True) if exact else rates
 
-    y0 = (x / expand(start, x), jnp.zeros(len(x)))
-    (y, excess), _, nfe = solve_ode(
-        field, y0, first, last, rtol, atol, None, FIRST_STEP, PROPORTIONAL
+    def result(state, nfe) -> LogLikelihood:
+        latent, each = expand(end, x) * state[0], dims[:, None] * state[1]
+        prior = sde.prior_logp(latent) if mask is None else log_normal(latent, sde.prior_std, dims)
+        log_prob = prior + dims * jnp.log(end / start) + jnp.mean(each, axis=1) - log_added
+        spread = jnp.zeros(len(x)) if exact else jnp.std(each, axis=1, ddof=1)
+        return LogLikelihood(log_prob, latent, nfe, spread / math.sqrt(each.shape[1]))
+
+    y0 = (x / expand(start, x), jnp.zeros((len(x), 1 if exact else len(probes))))
+    if accuracy is not None and sde.is_scalar:
+        n_steps = 2 * math.ceil(N_STEPS / 2 * (1e-3 / accuracy) ** (1 / 3))  # third order
+        allowed = accuracy * math.log(2) * dims
+        return _refine(lambda n: solve_even(field, y0, *ends, n), result, n_steps, allowed)
+    least = TOLERANCE if accuracy is None else accuracy / 10
+    rtol, atol = (least if given is None else given for given in (rtol, atol))
+    state, _, nfe = solve_ode(field, y0, *ends, rtol, atol, None, FIRST_STEP, PROPORTIONAL)
+    return result(state, nfe)
+
+
+def _refine(
+    solve: Callable[[Int[Array, ""]], tuple[Any, Any]],
+    result: Callable[[Any, Int[Array, ""]], LogLikelihood],
+    first_steps: int,
+    allowed: PerSample,
+) -> LogLikelihood:
+    """Solves on finer and finer grids, until the estimated errors are as small as allowed, in nats.
+
+    The error of the first grid is its difference from the coarser solution; that of a later one is
+    estimated by the difference d from the grid before, whose points are others. In a field that is
+    random in time the errors are independent, with variances in proportion to 1 / n. So d^2 is
+    1 + r times the square of the finer grid's error, where r is the ratio of the numbers of steps.
+    In a smoother field the error is smaller than that.
+    """
+
+    def size(difference):
+        ratio = jnp.abs(difference) / allowed
+        return jnp.maximum(jnp.mean(ratio), jnp.max(ratio) / WORST)
+
+    def attempt(carry):
+        n, n_before, _, before = carry
+        fine, coarse = solve(n)
+        found = result(fine, before.nfe + n + 1)
+        by_coarse = size(found.log_prob - result(coarse, n).log_prob)
+        by_before = size(found.log_prob - before.log_prob) / jnp.sqrt(1 + n / n_before)
+        error = jnp.where(before.nfe == 0, by_coarse, by_before)
+        finer = 2 * (n * jnp.clip(error, *GROWTH) / 2).astype(n.dtype) + 2
+        return finer, n, error, found
+
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(lambda n: result(solve(n)[0], n), jnp.asarray(2)),
     )
-    latent, log_det = expand(end, y) * y, dims * (jnp.log(end / start) + excess)
-    prior = sde.prior_logp(latent) if mask is None else log_normal(latent, sde.prior_std, dims)
-    return LogLikelihood(prior + log_det - log_added, latent, nfe)
+    start = jnp.asarray(first_steps), jnp.asarray(1), jnp.inf, nothing
+    unfinished = lambda carry: (carry[2] > 1) & (carry[0] <= MOST_STEPS)  # noqa: E731
+    _, _, error, found = jax.lax.while_loop(unfinished, attempt, start)
+    return found._replace(log_prob=jnp.where(error <= 1, found.log_prob, jnp.nan))
+
+
+class _Time(NamedTuple):
+    """The solver's time as a function of the ratio u = sigma / (alpha DATA_STD).
+
+    Attributes:
+        at: the time at u, a Python number.
+        ratio: u at a time.
+        slope: du / dtime at u.
+    """
+
+    at: Callable[[float], float]
+    ratio: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+TAU = _Time(
+    lambda u: -math.expm1(-0.5 * math.log1p(u)),
+    lambda tau: tau * (2 - tau) / (1 - tau) ** 2,
+    lambda u: 2 * (1 + u) ** 1.5,
+)
+THETA = _Time(
+    lambda u: math.atan(math.sqrt(u)),
+    lambda theta: jnp.tan(theta) ** 2,
+    lambda u: 2 * jnp.sqrt(u) * (1 + u),
+)
 
 
 def _scaled_flow(
-    sde: SDE, score_fn: ScoreFn, x: Batch, dims: PerSample | int
-) -> tuple[Callable, tuple, tuple]:
-    """velocity_at(tau)(y) = dy / dtau of y = x / std, with tau and std [B] at both ends."""
+    sde: SDE, score_fn: ScoreFn, x: Batch, dims: PerSample, time: _Time
+) -> tuple[Callable, tuple[float, float], tuple[Array, Array]]:
+    """velocity_at(time)(y) = dy / dtime of y = x / std, with the times and std [B] of both ends."""
     if not sde.is_scalar:
         one = jnp.ones(len(x))
         times = sde.train_t_min, sde.t_max
         return lambda t: lambda y: sde.flow_drift(y, t, score_fn(y, t)), times, (one, one)
     scale = _scale(x, dims)
 
-    def velocity_at(tau):
-        t = _time(sde, tau)
-        std, rate = expand(_std(sde, t, scale), x), expand(_rate(sde, t), x)
+    def velocity_at(now):
+        t = sde.inverse_noise_level(DATA_STD * time.ratio(now))
+        t = jnp.clip(t, sde.train_t_min, sde.t_max)
+        slope = DATA_STD * time.slope(sde.noise_level(t) / DATA_STD)
+        rate = expand(sde.alpha(t) * sde.sigma(t) * slope, x)  # g^2 / 2 dt / dtime
+        std = expand(_std(sde, t, scale), x)
         return lambda y: -rate / std * (score_fn(std * y, t) + y / std)
 
+    with jax.ensure_compile_time_eval():
+        levels = [float(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max)]
+    ends = time.at(levels[0] / DATA_STD), time.at(levels[1] / DATA_STD)
     stds = _std(sde, sde.train_t_min, scale), _std(sde, sde.t_max, scale)
-    return velocity_at, _tau_ends(sde), stds
+    return velocity_at, ends, stds
 
 
-def _scale(x0: Batch, dims: PerSample | int) -> PerSample:
+def _scale(x0: Batch, dims: PerSample) -> PerSample:
     """Root mean square of each sample's dims values and DATA_STD, which is included to avoid 0."""
     squares = jnp.sum(x0**2, axis=tuple(range(1, x0.ndim)))
     return jnp.sqrt((squares + DATA_STD**2) / (dims + 1))
@@ -146,24 +250,25 @@ def _std(sde: SDE, t: Time, scale: PerSample) -> PerSample:
     return jnp.hypot(sde.alpha(t) * scale, sde.sigma(t))
 
 
-def _tau_ends(sde: SDE) -> tuple[float, float]:
-    """The solver's times tau of train_t_min and t_max."""
-    with jax.ensure_compile_time_eval():
-        levels = (float(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max))
-        low, high = (-math.expm1(-0.5 * math.log1p(level / DATA_STD)) for level in levels)
-    return low, high
-
-
-def _time(sde: SDE, tau: PerSample) -> PerSample:
-    """The SDE's time t at the solver's time tau."""
-    t = sde.inverse_noise_level(DATA_STD * tau * (2 - tau) / (1 - tau) ** 2)
-    return jnp.clip(t, sde.train_t_min, sde.t_max)
-
-
-def _rate(sde: SDE, t: PerSample) -> PerSample:
-    """The rate g^2 / 2 dt / dtau."""
-    rise = (1 + sde.noise_level(t) / DATA_STD) ** 1.5
-    return 2 * DATA_STD * sde.alpha(t) * sde.sigma(t) * rise
+def check_precision(
+    rtol: float | None, atol: float | None, accuracy: float | None, prefix: str = ""
+) -> None:
+    """Raises ValueError for tolerances or an accuracy that float32 cannot reach, and for both."""
+    tolerances = {prefix + k: v for k, v in (("rtol", rtol), ("atol", atol)) if v is not None}
+    check_tolerance(**tolerances)
+    if accuracy is None:
+        return
+    check_in("(0, inf)", **{f"{prefix}accuracy": accuracy})
+    if accuracy < LEAST_ACCURACY:
+        raise ValueError(
+            f"{prefix}accuracy is {accuracy!r} bits/dim, which float32 cannot reach: it must be at "
+            f"least {LEAST_ACCURACY:g}, better 0.001"
+        )
+    for name, value in tolerances.items():
+        raise ValueError(
+            f"{name} is {value!r} and {prefix}accuracy is {accuracy!r}, but the accuracy takes the "
+            "place of the tolerances: set it, or rtol and atol, to None"
+        )
 
 
 def bits_per_dim(

@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 
-import sde_lib
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import Preset
@@ -23,10 +22,8 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
 
             @jax.jit
             def whole(params, key, x, model=model):
-                score_fn, options = model.score_of(params, {}), model.likelihood
-                return sde_lib.log_likelihood(
-                    key, model.sde, score_fn, x, options.rtol, options.atol
-                )
+                score_fn = model.score_of(params, {})
+                return model.likelihood.log_likelihood(key, model.sde, score_fn, x)
 
             @jax.jit
             def derivative(params, x, t, v, network=network):

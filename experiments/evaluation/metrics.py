@@ -91,8 +91,8 @@ def test_loss(subject: Subject) -> Figures:
 
 def bits_per_dim(subject: Subject) -> Figures:
     """Bits/dim of the test set; every sample's are in likelihood_STEP_seedN.csv."""
-    options = subject.pipeline.likelihood
-    part = subject.parts("bits", options.rtol, options.atol, options.probe, options.n_probes)
+    options = dataclasses.replace(subject.pipeline.likelihood, n_repeats=1)  # a part is one pass
+    part = subject.parts("bits", options)
     bits = likelihood.bits_per_dim(subject.pipeline, subject.test, part)
     save_likelihoods(subject.pipeline, bits)
     about = {"nfe": bits.nfe} | ({"given": bits.given} if bits.given else {})

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 import sde_lib
 from experiments.data.lazy_arrays import check_finite
-from experiments.pipeline.model import TrainedModel
+from experiments.pipeline.model import LikelihoodOptions, TrainedModel
 from experiments.runs import devices, parts
 from sde_lib import missing
 
@@ -38,7 +38,10 @@ class BitsPerDim(NamedTuple):
 
 
 def bits_per_dim(
-    pipeline: TrainedModel, values: tuple[Any, Any], part: parts.Part = parts.always
+    pipeline: TrainedModel,
+    values: tuple[Any, Any],
+    part: parts.Part = parts.always,
+    accuracy: float | None = None,
 ) -> BitsPerDim:
     """Bits per dimension of data by the probability-flow ODE.
 
@@ -55,13 +58,16 @@ def bits_per_dim(
         pipeline: the trained model.
         values: samples [N, ...] as the data set has them, and their conditions.
         part: keeps finished parts.
+        accuracy: the solver's error in bits/dim, in place of pipeline.likelihood's precision.
 
     Raises:
-        ValueError: values that are no grey levels of the model's data.
+        ValueError: values that are no grey levels of the model's data, or an accuracy out of reach.
         FloatingPointError: a likelihood is not finite.
     """
     _check_values(pipeline, values[0])
-    batch = partial(pipeline.program(_batch, values[0].shape[1:]), pipeline.params)
+    options = pipeline.likelihood.to_accuracy(accuracy)
+    program = pipeline.program(_batch, options, values[0].shape[1:])
+    batch = partial(program, pipeline.params)
     result = passes(pipeline, values, batch, part, "likelihood")
     bits = result["bits"]
     if not np.isfinite(bits).all():
@@ -75,9 +81,9 @@ def bits_per_dim(
     return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits, nats)
 
 
-def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
+def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int, ...]) -> Callable:
     """The function of weights, key, data of this shape and first index that gives their bits."""
-    scaling, options = pipeline.scaling, pipeline.likelihood
+    scaling = pipeline.scaling
 
     def batch(params, key, values, first_index):
         x, conditions = values
@@ -92,8 +98,7 @@ def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
             x = scaling.to_model_each(key, x, first_index, dequantize=True)
         x, mask, conditions = split_missing(pipeline, x, conditions)
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
-        how = options.rtol, options.atol, options.probe, options.n_probes, first_index, mask
-        result = sde_lib.log_likelihood(key, pipeline.sde, score_fn, x, *how)
+        result = options.log_likelihood(key, pipeline.sde, score_fn, x, first_index, mask)
         log_prob = result.log_prob + log_ratio - scaling.log_volume(shape, mask)
         dims = jnp.full(len(x), math.prod(shape)) if mask is None else missing.count_observed(mask)
         bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels, dims)
@@ -102,15 +107,13 @@ def _batch(pipeline: TrainedModel, shape: tuple[int, ...]) -> Callable:
     return batch
 
 
-def log_prob(pipeline: TrainedModel) -> Callable:
+def log_prob(pipeline: TrainedModel, options: LikelihoodOptions) -> Callable:
     """The function of weights, key, samples in model space and conditions that scores them."""
-    options = pipeline.likelihood
 
     def log_prob(params, key, x, conditions):
         x, mask, conditions = split_missing(pipeline, x, conditions)
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, 0)
-        about = options.rtol, options.atol, options.probe, options.n_probes, 0, mask
-        return sde_lib.log_likelihood(key, pipeline.sde, score_fn, x, *about)
+        return options.log_likelihood(key, pipeline.sde, score_fn, x, mask=mask)
 
     return log_prob
 

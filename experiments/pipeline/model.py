@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import samplers
+import sde_lib
 from experiments.data.dataset import Dataset
 from experiments.data.latents import Decoder
 from experiments.data.scaling import Scaling
@@ -25,44 +26,71 @@ from models import NoiseModel
 from samplers.base import Scores
 from samplers.registry import Sampler
 from sde_lib import SDE, ScoreAndVariance, ScoreFn, variational
-from sde_lib.checks import check_at_least, check_name, check_tolerance, check_types
+from sde_lib.checks import check_at_least, check_name, check_types
+from sde_lib.likelihood import check_precision
 from sde_lib.probes import Probe
 from sde_lib.sde import score_and_variance
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
+ACCURACY = 0.001  # bits/dim: likelihoods are printed with three decimals
 ARGUMENTS = {"params", "seed", "step", "folder", "dataset", "decoder"}  # fields no program knows
 
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodOptions:
-    """The solver's tolerances and the estimator's probes (sde_lib.log_likelihood).
+    """The solver's accuracy or tolerances, and the estimator's probes (sde_lib.log_likelihood).
 
     Attributes:
-        rtol: relative tolerance.
-        atol: absolute tolerance.
+        rtol: relative tolerance; None: sde_lib's default if atol is given.
+        atol: absolute tolerance; None: sde_lib's default if rtol is given.
         probe: distribution of the probes, or "exact".
         n_probes: probes a sample.
         n_repeats: passes over the data, each with other noise and other probes.
         batch_size: samples at a time.
+        accuracy: the solver's error in bits/dim, in place of tolerances; None: ACCURACY if there
+            are no tolerances either.
 
     Raises:
-        ValueError: an unknown probe, a tolerance that float32 cannot reach, or a count below 1.
+        ValueError: an unknown probe, a tolerance or an accuracy that float32 cannot reach, both of
+            them, or a count below 1.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: float | None = None
+    atol: float | None = None
     probe: Probe = "rademacher"
     n_probes: int = 1
     n_repeats: int = 1
     batch_size: int = 256
+    accuracy: float | None = None
 
     def __post_init__(self):
         check_types(self, "config.eval.")
         check_name("config.eval.probe", self.probe, get_args(Probe))
         for name in ("n_probes", "n_repeats", "batch_size"):
             check_at_least(1, **{f"config.eval.{name}": getattr(self, name)})
-        for name in ("rtol", "atol"):
-            check_tolerance(**{f"config.eval.{name}": getattr(self, name)})
+        check_precision(self.rtol, self.atol, self.accuracy, "config.eval.")
+
+    def log_likelihood(
+        self,
+        key: jax.Array,
+        sde: SDE,
+        score_fn: ScoreFn,
+        x: jax.Array,
+        first_index: int | jax.Array = 0,
+        mask: jax.Array | None = None,
+    ) -> sde_lib.LogLikelihood:
+        """sde_lib.log_likelihood with these options."""
+        accuracy = self.accuracy
+        if (self.rtol, self.atol, accuracy) == (None, None, None):
+            accuracy = ACCURACY
+        how = self.rtol, self.atol, self.probe, self.n_probes, first_index, mask, accuracy
+        return sde_lib.log_likelihood(key, sde, score_fn, x, *how)
+
+    def to_accuracy(self, accuracy: float | None) -> Self:
+        """The same options with this accuracy in place of theirs; None changes nothing."""
+        if accuracy is None:
+            return self
+        return dataclasses.replace(self, rtol=None, atol=None, accuracy=accuracy)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -69,7 +69,7 @@ class Pipeline(TrainedModel):
         return draw.draw_all(model, n)[0]
 
     def log_likelihood(
-        self, x: Any, condition: Any = None, **conditions: Any
+        self, x: Any, condition: Any = None, accuracy: float | None = None, **conditions: Any
     ) -> sde_lib.LogLikelihood:
         """Log densities in nats of samples x in model space, by the probability-flow ODE.
 
@@ -77,25 +77,30 @@ class Pipeline(TrainedModel):
             x: [N, *shape]. Of a model of data with missing values, NaN in x is missing: the density
                 is that of the observed part.
             condition: as of `sample`, a row for each sample or one for all.
+            accuracy: the solver's error in bits/dim; None: as self.likelihood says.
             **conditions: arrays by the network's keyword, in place of `condition`.
         """
         x = np.asarray(x, np.float32)
         check_finite(x, "the samples", "sample {}".format, missing=self.missing)
         conditions |= self.conditions.given(condition, len(x))
         arguments = jax.random.key(self.seed), jnp.asarray(x), conditions
-        return self.program(likelihood.log_prob)(self.params, *arguments)
+        options = self.likelihood.to_accuracy(accuracy)
+        return self.program(likelihood.log_prob, options)(self.params, *arguments)
 
-    def bits_per_dim(self, x: Any, condition: Any = None, **conditions: Any) -> BitsPerDim:
+    def bits_per_dim(
+        self, x: Any, condition: Any = None, accuracy: float | None = None, **conditions: Any
+    ) -> BitsPerDim:
         """Bits per dimension of data x [N, ...], grey levels or floats; also of each sample.
 
-        Conditions are given as to `log_likelihood`.
+        The other arguments are those of `log_likelihood`.
 
         Raises:
             ValueError: values that are no grey levels of the model's data.
             FloatingPointError: a likelihood is not finite.
         """
         conditions |= self.conditions.given(condition, len(x))
-        return likelihood.bits_per_dim(self, (np.asarray(x), conditions))
+        about = self, (np.asarray(x), conditions)
+        return likelihood.bits_per_dim(*about, accuracy=accuracy)
 
     def encode(self, x: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The points of the prior, [N, *shape], that the probability flow takes samples x to."""

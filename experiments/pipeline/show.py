@@ -4,6 +4,7 @@ Every file is named by what made it: kind, step, sampler, guidance, seed and a d
 decides on the samples. A .json beside it holds the settings, so nothing is overwritten unseen.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-import sde_lib
 from experiments.data.scaling import Scaling
 from experiments.pipeline import draw
 from experiments.pipeline.cascade import larger
@@ -249,13 +249,12 @@ def _density(pipeline: Pipeline, half_width: float) -> np.ndarray:
 
 def _log_density(pipeline: TrainedModel) -> Callable:
     """The function of weights, key and points that gives their log densities."""
-    options = pipeline.likelihood
+    options = dataclasses.replace(pipeline.likelihood, probe="exact")
 
     def log_prob(params, key, points):
         score_fn = pipeline.model.score_fn(devices.gather(pipeline.mesh, params))
         score_fn = devices.spread(pipeline.mesh, score_fn)
-        about = points, options.rtol, options.atol, "exact"
-        return sde_lib.log_likelihood(key, pipeline.sde, score_fn, *about).log_prob
+        return options.log_likelihood(key, pipeline.sde, score_fn, points).log_prob
 
     return log_prob
 

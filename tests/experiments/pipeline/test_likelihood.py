@@ -51,6 +51,19 @@ def test_bits_per_dim_of_gaussian_images_is_the_closed_form(x):
     assert bits.each.mean() == pytest.approx(bits.mean)
 
 
+def test_accuracy_takes_the_place_of_the_models_tolerances(x):
+    """By evaluations of the exact score: 17 for 0.01 bits/dim, compiled once for an accuracy."""
+    images, model = grey_images(x)[:50], images_model(batch_size=50)
+    tolerances, rough = model.bits_per_dim(images), model.bits_per_dim(images, accuracy=0.01)
+    assert rough.nfe == 17 != tolerances.nfe
+    np.testing.assert_allclose(rough.each, tolerances.each, atol=0.01)
+    n_programs = len(model.programs)
+    model.replace(seed=1).bits_per_dim(images, accuracy=0.01)
+    assert len(model.programs) == n_programs == 2
+    scores = model.log_likelihood(x[:8], accuracy=0.01)
+    assert int(scores.nfe) == 17
+
+
 def test_vdm_s_bound_and_its_flow_are_those_of_gaussian_grey_levels(x):
     """Above the exact entropy of the grey levels, by 1e-3 bits/dim for noise of 1.4 steps."""
     model = images_model("vdm_fixed", batch_size=N).replace(bound_steps=50)
@@ -82,6 +95,9 @@ def test_a_model_that_gives_nan_is_an_error():
         ({"probe": "gausian"}, "did you mean 'gaussian'"),
         ({"rtol": 0.0}, "config.eval.rtol is 0.0: it must be positive"),
         ({"atol": float("nan")}, "config.eval.atol is nan"),
+        ({"accuracy": 0.0}, "config.eval.accuracy is 0.0: it must be positive"),
+        ({"accuracy": 1e-9}, "config.eval.accuracy is 1e-09 bits/dim, which float32 cannot reach"),
+        ({"accuracy": 0.1, "rtol": 0.1}, "config.eval.rtol is 0.1 and config.eval.accuracy is 0.1"),
         ({"n_repeats": 0}, "config.eval.n_repeats is 0: it must be at least 1"),
         ({"n_probes": 0}, "config.eval.n_probes is 0"),
         ({"batch_size": 0}, "config.eval.batch_size is 0"),
