@@ -179,7 +179,7 @@ def _eval(config: Config) -> None:
     evaluation.accuracy = default(float)  # of likelihoods: the solver's error in bits/dim, 0.001
     evaluation.rtol = default(float)  # tolerances of an adaptive solver, in place of the accuracy
     evaluation.atol = default(float)
-    evaluation.probe = "rademacher"  # "gaussian", or "exact" for few dimensions
+    evaluation.probe = "hierarchical"  # or "rademacher", "gaussian"; "exact" for few dimensions
     evaluation.n_probes = 1
     evaluation.n_repeats = 1  # passes over the test set, each with other noise
     evaluation.checkpoints = "last"  # or "all"

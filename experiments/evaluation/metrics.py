@@ -96,7 +96,9 @@ def bits_per_dim(subject: Subject) -> Figures:
     bits = likelihood.bits_per_dim(subject.pipeline, subject.test, part)
     save_likelihoods(subject.pipeline, bits)
     about = {"nfe": bits.nfe} | ({"given": bits.given} if bits.given else {})
-    figures = {bits_name(subject.pipeline): Figure(bits.mean, bits.error, about)}
+    name = bits_name(subject.pipeline)
+    figures = {name: Figure(bits.mean, bits.error, about)}
+    figures |= {f"{name}, error by {cause}": Figure(error) for cause, error in bits.by.items()}
     if subject.pipeline.scaling.standardized:
         error = bits.nats.std(ddof=1) / np.sqrt(len(bits.nats))
         figures["test log-likelihood"] = Figure(bits.nats.mean(), error, {"unit": "nats"})
@@ -106,6 +108,9 @@ def bits_per_dim(subject: Subject) -> Figures:
 def likelihood_figures(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> dict[str, str]:
     """Texts of the mean bits/dim, and of the log-likelihood of standardised floats, by name."""
     figures = {bits_name(pipeline): str(bits)}
+    if bits.by:
+        parts = (f"{cause} {error:.2g}" for cause, error in bits.by.items())
+        figures["standard error by"] = ", ".join(parts)
     if pipeline.scaling.standardized:
         error = bits.nats.std(ddof=1) / np.sqrt(len(bits.nats))
         figures["test log-likelihood"] = f"{bits.nats.mean():.3f} +- {error:.3f} nats"

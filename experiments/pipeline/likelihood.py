@@ -1,8 +1,9 @@
 """Log-likelihoods of data under a trained model, in bits per dimension."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ class BitsPerDim(NamedTuple):
     mean and error: their mean and its standard error. nfe: the solver's mean number of evaluations.
     given: the condition that they hold for, beside classes and texts. each: of every sample, [N].
     nats: log densities (of grey levels, log probabilities) in nats, of the data's own units, [N].
+    by: the parts of the error by their causes, as far as n_probes and n_repeats tell (split_error).
     """
 
     mean: float
@@ -31,6 +33,7 @@ class BitsPerDim(NamedTuple):
     given: str
     each: Float[np.ndarray, " n"]
     nats: Float[np.ndarray, " n"] = np.zeros(0)
+    by: Mapping[str, float] = MappingProxyType({})
 
     def __str__(self) -> str:
         given = self.given and f", given {self.given}"
@@ -68,17 +71,56 @@ def bits_per_dim(
     options = pipeline.likelihood.to_accuracy(accuracy)
     program = pipeline.program(_batch, options, values[0].shape[1:])
     batch = partial(program, pipeline.params)
-    result = passes(pipeline, values, batch, part, "likelihood")
+    each = each_pass(pipeline, values, batch, part, "likelihood")
+    result = {name: array.mean(axis=0) for name, array in each.items()}
     bits = result["bits"]
     if not np.isfinite(bits).all():
         raise FloatingPointError(
             f"{np.sum(~np.isfinite(bits))} of {len(bits)} likelihoods are not finite: the solver "
-            "failed; is the model trained?"
+            "failed; is the model trained? If it is, give a larger config.eval.accuracy"
         )
     error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else float("nan")
     given = str(pipeline.super_resolution or "")
     nats = -bits * math.log(2) * result["dims"]
-    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits, nats)
+    drawn = pipeline.scaling.dequantize or pipeline.grey_levels
+    by = split_error(each["bits"], each["probe_error"], drawn)
+    return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits, nats, by)
+
+
+def split_error(
+    bits: Float[np.ndarray, "passes n"],
+    probe_error: Float[np.ndarray, "passes n"],
+    dequantized: bool,
+) -> dict[str, float]:
+    """The parts of the standard error of the mean bits/dim, by their causes; {} if unknown.
+
+    The squares of the parts add up to the square of the error. Two or more probes tell their part
+    by their spread, and two or more passes tell that of all that they draw anew.
+
+    Args:
+        bits: of each sample in each pass.
+        probe_error: standard error of each of them from the probes; NaN for one probe.
+        dequantized: each pass draws other noise for the data too.
+    """
+    n_passes, n = bits.shape
+    if n < 2:
+        return {}
+    total = bits.mean(axis=0).var(ddof=1) / n
+    probes = np.mean(probe_error**2) / (n_passes * n)
+    drawn = np.mean(bits.var(axis=0, ddof=1)) / (n_passes * n) if n_passes > 1 else math.nan
+    if not dequantized:
+        squares = {"data": total - drawn, "probes": drawn}
+        if n_passes == 1:
+            squares = {"data": total - probes, "probes": probes}
+    elif n_passes == 1:
+        squares = {"data and dequantization": total - probes, "probes": probes}
+    elif math.isnan(probes):
+        squares = {"data": total - drawn, "dequantization and probes": drawn}
+    else:
+        rest = drawn - probes
+        squares = {"data": total - drawn, "dequantization": rest, "probes": probes}
+    known = not any(map(math.isnan, squares.values()))
+    return {cause: math.sqrt(max(square, 0.0)) for cause, square in squares.items() if known}
 
 
 def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int, ...]) -> Callable:
@@ -102,7 +144,9 @@ def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int,
         log_prob = result.log_prob + log_ratio - scaling.log_volume(shape, mask)
         dims = jnp.full(len(x), math.prod(shape)) if mask is None else missing.count_observed(mask)
         bits = sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels, dims)
-        return {"bits": bits, "nfe": jnp.full(bits.shape, result.nfe), "dims": dims}
+        probe_error = result.probe_error / (dims * math.log(2))
+        nfe, probe_error = (jnp.broadcast_to(v, bits.shape) for v in (result.nfe, probe_error))
+        return {"bits": bits, "nfe": nfe, "dims": dims, "probe_error": probe_error}
 
     return batch
 
@@ -128,23 +172,25 @@ def split_missing(
     return x, mask, conditions | {"observed": mask}
 
 
-def passes(
+def passes(*about: Any) -> parts.Arrays:
+    """The means of each_pass(*about) over the passes, [N, ...] by name."""
+    return {name: array.mean(axis=0) for name, array in each_pass(*about).items()}
+
+
+def each_pass(
     pipeline: TrainedModel,
     values: Any,
     fn: Callable[[jax.Array, Any, int], dict[str, jax.Array]],
     part: parts.Part = parts.always,
     title: str = "",
 ) -> parts.Arrays:
-    """The means of fn(key, batch, first index) over options.n_repeats passes, [N, ...] by name."""
+    """fn(key, batch, first index) in each of options.n_repeats passes, [passes, N, ...] by name."""
     results, options = [], pipeline.likelihood
     for repeat in range(options.n_repeats):
         key = jax.random.fold_in(jax.random.key(pipeline.seed), repeat)
         about = pipeline.mesh, values, options.batch_size, partial(fn, key), part
         results.append(parts.over(*about, f"pass_{repeat}", title))
-    return {
-        name: np.asarray([result[name] for result in results], np.float64).mean(axis=0)
-        for name in results[0]
-    }
+    return {name: np.asarray([r[name] for r in results], np.float64) for name in results[0]}
 
 
 def exact_score_fn(

@@ -64,7 +64,8 @@ def test_evaluations_that_data_of_one_scale_takes(name, most):
 def test_accuracy_is_met_for_images_of_many_scales_by_33_evaluations(name):
     """Standard deviations from 0.02 to 1: each sample within 1e-3 bits/dim of the flow's own."""
     sde = SDES[name]
-    gaussian = Gaussian(0.0, np.geomspace(0.02, 1.0, 192, dtype="f4").reshape(8, 8, 3))
+    each: Any = np.geomspace(0.02, 1.0, 192, dtype="f4").reshape(8, 8, 3)
+    gaussian = Gaussian(0.0, each)
     _, stds = gaussian.marginal(sde, sde.train_t_min)  # where likelihoods start
 
     @jax.jit

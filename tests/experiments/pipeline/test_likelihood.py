@@ -1,3 +1,5 @@
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from scipy import stats
 from configs import digits, points
 from experiments.build import pipelines
 from experiments.evaluation import bound, metrics
-from experiments.pipeline.likelihood import BitsPerDim
+from experiments.pipeline.likelihood import BitsPerDim, split_error
 from experiments.pipeline.model import LikelihoodOptions
 
 SIDE, N = 3, 500
@@ -62,6 +64,33 @@ def test_accuracy_takes_the_place_of_the_models_tolerances(x):
     assert len(model.programs) == n_programs == 2
     scores = model.log_likelihood(x[:8], accuracy=0.01)
     assert int(scores.nfe) == 17
+
+
+def test_the_error_is_split_by_its_causes():
+    """Data of standard deviation 1, noise in each pass of 0.3, of which 0.2 by the probes."""
+    rng, shape = np.random.default_rng(0), (4, 2000)
+    bits = rng.normal(size=shape[1]) + 0.3 * rng.normal(size=shape)
+    probes, unknown, n = np.full(shape, 0.2), np.full(shape, np.nan), np.sqrt(shape[1])
+    drawn, rest = 0.3 / 2, np.sqrt(0.3**2 - 0.2**2) / 2
+    for found, parts in (
+        (split_error(bits, probes, True), [1, rest, 0.1]),
+        (split_error(bits, unknown, True), [1, drawn]),
+        (split_error(bits, unknown, False), [1, drawn]),
+        (split_error(bits[:1], probes[:1], True), [1, 0.2]),
+    ):
+        np.testing.assert_allclose(list(found.values()), np.array(parts) / n, rtol=0.07)
+        total = bits[:1] if found.keys() == {"data and dequantization", "probes"} else bits
+        error = total.mean(axis=0).std(ddof=1) / n
+        assert math.hypot(*found.values()) == pytest.approx(error)
+    assert split_error(bits[:1], unknown[:1], True) == {}
+
+
+def test_several_probes_and_passes_tell_the_parts_of_the_error(x):
+    """A score of Gaussian images has no error by probes: its Jacobian is diagonal."""
+    images = grey_images(x)[:40]
+    bits = images_model(batch_size=40, n_probes=2, n_repeats=2).bits_per_dim(images, accuracy=0.1)
+    assert [*bits.by] == ["data", "dequantization", "probes"]
+    assert bits.by["probes"] < 1e-5 < bits.by["dequantization"] < bits.by["data"] < bits.error
 
 
 def test_vdm_s_bound_and_its_flow_are_those_of_gaussian_grey_levels(x):
