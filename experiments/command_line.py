@@ -290,7 +290,7 @@ def _folder(name: str | None, workdir: str | None) -> Path | None:
 def _overridden(values: flags.FlagValues, config: Config, before: Config) -> set[str]:
     """The fields that the command line sets, with --prompt and --label put into the config.
 
-    Options of a component that another one replaces are dropped from the config.
+    What another component or an accuracy replaces is dropped from the config.
     """
     fields = set(config_flags.get_override_values(values["config"]))
     if values.prompt is not None:
@@ -300,5 +300,6 @@ def _overridden(values: flags.FlagValues, config: Config, before: Config) -> set
         config.sampling.labels = tuple(values.label)
         fields.add("sampling.labels")
     sections.reset_options(config, before, choices.CHOICES, fields)
+    sections.reset_alternatives(config, choices.PRECISION, fields)
     configs.expand_paths(config)
     return fields

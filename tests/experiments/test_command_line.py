@@ -188,6 +188,23 @@ def test_another_component_drops_the_options_of_the_one_before():
         components.sampler(parsed(*given).config)
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["accuracy=0.1"], (0.1, None, None)),
+        (["rtol=0.1"], (None, 0.1, None)),
+        (["accuracy=0.1", "rtol=0.2"], (0.1, 0.2, None)),
+        ([], (0.01, None, None)),
+    ],
+    ids=str,
+)
+def test_an_accuracy_and_tolerances_replace_each_other(given, found):
+    """VDM's config has an accuracy; a run of an earlier version has tolerances."""
+    options = [f"--config.eval.{field}" for field in given]
+    own = parsed(f"{DIGITS}:vdm", *options).config.eval
+    assert (own.accuracy, own.rtol, own.atol) == found
+
+
 def test_a_dropped_option_takes_its_own_options_with_it():
     config = parsed(DIGITS + ":edm", "--config.noise_density.mean=-1.0").config
     assert config.noise_density.mean == -1.0

@@ -17,6 +17,8 @@ from models.operators import OPERATORS
 from samplers.guidance_schedules import SCHEDULES
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
 
+PRECISION = ("eval.accuracy",), ("eval.rtol", "eval.atol")
+"""Fields of which one group takes the place of the other."""
 CHAIN_FIELDS = {
     "schedule": "model.beta_schedule",
     "zero_terminal_snr": "model.zero_terminal_snr",

@@ -6,7 +6,8 @@ setting it for another one is an error.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from configs import default
@@ -77,6 +78,21 @@ class Choice:
     def fields(self) -> set[str]:
         """The config fields of all options of all components."""
         return {field for options in self.components.values() for field in options.values()}
+
+
+def reset_alternatives(
+    config: Config, alternatives: Sequence[tuple[str, ...]], given: Iterable[str]
+) -> None:
+    """Resets the groups of fields of which none is given, if one of another group is.
+
+    Args:
+        config: changed in place.
+        alternatives: groups of fields that take the place of each other.
+        given: fields that the command line sets.
+    """
+    idle = [group for group in alternatives if not set(group) & set(given)]
+    if len(idle) < len(alternatives):
+        reset(config, itertools.chain(*idle))
 
 
 def options_of(component: Any, section: str, names: Mapping[str, str] | None = None) -> Options:
