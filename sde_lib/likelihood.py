@@ -37,7 +37,7 @@ FIRST_STEP, PROPORTIONAL = 0.05, 0.2  # tuned on Gaussian images and on networks
 TOLERANCE = 1e-5  # of rtol and atol, unless they or an accuracy are given
 LEAST_ACCURACY = 1e-5  # bits/dim that float32 can reach
 WORST = 10  # times the accuracy, allowed as the error of a single sample
-N_STEPS, MOST_STEPS = 32, 1 << 12  # the first grid for 0.001 bits/dim, and the finest grid
+N_STEPS, MOST_STEPS = 48, 1 << 12  # the first grid for 0.001 bits/dim, and the finest grid
 GROWTH = 1.5, 3.0  # of the number of steps, from one grid to the next
 
 
