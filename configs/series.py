@@ -9,10 +9,10 @@ are known. electrocardiogram has windows of 1.4 seconds of SciPy's record of one
 the last fifth of every minute. Its picture has samples beside data.
 
 electrocardiogram, 800 training steps on two busy cores, 9 minutes of processor time: samples show
-normal and premature beats, as the data do. Test log-likelihood 1312 +- 23 nats. Power of 64 samples, over that of the 40 test windows, in four bands of frequencies: 1.05 +-
-0.09, 0.89 +- 0.23, 1.24 +- 0.49 and 1.55 +- 0.62. As many training windows have 1.05, 0.77, 0.68
-and 0.71: the samples have too much of the highest frequencies, which have a thousandth of the
-power.
+normal and premature beats, as the data do. Test log-likelihood 1312 +- 23 nats. Power of 64
+samples, over that of the 40 test windows, in four bands of frequencies: 1.05 +- 0.09, 0.89 +- 0.23,
+1.24 +- 0.49 and 1.55 +- 0.62. As many training windows have 1.05, 0.77, 0.68 and 0.71: the samples
+have too much of the highest frequencies, which have a thousandth of the power.
 """
 
 from configs import default, fields

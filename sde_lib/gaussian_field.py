@@ -64,8 +64,8 @@ class GaussianField:
     @property
     def power(self) -> Float[np.ndarray, "*sides"]:
         """The variance of every Fourier mode, with orthonormal modes."""
-        numbers = (np.array([number]) for number in (self.length, self.amplitude))
-        return powers(self.sides, *numbers, self.exponent)[0]
+        length, amplitude = np.array([self.length]), np.array([self.amplitude])
+        return powers(self.sides, length, amplitude, self.exponent)[0]
 
     def sample(self, key: PRNGKeyArray, n: int, channels: int = 1) -> Batch:
         """Draws n exact samples of x_0, [n, *sides, channels]."""

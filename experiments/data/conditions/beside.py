@@ -32,9 +32,12 @@ def with_file(dataset: Dataset, path: str) -> Dataset:
         raise ValueError(f"{FIELD} is {path!r}, which does not exist: give {EXPECTED}")
     arrays, n = _arrays(file), {name: len(getattr(dataset, name)) for name in SPLITS}
     total = sum(n.values())
-    rows = {"train": np.arange(n["train"]), "test": np.arange(n["train"], total)}
+    rows: dict[str, np.ndarray] = {
+        "train": np.arange(n["train"]),
+        "test": np.arange(n["train"], total),
+    }
     if dataset.test_share is not None:
-        rows = dict(zip(SPLITS, split(total, dataset.test_share), strict=True))
+        rows |= zip(SPLITS, split(total, dataset.test_share), strict=True)
     found: dict[str, dict[str, Any]] = {name: dict(dataset.conditions(name)) for name in SPLITS}
     for name, values in arrays.items():
         part, kind = name.split("_", 1) if name.startswith(("train_", "test_")) else ("", name)
