@@ -1,6 +1,7 @@
 """The speed of this program: ratios of times that were taken in turns in one process.
 
     python -m experiments.benchmark --preset=cpu|gpu [--output=benchmark.json] [--only=train,data]
+    python -m experiments.benchmark --preset=cpu|gpu --peers
 
 | figure     | numerator of the ratio                       | denominator                         |
 | ---------- | -------------------------------------------- | ----------------------------------- |
@@ -14,9 +15,11 @@
 | likelihood | log-likelihoods                              | NFE bare jvps of the score          |
 | network    | FLOP/s of a call, and of a gradient step     | the machine's peak                  |
 | profile    | time in convolutions and matrix products     | time in all operations              |
+| peers      | calls, steps, samples, likelihoods           | by diffusers and k-diffusion        |
 
 Compilation is not part of any time but those of "start". Weights are untrained: the times do not
-depend on them, except for the NFE of adaptive solvers. The preset gpu takes random images in place
+depend on them, except for the NFE of adaptive solvers. `--peers` compares with PyTorch's libraries,
+if they are installed (experiments/benchmark/peers.py). The preset gpu takes random images in place
 of CIFAR-10. The file has what was measured so far. If a part fails, its error is in the file, the
 others are measured, and the process ends with status 1.
 """
@@ -28,12 +31,22 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 import jax
 
 from experiments import edge
-from experiments.benchmark import likelihood, memory, network, profile, sampling, start, training
+from experiments.benchmark import (
+    likelihood,
+    memory,
+    network,
+    peers,
+    profile,
+    sampling,
+    start,
+    training,
+)
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import PRESETS, Preset
 from experiments.runs import files, interrupt
@@ -48,7 +61,9 @@ FIGURES: dict[str, Callable[[Preset, int], Iterator[Figure]]] = {
     "likelihood": likelihood.figures,
     "network": network.figures,
     "profile": profile.figures,
+    "peers": peers.figures,
 }
+OWN = [kind for kind in FIGURES if kind != "peers"]  # that need no other library
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,12 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     found: list[Figure] = []
     failed: list[dict[str, str]] = []
-    about = {
+    about: dict[str, Any] = {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
         "preset": options.preset,
     }
+    if "peers" in options.only:
+        about["versions"] |= peers.versions()
+        print(about["versions"], file=sys.stderr, flush=True)
 
     def write() -> None:
         report = about | {"figures": [figure._asdict() for figure in found], "failed": failed}
@@ -97,7 +115,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m experiments.benchmark", allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--output", type=files.expand, default=Path("benchmark.json"))
-    parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas")
+    parser.add_argument("--only", default=",".join(OWN), help="figures, separated by commas")
+    parser.add_argument(
+        "--peers", dest="only", action="store_const", const="peers", help="short for --only=peers"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the medians are shown")
     options = parser.parse_args(arguments)
     asked = options.only.split(",")

@@ -26,6 +26,7 @@ class Preset:
         guided: a model with classes, for classifier-free guidance and guidance by `critic`.
         critic: a discriminator.
         started: the experiment whose command is timed to its first step and picture.
+        peer: a model with the network unet2d under VP, which other libraries have too.
         train_steps: steps in a run of the trainer.
         save_every: steps between checkpoints in the run that measures their cost.
         n_samples: batch size of sampling and of likelihoods.
@@ -41,6 +42,7 @@ class Preset:
     guided: Subject
     critic: Subject
     started: Subject
+    peer: Subject
     train_steps: int
     save_every: int
     n_samples: int
@@ -55,8 +57,8 @@ class Preset:
         One of them can fail without the others.
         """
         only = partial(dataclasses.replace, self)
-        if kind == "start":
-            return {str(self.started): self}
+        if kind in ("start", "peers"):
+            return {str(self.started if kind == "start" else self.peer): self}
         if kind == "guidance":
             return {str(self.guided): self}
         if kind == "network":
@@ -94,6 +96,11 @@ class Preset:
 
 _DIGITS = Subject("digits", "vp_score_sde")
 _DIGITS_EDM = Subject("digits", "edm")
+_PEER = Subject("digits", "vp_score_sde").having(
+    ("model.name", "unet2d"),
+    ("model.down_block_types", ("DownBlock2D", "AttnDownBlock2D")),
+    ("model.up_block_types", ("AttnUpBlock2D", "UpBlock2D")),
+)
 _CIFAR10 = tuple(
     Subject("cifar10", variant, changes)
     for variant in ("ve_ncsnpp_continuous", "vp_ddpmpp_continuous")
@@ -111,6 +118,7 @@ PRESETS = {
         guided=_DIGITS_EDM.having(("model.class_conditional", True)),
         critic=Subject("digits", "discriminator"),
         started=_DIGITS,
+        peer=_PEER.having(("model.block_out_channels", (64, 128))),
         train_steps=400,
         save_every=100,
         n_samples=32,
@@ -125,6 +133,7 @@ PRESETS = {
         guided=Subject("cifar10", "edm_ddpmpp_conditional"),
         critic=Subject("cifar10", "edm_discriminator"),
         started=_CIFAR10[0],
+        peer=_PEER.having(("model.block_out_channels", (256, 512))),
         train_steps=100,
         save_every=50,
         n_samples=128,
