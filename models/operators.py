@@ -177,11 +177,12 @@ def image_channels(config: Config) -> int:
     Raises:
         ValueError: the operator does not go with the data.
     """
-    made, section, shape = operator(config), config.get("image_condition"), data_shape(config)
-    if made:
-        return made.shape(shape)[-1]
+    made, section = operator(config), config.get("image_condition")
     if not section or not section.name:
         return 0
+    shape = data_shape(config)
+    if made:
+        return made.shape(shape)[-1]
     channels = shape[-1] if section.channels is None else section.channels
     check_at_least(1, **{"config.image_condition.channels": channels})
     return channels

@@ -408,5 +408,6 @@ def score_fn(
     Raises:
         ValueError: an unknown parametrization, or a sigma_data that is not positive.
     """
-    made = NoiseModel(model, preconditioning(config, sde), bool(config.data.get("missing")))
+    missing = bool(config.get("data", {}).get("missing"))
+    made = NoiseModel(model, preconditioning(config, sde), missing)
     return made.score_fn(params, train, dropout_key, **conditions)

@@ -50,7 +50,7 @@ def draw(
     draws = normal(keys, (shape[0], n_draws, *shape[1:]))
     if probe != "gaussian":
         draws = jnp.where(draws < 0, -1.0, 1.0)
-    signs = jnp.asarray(np.stack(patterns)[:, None], jnp.float32)
+    signs = jnp.asarray(np.stack(patterns)[:, None], draws.dtype)
     return (jnp.moveaxis(draws, 1, 0)[:, None] * signs).reshape(-1, *shape)[:n_probes]
 
 

@@ -83,8 +83,8 @@ def check_data(dataset: Dataset) -> None:
     """Raises ValueError for training data that are too few to compare samples with."""
     if len(dataset.train) < LEAST_DATA:
         raise ValueError(
-            f"there are {len(dataset.train)} training samples without missing values, and sample "
-            f"quality compares with at least {LEAST_DATA}: leave out config.eval.enable_sampling, "
+            f"there are {len(dataset.train)} training samples, and sample quality compares with at "
+            f"least {LEAST_DATA}, without missing values: leave out config.eval.enable_sampling, "
             "training.quality_freq and 'quality' in training.at_end, or give more data"
         )
 

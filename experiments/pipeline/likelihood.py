@@ -82,8 +82,8 @@ def bits_per_dim(
     error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else float("nan")
     given = str(pipeline.super_resolution or "")
     nats = -bits * math.log(2) * result["dims"]
-    drawn = pipeline.scaling.dequantize or pipeline.grey_levels
-    by = split_error(each["bits"], each["probe_error"], drawn)
+    drawn = pipeline.scaling.levels is not None
+    by = split_error(each["bits"], each["probe_error"], drawn, options.probe == "exact")
     return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits, nats, by)
 
 
@@ -91,16 +91,19 @@ def split_error(
     bits: Float[np.ndarray, "passes n"],
     probe_error: Float[np.ndarray, "passes n"],
     dequantized: bool,
+    exact: bool = False,
 ) -> dict[str, float]:
     """The parts of the standard error of the mean bits/dim, by their causes; {} if unknown.
 
     The squares of the parts add up to the square of the error. Two or more probes tell their part
-    by their spread, and two or more passes tell that of all that they draw anew.
+    by their spread, and two or more passes tell that of all that they draw anew. {} also if
+    there is one cause alone.
 
     Args:
         bits: of each sample in each pass.
         probe_error: standard error of each of them from the probes; NaN for one probe.
         dequantized: each pass draws other noise for the data too.
+        exact: the trace is exact, without probes.
     """
     n_passes, n = bits.shape
     if n < 2:
@@ -119,8 +122,11 @@ def split_error(
     else:
         rest = drawn - probes
         squares = {"data": total - drawn, "dequantization": rest, "probes": probes}
-    known = not any(map(math.isnan, squares.values()))
-    return {cause: math.sqrt(max(square, 0.0)) for cause, square in squares.items() if known}
+    if exact:
+        squares.pop("probes", None)
+    if len(squares) < 2 or any(map(math.isnan, squares.values())):
+        return {}
+    return {cause: math.sqrt(max(square, 0.0)) for cause, square in squares.items()}
 
 
 def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int, ...]) -> Callable:

@@ -236,8 +236,10 @@ class Conditions:
     def claim(self, dataset: Dataset, run: Path) -> "Conditions":
         """The conditions with the facts of the training data, which the run's folder records."""
         recorded = [member for member in self.members if isinstance(member, Recorded)]
+        if not recorded:
+            return self
         path = run / RECORD
-        if recorded and not (path.exists() and folders.has_run(run)):
+        if not (path.exists() and folders.has_run(run)):
             files.write_json(path, {member.kind: member.record(dataset) for member in recorded})
         return self.of_run(run)
 

@@ -170,8 +170,8 @@ def test_reports_are_lines_and_figures_of_the_card(trained, tmp_path, monkeypatc
     assert report.lines == [f"{name} {text}" for name, text in report.figures.items()]
     assert all(np.isfinite(float(text.split()[0])) for text in report.figures.values())
     assert task.sample_quality(params, 3, dataset, tmp_path / "run") == report
-    (line,), figures, _ = task.likelihood(params, 3, dataset, tmp_path / "run")
-    assert [line] == [f"{name} {text}" for name, text in figures.items()]
+    lines, figures, _ = task.likelihood(params, 3, dataset, tmp_path / "run")
+    assert lines == [f"{name} {text}" for name, text in figures.items()]
 
 
 def test_a_card_says_what_the_model_is_limited_to():
