@@ -15,6 +15,7 @@ from experiments.training.options import Training
 
 TINY = {
     "model.nf": 16,
+    "model.num_res_blocks": 1,
     "training.batch_size": 8,
     "training.log_freq": 2,
     "training.snapshot_freq_for_preemption": 3,
