@@ -33,7 +33,7 @@ def test_the_exact_denoiser_of_a_mixture_is_that_of_the_score():
     mixture = sde_lib.GaussianMixture((0.3, 0.7), ((1.0, -1.0), (2.0, 0.5)), 0.4)
     model = models.known("mixture", mixture)
     x = np.random.RandomState(0).standard_normal((5, 2)).astype(np.float32)
-    level = np.float32([0.1, 0.5, 1.0, 2.0, 5.0])
+    level = np.array([0.1, 0.5, 1.0, 2.0, 5.0], np.float32)
     score = model.score_fn(jnp.asarray(x), jnp.asarray(level))  # under EDM, t is the noise level
     denoised = model.denoised(torch.tensor(x), torch.tensor(level)).numpy()
     np.testing.assert_allclose(denoised, x + level[:, None] ** 2 * score, rtol=1e-4, atol=1e-5)
