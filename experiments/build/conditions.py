@@ -156,6 +156,12 @@ def conditions(config: Config) -> Conditions:
     """All conditions of the model, with the values of config.sampling.condition to draw."""
     made = (maker(config) for maker in CONDITIONS.values())
     whole = Conditions(tuple(filter(None, made)), config.model.label_dropout)
+    if config.data.conditions and not whole.members:
+        raise ValueError(
+            f"config.data.conditions is {config.data.conditions!r}, but the model has no "
+            "conditions: leave it out, or set config.model.vector_dim, attributes or text, or "
+            "config.image_condition.name"
+        )
     if not config.sampling.condition:
         return whole
     return whole.asked(None, None, files.read(config.sampling.condition, whole.kinds))

@@ -82,6 +82,7 @@ def test_a_model_has_the_conditions_of_its_config():
             {"model__attributes": (2, 2), "data__attribute_columns": ("a",)},
             "attribute_columns has 1 names, and config.model.attributes is",
         ),
+        ({"data__conditions": "x.npz"}, "data.conditions is 'x.npz', but the model has no"),
         ({"sampling__condition": "x.npy"}, "condition is 'x.npy', but the model has no conditions"),
         (
             {"model__vector_dim": 2, "sampling__condition": "x.npy"},
@@ -106,6 +107,16 @@ def test_images_are_for_networks_that_see_them(name):
     config = digits.get_config()
     config.model.name, config.image_condition.name = name, "masked"
     with pytest.raises(ValueError, match=f"the network '{name}' sees no images .* 'adm' or 'dit'"):
+        models.create(config)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "edm2", "unet2d", "ncsnv2_64"])
+@pytest.mark.parametrize(("field", "value"), [("vector_dim", 2), ("attributes", (2, 3))])
+def test_vectors_and_attributes_are_for_networks_that_see_them(name, field, value):
+    config = digits.get_config()
+    config.model.name = name
+    config.model.update({field: value})
+    with pytest.raises(ValueError, match=f"{field} is .*network '{name}' has no .*, or 'mlp'"):
         models.create(config)
 
 

@@ -119,6 +119,8 @@ def test_an_exact_model_recovers_the_conditional_law():
     np.testing.assert_allclose(
         model.sample(3, condition=[[1.0, -2.0], [3.0, 0.0]]), x[:3], atol=1e-4
     )
+    unconditional = model.sample(1000, condition=[[1.0, -2.0]], guidance=0.0)
+    np.testing.assert_allclose(unconditional.std(axis=0), 5, rtol=0.1)
     found = model.log_likelihood(x[:2], condition=[[1.0, -2.0], [3.0, 0.0]]).log_prob
     squares = ((x[:2] - [[1, -2], [3, 0]]) ** 2).sum(axis=1) / 0.25
     np.testing.assert_allclose(found, -0.5 * squares - np.log(2 * np.pi * 0.25), atol=0.02)
