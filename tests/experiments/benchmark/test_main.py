@@ -30,6 +30,7 @@ PRESET = Preset(
     guided=MOONS,
     critic=MOONS,
     started=MOONS,
+    peer=MOONS,
     train_steps=4,
     save_every=2,
     n_samples=8,
