@@ -49,8 +49,6 @@ KEYWORDS = {  # of each condition: the fields that a network has which takes it
     "low_res": "low_res",
     "low_res_noise": "low_res",
 }
-
-
 OURS = {"vector_dim": 0, "attributes": (), "image_channels": 0}
 """Fields of networks for conditions that no other program has, as published networks have them."""
 
@@ -246,15 +244,9 @@ def encode_vectors(network: Any, batch: int, vectors: Vectors | None) -> Embeddi
     Raises:
         ValueError: vectors are missing, not taken by the network, or have another shape.
     """
-    size = getattr(network, "vector_dim", 0)
-    if size and network.is_initializing():
-        vectors = jnp.zeros((batch, size))
-    if vectors is None and not size:
-        return None
-    vectors = _checked(
-        network, "vectors", vectors, size, (batch, size), "a row of standardised numbers"
-    )
-    return VectorEncoder(name="vector_encoder")(vectors)
+    shape = batch, getattr(network, "vector_dim", 0)
+    vectors = _taken(network, "vectors", vectors, shape, "a row of standardised numbers")
+    return None if vectors is None else VectorEncoder(name="vector_encoder")(vectors)
 
 
 def encode_attributes(
@@ -269,14 +261,10 @@ def encode_attributes(
         ValueError: attributes are missing, not taken by the network, or have another shape.
     """
     classes = tuple(getattr(network, "attributes", ()))
-    if classes and network.is_initializing():
-        attributes = jnp.zeros((batch, len(classes)), int)
-    if attributes is None and not classes:
+    what = "a row of classes, -1 for unknown,"
+    attributes = _taken(network, "attributes", attributes, (batch, len(classes)), what)
+    if attributes is None:
         return None
-    shape = batch, len(classes)
-    attributes = _checked(
-        network, "attributes", attributes, classes, shape, "a row of classes, -1 for unknown,"
-    )
     codes = [nn.one_hot(column, n) for column, n in zip(attributes.T, classes, strict=True)]
     return jnp.concatenate(codes, axis=1) * (sum(classes) / len(classes)) ** 0.5
 
@@ -295,23 +283,27 @@ def concatenate_images(network: Any, x: Image, seen: Image, images: Image | None
     Raises:
         ValueError: images are missing, not taken by the network, or have another shape.
     """
-    channels = getattr(network, "image_channels", 0)
-    shape = (*x.shape[:-1], channels)
-    if channels and network.is_initializing():
-        images = jnp.zeros(shape)
-    if images is None and not channels:
+    shape = (*x.shape[:-1], getattr(network, "image_channels", 0))
+    images = _taken(network, "images", images, shape, "an image of the sides of x")
+    if images is None:
         return seen
-    images = _checked(network, "images", images, channels, shape, "an image of the sides of x")
     known = jnp.isfinite(images).all(axis=-1, keepdims=True)
     images = jnp.where(known, images, 0.0)
     return jnp.concatenate([seen, images, known.astype(seen.dtype)], axis=-1)
 
 
-def _checked(
-    network: Any, name: str, values: Any, takes: Any, shape: tuple[int, ...], what: str
-) -> Array:
-    """The values. Raises ValueError if they are missing, not taken, or of another shape."""
+def _taken(network: Any, name: str, values: Any, shape: tuple[int, ...], what: str) -> Array | None:
+    """The values of a condition; zeros in initialisation, None for a network without it.
+
+    Raises:
+        ValueError: they are missing, not taken by the network, or of another shape.
+    """
     field = KEYWORDS[name]
+    takes = getattr(network, field, 0)
+    if takes and network.is_initializing():
+        return jnp.zeros(shape, int if name == "attributes" else float)
+    if values is None and not takes:
+        return None
     if not takes:
         raise ValueError(
             f"{name} were given to a network without them: omit them, or train a network with "

@@ -59,7 +59,7 @@ def _normalised(
 ) -> Image:
     """The normalised x, times a (1 + scale) and plus b (1 + scale) + shift.
 
-    It is traced once for all layers of one shape, which halves the time to trace a U-Net.
+    Layers of one shape share its trace.
     """
     group_means = partial(_group_means, num_groups=num_groups)
     # Subtract the mean of a few pixels first, so that a large mean does not cost precision.

@@ -1,6 +1,6 @@
 """Configs of models that train in seconds."""
 
-from configs import digits, points
+from configs import default, digits, points
 
 
 def points_config():
@@ -27,4 +27,19 @@ def digits_config():
     config.training.at_end = ()
     config.sampling.update(method="euler", n_steps=25, n_samples=4, batch_size=4)
     config.eval.update(batch_size=99, rtol=0.1, atol=0.1, num_samples=20)
+    return config
+
+
+def table_config(path):
+    """An MLP of a table of three columns: 2 steps and their likelihoods, sampled by DDIM."""
+    config = default.get_config()
+    config.data.update(dataset="table", path=str(path), shape=(3,))
+    with config.unlocked():
+        config.model.update(name="mlp", nf=8, num_res_blocks=1)
+    config.optim.warmup = 0
+    config.training.update(n_iters=2, batch_size=8, log_freq=1, eval_freq=2, sinks=("jsonl",))
+    config.training.at_end = ("likelihood",)
+    config.sampling.method = "ddim"
+    config.sampling.update(n_steps=12, n_samples=4, batch_size=4)
+    config.eval.update(batch_size=10, rtol=0.1, atol=0.1, probe="exact")
     return config

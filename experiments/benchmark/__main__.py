@@ -19,7 +19,7 @@
 
 Compilation is not part of any time but those of "start". Weights are untrained: the times do not
 depend on them, except for the NFE of adaptive solvers. `--peers` compares with PyTorch's libraries,
-if they are installed (experiments/benchmark/peers.py). The preset gpu takes random images in place
+if they are installed (experiments/benchmark/peers). The preset gpu takes random images in place
 of CIFAR-10. The file has what was measured so far. If a part fails, its error is in the file, the
 others are measured, and the process ends with status 1.
 """

@@ -48,9 +48,9 @@ class Subject:
         config = self.config()
         sde, shape = components.sde(config), related.shape(config)
         model = components.noise_model(config, sde, shape)
-        x = jnp.zeros(sde.state_shape((1, *shape)))
-        init = jax.jit(lambda key: model.network.init(key, x, jnp.ones(1))["params"])
-        return Network(model, init(jax.random.key(config.seed)), shape)
+        init = jax.jit(model.init, static_argnums=1)
+        params = init(jax.random.key(config.seed), sde.state_shape((1, *shape)))
+        return Network(model, params, shape)
 
     def pipeline(self, params: Any, sampler: str = "", n_steps: int = 0) -> Pipeline:
         """The experiment's model with these weights; with a sampler's name, drawn by that one."""

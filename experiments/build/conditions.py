@@ -122,9 +122,8 @@ def image(config: Config) -> Image | None:
     name, _ = choices.IMAGE_CONDITION.read(config)
     if not name:
         return None
-    for field in ("data.autoencoder", "model.low_res_size", "data.missing"):
-        value = sections.get(config, field)
-        if value and (field != "data.missing" or name != "data"):
+    for field in ("data.autoencoder", "model.low_res_size"):
+        if value := sections.get(config, field):
             raise ValueError(
                 f"config.image_condition.name is {name!r}, which does not go with config.{field} = "
                 f"{value!r}: the network sees images of the sides of the data; leave one out"

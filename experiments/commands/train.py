@@ -21,7 +21,7 @@ from experiments.build.inspection import advice
 from experiments.commands.request import Request
 from experiments.data import scaling
 from experiments.data.dataset import Dataset
-from experiments.data.lazy_arrays import complete, take
+from experiments.data.lazy_arrays import complete_samples
 from experiments.evaluation import reference
 from experiments.evaluation.metrics import LEAST
 from experiments.runs import card, charts, files, hosts, parts, pictures, progress
@@ -155,8 +155,7 @@ def check_data(config: Any, task: Task, training: Training, dataset: Dataset) ->
     check_batch(len(dataset.train), training)
     if _measures_quality(config, task):
         if task.scaling.missing:
-            whole = take(dataset.train, complete(dataset.train))
-            dataset = dataclasses.replace(dataset, train=whole)
+            dataset = dataclasses.replace(dataset, train=complete_samples(dataset.train))
         reference.check_data(dataset)
 
 

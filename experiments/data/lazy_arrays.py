@@ -166,6 +166,11 @@ def complete(values: Any) -> np.ndarray:
     return np.flatnonzero(np.concatenate(parts))
 
 
+def complete_samples(values: Any) -> Any:
+    """The samples without missing values; those of a LazyArray are not kept in memory."""
+    return take(values, complete(values))
+
+
 def column_name(k: Any, columns: Sequence[str]) -> str:
     """The number of a column, from 0 on, and its name if it has one."""
     return f"{k} ({columns[k]!r})" if columns else str(k)

@@ -21,7 +21,7 @@ from experiments.data.dataset import (
     split_advice,
 )
 from experiments.data.image_files import rescaling
-from experiments.data.lazy_arrays import LazyArray, check_finite, take
+from experiments.data.lazy_arrays import LazyArray, check_finite, complete, take
 from experiments.data.lazy_images import LazyImages
 from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
@@ -141,7 +141,7 @@ def _missing(dataset: Dataset) -> list[str]:
     some = values.some(COUNTED) if isinstance(values, LazyArray) else values
     if some.dtype.kind != "f" or not (gone := np.isnan(some)).any():
         return []
-    whole = np.mean(~gone.reshape(len(gone), -1).any(axis=1))
+    whole = len(complete(some)) / len(some)
     return [f"{gone.mean():.1%} of the values are missing, and {whole:.1%} of samples are complete"]
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments.data.dataset import Dataset, identity
-from experiments.data.lazy_arrays import complete, take
+from experiments.data.lazy_arrays import complete_samples
 from experiments.evaluation import bound, quality
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.figure import Figure, Figures
@@ -199,8 +199,7 @@ def _against_data(
     """
     pipeline, fn, images = subject.pipeline, subject.features, subject.images
     if pipeline.missing:
-        whole = take(images.train, complete(images.train))
-        images = dataclasses.replace(images, train=whole)
+        images = dataclasses.replace(images, train=complete_samples(images.train))
     about = subject.name, images, fn, subject.folder.parent / "stats"
     truth = reference(*about, pipeline.mesh, pipeline.likelihood.batch_size)
     details = {"samples": moments.n, "data": truth.moments.n} | details

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.data.dataset import Dataset
-from experiments.data.lazy_arrays import complete, take
+from experiments.data.lazy_arrays import complete_samples
 from experiments.pipeline import draw
 from experiments.pipeline.conditions import Vector
 from experiments.pipeline.model import TrainedModel
@@ -36,7 +36,7 @@ def figures(model: TrainedModel, dataset: Dataset, n: int) -> dict[str, str]:
             f"config.sampling.n_samples is {n}: the report 'spectrum' needs at least {LEAST}"
         )
     if model.missing:
-        whole = take(dataset.test, complete(dataset.test))
+        whole = complete_samples(dataset.test)
         if not len(whole):
             return {"spectrum": "not measured, as no test sample is complete"}
         dataset = dataclasses.replace(dataset, test=whole)
@@ -90,7 +90,7 @@ def _of_test_set(x: np.ndarray, dataset: Dataset) -> Lines:
     """The power of samples, and of as many training samples, over that of the test set."""
     test, n = np.asarray(dataset.test[:]), len(dataset.train)
     train = dataset.train[np.linspace(0, n - 1, min(n, len(x))).astype(int)]
-    whole, power = train[complete(train)], mean_power(test)
+    whole, power = complete_samples(train), mean_power(test)
     theirs = bands(whole, power) if len(whole) >= LEAST else None
     for i, (ours, exact) in enumerate(zip(bands(x, power), bands(test, power), strict=True)):
         error = math.hypot(ours.error, ours.ratio * exact.error)

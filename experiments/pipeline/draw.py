@@ -82,7 +82,7 @@ def batch_size(pipeline: TrainedModel, n: int, share: float = 0.8) -> int:
 
     It is config.sampling.batch_size; for 0, as many as a share of the free memory holds. XLA says
     what a batch of TRIAL takes. The number is a power of two for each device, up to MOST, or to
-    MOST_ON_CPU on a CPU, where more are no faster.
+    MOST_ON_CPU on a CPU.
 
     Raises:
         ValueError: the memory does not hold one sample a device.
@@ -96,15 +96,15 @@ def batch_size(pipeline: TrainedModel, n: int, share: float = 0.8) -> int:
         memory: Any = program.lower(*arguments(0)).compile().memory_analysis()
     taken = (memory.temp_size_in_bytes + memory.output_size_in_bytes) * mesh.size
     free = devices.free_bytes(mesh) * mesh.size
-    fits = hosts.agree(int(min(share * free * trial / taken, MOST * mesh.size)))
+    most = MOST_ON_CPU if mesh.devices.flat[0].platform == "cpu" else MOST
+    fits = hosts.agree(int(min(share * free * trial / taken, most * mesh.size)))
     if fits < mesh.size:
         raise ValueError(
             f"a batch of {trial} samples takes {taken >> 20} MiB, and {free >> 20} MiB are free: "
             "free memory, take more devices or a smaller model, or set config.sampling.batch_size "
             "yourself"
         )
-    most = MOST_ON_CPU if mesh.devices.flat[0].platform == "cpu" else MOST
-    each = min(1 << ((fits // mesh.size).bit_length() - 1), most)
+    each = 1 << ((fits // mesh.size).bit_length() - 1)
     size = devices.round_up(mesh, min(each * mesh.size, n))
     LOG.info("config.sampling.batch_size=0: batches of %d, by the free memory", size)
     return size

@@ -151,13 +151,10 @@ def _impute(
 ) -> Columns:
     """Samples of the missing values, NaN in x, given the observed ones by moment matching."""
     known, mask = missing.split_missing(x)
-    known, mask = (jnp.repeat(each, options.n_results, axis=0) for each in (known, mask))
-    operator = lambda x: mask * x  # noqa: E731
-    about = pipeline.sde, score_fn, operator, known
-    conditioned = measurement.condition(*about, n_iterations=options.iterations)
-    sampler: Any = pipeline.sampler
-    results = sampler(pipeline.key, pipeline.sde, conditioned, known.shape, first_index).x
-    return {"given": x} | _results(options, x, jnp.where(mask > 0, known, results))
+    many = jnp.repeat(mask, options.n_results, axis=0)
+    results = _measured(pipeline, score_fn, options, known, first_index, lambda x: many * x)
+    known = jnp.repeat(known, options.n_results, axis=0)
+    return {"given": x} | _results(options, x, jnp.where(many > 0, known, results))
 
 
 def _inpaint(
@@ -181,19 +178,26 @@ def _measure(
     first_index: Any,
     operator: Any,
 ) -> Columns:
-    """Samples given a linear measurement of x."""
-    many = jnp.repeat(x, options.n_results, axis=0)
-    conditioned = measurement.condition(
-        pipeline.sde,
-        score_fn,
-        operator,
-        operator(many),
-        n_iterations=options.iterations,
-    )
-    sampler: Any = pipeline.sampler
-    results = sampler(pipeline.key, pipeline.sde, conditioned, many.shape, first_index).x
+    """The columns of samples given a linear measurement of x."""
+    results = _measured(pipeline, score_fn, options, x, first_index, operator)
     given = jnp.broadcast_to(operator(x), x.shape)
     return {"original": x, "given": given} | _results(options, x, results)
+
+
+def _measured(
+    pipeline: TrainedModel,
+    score_fn: ScoreFn,
+    options: Edit,
+    x: Batch,
+    first_index: Any,
+    operator: Any,
+) -> Batch:
+    """n_results samples given a linear measurement of each x, [B n_results, ...]."""
+    many = jnp.repeat(x, options.n_results, axis=0)
+    about = pipeline.sde, score_fn, operator, operator(many)
+    conditioned = measurement.condition(*about, n_iterations=options.iterations)
+    sampler: Any = pipeline.sampler
+    return sampler(pipeline.key, pipeline.sde, conditioned, many.shape, first_index).x
 
 
 def _variations(

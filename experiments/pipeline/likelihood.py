@@ -178,9 +178,16 @@ def split_missing(
     return x, mask, conditions | {"observed": mask}
 
 
-def passes(*about: Any) -> parts.Arrays:
-    """The means of each_pass(*about) over the passes, [N, ...] by name."""
-    return {name: array.mean(axis=0) for name, array in each_pass(*about).items()}
+def passes(
+    pipeline: TrainedModel,
+    values: Any,
+    fn: Callable[[jax.Array, Any, int], dict[str, jax.Array]],
+    part: parts.Part = parts.always,
+    title: str = "",
+) -> parts.Arrays:
+    """The means of `each_pass` over the passes, [N, ...] by name."""
+    each = each_pass(pipeline, values, fn, part, title)
+    return {name: array.mean(axis=0) for name, array in each.items()}
 
 
 def each_pass(

@@ -156,8 +156,9 @@ def save_paths(pipeline: Pipeline) -> Path:
     if pipeline.super_resolution:
         smaller = draw.smaller_images(pipeline, N_PATHS)
         frames = np.concatenate([larger(smaller, frames.shape[2])[:, None], frames], axis=1)
-    seen = np.asarray(pipeline.sample_conditions(np.arange(N_PATHS)).get("images", []))
-    if seen.shape[-1] in (1, frames.shape[-1]):  # otherwise it has other colours than the samples
+    image: Any = pipeline.conditions.kinds.get("image")
+    if image and image.shape[-1] in (1, frames.shape[-1]):  # as many colours as the samples
+        seen = image.for_samples(np.arange(N_PATHS), pipeline.dataset)["images"]
         shown = np.where(np.isnan(seen), sum(pipeline.scaling.range) / 2, seen)
         shown = np.broadcast_to(shown, frames[:, 0].shape)
         frames = np.concatenate([shown[:, None], frames], axis=1)

@@ -86,8 +86,7 @@ class Classifier:
         return {"accuracy": self.accuracy}
 
     def init(self, key: jax.Array) -> Any:
-        x = jnp.zeros(self.model.sde.state_shape((1, *self.shape)))
-        return self.model.network.init(key, x, jnp.ones(1))["params"]
+        return self.model.init(key, self.model.sde.state_shape((1, *self.shape)))
 
     def init_carry(self) -> None:
         return None

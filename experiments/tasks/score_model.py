@@ -20,7 +20,7 @@ from experiments.evaluation import spectrum as spectra
 from experiments.evaluation.baselines import log_likelihoods
 from experiments.pipeline import show
 from experiments.pipeline.conditions import ClassLabel, Conditions, Text
-from experiments.pipeline.likelihood import bits_per_dim
+from experiments.pipeline.likelihood import bits_per_dim, split_missing
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
 from experiments.runs import folder as folders
@@ -180,10 +180,9 @@ class ScoreModel:
         x = model.scaling.to_model_each(key, x, first_index)
         conditions: dict[str, Any] = model.complete(given, key, x, first_index, training=True)
         options: dict[str, Any] = {"first_index": first_index, "stratified": False}
-        if model.missing:
-            x, mask = missing.split_missing(x)
+        x, mask, conditions = split_missing(model, x, conditions)
+        if mask is not None:
             options["mask"] = mask
-            conditions = conditions | {"observed": mask}
         params = devices.gather(model.mesh, params)
         score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
         losses, metrics = self.held_out_loss(key, model.sde, score_fn, x, **options)

@@ -51,11 +51,11 @@ def figures(preset: Preset, repeats: int) -> Iterator[Figure]:
     images = np.asarray(data.dataset(subject.config()).train, np.float32) / 8 - 1
     network = subject.network()
     about = str(subject), repeats
-    unet = unet_of(subject, network.params)
+    unet = unet_of(subject, network)
     yield _timed(call(network, unet, images[:n]), *about)
     yield _timed(samples(learned(subject, network, unet), n), *about)
     network = network._replace(params=trained(network, images))
-    unet.load_state_dict(unet_of(subject, network.params).state_dict())
+    unet.load_state_dict(unet_of(subject, network).state_dict())
     yield likelihood(learned(subject, network, unet), images[:n], *about)
     yield _timed(step_of(network, unet, images[:n]), *about)
 
@@ -82,9 +82,7 @@ def versions() -> dict[str, str]:
 
 def likelihood(model: Model, x: np.ndarray, subject: str, repeats: int) -> Figure:
     """Log-likelihoods, with their evaluations, and the errors to solutions at TIGHT."""
-    torch = library("torch")
-    sampling = library("k_diffusion.sampling")
-
+    torch, sampling = library("torch"), library("k_diffusion.sampling")
     sde, score_fn = model.sde, model.score_fn
     low, high = levels_at(sde, [sde.train_t_min, sde.t_max])
 
@@ -107,10 +105,11 @@ def likelihood(model: Model, x: np.ndarray, subject: str, repeats: int) -> Figur
         return found.cpu().numpy(), about["fevals"]
 
     title = f"likelihood, {model.name}"
-    measure.compiled(f"peers {title}", ours, theirs)
-    pairs = {"ours": (ours().log_prob, ours(TIGHT).log_prob)}
-    pairs["theirs"] = (theirs()[0], theirs(TIGHT)[0])
-    details: dict[str, Any] = {"nfe": int(ours().nfe), "their nfe": int(theirs()[1])}
+    with measure.working(f"peers {title}: compiling"):
+        our, our_tight = ours(), ours(TIGHT)
+        (their, their_nfe), (their_tight, _) = theirs(), theirs(TIGHT)
+    details: dict[str, Any] = {"nfe": int(our.nfe), "their nfe": int(their_nfe)}
+    pairs = {"ours": (our.log_prob, our_tight.log_prob), "theirs": (their, their_tight)}
     for name, (found, tight) in pairs.items():
         nats = np.abs(np.mean(np.subtract(found, tight)))
         details[f"{name}: error"] = float(nats / (np.log(2) * x[0].size))

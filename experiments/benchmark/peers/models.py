@@ -34,17 +34,15 @@ class Model(NamedTuple):
     shape: tuple[int, ...]
 
 
-def unet_of(subject: Subject, params: Any) -> Any:
+def unet_of(subject: Subject, network: Network) -> Any:
     """The UNet2DModel of diffusers with the weights of our network."""
-    diffusers = library("diffusers")
-
     config, form = subject.config(), published.FORMATS["diffusers"]
-    bare = published.skeleton(config, subject.network().shape)
-    arrays = extract(params, form.table(bare)) | form.constants(bare)
+    bare = published.skeleton(config, network.shape)
+    arrays = extract(network.params, form.table(bare)) | form.constants(bare)
     fields = folder.flatten(config.to_dict())
     with tempfile.TemporaryDirectory() as name:
         form.write(Path(name), arrays, form.options(bare, fields), About(fields))
-        return diffusers.UNet2DModel.from_pretrained(name).to(device())
+        return library("diffusers").UNet2DModel.from_pretrained(name).to(device())
 
 
 def learned(subject: Subject, network: Network, unet: Any) -> Model:
@@ -64,7 +62,6 @@ def learned(subject: Subject, network: Network, unet: Any) -> Model:
 def known(name: str, mixture: sde_lib.GaussianMixture) -> Model:
     """The exact score of a mixture under EDM."""
     torch = library("torch")
-
     means, weights = (
         torch.tensor(each, device=device()) for each in (mixture.means, mixture.weights)
     )
@@ -91,9 +88,8 @@ def device() -> str:
 
 def channels_first(x: np.ndarray) -> Any:
     """A tensor with channels first."""
-    torch = library("torch")
-
-    return torch.tensor(np.moveaxis(x, -1, 1) if x.ndim > 2 else x, device=device())
+    x = np.moveaxis(x, -1, 1) if x.ndim > 2 else x
+    return library("torch").tensor(x, device=device())
 
 
 def channels_last(x: Any) -> np.ndarray:

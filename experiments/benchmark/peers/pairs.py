@@ -33,10 +33,8 @@ class Pair(NamedTuple):
 def call(network: Network, unet: Any, x: np.ndarray) -> Pair:
     """One evaluation of the network."""
     torch = library("torch")
-
     labels = np.full(len(x), 500.0, np.float32)
     apply = jax.jit(lambda params, x: network.model.network.apply({"params": params}, x, labels))
-
     tensors = channels_first(x), torch.tensor(labels, device=device())
 
     @torch.no_grad()
@@ -49,7 +47,6 @@ def call(network: Network, unet: Any, x: np.ndarray) -> Pair:
 def step_of(network: Network, unet: Any, x: np.ndarray) -> Pair:
     """A gradient step with Adam on the error of the noise at t = 1/2; the runs return its loss."""
     torch = library("torch")
-
     step, state = _adam(network)
     noise = np.random.RandomState(0).standard_normal(x.shape).astype(np.float32)
     t = np.full(len(x), 0.5, np.float32)
@@ -107,12 +104,9 @@ def trained(network: Network, images: np.ndarray) -> Any:
 
 def samples(model: Model, n: int) -> Pair:
     """n samples by DPM-Solver++(2M), from the same noise through the same levels."""
-    torch = library("torch")
-    sampling = library("k_diffusion.sampling")
-
-    sde, (high, low) = model.sde, (HIGH, LOW)
-    levels = np.geomspace(high, low, N_STEPS)
-    y = high * np.random.RandomState(0).standard_normal((n, *model.shape)).astype(np.float32)
+    torch, sampling = library("torch"), library("k_diffusion.sampling")
+    sde, levels = model.sde, np.geomspace(HIGH, LOW, N_STEPS)
+    y = HIGH * np.random.RandomState(0).standard_normal((n, *model.shape)).astype(np.float32)
     t = time_of(sde, levels[0])
     levels[0] = levels_at(sde, [t])[0]
     start = samplers.Start(jnp.asarray(float(sde.alpha(t)) * y), t)

@@ -39,10 +39,8 @@ def measures(config: Config, train: Any, most: int = MOST) -> Measures:
     if scaling.standardized:  # a run's own moments are those of all samples
         values = subset(train, np.asarray, most).astype(np.float64)
         axes = tuple(range(values.ndim - 1))
-        seen = ~np.isnan(values)
-        counts = np.maximum(seen.sum(axis=axes), 1)
-        mean = np.where(seen, values, 0).sum(axis=axes) / counts
-        std = np.sqrt(np.where(seen, (values - mean) ** 2, 0).sum(axis=axes) / counts)
+        seen = np.ma.masked_array(values, np.isnan(values))
+        mean, std = (each.filled(0) for each in (seen.mean(axis=axes), seen.std(axis=axes)))
         if not std.all():
             constant = ", ".join(map(str, np.flatnonzero(std == 0)))
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.data import scaling as scalings
 from experiments.data.dataset import Dataset, Split
 from experiments.data.scaling import Scaling
-from experiments.pipeline.conditions.base import Arrays, Load
+from experiments.pipeline.conditions.base import Arrays, Load, in_turn
 from experiments.training.objective import RAW_IMAGES
 from models.operators import Masked, Operator
 
@@ -51,13 +51,10 @@ class Image:
 
     def for_samples(self, indices: np.ndarray, dataset: Load) -> Arrays:
         if self.drawn is not None:
-            rows = self._rows(self.drawn)
-            return self.given(rows[indices % len(rows)])
+            return self.given(in_turn(self._rows(self.drawn), indices))
         if self.operator is None:
-            rows = self._of(dataset(), "test")
-            return self.given(rows[indices % len(rows)])
-        test = dataset().test
-        return {"images": self._make(jnp.asarray(test[indices % len(test)]), indices)}
+            return self.given(in_turn(self._of(dataset(), "test"), indices))
+        return {"images": self._make(jnp.asarray(in_turn(dataset().test, indices)), indices)}
 
     @cached_property
     def _make(self) -> Any:

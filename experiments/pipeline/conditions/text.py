@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from experiments.data.dataset import Dataset, Split
-from experiments.pipeline.conditions.base import Arrays, Load
+from experiments.pipeline.conditions.base import Arrays, Load, in_turn
 
 
 class TextReader(Protocol):
@@ -64,7 +64,7 @@ class Text:
         texts = self.reader.prompts()
         if texts is None:
             texts = self.reader.from_data(dataset(), "test")
-        return {"text": texts[indices % len(texts)]}
+        return {"text": in_turn(texts, indices)}
 
     def null(self, n: int) -> Arrays:
         empty = self.reader.empty()

@@ -6,9 +6,9 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 from exact_models import pipeline
-from tiny_configs import digits_config
+from tiny_configs import digits_config, table_config
 
-from configs import default, points
+from configs import points
 from experiments.commands import edit, train
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
@@ -21,17 +21,11 @@ def run(command, config, folder):
     return printed.getvalue()
 
 
-def table_config(path):
-    config = default.get_config()
-    config.data.update(dataset="table", path=str(path), shape=(3,), missing="mask")
-    with config.unlocked():
-        config.model.update(name="mlp", nf=8, num_res_blocks=1)
-    config.optim.warmup = 0
-    config.training.update(n_iters=2, batch_size=8, log_freq=1, eval_freq=2, sinks=("jsonl",))
+def config_with_gaps(path):
+    config = table_config(path)
+    config.data.missing = "mask"
     config.training.at_end = ("likelihood", "baselines")
-    config.sampling.method = "ddim"
-    config.sampling.update(n_steps=12, n_samples=4, batch_size=4)
-    config.eval.update(batch_size=10, rtol=0.1, atol=0.1, probe="exact", num_samples=20)
+    config.eval.num_samples = 20
     config.edit.update(task="impute", n_images=2, n_results=2)
     return config
 
@@ -42,7 +36,7 @@ def test_a_table_with_gaps_trains_is_scored_and_filled_in(tmp_path):
     lines = [",".join("" if np.isnan(v) else str(v) for v in row) for row in values]
     path, folder = tmp_path / "a table 数.csv", tmp_path / "run"
     path.write_text("\n".join(["a,b,c", *lines]))
-    config = table_config(path)
+    config = config_with_gaps(path)
     printed = run(train, config, folder)
     assert "test log-likelihood" in printed
     assert "no baselines" in printed

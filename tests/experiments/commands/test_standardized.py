@@ -6,9 +6,9 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
+from tiny_configs import table_config
 
 import experiments
-from configs import default
 from experiments.build import components, tasks
 from experiments.commands import train
 from experiments.commands.request import Request
@@ -19,16 +19,8 @@ from experiments.tasks.discriminator import with_samples
 
 
 def config(path):
-    result = default.get_config()
-    result.data.update(dataset="table", path=str(path), shape=(3,), label_column="kind")
-    with result.unlocked():
-        result.model.update(name="mlp", nf=8, num_res_blocks=1)
-    result.optim.warmup = 0
-    result.training.update(n_iters=2, batch_size=8, log_freq=1, eval_freq=2, sinks=("jsonl",))
-    result.training.at_end = ("likelihood",)
-    result.sampling.method = "ddim"
-    result.sampling.update(n_steps=12, n_samples=4, batch_size=4)
-    result.eval.update(batch_size=10, rtol=0.1, atol=0.1, probe="exact")
+    result = table_config(path)
+    result.data.label_column = "kind"
     return result
 
 

@@ -15,10 +15,14 @@ from experiments.evaluation import spectrum
 @pytest.fixture
 def exact(monkeypatch):
     """A model whose samples are the test set, and its data."""
+    return exact_model(monkeypatch, "image")
+
+
+def exact_model(monkeypatch, variant):
     monkeypatch.setattr(field, "N_FIELDS", 100)
-    config = fields.get_config("image")
+    config = fields.get_config(variant)
     config.data.shape = (6, 8, 1)
-    dataset = field.load(DataSpec("field", (6, 8, 1)))
+    dataset = field.load(DataSpec(config.data.dataset, (6, 8, 1)))
     monkeypatch.setattr(spectrum.draw, "draw_all", lambda model, n: (dataset.test[:n], 1))
     return pipelines.untrained(config), dataset
 
@@ -57,10 +61,7 @@ def test_bits_of_the_law_are_its_density_s(exact):
 
 
 def test_a_model_of_classes_is_compared_class_by_class(monkeypatch):
-    monkeypatch.setattr(field, "N_FIELDS", 100)
-    config = fields.get_config("by_length")
-    config.data.shape = (6, 8, 1)
-    dataset = field.load(DataSpec("field_by_length", (6, 8, 1)))
+    exact, dataset = exact_model(monkeypatch, "by_length")
     asked = []
 
     def draw_all(model, n):
@@ -68,7 +69,7 @@ def test_a_model_of_classes_is_compared_class_by_class(monkeypatch):
         return dataset.test[dataset.test_labels == asked[-1]][:n], 1
 
     monkeypatch.setattr(spectrum.draw, "draw_all", draw_all)
-    found = spectrum.figures(pipelines.untrained(config), dataset, 100)
+    found = spectrum.figures(exact, dataset, 100)
     assert asked == [0, 1, 2]
     ratios = [text.split() for name, text in found.items() if name.startswith("spectrum, corr")]
     assert len(ratios) == 12
@@ -80,12 +81,8 @@ def test_a_model_of_classes_is_compared_class_by_class(monkeypatch):
 
 
 def test_a_model_of_vectors_is_compared_sample_by_sample(monkeypatch):
-    monkeypatch.setattr(field, "N_FIELDS", 100)
-    config = fields.get_config("by_parameters")
-    config.data.shape = (6, 8, 1)
-    dataset = field.load(DataSpec("field_by_parameters", (6, 8, 1)))
-    monkeypatch.setattr(spectrum.draw, "draw_all", lambda model, n: (dataset.test[:n], 1))
-    found = spectrum.figures(pipelines.untrained(config), dataset, 400)
+    model, dataset = exact_model(monkeypatch, "by_parameters")
+    found = spectrum.figures(model, dataset, 400)
     ratios = [text.split() for name, text in found.items() if name.startswith("spectrum at")]
     assert len(ratios) == 4
     for ratio, _, error, *_ in ratios:

@@ -48,7 +48,7 @@ EDM = {"model__parametrization": "edm", "noise_density__name": "log_normal"}
         ),
         ({"training__sde": "vpsde", "weighting__name": "edm"}, {"model.sigma_data"}),
     ],
-    ids=str,
+    ids=("ve", "vp", "edm", "vp with the weighting of edm"),  # sets are in no order
 )
 def test_auto_sets_the_fields_that_the_config_s_components_use(fields, used, tmp_path):
     config = config_of(data__auto=True, **fields)
