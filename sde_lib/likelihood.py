@@ -268,7 +268,7 @@ def check_precision(
     for name, value in tolerances.items():
         raise ValueError(
             f"{name} is {value!r} and {prefix}accuracy is {accuracy!r}, but the accuracy takes the "
-            "place of the tolerances: set it, or rtol and atol, to None"
+            "place of the tolerances: leave out one or the other"
         )
 
 

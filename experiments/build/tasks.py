@@ -39,7 +39,7 @@ FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
 ALWAYS = ("model.name", "seed", "training.sde")  # fields of the config that every card has
 PERCEPTUAL = "perceptual.json"
 COUNTS = (  # of at least 1, or more where they are used
-    *("sampling.n_samples", "sampling.batch_size", "eval.batch_size", "eval.num_samples"),
+    *("sampling.n_samples", "eval.batch_size", "eval.num_samples"),
     *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
     *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds"),
 )
@@ -71,7 +71,8 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     components.edit(config)
     components.transform(config)
     sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
-    check_at_least(0, **{"config.data.num_classes": config.data.num_classes})
+    for name in ("data.num_classes", "sampling.batch_size"):
+        check_at_least(0, **{f"config.{name}": sections.get(config, name)})
     counts = {name: sections.get(config, name) for name in COUNTS}
     check_at_least(1, **{f"config.{name}": count for name, count in counts.items()})
     name = config.model.name if config.model.name in TASKS else models.kind(config)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,11 @@ def test_the_task_has_the_parts_that_the_config_names():
     assert classes.n_classes == 10
 
 
+def test_a_batch_of_samples_may_be_what_fits_the_memory():
+    task: Any = tasks.task(config(sampling__batch_size=0))
+    assert task.model.batch_size == 0
+
+
 def test_a_new_task_is_a_maker_and_a_line(monkeypatch):
     made = []
     monkeypatch.setitem(tasks.TASKS, "toy", lambda config, mesh: made.append(mesh) or "a task")
@@ -38,6 +45,7 @@ def test_a_new_task_is_a_maker_and_a_line(monkeypatch):
     ("changes", "message"),
     [
         ({"sampling__n_samples": 0}, "config.sampling.n_samples is 0: it must be at least 1"),
+        ({"sampling__batch_size": -1}, "config.sampling.batch_size is -1: it must be at least 0"),
         (
             {"model__name": "wideresnet", "model__learned_schedule": True},
             "config.model.learned_schedule is of score models, not of 'wideresnet'",
