@@ -80,12 +80,12 @@ class LowRes:
         check_at_least(2, **{"config.image_condition.factor": self.factor})
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if len(shape) < 2 or any(side % self.factor for side in shape[:-1]):
-            what = describe(shape)
-            sides = f", or sides of {nearest_sides(shape, self.factor)}" if shape[1:] else ""
+        _check_sides("low_res", shape)
+        if any(side % self.factor for side in shape[:-1]):
             raise ValueError(
                 f"config.image_condition.factor is {self.factor}, which does not divide the sides "
-                f"of {what}: take a divisor of each{sides}"
+                f"of {describe(shape)}: take a divisor of each, or sides of "
+                f"{nearest_sides(shape, self.factor)}"
             )
         return *(side // self.factor for side in shape[:-1]), shape[-1]
 
@@ -119,11 +119,7 @@ class Masked:
         check_name("config.image_condition.mask", self.mask, ("boxes", "left"))
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if len(shape) < 2:
-            raise ValueError(
-                f"config.image_condition.name is 'masked', but the data are {data_kind(shape)} of "
-                f"the shape {shape}, without sides: take data with sides"
-            )
+        _check_sides("masked", shape)
         return shape
 
     def measure(self, x: Image, keys: Array) -> Image:
@@ -136,6 +132,14 @@ class Masked:
 
     def spread(self, measured: Any) -> Any:
         return measured
+
+
+def _check_sides(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        raise ValueError(
+            f"config.image_condition.name is {name!r}, but the data are {data_kind(shape)} of the "
+            f"shape {shape}, without sides: take data with sides"
+        )
 
 
 def _box(key: Array, sides: Sequence[int]) -> Bool[Array, "*sides"]:
