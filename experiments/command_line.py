@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -108,6 +109,9 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     _check_fields(rest, folders.flatten(config.to_dict()))
     delattr(values, "config")
     config_flags.DEFINE_config_dict("config", config, "", values, sys_argv=rest)
+    for field in folders.flatten(sections.DEFAULT.to_dict()):
+        if (name := f"config.{field}") in values:
+            values[name].parser = _OrNone(field, values[name].parser)
     unexpected = _parse(values, rest)[1:]
     if unexpected:
         raise ValueError(f"unexpected arguments: {' '.join(unexpected)}")
@@ -214,6 +218,19 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
                 f"config.{given[1]} is a section: give one of its fields, such as config.{own[0]}"
             )
         raise known_fields.unknown(given[1], fields)
+
+
+class _OrNone(flags.ArgumentParser):
+    """The parser of a config field, where the text None is None."""
+
+    def __init__(self, field: str, parser: Any):
+        self.field, self.parser, self.syntactic_help = field, parser, parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        if argument != "None":
+            return self.parser.parse(argument)
+        known_fields.check_value(self.field, None)
+        return None
 
 
 def _flag_values() -> flags.FlagValues:

@@ -188,6 +188,30 @@ def test_another_component_drops_the_options_of_the_one_before():
         components.sampler(parsed(*given).config)
 
 
+def test_none_is_the_default_of_every_optional_field():
+    """config.sampling.rho=None was no float; a text was "None"."""
+    fields = flatten(default.get_config().to_dict())
+    optional = [name for name, value in fields.items() if value is None]
+    given = parsed(DIGITS, *(f"--config.{name}=None" for name in optional))
+    assert {sections.get(given.config, name) for name in optional} == {None}
+    assert given.overridden == set(optional)
+    edm = f"{DIGITS}:edm", "--config.sampling.n_steps", "None", "--config.noise_density.mean=None"
+    config = parsed(*edm).config
+    assert (config.sampling.n_steps, config.noise_density.mean) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        *[("optim.lr", "a number"), ("model.nf", "an integer"), ("data.centered", "True or False")],
+        *[("data.path", "a string"), ("ablate.nfe", r"a tuple, such as \(13, 21, 35\)")],
+    ],
+)
+def test_other_fields_are_never_none(field, expected):
+    with pytest.raises(ValueError, match=f"config.{field} is None: it must be {expected}"):
+        parsed(DIGITS, f"--config.{field}=None")
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [

@@ -32,8 +32,21 @@ def check(config: Config, extended: bool = False) -> None:
             raise unknown(field, known)
     for field in sorted(plain.keys() - ours.keys()):
         raise ValueError(f"config.{field} is missing: change single fields, not whole sections")
-    for field, default in plain.items():
-        _check_type(field, ours[field], default)
+    for field in plain:
+        check_value(field, ours[field])
+
+
+def check_value(field: str, value: Any) -> None:
+    """Raises ValueError for a value whose type is not that of a field of configs/default.py."""
+    default = sections.get(sections.DEFAULT, field)
+    if value is None and default is None:
+        return
+    kind = sections.kind_of(field)
+    if kind is tuple:
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"config.{field} is {value!r}: it must be a tuple, such as {default}")
+    elif not has_type(value, kind):
+        raise ValueError(f"config.{field} is {value!r}: it must be {TYPES[kind]}")
 
 
 def check_network(config: Config) -> None:
@@ -73,14 +86,3 @@ def _is_new(field: str, known: Iterable[str]) -> bool:
     if not beside:
         name, beside = section, [parent for parent, _ in there]
     return not (migrate.new_name(field) or difflib.get_close_matches(name, beside, 1, SIMILAR))
-
-
-def _check_type(field: str, value: Any, default: Any) -> None:
-    kind = sections.kind_of(field)
-    if value is None and default is None:
-        return
-    if kind is tuple:
-        if not isinstance(value, tuple | list):
-            raise ValueError(f"config.{field} is {value!r}: it must be a tuple, such as {default}")
-    elif not has_type(value, kind):
-        raise ValueError(f"config.{field} is {value!r}: it must be {TYPES[kind]}")
