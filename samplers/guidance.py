@@ -4,11 +4,13 @@ The guidance scale w follows the convention s + w (s_c - s): w = 1 is the condit
 w = 0 the unconditional score s. Ho & Salimans 2022 (arXiv 2207.12598) write w for our w - 1. A
 weight is a number, a scalar array (which may be traced), or a function of t, [B] -> [B], such as
 the schedules in SCHEDULES. With a number that has no effect, such as w = 0 for a gradient, the
-result is the given score function itself.
+result is the given score function itself. The variance of a ScoreAndVariance stays: that of the
+unguided model, of the conditional branch under classifier-free guidance.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -23,6 +25,8 @@ from sde_lib import SDE, VP, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_at_least, check_positive
 
+Both = Callable[[Array, Array], tuple[Array, Array | None]]
+"""(x, t) -> (score, v), with the v of a ScoreAndVariance; None without one."""
 Weight = float | Float[Array, ""] | Callable[[PerSample], PerSample]
 
 GUIDED_TIMES = (0.01, 1.0)  # times of VP at which the discriminator of Kim et al. is used
@@ -35,8 +39,7 @@ def gradient(
 
     With weight = 1 and log_prob(x, t) = log p(y | x_t = x) it is the conditional score given y
     (Song et al. 2021, Eq. 14; larger weights: Dhariwal & Nichol 2021). If weight is a function of
-    t, log_prob is not evaluated where the weight is 0 for the whole batch. The variance of a
-    ScoreAndVariance stays.
+    t, log_prob is not evaluated where the weight is 0 for the whole batch.
 
     Args:
         score_fn: the unguided score.
@@ -51,7 +54,9 @@ def gradient(
     if _same(weight, 0):
         return score_fn
 
-    def guide(score: Array, x: Array, t: Array) -> Array:
+    def guide(evaluate: Both, x: Array, t: Array) -> tuple[Array, Array | None]:
+        score, variance = evaluate(x, t)
+
         def total(x):
             values = log_prob(x, t)
             if values.shape != t.shape:
@@ -66,16 +71,11 @@ def gradient(
         def add() -> Array:
             return jnp.where(w != 0, score + w * jax.grad(total)(x), score)
 
-        return jax.lax.cond(jnp.any(w != 0), add, lambda: score) if callable(weight) else add()
+        if callable(weight):
+            return jax.lax.cond(jnp.any(w != 0), add, lambda: score), variance
+        return add(), variance
 
-    if not isinstance(score_fn, ScoreAndVariance):
-        return lambda x, t: guide(score_fn(x, t), x, t)
-
-    def both(x: Array, t: Array) -> tuple[Array, Array]:
-        score, variance = score_fn.both(x, t)
-        return guide(score, x, t), variance
-
-    return ScoreAndVariance(both)
+    return _guided(score_fn, guide)
 
 
 def discriminator(
@@ -142,7 +142,7 @@ def clip(score_fn: ScoreFn, sde: SDE, limit: float) -> ScoreFn:
     """The score whose estimate of x_0, (x + sigma^2 score) / alpha, is clipped to [-limit, limit].
 
     Data in [-limit, limit] have their mean there, so the exact score does not change. DDPM's
-    published samplers clip so (Ho et al. 2020). A learned variance is kept.
+    published samplers clip so (Ho et al. 2020).
 
     Raises:
         ValueError: a limit that is not positive; when the result is called, an SDE whose state has
@@ -150,21 +150,14 @@ def clip(score_fn: ScoreFn, sde: SDE, limit: float) -> ScoreFn:
     """
     check_positive(limit=limit)
 
-    def clipped(score: Array, x: Array, t: Array) -> Array:
+    def guide(evaluate: Both, x: Array, t: Array) -> tuple[Array, Array | None]:
+        score, v = evaluate(x, t)
         alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t) ** 2, x)
         estimate = (x + variance * score) / alpha
-        inside = jnp.abs(estimate) <= limit
-        return jnp.where(inside, score, (alpha * jnp.clip(estimate, -limit, limit) - x) / variance)
+        clipped = (alpha * jnp.clip(estimate, -limit, limit) - x) / variance
+        return jnp.where(jnp.abs(estimate) <= limit, score, clipped), v
 
-    if isinstance(score_fn, ScoreAndVariance):
-        both = score_fn.both
-
-        def with_variance(x: Array, t: Array) -> tuple[Array, Array]:
-            score, v = both(x, t)
-            return clipped(score, x, t), v
-
-        return ScoreAndVariance(with_variance)
-    return lambda x, t: clipped(score_fn(x, t), x, t)
+    return _guided(score_fn, guide)
 
 
 def classifier_free(
@@ -204,7 +197,8 @@ def classifier_free(
     if channels is not None:
         check_at_least(1, channels=channels)
     leaves, parts = jax.tree.leaves(condition), _conditions(condition, null, negative)
-    if _same(weight, 0) and channels is None:
+    unconditional = _same(weight, 0) and channels is None
+    if unconditional:
         parts = parts[-1:]
     elif _same(weight, 1) and len(parts) == 2:
         parts = parts[:1]
@@ -223,6 +217,8 @@ def classifier_free(
         score = conditional_score_fn(jnp.concatenate([x] * n), jnp.concatenate([t] * n), together)
         score, *variance = score if isinstance(score, tuple) else (score,)
         result = _combined(w, channels, *jnp.split(score, n))
+        if variance and unconditional:
+            variance = conditional_score_fn(x, t, condition)[1:]
         return (result, variance[0][: len(x)]) if variance else result
 
     return guided
@@ -271,7 +267,12 @@ def epsilon_scaling(score_fn: ScoreFn, b: Weight) -> ScoreFn:
         ValueError: b is not positive, or not finite.
     """
     check_positive(b=b)
-    return score_fn if _same(b, 1) else lambda x, t: score_fn(x, t) / _at(b, t, x)
+
+    def guide(evaluate: Both, x: Array, t: Array) -> tuple[Array, Array | None]:
+        score, variance = evaluate(x, t)
+        return score / _at(b, t, x), variance
+
+    return score_fn if _same(b, 1) else _guided(score_fn, guide)
 
 
 def linear(k: float | Array, b0: float | Array) -> Weight:
@@ -308,7 +309,7 @@ def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> Sco
     if _same(window, 0):
         return score_fn
 
-    def shifted(x: Batch, t: PerSample) -> Batch:
+    def guide(evaluate: Both, x: Batch, t: PerSample) -> tuple[Array, Array | None]:
         std = jnp.std(x, axis=tuple(range(1, x.ndim)))
 
         def halve(_, bracket):
@@ -321,9 +322,17 @@ def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> Sco
         ends = [jnp.clip(t + way * window, least, sde.t_max) for way in (-0.5, 0.5)]
         low, high = jax.lax.fori_loop(0, 24, halve, tuple(ends))  # float32's digits
         tau = jnp.where(t > cutoff, 0.5 * (low + high), t)
-        return expand(sde.sigma(tau) / sde.sigma(t), x) * score_fn(x, tau)
+        score, variance = evaluate(x, tau)
+        return expand(sde.sigma(tau) / sde.sigma(t), x) * score, variance
 
-    return shifted
+    return _guided(score_fn, guide)
+
+
+def _guided(score_fn: ScoreFn, guide: Callable[[Both, Array, Array], Any]) -> ScoreFn:
+    """The score function of guide(evaluate, x, t), with the variance if score_fn has one."""
+    if isinstance(score_fn, ScoreAndVariance):
+        return ScoreAndVariance(partial(guide, score_fn.both))
+    return lambda x, t: guide(lambda x, t: (score_fn(x, t), None), x, t)[0]
 
 
 def _same(a: Any, b: Any) -> bool:

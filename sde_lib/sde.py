@@ -30,8 +30,8 @@ class ScoreAndVariance:
     """A score function whose network also predicts the variance of DDPM's step.
 
     It can be used as a plain ScoreFn; code that needs the variance calls `both`, which evaluates
-    the network once. Classifier-free guidance keeps the variance of the conditional model, and
-    gradients keep it. Other guidance returns a plain ScoreFn, without the variance.
+    the network once. Guidance changes the score and keeps the variance: that of the conditional
+    model under classifier-free guidance, as ADM and DiT were published.
 
     Attributes:
         both: both(x, t) = (score, v), with v of the shape of x. The log variance of the step is
@@ -243,8 +243,8 @@ def score_and_variance(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Arra
     """
     if not isinstance(score_fn, ScoreAndVariance):
         raise ValueError(
-            "variance 'learned' needs a model trained with config.model.learned_variance, which no "
-            "other model guides but by a gradient: choose another variance"
+            "variance 'learned' needs a model trained with config.model.learned_variance, and a "
+            "score_fn that is a ScoreAndVariance: choose another variance"
         )
     return score_fn.both
 

@@ -18,7 +18,7 @@ from experiments.pipeline.labels import check_labels
 from samplers import guidance
 from samplers.base import Scores
 from samplers.guidance_schedules import Schedule
-from sde_lib import SDE
+from sde_lib import SDE, ScoreAndVariance
 from sde_lib.batch import Batch, PerSample
 from sde_lib.checks import check_in, check_positive
 
@@ -35,7 +35,6 @@ class Guide(Protocol):
     Attributes:
         params: arrays that it needs inside jit, such as the weights of a network; () for none.
         needs_noise_level: it needs an SDE with one noise level for all dimensions.
-        keeps_variance: it keeps a learned variance (sde_lib.ScoreAndVariance). Optional: False.
     """
 
     needs_noise_level: ClassVar[bool]
@@ -132,7 +131,6 @@ class Discriminator:
     labels: tuple[int, ...] = ()
     n_classes: int = 0
     needs_noise_level: ClassVar[bool] = True
-    keeps_variance: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.n_classes:
@@ -192,7 +190,6 @@ class Classifier:
     weight: float = 1.0
     schedule: Schedule = Schedule()
     needs_noise_level: ClassVar[bool] = False
-    keeps_variance: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(or_zero=True, **{f"{FIELD}.classifier.weight": self.weight})
@@ -221,7 +218,6 @@ class Clip:
     limit: float
     params: Any = ()
     needs_noise_level: ClassVar[bool] = True
-    keeps_variance: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(**{f"{FIELD}.clip.limit": self.limit})
@@ -254,8 +250,8 @@ def apply(
     return scores
 
 
-def check(guides: Sequence[Guide], sde: SDE) -> None:
-    """Raises ValueError for guides that do not go with the SDE."""
+def check(guides: Sequence[Guide], sde: SDE, learned_variance: bool = False) -> None:
+    """Raises ValueError for guides that do not go with the SDE, or lose a learned variance."""
     for guide in guides:
         scheduled = getattr(guide, "schedule", Schedule()).name != "constant"
         if (guide.needs_noise_level or scheduled) and not sde.is_scalar:
@@ -263,4 +259,12 @@ def check(guides: Sequence[Guide], sde: SDE) -> None:
                 f"{FIELD}: {type(guide).__name__} goes by the noise level, which {sde} does not "
                 "have: leave it out"
             )
-        guide.apply(lambda x, t: x, guide.params, sde, jnp.zeros(1, int))  # checks its numbers
+        score_fn = ScoreAndVariance(lambda x, t: (x, x))
+        made = guide.apply(score_fn, guide.params, sde, jnp.zeros(1, int))  # checks its numbers
+        kept = all(isinstance(each, ScoreAndVariance) for each in jax.tree.leaves(made))
+        if learned_variance and not kept:
+            raise ValueError(
+                f"config.sampling.variance is 'learned', but the guide {type(guide).__name__} "
+                "returns a score function without the variance: return a ScoreAndVariance for one, "
+                "or take 'posterior'"
+            )

@@ -152,7 +152,7 @@ class TrainedModel:
         check_at_least(0, **{"config.sampling.batch_size": self.batch_size})
         check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
         self.classifier_free.check(self.conditions)
-        guidance.check(self.guides, self.sde)
+        guidance.check(self.guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
         scheduled = self.classifier_free.schedule.name != "constant"
         if scheduled and not self.sde.is_scalar:
             raise ValueError(
@@ -164,13 +164,6 @@ class TrainedModel:
             raise ValueError(
                 f"config.guidance.classifier_free.channels is {free.channels}, but the model's data"
                 f" have {self.shape[-1]}: give at most that, or None for all"
-            )
-        changed = [g for g in self.guides if not getattr(g, "keeps_variance", False)]
-        if getattr(self.sampler, "variance", None) == "learned" and changed:
-            raise ValueError(
-                "config.sampling.variance = 'learned' goes with the model's own score and with "
-                "classifier-free guidance, classifiers, discriminators and clipping, not with "
-                "config.guidance's other kinds: take 'posterior', or leave these out"
             )
         for guide in self.guides:
             if isinstance(guide, guidance.Discriminator):

@@ -182,7 +182,7 @@ def test_score_and_variance_come_from_one_evaluation():
 
 def test_a_missing_variance_is_refused():
     about = jax.random.key(0), sde_lib.VP(), Gaussian().score_fn(sde_lib.VP()), (3, 2)
-    with pytest.raises(ValueError, match="which no other model guides"):
+    with pytest.raises(ValueError, match="a score_fn that is a ScoreAndVariance"):
         jax.eval_shape(lambda: samplers.DDPM(4, variance="learned")(*about).x)
     with pytest.raises(ValueError, match="a name in configs"):
         jax.eval_shape(lambda: samplers.DDPM(4, variance="analytic")(*about).x)

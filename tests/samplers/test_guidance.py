@@ -488,13 +488,48 @@ def test_clipping_is_of_the_estimate_of_the_data(name):
     np.testing.assert_array_equal(score[inside], plain(x, t)[inside])
 
 
-def test_clipping_keeps_a_learned_variance():
-    sde = SDES["vp"]
-    x, t = states(sde)
-    clipped = guidance.clip(sde_lib.ScoreAndVariance(lambda x, t: (-9 * x, x)), sde, 0.5)
-    assert isinstance(clipped, sde_lib.ScoreAndVariance)
-    score, v = clipped.both(x, t)
-    np.testing.assert_array_equal(v, x)
-    np.testing.assert_array_equal(score, guidance.clip(lambda x, t: -9 * x, sde, 0.5)(x, t))
+@pytest.mark.parametrize(
+    "guide",
+    [
+        lambda fn: guidance.clip(fn, SDES["vp"], 0.5),
+        lambda fn: guidance.epsilon_scaling(fn, guidance.linear(0.1, 1.01)),
+        lambda fn: guidance.gradient(fn, classifier(SDES["vp"], 1), 2.0),
+        lambda fn: guidance.gradient(fn, classifier(SDES["vp"], 1), lambda t: t),
+        lambda fn: guidance.discriminator(fn, SDES["vp"], classifier(SDES["vp"], 0), 2.0, 2.0),
+        lambda fn: guidance.discriminator(fn, SDES["vp"], classifier(SDES["vp"], 0), 2.0)[0],
+        lambda fn: guidance.discriminator(fn, SDES["vp"], classifier(SDES["vp"], 0), 2.0)[1],
+    ],
+)
+def test_guidance_is_of_the_score_and_keeps_a_learned_variance(guide):
+    x, t = states(SDES["vp"])
+    guided = guide(sde_lib.ScoreAndVariance(lambda x, t: (-9 * x, 3 * x)))
+    assert isinstance(guided, sde_lib.ScoreAndVariance)
+    score, v = guided.both(x, t)
+    np.testing.assert_array_equal(v, 3 * x)
+    np.testing.assert_array_equal(score, guide(lambda x, t: -9 * x)(x, t))
+
+
+def test_a_shifted_time_is_that_of_the_variance_too():
+    x, t = states(SDES["vp"])
+    shift = functools.partial(guidance.time_shift, sde=SDES["vp"], window=0.1, cutoff=0.0)
+    score, v = shift(sde_lib.ScoreAndVariance(lambda x, t: (-x, t))).both(x, t)
+    assert (v != t).any()
+    np.testing.assert_array_equal(score, shift(lambda x, t: -x)(x, t))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 2.0])
+def test_the_variance_is_that_of_the_conditional_branch_at_any_weight(weight):
+    """As in DiT's forward_with_cfg; of weight 0 the score is the unconditional one."""
+    both = lambda x, t, label: (x * label[:, None], 0 * x + label[:, None])  # noqa: E731
+    guided = guidance.classifier_free(both, jnp.array([3, 5]), weight)
+    x = jnp.ones((2, 4))
+    score, v = guided(x, jnp.ones(2))
+    np.testing.assert_array_equal(v[:, 0], [3, 5])
+    np.testing.assert_allclose(score[:, 0], weight * np.array([3, 5]) - (1 - weight))
+    plain = guidance.classifier_free(lambda *args: both(*args)[0], jnp.array([3, 5]), weight)
+    np.testing.assert_array_equal(score, plain(x, jnp.ones(2)))
+
+
+def test_a_limit_is_positive():
     with pytest.raises(ValueError, match=r"limit is 0\.0: it must be positive"):
-        guidance.clip(lambda x, t: x, sde, 0.0)
+        guidance.clip(lambda x, t: x, SDES["vp"], 0.0)

@@ -467,7 +467,7 @@ def test_a_history_and_a_learned_variance_need_their_objective():
         check(config)
     config = digits.get_config("vp_score_sde")
     config.sampling.method, config.sampling.variance = "ddpm", "learned"
-    with pytest.raises(ValueError, match="which no other model guides"):
+    with pytest.raises(ValueError, match="needs a model trained with config"):
         check(config)
 
 

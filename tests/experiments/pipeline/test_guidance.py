@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from experiments.pipeline.guidance import (
     EpsilonScaling,
     TimeShift,
 )
+from models import NoiseModel
 
 HEUN = samplers.create("heun", n_steps=4)
 
@@ -172,10 +175,31 @@ def test_guides_are_applied_to_samples():
     np.testing.assert_allclose(scaled - start, (model.sample(8) - start) / 1.5, atol=1e-4)
 
 
-def test_clipping_comes_last_and_goes_with_learned_variances():
+def test_all_guides_go_with_learned_variances():
+    """Without effect they change no sample, bit for bit; with one they keep the variance."""
+    both = lambda x, t: jnp.concatenate([-x, jnp.ones_like(x)], -1)  # noqa: E731
+    model = pipeline(config(**{"discriminator.run": ""}), both)
+    about = dataclasses.replace(model.model.preconditioning, learned_variance=True)
+    sampler = samplers.create("ddpm", n_steps=4, variance="learned")
+    model = model.replace(model=NoiseModel(model.network, about), sampler=sampler)
+    params, log_probs = {"w": jnp.ones(3)}, lambda params, x, t: -x  # of two classes
+
+    def guides(scale, weight, window):
+        return (
+            *(TimeShift(window), EpsilonScaling(scale)),
+            Discriminator(half_the_square, params, weight, weight),
+            *(Classifier(log_probs, (), 2, weight=weight), Clip(1e6 if weight == 0 else 1.0)),
+        )
+
+    plain = model.sample(8)
+    np.testing.assert_array_equal(model.replace(guides=guides(1.0, 0.0, 0.0)).sample(8), plain)
+    guided = model.replace(guides=guides(1.1, 0.5, 0.01)).sample(8)
+    assert np.abs(guided - plain).max() > 0.1
+
+
+def test_clipping_comes_last():
     options = {"discriminator.run": "", "clip.limit": 1.0, "epsilon_scaling.scale": 1.1}
     made = build_guidance.guides(config(**options), sde_lib.VP())
     assert made == (EpsilonScaling(1.1), Clip(1.0))
-    assert Clip(1.0).keeps_variance
     with pytest.raises(ValueError, match=r"guidance\.clip\.limit is -1"):
         Clip(-1.0)
