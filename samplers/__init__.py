@@ -11,7 +11,7 @@ from samplers.dpmpp import DPMpp2M, DPMpp2S
 from samplers.dpmpp_multistep_sde import DPMpp2MSDE, DPMpp3MSDE
 from samplers.dpmpp_sde import DPMpp2SAncestral, DPMppSDE
 from samplers.edm import EDM, Heun
-from samplers.euler import DDIM, DDPM, Euler, EulerAncestral
+from samplers.euler import DDIM, DDPM, Euler, EulerAncestral, FreshNoise
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.lms import LMS
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
@@ -45,6 +45,7 @@ __all__ = [
     "Euler",
     "EulerAncestral",
     "EulerMaruyama",
+    "FreshNoise",
     "Heun",
     "PredictorCorrector",
     "ProbabilityFlow",

@@ -1,4 +1,4 @@
-"""First-order solvers: Euler, DDIM and DDPM.
+"""First-order solvers: Euler, DDIM, DDPM and fresh noise.
 
 A step is y' = D + c (y - D) / l + s z, with D the denoised data and constants c and s of the step.
 DDIM without noise is Euler's method on another grid of noise levels.
@@ -132,3 +132,24 @@ class DDPM(NoiseLevelSolver):
         length, up, log_ratio = c
         noise, v = model.noise_and_variance(y)
         return y + length * noise + up * jnp.exp(v * log_ratio) * z[0], past
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshNoise(NoiseLevelSolver):
+    """Estimate of the data, then noise that is drawn anew: x_s = alpha_s E[x_0 | x_t] + sigma_s z.
+
+    It is DDIM with the largest noise that a step can have (Song et al. 2021, arXiv 2010.02502,
+    Eq. 12 with sigma_t = sigma_s), which keeps nothing of x_t but the estimate. It is the sampler
+    of consistency models (Song et al. 2023, arXiv 2303.01469, Algorithm 1), whose estimate is a
+    sample itself. An estimate that is a mean loses variance in every step: take few steps.
+
+    Fields: see NoiseLevelSolver.
+    """
+
+    grid: Grid = "ddim"
+
+    def plan(self, now: Levels, then: Levels) -> Plan:
+        return Plan(now[:, None], then, then[:, None], rate=1.0)
+
+    def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
+        return model.denoised(y) + c * z[0], past

@@ -204,3 +204,32 @@ def test_ddim_clips_the_estimate_and_keeps_the_noise():
     assert np.abs(ended).max() == np.float32(0.3)
     with pytest.raises(ValueError, match=r"clip is -1\.0: it must be positive"):
         samplers.DDIM(clip=-1.0)
+
+
+@pytest.mark.parametrize("name", ["vp", "edm"])
+def test_fresh_noise_has_the_moments_of_its_recursion(name):
+    """Gaussian data: the estimate shrinks what is off the mean, and each step's noise is new."""
+    sde, gaussian = {"vp": sde_lib.VP(), "edm": sde_lib.EDM()}[name], Gaussian()
+    sampler = samplers.FreshNoise(3, "karras", sigma_max=10.0, sigma_min=0.5)
+    draw = jax.jit(lambda key: sampler(key, sde, gaussian.score_fn(sde), (20_000, 2)))
+    samples = draw(jax.random.key(0))
+    levels = sampler.levels(sde, 10.0, 0.5)
+    mean, variance = 0.0, levels[0] ** 2
+    for now, then in zip(levels, [*levels[1:], 0.0], strict=True):
+        kept = gaussian.std**2 / (gaussian.std**2 + now**2)
+        mean = gaussian.mean + kept * (mean - gaussian.mean)
+        variance = kept**2 * variance + then**2
+    assert samples.nfe == 3
+    np.testing.assert_allclose(np.mean(samples.x), mean, atol=4 * (variance / 40_000) ** 0.5)
+    np.testing.assert_allclose(np.var(samples.x), variance, rtol=0.03)
+
+
+def test_fresh_noise_is_one_step_of_ddim_with_the_most_noise():
+    """x_s = alpha_s D + sigma_s z: only the estimate of x_t is left of it."""
+    sampler, now, then = samplers.FreshNoise(2), np.array([2.0]), np.array([0.5])
+    plan = sampler.plan(now, then)
+    z = np.array([[1.0], [3.0]])
+    for y in np.array([[0.3], [0.3]]), np.array([[-5.0], [-5.0]]):
+        model = linear.Linear(plan.evaluations[0])
+        made, _ = sampler.step(model, y, plan.coefficients[0], np.zeros((0, 2)), z[None])
+        np.testing.assert_allclose(made, model.denoised(y) + 0.5 * z, rtol=1e-6)
