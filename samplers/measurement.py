@@ -1,26 +1,34 @@
-"""Conditioning on linear measurements y = A x_0 + noise: inpainting, colourisation and others.
+"""Measurements y = operator(x_0) + noise: the operators, and the score given y.
 
-`condition` turns the score into the conditional score given y, for any operator A and any sampler.
+samplers.posterior has all the methods that draw samples given a measurement; `condition` is the
+first choice for linear operators. An operator is a function of a batch, [B, ...] -> [B, ...], which
+acts on each sample separately. Those below are linear, but for phase_retrieval. Any other
+differentiable function can take their place.
 """
-
-from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from samplers.posterior.checks import Operator, check_linear
+from samplers.posterior.moment_matching import MomentMatching
 from sde_lib import SDE, ScoreFn
-from sde_lib.batch import Batch, PerSample, expand
+from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least, check_positive
 
-Operator = Callable[[Array], Array]
-"""A linear operator A on a batch, [B, ...] -> [B, ...], which acts on each sample separately."""
-
-TOLERANCE = 1e-3  # of linearity, relative to the operator's values: float32 sums many numbers
-LEAST_COSINE = 1e-2  # 1e-3 is too low: six iterations with a model of digits gave pixels of -8
+__all__ = [
+    "Operator",
+    "blur",
+    "check_linear",
+    "condition",
+    "convolution",
+    "downsampling",
+    "fourier",
+    "grey",
+    "inpainting",
+    "phase_retrieval",
+]
 
 
 def condition(
@@ -33,13 +41,7 @@ def condition(
 ) -> ScoreFn:
     """Conditional score given y = operator(x_0) + noise_std z, by moment matching.
 
-    The score becomes score + J A^T (A C A^T + noise_std^2 I)^-1 (y - A m). Here m = E[x_0 | x_t] by
-    Tweedie's formula, J = dm/dx, and C = sigma^2 / alpha J is the covariance of x_0 given x_t,
-    whose distribution is taken for Gaussian (Rozet et al. 2024, arXiv 2405.13712; Boys et al. 2023,
-    arXiv 2310.06721). For Gaussian data the result is exact if the inverse is. n_iterations of
-    conjugate gradients approximate the inverse. Each takes one product with J, a forward
-    derivative, since the Jacobian of a score is symmetric. So one evaluation costs about
-    1 + n_iterations of score_fn, although samplers count it as one.
+    See samplers.posterior.MomentMatching.
 
     Args:
         sde: the forward SDE.
@@ -48,83 +50,13 @@ def condition(
         y: the measurement, of the shape of operator(x). Sample i of a batch is conditioned on y[i];
             samplers do not slice y, so its batch must be theirs.
         noise_std: standard deviation of the measurement's noise; 0 for exact measurements.
-        n_iterations: number of conjugate gradient iterations. 1 to 3 are enough for images. As many
-            as A has rows, or a few more in float32, make the inverse exact.
+        n_iterations: number of conjugate gradient iterations.
 
     Raises:
         ValueError: noise_std < 0 or n_iterations < 1; when the result is called, a y whose shape is
             not that of operator(x), or an operator that is not linear.
     """
-    check_at_least(1, n_iterations=n_iterations)
-    check_positive(True, noise_std=noise_std)
-
-    def conditional(x: Array, t: Array) -> Array:
-        def denoise(x):
-            score = score_fn(x, t)
-            return sde.denoise(x, t, score), score
-
-        mean, jacobian, score = jax.linearize(denoise, x, has_aux=True)
-        seen = operator(mean)
-        if seen.shape != y.shape:
-            raise ValueError(f"y has the shape {y.shape}: operator(x) has {seen.shape}")
-        check_linear(operator, x.shape)
-        residual = y - seen
-        transpose = jax.linear_transpose(operator, x)
-        scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual)
-
-        def moved(direction):
-            """A^T direction, J A^T direction, and the image of direction."""
-            (pulled,) = transpose(direction)
-            shift = jacobian(pulled)
-            return pulled, shift, scale * operator(shift) + noise_std**2 * direction
-
-        carry = (jnp.zeros_like(x), residual, residual, jnp.full(t.shape, True))
-        step = partial(_conjugate_gradient, moved)
-        return score + jax.lax.fori_loop(0, n_iterations, step, carry)[0]
-
-    return conditional
-
-
-def _conjugate_gradient(moved: Callable, _: Array, carry: tuple) -> tuple:
-    """One iteration: the shift of the score, the residual, the direction, and who goes on."""
-    shift, residual, direction, running = carry
-    pulled, pushed, image = moved(direction)
-    square, curvature = _dot(residual, residual), _dot(direction, image)
-    # A symmetric positive matrix with a condition number up to 4 / LEAST_COSINE^2 keeps the cosine
-    # between a vector and its image above LEAST_COSINE. A lower cosine comes from rounding or a
-    # network's error. Division by such a curvature would throw the sample far away, so its
-    # iterations end here.
-    bound = LEAST_COSINE * jnp.sqrt(_dot(pulled, pulled) * _dot(pushed, pushed))
-    running &= _dot(pulled, pushed) > bound
-    length = jnp.where(running, _ratio(square, curvature), 0.0)
-    shift += expand(length, pushed) * pushed
-    residual -= expand(length, image) * image
-    growth = _ratio(_dot(residual, residual), square)
-    return shift, residual, residual + expand(growth, direction) * direction, running
-
-
-def check_linear(operator: Operator, shape: tuple[int, ...]) -> None:
-    """Raises ValueError for an operator that is not linear on arrays of this shape.
-
-    It is tried on random numbers, unless it depends on arrays that are traced.
-    """
-    u, v = np.random.RandomState(0).standard_normal((2, *shape)).astype(np.float32)
-    with jax.ensure_compile_time_eval():
-        zero, *values = (operator(jnp.asarray(x)) for x in (0 * u, u, v, u - 2 * v))
-    if isinstance(values[0], Tracer):
-        return
-    offset, (one, two, both) = np.abs(zero).max(initial=0), map(np.asarray, values)
-    size = np.abs(values).max(initial=0)
-    if offset > TOLERANCE * size:
-        raise ValueError(
-            f"operator is not linear: operator(0) has values up to {offset:g}; subtract "
-            "operator(0) from the operator and from y"
-        )
-    if not np.abs(both - (one - 2 * two)).max(initial=0) <= TOLERANCE * size:
-        raise ValueError(
-            "operator is not linear: operator(u - 2 v) differs from operator(u) - 2 operator(v); "
-            "give a linear one"
-        )
+    return MomentMatching(n_iterations).condition(sde, score_fn, operator, y, noise_std)
 
 
 def inpainting(mask: Bool[np.ndarray, "height width *one"]) -> Operator:
@@ -151,11 +83,100 @@ def grey(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch 
     return jnp.mean(x, axis=-1, keepdims=True)
 
 
-def _dot(a: Batch, b: Batch) -> PerSample:
-    """Inner product of each pair of samples."""
-    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+def downsampling(factor: int) -> Operator:
+    """Operator that takes means over blocks of factor pixels a side, for super-resolution.
+
+    Raises ValueError for a factor below 1 and, when called, for one that does not divide the sides.
+    """
+    check_at_least(1, factor=factor)
+
+    def operator(x: Batch) -> Batch:
+        for axis in range(1, x.ndim - 1):
+            if x.shape[axis] % factor:
+                raise ValueError(
+                    f"factor is {factor}, which does not divide the side {x.shape[axis]} of x of "
+                    f"{x.shape}: take a divisor of each side"
+                )
+            blocks = (*x.shape[:axis], -1, factor, *x.shape[axis + 1 :])
+            x = jnp.mean(x.reshape(blocks), axis=axis + 1)
+        return x
+
+    return operator
 
 
-def _ratio(a: PerSample, b: PerSample) -> PerSample:
-    """a / b, and 0 where b is 0."""
-    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
+def blur(std: float) -> Operator:
+    """Operator that blurs images by a Gaussian of `std` pixels, to 3 std; see `convolution`.
+
+    Raises ValueError for a std that is not positive.
+    """
+    check_positive(std=std)
+    offsets = np.arange(-np.ceil(3 * std), np.ceil(3 * std) + 1)
+    line = np.exp(-0.5 * (offsets / std) ** 2)
+    return convolution(np.outer(line, line) / line.sum() ** 2)
+
+
+def convolution(kernel: Float[np.ndarray, "height width"]) -> Operator:
+    """Operator that correlates each channel of images [B, H, W, C] with a kernel: any blur.
+
+    The image goes on as in a mirror beyond its edges.
+
+    Raises ValueError for a kernel that is not a finite matrix of odd sides.
+    """
+    kernel = np.asarray(kernel, np.float32)
+    odd = kernel.ndim == 2 and all(side % 2 for side in kernel.shape)
+    if not odd or not np.isfinite(kernel).all():
+        raise ValueError(
+            f"kernel has the shape {kernel.shape}: it must be a matrix of finite numbers with odd "
+            "sides"
+        )
+    margins = [(0, 0), *((side // 2, side // 2) for side in kernel.shape), (0, 0)]
+
+    def operator(x: Batch) -> Batch:
+        padded = jnp.moveaxis(jnp.pad(x, margins, "symmetric"), -1, 1)
+        rows = padded.reshape(-1, 1, *padded.shape[2:])
+        weights = jnp.asarray(kernel, x.dtype)[None, None]
+        seen = jax.lax.conv(rows, weights, (1, 1), "VALID", precision=jax.lax.Precision.HIGHEST)
+        return jnp.moveaxis(seen.reshape(*padded.shape[:2], *seen.shape[2:]), 1, -1)
+
+    return operator
+
+
+def fourier(mask: Bool[np.ndarray, "*sides"]) -> Operator:
+    """Operator that keeps the frequencies where mask is True, as a magnetic resonance scan does.
+
+    It is a unitary Fourier transform over the axes of the mask, those after the batch. Frequency 0
+    is at index 0 of the mask. The result has a last axis of two: real and imaginary part.
+
+    Raises ValueError for a mask that is False everywhere.
+    """
+    mask = np.asarray(mask, bool)
+    if not mask.any():
+        raise ValueError("mask is False everywhere: no frequency is measured")
+
+    def operator(x: Batch) -> Batch:
+        if x.shape[1 : 1 + mask.ndim] != mask.shape:
+            raise ValueError(
+                f"mask has the shape {mask.shape}, x {x.shape}: it must be that of the sides of x"
+            )
+        spectrum = jnp.fft.fftn(x, axes=range(1, 1 + mask.ndim), norm="ortho")
+        kept = mask.reshape(mask.shape + (1,) * (x.ndim - 1 - mask.ndim))
+        return jnp.stack([spectrum.real, spectrum.imag], axis=-1) * kept[..., None]
+
+    return operator
+
+
+def phase_retrieval(mask: Bool[np.ndarray, "*sides"]) -> Operator:
+    """Operator that keeps the magnitudes of `fourier`'s frequencies: it is not linear.
+
+    A mask that is True everywhere keeps all. Images that are mirrored in their centre, or shifted
+    around the edges, have the same magnitudes.
+
+    Raises ValueError for a mask that is False everywhere.
+    """
+    linear = fourier(mask)
+
+    def operator(x: Batch) -> Batch:
+        squares = jnp.sum(linear(x) ** 2, axis=-1)
+        return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+
+    return operator

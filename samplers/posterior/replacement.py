@@ -1,0 +1,115 @@
+"""Replacement: the measured part of every state is replaced by the measurement, noised as much.
+
+It is score_sde's inpainting and colourisation (Song et al. 2021, Appendix I). It is biased: the
+network sees a measured part whose noise is independent of the rest of the state. So the
+unmeasured part agrees too little with the measured one, however many steps there are.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PRNGKeyArray
+
+from samplers.base import Samples, Start
+from samplers.posterior.checks import (
+    TOLERANCE,
+    Operator,
+    as_measurement,
+    check_linear,
+    check_operator,
+)
+from samplers.posterior.conjugate_gradients import dot, ratio
+from sde_lib import SDE, ScoreFn
+from sde_lib.batch import Batch, expand, fold_in, normal, sample_keys
+
+NOISE = 1 << 22  # folded into a sample's key: no step of a sampler has this number
+
+
+@dataclasses.dataclass(frozen=True)
+class Replacement:
+    """Replaces A x_t by alpha y + noise of A x_t, drawn anew at each time, and A x_0 by y.
+
+    A^T must be the pseudoinverse of A up to a factor, as for masks, grey images and means over
+    blocks. With noise in y, less is added, and nothing is replaced once sigma is below
+    alpha noise_std. The published code is for exact measurements; there a corrector draws noise
+    anew at the same time too.
+    """
+
+    linear: ClassVar[bool] = True
+
+    @property
+    def products(self) -> int:
+        """None: no derivatives are taken."""
+        return 0
+
+    def __call__(
+        self,
+        key: PRNGKeyArray,
+        sampler: Callable[..., Samples],
+        sde: SDE,
+        score_fn: ScoreFn,
+        operator: Operator,
+        y: Batch,
+        shape: Sequence[int],
+        noise_std: float = 0.0,
+        first_index: int | Array = 0,
+        start: Start | None = None,
+    ) -> Samples:
+        """Draws samples given y. The arguments are those of PosteriorMethod.
+
+        Raises:
+            ValueError: besides, a sampler with adaptive steps, which would follow the noise.
+        """
+        if hasattr(sampler, "rtol"):
+            raise ValueError(
+                f"replacement draws noise at each time, which the adaptive {type(sampler).__name__}"
+                " would follow by ever smaller steps: choose a sampler with a number of steps"
+            )
+        y = as_measurement(sde, y, noise_std, False)
+        check_operator(operator, shape, y)
+        check_linear(operator, shape)
+        factor = _factor(operator, shape)
+        transpose = jax.linear_transpose(operator, jnp.zeros(tuple(shape)))
+        keys = fold_in(sample_keys(key, shape[0], first_index), NOISE)
+
+        def moved(x: Batch, seen: Batch) -> Batch:
+            """The nearest state to x whose measurement is `seen`."""
+            return x + transpose(seen - operator(x))[0] / factor
+
+        def replaced(x: Array, t: Array) -> Array:
+            alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
+            added = variance - (alpha * noise_std) ** 2 / factor
+            bits = jax.lax.bitcast_convert_type(t.astype(jnp.float32), jnp.uint32)
+            z = operator(normal(jax.vmap(jax.random.fold_in)(keys, bits), x.shape))
+            seen = expand(alpha, y) * y + expand(jnp.sqrt(jnp.maximum(added, 0.0)), y) * z
+            other = jnp.where(expand(added, x) > 0, moved(x, seen), x)
+            # The denoised state of x is then that of the replaced one.
+            return score_fn(other, t) + (other - x) / expand(variance, x)
+
+        samples = sampler(key, sde, replaced, shape, first_index, start=start)
+        x = jnp.where(noise_std == 0, moved(samples.x, y), samples.x)
+        return samples._replace(x=x)
+
+
+def _factor(operator: Operator, shape: Sequence[int]) -> float | Array:
+    """The c of A A^T A = c A. Raises ValueError if there is none."""
+    u = np.random.RandomState(0).standard_normal(tuple(shape)).astype(np.float32)
+    with jax.ensure_compile_time_eval():
+        seen = operator(jnp.asarray(u))
+        again = operator(jax.linear_transpose(operator, jnp.asarray(u))(seen)[0])
+        each = ratio(dot(seen, again), dot(seen, seen))
+    if isinstance(each, Tracer):
+        return jnp.max(each)
+    seen, again = np.asarray(seen), np.asarray(again)
+    factor = float(np.asarray(each).max())
+    if not np.abs(again - factor * seen).max() <= TOLERANCE * np.abs(factor * seen).max():
+        raise ValueError(
+            "replacement needs an operator A with A A^T A = c A, such as a mask, a grey image or "
+            "means over blocks: take another method, such as moment_matching or pigdm"
+        )
+    return factor
