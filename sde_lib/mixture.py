@@ -1,6 +1,7 @@
 """Mixture of Gaussians: data with known marginals, scores and moments under any SDE."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,46 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_positive
 from sde_lib.sde import SDE, ScoreFn
+
+
+class Posterior(NamedTuple):
+    """A mixture of Gaussians given a linear measurement: K Gaussians of one covariance.
+
+    Attributes:
+        weights: probabilities of the components.
+        means: means of the components.
+        within: covariance of every component.
+    """
+
+    weights: Float[np.ndarray, " k"]
+    means: Float[np.ndarray, "k dims"]
+    within: Float[np.ndarray, "dims dims"]
+
+    @property
+    def mean(self) -> Float[np.ndarray, " dims"]:
+        """Mean of x_0 given the measurement."""
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "dims dims"]:
+        """Covariance of x_0 given the measurement."""
+        centred = self.means - self.mean
+        return centred.T @ (self.weights[:, None] * centred) + self.within
+
+    def sample(self, random: np.random.RandomState, n: int) -> Float[np.ndarray, "n dims"]:
+        """Draws n exact samples."""
+        variances, axes = np.linalg.eigh(self.within)
+        component = random.choice(len(self.weights), n, p=self.weights)
+        noise = random.randn(n, len(variances)) * np.sqrt(np.maximum(variances, 0.0))
+        return self.means[component] + noise @ axes.T
+
+    def component_shares(self, x: Float[np.ndarray, "n dims"]) -> Float[np.ndarray, "n k"]:
+        """Probabilities of the components given samples; the mean estimates the weights."""
+        away = x[:, None] - self.means
+        squares = np.einsum("nki,ij,nkj->nk", away, np.linalg.pinv(self.within), away)
+        logs = np.log(self.weights) - 0.5 * squares
+        shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +115,27 @@ class GaussianMixture:
         centred = np.asarray(self.means) - self.mean
         within = self.std**2 * np.eye(len(self.mean))
         return centred.T @ (np.asarray(self.weights)[:, None] * centred) + within
+
+    def given(
+        self,
+        matrix: Float[np.ndarray, "rows dims"],
+        y: Float[np.ndarray, " rows"],
+        noise_std: float,
+    ) -> Posterior:
+        """The distribution of x_0 given y = matrix x_0 + noise_std z, in float64.
+
+        Raises ValueError for a noise_std that is not positive.
+        """
+        check_positive(noise_std=noise_std)
+        matrix, means = np.asarray(matrix, np.float64), np.asarray(self.means)
+        seen = self.std**2 * matrix @ matrix.T + noise_std**2 * np.eye(len(matrix))
+        gain = self.std**2 * np.linalg.solve(seen, matrix).T
+        away = np.asarray(y, np.float64) - means @ matrix.T
+        squares = np.einsum("ki,ki->k", away, np.linalg.solve(seen, away.T).T)
+        logs = np.log(self.weights) - 0.5 * squares
+        weights = np.exp(logs - logs.max())
+        within = self.std**2 * (np.eye(matrix.shape[1]) - gain @ matrix)
+        return Posterior(weights / weights.sum(), means + away @ gain.T, within)
 
     @property
     def _means(self) -> Array:

@@ -65,6 +65,8 @@ def check_operator(operator: Operator, shape: Sequence[int], y: Batch) -> None:
             "operator cannot be differentiated: it makes numpy arrays or Python numbers of x; "
             f"write it with jax.numpy ({type(error).__name__})"
         ) from error
+    except TypeError as error:  # shapes that do not fit, in JAX
+        raise ValueError(f"operator fails for x of {shape}: {error}") from error
     _check_output(seen, shape, y)
     try:
         jax.eval_shape(lambda x: jax.vjp(operator, x)[1](operator(x)), x)
@@ -101,7 +103,7 @@ def _try(operator: Operator, shape: tuple[int, ...]) -> None:
     other = np.concatenate([u[:1], v[1:]])
     with jax.ensure_compile_time_eval():
         one, slope = jax.jvp(operator, (jnp.asarray(u),), (jnp.asarray(v),))
-        two, moved = operator(jnp.asarray(other)), operator(jnp.asarray(v))
+        two, moved = operator(jnp.asarray(other)), operator(jnp.asarray(-5 * v))
     if isinstance(one, Tracer):
         return
     one, slope, two, moved = map(np.asarray, (one, slope, two, moved))

@@ -76,7 +76,7 @@ class DPS(ScoreMethod):
         if self.step_size is None:
             weighted = residual / noise_std**2
         else:
-            a, v, _ = sde.ancestral(t, self.n_steps or PUBLISHED_STEPS)
+            a, v, _ = SDE.ancestral(sde, t, self.n_steps or PUBLISHED_STEPS)  # of any n_steps
             norm = dot(residual, residual) ** 0.5
             weighted = expand(ratio(self.step_size * a / v, norm), residual) * residual
         (guide,) = backward(*transpose(weighted))

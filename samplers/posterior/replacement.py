@@ -35,9 +35,8 @@ class Replacement:
     """Replaces A x_t by alpha y + noise of A x_t, drawn anew at each time, and A x_0 by y.
 
     A^T must be the pseudoinverse of A up to a factor, as for masks, grey images and means over
-    blocks. With noise in y, less is added, and nothing is replaced once sigma is below
-    alpha noise_std. The published code is for exact measurements; there a corrector draws noise
-    anew at the same time too.
+    blocks. The measurement is taken for exact. A corrector's steps at one time share the noise,
+    which the published code draws anew.
     """
 
     linear: ClassVar[bool] = True
@@ -63,7 +62,8 @@ class Replacement:
         """Draws samples given y. The arguments are those of PosteriorMethod.
 
         Raises:
-            ValueError: besides, a sampler with adaptive steps, which would follow the noise.
+            ValueError: besides, a sampler with adaptive steps, which would follow the noise, or a
+                noise_std that is not 0.
         """
         if hasattr(sampler, "rtol"):
             raise ValueError(
@@ -71,6 +71,11 @@ class Replacement:
                 " would follow by ever smaller steps: choose a sampler with a number of steps"
             )
         y = as_measurement(sde, y, noise_std, False)
+        if not isinstance(noise_std, Tracer) and noise_std != 0:
+            raise ValueError(
+                f"noise_std is {noise_std}, and replacement is for exact measurements: set it to "
+                "0, or take another method"
+            )
         check_operator(operator, shape, y)
         check_linear(operator, shape)
         factor = _factor(operator, shape)
@@ -82,18 +87,15 @@ class Replacement:
             return x + transpose(seen - operator(x))[0] / factor
 
         def replaced(x: Array, t: Array) -> Array:
-            alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
-            added = variance - (alpha * noise_std) ** 2 / factor
+            alpha, sigma = expand(sde.alpha(t), y), expand(sde.sigma(t), y)
             bits = jax.lax.bitcast_convert_type(t.astype(jnp.float32), jnp.uint32)
             z = operator(normal(jax.vmap(jax.random.fold_in)(keys, bits), x.shape))
-            seen = expand(alpha, y) * y + expand(jnp.sqrt(jnp.maximum(added, 0.0)), y) * z
-            other = jnp.where(expand(added, x) > 0, moved(x, seen), x)
+            other = moved(x, alpha * y + sigma * z)
             # The denoised state of x is then that of the replaced one.
-            return score_fn(other, t) + (other - x) / expand(variance, x)
+            return score_fn(other, t) + (other - x) / expand(sde.sigma(t) ** 2, x)
 
         samples = sampler(key, sde, replaced, shape, first_index, start=start)
-        x = jnp.where(noise_std == 0, moved(samples.x, y), samples.x)
-        return samples._replace(x=x)
+        return samples._replace(x=moved(samples.x, y))
 
 
 def _factor(operator: Operator, shape: Sequence[int]) -> float | Array:

@@ -4,10 +4,10 @@ Particles follow the reverse chain, z = x / alpha from the noise level l to the 
 
     p(z_s | z_l) = N(z_l + (l^2 - s^2) score, v I),  v = w s^2 + w^2 r_l^2,  w = 1 - s^2 / l^2,
 
-with the score in z. Its mean is that of q(z_s | z_l, x_0) at x_0 = m(z_l) = E[x_0 | z_l], and v is
-exact if the variance of x_0 given z_l is r_l^2. The twisting function
-p~(y | z_l) = N(y; operator(m(z_l)), (noise_std^2 + r_l^2) I) stands for p(y | z_l), and is p(y | x_0)
-at the end (Eq. 8). Its gradient guides the proposals,
+with the score in z. The mean is exact, and so is v if the variance of x_0 given z_l is r_l^2; with
+r_l^2 = l^2 / (1 + l^2) it is DDPM's beta. With m(z_l) = E[x_0 | z_l] the twisting function
+p~(y | z_l) = N(y; operator(m(z_l)), (noise_std^2 + r_l^2) I) stands for p(y | z_l), and is
+p(y | x_0) at the end (Eq. 8). Its gradient guides the proposals,
 
     q(z_s | z_l, y) = N(z_l + (l^2 - s^2) (score + grad log p~(y | z_l)), v I),
 

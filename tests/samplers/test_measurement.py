@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_forms import SDES, Gaussian
+from scipy import ndimage
 
 import samplers
 import sde_lib
-from samplers import measurement
+from samplers import measurement, posterior
 
 SHAPE = (2, 3, 2)  # height, width, channels
 MASK = np.array([[True, False, False], [True, True, False]])
@@ -225,3 +226,79 @@ def test_a_mask_may_be_traced():
         return made(x, t)
 
     assert jnp.isfinite(score(jnp.ones((4, 4, 1)))).all()
+
+
+def test_downsampling_takes_means_over_blocks():
+    x = np.random.RandomState(0).randn(2, 4, 6, 3).astype(np.float32)
+    expected = x.reshape(2, 2, 2, 3, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(measurement.downsampling(2)(x), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="factor is 4, which does not divide the side 6"):
+        measurement.downsampling(4)(x)
+    with pytest.raises(ValueError, match="factor is 0"):
+        measurement.downsampling(0)
+
+
+def test_convolution_is_scipy_s_with_a_mirror_at_the_edges():
+    random = np.random.RandomState(0)
+    x, kernel = random.randn(2, 6, 5, 3), random.randn(5, 3)
+    expected = ndimage.correlate(x, kernel[None, :, :, None], mode="reflect")
+    seen = measurement.convolution(kernel)(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(seen, expected, atol=1e-4)
+    blurred = measurement.blur(0.8)(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(
+        blurred, ndimage.gaussian_filter(x, (0, 0.8, 0.8, 0), radius=(0, 3, 3, 0)), atol=1e-4
+    )
+    for wrong in (np.ones((2, 3)), np.ones(3), np.full((3, 3), np.nan)):
+        with pytest.raises(ValueError, match="must be a matrix of finite numbers with odd sides"):
+            measurement.convolution(wrong)
+    with pytest.raises(ValueError, match="std is 0"):
+        measurement.blur(0.0)
+
+
+def test_fourier_keeps_the_frequencies_of_its_mask():
+    x, mask = np.random.RandomState(0).randn(2, 4, 6, 2), np.zeros((4, 6), bool)
+    mask[0], mask[:, 0] = True, True
+    seen = measurement.fourier(mask)(jnp.asarray(x, jnp.float32))
+    spectrum = np.fft.fft2(x, axes=(1, 2), norm="ortho") * mask[..., None]
+    np.testing.assert_allclose(seen[..., 0], spectrum.real, atol=1e-5)
+    np.testing.assert_allclose(seen[..., 1], spectrum.imag, atol=1e-5)
+    squares = jnp.sum(measurement.fourier(np.ones((4, 6)))(jnp.asarray(x)) ** 2)
+    np.testing.assert_allclose(squares, np.sum(x**2), rtol=1e-5)
+    measurement.check_linear(measurement.fourier(mask), x.shape)
+    series = measurement.fourier(np.ones(4))(jnp.ones((2, 4, 3)))
+    np.testing.assert_allclose(series[:, 0, :, 0], 2.0, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"mask has the shape \(4, 6\), x \(2, 6, 4, 2\)"):
+        measurement.fourier(mask)(jnp.zeros((2, 6, 4, 2)))
+    with pytest.raises(ValueError, match="no frequency is measured"):
+        measurement.fourier(np.zeros((4, 6)))
+
+
+def test_phase_retrieval_keeps_magnitudes_and_has_a_gradient_at_0():
+    x = np.random.RandomState(0).randn(2, 4, 6, 1).astype(np.float32)
+    operator = measurement.phase_retrieval(np.ones((4, 6)))
+    expected = np.abs(np.fft.fft2(x, axes=(1, 2), norm="ortho"))
+    np.testing.assert_allclose(operator(x), expected, atol=1e-5)
+    np.testing.assert_allclose(operator(np.roll(x, (1, 2), (1, 2))), expected, atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.sum(operator(x)))(jnp.zeros_like(x))
+    assert jnp.isfinite(gradient).all()
+    with pytest.raises(ValueError, match="operator is not linear"):
+        measurement.check_linear(operator, x.shape)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        measurement.blur(0.5),
+        measurement.downsampling(2),
+        measurement.fourier(np.eye(4)),
+        measurement.grey,
+    ],
+)
+@pytest.mark.parametrize("method", [posterior.MomentMatching(), posterior.PiGDM()])
+def test_methods_bring_the_measurement_back(method, operator):
+    """Exact measurements of Gaussian data."""
+    sde, x0 = SDES["vp"], 0.3 + 0.7 * jax.random.normal(jax.random.key(0), (2, 4, 4, 2))
+    about = sde, Gaussian().score_fn(sde), operator, operator(x0), x0.shape
+    x = jax.jit(lambda key: method(key, samplers.Heun(20), *about).x)(jax.random.key(1))
+    far = jnp.abs(operator(x0) - operator(jnp.full_like(x0, 0.3))).max()
+    assert jnp.abs(operator(x) - operator(x0)).max() < 0.2 * far

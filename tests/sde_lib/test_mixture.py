@@ -67,3 +67,33 @@ def test_moments_are_those_of_the_density_and_of_samples():
 def test_an_impossible_mixture_is_refused(weights, means, std, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixture(weights, means, std)
+
+
+def test_a_linear_measurement_gives_the_posterior_of_bayes_rule():
+    matrix, y, noise_std = np.array([[1.0, 0.4]]), np.array([0.2]), 0.3
+    posterior = MIXTURE.given(matrix, y, noise_std)
+    ticks = np.linspace(-4, 4, 801)
+    x = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    p = density(x, 1, 0) * stats.norm(y[0], noise_std).pdf(x @ matrix[0])
+    p /= p.sum()
+    np.testing.assert_allclose(posterior.mean, p @ x, rtol=1e-6)
+    centred = x - p @ x
+    np.testing.assert_allclose(posterior.covariance, centred.T @ (p[:, None] * centred), rtol=1e-6)
+    first = stats.multivariate_normal(MIXTURE.means[0], MIXTURE.std**2).pdf(x)
+    first = MIXTURE.weights[0] * first / density(x, 1, 0)
+    np.testing.assert_allclose(posterior.weights[0], p @ first, rtol=1e-6)
+    np.testing.assert_allclose(posterior.component_shares(x[::997])[:, 0], first[::997], atol=1e-9)
+
+
+def test_samples_of_the_posterior_have_its_moments():
+    posterior = MIXTURE.given(np.array([[1.0, 0.4]]), np.array([0.2]), 0.3)
+    x = posterior.sample(np.random.RandomState(0), 40_000)
+    np.testing.assert_allclose(x.mean(0), posterior.mean, atol=0.02)
+    np.testing.assert_allclose(np.cov(x.T), posterior.covariance, atol=0.02)
+    shares = posterior.component_shares(x).mean(0)
+    np.testing.assert_allclose(shares, posterior.weights, atol=0.01)
+
+
+def test_a_measurement_without_noise_has_no_density():
+    with pytest.raises(ValueError, match="noise_std is 0"):
+        MIXTURE.given(np.eye(2), np.zeros(2), 0.0)
