@@ -231,6 +231,20 @@ def _ablate(config: Config) -> None:
     ablate.n_seeds = 3  # sample sets that are reported, beside the one for choosing
 
 
+def _study(config: Config) -> None:
+    """Mode study: the study and its options."""
+    study = config.study = Section()
+    study.name = "posterior"  # samplers of a posterior, on mixtures or on the images of a run
+    posterior = study.posterior = Section()
+    posterior.methods = ("moment_matching", "pigdm", "dps", "replacement", "twisted_smc")
+    posterior.solvers = ("euler_ancestral",)
+    posterior.nfe = (50, 200)  # network evaluations a sample, before derivatives and particles
+    posterior.dims = (2, 8, 64)  # of the mixtures
+    posterior.n_measurements = default(int)  # 4 of a mixture; or 16 test images
+    posterior.n_samples = default(int)  # for each measurement: 500, or 19 of an image
+    posterior.noise_std = default(float)  # of the measurements: 0.3, or 0.1 of images
+
+
 def _data(config: Config) -> None:
     """The data set."""
     data = config.data = Section()
@@ -392,6 +406,7 @@ SECTIONS = (
     _detect,
     _exposure_bias,
     _ablate,
+    _study,
     _data,
     _image_condition,
     _prepare,

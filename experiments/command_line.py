@@ -103,6 +103,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     elif values.mode == "prepare":
         config = config_file.read(*config_file.parts(file)) if file else default.get_config()
         folder = _output(values.data, values.output)
+    elif values.mode == "study" and file is None and not _has_run(values.workdir):
+        config, folder = default.get_config(), files.expand(values.workdir or "runs/study")
     else:
         config, folder = _config(file, values.workdir)
     before = config.copy_and_resolve_references()
@@ -268,6 +270,11 @@ def _config(name: str | None, workdir: str | None) -> tuple[Config, Path]:
             + "give the --workdir of a run, or --config=FILE.py[:VARIANT] to start one there"
         )
     return configs.load(folder), folder
+
+
+def _has_run(workdir: str | None) -> bool:
+    """True if --workdir is given, and names the folder of a run."""
+    return workdir is not None and folders.has_run(files.expand(workdir))
 
 
 def _published(source: str, workdir: str | None) -> tuple[Config, Path]:

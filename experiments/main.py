@@ -36,6 +36,7 @@ COMMANDS = {  # mode: (module of experiments.commands or .studies, function, des
     "generate": ("commands.generate", "run", "a set of samples for a discriminator"),
     "benchmark_solvers": ("studies.solvers", "run", "error of every sampler against its NFE"),
     "exposure_bias": ("studies.exposure_bias", "run", "drift of sampling from training inputs"),
+    "study": ("studies.registry", "run", "the study that config.study.name names"),
     "ablate": ("studies.ablation", "run", "discriminator guidance and epsilon scaling compared"),
 }
 COMPILED = {  # kept from command to command, unless the environment sets it (in capitals)

@@ -1,0 +1,196 @@
+"""Test images of a trained model, measured and sampled: errors, error bars, and their coverage.
+
+With n samples the truth's rank among them is uniform if it is one more sample of the posterior. So
+it lies between the j-th smallest and the j-th largest with the probability 1 - 2 j / (n + 1).
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from experiments.pipeline.draw import batch_size
+from experiments.pipeline.edit import MASKS
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import devices, pictures
+from experiments.studies.posterior.methods import Options, noise_for, variants
+from samplers import measurement
+from samplers.posterior import Operator, PosteriorMethod
+from samplers.solver import NoiseLevelSolver
+from sde_lib.batch import normal, sample_keys
+
+N_SHOWN = 6  # images in the picture
+RANKS = 20  # divides the number of samples and the truth: then both intervals are exact
+Solvers = list[tuple[str, NoiseLevelSolver]]
+
+
+class Result(NamedTuple):
+    """What the samples of a method say of the test images.
+
+    Attributes:
+        measurement: name of the operator.
+        method: the method, with its options.
+        solver: name of the solver.
+        nfe: network evaluations of each sample.
+        evaluations: nfe, and as many again for each product with the network's Jacobian.
+        error: root mean square error of the mean of the samples, in model space.
+        std: root mean square of the samples' standard deviation: the error bar.
+        misfit: root mean square of y - operator(x), in standard deviations of the noise.
+        coverage_50: part of the values that lie within the interval of 50%.
+        coverage_90: of 90%.
+    """
+
+    measurement: str
+    method: str
+    solver: str
+    nfe: int
+    evaluations: int
+    error: float
+    std: float
+    misfit: float
+    coverage_50: float
+    coverage_90: float
+
+
+class Setting(NamedTuple):
+    """One way of sampling: the measurement, the method and the solver."""
+
+    measurement: str
+    operator: Operator
+    label: str
+    method: PosteriorMethod
+    name: str
+    solver: NoiseLevelSolver
+
+
+class Drawn(NamedTuple):
+    """Test images and their samples, in model space."""
+
+    truth: Float[np.ndarray, "n *shape"]
+    samples: Float[np.ndarray, "n samples *shape"]
+
+
+def check(model: Pipeline, options: Options) -> None:
+    """Raises ValueError for a model without images, or with conditions, or wrong options."""
+    if len(model.shape) != 3 or model.decoder is not None:
+        raise ValueError(
+            f"the study of posterior samplers takes models of images, and {model.folder} has "
+            f"samples of the shape {model.shape}: give a folder without a run, for mixtures"
+        )
+    if model.conditions.members or model.super_resolution:
+        raise ValueError(
+            "the study of posterior samplers takes an unconditional model, and this one has "
+            "conditions: give another run"
+        )
+    if (options.n_samples + 1) % RANKS:
+        raise ValueError(
+            f"config.study.posterior.n_samples is {options.n_samples}: with images it must be "
+            f"{RANKS - 1}, {2 * RANKS - 1}, ..., so that intervals of 50% and 90% are exact"
+        )
+
+
+def settings(model: Pipeline, options: Options, solvers: Solvers) -> list[Setting]:
+    """All that are measured: the left half, and means over blocks of two pixels a side."""
+    operators = {"left half": measurement.inpainting(MASKS["left"](*model.shape[:2]))}
+    if not any(side % 2 for side in model.shape[:2]):
+        operators["half the size"] = measurement.downsampling(2)
+    train = model.dataset().train
+    rows = np.linspace(0, len(train) - 1, min(len(train), 1000)).astype(int)
+    data_std = float(np.std(_to_model(model, train[rows])))
+    return [
+        Setting(about, operator, label, method, name, solver)
+        for about, operator in operators.items()
+        for label, method in variants(options.methods, data_std)
+        for name, solver in solvers
+    ]
+
+
+def measure(model: Pipeline, options: Options, setting: Setting) -> tuple[Drawn, Result]:
+    """Samples of the first test images given their measurements, and what they say."""
+    truth = _to_model(model, model.dataset().test[: options.n_measurements])
+    seen = setting.operator(jnp.asarray(truth))
+    noise = normal(sample_keys(model.key, len(truth)), seen.shape)
+    y = np.asarray(seen + options.noise_std * noise)
+    x, nfe = draw(model, options, setting, y)
+    drawn = Drawn(truth, x.reshape(len(truth), -1, *model.shape))
+    ranks = np.sum(drawn.samples < truth[:, None], axis=1) / (options.n_samples + 1)
+    misfit = setting.operator(jnp.asarray(x)) - np.repeat(y, options.n_samples, axis=0)
+    error = drawn.samples.mean(axis=1) - truth
+    spread = drawn.samples.var(axis=1, ddof=1)
+    return drawn, Result(
+        setting.measurement,
+        setting.label,
+        setting.name,
+        nfe,
+        nfe * (1 + setting.method.products),
+        float(np.sqrt(np.mean(error**2))),
+        float(np.sqrt(np.mean(spread))),
+        float(np.sqrt(np.mean(np.square(misfit)))) / options.noise_std,
+        *(_coverage(ranks, level) for level in (0.5, 0.9)),
+    )
+
+
+def draw(
+    model: Pipeline, options: Options, setting: Setting, y: Float[np.ndarray, "n *rows"]
+) -> tuple[Float[np.ndarray, "samples *shape"], int]:
+    """(n_samples samples for each measurement, network evaluations of each).
+
+    Raises:
+        FloatingPointError: a sample is not finite.
+    """
+    y = np.repeat(y, options.n_samples, axis=0)
+    particles = getattr(setting.method, "n_particles", 1)
+    at_once = batch_size(model, len(y) * particles, share=0.2) // particles
+    size, nfe = min(len(y), max(1, at_once)), []
+    noise_std = noise_for(setting.method, options.noise_std)
+
+    @jax.jit
+    def run(params: Any, y: Array, first: Array) -> Array:
+        score_fn = model.conditional_score(params, {})
+        about = model.sde, score_fn, setting.operator, y, (size, *model.shape), noise_std, first
+        made = setting.method(model.key, setting.solver, *about)
+        nfe.append(made.nfe)
+        return made.x
+
+    padded = np.concatenate([y, y[:size]])
+    parts = [
+        devices.fetch(run(model.params, jnp.asarray(padded[k : k + size]), jnp.int32(k)))
+        for k in range(0, len(y), size)
+    ]
+    x = np.concatenate(parts)[: len(y)]
+    if not np.isfinite(x).all():
+        raise FloatingPointError(f"samples of {setting.label} are not finite: take more steps")
+    return x, nfe[0]
+
+
+def save_pictures(
+    path: Path, model: Pipeline, shown: dict[str, Drawn], about: dict[str, str]
+) -> Path:
+    """Saves the truth, and for each method the mean of the samples above their error bars."""
+    drawn = next(iter(shown.values()))
+    columns = [model.to_images(drawn.truth[:N_SHOWN])]
+    titles = ["truth"]
+    for title, (_, samples) in shown.items():
+        std = samples[:N_SHOWN].std(axis=1)
+        columns.append(model.to_images(samples[:N_SHOWN].mean(axis=1)))
+        columns.append((255 * np.minimum(std, 1.0)).astype(np.uint8))  # white: as wide as the data
+        titles += [title, "std"]
+    images = np.stack(columns, axis=1)
+    return pictures.save_grid(
+        path, images.reshape(-1, *images.shape[2:]), len(columns), about, titles
+    )
+
+
+def _coverage(ranks: Float[np.ndarray, "*n"], level: float) -> float:
+    """The part of the ranks, in [0, 1], that lie in the middle interval of this probability."""
+    tail = 0.5 * (1 - level)
+    return float(np.mean((ranks >= tail - 1e-9) & (ranks < 1 - tail - 1e-9)))
+
+
+def _to_model(model: Pipeline, images: Any) -> Float[np.ndarray, "n *shape"]:
+    """Images in model space, without dequantization."""
+    x = model.scaling.to_model(jax.random.key(0), jnp.asarray(images), dequantize=False)
+    return np.asarray(x, np.float32)

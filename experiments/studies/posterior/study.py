@@ -1,0 +1,139 @@
+"""Mode study, config.study.name = "posterior": posterior samplers against what is known.
+
+    python -m experiments.main --mode=study --config.study.name=posterior [--workdir=FOLDER]
+
+Without a run, x_0 is a mixture of Gaussians with its exact score, in each of
+config.study.posterior.dims, and y a linear measurement. The posterior is known, so the table has
+the errors of the samples' mean, covariance and weights, and the sliced Wasserstein distance.
+
+With the run of an image model, test images are measured and sampled. The table has the error of
+the mean of the samples, their standard deviation, and how often the truth lies within intervals of
+theirs.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.build import components
+from experiments.commands.request import Request
+from experiments.runs import charts, files, pictures, progress
+from experiments.runs import folder as folders
+from experiments.studies import subject as subjects
+from experiments.studies.posterior import images, mixtures
+from experiments.studies.posterior.methods import Options
+from experiments.studies.posterior.mixtures import EXACT, Result
+from models.config import Config
+
+
+def run(request: Request) -> None:
+    """Measures all methods; prints the table, and saves it with its rows as JSON and pictures.
+
+    Raises:
+        ValueError: an impossible option, or a run of a model that has no images.
+    """
+    if folders.has_run(request.folder):
+        on_images(request)
+    else:
+        on_mixtures(request.config, request.folder)
+
+
+def on_mixtures(config: Config, folder: Path) -> None:
+    """The study on mixtures with known posteriors."""
+    options = _options(config, n_measurements=4, n_samples=500, noise_std=0.3)
+    solvers = subjects.solvers(config, options.solvers, options.nfe)
+    sde, results = components.sde(config), list[Result]()
+    path = folder / f"posterior_seed{config.seed}.jsonl"
+    for problem in mixtures.problems(options, config.seed):
+        about = mixtures.settings(options, solvers, problem)
+        title = f"{problem.name}, {problem.dims} dimensions"
+        track = partial(progress.track, title=title, unit="method")
+        for result in mixtures.measure(sde, problem, about, options.n_samples, config.seed, track):
+            results.append(result)
+            write_rows(path, results)
+    save_table(path, results)
+    about = pictures.provenance(config=config.to_dict(), seed=config.seed, sde=str(sde))
+    for k, name in enumerate(dict.fromkeys(result.measurement for result in results)):
+        made = panels([result for result in results if result.measurement == name])
+        print(charts.save_work_precision(path.with_name(f"{path.stem}_{k}.png"), made, about))
+
+
+def on_images(request: Request) -> None:
+    """The study on the test images of a run."""
+    config = request.config
+    options = _options(config, n_measurements=16, n_samples=19, noise_std=0.1)
+    solvers = subjects.solvers(config, options.solvers, options.nfe)
+    model = subjects.unguided(request)
+    images.check(model, options)
+    path = request.folder / f"posterior_{model.step}_seed{config.seed}.jsonl"
+    results: list[images.Result] = []
+    shown: dict[str, dict[str, images.Drawn]] = {}
+    about = images.settings(model, options, solvers)
+    for setting in progress.track(about, "posterior samplers", "method"):
+        drawn, result = images.measure(model, options, setting)
+        results.append(result)
+        shown.setdefault(setting.measurement, {})[setting.label] = drawn
+        write_rows(path, results)
+    save_table(path, results)
+    details = pictures.provenance(config=config.to_dict(), seed=config.seed)
+    for k, drawn in enumerate(shown.values()):
+        print(images.save_pictures(path.with_name(f"{path.stem}_{k}.png"), model, drawn, details))
+
+
+def _options(config: Config, **defaults: float) -> Options:
+    """The options, with the defaults of one of the two parts of the study."""
+    values = config.study.posterior.to_dict()
+    given = {name: value for name, value in values.items() if value is not None}
+    return Options(**defaults | given)  # pyright: ignore[reportArgumentType]
+
+
+def write_rows(path: Path, results: Sequence[Any]) -> None:
+    """Writes each result as a JSON object in a line."""
+    files.write_text(path, "".join(json.dumps(result._asdict()) + "\n" for result in results))
+
+
+def save_table(path: Path, results: Sequence[Any]) -> None:
+    """Prints the results as a markdown table, and saves it beside the JSON lines."""
+    text = "\n".join(table(results))
+    print(text)
+    files.write_text(path.with_suffix(".md"), text + "\n")
+    print(path)
+    print(path.with_suffix(".md"))
+
+
+def table(results: Sequence[Any]) -> Iterator[str]:
+    """A markdown table with a line for each result."""
+    rows = [[name.replace("_", " ") for name in results[0]._fields]]
+    rows += [[_cell(value) for value in result] for result in results]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"| {' | '.join(cells)} |"
+
+
+def panels(results: Sequence[Result]) -> list[charts.Curves]:
+    """For each dimension the distance over the evaluations, of each method."""
+    made = []
+    for dims in dict.fromkeys(result.dims for result in results):
+        curves: dict[str, list[tuple[int, float]]] = {}
+        floor = 0.0
+        for result in results:
+            distance = result.sliced_wasserstein
+            if result.dims == dims and distance is not None:
+                if result.method == EXACT:
+                    floor = distance
+                else:
+                    name = f"{result.method}, {result.solver}"
+                    curves.setdefault(name, []).append((result.evaluations, distance))
+        title = f"sliced Wasserstein-1 distance in {dims} dimensions"
+        made.append(charts.Curves(title, curves, floor))
+    return made
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "not finite"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
