@@ -131,7 +131,8 @@ class ScoreMethod(abc.ABC):
                 score, v = both(x, t) if both else (score_fn(x, t), None)
                 return sde.denoise(x, t, score), (score, v)
 
-            guide, (score, v) = self.guide(measured, denoise, x, t)
+            given = measured._replace(y=y.astype(x.dtype))
+            guide, (score, v) = self.guide(given, denoise, x, t)
             return score + guide, v
 
         if both:

@@ -1,0 +1,66 @@
+"""Gaussian images: PiGDM is exact for them, so its intervals are calibrated."""
+
+import jax
+import numpy as np
+import pytest
+from closed_forms import Gaussian
+from exact_models import grey_images, pipeline
+
+from configs import digits
+from experiments.build import components
+from experiments.data.dataset import Dataset
+from experiments.studies.posterior import images
+from experiments.studies.posterior.methods import Options
+from samplers import Heun, measurement, posterior
+
+DATA = Gaussian(0.0, 0.3)
+OPTIONS = Options(("pigdm",), ("heun",), (39,), (2,), 24, 19, 0.2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    x = grey_images(DATA.sample(jax.random.key(0), (120, 8, 8, 1)), levels=17)
+    config = digits.get_config()
+    score_fn = DATA.score_fn(components.sde(config))
+    return pipeline(config, score_fn, Dataset(x[:80], x[80:], 17))
+
+
+def setting(method):
+    operator = measurement.inpainting(np.arange(8) < 4 * np.ones((8, 1)))
+    return images.Setting("left half", operator, "method", method, "heun", Heun(20))
+
+
+def test_intervals_of_an_exact_method_hold_the_truth_as_often_as_they_say(model):
+    drawn, result = images.measure(model, OPTIONS, setting(posterior.PiGDM(DATA.std)))
+    assert drawn.truth.shape == (24, 8, 8, 1)
+    assert drawn.samples.shape == (24, 19, 8, 8, 1)
+    assert (result.nfe, result.evaluations) == (39, 78)
+    assert abs(result.coverage_50 - 0.5) < 0.05
+    assert abs(result.coverage_90 - 0.9) < 0.04
+    known = 1 / (1 / DATA.std**2 + 1 / OPTIONS.noise_std**2)
+    assert abs(result.std - np.sqrt(0.5 * (known + DATA.std**2))) < 0.02
+
+
+def test_intervals_of_dps_hold_it_too_seldom(model):
+    _, result = images.measure(model, OPTIONS, setting(posterior.DPS(None)))
+    assert result.coverage_90 < 0.87
+
+
+def test_ranks_of_uniform_samples_are_covered_exactly():
+    ranks = np.arange(20) / 20
+    assert images._coverage(ranks, 0.5) == 0.5
+    assert images._coverage(ranks, 0.9) == 0.9
+
+
+@pytest.mark.parametrize("n_samples", [18, 20, 100])
+def test_numbers_of_samples_without_exact_intervals_are_refused(model, n_samples):
+    options = Options(("pigdm",), ("heun",), (39,), (2,), 24, n_samples, 0.2)
+    with pytest.raises(ValueError, match=f"n_samples is {n_samples}: with images it must be 19"):
+        images.check(model, options)
+
+
+def test_models_with_conditions_are_refused():
+    config = digits.get_config()
+    config.model.class_conditional = True
+    with pytest.raises(ValueError, match="takes an unconditional model"):
+        images.check(pipeline(config), OPTIONS)
