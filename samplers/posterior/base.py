@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples, Start
+from samplers.base import Samples, Scores, Start
 from samplers.posterior.checks import Operator, as_measurement, check_linear, check_operator
 from sde_lib import SDE, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample
@@ -43,7 +43,7 @@ class PosteriorMethod(Protocol):
         key: PRNGKeyArray,
         sampler: Callable[..., Samples],
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         operator: Operator,
         y: Batch,
         shape: Sequence[int],
@@ -57,7 +57,8 @@ class PosteriorMethod(Protocol):
             key: sampling key. Sample i depends on `key` and first_index + i, not on its batch.
             sampler: any sampler. A method that makes steps of its own takes its noise levels.
             sde: the forward SDE, of one noise level for the whole state.
-            score_fn: the score of the prior.
+            score_fn: the score of the prior. A ScoreMethod also takes a tuple, one function for
+                each evaluation of a step, as some samplers do.
             operator: a function of a batch, [B, ...] -> [B, ...], on each sample separately. It
                 is made of jax.numpy, and differentiable.
             y: the measurements, of the shape of operator(x).
@@ -129,7 +130,7 @@ class ScoreMethod(abc.ABC):
 
             def denoise(x: Array) -> tuple[Array, Any]:
                 score, v = both(x, t) if both else (score_fn(x, t), None)
-                return sde.denoise(x, t, score), (score, v)
+                return sde.denoise(x, t, score).astype(x.dtype), (score, v)
 
             given = measured._replace(y=y.astype(x.dtype))
             guide, (score, v) = self.guide(given, denoise, x, t)
@@ -144,7 +145,7 @@ class ScoreMethod(abc.ABC):
         key: PRNGKeyArray,
         sampler: Callable[..., Samples],
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         operator: Operator,
         y: Batch,
         shape: Sequence[int],
@@ -153,8 +154,10 @@ class ScoreMethod(abc.ABC):
         start: Start | None = None,
     ) -> Samples:
         """Draws samples given y by any sampler. The arguments are those of PosteriorMethod."""
-        conditional = self.condition(sde, score_fn, operator, y, noise_std)
-        return sampler(key, sde, conditional, shape, first_index, start=start)
+        each = score_fn if isinstance(score_fn, tuple) else (score_fn,)
+        given = tuple(self.condition(sde, fn, operator, y, noise_std) for fn in each)
+        scores = given if isinstance(score_fn, tuple) else given[0]
+        return sampler(key, sde, scores, shape, first_index, start=start)
 
 
 def variance_given_x(sde: SDE, t: PerSample, data_std: float) -> PerSample:

@@ -9,7 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from sde_lib import SDE
+from samplers.base import Scores
+from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch
 from sde_lib.checks import check_positive
 
@@ -48,6 +49,12 @@ def as_measurement(sde: SDE, y: Any, noise_std: float, needs_noise: bool) -> Bat
     if not isinstance(y, Tracer) and not np.isfinite(y).all():
         raise ValueError("y has values that are not finite: leave them out by the operator's mask")
     return jnp.asarray(y, jnp.result_type(float))
+
+
+def one_score(score_fn: Scores, shape: Sequence[int]) -> ScoreFn:
+    """The score function. Raises ValueError for a tuple, or for another shape than that of x."""
+    check_score_fn(score_fn, shape)
+    return score_fn  # pyright: ignore[reportReturnType]
 
 
 def check_operator(operator: Operator, shape: Sequence[int], y: Batch) -> None:

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples, Start
+from samplers.base import Samples, Scores, Start
 from samplers.posterior.base import Denoise, Measurement, ScoreMethod
 from samplers.posterior.checks import Operator
 from samplers.posterior.conjugate_gradients import dot, ratio
-from sde_lib import SDE, ScoreFn
+from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_at_least, check_positive
 
@@ -79,6 +79,7 @@ class DPS(ScoreMethod):
             a, v, _ = SDE.ancestral(sde, t, self.n_steps or PUBLISHED_STEPS)  # of any n_steps
             norm = dot(residual, residual) ** 0.5
             weighted = expand(ratio(self.step_size * a / v, norm), residual) * residual
+        weighted = weighted.astype(seen.dtype)
         (guide,) = backward(*transpose(weighted))
         return guide, other
 
@@ -87,7 +88,7 @@ class DPS(ScoreMethod):
         key: PRNGKeyArray,
         sampler: Callable[..., Samples],
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         operator: Operator,
         y: Batch,
         shape: Sequence[int],

@@ -50,7 +50,7 @@ class MomentMatching(ScoreMethod):
         mean, jacobian, other = jax.linearize(denoise, x, has_aux=True)
         residual = y - operator(mean)
         transpose = jax.linear_transpose(operator, x)
-        scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual)
+        scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual).astype(x.dtype)
 
         def moved(direction: Batch) -> tuple[Batch, Batch, Batch]:
             (pulled,) = transpose(direction)

@@ -54,7 +54,7 @@ class PiGDM(ScoreMethod):
         mean, backward, other = jax.vjp(denoise, x, has_aux=True)
         residual = y - operator(mean)
         transpose = jax.linear_transpose(operator, x)
-        variance = expand(variance_given_x(sde, t, self.data_std), residual)
+        variance = expand(variance_given_x(sde, t, self.data_std), residual).astype(x.dtype)
 
         def moved(direction: Batch) -> tuple[Batch, Batch, Batch]:
             (pulled,) = transpose(direction)

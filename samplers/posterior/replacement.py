@@ -15,16 +15,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples, Start
+from samplers.base import Samples, Scores, Start
 from samplers.posterior.checks import (
     TOLERANCE,
     Operator,
     as_measurement,
     check_linear,
     check_operator,
+    one_score,
 )
 from samplers.posterior.conjugate_gradients import dot, ratio
-from sde_lib import SDE, ScoreFn
+from sde_lib import SDE
 from sde_lib.batch import Batch, expand, fold_in, normal, sample_keys
 
 NOISE = 1 << 22  # folded into a sample's key: no step of a sampler has this number
@@ -51,7 +52,7 @@ class Replacement:
         key: PRNGKeyArray,
         sampler: Callable[..., Samples],
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         operator: Operator,
         y: Batch,
         shape: Sequence[int],
@@ -78,6 +79,7 @@ class Replacement:
             )
         check_operator(operator, shape, y)
         check_linear(operator, shape)
+        score_fn = one_score(score_fn, shape)
         factor = _factor(operator, shape)
         transpose = jax.linear_transpose(operator, jnp.zeros(tuple(shape)))
         keys = fold_in(sample_keys(key, shape[0], first_index), NOISE)

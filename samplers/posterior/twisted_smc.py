@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from samplers.base import Samples, Start
+from samplers.base import Samples, Scores, Start
 from samplers.noise_levels import Levels, levels_at, time_of
 from samplers.posterior.base import variance_given_x
-from samplers.posterior.checks import Operator, as_measurement, check_operator
+from samplers.posterior.checks import Operator, as_measurement, check_operator, one_score
 from samplers.solver import NoiseLevelSolver, enter
-from sde_lib import SDE, ScoreFn
+from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample, fold_in, sample_keys
 from sde_lib.checks import check_at_least, check_in, check_positive
 
@@ -116,7 +116,7 @@ class TwistedSMC:
         key: PRNGKeyArray,
         sampler: Callable[..., Samples],
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         operator: Operator,
         y: Batch,
         shape: Sequence[int],
@@ -140,7 +140,7 @@ class TwistedSMC:
         key: PRNGKeyArray,
         sampler: Callable[..., Samples],
         sde: SDE,
-        score_fn: ScoreFn,
+        score_fn: Scores,
         operator: Operator,
         y: Batch,
         shape: Sequence[int],
@@ -151,6 +151,7 @@ class TwistedSMC:
         """(weighted particles of x_0 given y, steps). The arguments are those of __call__."""
         y = as_measurement(sde, y, noise_std, needs_noise=True)
         check_operator(operator, shape, y)
+        score_fn = one_score(score_fn, shape)
         z, levels = _enter(key, sampler, sde, shape, first_index, start)
         keys = sample_keys(key, shape[0], first_index)
         if start is None:

@@ -160,3 +160,23 @@ def test_methods_that_divide_by_the_noise_refuse_0(method):
 @pytest.mark.parametrize("name", ["moment_matching", "pigdm", "dps", "replacement"])
 def test_exact_measurements_give_finite_samples(name):
     assert jnp.isfinite(draw(name, 2, noise_std=0.0).x).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_work_in_double_precision(name):
+    with jax.enable_x64(True):
+        assert jnp.isfinite(draw(name, 2).x).all()
+
+
+def test_scores_of_each_evaluation_go_to_samplers_that_take_them():
+    sde, n, y = SDES["vp"], 2, jnp.zeros((2, 1))
+    score_fn = Mixture().score_fn(sde)
+    heun = samplers.Heun(4)
+    both = (score_fn, score_fn)
+    one, two = (
+        make("pigdm")(jax.random.key(0), heun, sde, fn, first, y, (n, 2)).x
+        for fn in (score_fn, both)
+    )
+    np.testing.assert_allclose(one, two, atol=1e-4)
+    with pytest.raises(ValueError, match="score_fn is a tuple"):
+        make("twisted_smc")(jax.random.key(0), heun, sde, both, first, y, (n, 2), 0.1)
