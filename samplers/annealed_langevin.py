@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Self
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from samplers import evaluations
 from samplers.base import Samples, Start, check_frames, starting_point
 from samplers.evaluations import Steps
+from samplers.noise_levels import Levels, levels_at
 from samplers.predictor_corrector import langevin_step
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import expand, fold_in, normal, sample_keys
@@ -48,6 +51,15 @@ class AnnealedLangevin:
         if self.step_size is None and self.n_levels == 1:
             raise ValueError("n_levels is 1: step_size must be given, or n_levels at least 2")
         check_in("(0, inf)", True, step_size=self.step_size)
+
+    def own_levels(self, sde: SDE) -> Levels:
+        """Noise levels from that of the prior on; the last one twice, where it begins and ends."""
+        first, last = levels_at(sde, [sde.t_max, sde.t_min])
+        return np.append(np.geomspace(first, last, self.n_levels), last)
+
+    def from_levels(self, levels: Levels) -> Self:
+        """A copy with as many of these levels, the last of own_levels; the step size needs two."""
+        return dataclasses.replace(self, n_levels=max(len(levels) - 1, min(2, self.n_levels)))
 
     @property
     def nfe(self) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Self
 
 import numpy as np
 
@@ -45,6 +46,10 @@ class Churn(NoiseLevelSolver):
                 f"s_churn is 0, so s_tmin = {self.s_tmin}, s_tmax = {self.s_tmax} and s_noise = "
                 f"{self.s_noise} change nothing: leave these out, or give s_churn too"
             )
+
+    def from_levels(self, levels: Levels) -> Self:
+        made = super().from_levels(levels)
+        return dataclasses.replace(made, s_churn=self.s_churn * made.n_steps / self.n_steps)
 
     def inflated(self, levels: Levels) -> tuple[Levels, Levels]:
         gamma = min(self.s_churn / self.n_steps, math.sqrt(2) - 1)

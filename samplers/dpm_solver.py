@@ -125,6 +125,9 @@ class DPMFast(_Singlestep):
 
     denoise: bool = False
 
+    def _steps_of(self, n_levels: int) -> int:
+        return sum(self.orders[len(self.orders) - (n_levels - 1) :]) + self.denoise
+
     @property
     def orders(self) -> list[int]:
         n = self.n_steps - self.denoise

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples, Start
+from samplers.base import Samples, Scores, Start
 from samplers.euler import Euler
 from samplers.noise_levels import levels_at
+from samplers.strength import part
 from sde_lib import SDE, ScoreFn, check_score_fn, solve_ode
 from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
 
@@ -17,12 +18,13 @@ def vary(
     sampler: Callable[..., Samples],
     key: PRNGKeyArray,
     sde: SDE,
-    score_fn: ScoreFn,
+    score_fn: Scores,
     x0: Batch,
-    strength: float,
+    strength: float = 1.0,
     first_index: int | Array = 0,
+    noise_level: float | None = None,
 ) -> Batch:
-    """Image to image: samples from x0 noised to t = strength * t_max (SDEdit, Meng et al. 2022).
+    """Image to image: samples from noised x0 (SDEdit, Meng et al. 2022).
 
     Args:
         sampler: any sampler.
@@ -30,24 +32,32 @@ def vary(
         sde: the forward SDE.
         score_fn: score of the noised data, (x, t) -> score.
         x0: [B, ...] data.
-        strength: noise level of the start, in [0, 1]. 0 (or any t up to t_min) returns x0; 1 keeps
-            no more of x0 than the prior does.
+        strength: the share of the sampler's own steps that are made, in [0, 1]: 0 returns x0, and 1
+            is a plain sample, which keeps nothing of x0 (samplers.strength).
         first_index: index of the first sample in the stream `key`.
+        noise_level: sigma / alpha of the start, in place of a strength.
 
     Returns:
         [B, ...] samples.
 
     Raises:
-        ValueError: a strength outside [0, 1].
+        ValueError: a strength outside [0, 1], or a noise level that the SDE does not have.
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength is {strength}: it must lie in [0, 1]")
-    t = strength * sde.t_max
-    if t <= sde.t_min:
+    rest, t = part(sampler, sde, strength, noise_level)
+    if rest is None:
         return x0
+    begin = start(key, sde, x0, t, first_index)
+    return rest(key, sde, score_fn, x0.shape, first_index, start=begin).x
+
+
+def start(
+    key: PRNGKeyArray, sde: SDE, x0: Batch, t: float | None, first_index: int | Array = 0
+) -> Start | None:
+    """The start of a sampler at x0 with the noise of time t; None, for the prior, if t is None."""
+    if t is None:
+        return None
     mean, std = sde.marginal(x0, t)
-    x = mean + std * normal(sample_keys(key, len(x0), first_index), x0.shape)
-    return sampler(key, sde, score_fn, x0.shape, first_index, start=Start(x, t)).x
+    return Start(mean + std * normal(sample_keys(key, len(x0), first_index), x0.shape), t)
 
 
 def encode(sde: SDE, score_fn: ScoreFn, x0: Batch, rtol: float = 1e-5, atol: float = 1e-5) -> Batch:

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Self
 
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Start
+from samplers.noise_levels import Levels
 from samplers.predictor_corrector import PredictorCorrector
 from sde_lib import SDE, ScoreFn
 
@@ -25,6 +27,14 @@ class EulerMaruyama:
 
     def _as_predictor(self) -> PredictorCorrector:
         return PredictorCorrector(self.n_steps, "euler_maruyama", corrector="none", denoise=False)
+
+    def own_levels(self, sde: SDE) -> Levels:
+        """Noise levels at the times between which the steps from the prior are."""
+        return self._as_predictor().own_levels(sde)
+
+    def from_levels(self, levels: Levels) -> Self:
+        """A copy with as many steps as there are between these levels, the last of own_levels."""
+        return dataclasses.replace(self, n_steps=len(levels) - 1)
 
     def __call__(
         self,

@@ -65,6 +65,10 @@ class LMS(NoiseLevelSolver):
         check_order(self.order, (1, 2, 3, 4))
         self.check_steps(self.order)
 
+    @property
+    def fewest_steps(self) -> int:
+        return self.order
+
     def plan(self, now: Levels, then: Levels) -> Plan:
         weights = np.zeros((len(now), self.n_past + 1))
         for k in range(len(now)):

@@ -8,7 +8,7 @@ the noise of the step. Times t are [B]; x, z and the results are [B, ...].
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 from samplers import evaluations
 from samplers.base import Samples, Start, check_frames, starting_point
 from samplers.evaluations import Steps
+from samplers.noise_levels import Levels, levels_at
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least, check_name, check_positive, check_types
@@ -188,6 +189,14 @@ class PredictorCorrector:
         check_positive(snr=self.snr)
         if self.probability_flow and self.predictor == "ancestral_sampling":
             raise ValueError("ancestral_sampling has no probability flow: take 'reverse_diffusion'")
+
+    def own_levels(self, sde: SDE) -> Levels:
+        """Noise levels at the times between which the steps from the prior are."""
+        return levels_at(sde, sde.times(sde.t_max, sde.t_min, self.n_steps - self.denoise))
+
+    def from_levels(self, levels: Levels) -> Self:
+        """A copy with as many steps as there are between these levels, the last of own_levels."""
+        return dataclasses.replace(self, n_steps=len(levels) - 1 + self.denoise)
 
     @property
     def nfe(self) -> int:

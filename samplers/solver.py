@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +183,42 @@ class NoiseLevelSolver(abc.ABC):
         """Noise levels between which the loop steps, from `high` to `low`."""
         return noise_levels(sde, self.grid, high, low, self.n_levels, self.rho, self.denoise)
 
+    def own_levels(self, sde: SDE) -> Levels:
+        """Noise levels at which the steps from the prior begin, and the one where the last ends."""
+        given = self.grid if not isinstance(self.grid, str) else None
+        floor = float(levels_at(sde, [sde.t_min])[0])
+        high, low = (given[0], given[-1]) if given else (self.sigma_max, self.sigma_min)
+        if high is None:
+            leads = self.grid == "leading"
+            first = leading_time(sde, self.n_steps, self.denoise) if leads else sde.t_max
+            high = float(levels_at(sde, [first])[0])
+        about = self.n_levels, self.rho, self.denoise
+        levels = noise_levels(sde, self.grid, high, low or floor, *about)
+        return np.append(levels, min(levels[-1], floor)) if self.denoise else levels
+
+    def from_levels(self, levels: Levels) -> Self:
+        """A copy whose steps are between these levels, the last ones of own_levels.
+
+        There are more of them if they are fewer than the solver needs.
+        """
+        least = self.fewest_steps + (self.denoise and self.fewest_steps > 1)
+        grid = levels[:-1] if self.denoise else levels
+        if len(levels) <= least:
+            grid = np.geomspace(grid[0], min(grid[-1], max(levels[1:])), least + 1 - self.denoise)
+        ends: dict[str, Any] = dict.fromkeys(("rho", "sigma_max", "sigma_min"))
+        return dataclasses.replace(
+            self, n_steps=self._steps_of(len(grid)), grid=tuple(grid), **ends
+        )
+
+    @property
+    def fewest_steps(self) -> int:
+        """The fewest steps, without the one to x_0, that the order needs."""
+        return self.least_steps
+
+    def _steps_of(self, n_levels: int) -> int:
+        """The n_steps of a copy with this number of levels."""
+        return n_levels - 1 + self.denoise
+
     @property
     def n_moves(self) -> int:
         """Number of steps in the loop: all but the final step to x_0."""
@@ -318,7 +354,7 @@ class NoiseLevelSolver(abc.ABC):
         self, sde: SDE, keys: Key[Array, " batch"], now: Levels, plan: Plan, shape: Sequence[int]
     ) -> tuple[Draw, Array]:
         """(draw, w) as of brownian.increments; the draws are zeros for a plan without noise."""
-        if plan.stops is None or plan.rate == 0:
+        if plan.stops is None or plan.rate == 0 or not plan.stops.size:
             none = jnp.zeros((self.evaluations, *(1,) * len(shape)))
             return lambda k, w: (none, w), none
         low, high = levels_at(sde, [sde.train_t_min, sde.t_max])
@@ -361,7 +397,7 @@ def enter(
     else:
         x, t = starting_point(key, sde, shape, first_index, start)
         high, y = float(levels_at(sde, [t])[0]), x / sde.alpha(t)
-    if not 0 < low <= high:
+    if not 0 < low <= high * (1 + SLACK):
         raise ValueError(
             f"sampling starts at the noise level {high:g} and ends at {low:g}: set sigma_min to a "
             f"positive number up to {high:g}"

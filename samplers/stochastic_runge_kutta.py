@@ -9,6 +9,7 @@ The solver's time is s, scaled to [0, 1] between the highest and lowest levels o
 import abc
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, Self
 
 import diffrax
 import jax
@@ -136,6 +137,16 @@ class StochasticRungeKutta(_RungeKutta):
         return Euler(
             self.n_steps, self.grid, self.rho, self.sigma_max, self.sigma_min, self.denoise
         )
+
+    def own_levels(self, sde: SDE) -> Levels:
+        """Noise levels at which the steps from the prior begin, and the one where the last ends."""
+        return self._ends().own_levels(sde)
+
+    def from_levels(self, levels: Levels) -> Self:
+        """A copy whose steps are between these levels, the last ones of own_levels."""
+        made = self._ends().from_levels(levels)
+        ends: dict[str, Any] = dict.fromkeys(("rho", "sigma_max", "sigma_min"))
+        return dataclasses.replace(self, n_steps=made.n_steps, grid=made.grid, **ends)
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
         return self._ends().levels(sde, high, low)

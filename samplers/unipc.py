@@ -42,6 +42,10 @@ class UniPC(NoiseLevelSolver):
         self.check_steps(self.order)
         check_name("variant", self.variant, ("bh1", "bh2"))
 
+    @property
+    def fewest_steps(self) -> int:
+        return self.order
+
     def plan(self, now: Levels, then: Levels) -> Plan:
         half_log_snr = -np.log(now)
         ends = -np.log(then)

@@ -36,9 +36,9 @@ def test_a_latent_decodes_to_what_it_was_made_from():
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [
-        ("subvp", samplers.EulerMaruyama(100)),
-        ("ve", samplers.PredictorCorrector(100, "ancestral_sampling", "none")),
-        ("vp", samplers.PredictorCorrector(100, corrector="none")),
+        ("subvp", samplers.EulerMaruyama(250)),
+        ("ve", samplers.PredictorCorrector(250, "ancestral_sampling", "none")),
+        ("vp", samplers.PredictorCorrector(250, corrector="none")),
     ],
     ids=["euler_maruyama", "ancestral_sampling", "reverse_diffusion"],
 )
