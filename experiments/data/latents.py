@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -51,11 +52,12 @@ class Autoencoder:
         return parts.digest(self.params)
 
     def encode(self, values: Any) -> np.ndarray:
-        """Latents [N, h, w, channels] of images [N, H, W, C] in grey levels."""
+        """Latents [N, h, w, channels] of images [N, H, W, C] in grey levels, or in model space."""
 
         @jax.jit
         def batch(params, images, first_index):
-            x = self.scaling.to_model(jax.random.key(0), images, dequantize=False)
+            levels, key = jnp.issubdtype(images.dtype, jnp.integer), jax.random.key(0)
+            x = self.scaling.to_model(key, images, dequantize=False) if levels else images
             return {"latents": self._apply(params, x, "encode")[0]}
 
         return self._over(values, partial(batch, self.params), "encoding")["latents"]
@@ -99,6 +101,16 @@ class Decoder:
         """The content of latents.json."""
         about = {"mean": self.mean.tolist(), "std": self.std.tolist()}
         return about | {"autoencoder": self.autoencoder.digest(), "step": self.autoencoder.step}
+
+    def image_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the image of a latent of this shape."""
+        auto, z = self.autoencoder, jax.ShapeDtypeStruct((1, *shape), np.float32)
+        decode = partial(auto.network.apply, method="decode")
+        return jax.eval_shape(decode, {"params": auto.params}, z).shape[1:]
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Latents as the run samples them of images [N, H, W, C] in model space."""
+        return (self.autoencoder.encode(images) - self.mean) / self.std
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Images in model space of latents as the run samples them, [..., h, w, channels]."""

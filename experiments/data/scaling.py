@@ -159,6 +159,11 @@ class Scaling:
         unit = np.nan_to_num(np.clip(self._unit(x), 0, 1), nan=0.5)
         return np.round(unit * 255).astype(np.uint8)
 
+    def from_uint8(self, images: Any) -> Float[np.ndarray, "..."]:
+        """Images 0, ..., 255 in model space: the inverse of to_uint8."""
+        low, high = self.shown
+        return (low + (high - low) * np.asarray(images, np.float32) / 255).astype(np.float32)
+
     def _unit(self, x: Any) -> Any:
         low, high = self.shown
         return (x - low) / (high - low)

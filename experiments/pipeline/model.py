@@ -296,6 +296,17 @@ class TrainedModel:
             return self.scaling.to_uint8(np.asarray(x))
         return self.decoder.scaling.to_uint8(self.decoder.decode(np.asarray(x)))
 
+    def from_images(self, images: Any) -> np.ndarray:
+        """Images [N, H, W, C] of 0 to 255 as samples [N, *shape]: the inverse of to_images."""
+        if self.decoder is None:
+            return self.scaling.from_uint8(images)
+        return self.decoder.encode(self.decoder.scaling.from_uint8(images))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one of its images: that of a sample, or of a decoded latent."""
+        return self.decoder.image_shape(self.shape) if self.decoder else self.shape
+
     def to_data(self, x: Any) -> np.ndarray:
         """Samples as the data set has its own: grey levels of images, floats otherwise."""
         return self.scaling.to_grey(np.asarray(x))

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 from experiments.runs import files, hosts
 
 LEAST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged
+MOST_SIDE = 512  # likewise; larger ones are made smaller
 TITLE_HEIGHT = 14  # pixels
 
 
@@ -53,6 +54,17 @@ def save_grid(
             draw.text((column * (width + 1) * scale + 1, 1), title, fill="white")
     save_image(path, picture, about)
     return path
+
+
+def alike(images: Sequence[np.ndarray]) -> UInt8[np.ndarray, "n h w c"]:
+    """Images [H, W, C] of one size, for a grid: others, and large ones, are fitted into one."""
+    sides = np.max([image.shape[:2] for image in images], axis=0)
+    sides = np.maximum(1, np.round(sides * min(1.0, MOST_SIDE / sides.max()))).astype(int)
+    if all(image.shape[:2] == tuple(sides) for image in images):
+        return np.stack(images)
+    box = int(sides[1]), int(sides[0])
+    fitted = (ImageOps.pad(to_picture(image), box, Image.Resampling.LANCZOS) for image in images)
+    return np.stack([np.asarray(image).reshape(*sides, -1) for image in fitted])
 
 
 def visible(images: UInt8[np.ndarray, "*n h w c"]) -> UInt8[np.ndarray, "*n h wide channels"]:

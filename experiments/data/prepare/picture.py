@@ -110,19 +110,24 @@ class Transform:
             image = ImageOps.exif_transpose(opened)
         image = self._plain(image, str(opened.format))
         size = image.size
-        target = self._target()
-        if target is not None:
-            box = _centred(size, target) if self.crop != "none" else (0, 0, *size)
-            if box[2] - box[0] < target[1] or box[3] - box[1] < target[0]:
-                traits.append("enlarged")
-            cut = image.crop(box)  # before the filter, which else would see beyond the box
-            image = cut.resize((target[1], target[0]), FILTERS[self.filter])
+        image, enlarged = self.resized(image)
+        traits += ["enlarged"] * enlarged
         pixels = np.asarray(image)
         if image.mode == "F":
             pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         pixels = np.broadcast_to(pixels, (*pixels.shape[:2], self.channels))
         return Picture(self._framed(pixels), size, tuple(traits))
+
+    def resized(self, image: Image.Image) -> tuple[Image.Image, bool]:
+        """The image, cut and resized, and True if it was smaller on a side before."""
+        target = self._target()
+        if target is None:
+            return image, False
+        box = _centred(image.size, target) if self.crop != "none" else (0, 0, *image.size)
+        smaller = box[2] - box[0] < target[1] or box[3] - box[1] < target[0]
+        cut = image.crop(box)  # before the filter, which else would see beyond the box
+        return cut.resize((target[1], target[0]), FILTERS[self.filter]), smaller
 
     def _plain(self, image: Image.Image, format: str) -> Image.Image:
         """The image in grey (L), in RGB, or in floats of 0 to 255 (F) if it has 16 bits."""
