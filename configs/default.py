@@ -195,14 +195,38 @@ def _eval(config: Config) -> None:
 
 
 def _edit(config: Config) -> None:
-    """Mode edit: the task and its options."""
+    """Mode edit: the images, the task and its options."""
     edit = config.edit = Section()
-    edit.task = "inpaint"  # or "impute", "colorize", "variations", "reconstruct", "interpolate"
+    edit.task = "inpaint"  # or "outpaint", "colorize", "super_resolution", "deblur", "variations",
+    # "reconstruct", "interpolate", "impute"
+    edit.images = ""  # image files or folders, with commas between them; "": the test set
     edit.n_images = 8  # the first of the test set
-    edit.n_results = default(int)  # for each image, or between two
-    edit.mask = default(str)  # of "inpaint", what is known: the "left" half, or around the "centre"
-    edit.strength = default(float)  # of "variations": 0 changes nothing, 1 everything
+    edit.crop = "center"  # cuts images to the model's aspect ratio; "none" squeezes them
+    edit.filter = "lanczos"  # of the resizing; or "bicubic", "bilinear", "hamming", "box"
+    edit.background = "white"  # behind transparent pixels: the name of a colour, or #rrggbb
+    edit.n_results = default(int)  # for each image, or between two: 6
+    edit.strength = default(float)  # share of the sampler's steps that are made: 0 changes nothing,
+    # 1 everything; 0.3 in "variations", 1 in others
+    edit.noise_level = default(float)  # sigma / alpha of the start, in place of a strength
+    edit.mask = default(str)  # of "inpaint", what is known: the "left" half, or around the
+    # "centre"; or an image file, white where results are made
+    edit.mask_grow = default(int)  # pixels by which the part that is made grows
+    edit.mask_blur = default(float)  # standard deviation of its edge in pixels
+    edit.content = default(str)  # its start, for a strength below 1: "fill", "original", "noise"
+    edit.only_masked = default(bool)  # edit the part around the mask, at the model's resolution
+    edit.padding = default(int)  # pixels around the mask in that part: 8
+    edit.extend = ()  # of "outpaint": pixels at the (top, right, bottom, left)
+    edit.overlap = default(float)  # of "outpaint": share of a window that the next covers: 0.5
+    edit.factor = default(int)  # of "super_resolution": 2
+    edit.blur = default(float)  # of "deblur": standard deviation in pixels, 1
+    edit.degrade = default(bool)  # blur, or make smaller, the images first: True for the test set
+    edit.noise_std = default(float)  # standard deviation of the noise of what is given
+    edit.posterior = default(str)  # a name in samplers.posterior.METHODS: "moment_matching"
     edit.n_iterations = default(int)  # of conjugate gradients: 1 in "impute", 3 otherwise
+    edit.step_size = default(float)  # of "dps"
+    edit.data_std = default(float)  # of "pigdm" and "twisted_smc"
+    edit.n_particles = default(int)  # of "twisted_smc"
+    edit.resample_below = default(float)
 
 
 def _detect(config: Config) -> None:

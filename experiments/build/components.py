@@ -21,7 +21,7 @@ from experiments.data.dataset import DataSpec
 from experiments.data.prepare.picture import Transform
 from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
-from experiments.pipeline.edit import Edit
+from experiments.pipeline.edit import Edit, Fit
 from experiments.pipeline.labels import as_labels
 from experiments.pipeline.model import LikelihoodOptions
 from experiments.runs import devices
@@ -481,10 +481,16 @@ def likelihood(config: Config) -> LikelihoodOptions:
 def edit(config: Config) -> Edit:
     """The edit that config.edit describes."""
     name, options = choices.EDIT.read(config)
+    choices.POSTERIOR.read(config)
     check_at_least(
         2 if name == "interpolate" else 1, **{"config.edit.n_images": config.edit.n_images}
     )
     return Edit(name, **options)
+
+
+def fit(config: Config) -> Fit:
+    """How mode edit brings images to the model's size."""
+    return Fit(**{name: config.edit[name] for name in ("crop", "filter", "background")})
 
 
 def labels(config: Config) -> tuple[int, ...]:

@@ -69,6 +69,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     components.augmentation(config)
     components.likelihood(config)
     components.edit(config)
+    components.fit(config)
     components.transform(config)
     sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
     for name in ("data.num_classes", "sampling.batch_size"):

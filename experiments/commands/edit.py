@@ -1,4 +1,4 @@
-"""Mode edit: edits samples of the test set by a trained model. config.edit says how."""
+"""Mode edit: edits images of the user, or of the test set, by a trained model."""
 
 from typing import Any
 
@@ -10,31 +10,69 @@ from experiments.build import components
 from experiments.commands.request import Request
 from experiments.data.lazy_arrays import complete
 from experiments.pipeline import edit, show
+from experiments.pipeline.edit import files, images
 from experiments.pipeline.pipeline import Pipeline
+from models.config import Config
 
 
 def run(request: Request) -> None:
-    """Edits the first config.edit.n_images test images; draws them with the results beside them.
+    """Edits images as config.edit says; saves each result, and a picture of all.
 
-    With config.data.autoencoder their latents are edited, and everything is shown decoded.
+    They are those of config.edit.images, or the first of the test set. With
+    config.data.autoencoder their latents are edited, and everything is shown decoded.
 
     Raises:
         ValueError: an unknown task or mask, an impossible number, or data that cannot be edited.
         FloatingPointError: a result is not finite.
     """
-    options, model = components.edit(request.config), request.model()
+    config = request.config
+    options, fit, model = components.edit(config), components.fit(config), request.model()
     edit.check(model, options)
     if options.task == "impute":
-        impute(model, options, request.config.edit.n_images)
+        impute(model, options, config.edit.n_images)
         return
-    images: Any = model.dataset().test[: request.config.edit.n_images]
-    x = model.scaling.to_model(jax.random.key(0), jnp.asarray(images), dequantize=False)
-    columns = edit.edit(model, np.asarray(x), options)
+    given = own_images(model, config) if config.edit.images else []
+    if given:
+        names = [each.name for each in given]
+        columns = images.edit_images(model, [each.pixels for each in given], options, fit=fit)
+    else:
+        names, columns = edit_test_images(model, options, config.edit.n_images)
+    print(show.save_edit(model, columns, options, names))
+
+
+def own_images(model: Pipeline, config: Config) -> list[files.Picture]:
+    """The images of config.edit.images.
+
+    Raises:
+        ValueError: there are none, too few, or they are no images; or a model of other data.
+    """
+    images.check_model(model)
+    paths, section = files.split(config.edit.images), config.edit
+    found = files.read_images(paths, model.image_shape[-1], section.background)
+    if section.task == "interpolate" and len(found) < 2:
+        raise ValueError(
+            f"config.edit.images is {section.images!r}, one image: config.edit.task = 'interpolate'"
+            " needs two at least"
+        )
+    return found
+
+
+def edit_test_images(
+    model: Pipeline, options: edit.Edit, n: int
+) -> tuple[list[str], dict[str, Any]]:
+    """The names and the columns of an edit of the first n test images, as 0 to 255."""
+    test: Any = model.dataset().test[:n]
+    rows = np.arange(len(test))
+    x = model.scaling.to_model(jax.random.key(0), jnp.asarray(test), dequantize=False)
+    whole: Any = model.to_images(x) if options.only_masked else np.asarray(x)
+    columns = edit.edit(model, whole, options, rows=rows)
     if options.task == "reconstruct":
         what = "of latents " if model.decoder else ""
         error = np.abs(columns["decoded"] - columns["original"]).max()
         print(f"largest error {what}{error:.2e}")
-    print(show.save_edit(model, columns, options))
+    if not options.only_masked:
+        columns = {title: model.to_images(column) for title, column in columns.items()}
+    return [f"test{row}" for row in rows], columns
 
 
 def impute(model: Pipeline, options: edit.Edit, n: int) -> None:
@@ -51,6 +89,6 @@ def impute(model: Pipeline, options: edit.Edit, n: int) -> None:
             "has nothing to fill in; choose another task, or give data with NaN"
         )
     given = np.asarray(test[rows])
-    imputed = edit.impute(model, given, options)
+    imputed = edit.impute(model, given, options, rows)
     for path in show.save_imputed(model, rows, given, imputed, options):
         print(path)

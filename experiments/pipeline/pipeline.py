@@ -8,12 +8,13 @@
     filled = model.impute(table)                 # NaN are missing values
     score_fn = model.score_fn(class_labels=labels)
 
-draw.py draws a sample, likelihood.py scores data, edit.py edits images.
+draw.py draws a sample, likelihood.py scores data, edit/ edits images.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,18 @@ class Pipeline(TrainedModel):
             ValueError: a condition that the model does not have, or that its images already have.
             FloatingPointError: a sample is not finite.
         """
+        return draw.draw_all(self.set(seed, sampler, label, prompt, guidance, condition), n)[0]
+
+    def set(
+        self,
+        seed: int | None = None,
+        sampler: Sampler | str | None = None,
+        label: int | Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        guidance: float | None = None,
+        condition: Any = None,
+    ) -> Self:
+        """The model with what `sample` and `edit` are asked for; the arguments are theirs."""
         model = self.asked(seed, label, prompt, condition)
         if sampler is not None:
             made = samplers.create(sampler) if isinstance(sampler, str) else sampler
@@ -66,7 +79,7 @@ class Pipeline(TrainedModel):
         if guidance is not None:
             free = dataclasses.replace(self.classifier_free, weight=guidance)
             model = model.replace(classifier_free=free)
-        return draw.draw_all(model, n)[0]
+        return model
 
     def log_likelihood(
         self, x: Any, condition: Any = None, accuracy: float | None = None, **conditions: Any
@@ -123,18 +136,45 @@ class Pipeline(TrainedModel):
         Returns:
             [N, n_results, *shape] in the same units, whose observed values are those of x.
         """
-        about = edits.Edit("impute", n_results=n_results, **options)
+        about = edits.create("impute", n_results=n_results, **options)
         return edits.impute(self, np.asarray(x), about)
 
-    def edit(self, x: Any, task: str, **options: Any) -> dict[str, np.ndarray]:
-        """An edit of samples x in model space: columns of images by their titles.
+    def edit(
+        self,
+        images: Any,
+        task: str,
+        mask: Any = None,
+        seed: int | None = None,
+        sampler: Sampler | str | None = None,
+        label: int | Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        guidance: float | None = None,
+        condition: Any = None,
+        crop: str = "center",
+        **options: Any,
+    ) -> dict[str, Any]:
+        """An edit of images: columns of images by their titles.
 
         Args:
-            x: [N, *shape].
+            images: samples [N, *shape] in model space, whose columns are samples too; or image
+                files and folders, or images [H, W, C] of 0 to 255, of any size, whose columns are
+                images of 0 to 255.
             task: a name in experiments.pipeline.edit.TASKS, such as "inpaint".
-            **options: fields of experiments.pipeline.edit.Edit, such as mask or strength.
+            mask: of "inpaint": a name in MASKS, an image file that is white where results are made,
+                or an array [H, W] that is True where the images are known.
+            seed, sampler, guidance: as of `sample`.
+            label, prompt, condition: as of `sample`, for the images in turn.
+            crop: "center" cuts images to the model's aspect ratio; "none" squeezes them.
+            **options: further fields of experiments.pipeline.edit.Edit, such as strength.
+
+        Raises:
+            ValueError: an edit that does not go with the images, the mask or the model.
+            FloatingPointError: a result is not finite.
         """
-        return edits.edit(self, np.asarray(x), edits.Edit(task, **options))
+        model = self.set(seed, sampler, label, prompt, guidance, condition)
+        named = isinstance(mask, str | Path)
+        about = edits.create(task, **options, **({"mask": str(mask)} if named else {}))
+        return edits.edit(model, images, about, None if named else mask, edits.Fit(crop))
 
 
 def _encode(model: TrainedModel) -> Callable:

@@ -5,8 +5,9 @@ decides on the samples. A .json beside it holds the settings, so nothing is over
 """
 
 import dataclasses
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from experiments.pipeline.model import TrainedModel
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, devices, files, hosts, parts, pictures, progress
 
+LOG = logging.getLogger(__name__)
+GIVEN = ("original", "given", "from", "to")  # columns of an edit that are not results
 N_FRAMES = 10
 N_PATHS = 8
 N_POINT_PATHS = 2000
@@ -58,8 +61,8 @@ def stem(pipeline: Pipeline, kind: str) -> str:
     guides = [type(guide).__name__.lower() for guide in pipeline.guides]
     if pipeline.classifier_free.changes(pipeline.conditions):
         guides.insert(0, f"cfg{pipeline.classifier_free.weight:g}")
-    parts = [kind, str(pipeline.step), f"{sampler}{n_steps}", *guides, f"seed{pipeline.seed}"]
-    return "_".join([*parts, pipeline.identity()[:6]])
+    names = [kind, str(pipeline.step), f"{sampler}{n_steps}", *guides, f"seed{pipeline.seed}"]
+    return "_".join([*names, pipeline.identity()[:6]])
 
 
 def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path:
@@ -168,13 +171,38 @@ def save_paths(pipeline: Pipeline) -> Path:
     return pictures.save_grid(path, images, frames.shape[1], about)
 
 
-def save_edit(pipeline: Pipeline, columns: dict[str, np.ndarray], edit: Edit) -> Path:
-    """The picture of an edit's columns, with their titles; its name has a digest of the edit."""
-    path = _path(pipeline, f"edit_{edit.task}", f"_{parts.digest(edit)[:6]}.png")
-    images = pipeline.to_images(np.stack(list(columns.values()), axis=1))
-    images = images.reshape(-1, *images.shape[2:])
-    about = _write_settings(pipeline, path, edit=str(edit))
-    return pictures.save_grid(path, images, len(columns), about, list(columns))
+def save_edit(
+    pipeline: Pipeline, columns: dict[str, Any], edit: Edit, names: Sequence[str] = ()
+) -> Path:
+    """Saves each result of an edit as a PNG file, and the picture of all columns, with titles.
+
+    The names of the picture, and of the folder of the files beside it, have a digest of the edit
+    and of the images.
+
+    Args:
+        pipeline: the model.
+        columns: by their titles: samples [N, *shape] in model space, or images of 0 to 255, of any
+            sizes.
+        edit: the options.
+        names: of the images; () for their numbers.
+    """
+    images = {title: _as_images(pipeline, column) for title, column in columns.items()}
+    path = _path(pipeline, f"edit_{edit.task}", "")
+    path = path.with_name(f"{path.name}_{parts.digest([edit, *images.values()])[:6]}")
+    about = _write_settings(pipeline, path, edit=str(edit), images=list(names))
+    for title in (title for title in images if title not in GIVEN):
+        for k, image in enumerate(images[title]):
+            name = "_".join([f"{k:03d}", *names[k : k + 1], title.replace(" ", "_")])
+            pictures.save_image(path / f"{name}.png", pictures.to_picture(image), about)
+    LOG.info("the results are in %s", path)
+    rows = [image for row in zip(*images.values(), strict=True) for image in row]
+    grid = path.with_name(f"{path.name}.png")
+    return pictures.save_grid(grid, pictures.alike(rows), len(columns), about, list(columns))
+
+
+def _as_images(pipeline: Pipeline, column: Any) -> Any:
+    samples = isinstance(column, np.ndarray) and column.dtype != np.uint8
+    return pipeline.to_images(column) if samples else column
 
 
 def save_imputed(

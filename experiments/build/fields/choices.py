@@ -13,8 +13,10 @@ import samplers
 import sde_lib
 from experiments.build.fields import sections
 from experiments.build.fields.sections import Choice, options_of
+from experiments.pipeline.edit.tasks import TASKS
 from models.operators import OPERATORS
 from samplers.guidance_schedules import SCHEDULES
+from samplers.posterior import METHODS
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
 
 PRECISION = ("eval.accuracy",), ("eval.rtol", "eval.atol")
@@ -195,14 +197,12 @@ GUIDANCE_SCHEDULE = Choice(
 )
 EDIT = Choice(
     "edit.task",
-    {
-        "impute": {n: f"edit.{n}" for n in ("n_results", "n_iterations")},
-        "inpaint": {n: f"edit.{n}" for n in ("n_results", "mask", "n_iterations")},
-        "colorize": {n: f"edit.{n}" for n in ("n_results", "n_iterations")},
-        "variations": {n: f"edit.{n}" for n in ("n_results", "strength")},
-        "reconstruct": {},
-        "interpolate": {"n_results": "edit.n_results"},
-    },
+    {name: {option: f"edit.{option}" for option in task.options} for name, task in TASKS.items()},
+)
+POSTERIOR = Choice(
+    "edit.posterior",
+    Registered(lambda: METHODS, lambda name: options_of(METHODS[name], "edit")),
+    default="moment_matching",
 )
 REGULARIZATION = Choice(
     "autoencoder.regularization",
@@ -224,6 +224,6 @@ IMAGE_CONDITION = Choice(
 )
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
-    *(GUIDANCE_SCHEDULE, EDIT, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
+    *(GUIDANCE_SCHEDULE, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

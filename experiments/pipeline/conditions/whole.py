@@ -89,6 +89,31 @@ class Conditions:
         """The values for drawing the samples number indices[0], indices[1], ...: [B, ...]."""
         return _joined(member.for_samples(indices, dataset) for member in self.members)
 
+    def for_edits(self, n: int, rows: np.ndarray | None, dataset: Load) -> Arrays:
+        """The values for edits of n samples; images that are made of them are left to `complete`.
+
+        Values that a user asked for are taken in turn. Without them, samples of the test set have
+        their own, and others have none, if the model has learned what that is.
+
+        Args:
+            n: the number of samples.
+            rows: their numbers in the test set; None: they are others.
+            dataset: loads the model's data.
+        """
+        values: Arrays = {}
+        for member in self.members:
+            asked = not isinstance(member, Given) or _is_asked(member)
+            if not asked and getattr(member, "operator", None):
+                continue
+            if not asked and rows is not None:
+                own = member.from_data(dataset(), "test")
+                values |= {name: each[rows] for name, each in own.items()}
+            elif not asked and self.dropout and member.droppable:
+                values |= member.null(n)
+            else:
+                values |= member.for_samples(np.arange(n), dataset)
+        return values
+
     def drop(self, key: jax.Array, values: Arrays, first_index: int | jax.Array) -> Arrays:
         """The values with each sample's droppable conditions null with probability `dropout`.
 
@@ -268,6 +293,13 @@ class Conditions:
     def _nulls(self, values: Arrays) -> Arrays:
         n = len(next(iter(values.values())))
         return _joined(member.null(n) for member in self.droppable)
+
+
+def _is_asked(member: Any) -> bool:
+    """True for a condition whose values a user has given."""
+    reader = getattr(member, "reader", None)
+    drawn = reader.prompts() if reader else getattr(member, "drawn", None)
+    return drawn is not None or bool(getattr(member, "labels", ()))
 
 
 def _no_data() -> Dataset:

@@ -58,6 +58,26 @@ def test_inpainting_keeps_what_is_given(tmp_path, capsys):
     assert "task='inpaint'" in settings["edit"]
 
 
+def test_own_images_are_edited_by_a_whole_command(tmp_path, capsys):
+    """A whole command: files, a mask file, strength, single results and the grid."""
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "one.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "two.jpg")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6, 2:6] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    fields = {"images": f"{tmp_path}/two.jpg,{tmp_path}/one.png", "n_results": 2}
+    about = {"mask": f"{tmp_path}/mask.png", "strength": 0.5, "mask_blur": 0.5}
+    edit.run(ExactRequest(config(**fields, **about), tmp_path))
+    grid = Path(capsys.readouterr().out.strip())
+    original, _given, *results = columns(grid)
+    single = np.asarray(Image.open(grid.with_suffix("") / "000_two_result_2.png"))
+    np.testing.assert_array_equal(single, results[1][0])
+    assert len(list(grid.with_suffix("").iterdir())) == 4
+    assert (single[0] == original[0][0]).all()
+    assert (single[2:6, 2:6] != original[0][2:6, 2:6]).mean() > 0.7
+    assert "strength=0.5" in json.loads(grid.with_suffix(".json").read_text())["edit"]
+
+
 def test_reconstruction_prints_its_error(tmp_path, capsys):
     edit.run(ExactRequest(config(task="reconstruct"), tmp_path))
     error, path = capsys.readouterr().out.splitlines()
@@ -74,9 +94,13 @@ def test_reconstruction_prints_its_error(tmp_path, capsys):
         ({"mask": "right"}, "config.edit.mask 'right' is unknown"),
         ({"n_results": 0}, "config.edit.n_results is 0"),
         ({"task": "variations", "strength": 1.5}, "config.edit.strength is 1.5"),
-        ({"strength": 0.5}, "strength is 0.5, but config.edit.task = 'inpaint' has no such"),
+        ({"factor": 4}, "factor is 4, but config.edit.task = 'inpaint' has no such option"),
+        ({"step_size": 0.5}, "step_size is 0.5, but config.edit.posterior = 'moment_matching' has"),
+        ({"strength": 0.5, "noise_level": 1.0}, "both say where the sampler starts"),
         ({"n_images": 0}, "config.edit.n_images is 0: it must be at least 1"),
         ({"task": "colorize"}, "the data have no colours"),
+        ({"images": "gone.png"}, "config.edit.images is 'gone.png', which does not exist"),
+        ({"task": "outpaint", "extend": (1, 2)}, "give four numbers of pixels"),
     ],
     ids=str,
 )

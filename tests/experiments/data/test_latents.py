@@ -143,6 +143,27 @@ def test_samples_and_edits_are_shown_decoded(run):
         edit.check(model, edit.Edit("colorize"))
 
 
+def test_images_are_edited_in_latents_and_their_known_pixels_stay(run):
+    model = run[0].replace(sampler=samplers.create("ddim", n_steps=3))
+    images = np.random.RandomState(0).randint(0, 256, (2, 4, 4, 1)).astype(np.uint8)
+    assert model.image_shape == (4, 4, 1)
+    blocks = images[:, ::2, ::2].repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(model.to_images(model.from_images(blocks)), blocks)
+    known = np.ones((4, 4), bool)
+    known[:3, 1] = False
+    columns = model.edit(images, "inpaint", mask=known, n_results=1)
+    assert ((columns["result 1"] == images)[..., 0] == known).all(axis=(1, 2)).all()
+    assert (columns["given"][:, ~known] == 128).all()
+    np.testing.assert_array_equal(columns["original"], images)
+    still = model.edit(images, "variations", strength=0.0, n_results=1)
+    np.testing.assert_array_equal(still["result 1"], images)
+    wide = model.edit(images, "outpaint", extend=(2, 0, 0, 2), n_results=1)["result 1"]
+    assert wide.shape == (2, 6, 6, 1)
+    np.testing.assert_array_equal(wide[:, 2:, 2:], images)
+    with pytest.raises(ValueError, match="a latent of this model covers 2 pixels"):
+        model.edit(images, "outpaint", extend=(1, 0, 0, 0))
+
+
 def test_quality_is_that_of_decoded_samples(run):
     model, dataset = run
     pixels = FeatureFunction(

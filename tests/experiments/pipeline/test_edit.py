@@ -126,19 +126,9 @@ LANGEVIN = {
         ),
         (lambda: untrained(**LANGEVIN), "inpaint", "whose states are more than images"),
         (
-            lambda: untrained(**{"model.class_conditional": True}),
-            "inpaint",
-            "needs an unconditional model, and this one has conditions",
-        ),
-        (
             lambda: untrained(**{"model.low_res_size": 4}),
-            "inpaint",
-            "needs an unconditional model, and this one has conditions",
-        ),
-        (
-            lambda: untrained(**{"sampling.method": "ddpm", "sampling.variance": "analytic"}),
-            "inpaint",
-            "does not know config.sampling.variance = 'analytic'",
+            "outpaint",
+            "the model is conditioned on images of its own size",
         ),
     ],
 )

@@ -10,13 +10,11 @@ import sde_lib
 from configs import digits, points
 from experiments.build import guidance as build_guidance
 from experiments.build.fields import sections
-from experiments.pipeline import edit, guidance
+from experiments.pipeline import guidance
 from experiments.pipeline.guidance import (
     Classifier,
     Clip,
-    Discriminator,
     EpsilonScaling,
-    TimeShift,
 )
 from models import NoiseModel
 
@@ -154,15 +152,6 @@ def test_other_samplers_take_one_weight(method):
         guided(ours)
     ours.guidance.discriminator.weight_2nd_order = 1.0
     guided(ours)
-
-
-def test_edits_are_not_guided():
-    for guide in (EpsilonScaling(1.1), Discriminator(half_the_square, ()), TimeShift(0.1)):
-        model = pipeline(digits.get_config("vp_score_sde")).replace(sampler=HEUN, guides=(guide,))
-        name = type(guide).__name__
-        with pytest.raises(ValueError, match=f"{name} guides samples: leave it out of mode edit"):
-            model.edit(np.zeros((1, 8, 8, 1)), "inpaint")
-    edit.check(model.replace(guides=(Clip(1.0),)), edit.Edit())
 
 
 def test_guides_are_applied_to_samples():
