@@ -229,6 +229,13 @@ def _edit(config: Config) -> None:
     edit.resample_below = default(float)
 
 
+def _serve(config: Config) -> None:
+    """Mode serve: where the page is."""
+    serve = config.serve = Section()
+    serve.host = "127.0.0.1"  # this machine alone; "0.0.0.0": whoever reaches it
+    serve.port = 7860
+
+
 def _detect(config: Config) -> None:
     """Mode detect."""
     detect = config.detect = Section()
@@ -427,6 +434,7 @@ SECTIONS = (
     _guidance,
     _eval,
     _edit,
+    _serve,
     _detect,
     _exposure_bias,
     _ablate,

@@ -80,8 +80,17 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     check_score(config, folder)
     configs.check_same(config, folder, configs.USE)
     made = untrained(config)  # refuses what is impossible before the weights are read
-    params, at = related.weights(config, folder, step)
-    made = made.replace(params=params, step=at, folder=folder, decoder=decoder(config, folder))
+    return _with_weights(made, config, folder, *related.weights(config, folder, step))
+
+
+def as_config(model: Pipeline, config: Config) -> Pipeline:
+    """A run's trained model, sampled and edited as another config of the run says."""
+    configs.check_same(config, model.folder, configs.USE)
+    return _with_weights(untrained(config), config, model.folder, model.params, model.step)
+
+
+def _with_weights(made: Pipeline, config: Config, folder: Any, params: Any, step: int) -> Pipeline:
+    made = made.replace(params=params, step=step, folder=folder, decoder=decoder(config, folder))
     made = made.replace(conditions=made.conditions.of_run(folder))
     made = made.with_scaling(scaling.of_run(made.scaling, folder))
     related.check_moments(config, made.scaling)

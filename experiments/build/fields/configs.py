@@ -15,7 +15,7 @@ from models.config import Config
 VERSION = 3
 USE = (  # fields that may change when a trained model is used
     *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
-    *("prepare", "study"),
+    *("prepare", "serve", "study"),
     *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
     *("data.conditions", "data.max_unreadable", "training.at_end", "training.sinks"),
     *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
