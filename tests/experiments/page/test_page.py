@@ -34,18 +34,37 @@ def address(digits_run):
     process.wait()
 
 
-def test_samples_are_drawn_and_an_image_is_edited(browser, address, tmp_path):
-    page = browser.new_page(viewport={"width": 390, "height": 844})  # a phone
+@pytest.fixture
+def page(browser, address):
+    opened = browser.new_page(viewport={"width": 390, "height": 844})  # a phone
     for _ in range(100):
         try:
-            page.goto(address)
+            opened.goto(address)
             break
         except playwright.Error:
-            page.wait_for_timeout(200)
-    page.wait_for_selector("text=Way from noise")
+            opened.wait_for_timeout(200)
+    opened.wait_for_selector("text=Way from noise")
+    return opened
+
+
+def test_samples_are_drawn_loaded_and_edited(page, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    seed = page.get_by_label("seed")
+    seed.fill("7")
     page.click("button:has-text('Draw')")
     page.wait_for_selector("text=4 done", timeout=120_000)
-    with page.expect_download() as download:
-        page.locator("[aria-label='Download all'], button[title*='ownload']").first.click()
-    assert download.value.suggested_filename
+    picture = tmp_path / "picture.png"
+    source = page.locator("img[src*='.png']").first.get_attribute("src")
+    picture.write_bytes(page.request.get(source).body())
+
+    seed.fill("8")
+    page.locator("input[type=file][accept='.png']").set_input_files(picture)
+    page.wait_for_function("document.querySelector('input[type=number]').value == 7")
+
+    page.click("button[role=tab]:has-text('Edit')")
+    page.locator("button:has-text('Edit')").last.click()
+    page.wait_for_selector("text=there is no image")
+    page.locator("input[type=file][accept='image/*']").set_input_files(picture)
+    page.wait_for_timeout(2000)  # until the page has it
+    page.locator("button:has-text('Edit')").last.click()
+    page.wait_for_selector("text=4 done >> visible=true", timeout=120_000)
