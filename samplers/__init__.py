@@ -1,6 +1,6 @@
 """Samplers: frozen dataclasses that are called as sampler(key, sde, score_fn, shape)."""
 
-from samplers import editing, guidance, measurement, posterior
+from samplers import editing, guidance, measurement, posterior, strength, windows
 from samplers.annealed_langevin import AnnealedLangevin
 from samplers.base import Samples, Scores, Start
 from samplers.dpm_2 import DPM2
@@ -60,4 +60,6 @@ __all__ = [
     "guidance",
     "measurement",
     "posterior",
+    "strength",
+    "windows",
 ]

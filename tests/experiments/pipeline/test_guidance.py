@@ -14,7 +14,9 @@ from experiments.pipeline import guidance
 from experiments.pipeline.guidance import (
     Classifier,
     Clip,
+    Discriminator,
     EpsilonScaling,
+    TimeShift,
 )
 from models import NoiseModel
 

@@ -98,6 +98,26 @@ def test_what_is_made_is_of_the_class_and_guided_to_it(of_classes, x):
     assert (mean(label=2, guidance=2.0) > 1.2).all()
 
 
+def test_a_classifier_and_a_discriminator_guide_what_is_made(model, x):
+    """Both guide to larger means, around what is known, in windows."""
+
+    def new(guides, **asked):
+        made = model.replace(guides=guides, sampler=samplers.create("heun", n_steps=5))
+        (result,) = results(made.edit(x, "outpaint", n_results=1, **asked))
+        return result[:, :, -4:].mean()
+
+    def fading(params, x, t):
+        return log_probs(params, expand(SDE.alpha(t) ** 2, x) * x, t)
+
+    def growing(params, x, t):
+        return jnp.mean(expand(SDE.alpha(t) ** 2, x) * x, axis=(1, 2, 3))
+
+    classifier = Classifier(fading, (), 3, weight=10.0)
+    discriminator = Discriminator(growing, (), 20.0, 10.0)
+    both = new((discriminator, classifier), label=2)
+    assert both > new((classifier,), label=2) + 0.05 > new(()) + 0.1
+
+
 def test_images_that_condition_the_model_are_made_of_what_is_known(x):
     """A super-resolution model sees means over blocks; those in the unknown part are filled."""
 
