@@ -83,13 +83,13 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     return _with_weights(made, config, folder, *related.weights(config, folder, step))
 
 
-def as_config(model: Pipeline, config: Config) -> Pipeline:
-    """A run's trained model, sampled and edited as another config of the run says."""
-    configs.check_same(config, model.folder, configs.USE)
-    return _with_weights(untrained(config), config, model.folder, model.params, model.step)
+def as_config(model: Pipeline, config: Config, folder: Path) -> Pipeline:
+    """The trained model of a run, sampled and edited as another config of the run says."""
+    configs.check_same(config, folder, configs.USE)
+    return _with_weights(untrained(config), config, folder, model.params, model.step)
 
 
-def _with_weights(made: Pipeline, config: Config, folder: Any, params: Any, step: int) -> Pipeline:
+def _with_weights(made: Pipeline, config: Config, folder: Path, params: Any, step: int) -> Pipeline:
     made = made.replace(params=params, step=step, folder=folder, decoder=decoder(config, folder))
     made = made.replace(conditions=made.conditions.of_run(folder))
     made = made.with_scaling(scaling.of_run(made.scaling, folder))

@@ -21,7 +21,7 @@ def run(request: Request) -> None:
     require("gradio", "serve", "mode serve")
     from experiments.page.page import CSS, page  # imports gradio
 
-    studio = Studio(request.config, request.model())
+    studio = Studio(request.config, request.folder)
     made = page(studio)
     print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
     made.launch(server_name=options.host, server_port=options.port, quiet=True, css=CSS)

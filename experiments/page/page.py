@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 import numpy as np
 from PIL import Image
 
 import samplers
 from experiments.page.studio import TASKS_OF_ONE, Fields, Studio, fields_of
 from experiments.pipeline.edit.tasks import TASKS
+from samplers import posterior
 
 CSS = "img, canvas {image-rendering: pixelated}"
 OWN = "as the run says"
@@ -45,7 +46,7 @@ def page(studio: Studio) -> gr.Blocks:
 def _sampling_inputs(studio: Studio) -> Inputs:
     """The fields of samples; those of conditions, if the model has some."""
     conditions = studio.model.conditions
-    names = {type(member).__name__: member for member in conditions.members}
+    names: Any = {type(member).__name__: member for member in conditions.members}
     inputs = {
         "seed": gr.Number(studio.model.seed, label="seed", precision=0),
         "sampling.n_samples": gr.Slider(1, 64, 4, step=1, label="number of samples"),
@@ -70,6 +71,7 @@ def _edit_inputs() -> Inputs:
     return {
         "edit.task": gr.Dropdown(TASKS_OF_ONE, value="variations", label="edit"),
         "edit.n_results": gr.Slider(1, 16, 4, step=1, label="number of results"),
+        "edit.posterior": gr.Dropdown([OWN, *posterior.METHODS], value=OWN, label="method"),
         "edit.strength": gr.Slider(0, 1, 0.5, label="strength: 0 changes nothing"),
         "edit.mask_blur": gr.Number(0, label="blur of the mask's edge, in pixels"),
         "edit.only_masked": gr.Checkbox(False, label="edit the part around the mask alone"),

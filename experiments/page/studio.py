@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments.build import components, pipelines
 from experiments.pipeline import draw, edit, show
-from experiments.pipeline.edit import images
+from experiments.pipeline.edit.images import check_model
 from experiments.pipeline.edit.tasks import TASKS
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, pictures
@@ -42,10 +42,10 @@ class Studio:
         folder: a temporary folder of the results.
     """
 
-    def __init__(self, config: Config, model: Pipeline):
-        """Raises ValueError for a model of other data than images."""
-        images.check_model(model)
-        self.model, self._config = model, config
+    def __init__(self, config: Config, run: Path):
+        """Loads the model of a run. Raises ValueError for one of other data than images."""
+        self.model, self._config, self._run = pipelines.trained(config, run), config, run
+        check_model(self.model)
         self._temporary = tempfile.TemporaryDirectory(prefix="score-sde-jax-")  # removed at the end
         self.folder = Path(self._temporary.name)
         self._n_files = 0
@@ -66,7 +66,7 @@ class Studio:
         return pipelines.with_overrides(self._config.copy_and_resolve_references(), fields)
 
     def _model(self, fields: str) -> Pipeline:
-        return pipelines.as_config(self.model, self._config_of(json.loads(fields)))
+        return pipelines.as_config(self.model, self._config_of(json.loads(fields)), self._run)
 
     def draw(self, fields: Fields) -> Iterator[list[Path]]:
         """Draws config.sampling.n_samples; yields the files of those that are done."""
@@ -122,7 +122,7 @@ class Studio:
         """The command that makes the same."""
         flags = [f"--config.{name}={value}" for name, value in fields.items()]
         parts = ["python", "-m", "experiments.main", f"--mode={mode}"]
-        return shlex.join([*parts, f"--workdir={self.model.folder}", *flags])
+        return shlex.join([*parts, f"--workdir={self._run}", *flags])
 
 
 def fields_of(path: Path) -> Fields:

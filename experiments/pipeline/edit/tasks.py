@@ -29,7 +29,7 @@ Rows = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a task needs inside jit.
+    """The parts that a task needs inside jit.
 
     Attributes:
         options: an Edit.

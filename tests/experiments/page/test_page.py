@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def address(digits_run):
     port = "7893"
     flags = [f"--workdir={digits_run.folder}", f"--config.serve.port={port}"]
     command = [sys.executable, "-m", "experiments.main", "--mode=serve", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process: Any = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     yield process.stdout.readline().split()[0]
     process.kill()
     process.wait()

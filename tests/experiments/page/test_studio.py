@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.build import pipelines
 from experiments.build.fields import configs
 from experiments.command_line import parse
 from experiments.main import COMMANDS
@@ -15,8 +14,7 @@ FIELDS = {"seed": 3, "sampling.n_samples": 6, "sampling.method": "euler", "sampl
 
 @pytest.fixture(scope="module")
 def studio(trained_digits):
-    config = configs.load(trained_digits)
-    return Studio(config, pipelines.trained(config, trained_digits))
+    return Studio(configs.load(trained_digits), trained_digits)
 
 
 def pixels(paths):
@@ -73,6 +71,5 @@ def test_fields_that_do_not_fit_are_refused(studio):
 
 
 def test_other_data_than_images_are_refused(trained_points):
-    config = configs.load(trained_points)
     with pytest.raises(ValueError, match="grey or RGB images"):
-        Studio(config, pipelines.trained(config, trained_points))
+        Studio(configs.load(trained_points), trained_points)
