@@ -154,6 +154,7 @@ def shrunk(config):
     if config.data.dataset != "digits":
         config.training.at_end = ()
     config.ablate.update(n_samples=20, n_seeds=2)
+    config.study.posterior.update(dims=(2,), nfe=(4,), n_samples=19, n_measurements=1)
     if config.sampling.method in ("predictor_corrector", "ddpm"):
         config.sampling.n_steps = 25  # the least of VP is 21
     if "hidden_size" in config.model:

@@ -15,7 +15,7 @@ from experiments.runs import files, hosts
 PAIRED = 5  # columns whose pairs are shown
 CHANNELS = 3  # of series that are shown
 WORST = 4.0  # error of samples that still resemble data
-TICKS = (5, 10, 20, 50, 100, 200, 1000, 10_000)  # network evaluations
+TICKS = (5, 10, 20, 50, 100, 200)  # network evaluations, of samplers alone
 
 
 def save_loss_curve(path: Path, metrics: list[dict], about: dict[str, str]) -> Path:
@@ -43,16 +43,17 @@ def save_work_precision(path: Path, panels: Sequence[Curves], about: dict[str, s
     """Saves the samplers' errors over network evaluations, the least accurate sampler first."""
     size = 6.5 * len(panels), 4.5
     figure, all_axes = _subplots(1, len(panels), figsize=size, squeeze=False)
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     for axes, (title, curves, floor) in zip(all_axes[0], panels, strict=True):
         by_last_error = sorted(curves.items(), key=lambda curve: -curve[1][-1][1])
-        for k, (name, points) in enumerate(by_last_error):
+        for name, points in by_last_error:
+            k = names.index(name)
             style = {"color": f"C{k % 10}", "marker": "os^Dv*X"[k % 7], "markersize": 4}
             axes.loglog(*zip(*points, strict=True), label=name, linewidth=1, **style)
         axes.set_ylim(top=min(axes.get_ylim()[1], WORST))
         axes.axhline(floor, color="0.5", linewidth=1, linestyle=":", label="exact")
-        most = max(nfe for points in curves.values() for nfe, _ in points)
-        ticks = [tick for tick in TICKS if tick <= max(2 * most, TICKS[5])]
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        if all(nfe <= 2 * TICKS[-1] for points in curves.values() for nfe, _ in points):
+            axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
         axes.set(title=title, xlabel="network evaluations")
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

@@ -121,12 +121,15 @@ class ScoreMethod(abc.ABC):
         """
         y = as_measurement(sde, y, noise_std, self.needs_noise)
         measured = Measurement(sde, operator, y, noise_std)
+        checked: set[tuple[int, ...]] = set()  # shapes: samplers trace a score more than once
         both = score_fn.both if isinstance(score_fn, ScoreAndVariance) else None
 
         def conditional(x: Array, t: Array) -> tuple[Array, Array | None]:
-            check_operator(operator, x.shape, y)
-            if self.linear:
-                check_linear(operator, x.shape)
+            if x.shape not in checked:
+                check_operator(operator, x.shape, y)
+                if self.linear:
+                    check_linear(operator, x.shape)
+                checked.add(x.shape)
 
             def denoise(x: Array) -> tuple[Array, Any]:
                 score, v = both(x, t) if both else (score_fn(x, t), None)

@@ -81,8 +81,9 @@ class TwistedSMC:
     """Draws each sample from its own weighted particles: exact in the limit of many particles.
 
     The noise levels are those of the sampler, its steps are not: the chain is the one above, and
-    ends with E[x_0 | x] at the last level. It takes any differentiable operator. The network is
-    evaluated n_particles times a step, with a backward derivative.
+    ends with E[x_0 | x] at the last level. It takes any differentiable operator. In each step the
+    network is evaluated for all particles of all samples at once, with a backward derivative:
+    memory is that of a batch n_particles times as large.
 
     Attributes:
         n_particles: particles of each sample.

@@ -191,6 +191,5 @@ def _coverage(ranks: Float[np.ndarray, "*n"], level: float) -> float:
 
 
 def _to_model(model: Pipeline, images: Any) -> Float[np.ndarray, "n *shape"]:
-    """Images in model space, without dequantization."""
-    x = model.scaling.to_model(jax.random.key(0), jnp.asarray(images), dequantize=False)
-    return np.asarray(x, np.float32)
+    """Images in model space, dequantized as in training: their posterior is the model's."""
+    return np.asarray(model.scaling.to_model(model.key, jnp.asarray(images)), np.float32)

@@ -1,10 +1,11 @@
 """Mode study, config.study.name = "posterior": posterior samplers against what is known.
 
-    python -m experiments.main --mode=study --config.study.name=posterior [--workdir=FOLDER]
+    python -m experiments.main --config=configs/points.py:mixture --mode=study
 
 Without a run, x_0 is a mixture of Gaussians with its exact score, in each of
-config.study.posterior.dims, and y a linear measurement. The posterior is known, so the table has
-the errors of the samples' mean, covariance and weights, and the sliced Wasserstein distance.
+config.study.posterior.dims, and y a linear measurement; --config may be left out. The posterior is
+known, so the table has the errors of the samples' mean, covariance and weights, and the sliced
+Wasserstein distance.
 
 With the run of an image model, test images are measured and sampled. The table has the error of
 the mean of the samples, their standard deviation, and how often the truth lies within intervals of
@@ -116,7 +117,7 @@ def table(results: Sequence[Any]) -> Iterator[str]:
 
 def panels(results: Sequence[Result]) -> list[charts.Curves]:
     """For each dimension the distance over the evaluations, of each method."""
-    made = []
+    made, solvers = [], {result.solver for result in results if result.solver}
     for dims in dict.fromkeys(result.dims for result in results):
         curves: dict[str, list[tuple[int, float]]] = {}
         floor = 0.0
@@ -126,7 +127,7 @@ def panels(results: Sequence[Result]) -> list[charts.Curves]:
                 if result.method == EXACT:
                     floor = distance
                 else:
-                    name = f"{result.method}, {result.solver}"
+                    name = result.method + f", {result.solver}" * (len(solvers) > 1)
                     curves.setdefault(name, []).append((result.evaluations, distance))
         title = f"sliced Wasserstein-1 distance in {dims} dimensions"
         made.append(charts.Curves(title, curves, floor))

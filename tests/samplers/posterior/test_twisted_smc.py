@@ -51,9 +51,10 @@ def test_samples_are_drawn_with_the_posterior_s_weights():
     np.testing.assert_allclose(found, exact.weights, atol=0.03)
 
 
-def test_gaussian_data_have_the_exact_posterior_in_few_steps():
+@pytest.mark.parametrize("name", SDES)
+def test_gaussian_data_have_the_exact_posterior_in_few_steps(name):
     """The chain is exact for data N(m, data_std^2 I)."""
-    sde, data, noise_std = SDES["vp"], Gaussian(0.3, 0.7), 0.4
+    sde, data, noise_std = SDES[name], Gaussian(0.3, 0.7), 0.4
     method, solver = posterior.TwistedSMC(2000, data_std=data.std), samplers.EulerAncestral(8)
     x, weights = particles(method, solver, sde, data.score_fn(sde), seen, 1.0, noise_std)
     row, prior = MATRIX[0].astype(float), data.std**2
