@@ -12,7 +12,6 @@ from experiments.data.lazy_arrays import complete
 from experiments.pipeline import edit, show
 from experiments.pipeline.edit import files, images
 from experiments.pipeline.pipeline import Pipeline
-from models.config import Config
 
 
 def run(request: Request) -> None:
@@ -31,30 +30,15 @@ def run(request: Request) -> None:
     if options.task == "impute":
         impute(model, options, config.edit.n_images)
         return
-    given = own_images(model, config) if config.edit.images else []
-    if given:
+    if config.edit.images:
+        images.check_model(model)
+        paths, channels = files.split(config.edit.images), model.image_shape[-1]
+        given = files.read_images(paths, channels, fit.background)
         names = [each.name for each in given]
-        columns = images.edit_images(model, [each.pixels for each in given], options, fit=fit)
+        columns: Any = images.edit_images(model, [each.pixels for each in given], options, fit=fit)
     else:
         names, columns = edit_test_images(model, options, config.edit.n_images)
     print(show.save_edit(model, columns, options, names))
-
-
-def own_images(model: Pipeline, config: Config) -> list[files.Picture]:
-    """The images of config.edit.images.
-
-    Raises:
-        ValueError: there are none, too few, or they are no images; or a model of other data.
-    """
-    images.check_model(model)
-    paths, section = files.split(config.edit.images), config.edit
-    found = files.read_images(paths, model.image_shape[-1], section.background)
-    if section.task == "interpolate" and len(found) < 2:
-        raise ValueError(
-            f"config.edit.images is {section.images!r}, one image: config.edit.task = 'interpolate'"
-            " needs two at least"
-        )
-    return found
 
 
 def edit_test_images(

@@ -67,6 +67,11 @@ def edit(
         )
     if isinstance(images, str | Path):
         images = [images]
+    if not len(images) or not all(isinstance(e, str | Path) or hasattr(e, "dtype") for e in images):
+        raise ValueError(
+            "images must be paths of files and folders, uint8 arrays [height, width, channels], or "
+            "samples in model space, and at least one"
+        )
     if all(isinstance(each, str | Path) for each in images):
         check_model(pipeline)
         channels = pipeline.image_shape[-1]

@@ -41,7 +41,7 @@ def edit_samples(
         pipeline: the model, with its conditions and its guidance.
         x: the samples.
         options: the edit.
-        weights: [N, H, W, 1] of results in the samples; None: by options.mask.
+        weights: [N, H, W, 1] of results in the samples, of "inpaint".
         rows: numbers of the samples in the test set, which has conditions for them; None: they are
             others.
 
@@ -51,10 +51,8 @@ def edit_samples(
     """
     check(pipeline, options)
     pairs = int(options.task == "interpolate")
-    if len(x) <= pairs:
-        raise ValueError(f"{len(x)} image: {options.task!r} needs at least {1 + pairs}")
+    _check_samples(pipeline, x, options, 1 + pairs)
     pipeline = _labelled(pipeline, rows)
-    check_finite(x, "the samples to edit", "sample {}".format, missing=options.task == "impute")
     x, weights = _framed(pipeline, x, options, weights)
     init = _initial(pipeline, x, options, weights)
     batch = pipeline.program(_batch, options, analytic.resolved_sampler(pipeline))
@@ -199,6 +197,20 @@ def check(pipeline: TrainedModel, options: Edit) -> None:
     if task.colours and pipeline.shape[-1] == 1:
         raise ValueError(f"the data have no colours: {field} needs them")
     _check_sides(pipeline, options)
+
+
+def _check_samples(pipeline: TrainedModel, x: np.ndarray, options: Edit, least: int) -> None:
+    if x.shape[1:] != pipeline.shape:
+        raise ValueError(
+            f"the samples to edit have the shape {x.shape[1:]}, those of the model have "
+            f"{pipeline.shape}: give image files, or images of 0 to 255 (uint8), which are resized"
+        )
+    if len(x) < least:
+        raise ValueError(
+            f"config.edit.images: {len(x)} image, and config.edit.task = {options.task!r} needs at "
+            f"least {least}"
+        )
+    check_finite(x, "the samples to edit", "sample {}".format, missing=options.task == "impute")
 
 
 def _check_sides(pipeline: TrainedModel, options: Edit) -> None:

@@ -186,6 +186,14 @@ def test_impossible_files_are_refused(model, folder, tmp_path, given, options, m
         model.edit(tmp_path / given, "inpaint", n_results=1, **options)
 
 
+def test_other_kinds_and_sizes_of_samples_are_refused(model):
+    for images in ([], [Image.new("L", (8, 8))]):
+        with pytest.raises(ValueError, match="images must be paths of files and folders"):
+            model.edit(images, "variations")
+    with pytest.raises(ValueError, match=r"have the shape \(9, 8, 1\), those of the model have"):
+        model.edit(np.zeros((1, 9, 8, 1), np.float32), "variations")
+
+
 def test_arrays_of_other_channels_and_models_of_floats_are_refused(model):
     with pytest.raises(ValueError, match=r"image number 0 has the shape \(8, 8, 3\)"):
         model.edit(np.zeros((1, 8, 8, 3), np.uint8), "variations")
