@@ -107,6 +107,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         config, folder = default.get_config(), files.expand(values.workdir or "runs/study")
     else:
         config, folder = _config(file, values.workdir)
+    configs.add_own_options(config, _fields_in(rest))
     before = config.copy_and_resolve_references()
     _check_fields(rest, folders.flatten(config.to_dict()))
     delattr(values, "config")
@@ -220,6 +221,12 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
                 f"config.{given[1]} is a section: give one of its fields, such as config.{own[0]}"
             )
         raise known_fields.unknown(given[1], fields)
+
+
+def _fields_in(arguments: Sequence[str]) -> dict[str, str]:
+    """The texts of the config fields that arguments set, by their full names."""
+    found = (re.match(r"--?(?:no)?config\.([^=]*)=?(.*)", argument) for argument in arguments)
+    return {match[1]: match[2] for match in found if match}
 
 
 class _OrNone(flags.ArgumentParser):

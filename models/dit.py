@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
@@ -75,6 +77,8 @@ class DiT(CheckedNetwork):
         image_channels: channels of the images that it sees beside x; 0: none.
         centered: data in [-1, 1]; if False, in [0, 1], which the network rescales to [-1, 1].
         remat: recompute each block's activations in the backward pass, to save memory.
+        scan_blocks: the blocks are one loop, whose program holds one block: it compiles faster, and
+            copies the blocks' weights at every call. The parameters stay as they are.
         dtype: dtype of the blocks; parameters, statistics, embedding and output stay float32.
 
     Raises:
@@ -106,6 +110,7 @@ class DiT(CheckedNetwork):
     image_channels: int = 0
     centered: bool = False
     remat: bool = False
+    scan_blocks: bool = False
     dtype: str = "float32"
 
     nf = 256  # features of the sinusoidal embeddings; fixed, not a field
@@ -179,8 +184,12 @@ class DiT(CheckedNetwork):
         block = with_remat(DiTBlock, self.remat, static=(5,))
         options = self.num_heads, self.mlp_ratio, self.dropout
         options = *options, self.attention_bias, self.mlp_epsilon
-        for each in seen:
-            h = block(*options)(h, each, mask, context, train)
+        blocks = [block(*options) for _ in seen]
+        if self.scan_blocks and not self.is_initializing():
+            h = self._scan(blocks, h, seen, mask, context, train)
+        else:
+            for block, each in zip(blocks, seen, strict=True):
+                h = block(h, each, mask, context, train)
         h = h[:, :n_patches]
         if features:
             return h.reshape(len(x), *counts, -1), c
@@ -190,6 +199,24 @@ class DiT(CheckedNetwork):
         features = self.patch_size ** len(counts) * channels
         h = Dense(features, kernel_init=ZERO, name="output")(h)
         return unpatchify(h, counts, self.patch_size).astype(jnp.float32)
+
+    def _scan(
+        self, blocks: Sequence[nn.Module], h: Tokens, seen: Sequence[Embedding], *arguments: Any
+    ) -> Tokens:
+        """The blocks in a loop; `arguments` are those of a block after its embedding."""
+        weights = [self.variables["params"][str(block.name)] for block in blocks]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
+        block: Any = blocks[0].clone(parent=None)
+        noise = self.make_rng("dropout") if arguments[-1] and self.dropout else jax.random.key(0)
+
+        def step(h, of_block):
+            params, embedding, key = of_block
+            made = block.apply({"params": params}, h, embedding, *arguments, rngs={"dropout": key})
+            return made, None
+
+        keys = jax.random.split(noise, len(blocks))
+        h, _ = jax.lax.scan(step, h, (stacked, jnp.stack(seen), keys))
+        return h
 
     def _embedding(self, labels: Array, encoded: dict[str, Embedding]) -> Embedding:
         others, sizes = dict(encoded), (self.hidden_size, self.frequency_shift)

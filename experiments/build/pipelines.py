@@ -48,6 +48,7 @@ def load(
 
 def known_overrides(config: Config, overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides. Raises ValueError for one of no field, or of a field that has moved."""
+    configs.add_own_options(config, overrides)
     known = configs.fields(config)
     for field in overrides:
         if new := migrate.new_name(field):

@@ -28,6 +28,14 @@ def requested(*arguments):
     return command_line.request(parsed(*arguments))
 
 
+def test_options_of_the_network_that_the_config_leaves_out_can_be_set():
+    dit = "--config=configs/emoji.py:dit"
+    assert "scan_blocks" not in parsed(dit).config.model
+    assert parsed(dit, "--config.model.scan_blocks=True").config.model.scan_blocks
+    with pytest.raises(ValueError, match=r"config\.model\.ch_mult does not exist"):
+        parsed(dit, "--config.model.ch_mult=(1,)")
+
+
 def test_flags_may_come_in_any_order_and_form():
     given = parsed("--config.model.nf", "8", "--workdir", "x", DIGITS + ":ve", "--config.seed=7")
     assert (given.mode, given.folder) == ("train", Path("x"))

@@ -232,3 +232,34 @@ def test_blocks_with_embeddings_of_their_own_are_the_shared_ones_where_these_are
 def test_impossible_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         SMALL.clone(**fields)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_scanned_blocks_are_the_same_network_in_a_shorter_program(conditioning):
+    options = {"hidden_size": 8, "num_heads": 2, "depth": 3, "conditioning": conditioning}
+    network, scanned = (DiT(**options, scan_blocks=scan) for scan in (False, True))
+    params = weights.random(network, X, LABELS)
+
+    def loss(params, network):
+        return jnp.sum(network.apply({"params": params}, X, LABELS) ** 2)
+
+    compared = [jax.jit(jax.value_and_grad(partial(loss, network=n))) for n in (network, scanned)]
+    (value, gradient), (other, other_gradient) = (made(params) for made in compared)
+    np.testing.assert_allclose(value, other, rtol=1e-6)
+    assert jax.tree.structure(gradient) == jax.tree.structure(other_gradient)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradient, other_gradient
+    )
+    dots = [made.lower(params).as_text().count("dot_general") for made in compared]
+    assert dots[1] < dots[0] / 2
+
+
+def test_scanned_blocks_drop_out_by_the_key_of_the_call():
+    network = DiT(hidden_size=8, num_heads=2, depth=2, dropout=0.5, scan_blocks=True)
+    params = weights.random(network, X, LABELS)
+    made = [
+        network.apply({"params": params}, X, LABELS, True, rngs={"dropout": jax.random.key(seed)})
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(made[0], made[1])
+    assert np.abs(made[0] - made[2]).max() > 1e-3

@@ -1,11 +1,13 @@
 """The configs of runs: reading, writing and comparing them."""
 
+import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import models
 from configs import default
 from experiments.build.fields import sections
 from experiments.build.fields.migrate import drop_unused, migrate
@@ -17,6 +19,7 @@ USE = (  # fields that may change when a trained model is used
     *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
     *("prepare", "serve", "study"),
     *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
+    "model.scan_blocks",
     *("data.conditions", "data.max_unreadable", "training.at_end", "training.sinks"),
     *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
     *("training.log_freq", "training.eval_freq", "training.quality_freq"),
@@ -128,6 +131,18 @@ def take_advised(config: Config, folder: Path) -> None:
     for field in ADVISED if theirs.data.auto else ():
         if not sections.is_set(config, field):
             sections.put(config, field, sections.get(theirs, field))
+
+
+def add_own_options(config: Config, overrides: Mapping[str, Any]) -> None:
+    """Adds the network's own options that overrides set, and the config leaves out, by default."""
+    network = overrides.get("model.name", config.model.name)
+    if network not in models.MODELS:
+        return
+    for field in dataclasses.fields(models.MODELS[network]):
+        own = field.name in models.options(network) and field.default is not dataclasses.MISSING
+        if own and field.name not in config.model and f"model.{field.name}" in overrides:
+            with config.unlocked():
+                config.model[field.name] = field.default
 
 
 def changes(config: Config, folder: Path) -> dict[str, tuple[Any, Any]]:
