@@ -177,7 +177,7 @@ def save_pictures(
         std = samples[:N_SHOWN].std(axis=1)
         columns.append(model.to_images(samples[:N_SHOWN].mean(axis=1)))
         columns.append((255 * np.minimum(std, 1.0)).astype(np.uint8))  # white: as wide as the data
-        titles += [title, "std"]
+        titles += [title, ""]  # the second column is its std: titles are wider than a column
     images = np.stack(columns, axis=1)
     return pictures.save_grid(
         path, images.reshape(-1, *images.shape[2:]), len(columns), about, titles
