@@ -13,6 +13,7 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Scores, Start
@@ -121,6 +122,7 @@ class ScoreMethod(abc.ABC):
         """
         y = as_measurement(sde, y, noise_std, self.needs_noise)
         measured = Measurement(sde, operator, y, noise_std)
+        exact = not isinstance(noise_std, Tracer) and noise_std == 0
         checked: set[tuple[int, ...]] = set()  # shapes: samplers trace a score more than once
         both = score_fn.both if isinstance(score_fn, ScoreAndVariance) else None
 
@@ -128,7 +130,7 @@ class ScoreMethod(abc.ABC):
             if x.shape not in checked:
                 check_operator(operator, x.shape, y)
                 if self.linear:
-                    check_linear(operator, x.shape)
+                    check_linear(operator, x.shape, y if exact else None)
                 checked.add(x.shape)
 
             def denoise(x: Array) -> tuple[Array, Any]:

@@ -127,10 +127,11 @@ def _try(operator: Operator, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_linear(operator: Operator, shape: Sequence[int]) -> None:
+def check_linear(operator: Operator, shape: Sequence[int], exact: Batch | None = None) -> None:
     """Raises ValueError for an operator that is not linear on arrays of this shape.
 
-    It is tried on random numbers, unless it depends on arrays that are traced.
+    It is tried on random numbers, unless it depends on arrays that are traced. `exact` is a
+    measurement without noise, which may have no values where the operator has none.
     """
     u, v = np.random.RandomState(0).standard_normal((2, *shape)).astype(np.float32)
     with jax.ensure_compile_time_eval():
@@ -148,4 +149,10 @@ def check_linear(operator: Operator, shape: Sequence[int]) -> None:
         raise ValueError(
             "operator is not linear: operator(u - 2 v) differs from operator(u) - 2 operator(v); "
             "give a linear one, or take a method for any operator: dps or twisted_smc"
+        )
+    if exact is None or isinstance(exact, Tracer):
+        return
+    if np.any(np.asarray(exact)[(one == 0) & (two == 0)]):
+        raise ValueError(
+            "y has values where operator(x) is always 0, as outside a mask: give y = operator(x)"
         )

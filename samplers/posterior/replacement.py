@@ -78,7 +78,7 @@ class Replacement:
                 "0, or take another method"
             )
         check_operator(operator, shape, y)
-        check_linear(operator, shape)
+        check_linear(operator, shape, exact=y)
         score_fn = one_score(score_fn, shape)
         factor = _factor(operator, shape)
         transpose = jax.linear_transpose(operator, jnp.zeros(tuple(shape)))

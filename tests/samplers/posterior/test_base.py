@@ -180,3 +180,16 @@ def test_scores_of_each_evaluation_go_to_samplers_that_take_them():
     np.testing.assert_allclose(one, two, atol=1e-4)
     with pytest.raises(ValueError, match="score_fn is a tuple"):
         make("twisted_smc")(jax.random.key(0), heun, sde, both, first, y, (n, 2), 0.1)
+
+
+@pytest.mark.parametrize("name", ["moment_matching", "pigdm", "replacement"])
+def test_values_outside_the_mask_of_an_exact_measurement_are_refused(name):
+    """They have no place in the measurement, and would spoil conjugate gradients."""
+
+    def masked(x):
+        return x * np.array([1.0, 0.0])
+
+    with pytest.raises(ValueError, match=r"y has values where operator\(x\) is always 0"):
+        draw(name, 2, operator=masked, y=jnp.ones((2, 2)), noise_std=0.0)
+    seen = masked(jnp.ones((2, 2)))
+    assert jnp.isfinite(draw(name, 2, operator=masked, y=seen, noise_std=0.0).x).all()
