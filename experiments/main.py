@@ -30,7 +30,7 @@ COMMANDS = {  # mode: (module of experiments.commands or .studies, function, des
     "evaluate": ("commands.evaluate", "run", "loss, bits/dim and sample quality of checkpoints"),
     "stats": ("commands.evaluate", "run_stats", "statistics that samples are compared with"),
     "edit": ("commands.edit", "run", "inpaint, extend, enlarge, colour or vary images"),
-    "serve": ("commands.serve", "run", "a page in the browser that draws and edits images"),
+    "serve": ("commands.page.serve", "run", "a page in the browser that draws and edits images"),
     "detect": ("commands.detect", "run", "detection of the model's samples: a ROC curve"),
     "import": ("commands.import_weights", "run", "make a run of published weights"),
     "export": ("commands.export", "run", "write a run's weights for other programs"),

@@ -32,7 +32,7 @@ from experiments.tasks.score_model import ScoreModel
 from models import torch_import
 from models.checked import check_attention
 from models.config import Config
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_in
 
 FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
 """Fields in which an encoder may differ from the network whose weights it has."""
@@ -41,8 +41,10 @@ PERCEPTUAL = "perceptual.json"
 COUNTS = (  # of at least 1, or more where they are used
     *("sampling.n_samples", "eval.batch_size", "eval.num_samples"),
     *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
-    *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds"),
+    *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds", "serve.port"),
+    *("study.posterior.n_measurements", "study.posterior.n_samples"),
 )
+NOISE_STD = "config.study.posterior.noise_std"
 DISCRIMINATOR = ("data.generated", "model.encoder", "model.head", "model.pretrained")
 """Fields of discriminators."""
 NO_SCORE = (  # fields and sections of score models
@@ -74,8 +76,9 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
     for name in ("data.num_classes", "sampling.batch_size"):
         check_at_least(0, **{f"config.{name}": sections.get(config, name)})
-    counts = {name: sections.get(config, name) for name in COUNTS}
-    check_at_least(1, **{f"config.{name}": count for name, count in counts.items()})
+    counts = {f"config.{name}": sections.get(config, name) for name in COUNTS}
+    check_at_least(1, **{name: count for name, count in counts.items() if count is not None})
+    check_in("[0, inf)", True, **{NOISE_STD: config.study.posterior.noise_std})
     name = config.model.name if config.model.name in TASKS else models.kind(config)
     if name != "autoencoder" and not config.data.autoencoder:
         _check_not_set(config, sections.fields_in("autoencoder"), "autoencoders")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import samplers
-from experiments.page.studio import TASKS_OF_ONE, Fields, Studio, fields_of
+from experiments.commands.page.studio import TASKS_OF_ONE, Fields, Studio, fields_of
 from experiments.pipeline.edit.tasks import TASKS
 from samplers import posterior
 

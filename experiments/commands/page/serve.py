@@ -2,9 +2,9 @@
 
 import os
 
+from experiments.commands.page.studio import Studio
 from experiments.commands.request import Request
 from experiments.data.sources.optional import require
-from experiments.page.studio import Studio
 from sde_lib.checks import check_at_least
 
 
@@ -19,7 +19,7 @@ def run(request: Request) -> None:
     check_at_least(1, 65535, **{"config.serve.port": options.port})
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing about the page leaves this machine
     require("gradio", "serve", "mode serve")
-    from experiments.page.page import CSS, page  # imports gradio
+    from experiments.commands.page.layout import CSS, page  # imports gradio
 
     studio = Studio(request.config, request.folder)
     made = page(studio)

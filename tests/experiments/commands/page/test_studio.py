@@ -6,8 +6,8 @@ from PIL import Image
 
 from experiments.build.fields import configs
 from experiments.command_line import parse
+from experiments.commands.page.studio import Studio, fields_of
 from experiments.main import COMMANDS
-from experiments.page.studio import Studio, fields_of
 
 FIELDS = {"seed": 3, "sampling.n_samples": 6, "sampling.method": "euler", "sampling.n_steps": 3}
 
