@@ -250,7 +250,10 @@ class TrainedModel:
                 label = None  # the classifier alone knows classes
         if given:
             changed["conditions"] = self.conditions.asked(label, prompt, condition)
-        return self.replace(**changed)
+        made = self.replace(**changed)
+        if changed.keys() <= {"seed", "conditions"}:  # their values are arguments of the programs
+            object.__setattr__(made, "programs", self.programs)
+        return made
 
     def score_fn(self, condition: Any = None, **conditions: Any) -> ScoreFn:
         """The score function of the model, without guidance.

@@ -222,3 +222,17 @@ def test_guidance_without_an_unconditional_score_is_refused(changes):
 def test_two_terms_need_no_unconditional_score():
     changes = {FREE + "negative_label": 1, FREE + "negative_terms": 2, FREE + "weight": 2.0}
     pipelines.untrained(config(changes | {"model.label_dropout": 0.0}))
+
+
+def test_another_class_is_drawn_and_edited_by_the_same_program():
+    score = Gaussians()
+    model = pipeline(config({}), score, sampler=samplers.create("ddim", n_steps=4))
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    model.sample(1, label=0), model.edit(x, "variations", n_results=1, strength=1.0)
+    traced = len(score.sizes)
+    for label in (1, 2):
+        drawn = model.sample(1, label=label)
+        edited = model.edit(x, "variations", n_results=1, strength=1.0, label=label)
+        np.testing.assert_array_equal(drawn, edited["result 1"])
+    assert len(score.sizes) == traced
+    assert drawn.mean() > 0.2  # of the last class, 0.4
