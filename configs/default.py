@@ -119,6 +119,9 @@ def _sampling(config: Config) -> None:
     sampling.probability_flow = default(bool)  # of the predictor
     sampling.rtol = default(float)  # of the adaptive methods
     sampling.atol = default(float)
+    sampling.log_prob = default(bool)  # of "probability_flow": log densities in the .npz file too
+    sampling.probe = default(str)  # for these: "exact" (up to 64 dimensions), "hierarchical", ...
+    sampling.n_probes = default(int)  # 1
     sampling.step_size = default(float)  # of "annealed_langevin"
     sampling.grid = default(str)  # a name in samplers.noise_levels.GRIDS
     sampling.rho = default(float)  # of the grids "karras" and "polyexponential"

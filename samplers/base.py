@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sde_lib import SDE, ScoreFn
-from sde_lib.batch import Batch
-from sde_lib.checks import check_at_least
+from sde_lib.batch import Batch, PerSample
+from sde_lib.checks import check_at_least, known
 from sde_lib.sde import check_ends
 
 Scores = ScoreFn | tuple[ScoreFn, ...]
@@ -22,15 +22,17 @@ class Samples(NamedTuple):
         x: [B, ...] samples.
         nfe: number of network evaluations per sample.
         path: [n_frames, B, ...] states at even intervals, from just after the start to t_min.
+        log_prob: [B] log densities of the samples, in nats; None unless the sampler is asked.
     """
 
     x: Float[Array, "batch *shape"]
     nfe: int | Int[Array, ""]
     path: Float[Array, "frames batch *shape"]
+    log_prob: PerSample | None = None
 
 
 class Start(NamedTuple):
-    """Starting point other than the prior: states x, [B, ...], at the time t, a Python number."""
+    """Starting point other than the prior: states x, [B, ...], at the time t, a number."""
 
     x: Float[Array, "batch *shape"]
     t: float
@@ -52,12 +54,12 @@ def starting_point(
     check_ends(sde)
     if start is None:
         return sde.prior_sample(key, shape, first_index), sde.t_max
-    x, t = jnp.asarray(start.x, jnp.float32), start.t
+    x, t = jnp.asarray(start.x, float), start.t
     if x.shape != tuple(shape):
         raise ValueError(
             f"start.x has the shape {x.shape}: it must be that of the samples, {tuple(shape)}"
         )
-    if not sde.t_min < t <= sde.t_max:
+    if known(t, sde.t_min, sde.t_max) and not sde.t_min < t <= sde.t_max:
         raise ValueError(f"start.t is {t}: it must lie in (t_min, t_max] = {sde.t_min, sde.t_max}")
     return x, t
 

@@ -56,7 +56,7 @@ def increments(
     ratio, rest = np.exp(rate * log_ratio), -np.expm1(2 * rate * log_ratio)
     rows = *levy(stops, high, low, rate, depth), ratio / np.sqrt(rest), 1 / np.sqrt(rest)
     places, *floats = jax.tree.map(jnp.asarray, rows)
-    weights, scale_now, scale_then = (jnp.asarray(a, jnp.float32) for a in floats)
+    weights, scale_now, scale_then = (jnp.asarray(a, float) for a in floats)
 
     def value(places, weights):
         def add(term, w):
@@ -71,7 +71,7 @@ def increments(
         return z, then[-1]
 
     first = levy(now[0], high, low, rate, depth)
-    return draw, value(jnp.asarray(first[0]), jnp.asarray(first[1], jnp.float32))
+    return draw, value(jnp.asarray(first[0]), jnp.asarray(first[1], float))
 
 
 def levy(

@@ -4,10 +4,10 @@ import dataclasses
 import math
 from typing import Self
 
-import numpy as np
-
 from samplers.noise_levels import Levels
 from samplers.solver import NoiseLevelSolver
+from sde_lib.batch import numpy_of
+from sde_lib.checks import known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Churn(NoiseLevelSolver):
 
     def __post_init__(self):
         super().__post_init__()
+        if not known(self.s_churn, self.s_tmin, self.s_tmax, self.s_noise):
+            return
         finite = math.isfinite(self.s_churn) and math.isfinite(self.s_noise)
         positive = self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_tmin <= self.s_tmax
         if not (finite and positive):
@@ -52,6 +54,9 @@ class Churn(NoiseLevelSolver):
         return dataclasses.replace(made, s_churn=self.s_churn * made.n_steps / self.n_steps)
 
     def inflated(self, levels: Levels) -> tuple[Levels, Levels]:
-        gamma = min(self.s_churn / self.n_steps, math.sqrt(2) - 1)
-        gamma = np.where((levels >= self.s_tmin) & (levels <= self.s_tmax), gamma, 0.0)
-        return levels * (1 + gamma), self.s_noise * levels * np.sqrt(gamma * (2 + gamma))
+        xp = numpy_of(levels, self.s_churn, self.s_tmin, self.s_tmax, self.s_noise)
+        gamma = xp.minimum(self.s_churn / self.n_steps, math.sqrt(2) - 1)
+        gamma = xp.where((levels >= self.s_tmin) & (levels <= self.s_tmax), gamma, 0.0)
+        # The root has no derivative at 0, where no noise is added.
+        added = xp.sqrt(xp.where(gamma > 0, gamma * (2 + gamma), 1.0)) * (gamma > 0)
+        return levels * (1 + gamma), self.s_noise * levels * added

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
 from jaxtyping import Array
 
 from samplers.churn import Churn
 from samplers.noise_levels import Levels
 from samplers.solver import Model, Plan
-from sde_lib.batch import Batch
+from sde_lib.batch import Batch, numpy_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +22,9 @@ class DPM2(Churn):
     evaluations: ClassVar[int] = 2
 
     def plan(self, now: Levels, then: Levels) -> Plan:
-        middle = np.sqrt(now * then)
-        return Plan(np.column_stack([now, middle]), (middle - now, then - now))
+        xp = numpy_of(now, then)
+        middle = xp.sqrt(now * then)
+        return Plan(xp.column_stack([now, middle]), (middle - now, then - now))
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
         half, whole = c

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
 from jaxtyping import Array
 
 from samplers.noise_levels import Levels
 from samplers.solver import Model, Plan
 from samplers.stochastic import Ancestral
-from sde_lib.batch import Batch
+from sde_lib.batch import Batch, numpy_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +22,10 @@ class DPM2Ancestral(Ancestral):
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         down, up = self.split(now, then)
-        middle = np.sqrt(now * down)
+        xp = numpy_of(now, down)
+        middle = xp.sqrt(now * down)
         coefficients = middle - now, down - now, up
-        return Plan(np.column_stack([now, middle]), coefficients, then[:, None], self.eta**2)
+        return Plan(xp.column_stack([now, middle]), coefficients, then[:, None], self.eta**2)
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
         to_middle, to_down, up = c

@@ -15,9 +15,17 @@ from samplers.dpm_solver import STAGES, stage_weights
 from samplers.evaluations import Steps
 from samplers.lms import check_order, combine
 from samplers.solver import Model, enter, model_at, warn_of_untrained
-from sde_lib import SDE, ScoreFn, check_score_fn
-from sde_lib.batch import Batch, expand
-from sde_lib.checks import check_at_least, check_in, check_name, check_tolerance, check_types
+from sde_lib import SDE, ScoreFn, check_score_fn, derivatives
+from sde_lib.batch import Batch, expand, numpy_of
+from sde_lib.checks import (
+    check_at_least,
+    check_in,
+    check_name,
+    check_tolerance,
+    check_types,
+    known,
+    precision,
+)
 
 TOLERANCES = {"safe": (3e-4, 1e-4), "k_diffusion": (0.05, 0.0078)}
 """(relative, absolute) tolerances of a step."""
@@ -105,6 +113,8 @@ class DPMAdaptive:
         check_in("(0, inf)", h_init=self.h_init)
         check_in("(0, inf)", True, sigma_max=self.sigma_max, sigma_min=self.sigma_min)
         check_in("(0, inf)", accept_safety=self.accept_safety)
+        if not known(self.pcoeff, self.icoeff, self.dcoeff, self.accept_safety):
+            return
         if not (min(self.pcoeff, self.icoeff, self.dcoeff) >= 0 and self.accept_safety < 1):
             raise ValueError(
                 f"pcoeff = {self.pcoeff}, icoeff = {self.icoeff}, dcoeff = {self.dcoeff}, "
@@ -141,16 +151,18 @@ class DPMAdaptive:
         """
         check_score_fn(score_fn, shape)
         check_at_least(0, n_frames=n_frames)
-        ends = "log_snr", self.sigma_max, self.sigma_min
-        y, high, low = enter(key, sde, shape, first_index, start, *ends)
-        warn_of_untrained(sde, np.array([high, low]))
-        first, end = np.float32(-np.log(high)), np.float32(-np.log(low))
-        marks = np.linspace(first, end, n_frames + 1)[1:]
+        grid = "log_snr", self.sigma_max, self.sigma_min
+        y, high, low = enter(key, sde, shape, first_index, start, *grid)
+        xp = numpy_of(high, low)
+        warn_of_untrained(sde, xp.stack([high, low]))
+        first, end = (xp.asarray(-xp.log(level), precision().dtype) for level in (high, low))
+        marks = xp.linspace(first, end, n_frames + 1)[1:]
+        ends = jax.lax.stop_gradient((first, end))
 
         def unfinished(carry):
             state, control = carry
-            moving = control.h > LEAST_STEP * (end - first)  # False for NaN
-            return (state.s < end) & moving & (control.tries < MAX_TRIES)
+            moving = control.h > LEAST_STEP * (ends[1] - ends[0])  # False for NaN
+            return (state.s < ends[1]) & moving & (control.tries < MAX_TRIES)
 
         def attempt(carry):
             state, control = carry
@@ -166,18 +178,25 @@ class DPMAdaptive:
             way = expand(jnp.expm1(state.s - marks) / jnp.expm1(-h), state.frames)
             passed = expand((state.s < marks) & (marks <= s), state.frames)
             frames = jnp.where(passed, y + way * (higher - y), state.frames)
-            accepted, control = self._control(lower, higher, state, control._replace(h=h))
+            steps = jax.lax.stop_gradient((lower, higher, state, control._replace(h=h)))
+            accepted, control = self._control(*steps)
             after = _State(higher, lower, s, frames)
             return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), after, state), control
 
         state = _State(y, y, jnp.asarray(first), jnp.zeros((n_frames, *shape)))
-        control = _Control(jnp.float32(self.h_init), jnp.ones(2), jnp.int32(0))
-        state, control = jax.lax.while_loop(unfinished, attempt, (state, control))
+        control = _Control(jnp.asarray(self.h_init, float), jnp.ones(2), jnp.int32(0))
+        attempt, hoisted = derivatives.hoisted(attempt, (state, control))
+
+        def solve(backward, carry, hoisted):
+            each = lambda carry: attempt(carry, *hoisted)  # noqa: E731
+            return derivatives.while_loop(unfinished, each, carry, MAX_TRIES, backward)
+
+        state, control = derivatives.of_loop(solve, (state, control), hoisted)
 
         failure = jnp.where(state.s < end, jnp.nan, 1.0)
-        alphas = model_at(sde, score_fn, np.exp(-marks)).alpha
+        alphas = model_at(sde, score_fn, xp.exp(-marks)).alpha
         frames = failure * expand(alphas, state.frames) * state.frames
-        model, y = model_at(sde, score_fn, np.array([low])), failure * state.y
+        model, y = model_at(sde, score_fn, xp.stack([low])), failure * state.y
         x = model.denoised(y) if self.denoise else model.alpha[0] * y
         return Samples(x, self.order * control.tries + self.denoise, frames)
 

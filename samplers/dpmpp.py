@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
 from jaxtyping import Array
 
 from samplers.lms import combine
 from samplers.noise_levels import Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
-from sde_lib.batch import Batch
+from sde_lib.batch import Batch, numpy_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +18,9 @@ class DPMpp2S(NoiseLevelSolver):
     evaluations: ClassVar[int] = 2
 
     def plan(self, now: Levels, then: Levels) -> Plan:
-        middle = np.sqrt(now * then)
-        return Plan(np.column_stack([now, middle]), (middle / now, then / now))
+        xp = numpy_of(now, then)
+        middle = xp.sqrt(now * then)
+        return Plan(xp.column_stack([now, middle]), (middle / now, then / now))
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
         half, whole = c
@@ -39,11 +39,12 @@ class DPMpp2M(NoiseLevelSolver):
     least_steps: ClassVar[int] = 2
 
     def plan(self, now: Levels, then: Levels) -> Plan:
-        h = np.log(now / then)
-        extrapolated = np.append(0.0, h[1:] / (2 * h[:-1]))  # 1 / (2 r_i)
+        xp = numpy_of(now, then)
+        h = xp.log(now / then)
+        extrapolated = xp.append(xp.zeros(1), h[1:] / (2 * h[:-1]))  # 1 / (2 r_i)
         ratio = then / now
         last = (ratio - 1) * extrapolated
-        return Plan(now[:, None], np.column_stack([ratio, 1 - ratio - last, last]))
+        return Plan(now[:, None], xp.column_stack([ratio, 1 - ratio - last, last]))
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
         denoised = model.denoised(y)

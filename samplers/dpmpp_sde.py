@@ -10,6 +10,7 @@ from samplers.noise_levels import Levels
 from samplers.solver import Model, Plan
 from samplers.stochastic import Ancestral, Stochastic
 from sde_lib.batch import Batch
+from sde_lib.checks import known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class DPMppSDE(Stochastic):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.r < 1:
+        if known(self.r) and not 0 < self.r < 1:
             raise ValueError(f"r is {self.r}: it must lie strictly between 0 and 1")
 
     def plan(self, now: Levels, then: Levels) -> Plan:

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
 from jaxtyping import Array
 
 from samplers.churn import Churn
 from samplers.noise_levels import Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
-from sde_lib.batch import Batch
+from sde_lib.batch import Batch, numpy_of
+from sde_lib.checks import known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,13 @@ class Heun(NoiseLevelSolver):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.alpha <= 1:
+        if known(self.alpha) and not 0 < self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}: it must lie in (0, 1]")
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         length = then - now
-        return Plan(np.column_stack([now, now + self.alpha * length]), length)
+        middle = now + self.alpha * length
+        return Plan(numpy_of(middle).column_stack([now, middle]), length)
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
         noise = model.noise(y)

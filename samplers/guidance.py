@@ -23,7 +23,7 @@ from samplers.guidance_schedules import SCHEDULES as SCHEDULES
 from samplers.noise_levels import SLACK, levels_at
 from sde_lib import SDE, VP, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand
-from sde_lib.checks import check_at_least, check_positive
+from sde_lib.checks import check_at_least, check_positive, precision
 
 Both = Callable[[Array, Array], tuple[Array, Array | None]]
 """(x, t) -> (score, v), with the v of a ScoreAndVariance; None without one."""
@@ -320,7 +320,8 @@ def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> Sco
 
         least = jnp.minimum(t, sde.t_min)
         ends = [jnp.clip(t + way * window, least, sde.t_max) for way in (-0.5, 0.5)]
-        low, high = jax.lax.fori_loop(0, 24, halve, tuple(ends))  # float32's digits
+        halvings = precision().nmant + 1
+        low, high = jax.lax.fori_loop(0, halvings, halve, tuple(ends))
         tau = jnp.where(t > cutoff, 0.5 * (low + high), t)
         score, variance = evaluate(x, tau)
         return expand(sde.sigma(tau) / sde.sigma(t), x) * score, variance

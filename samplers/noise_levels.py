@@ -8,41 +8,46 @@ import numpy as np
 from jaxtyping import Float
 
 from sde_lib import EDM, SDE, VP, Table
-from sde_lib.checks import check_name
+from sde_lib.batch import as_float, as_number, numpy_of
+from sde_lib.checks import check_known, check_name, known
 
 Levels = Float[np.ndarray, " levels"]
 Grid = str | tuple[float, ...]
 """A name in GRIDS, or the levels themselves."""
 
+CHAIN_GRIDS = ("ddim", "leading", "trailing", "linspace")  # they visit levels of a Table
 SLACK = 1e-4  # relative tolerance in comparisons of levels
 
 
 def _karras(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
     """Even steps in level^(1/rho), rho = 7 by default (Karras et al. 2022, Eq. 5)."""
     root = 1 / (7.0 if rho is None else rho)
-    return np.linspace(high**root, low**root, n) ** (1 / root)
+    return numpy_of(high, low, rho).linspace(high**root, low**root, n) ** (1 / root)
 
 
 def _exponential(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
     """Even steps in the log-SNR."""
-    return np.exp(np.linspace(np.log(high), np.log(low), n))
+    xp = numpy_of(high, low)
+    return xp.exp(xp.linspace(xp.log(high), xp.log(low), n))
 
 
 def _polyexponential(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
     """Steps in the log-SNR by a power rho, 1 by default; rho > 1 is denser at low noise."""
-    way = np.linspace(1, 0, n) ** (1.0 if rho is None else rho)
-    return low * np.exp(way * np.log(high / low))
+    xp, way = numpy_of(high, low, rho), np.linspace(1, 0, n)
+    return low * xp.exp(way ** (1.0 if rho is None else rho) * xp.log(high / low))
 
 
 def _uniform(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
     """Even steps in t."""
-    return levels_at(sde, np.linspace(time_of(sde, high), time_of(sde, low), n))
+    ends = time_of(sde, high), time_of(sde, low)
+    return levels_at(sde, numpy_of(ends).linspace(*ends, n))
 
 
 def _quadratic(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
     """Even steps in sqrt(t) (DDIM, Song et al. 2021, App. D.2)."""
-    first, last = np.sqrt([time_of(sde, high), time_of(sde, low)])
-    return levels_at(sde, np.linspace(first, last, n) ** 2)
+    ends = time_of(sde, high), time_of(sde, low)
+    xp = numpy_of(ends)
+    return levels_at(sde, xp.linspace(*map(xp.sqrt, ends), n) ** 2)
 
 
 def _ddim(sde: SDE, high: float, low: float, n: int, rho: float | None) -> Levels:
@@ -144,16 +149,21 @@ def noise_levels(
     """
     if not isinstance(grid, str):
         levels = np.asarray(grid, np.float64)
-        if abs(levels[0] / high - 1) > SLACK:
+        if known(high) and abs(levels[0] / high - 1) > SLACK:
             raise ValueError(
                 f"grid begins with {levels[0]:g}, `start` with a noise level of {high:g}: they "
                 "must agree"
             )
     else:
         name = "uniform" if grid == "ddim" and not denoise else grid
+        if isinstance(sde, Table) and name in CHAIN_GRIDS:
+            ends = {"the first noise level": high, "the last noise level": low}
+            check_known(f"the grid {name!r} takes levels of the chain", **ends)
         end = [low] if name == "leading" and not denoise else []
-        levels = np.append(GRIDS[name](sde, high, low, n - len(end), rho), end)
-    if not ((np.diff(levels) < 0).all() and levels[-1] > 0):
+        levels = GRIDS[name](sde, high, low, n - len(end), rho)
+        xp = numpy_of(levels, end)
+        levels = xp.append(levels, xp.asarray(end, float))
+    if known(levels) and not ((np.diff(levels) < 0).all() and levels[-1] > 0):
         raise ValueError(
             f"the grid {grid!r} of {n} noise levels from {high:g} to {low:g} must decrease to "
             f"a positive number, not be {np.array2string(levels, threshold=10)}: take fewer steps "
@@ -169,13 +179,14 @@ def check_grid(grid: Grid, rho: float | None) -> Grid:
         ValueError: an unknown name, levels that do not decrease, a rho out of range, or a rho for
             a grid without that parameter.
     """
-    if rho is not None and not 0.1 <= rho <= 100:
+    if rho is not None and known(rho) and not 0.1 <= rho <= 100:
         raise ValueError(f"rho is {rho}: it must be in [0.1, 100]")
     if rho is not None and grid not in ("karras", "polyexponential"):
         raise ValueError(f"rho is {rho}: only 'karras' and 'polyexponential' take it, not {grid!r}")
     if isinstance(grid, str):
         check_name("grid", grid, GRIDS)
         return grid
+    check_known("given noise levels are checked on the host", grid=grid)
     levels = np.asarray(grid, np.float64)
     if levels.ndim != 1 or not (np.isfinite(levels) & (levels > 0)).all() or not levels.size:
         raise ValueError(f"grid is {grid}: it must be a name, or positive noise levels")
@@ -187,10 +198,11 @@ def check_grid(grid: Grid, rho: float | None) -> Grid:
 def time_of(sde: SDE, level: float) -> float:
     """Time t at which the noise level sigma / alpha is `level`."""
     with jax.ensure_compile_time_eval():
-        return float(sde.inverse_noise_level(jnp.float32(level)))
+        return as_number(sde.inverse_noise_level(as_float(level)))
 
 
 def levels_at(sde: SDE, t: np.ndarray | list[float]) -> Levels:
-    """Noise levels sigma / alpha at the times t, in float64."""
+    """Noise levels sigma / alpha at the times t, in float64; traced ones in JAX's precision."""
     with jax.ensure_compile_time_eval():
-        return np.asarray(sde.noise_level(jnp.asarray(t, jnp.float32)), np.float64)
+        levels = sde.noise_level(jnp.asarray(t, float))
+        return np.asarray(levels, np.float64) if known(levels) else levels  # pyright: ignore

@@ -20,8 +20,8 @@ from samplers.base import Samples, Start, check_frames, starting_point
 from samplers.evaluations import Steps
 from samplers.noise_levels import Levels, levels_at
 from sde_lib import SDE, ScoreFn, check_score_fn
-from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
-from sde_lib.checks import check_at_least, check_name, check_positive, check_types
+from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, numpy_of, sample_keys
+from sde_lib.checks import check_at_least, check_name, check_positive, check_types, known
 
 
 def euler_maruyama(
@@ -235,8 +235,9 @@ class PredictorCorrector:
         check_frames(n_frames, n_moves)
         x, t_start = starting_point(key, sde, shape, first_index, start)
         times = sde.times(t_start, sde.t_min, n_moves)
-        dt, even = (t_start - sde.t_min) / n_moves, np.ptp(np.diff(times)) < 1e-9 * sde.t_max
-        starts, lengths = (jnp.asarray(a, jnp.float32) for a in (times[:-1], -np.diff(times)))
+        dt, lengths = (t_start - sde.t_min) / n_moves, -numpy_of(times).diff(times)
+        even = known(times) and np.ptp(lengths) < 1e-9 * sde.t_max
+        starts, lengths = (jnp.asarray(a, float) for a in (times[:-1], lengths))
         keys = sample_keys(key, shape[0], first_index)
         n_correct = 0 if self.corrector == "none" else self.n_corrector_steps
         each = n_correct + (self.predictor != "none")  # evaluations at each time

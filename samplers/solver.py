@@ -7,14 +7,16 @@ are computed in float64 before the loop.
 """
 
 import abc
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from samplers import evaluations
@@ -32,10 +34,11 @@ from samplers.noise_levels import (
     time_of,
 )
 from sde_lib import SDE, ScoreFn, check_score_fn
-from sde_lib.batch import Batch, fold_in, normal, sample_keys
-from sde_lib.checks import check_at_least, check_types
+from sde_lib.batch import Batch, as_number, fold_in, normal, numpy_of, sample_keys
+from sde_lib.checks import check_at_least, check_types, known
 from sde_lib.sde import check_ends, score_and_variance
 
+TRACEABLE = "'euler', 'heun', 'edm', 'dpm_2', 'dpmpp_2s', 'dpmpp_2m' or 'predictor_corrector'"
 BROWNIAN = 1 << 24  # folded into the key of a sample; larger than any step number
 
 
@@ -87,7 +90,7 @@ class Model(NamedTuple):
 
 def model_at(sde: SDE, score_fn: Scores, levels: np.ndarray | Array) -> Model:
     """The model at given noise levels, [S] or [N, S]."""
-    level = jnp.asarray(levels, jnp.float32)
+    level = jnp.asarray(levels, float)
     t = sde.inverse_noise_level(level)
     return Model(_all(score_fn), level, t, sde.alpha(t))
 
@@ -133,12 +136,10 @@ class NoiseLevelSolver(abc.ABC):
             )
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < np.inf:
+            if value is not None and known(value) and not 0 < value < np.inf:
                 raise ValueError(f"{name} is {value:g}: it must be positive, or None for the SDE's")
             if value is not None and not isinstance(self.grid, str):
-                raise ValueError(
-                    f"{name} is {value:g}: with levels given as grid, leave it at None"
-                )
+                raise ValueError(f"{name} is {value}: with levels given as grid, leave it at None")
         if self.sigma_min is not None and self.grid == "ddim" and self.denoise:
             raise ValueError("the grid 'ddim' has its own last level: leave sigma_min at None")
 
@@ -172,7 +173,7 @@ class NoiseLevelSolver(abc.ABC):
 
     def inflated(self, levels: Levels) -> tuple[Levels, Levels]:
         """(raised levels, std): levels after churn, and the noise added to states at `levels`."""
-        return levels, np.zeros_like(levels)
+        return levels, numpy_of(levels).zeros_like(levels)
 
     @property
     def n_levels(self) -> int:
@@ -259,7 +260,8 @@ class NoiseLevelSolver(abc.ABC):
             first = leading_time(sde, self.n_steps, self.denoise)
             start = Start(sde.prior_sample(key, shape, first_index), first)
         y, high, low = enter(key, sde, shape, first_index, start, *ends)
-        levels = self.levels(sde, high, low)
+        with self._on_host():
+            levels = self.levels(sde, high, low)
         warn_of_untrained(sde, self.inflated(levels)[0])
         keys = sample_keys(key, shape[0], first_index)
         alpha = model_at(sde, score_fn, levels).alpha
@@ -275,7 +277,7 @@ class NoiseLevelSolver(abc.ABC):
         def last(_, state, score_fns):
             level, std = self.inflated(levels[-1:])
             y, *rest = state
-            if std[0] > 0:
+            if not known(std) or std[0] > 0:
                 y += std[0] * normal(fold_in(keys, n_moves), shape)
             return self.estimate(model_at(sde, score_fns, level), y), *rest
 
@@ -309,15 +311,16 @@ class NoiseLevelSolver(abc.ABC):
             the w that is returned is the first.
         """
         now, std = self.inflated(levels[:-1])
-        plan = self.plan(now, levels[1:])
+        with self._on_host():
+            plan = self.plan(now, levels[1:])
+            draw, w = self._noise(sde, keys, now, plan, shape)
         self._check_plan(plan, len(now))
         models = model_at(sde, score_fn, plan.evaluations)
-        rows = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (plan.coefficients, std))
-        draw, w = self._noise(sde, keys, now, plan, shape)
+        rows = jax.tree.map(lambda a: jnp.asarray(a, float), (plan.coefficients, std))
 
         def move(k, y, past, w, score_fn=score_fn):
             c, added = jax.tree.map(lambda a: a[k], rows)
-            if std.any():
+            if not known(std) or std.any():
                 y += added * normal(fold_in(keys, k), y.shape)
             z, w = draw(k, w)
             model = models.row(k)._replace(score_fns=_all(score_fn))
@@ -330,6 +333,18 @@ class NoiseLevelSolver(abc.ABC):
             return *made, w
 
         return move, w
+
+    @contextlib.contextmanager
+    def _on_host(self) -> Iterator[None]:
+        """Raises ValueError where coefficients that are computed on the host are traced."""
+        try:
+            yield
+        except (TracerArrayConversionError, ConcretizationTypeError) as error:
+            raise ValueError(
+                f"{type(self).__name__} computes its coefficients on the host, so noise levels "
+                "(sigma_max, sigma_min, rho, start.t, numbers of the SDE) and eta must not be "
+                f"traced: give numbers, or take {TRACEABLE}"
+            ) from error
 
     def _check_plan(self, plan: Plan, n_steps: int) -> None:
         """Raises ValueError for a plan that has not one row of finite numbers for each step."""
@@ -345,9 +360,9 @@ class NoiseLevelSolver(abc.ABC):
                     f"{name} returned {part} of the shape {shape}: it must be [{n_steps}, "
                     f"{expected}], a row for each step"
                 )
-            if not np.isfinite(values).all():
+            if known(values) and not np.isfinite(values).all():
                 raise ValueError(f"{name} returned {part} that are not finite numbers")
-        if not (np.asarray(plan.evaluations) > 0).all():
+        if known(plan.evaluations) and not (np.asarray(plan.evaluations) > 0).all():
             raise ValueError(f"{name} returned evaluations at noise levels that are not positive")
 
     def _noise(
@@ -390,13 +405,15 @@ def enter(
     check_ends(sde)
     if not isinstance(grid, str):
         sigma_max, sigma_min = grid[0], grid[-1]
-    low = sigma_min or float(levels_at(sde, [sde.t_min])[0])
+    low = as_number(levels_at(sde, [sde.t_min])[0]) if sigma_min is None else sigma_min
     if start is None and sigma_max is not None:
         high = sigma_max
         y = high / sde.prior_std * sde.prior_sample(key, shape, first_index)
     else:
         x, t = starting_point(key, sde, shape, first_index, start)
-        high, y = float(levels_at(sde, [t])[0]), x / sde.alpha(t)
+        high, y = as_number(levels_at(sde, [t])[0]), x / sde.alpha(t)
+    if not known(low, high, levels_at(sde, [sde.t_max])):
+        return y, high, low
     if not 0 < low <= high * (1 + SLACK):
         raise ValueError(
             f"sampling starts at the noise level {high:g} and ends at {low:g}: set sigma_min to a "
@@ -416,6 +433,8 @@ def warn_of_untrained(sde: SDE, levels: np.ndarray) -> None:
     """Warns, at the caller's caller, if noise levels are outside the range of training."""
     high, low = levels.max(), levels.min()
     least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
+    if not known(high, low, most):
+        return
     if low < least * (1 - SLACK) or high > most * (1 + SLACK):
         warnings.warn(
             f"sampling visits the noise levels sigma/alpha from {high:g} to {low:g}, training "

@@ -7,6 +7,8 @@ import numpy as np
 
 from samplers.noise_levels import Levels
 from samplers.solver import NoiseLevelSolver
+from sde_lib.batch import numpy_of
+from sde_lib.checks import known
 
 MOST_ETA = 10.0  # beyond it the noise's levels are too many orders apart for float32
 
@@ -59,13 +61,14 @@ class Ancestral(Stochastic):
 
         DDIM's sigma_t(eta) (Song et al. 2021, arXiv 2010.02502, Eq. 16) in noise levels.
         """
-        up = self.eta * then * np.sqrt((now - then) * (now + then)) / now
-        return np.sqrt((then - up) * (then + up)), self.s_noise * up
+        xp = numpy_of(now, then, self.eta)
+        up = self.eta * then * xp.sqrt((now - then) * (now + then)) / now
+        return xp.sqrt((then - up) * (then + up)), self.s_noise * up
 
 
 def check_range(most: float, **values: float) -> None:
     """Raises ValueError for a value that is outside [0, most] or not finite."""
     for name, value in values.items():
-        if not (0 <= value <= most and value < np.inf):
+        if known(value) and not (0 <= value <= most and value < np.inf):
             expected = "a number from 0 on" if most == np.inf else f"in [0, {most:g}]"
             raise ValueError(f"{name} is {value}: it must be {expected}; 0 makes no noise")

@@ -8,7 +8,7 @@ The solver's time is s, scaled to [0, 1] between the highest and lowest levels o
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import diffrax
@@ -24,15 +24,17 @@ from samplers.noise_levels import Grid, Levels, levels_at
 from samplers.solver import BROWNIAN, enter, model_at, warn_of_untrained
 from samplers.space_time_path import SpaceTimePath
 from samplers.stochastic import MOST_ETA, check_range
-from sde_lib import SDE, ScoreFn, check_score_fn
-from sde_lib.batch import Batch, expand, fold_in, sample_keys
-from sde_lib.checks import check_at_least, check_tolerance, check_types
+from sde_lib import SDE, ScoreFn, check_score_fn, derivatives
+from sde_lib.batch import Batch, expand, fold_in, numpy_of, sample_keys
+from sde_lib.checks import check_at_least, check_known, check_tolerance, check_types, known
 from sde_lib.solve import MAX_STEPS, worst_sample
 
 Times = Float[np.ndarray, " times"]
+Terms = Callable[[Any], diffrax.MultiTerm]
+"""The terms of the SDE, as a function of the arrays that its drift depends on."""
 
 LEAST_STEP = 1e-4  # relative to the whole: the Brownian path has little noise in shorter steps
-SOLVER = diffrax.ShARK()
+SOLVER = diffrax.ShARK(scan_kind="lax")  # which has all derivatives
 EVALUATIONS = 2  # per step
 
 
@@ -66,9 +68,13 @@ class _RungeKutta(abc.ABC):
 
     @abc.abstractmethod
     def solve(
-        self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
+        self, terms: Terms, hoisted: Any, v: Batch, times: Times, n_frames: int
     ) -> tuple[Batch, Float[Array, "frames *shape"], Times, int | Int[Array, ""]]:
-        """Solves from times[0] to times[-1]: (v, frames, times of the frames, number of steps)."""
+        """Solves terms(hoisted) from times[0] to times[-1].
+
+        Returns:
+            (v, frames, times of the frames, number of steps).
+        """
 
     def __call__(
         self,
@@ -88,24 +94,37 @@ class _RungeKutta(abc.ABC):
         levels = self.levels(sde, high, low)
         warn_of_untrained(sde, levels)
         least, most = levels_at(sde, [sde.train_t_min, sde.t_max])
+        visited = {"a noise level": (levels, least, most)}
+        check_known("a Brownian path has no derivative by its times", **visited)
         most, span = max(most, levels[0]), np.log(most / min(least or np.inf, levels[-1]))
         keys = fold_in(sample_keys(key, shape[0], first_index), BROWNIAN)
 
-        def drift(time, v, _):
+        def drift(time, v):
             level = most * jnp.exp(-span * time)
             size = _size(level)
             noise = model_at(sde, score_fn, level[None]).noise(size * v)
             return span * ((level / size) ** 2 * v - (1 + self.eta) * level / size * noise)
 
-        def diffusion(time, v, _):
+        def std_at(time):
             level = most * jnp.exp(-span * time)
-            std = jnp.sqrt(2 * self.eta * span) * level / _size(level)
-            return lineax.DiagonalLinearOperator(jnp.full(v.shape, std))
+            return jnp.sqrt(2 * self.eta * span) * level / _size(level)
 
+        times, v = np.log(most / levels) / span, y / _size(levels[0])
+        drift, of_drift = derivatives.hoisted(drift, times[0], v)
+        std_at, of_std = derivatives.hoisted(std_at, times[0])
         path = SpaceTimePath(keys=keys, shape=tuple(shape))
-        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
-        times = np.log(most / levels) / span
-        v, frames, seen, n_steps = self.solve(terms, y / _size(levels[0]), times, n_frames)
+
+        def terms(hoisted: Any) -> diffrax.MultiTerm:
+            of_drift, of_std = hoisted
+
+            def diffusion(time, v, _):
+                std = jnp.full(v.shape, std_at(time, *of_std))
+                return lineax.DiagonalLinearOperator(std)
+
+            field = diffrax.ODETerm(lambda time, v, _: drift(time, v, *of_drift))
+            return diffrax.MultiTerm(field, diffrax.ControlTerm(diffusion, path))
+
+        v, frames, seen, n_steps = self.solve(terms, (of_drift, of_std), v, times, n_frames)
 
         seen = most * np.exp(-span * seen)
         scale = model_at(sde, score_fn, seen).alpha * _size(seen)
@@ -152,15 +171,15 @@ class StochasticRungeKutta(_RungeKutta):
         return self._ends().levels(sde, high, low)
 
     def solve(
-        self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
+        self, terms: Terms, hoisted: Any, v: Batch, times: Times, n_frames: int
     ) -> tuple[Batch, Float[Array, "frames *shape"], Times, int]:
         n_moves = len(times) - 1
         check_frames(n_frames, n_moves)
-        at = jnp.asarray(times, jnp.float32)
+        at = jnp.asarray(times, float)
 
         def body(k, carry):
             v, frames = carry
-            v, *_ = SOLVER.step(terms, at[k], at[k + 1], v, None, None, False)
+            v, *_ = SOLVER.step(terms(hoisted), at[k], at[k + 1], v, None, None, False)
             if n_frames:
                 frames = frames.at[k * n_frames // n_moves].set(v)
             return v, frames
@@ -190,43 +209,50 @@ class AdaptiveSDE(_RungeKutta):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (0 < self.rtol < 1 and 0 < self.atol < 1):
+        if known(self.rtol, self.atol) and not (0 < self.rtol < 1 and 0 < self.atol < 1):
             raise ValueError(f"rtol = {self.rtol}, atol = {self.atol}: both must be in (0, 1)")
         check_tolerance(rtol=self.rtol, atol=self.atol)
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
-        return np.array([high, low])
+        return numpy_of(high, low).stack([high, low])
 
     def solve(
-        self, terms: diffrax.MultiTerm, v: Batch, times: Times, n_frames: int
+        self, terms: Terms, hoisted: Any, v: Batch, times: Times, n_frames: int
     ) -> tuple[Batch, Float[Array, "frames *shape"], Times, Int[Array, ""]]:
         first, last = times
         recorded = np.linspace(first, last, n_frames + 1)[1:]
-        solution = diffrax.diffeqsolve(
-            terms,
-            SOLVER,
-            first,
-            last,
-            dt0=0.01 * (last - first),  # an initial guess only
-            y0=v,
-            saveat=diffrax.SaveAt(ts=jnp.append(jnp.asarray(recorded), last)),
-            stepsize_controller=diffrax.PIDController(
-                self.rtol,
-                self.atol,
-                pcoeff=0.1,  # for SDEs: Burrage et al. 2004
-                icoeff=0.3,
-                norm=worst_sample,
-                dtmin=LEAST_STEP * (last - first),
-                force_dtmin=False,
-            ),
-            max_steps=MAX_STEPS,
-            throw=False,  # raising from compiled code needs a host callback
-        )
-        failed = solution.result != diffrax.RESULTS.successful
-        v = jnp.where(failed, jnp.nan, jnp.asarray(solution.ys))
-        return v[-1], v[:-1], recorded, solution.stats["num_steps"]
+
+        def solve(adjoint, v, hoisted, rtol, atol):
+            solution = diffrax.diffeqsolve(
+                terms(hoisted),
+                SOLVER,
+                first,
+                last,
+                dt0=0.01 * (last - first),  # an initial guess only
+                y0=v,
+                saveat=diffrax.SaveAt(ts=jnp.append(jnp.asarray(recorded), last)),
+                stepsize_controller=diffrax.PIDController(
+                    rtol,
+                    atol,
+                    pcoeff=0.1,  # for SDEs: Burrage et al. 2004
+                    icoeff=0.3,
+                    norm=worst_sample,
+                    dtmin=LEAST_STEP * (last - first),
+                    force_dtmin=False,
+                ),
+                max_steps=MAX_STEPS,
+                throw=False,  # raising from compiled code needs a host callback
+                adjoint=adjoint,
+            )
+            failed = solution.result != diffrax.RESULTS.successful
+            v = jnp.where(failed, jnp.nan, jnp.asarray(solution.ys))
+            return v[-1], v[:-1], solution.stats["num_steps"]
+
+        about = v, hoisted, self.rtol, self.atol
+        v, frames, n_steps = derivatives.of_diffrax(solve, *about)
+        return v, frames, recorded, n_steps
 
 
 def _size(level: Array | Levels | float) -> Array:
     """The scale sqrt(1 + l^2) of y / v."""
-    return jnp.sqrt(1 + jnp.square(jnp.asarray(level, jnp.float32)))
+    return jnp.sqrt(1 + jnp.square(jnp.asarray(level, float)))

@@ -97,7 +97,7 @@ def mean_squares(
         first_index: index of x0's first sample in its data set.
     """
     keys, axes = sample_keys(key, len(x0), first_index), tuple(range(1, x0.ndim))
-    times = sde.inverse_log_snr(jnp.asarray(log_snrs, jnp.float32))
+    times = sde.inverse_log_snr(jnp.asarray(log_snrs, float))
 
     def at(k: Array) -> tuple[Array, Array]:
         t, z = jnp.full(len(x0), times[k]), normal(fold_in(keys, k), x0.shape)

@@ -1,13 +1,41 @@
 """Array types of a batch, broadcasting over a batch, and one random key per sample."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key, PRNGKeyArray
+
+from sde_lib.checks import known
 
 Batch = Float[Array, "batch *shape"]
 PerSample = Float[Array, " batch"]
+
+
+def as_float(a: ArrayLike) -> Float[Array, "..."]:
+    """`a` as an array of its own precision, but of float32 at least.
+
+    Python numbers have JAX's default precision: float64 under jax_enable_x64, float32 otherwise.
+    """
+    return jnp.asarray(a, jnp.promote_types(jnp.result_type(a, float), jnp.float32))
+
+
+def as_number(a: ArrayLike) -> float:
+    """`a` as a Python number; a traced one stays what it is."""
+    return float(a) if known(a) else a  # pyright: ignore
+
+
+def math_of(*values: Any) -> Any:
+    """The module whose log, sqrt, ... take these numbers: math, or jax.numpy if one is traced."""
+    return math if known(*values) else jnp
+
+
+def numpy_of(*values: Any) -> Any:
+    """numpy, whose float64 is exact, or jax.numpy if a value is traced."""
+    return np if known(*values) else jnp
 
 
 def expand(a: Float[Array, "..."], x: Batch) -> Float[Array, "..."]:

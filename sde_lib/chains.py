@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sde_lib.checks import check_at_least, check_in, check_name
+from sde_lib.checks import check_at_least, check_in, check_known, check_name
 from sde_lib.table import Table, from_betas
 
 Betas = Float[np.ndarray, " levels"]
@@ -88,6 +88,7 @@ def chain(
     check_name("beta_schedule", schedule, SCHEDULES)
     check_at_least(2, n_levels=n_levels)
     ends = {name: value for name, value in options.items() if name != "betas"}
+    check_known("the betas are computed on the host", **ends)
     check_in("(0, 1)", **ends)
     betas = SCHEDULES[schedule](n_levels, **options)
     return from_betas(_without_signal(betas) if zero_terminal_snr else betas)

@@ -8,18 +8,36 @@ from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, get_args
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 MOST = 2**31 - 1
 """The largest count: counters on devices are int32."""
-LEAST_TOLERANCE = float(np.finfo(np.float32).eps)
-"""The least tolerance of a solver: a step's rounding error in float32."""
 TYPES = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
 WORDS = {
     "(0, inf)": "positive, and finite",
     "[0, inf)": "at least 0, and finite",
     "(-inf, inf)": "a finite number",
 }
+
+
+def known(*values: Any) -> bool:
+    """True if no value, or element of a tuple, is traced: what is traced cannot be checked."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+
+def precision() -> Any:
+    """The limits of JAX's default precision: of float64 under jax_enable_x64, else of float32."""
+    return jnp.finfo(jnp.result_type(float))
+
+
+def check_known(why: str, **values: Any) -> None:
+    """Raises ValueError for a keyword argument that is traced; `why` says what needs the number."""
+    for name, value in values.items():
+        if not known(value):
+            raise ValueError(f"{name} is traced, but {why}: give a number that is not traced")
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
@@ -36,6 +54,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
 def check_at_least(least: int, most: int = MOST, /, **counts: Any) -> None:
     """Raises ValueError for a keyword argument that is not an integer from `least` to `most`."""
     for name, count in counts.items():
+        check_known("it must be the same in every run of the program", **{name: count})
         if not has_type(count, int):
             raise ValueError(f"{name} is {count!r}: it must be an integer")
         if count < least:
@@ -45,7 +64,7 @@ def check_at_least(least: int, most: int = MOST, /, **counts: Any) -> None:
 
 
 def check_in(interval: str, optional: bool = False, /, **values: Any) -> None:
-    """Raises ValueError for a keyword argument that is no number in an interval, also in float32.
+    """Raises ValueError for a keyword argument that is no number in an interval, also as an array.
 
     Arrays, which may be traced, and functions are not checked.
 
@@ -58,7 +77,7 @@ def check_in(interval: str, optional: bool = False, /, **values: Any) -> None:
     for name, value in values.items():
         if _is_array(value) or callable(value) or (optional and value is None):
             continue
-        both = (value, _float32(value)) if has_type(value, float) else (math.nan,)
+        both = (value, _rounded(value)) if has_type(value, float) else (math.nan,)
         above = low < min(both) or (interval[0] == "[" and low == min(both))
         below = max(both) < high or (interval[-1] == "]" and max(both) == high)
         if not (above and below):
@@ -67,13 +86,14 @@ def check_in(interval: str, optional: bool = False, /, **values: Any) -> None:
 
 
 def check_tolerance(**values: Any) -> None:
-    """Raises ValueError for a solver's tolerance that is not positive or not in float32's reach."""
+    """Raises ValueError for a solver's tolerance that is not positive, or below rounding errors."""
+    limits = precision()
     for name, value in values.items():
         check_in("(0, inf)", **{name: value})
-        if value < LEAST_TOLERANCE:
+        if known(value) and value < limits.eps:
             raise ValueError(
-                f"{name} is {value!r}, which float32 cannot reach: it must be at least "
-                f"{LEAST_TOLERANCE:.1g}, better 1e-5"
+                f"{name} is {value!r}, which {limits.dtype} cannot reach: it must be at least "
+                f"{limits.eps:.1g}, better 1e-5"
             )
 
 
@@ -115,8 +135,9 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "dtype") and not isinstance(value, numbers.Real | np.bool_)
 
 
-def _float32(value: Any) -> float:
-    """The nearest number in float32."""
-    if abs(value) > float(np.finfo(np.float32).max):
+def _rounded(value: Any) -> float:
+    """The nearest number in JAX's default precision."""
+    limits = precision()
+    if abs(value) > float(limits.max):
         return math.inf if value > 0 else -math.inf
-    return float(np.float32(value))
+    return float(limits.dtype.type(value))

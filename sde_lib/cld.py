@@ -14,11 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
+from sde_lib.batch import (
+    Batch,
+    PerSample,
+    as_float,
+    as_number,
+    expand,
+    fold_in,
+    math_of,
+    normal,
+    sample_keys,
+)
+from sde_lib.checks import known
 from sde_lib.sde import SDE, Time, log_normal
 
 VELOCITY_KEY = 1 << 24  # folded into a sample's key to draw its velocities at t = 0
-SERIES = np.array([1 / math.factorial(k) for k in range(16, 2, -1)])  # exact to float32 for y < 2
+SERIES = {  # exact to the precision for y < 2
+    most: np.array([1 / math.factorial(k) for k in range(most, 2, -1)]) for most in (16, 26)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +66,8 @@ class CLD(SDE):
 
     def __post_init__(self):
         super().__post_init__()
+        if not known(self.beta, self.mass, self.gamma):
+            return
         positive = 0 < self.beta < math.inf and 0 < self.mass < math.inf
         if not (positive and 0 < self.gamma <= 1):
             raise ValueError(
@@ -75,7 +90,8 @@ class CLD(SDE):
 
     def diffusion(self, t: Time) -> Array:
         """sqrt(2 Gamma beta), the diffusion of the velocities; positions have none."""
-        return jnp.full_like(t, math.sqrt(4 * self._std_v * self.beta), jnp.float32)
+        rate = 4 * self._std_v * self.beta
+        return jnp.full_like(as_float(t), math_of(rate).sqrt(rate))
 
     def drift(self, x: Batch, t: Time) -> Batch:
         x, v = jnp.split(x, 2, axis=-1)
@@ -104,7 +120,8 @@ class CLD(SDE):
         self, key: PRNGKeyArray, x0: Batch, first_index: int | Array = 0
     ) -> tuple[Batch, PerSample]:
         with jax.ensure_compile_time_eval():  # at train_t_min they are wider than at 0
-            std = math.sqrt(self.covariance(self.train_t_min)[2])
+            variance = as_number(self.covariance(self.train_t_min)[2])
+        std = math_of(variance).sqrt(variance)
         v = std * normal(fold_in(sample_keys(key, len(x0), first_index), VELOCITY_KEY), x0.shape)
         return jnp.concatenate([x0, v], axis=-1), log_normal(v, std)
 
@@ -148,7 +165,7 @@ class CLD(SDE):
     @property
     def _std_v(self) -> float:
         """Standard deviation of the velocities under the prior, sqrt(M)."""
-        return math.sqrt(self.mass)
+        return math_of(self.mass).sqrt(self.mass)
 
     def _terms(self, t: Time) -> tuple[Array, Array, Array]:
         """The terms tau, exp(-2 tau), and p = (1 - exp(-2 tau) (1 + 2 tau + 2 tau^2)) / tau^3.
@@ -156,11 +173,12 @@ class CLD(SDE):
         tau^3 p is the variance of x given x_0 and v_0. With y = 2 tau it equals
         exp(-y) (y^3 / 3! + y^4 / 4! + ...), a series that keeps all digits near 0.
         """
-        tau = jnp.asarray(t, jnp.float32) * (self.beta / self._std_v)
+        tau = as_float(t) * (self.beta / self._std_v)
         y, decay = 2 * tau, jnp.exp(-2 * tau)
         late = jnp.maximum(y, 2.0)
         closed = -8 * jnp.expm1(-late + jnp.log1p(late + 0.5 * late**2)) / late**3
-        return tau, decay, jnp.where(y < 2, 8 * decay * jnp.polyval(SERIES, y), closed)
+        series = SERIES[16 if y.dtype == jnp.float32 else 26]
+        return tau, decay, jnp.where(y < 2, 8 * decay * jnp.polyval(series, y), closed)
 
     def _conditional_std(self, t: Time, gamma: float) -> Array:
         """Standard deviation of w given x and x_0 (and w_0, for gamma = 0): sqrt(det / xx)."""

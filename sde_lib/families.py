@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from sde_lib.batch import Batch, expand
-from sde_lib.checks import check_at_least, check_in
+from sde_lib.batch import Batch, as_float, expand, math_of
+from sde_lib.checks import check_at_least, check_in, check_known, known
 from sde_lib.sde import SDE, Time
 from sde_lib.table import from_betas
 
@@ -29,7 +29,8 @@ class VE(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+        ends = self.sigma_min, self.sigma_max
+        if known(ends) and not 0 < ends[0] < ends[1] < math.inf:
             raise ValueError(
                 f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}: VE needs "
                 "0 < sigma_min < sigma_max"
@@ -38,19 +39,21 @@ class VE(SDE):
 
     @property
     def _log_ratio(self) -> float:
-        return math.log(self.sigma_max / self.sigma_min)
+        ratio = self.sigma_max / self.sigma_min
+        return math_of(ratio).log(ratio)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.ones_like(t, jnp.float32)
+        return jnp.ones_like(as_float(t))
 
     def sigma(self, t: Time) -> Array:
-        return self.sigma_min * jnp.exp(self._log_ratio * jnp.asarray(t, jnp.float32) / self.t_max)
+        return self.sigma_min * jnp.exp(self._log_ratio * as_float(t) / self.t_max)
 
     def drift_coefficient(self, t: Time) -> Array:
-        return jnp.zeros_like(t, jnp.float32)
+        return jnp.zeros_like(as_float(t))
 
     def diffusion(self, t: Time) -> Array:
-        return self.sigma(t) * math.sqrt(2 * self._log_ratio / self.t_max)
+        rate = 2 * self._log_ratio / self.t_max
+        return self.sigma(t) * math_of(rate).sqrt(rate)
 
     @property
     def prior_std(self) -> float:
@@ -58,7 +61,7 @@ class VE(SDE):
 
     def _previous_sigma(self, t: Time, n_steps: float) -> Array:
         """sigma one step earlier on the grid k t_max / (n_steps - 1); 0 before the first point."""
-        t = jnp.asarray(t, jnp.float32)
+        t = as_float(t)
         step = self.t_max / (n_steps - 1) if n_steps > 1 else self.t_max
         return jnp.where(t < 0.5 * step, 0.0, self.sigma(jnp.maximum(t - step, 0.0)))
 
@@ -80,13 +83,15 @@ class VE(SDE):
             ValueError: fewer than 2 levels.
         """
         check_at_least(2, n_levels=n_levels)
+        check_known("discrete levels are computed on the host", **vars(self))
         return -2 * np.linspace(math.log(self.sigma_max), math.log(self.sigma_min), n_levels)
 
     def log_snr(self, t: Time) -> Array:
         return -2 * jnp.log(self.sigma(t))
 
     def inverse_log_snr(self, log_snr: Array) -> Array:
-        return (-0.5 * log_snr - math.log(self.sigma_min)) * self.t_max / self._log_ratio
+        least = math_of(self.sigma_min).log(self.sigma_min)
+        return (-0.5 * log_snr - least) * self.t_max / self._log_ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +103,8 @@ class _LinearBeta(SDE):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.beta_min < self.beta_max < math.inf:
+        ends = self.beta_min, self.beta_max
+        if known(ends) and not 0 < ends[0] < ends[1] < math.inf:
             raise ValueError(
                 f"beta_min = {self.beta_min}, beta_max = {self.beta_max}: "
                 f"{type(self).__name__} needs 0 < beta_min < beta_max"
@@ -106,11 +112,11 @@ class _LinearBeta(SDE):
 
     def beta(self, t: Time) -> Array:
         """beta(t), linear from beta_min at 0 to beta_max at t_max."""
-        t = jnp.asarray(t, jnp.float32)
+        t = as_float(t)
         return self.beta_min + t * ((self.beta_max - self.beta_min) / self.t_max)
 
     def _integral(self, t: Time) -> Array:
-        t = jnp.asarray(t, jnp.float32)
+        t = as_float(t)
         return t * (self.beta_min + t * (0.5 * (self.beta_max - self.beta_min) / self.t_max))
 
     def _inverse_integral(self, b: Array) -> Array:
@@ -144,10 +150,11 @@ class VP(_LinearBeta):
 
     def _chain_beta(self, t: Time, n_steps: float) -> Array:
         """beta_k = beta(t) dt of DDPM's chain. Raises ValueError if n_steps gives a beta_k >= 1."""
-        if n_steps <= self.beta_max * self.t_max:
+        most = self.beta_max * self.t_max
+        if known(n_steps, most) and n_steps <= most:
             raise ValueError(
                 f"VP's chain of {n_steps:.0f} steps has beta_k >= 1: take more than "
-                f"{self.beta_max * self.t_max:g} steps, or the predictor 'euler_maruyama'"
+                f"{most:g} steps, or the predictor 'euler_maruyama'"
             )
         return self.beta(t) * (self.t_max / n_steps)
 
@@ -172,6 +179,7 @@ class VP(_LinearBeta):
             ValueError: fewer than 2 levels, or so few that a beta_k would reach 1.
         """
         check_at_least(2, n_levels=n_levels)
+        check_known("discrete levels are computed on the host", **vars(self))
         self._chain_beta(self.t_max, n_levels)
         betas = np.linspace(self.beta_min, self.beta_max, n_levels) * (self.t_max / n_levels)
         return from_betas(betas).levels(n_levels)

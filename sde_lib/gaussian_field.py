@@ -94,7 +94,7 @@ class GaussianField:
 
     @property
     def _power(self) -> Array:
-        return jnp.asarray(self.power[..., None], jnp.float32)
+        return jnp.asarray(self.power[..., None], float)
 
     def _times(self, x: Samples, factor: Array) -> Array:
         """x with every Fourier mode times a factor that is even in the frequency."""
@@ -128,7 +128,7 @@ def mean_power(x: Samples) -> Float[np.ndarray, "*sides"]:
 def log_prob(x: Samples, power: Float[np.ndarray, "batch *sides"]) -> PerSample:
     """Log densities of fields [B, *sides, C] whose modes have these powers."""
     axes = tuple(range(1, x.ndim))
-    squares = jnp.sum(jnp.abs(_modes(x)) ** 2 / jnp.asarray(power[..., None], jnp.float32), axes)
+    squares = jnp.sum(jnp.abs(_modes(x)) ** 2 / jnp.asarray(power[..., None], float), axes)
     log_det = x.shape[-1] * np.log(power).sum(axes[:-1])
     return -0.5 * (squares + log_det + np.prod(x.shape[1:]) * np.log(2 * np.pi))
 

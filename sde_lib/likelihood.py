@@ -18,26 +18,28 @@ second keeps the error of every step small, which a network that is rough in tim
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from sde_lib.batch import Batch, PerSample, expand, sample_keys
-from sde_lib.checks import check_in, check_tolerance
+from sde_lib import derivatives
+from sde_lib.batch import Batch, PerSample, as_float, as_number, expand, math_of, sample_keys
+from sde_lib.checks import check_in, check_known, check_tolerance, precision
 from sde_lib.missing import check_mask, count_observed, observed_score
-from sde_lib.multistep import solve_even
-from sde_lib.probes import Probe, draw
+from sde_lib.multistep import MOST_STEPS, solve_even
+from sde_lib.probes import Probe, draw, with_divergence
 from sde_lib.sde import SDE, ScoreFn, Time, check_ends, check_score_fn, log_normal
 from sde_lib.solve import solve_ode
 
 DATA_STD = 0.25  # typical of images in [-1, 1]; it affects the solver's steps, not the density
 FIRST_STEP, PROPORTIONAL = 0.05, 0.2  # tuned on Gaussian images and on networks trained on digits
 TOLERANCE = 1e-5  # of rtol and atol, unless they or an accuracy are given
-LEAST_ACCURACY = 1e-5  # bits/dim that float32 can reach
+LEAST_ACCURACY = {"float32": 1e-5, "float64": 1e-8}  # bits/dim
 WORST = 10  # times the accuracy, allowed as the error of a single sample
-N_STEPS, MOST_STEPS = 48, 1 << 12  # the first grid for 0.001 bits/dim, and the finest grid
+N_STEPS = 48  # the first grid for 0.001 bits/dim; the finest one has MOST_STEPS
 GROWTH = 1.5, 3.0  # of the number of steps, from one grid to the next
 
 
@@ -103,8 +105,8 @@ def log_likelihood(
             MOST_STEPS do not reach it, log_prob is NaN. Under CLD it sets tolerances of a tenth.
 
     Raises:
-        ValueError: an unknown probe, n_probes < 1, tolerances or an accuracy out of float32's
-            reach, or both given, a score_fn that changes the shape, an SDE with alpha(t_max) = 0,
+        ValueError: an unknown probe, n_probes < 1, tolerances or an accuracy below rounding
+            errors, or both given, a score_fn that changes the shape, an SDE with alpha(t_max) = 0,
             or a mask that does not go with x0 or the SDE.
     """
     check_precision(rtol, atol, accuracy)
@@ -112,7 +114,7 @@ def log_likelihood(
     if mask is not None:
         check_mask(sde, mask, x0)
         x0, score_fn = mask * x0, observed_score(score_fn, mask)
-    x, log_added = sde.initial_state(key, x0, first_index)
+    x, log_added = sde.initial_state(key, jnp.asarray(x0, float), first_index)
     check_score_fn(score_fn, x.shape)
     probes = sde.noisy(draw(sample_keys(key, len(x0), first_index), probe, n_probes, x.shape))
     dims = jnp.full(len(x), float(math.prod(x.shape[1:])))
@@ -120,17 +122,10 @@ def log_likelihood(
         probes, dims = mask * probes, count_observed(mask)
     time = TAU if accuracy is None else THETA
     velocity_at, ends, (start, end) = _scaled_flow(sde, score_fn, x, dims, time)
-    axes, exact = tuple(range(1, x.ndim)), probe == "exact"
+    exact = probe == "exact"
 
     def field(tau, state):
-        velocity = velocity_at(tau)
-
-        def directional(v):
-            drift, tangent = jax.jvp(velocity, (state[0],), (v,))
-            return drift, jnp.sum(v * tangent, axis=axes) / dims
-
-        drift, rates = jax.vmap(directional, out_axes=(None, 1))(probes)
-        return drift, jnp.sum(rates, axis=1, keepdims=True) if exact else rates
+        return with_divergence(velocity_at(tau), state[0], probes, exact, dims)
 
     def result(state, nfe) -> LogLikelihood:
         latent, each = expand(end, x) * state[0], dims[:, None] * state[1]
@@ -143,8 +138,7 @@ def log_likelihood(
     if accuracy is not None and sde.is_scalar:
         n_steps = 2 * math.ceil(N_STEPS / 2 * (1e-3 / accuracy) ** (1 / 3))  # third order
         allowed = accuracy * math.log(2) * dims
-        solve = lambda n: solve_even(field, y0, *ends, n)  # noqa: E731
-        return _refine(solve, result, n_steps, allowed, x.shape)
+        return _refine(field, result, y0, ends, n_steps, allowed)
     least = TOLERANCE if accuracy is None else accuracy / 10
     rtol, atol = (least if given is None else given for given in (rtol, atol))
     state, _, nfe = solve_ode(field, y0, *ends, rtol, atol, None, FIRST_STEP, PROPORTIONAL)
@@ -152,11 +146,12 @@ def log_likelihood(
 
 
 def _refine(
-    solve: Callable[[Int[Array, ""]], tuple[Any, Any]],
-    result: Callable[[Any, Int[Array, ""]], LogLikelihood],
+    field: Callable,
+    result: Callable[..., LogLikelihood],
+    y0: tuple[Batch, Array],
+    ends: tuple[float | Array, float | Array],
     first_steps: int,
     allowed: PerSample,
-    shape: Sequence[int],
 ) -> LogLikelihood:
     """Solves on finer and finer grids, until the estimated errors are as small as allowed, in nats.
 
@@ -164,29 +159,47 @@ def _refine(
     estimated by the difference d from the grid before, whose points are others. In a field that is
     random in time the errors are independent, with variances in proportion to 1 / n. So d^2 is
     1 + r times the square of the finer grid's error, where r is the ratio of the numbers of steps.
-    In a smoother field the error is smaller than that.
+    In a smoother field the error is smaller than that. Derivatives are those of the last grid.
     """
+    time = jnp.full(len(y0[0]), as_float(ends[0]))
+    field, of_field = derivatives.hoisted(field, time, y0)
+    result, of_result = derivatives.hoisted(result, y0, jnp.asarray(0))
 
     def size(difference):
         ratio = jnp.abs(difference) / allowed
         return jnp.maximum(jnp.mean(ratio), jnp.max(ratio) / WORST)
 
-    def attempt(carry):
-        n, n_before, _, before = carry
-        fine, coarse = solve(n)
-        found = result(fine, before.nfe + n + 1)
-        by_coarse = size(found.log_prob - result(coarse, n).log_prob)
-        by_before = size(found.log_prob - before.log_prob) / jnp.sqrt(1 + n / n_before)
-        error = jnp.where(before.nfe == 0, by_coarse, by_before)
-        finer = 2 * (n * jnp.clip(error, *GROWTH) / 2).astype(n.dtype) + 2
-        return finer, n, error, found
+    def solve(n, backward, y0, ends, of_field):
+        start, end = ends
+        return solve_even(lambda *point: field(*point, *of_field), y0, start, end, n, backward)
 
-    zero = jnp.zeros_like(allowed)
-    nothing = LogLikelihood(zero, jnp.zeros(shape), jnp.asarray(0), zero)
-    start = jnp.asarray(first_steps), jnp.asarray(1), jnp.inf, nothing
-    unfinished = lambda carry: (carry[2] > 1) & (carry[0] <= MOST_STEPS)  # noqa: E731
-    _, _, error, found = jax.lax.while_loop(unfinished, attempt, start)
-    return found._replace(log_prob=jnp.where(error <= 1, found.log_prob, jnp.nan))
+    def search(y0, ends, of_field, of_result):
+        def attempt(carry):
+            n, n_before, _, before = carry
+            fine, coarse = solve(n, False, y0, ends, of_field)
+            found = result(fine, before.nfe + n + 1, *of_result)
+            by_coarse = size(found.log_prob - result(coarse, n, *of_result).log_prob)
+            by_before = size(found.log_prob - before.log_prob) / jnp.sqrt(1 + n / n_before)
+            error = jnp.where(before.nfe == 0, by_coarse, by_before)
+            finer = 2 * (n * jnp.clip(error, *GROWTH) / 2).astype(n.dtype) + 2
+            return finer, n, error, found
+
+        zero = jnp.zeros_like(allowed)
+        nothing = LogLikelihood(zero, jnp.zeros_like(y0[0]), jnp.asarray(0), zero)
+        start = jnp.asarray(first_steps), jnp.asarray(1), jnp.inf, nothing
+        unfinished = lambda carry: (carry[2] > 1) & (carry[0] <= MOST_STEPS)  # noqa: E731
+        _, n, error, found = jax.lax.while_loop(unfinished, attempt, start)
+        log_prob = jnp.where(error <= 1, found.log_prob, jnp.nan)
+        return n, found._replace(log_prob=log_prob)
+
+    def last(backward, known, y0, ends, of_field, of_result):
+        n, found = known
+        fine, _ = solve(n, backward, y0, ends, of_field)
+        made = result(fine, found.nfe, *of_result)
+        return n, made._replace(probe_error=jax.lax.stop_gradient(made.probe_error))
+
+    ways = partial(last, False), partial(last, True)
+    return derivatives.both_ways(search, *ways, y0, ends, of_field, of_result)[1]
 
 
 class _Time(NamedTuple):
@@ -204,12 +217,12 @@ class _Time(NamedTuple):
 
 
 TAU = _Time(
-    lambda u: -math.expm1(-0.5 * math.log1p(u)),
+    lambda u: -math_of(u).expm1(-0.5 * math_of(u).log1p(u)),
     lambda tau: tau * (2 - tau) / (1 - tau) ** 2,
     lambda u: 2 * (1 + u) ** 1.5,
 )
 THETA = _Time(
-    lambda u: math.atan(math.sqrt(u)),
+    lambda u: math_of(u).atan(math_of(u).sqrt(u)),
     lambda theta: jnp.tan(theta) ** 2,
     lambda u: 2 * jnp.sqrt(u) * (1 + u),
 )
@@ -234,7 +247,7 @@ def _scaled_flow(
         return lambda y: -rate / std * (score_fn(std * y, t) + y / std)
 
     with jax.ensure_compile_time_eval():
-        levels = [float(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max)]
+        levels = [as_number(sde.noise_level(t)) for t in (sde.train_t_min, sde.t_max)]
     ends = time.at(levels[0] / DATA_STD), time.at(levels[1] / DATA_STD)
     stds = _std(sde, sde.train_t_min, scale), _std(sde, sde.t_max, scale)
     return velocity_at, ends, stds
@@ -254,16 +267,18 @@ def _std(sde: SDE, t: Time, scale: PerSample) -> PerSample:
 def check_precision(
     rtol: float | None, atol: float | None, accuracy: float | None, prefix: str = ""
 ) -> None:
-    """Raises ValueError for tolerances or an accuracy that float32 cannot reach, and for both."""
+    """Raises ValueError for tolerances or an accuracy below rounding errors, and for both."""
     tolerances = {prefix + k: v for k, v in (("rtol", rtol), ("atol", atol)) if v is not None}
     check_tolerance(**tolerances)
     if accuracy is None:
         return
+    check_known("it decides the number of steps", **{f"{prefix}accuracy": accuracy})
     check_in("(0, inf)", **{f"{prefix}accuracy": accuracy})
-    if accuracy < LEAST_ACCURACY:
+    kind = str(precision().dtype)
+    if accuracy < LEAST_ACCURACY[kind]:
         raise ValueError(
-            f"{prefix}accuracy is {accuracy!r} bits/dim, which float32 cannot reach: it must be at "
-            f"least {LEAST_ACCURACY:g}, better 0.001"
+            f"{prefix}accuracy is {accuracy!r} bits/dim, which {kind} cannot reach: it must be at "
+            f"least {LEAST_ACCURACY[kind]:g}, better 0.001"
         )
     for name, value in tolerances.items():
         raise ValueError(

@@ -109,7 +109,7 @@ def _time_at(
     """The u-quantile of t: of n_levels discrete levels, of a density, or uniform."""
     if n_levels:
         level = jnp.minimum(jnp.floor(u * n_levels), n_levels - 1).astype(int)
-        return sde.inverse_log_snr(jnp.asarray(sde.levels(n_levels), jnp.float32)[level])
+        return sde.inverse_log_snr(jnp.asarray(sde.levels(n_levels), float)[level])
     if noise_density:
         return jnp.clip(sde.inverse_log_snr(noise_density(u)), sde.train_t_min, sde.t_max)
     return sde.train_t_min + u * (sde.t_max - sde.train_t_min)

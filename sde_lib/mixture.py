@@ -139,7 +139,7 @@ class GaussianMixture:
 
     @property
     def _means(self) -> Array:
-        return jnp.asarray(self.means, jnp.float32)
+        return jnp.asarray(self.means, float)
 
     def _log_parts(self, x: Batch, alpha: PerSample, variance: PerSample) -> Array:
         """log of weights[k] N(x; alpha means[k], variance I), without normalisation, [B, K]."""

@@ -16,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from sde_lib import derivatives
+
 # Weights of the field at past points, the newest first. The rows are of the first, second, ...
 # step, for which fewer points are known; row 0 is of the start, which only evaluates the field.
 PREDICTOR = np.array([[0, 0, 0], [1, 0, 0], [3 / 2, -1 / 2, 0], [23 / 12, -16 / 12, 5 / 12]])
 CORRECTOR = np.array([[0, 0, 0], [1 / 2, 1 / 2, 0], [5 / 12, 8 / 12, -1 / 12]])
+MOST_STEPS = 1 << 12
 State = PyTree[Float[Array, "batch ..."]]
 
 
@@ -29,6 +32,7 @@ def solve_even(
     t0: float,
     t1: float,
     n_steps: int | Array,
+    backward: bool = False,
 ) -> tuple[State, State]:
     """Integrates dy/dt = field(t, y), with t of shape [B], by n_steps + 1 evaluations of the field.
 
@@ -37,6 +41,7 @@ def solve_even(
         y0: pytree of arrays [B, ...].
         t0: time of y0; t1, the final time, may be before or after it.
         n_steps: an even number, which may be traced.
+        backward: make a program for jax.vjp, of at most MOST_STEPS steps.
 
     Returns:
         y at t1, and y by every second of the same evaluations, in steps of twice the size. Where
@@ -55,11 +60,17 @@ def solve_even(
         return y, coarse, points[:4]
 
     nothing = jax.tree.map(jnp.zeros_like, y0)
-    return jax.lax.fori_loop(0, n_steps + 1, step, (y0, y0, (nothing,) * 4))[:2]
+    start = y0, y0, (nothing,) * 4
+    if not backward:
+        return jax.lax.fori_loop(0, n_steps + 1, step, start)[:2]
+    unfinished = lambda carry: carry[0] <= n_steps  # noqa: E731
+    counted = lambda carry: (carry[0] + 1, step(*carry))  # noqa: E731
+    about = unfinished, counted, (jnp.asarray(0), start), MOST_STEPS + 1
+    return derivatives.while_loop(*about, backward)[1][:2]
 
 
 def _row(weights: Float[np.ndarray, "rows 3"], i: Int[Array, ""]) -> Float[Array, "3"]:
-    return jnp.asarray(weights, jnp.float32)[jnp.minimum(i, len(weights) - 1)]
+    return jnp.asarray(weights, float)[jnp.minimum(i, len(weights) - 1)]
 
 
 def _add(y: State, h: Any, weights: Float[Array, "3"], points: Sequence[State]) -> State:

@@ -9,14 +9,15 @@ terms between its black and white fields. One probe is the same as "rademacher".
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from sde_lib.batch import normal
+from sde_lib.batch import Batch, PerSample, normal
 from sde_lib.checks import check_at_least, check_name
 
 Probe = Literal["rademacher", "hierarchical", "gaussian", "exact"]
@@ -52,6 +53,26 @@ def draw(
         draws = jnp.where(draws < 0, -1.0, 1.0)
     signs = jnp.asarray(np.stack(patterns)[:, None], draws.dtype)
     return (jnp.moveaxis(draws, 1, 0)[:, None] * signs).reshape(-1, *shape)[:n_probes]
+
+
+def with_divergence(
+    field: Callable[[Batch], Batch],
+    x: Batch,
+    probes: Float[Array, "probes batch *shape"],
+    exact: bool,
+    dims: PerSample | float,
+) -> tuple[Batch, Float[Array, "batch rates"]]:
+    """field(x), and an estimate by each probe of its divergence at x, divided by dims.
+
+    With `exact` the probes are the standard basis, and the one rate is the divergence itself.
+    """
+
+    def along(v: Batch) -> tuple[Batch, PerSample]:
+        value, tangent = jax.jvp(field, (x,), (v,))
+        return value, jnp.sum(v * tangent, axis=tuple(range(1, x.ndim))) / dims
+
+    value, rates = jax.vmap(along, out_axes=(None, 1))(probes)
+    return value, jnp.sum(rates, axis=1, keepdims=True) if exact else rates
 
 
 def _patterns(shape: Sequence[int]) -> Iterator[Float[np.ndarray, "*shape"]]:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_lib.batch import Batch, expand
+from sde_lib.batch import Batch, as_float, expand, math_of, numpy_of
+from sde_lib.checks import known
 from sde_lib.sde import SDE, Time
 
 RHO = 7.0  # of EDM's steps
@@ -51,26 +52,27 @@ class EDM(_Schedule):
     train_t_min: float = dataclasses.field(default=0.002, kw_only=True)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.ones_like(t, jnp.float32)
+        return jnp.ones_like(as_float(t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.asarray(t, jnp.float32)
+        return as_float(t)
 
     def drift_coefficient(self, t: Time) -> Array:
-        return jnp.zeros_like(t, jnp.float32)
+        return jnp.zeros_like(as_float(t))
 
     def diffusion(self, t: Time) -> Array:
-        return jnp.sqrt(2 * jnp.asarray(t, jnp.float32))
+        return jnp.sqrt(2 * as_float(t))
 
     @property
     def prior_std(self) -> float:
         return self.t_max
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
-        return jnp.asarray(level, jnp.float32)
+        return as_float(level)
 
     def times(self, start: float, end: float, n_steps: int) -> Float[np.ndarray, " times"]:
-        return np.linspace(start ** (1 / RHO), end ** (1 / RHO), n_steps + 1) ** RHO
+        xp = numpy_of(start, end)
+        return xp.linspace(start ** (1 / RHO), end ** (1 / RHO), n_steps + 1) ** RHO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,7 @@ class _VanishingAlpha(_Schedule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.t_max < 1:
+        if known(self.t_max) and not self.t_max < 1:
             raise ValueError(
                 f"t_max is {self.t_max}: {type(self).__name__} needs t_max < 1, as alpha(1) is 0"
             )
@@ -113,7 +115,7 @@ class Cosine(_VariancePreserving):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.s < math.inf:
+        if known(self.s) and not 0 <= self.s < math.inf:
             raise ValueError(f"s is {self.s}: Cosine needs s >= 0")
 
     @property
@@ -121,24 +123,30 @@ class Cosine(_VariancePreserving):
         """The derivative of theta."""
         return 0.5 * math.pi / (1 + self.s)
 
+    @property
+    def _start(self) -> tuple[float, float]:
+        """sin and cos of theta(0)."""
+        theta = self._rate * self.s
+        return math_of(theta).sin(theta), math_of(theta).cos(theta)
+
     def _sin(self, t: Time) -> Array:
-        return jnp.sin(self._rate * jnp.asarray(t, jnp.float32))
+        return jnp.sin(self._rate * as_float(t))
 
     def alpha(self, t: Time) -> Array:
-        return self._sin(1 - jnp.asarray(t, jnp.float32)) / math.cos(self._rate * self.s)
+        return self._sin(1 - as_float(t)) / self._start[1]
 
     def sigma(self, t: Time) -> Array:
         # sin^2 theta(t) - sin^2 theta(0) as a product, which keeps its digits near t = 0.
-        t = jnp.asarray(t, jnp.float32)
+        t = as_float(t)
         product = self._sin(t) * self._sin(t + 2 * self.s)
-        return jnp.sqrt(product) / math.cos(self._rate * self.s)
+        return jnp.sqrt(product) / self._start[1]
 
     def drift_coefficient(self, t: Time) -> Array:
-        t = jnp.asarray(t, jnp.float32)
+        t = as_float(t)
         return -self._rate * self._sin(t + self.s) / self._sin(1 - t)
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
-        sin, cos = math.sin(self._rate * self.s), math.cos(self._rate * self.s)
+        sin, cos = self._start
         r = jnp.hypot(level, sin)  # = cos theta(0) tan theta(t)
         t = jnp.arctan2(cos * level**2, (r + sin) * (cos**2 + r * sin)) / self._rate
         return jnp.where(level < 1, t, 1 - jnp.arctan2(cos, r) / self._rate)
@@ -166,7 +174,9 @@ class Sigmoid(_VariancePreserving):
 
     def __post_init__(self):
         super().__post_init__()
-        if not -80 * self.tau <= self.start < self.end <= 80 * self.tau < math.inf:
+        most = 80 * self.tau
+        given = known(most, self.start, self.end)
+        if given and not -most <= self.start < self.end <= most < math.inf:
             raise ValueError(
                 f"start = {self.start}, end = {self.end}, tau = {self.tau}: Sigmoid needs "
                 "-80 tau <= start < end <= 80 tau"
@@ -182,23 +192,25 @@ class Sigmoid(_VariancePreserving):
         )
 
     def alpha(self, t: Time) -> Array:
-        (a, _, w), t = self._halves, jnp.asarray(t, jnp.float32)
-        scale = math.cosh(a) / math.sinh(w)
+        (a, _, w), t = self._halves, as_float(t)
+        scale = math_of(a).cosh(a) / math_of(w).sinh(w)
         return jnp.sqrt(scale * jnp.sinh(w * (1 - t)) / jnp.cosh(a + w * t))
 
     def sigma(self, t: Time) -> Array:
-        (a, b, w), t = self._halves, jnp.asarray(t, jnp.float32)
-        return jnp.sqrt(math.cosh(b) / math.sinh(w) * jnp.sinh(w * t) / jnp.cosh(a + w * t))
+        (a, b, w), t = self._halves, as_float(t)
+        scale = math_of(b).cosh(b) / math_of(w).sinh(w)
+        return jnp.sqrt(scale * jnp.sinh(w * t) / jnp.cosh(a + w * t))
 
     def drift_coefficient(self, t: Time) -> Array:
-        (a, b, w), t = self._halves, jnp.asarray(t, jnp.float32)
-        return -0.5 * w * math.cosh(b) / jnp.sinh(w * (1 - t)) / jnp.cosh(a + w * t)
+        (a, b, w), t = self._halves, as_float(t)
+        return -0.5 * w * math_of(b).cosh(b) / jnp.sinh(w * (1 - t)) / jnp.cosh(a + w * t)
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
         a, b, w = self._halves
-        q = math.cosh(a) / math.cosh(b) * level**2  # sinh(w t) / sinh(w (1 - t))
+        m = math_of(a, b)
+        q = m.cosh(a) / m.cosh(b) * level**2  # sinh(w t) / sinh(w (1 - t))
         least = jnp.minimum(q, 1 / q)
-        t = jnp.log1p(2 * math.sinh(w) * least / (1 + math.exp(-w) * least)) / (2 * w)
+        t = jnp.log1p(2 * m.sinh(w) * least / (1 + m.exp(-w) * least)) / (2 * w)
         return jnp.where(q < 1, t, 1 - t)
 
 
@@ -218,13 +230,13 @@ class Linear(_VariancePreserving):
     train_t_min: float = dataclasses.field(default=1e-6, kw_only=True)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.sqrt(1 - jnp.asarray(t, jnp.float32))
+        return jnp.sqrt(1 - as_float(t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sqrt(jnp.asarray(t, jnp.float32))
+        return jnp.sqrt(as_float(t))
 
     def drift_coefficient(self, t: Time) -> Array:
-        return -0.5 / (1 - jnp.asarray(t, jnp.float32))
+        return -0.5 / (1 - as_float(t))
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
         return _probability(level**2)
@@ -244,13 +256,13 @@ class LinearFlow(_VanishingAlpha):
     t_max: float = dataclasses.field(default=0.999, kw_only=True)
 
     def alpha(self, t: Time) -> Array:
-        return 1 - jnp.asarray(t, jnp.float32)
+        return 1 - as_float(t)
 
     def sigma(self, t: Time) -> Array:
-        return jnp.asarray(t, jnp.float32)
+        return as_float(t)
 
     def drift_coefficient(self, t: Time) -> Array:
-        return -1 / (1 - jnp.asarray(t, jnp.float32))
+        return -1 / (1 - as_float(t))
 
     def diffusion(self, t: Time) -> Array:
         return jnp.sqrt(2 * self.noise_level(t))
@@ -278,7 +290,8 @@ class LogLinear(_Schedule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not -80 <= self.gamma_min < self.gamma_max <= 80:
+        ends = self.gamma_min, self.gamma_max
+        if known(ends) and not -80 <= ends[0] < ends[1] <= 80:
             raise ValueError(
                 f"gamma_min = {self.gamma_min}, gamma_max = {self.gamma_max}: LogLinear needs "
                 "-80 <= gamma_min < gamma_max <= 80"
@@ -290,7 +303,7 @@ class LogLinear(_Schedule):
         return (self.gamma_max - self.gamma_min) / self.t_max
 
     def log_snr(self, t: Time) -> Array:
-        return -self.gamma_min - self._rate * jnp.asarray(t, jnp.float32)
+        return -self.gamma_min - self._rate * as_float(t)
 
     def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
         return (-self.gamma_min - log_snr) / self._rate
@@ -308,7 +321,7 @@ class LogLinear(_Schedule):
         return -0.5 * self._rate * jax.nn.sigmoid(-self.log_snr(t))
 
     def diffusion(self, t: Time) -> Array:
-        return math.sqrt(self._rate) * self.sigma(t)
+        return math_of(self._rate).sqrt(self._rate) * self.sigma(t)
 
     @property
     def prior_std(self) -> float:

@@ -15,8 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
-from sde_lib.checks import check_types
+from sde_lib.batch import (
+    Batch,
+    PerSample,
+    as_float,
+    as_number,
+    expand,
+    math_of,
+    normal,
+    numpy_of,
+    sample_keys,
+)
+from sde_lib.checks import check_types, known
 
 ScoreFn = Callable[[Array, Array], Array]
 """A score function: score_fn(x, t) = grad_x log p_t(x), of the shape of x, with t of shape [B]."""
@@ -69,11 +79,11 @@ class SDE(abc.ABC):
 
     def __post_init__(self):
         check_types(self)
-        if not 0 < self.t_max < math.inf:
+        if known(self.t_max) and not 0 < self.t_max < math.inf:
             raise ValueError(f"t_max is {self.t_max}: it must be a positive number")
         for name in ("t_min", "train_t_min"):
             value = getattr(self, name)
-            if not 0 <= value < self.t_max:
+            if known(value, self.t_max) and not 0 <= value < self.t_max:
                 raise ValueError(f"{name} is {value}: it must lie in [0, t_max = {self.t_max})")
 
     @abc.abstractmethod
@@ -147,7 +157,7 @@ class SDE(abc.ABC):
     def prior_std(self) -> float:
         """Standard deviation of the prior, N(0, prior_std^2 I)."""
         with jax.ensure_compile_time_eval():
-            return float(self.sigma(self.t_max))
+            return as_number(self.sigma(self.t_max))
 
     def prior_sample(
         self, key: PRNGKeyArray, shape: Sequence[int], first_index: int | Array = 0
@@ -185,7 +195,7 @@ class SDE(abc.ABC):
 
     def times(self, start: float, end: float, n_steps: int) -> Float[np.ndarray, " times"]:
         """The n_steps + 1 times between which samplers step in t, from start down to end: even."""
-        return np.linspace(start, end, n_steps + 1)
+        return numpy_of(start, end).linspace(start, end, n_steps + 1)
 
     def levels(self, n_levels: int) -> Float[np.ndarray, " n_levels"]:
         """log-SNRs of a network trained at n_levels discrete times, in the order of its labels.
@@ -203,7 +213,7 @@ class SDE(abc.ABC):
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
     def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
-        """The t in [0, t_max] with log_snr(t) = log_snr, by bisection to float32's last bit."""
+        """The t in [0, t_max] with log_snr(t) = log_snr, by bisection to the last bit."""
 
         def halve(_, bracket):
             low, high = bracket
@@ -211,8 +221,9 @@ class SDE(abc.ABC):
             before = self.log_snr(middle) > log_snr
             return jnp.where(before, middle, low), jnp.where(before, high, middle)
 
-        low = jnp.zeros_like(log_snr)
-        low, high = jax.lax.fori_loop(0, 48, halve, (low, jnp.full_like(low, self.t_max)))
+        log_snr = as_float(log_snr)
+        low, halvings = jnp.zeros_like(log_snr), 2 * jnp.finfo(log_snr.dtype).nmant + 2
+        low, high = jax.lax.fori_loop(0, halvings, halve, (low, jnp.full_like(low, self.t_max)))
         return 0.5 * (low + high)
 
     def noise_level(self, t: Time) -> Array:
@@ -231,7 +242,7 @@ def log_normal(x: Batch, std: float, dims: PerSample | int | None = None) -> Per
     """
     axes = tuple(range(1, x.ndim))
     dims = math.prod(x.shape[1:]) if dims is None else dims
-    log_norm = dims * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    log_norm = dims * (math_of(std).log(std) + 0.5 * math.log(2 * math.pi))
     return -0.5 * jnp.sum((x / std) ** 2, axis=axes) - log_norm
 
 
@@ -262,8 +273,8 @@ def check_score_fn(score_fn: ScoreFn | tuple[ScoreFn, ...], shape: Sequence[int]
             "guidance with equal weights"
         )
     shape = tuple(shape)
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    out = jax.eval_shape(score_fn, x, jax.ShapeDtypeStruct(shape[:1], jnp.float32))
+    x = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+    out = jax.eval_shape(score_fn, x, jax.ShapeDtypeStruct(shape[:1], x.dtype))
     if getattr(out, "shape", None) != shape:
         raise ValueError(
             f"score_fn returned {getattr(out, 'shape', type(out).__name__)} for x of shape {shape}"
@@ -279,7 +290,10 @@ def check_ends(sde: SDE) -> None:
     if not sde.is_scalar:
         return
     with jax.ensure_compile_time_eval():
-        alpha, sigma = (float(fn(jnp.float32(sde.t_max))) for fn in (sde.alpha, sde.sigma))
+        ends = [as_number(fn(as_float(sde.t_max))) for fn in (sde.alpha, sde.sigma)]
+    if not known(ends):
+        return
+    alpha, sigma = ends
     if not LEAST_ALPHA < alpha < math.inf:
         raise ValueError(
             f"alpha(t_max) of {sde} is {alpha:g}: it must be positive, so that the noise level "
@@ -291,5 +305,5 @@ def check_ends(sde: SDE) -> None:
 
 
 def _derivative(fn: Callable[[Array], Array], t: Time) -> Array:
-    t = jnp.asarray(t, jnp.float32)
+    t = as_float(t)
     return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from sde_lib import derivatives
+from sde_lib.batch import as_float
 from sde_lib.checks import check_tolerance
 
 MAX_STEPS = 10_000
@@ -73,37 +75,45 @@ def solve_ode(
             is 1 - proportional. A positive value makes fewer steps be rejected in a rough field.
 
     Raises:
-        ValueError: a tolerance that float32 cannot reach.
+        ValueError: a tolerance below rounding errors.
     """
     check_tolerance(rtol=rtol, atol=atol)
+    y0 = jax.tree.map(lambda y: jnp.asarray(y, float), y0)
     batch = jax.tree.leaves(y0)[0].shape[0]
-    recorded = jnp.atleast_1d(t1) if path_times is None else jnp.append(path_times, t1)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, _: field(jnp.full(batch, t), y)),
-        diffrax.Tsit5(),
-        t0,
-        t1,
-        dt0=first_step * (t1 - t0),
-        y0=y0,
-        saveat=diffrax.SaveAt(ts=recorded, controller_state=True),
-        stepsize_controller=_CountingController(
-            rtol,
-            atol,
-            pcoeff=proportional,
-            icoeff=1 - proportional,
-            norm=worst_sample,
-            dtmin=SMALLEST_STEP * abs(t1 - t0),
-            force_dtmin=False,
-        ),
-        max_steps=MAX_STEPS,
-        throw=False,  # raising from compiled code needs a host callback
-    )
-    failed = solution.result != diffrax.RESULTS.successful
-    path = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y), solution.ys)
-    end, path = jax.tree.map(lambda y: y[-1], path), jax.tree.map(lambda y: y[:-1], path)
-    # Six evaluations a tried step: the next one reuses the seventh. The first step's tries make it.
-    _, _, first_tries = solution.controller_state  # pyright: ignore
-    return Solution(end, path, first_tries + 6 * solution.stats["num_steps"])
+    times = jnp.atleast_1d(t1) if path_times is None else jnp.append(path_times, t1)
+    time = as_float(t0)
+    fn, hoisted = derivatives.hoisted(lambda t, y: field(jnp.full(batch, t), y), time, y0)
+
+    def solve(adjoint, y0, t0, t1, times, rtol, atol, hoisted):
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, _: fn(t, y, *hoisted)),
+            diffrax.Tsit5(),
+            t0,
+            t1,
+            dt0=first_step * (t1 - t0),
+            y0=y0,
+            saveat=diffrax.SaveAt(ts=times, controller_state=True),
+            stepsize_controller=_CountingController(
+                rtol,
+                atol,
+                pcoeff=proportional,
+                icoeff=1 - proportional,
+                norm=worst_sample,
+                dtmin=SMALLEST_STEP * abs(t1 - t0),
+                force_dtmin=False,
+            ),
+            max_steps=MAX_STEPS,
+            throw=False,  # raising from compiled code needs a host callback
+            adjoint=adjoint,
+        )
+        failed = solution.result != diffrax.RESULTS.successful
+        path = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y), solution.ys)
+        end, path = jax.tree.map(lambda y: y[-1], path), jax.tree.map(lambda y: y[:-1], path)
+        # Six evaluations a tried step: the next one reuses the seventh, which the first step makes.
+        _, _, first_tries = solution.controller_state  # pyright: ignore
+        return Solution(end, path, first_tries + 6 * solution.stats["num_steps"])
+
+    return derivatives.of_diffrax(solve, y0, t0, t1, times, rtol, atol, hoisted)
 
 
 def worst_sample(error: PyTree[Float[Array, "batch ..."]]) -> Float[Array, ""]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_lib.batch import Batch, expand
+from sde_lib.batch import Batch, as_float, expand
+from sde_lib.checks import check_known
 from sde_lib.sde import SDE, Time
 
 
@@ -34,6 +35,7 @@ class Table(SDE):
 
     def __post_init__(self):
         super().__post_init__()
+        check_known("the table is interpolated on the host", log_snrs=self.log_snrs)
         if len(self.log_snrs) < 2 or not (np.diff(self.log_snrs) < 0).all():
             raise ValueError(
                 f"log_snrs has {len(self.log_snrs)} values: give two numbers at least, each below "
@@ -52,28 +54,28 @@ class Table(SDE):
         return PchipInterpolator(np.arange(len(self.log_snrs)), self.log_snrs).c[::-1]
 
     def log_snr(self, t: Time) -> Array:
-        place = jnp.asarray(t, jnp.float32) * ((len(self.log_snrs) - 1) / self.t_max)
+        place = as_float(t) * ((len(self.log_snrs) - 1) / self.t_max)
         interval = jnp.clip(jnp.floor(place), 0, len(self.log_snrs) - 2).astype(int)
-        a, b, c, d = jnp.asarray(self._cubics, jnp.float32)[:, interval]
+        a, b, c, d = jnp.asarray(self._cubics, float)[:, interval]
         u = place - interval
         return a + u * (b + u * (c + u * d))
 
     def inverse_log_snr(self, log_snr: Float[Array, "..."]) -> Array:
         """The t in [0, t_max] with log_snr(t) = log_snr; outside the table, the nearest end."""
-        levels = jnp.asarray(self.log_snrs, jnp.float32)
-        times = jnp.asarray(np.linspace(0, self.t_max, len(self.log_snrs)), jnp.float32)
+        levels = jnp.asarray(self.log_snrs, float)
+        times = jnp.asarray(np.linspace(0, self.t_max, len(self.log_snrs)), float)
         log_snr = jnp.clip(log_snr, levels[-1], levels[0])
         # compare_all, because a binary search would launch a GPU kernel for every halving.
         after = jnp.searchsorted(-levels[1:-1], -log_snr, side="right", method="compare_all")
-        _, b, c, d = jnp.asarray(self._cubics, jnp.float32)[:, after]
+        _, b, c, d = jnp.asarray(self._cubics, float)[:, after]
         fall = log_snr - levels[after]
-        whole = jnp.asarray(np.diff(self.log_snrs), jnp.float32)[after]
+        whole = jnp.asarray(np.diff(self.log_snrs), float)[after]
         u = _root(b, c, d, fall, fall / whole)
         return times[after] + u * (times[after + 1] - times[after])
 
     def _rate(self, t: Time) -> Array:
         """The rate -dL/dt at which the log-SNR falls."""
-        t = jnp.asarray(t, jnp.float32)
+        t = as_float(t)
         return -jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
     def alpha(self, t: Time) -> Array:
@@ -124,10 +126,10 @@ def _root(b: Array, c: Array, d: Array, y: Array, u: Array) -> Array:
 
     Laguerre's method, which is fast for flat cubics too, with bisection where it leaves its
     bracket. Five steps reach float32's last bit for every monotone cubic (after four the error is
-    1e-3 at worst).
+    1e-3 at worst), and seven float64's.
     """
     low, high = jnp.full_like(u, -0.01), jnp.full_like(u, 1.01)
-    for _ in range(5):
+    for _ in range(5 if u.dtype == jnp.float32 else 7):
         error = u * (b + u * (c + u * d)) - y
         low, high = jnp.where(error > 0, u, low), jnp.where(error < 0, u, high)
         slope, curvature = b + u * (2 * c + u * 3 * d), 2 * c + u * 6 * d
@@ -147,6 +149,7 @@ def from_betas(betas: Sequence[float] | np.ndarray) -> Table:
     Raises:
         ValueError: fewer than two betas, or one outside (0, 1).
     """
+    check_known("the table is interpolated on the host", betas=betas)
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
         raise ValueError(f"betas is {betas}: give two numbers at least, each in (0, 1)")

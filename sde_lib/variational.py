@@ -124,8 +124,8 @@ def variational_bound(
     steps, keys = _Steps.of(log_snrs), sample_keys(key, len(x0), first_index)
     learned = variance == "learned"
     both = score_and_variance(score_fn) if learned else lambda x, t: (score_fn(x, t), x)
-    table = None if learned else jnp.asarray(steps.log_ratio(variance), jnp.float32)
-    times = sde.inverse_log_snr(jnp.asarray(log_snrs, jnp.float32))
+    table = None if learned else jnp.asarray(steps.log_ratio(variance), float)
+    times = sde.inverse_log_snr(jnp.asarray(log_snrs, float))
 
     def at(k: Array) -> PerSample:
         t, z = jnp.full(len(x0), times[k]), normal(fold_in(keys, k), x0.shape)
@@ -273,7 +273,7 @@ class _Steps(NamedTuple):
 
     def learned(self, level: Int[Array, " batch"], v: Batch) -> Batch:
         """The log ratio w at each sample's level, from the network's output v."""
-        return v * expand(jnp.asarray(self.ranges, jnp.float32)[level], v)
+        return v * expand(jnp.asarray(self.ranges, float)[level], v)
 
     def terms(
         self,
@@ -285,7 +285,7 @@ class _Steps(NamedTuple):
         levels: int | None,
     ) -> PerSample:
         """The term of the bound of each sample at its level, in nats; level 0: reconstruction."""
-        fall = expand(jnp.asarray(self.falls, jnp.float32)[level], x0)
+        fall = expand(jnp.asarray(self.falls, float)[level], x0)
         kl = 0.5 * (ratio + jnp.expm1(-ratio) + jnp.expm1(fall) * jnp.exp(-ratio) * residual**2)
         away = residual * np.exp(-0.5 * self.log_snrs[0])  # x_0 minus the mean, at level 0
         log_variance = self.first_log_variance + ratio
@@ -307,7 +307,7 @@ def prior_kl(sde: SDE, x0: Batch, t: Time) -> PerSample:
 
 def _discrete_density(sde: Table, probabilities: Float[Array, " levels"]) -> Quantile:
     """Quantile function of the density on the table's levels with these probabilities."""
-    edges, log_snrs = jnp.cumsum(probabilities), jnp.asarray(sde.log_snrs, jnp.float32)
+    edges, log_snrs = jnp.cumsum(probabilities), jnp.asarray(sde.log_snrs, float)
 
     def quantile(u: PerSample) -> PerSample:
         place = jnp.searchsorted(edges, u * edges[-1], side="right", method="compare_all")

@@ -13,14 +13,15 @@ def run(request: Request) -> None:
     """Draws samples; saves their picture, and that of a few samples' paths from noise to data.
 
     There are config.sampling.n_samples. config.sampling.single saves each image as a PNG file,
-    config.sampling.arrays all in one .npz file. Those that are there already are not drawn again.
+    config.sampling.arrays all in one .npz file, which config.sampling.log_prob makes too. Those
+    that are there already are not drawn again.
 
     Raises:
         ValueError: no trained model, or options that it cannot have.
         FloatingPointError: a sample is not finite.
     """
     options, model = request.config.sampling, request.model()
-    n, single, arrays = options.n_samples, options.single, options.arrays
+    n, single, arrays = options.n_samples, options.single, options.arrays or options.log_prob
     made = show.made(model, n, single, arrays)
     if hosts.agree(bool(made)):
         LOG.info("there already, of the same model and settings (delete them to draw again):")

@@ -118,9 +118,14 @@ def likelihood_figures(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> dict[
 
 
 def save_likelihoods(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> Path:
-    """Writes the bits/dim of each sample."""
+    """Writes the bits/dim of each sample as a table, and as arrays with the log densities.
+
+    The .npz file beside the table has "log_prob" in nats, of the data's own units (of grey levels
+    their log probability), and "bits_per_dim".
+    """
     assert pipeline.folder is not None
     path = pipeline.folder / f"likelihood_{pipeline.step}_seed{pipeline.seed}.csv"
+    files.write_arrays(path.with_suffix(".npz"), log_prob=bits.nats, bits_per_dim=bits.each)
     return files.write_table(path, ["index", "bits_per_dim"], list(enumerate(bits.each.tolist())))
 
 

@@ -128,8 +128,10 @@ def ahead(draw: Callable[[int], Any], size: int, end: int) -> Callable[[int], An
 
 def draw_all(
     pipeline: TrainedModel, n: int, first_index: int = 0, title: str = "sampling"
-) -> tuple[np.ndarray, int]:
+) -> tuple[Any, ...]:
     """n samples in model space, and the network evaluations of each.
+
+    If the sampler gives log densities (ProbabilityFlow.log_prob), these are third, [n] in nats.
 
     Raises:
         FloatingPointError: a sample is not finite.
@@ -139,10 +141,12 @@ def draw_all(
     draw = ahead(make_draw(pipeline, size), size, end)
     for first in progress.track(range(first_index, end, size), title):
         result = draw(first)
-        results.append((devices.fetch(result.x), int(result.nfe)))
-    x = np.concatenate([rows for rows, _ in results])[:n]
+        log_prob = () if result.log_prob is None else (devices.fetch(result.log_prob),)
+        results.append((int(result.nfe), devices.fetch(result.x), *log_prob))
+    nfe, *columns = zip(*results, strict=True)
+    x, *log_prob = (np.concatenate(rows)[:n] for rows in columns)
     check_finite(x)
-    return x, max(nfe for _, nfe in results)
+    return x, max(nfe), *log_prob
 
 
 def draw_paths(pipeline: TrainedModel, n: int, n_frames: int) -> np.ndarray:

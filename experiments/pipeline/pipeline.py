@@ -43,7 +43,8 @@ class Pipeline(TrainedModel):
         prompt: str | Sequence[str] | None = None,
         guidance: float | None = None,
         condition: Any = None,
-    ) -> np.ndarray:
+        log_prob: bool = False,
+    ) -> Any:
         """n samples in model space, [n, *shape]. `to_images` makes images of them.
 
         Args:
@@ -55,12 +56,19 @@ class Pipeline(TrainedModel):
             guidance: the scale of classifier-free guidance.
             condition: values to draw samples for, in turn: those of the model's one kind, or a
                 mapping by kind, such as {"vector": [[0.5, 2.0]]}. None: as the config says.
+            log_prob: return (samples, log densities [n] in nats, in model space), by the
+                probability flow (samplers.ProbabilityFlow, whose docstring has the memory).
 
         Raises:
-            ValueError: a condition that the model does not have, or that its images already have.
+            ValueError: a condition that the model does not have, or that its images already have;
+                log_prob with another sampler than the probability flow.
             FloatingPointError: a sample is not finite.
         """
-        return draw.draw_all(self.set(seed, sampler, label, prompt, guidance, condition), n)[0]
+        model = self.set(seed, sampler, label, prompt, guidance, condition)
+        if not log_prob:
+            return draw.draw_all(model, n)[0]
+        x, _, densities = draw.draw_all(model.with_log_prob(sampler is not None), n)
+        return x, densities
 
     def set(
         self,
@@ -80,6 +88,21 @@ class Pipeline(TrainedModel):
             free = dataclasses.replace(self.classifier_free, weight=guidance)
             model = model.replace(classifier_free=free)
         return model
+
+    def with_log_prob(self, chosen: bool) -> Self:
+        """The model whose sampler gives log densities: its own flow, or the default one.
+
+        Raises:
+            ValueError: the sampler was chosen, and is not the probability flow.
+        """
+        own = isinstance(self.sampler, samplers.ProbabilityFlow)
+        if chosen and not own:
+            raise ValueError(
+                f"log_prob is given by the probability flow, not by {type(self.sampler).__name__}: "
+                "take sampler='probability_flow', or leave out one of them"
+            )
+        flow: Any = self.sampler if own else samplers.ProbabilityFlow()
+        return self.replace(sampler=dataclasses.replace(flow, log_prob=True, denoise=False))
 
     def log_likelihood(
         self, x: Any, condition: Any = None, accuracy: float | None = None, **conditions: Any

@@ -29,8 +29,8 @@ N_PATHS = 8
 N_POINT_PATHS = 2000
 N_LINES = 8
 DENSITY_SIDE = 96
-Drawn = tuple[np.ndarray, int]
-"""Samples in model space, and the network evaluations of each."""
+Drawn = tuple[Any, ...]
+"""Samples in model space, the network evaluations of each, and log densities if the sampler has."""
 
 
 def settings(pipeline: Pipeline, **details: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path
     series as lines, volumes by their middle slices. They are drawn here, unless they are given as
     draw.draw_all gives them.
     """
-    x, nfe = drawn or draw.draw_all(pipeline, n)
+    x, nfe, *_ = drawn or draw.draw_all(pipeline, n)
     path, details = _path(pipeline, "samples", ".png"), {"n_samples": n, "nfe": nfe}
     if x.ndim > 3:
         images = _slices(pipeline.to_images(x), pipeline)
@@ -96,8 +96,12 @@ def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path
 def save_files(
     pipeline: Pipeline, n: int, single: bool, arrays: bool, drawn: Drawn | None = None
 ) -> list[Path]:
-    """Saves n samples as single PNG files, as an .npz file, or both; see save_samples."""
-    x, nfe = drawn or draw.draw_all(pipeline, n)
+    """Saves n samples as single PNG files, as an .npz file, or both; see save_samples.
+
+    The file also has their log densities, "log_prob" in nats, if the sampler gives them: those of
+    the array "samples", in its units.
+    """
+    x, nfe, *log_prob = drawn or draw.draw_all(pipeline, n)
     made, images = [], x.ndim > 3
     if single and x.ndim == 4:
         folder = _path(pipeline, "samples", "")
@@ -114,6 +118,8 @@ def save_files(
         scaling = pipeline.scaling
         if scaling.levels and scaling.dtype != np.uint8:
             shown["images"] = pipeline.to_data(x)
+        if log_prob:
+            shown["log_prob"] = log_prob[0] - scaling.log_volume(pipeline.shape)
         files.write_arrays(
             path, samples=pipeline.to_data(x) if scaling.standardized else x, **shown
         )

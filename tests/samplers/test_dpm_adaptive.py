@@ -92,3 +92,25 @@ def test_numbers_are_checked():
         run(samplers.DPMAdaptive(sigma_min=20.0))
     with pytest.raises(ValueError, match="it must return the shape of x"):
         samplers.DPMAdaptive()(jax.random.key(0), SDE, lambda x, t: t, (2, 2))
+
+
+def test_derivatives_both_ways_are_those_of_finite_differences():
+    """grad failed; jvp was NaN where a step's error is 0, as of data that are one point."""
+
+    def draw(mean):
+        score_fn = lambda x, t: (mean - x) / t[:, None] ** 2  # noqa: E731
+        sampler = samplers.DPMAdaptive(sigma_max=HIGH, sigma_min=LOW)
+        return jnp.mean(sampler(jax.random.key(0), SDE, score_fn, (2, 1), n_frames=1).x)
+
+    values = jax.jit(jax.vmap(draw))(jnp.array([0.2, 0.4]))
+    slope = (values[1] - values[0]) / 0.2
+    forward = jax.jit(lambda mean: jax.jvp(draw, (mean,), (1.0,))[1])(0.3)
+    np.testing.assert_allclose(forward, slope, rtol=1e-3)
+    np.testing.assert_allclose(jax.jit(jax.grad(draw))(0.3), slope, rtol=1e-3)
+
+
+def test_float64_meets_tolerances_beyond_float32():
+    with jax.enable_x64(True):
+        samples = run(samplers.DPMAdaptive(rtol=1e-9, atol=1e-9, sigma_min=LOW))
+        assert samples.x.dtype == np.float64
+        assert error(samplers.DPMAdaptive(rtol=1e-8, atol=1e-8, sigma_min=LOW)) < 1e-7

@@ -1,6 +1,8 @@
+import jax
 import pytest
 
 import samplers
+import sde_lib
 
 
 def test_create_makes_every_sampler_by_name():
@@ -15,3 +17,20 @@ def test_unknown_names_and_options_are_refused_with_the_near_one():
         samplers.create("probabilty_flow")
     with pytest.raises(ValueError, match="did you mean 'n_steps'"):
         samplers.create("predictor_corrector", n_step=5)
+
+
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_every_sampler_computes_in_float64_if_jax_does(name):
+    sde = sde_lib.CLD() if name == "symmetric_splitting" else sde_lib.VP()
+    seen = set()
+
+    def score_fn(x, t):
+        seen.add((x.dtype.name, t.dtype.name))
+        return -x
+
+    with jax.enable_x64(True):
+        shape = sde.state_shape((2, 2))
+        draw = lambda key: samplers.create(name)(key, sde, score_fn, shape, n_frames=2)  # noqa: E731
+        samples = jax.eval_shape(draw, jax.random.key(0))
+    assert seen == {("float64", "float64")}
+    assert {samples.x.dtype.name, samples.path.dtype.name} == {"float64"}

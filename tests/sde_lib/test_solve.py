@@ -75,3 +75,27 @@ def test_a_failed_solve_gives_nan():
 def test_tolerances_are_checked():
     with pytest.raises(ValueError, match=r"rtol is 0\.0: it must be positive"):
         solve_ode(lambda t, y: y, jnp.ones((1, 1)), 0.0, 1.0, rtol=0.0)
+
+
+def test_derivatives_both_ways_are_those_of_the_solution():
+    """Of dy/dt = rate y, y' by the rate is y; by the start and the tolerances likewise."""
+
+    def end(rate, y0, rtol):
+        return jnp.sum(solve_ode(lambda t, y: rate * y, y0 * Y0, 0.0, 1.0, rtol).y)
+
+    at = jnp.array(-0.5), jnp.array(1.0), jnp.array(1e-5)
+    exact = np.sum(Y0) * np.exp(-0.5)
+    by_rate, by_start, by_tolerance = jax.jit(jax.grad(end, (0, 1, 2)))(*at)
+    np.testing.assert_allclose([by_rate, by_start], exact, rtol=1e-4)
+    assert np.isfinite(by_tolerance)
+    forward = jax.jit(lambda *at: jax.jvp(end, at, (1.0, 0.0, 0.0))[1])(*at)
+    np.testing.assert_allclose(forward, by_rate, rtol=1e-5)
+
+
+def test_float64_is_solved_in_float64():
+    with jax.enable_x64(True):
+        solution = solve_ode(lambda t, y: -y, np.ones((2, 1)), 0.0, 1.0, 1e-12, 1e-12)
+        assert solution.y.dtype == np.float64
+        np.testing.assert_allclose(solution.y, np.exp(-1), rtol=1e-10)
+    with pytest.raises(ValueError, match="1e-12, which float32 cannot reach"):
+        solve_ode(lambda t, y: -y, np.ones((2, 1)), 0.0, 1.0, 1e-12)
