@@ -313,8 +313,8 @@ class NoiseLevelSolver(abc.ABC):
         now, std = self.inflated(levels[:-1])
         with self._on_host():
             plan = self.plan(now, levels[1:])
+            self._check_plan(plan, len(now))
             draw, w = self._noise(sde, keys, now, plan, shape)
-        self._check_plan(plan, len(now))
         models = model_at(sde, score_fn, plan.evaluations)
         rows = jax.tree.map(lambda a: jnp.asarray(a, float), (plan.coefficients, std))
 

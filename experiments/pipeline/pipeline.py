@@ -116,7 +116,7 @@ class Pipeline(TrainedModel):
             accuracy: the solver's error in bits/dim; None: as self.likelihood says.
             **conditions: arrays by the network's keyword, in place of `condition`.
         """
-        x = np.asarray(x, np.float32)
+        x = np.asarray(jnp.asarray(x, float))
         check_finite(x, "the samples", "sample {}".format, missing=self.missing)
         conditions |= self.conditions.given(condition, len(x))
         arguments = jax.random.key(self.seed), jnp.asarray(x), conditions
@@ -141,12 +141,12 @@ class Pipeline(TrainedModel):
     def encode(self, x: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The points of the prior, [N, *shape], that the probability flow takes samples x to."""
         conditions |= self.conditions.given(condition, len(x))
-        return self.program(_encode)(self.params, jnp.asarray(x, jnp.float32), conditions)
+        return self.program(_encode)(self.params, jnp.asarray(x, float), conditions)
 
     def decode(self, z: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The samples, [N, *shape], that the probability flow takes points z of the prior to."""
         conditions |= self.conditions.given(condition, len(z))
-        return self.program(_decode)(self.params, jnp.asarray(z, jnp.float32), conditions)
+        return self.program(_decode)(self.params, jnp.asarray(z, float), conditions)
 
     def impute(self, x: Any, n_results: int = 1, **options: Any) -> np.ndarray:
         """Samples of the missing values of data x [N, *shape], given the observed ones.

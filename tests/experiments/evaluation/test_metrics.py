@@ -65,6 +65,9 @@ def test_bits_per_dim_are_the_entropy_of_the_grey_levels(tmp_path, dataset):
     rows = list(csv.DictReader((tmp_path / "run" / "likelihood_5_seed42.csv").open()))
     each = [float(row["bits_per_dim"]) for row in rows]
     assert np.mean(each) == pytest.approx(figure.value)
+    arrays = np.load(tmp_path / "run" / "likelihood_5_seed42.npz")
+    np.testing.assert_allclose(arrays["bits_per_dim"], each)
+    np.testing.assert_allclose(arrays["log_prob"], -np.log(2) * 64 * arrays["bits_per_dim"])
 
 
 def test_the_test_loss_is_that_of_the_closed_form(tmp_path, dataset):

@@ -77,3 +77,15 @@ def test_a_batch_starts_before_the_last_one_is_used():
     batch = draw.ahead(lambda first: started.append(first) or first, 4, 10)
     assert (batch(0), started) == (0, [0, 4])
     assert (batch(4), batch(8), started) == (4, 8, [0, 4, 8])
+
+
+def test_log_densities_come_with_the_samples_of_the_flow(model):
+    """In batches; in Python beside the samples. Those of other samplers are refused."""
+    flow = samplers.create("probability_flow", log_prob=True)
+    x, _, log_prob = draw.draw_all(model.replace(sampler=flow, batch_size=8), 12)
+    np.testing.assert_allclose(log_prob, Gaussian().log_prob(x), atol=1e-2)
+    again, densities = model.sample(12, log_prob=True)
+    np.testing.assert_allclose(again, x, atol=1e-3)
+    np.testing.assert_allclose(densities, log_prob, atol=1e-3)
+    with pytest.raises(ValueError, match="log_prob is given by the probability flow, not by DDIM"):
+        model.sample(12, sampler="ddim", log_prob=True)

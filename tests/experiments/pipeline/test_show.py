@@ -95,3 +95,15 @@ def test_pictures_of_standardised_data_of_any_shape(shape, tmp_path):
     with np.load(path) as arrays:
         np.testing.assert_allclose(arrays["samples"].mean(), 100, atol=8)
     assert show.made(model, 6, single=False, arrays=True)
+
+
+def test_log_densities_are_beside_the_samples_and_in_their_units(moons):
+    drawn = np.ones((3, 2)), 5, np.array([0.1, 0.2, 0.3])
+    (path,) = show.save_files(moons, 3, single=False, arrays=True, drawn=drawn)
+    np.testing.assert_allclose(np.load(path)["log_prob"], drawn[2])
+    scaling = Scaling(None, standardized=True, mean=(1.0, 1.0), std=(2.0, 3.0))
+    model = moons.replace(scaling=scaling, seed=7)
+    (path,) = show.save_files(model, 3, single=False, arrays=True, drawn=drawn)
+    found = np.load(path)
+    np.testing.assert_allclose(found["samples"], [[3, 4]] * 3)
+    np.testing.assert_allclose(found["log_prob"], drawn[2] - np.log(6))
