@@ -58,7 +58,8 @@ class DPMAdaptive:
     error of a batch is the largest root mean square of one sample. All samples share their steps,
     so a sample depends on its batch, to tolerance. The PID controller of the step size (Soederlind
     2003) and its defaults are those of k-diffusion. A solve that fails (a model that is not finite,
-    more than MAX_TRIES steps) ends early and returns NaN.
+    more than MAX_TRIES steps) ends early and returns NaN. Derivatives (jax.grad, jax.jvp) are those
+    at the steps that were taken, by one solve more; there are no second ones.
 
     With the default tolerances, Gaussian data of standard deviation 0.05 or 0.5 get samples whose
     standard deviation is right to 4% under VP, VE, EDM, Cosine and LinearFlow. k-diffusion's

@@ -194,7 +194,8 @@ class AdaptiveSDE(_RungeKutta):
     """Stochastic Runge-Kutta sampler with adaptive step sizes.
 
     Samples of one batch share their steps, so a sample depends on its batch to solver tolerance.
-    A solve that fails returns NaN.
+    A solve that fails returns NaN. Derivatives (jax.grad, jax.jvp) are those at the steps that were
+    taken, by one solve more; there are no second ones.
 
     Attributes:
         rtol: relative tolerance of one step.

@@ -81,6 +81,8 @@ def sampler(config: Config) -> Sampler:
     choices.CORRECTOR.check(config)
     known = choices.SAMPLER.components[name]
     defaults = {key: value for key, value in choices.SAMPLING_DEFAULTS.items() if key in known}
+    if options.get("log_prob"):
+        del defaults["denoise"]  # the densities are those of the flow's own samples
     return samplers.create(name, **defaults | options)
 
 

@@ -474,3 +474,15 @@ def test_a_history_and_a_learned_variance_need_their_objective():
 def test_samples_have_the_shape_of_the_data():
     assert pipelines.untrained(digits.get_config("vp_score_sde")).shape == (8, 8, 1)
     assert pipelines.untrained(points.get_config()).shape == (2,)
+
+
+def test_log_densities_are_asked_for_by_one_field():
+    """The last step to the estimate is left out: it would change the samples."""
+    config = changed(digits.get_config("ve"), {"sampling.method": "probability_flow"})
+    config.sampling.n_steps = None
+    assert components.sampler(config).denoise
+    config.sampling.log_prob, config.sampling.probe = True, "rademacher"
+    assert components.sampler(config) == samplers.ProbabilityFlow(log_prob=True, probe="rademacher")
+    config.sampling.noise_removal = True
+    with pytest.raises(ValueError, match="denoise changes them: leave out one"):
+        components.sampler(config)
