@@ -84,7 +84,7 @@ def log_likelihood(
     state in t. log_prob is log p(x_0, v_0) - log q(v_0) for one draw of v_0: its mean is a lower
     bound of log p(x_0) (Dockhorn et al. 2022), tight if v_0 and x_0 are independent in the model.
 
-    An evaluation takes the memory of n_probes + 1 evaluations of score_fn ("exact": dimensions + 1).
+    An evaluation takes the memory of n_probes + 1 of score_fn ("exact": of dimensions + 1).
     jax.grad and jax.jvp give derivatives at the solver's steps, by one solve more, but no second
     ones; jax.grad keeps at most about 140 states of the flow.
 
