@@ -491,7 +491,7 @@ def edit(config: Config) -> Edit:
 
 
 def fit(config: Config) -> Fit:
-    """How mode edit brings images to the model's size."""
+    """The way in which mode edit brings images to the model's size."""
     return Fit(**{name: config.edit[name] for name in ("crop", "filter", "background")})
 
 

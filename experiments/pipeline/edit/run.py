@@ -1,4 +1,4 @@
-"""How samples in model space are edited, a batch at a time."""
+"""Edits of samples in model space, a batch at a time."""
 
 import dataclasses
 from collections import OrderedDict

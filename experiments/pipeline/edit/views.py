@@ -23,7 +23,7 @@ Mask = Any
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How images are brought to the model's size.
+    """The way in which images are brought to the model's size.
 
     Attributes:
         crop: "center" cuts the largest centred part of the model's aspect ratio; "none" squeezes.
@@ -122,6 +122,7 @@ def view(image: Pixels, sides: Sequence[int], options: Edit, fit: Fit) -> Pixels
 
 
 def squeezed(pixels: Pixels, sides: Sequence[int], fit: Fit) -> Pixels:
+    """An image at other sides, whatever its aspect ratio."""
     return _resized(pixels, Transform(tuple(sides), "none", fit.filter))
 
 

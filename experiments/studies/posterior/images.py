@@ -28,7 +28,7 @@ Solvers = list[tuple[str, NoiseLevelSolver]]
 
 
 class Result(NamedTuple):
-    """What the samples of a method say of the test images.
+    """The errors of a method's samples on the test images.
 
     Attributes:
         measurement: name of the operator.
@@ -93,7 +93,7 @@ def check(model: Pipeline, options: Options) -> None:
 
 
 def settings(model: Pipeline, options: Options, solvers: Solvers) -> list[Setting]:
-    """All that are measured: the left half, and means over blocks of two pixels a side."""
+    """The settings that are measured: the left half, and means over blocks of two pixels a side."""
     operators = {"left half": measurement.inpainting(MASKS["left"](*model.shape[:2]))}
     if not any(side % 2 for side in model.shape[:2]):
         operators["half the size"] = measurement.downsampling(2)
