@@ -139,7 +139,8 @@ class NoiseLevelSolver(abc.ABC):
             if value is not None and known(value) and not 0 < value < np.inf:
                 raise ValueError(f"{name} is {value:g}: it must be positive, or None for the SDE's")
             if value is not None and not isinstance(self.grid, str):
-                raise ValueError(f"{name} is {value}: with levels given as grid, leave it at None")
+                shown = f"{value:g}" if known(value) else "traced"
+                raise ValueError(f"{name} is {shown}: with levels given as grid, leave it at None")
         if self.sigma_min is not None and self.grid == "ddim" and self.denoise:
             raise ValueError("the grid 'ddim' has its own last level: leave sigma_min at None")
 
