@@ -55,6 +55,11 @@ def part(sampler: Any, sde: SDE, strength: float = 1.0, noise_level: float | Non
         level = _between(levels, (1 - strength) * (len(levels) - 1))
     if level <= floor * (1 + SLACK):
         return Part(None, None)
+    if level <= levels[-1] * (1 + SLACK):
+        raise ValueError(
+            f"noise_level is {level:g}, and the sampler's last level is {levels[-1]:.4g}: give a "
+            "higher one, or a lower sigma_min of the sampler"
+        )
     rest = np.array([level, *levels[levels < level * (1 - SLACK)]])
     fixed = hasattr(sampler, "from_levels")
     return Part(sampler.from_levels(rest) if fixed else sampler, time_of(sde, level))

@@ -30,6 +30,7 @@ class PosteriorMethod(Protocol):
 
     Attributes:
         linear: the method takes linear operators alone.
+        needs_noise: the method divides by noise_std, which must not be 0.
         products: products of the network's Jacobian with a vector, for each evaluation of the
             network. Each costs about one to two evaluations, and `nfe` does not count it.
     """
@@ -38,6 +39,9 @@ class PosteriorMethod(Protocol):
 
     @property
     def products(self) -> int: ...
+
+    @property
+    def needs_noise(self) -> bool: ...
 
     def __call__(
         self,

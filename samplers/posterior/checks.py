@@ -12,7 +12,7 @@ from jaxtyping import Array
 from samplers.base import Scores
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch
-from sde_lib.checks import check_positive
+from sde_lib.checks import check_in
 
 Operator = Callable[[Array], Array]
 """An operator on a batch, [B, ...] -> [B, ...], which acts on each sample separately."""
@@ -33,7 +33,7 @@ def as_measurement(sde: SDE, y: Any, noise_std: float, needs_noise: bool) -> Bat
         ValueError: a noise_std that is negative, or 0 for a method that divides by it, a y that is
             not of finite numbers, or an SDE with more than one noise level.
     """
-    check_positive(True, noise_std=noise_std)
+    check_in("[0, inf)", noise_std=noise_std)
     if needs_noise and not isinstance(noise_std, Tracer) and noise_std == 0:
         raise ValueError(
             "noise_std is 0, and this method divides by it: give the standard deviation of the "

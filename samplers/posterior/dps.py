@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Scores, Start
@@ -17,7 +18,7 @@ from samplers.posterior.checks import Operator
 from samplers.posterior.conjugate_gradients import dot, ratio
 from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample, expand
-from sde_lib.checks import check_at_least, check_positive
+from sde_lib.checks import check_at_least, check_positive, known
 
 PUBLISHED_STEPS = 1000
 
@@ -76,7 +77,11 @@ class DPS(ScoreMethod):
         if self.step_size is None:
             weighted = residual / noise_std**2
         else:
-            a, v, _ = SDE.ancestral(sde, t, self.n_steps or PUBLISHED_STEPS)  # of any n_steps
+            n_steps = self.n_steps or PUBLISHED_STEPS
+            a, v, _ = SDE.ancestral(sde, t, n_steps)  # of any n_steps
+            # The last step and the denoising after it go to the data themselves, also under VE.
+            last = t <= sde.t_max / n_steps
+            a, v = jnp.where(last, sde.alpha(t), a), jnp.where(last, sde.sigma(t) ** 2, v)
             norm = dot(residual, residual) ** 0.5
             weighted = expand(ratio(self.step_size * a / v, norm), residual) * residual
         weighted = weighted.astype(seen.dtype)
@@ -98,6 +103,8 @@ class DPS(ScoreMethod):
     ) -> Samples:
         """Draws samples given y by any sampler. The arguments are those of PosteriorMethod."""
         n_steps = self.n_steps or getattr(sampler, "n_steps", None)
+        if not self.n_steps and n_steps and start is not None and known(start.t):
+            n_steps = round(n_steps * sde.t_max / start.t)  # the whole chain, from the prior on
         own = dataclasses.replace(self, n_steps=n_steps)
         about = sde, score_fn, operator, y, shape, noise_std, first_index, start
         return super(DPS, own).__call__(key, sampler, *about)

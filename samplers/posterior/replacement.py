@@ -41,6 +41,7 @@ class Replacement:
     """
 
     linear: ClassVar[bool] = True
+    needs_noise: ClassVar[bool] = False
 
     @property
     def products(self) -> int:
@@ -71,7 +72,7 @@ class Replacement:
                 f"replacement draws noise at each time, which the adaptive {type(sampler).__name__}"
                 " would follow by ever smaller steps: choose a sampler with a number of steps"
             )
-        y = as_measurement(sde, y, noise_std, False)
+        y = as_measurement(sde, y, noise_std, self.needs_noise)
         if not isinstance(noise_std, Tracer) and noise_std != 0:
             raise ValueError(
                 f"noise_std is {noise_std}, and replacement is for exact measurements: set it to "

@@ -101,6 +101,7 @@ class TwistedSMC:
     resample_below: float = 0.5
 
     linear: ClassVar[bool] = False
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self):
         check_at_least(1, n_particles=self.n_particles)
@@ -150,7 +151,7 @@ class TwistedSMC:
         start: Start | None = None,
     ) -> tuple[Cloud, int]:
         """(weighted particles of x_0 given y, steps). The arguments are those of __call__."""
-        y = as_measurement(sde, y, noise_std, needs_noise=True)
+        y = as_measurement(sde, y, noise_std, self.needs_noise)
         check_operator(operator, shape, y)
         score_fn = one_score(score_fn, shape)
         z, levels = _enter(key, sampler, sde, shape, first_index, start)

@@ -150,3 +150,9 @@ def test_impossible_parts_are_refused(options, message):
     assert levels_at(sde, [sde.t_min])[0] > 1e-3
     with pytest.raises(ValueError, match=message):
         strength.part(samplers.create("heun"), sde, **options)
+
+
+def test_a_start_below_the_sampler_s_last_level_is_refused():
+    sampler = samplers.create("heun", n_steps=6, sigma_min=1.0, denoise=False)
+    with pytest.raises(ValueError, match=r"noise_level is 0.5, .* last level is 1: give a higher"):
+        strength.part(sampler, sde_lib.EDM(), noise_level=0.5)

@@ -72,6 +72,7 @@ def _edit_inputs() -> Inputs:
         "edit.task": gr.Dropdown(TASKS_OF_ONE, value="variations", label="edit"),
         "edit.n_results": gr.Slider(1, 16, 4, step=1, label="number of results"),
         "edit.posterior": gr.Dropdown([OWN, *posterior.METHODS], value=OWN, label="method"),
+        "edit.noise_std": gr.Number(0, label="noise of what is given (standard deviation)"),
         "edit.strength": gr.Slider(0, 1, 0.5, label="strength: 0 changes nothing"),
         "edit.mask_blur": gr.Number(0, label="blur of the mask's edge, in pixels"),
         "edit.only_masked": gr.Checkbox(False, label="edit the part around the mask alone"),

@@ -67,12 +67,13 @@ def edit(
         )
     if isinstance(images, str | Path):
         images = [images]
-    if not len(images) or not all(isinstance(e, str | Path) or hasattr(e, "dtype") for e in images):
+    kinds = {_kind(each) for each in images} if hasattr(images, "__len__") else set()
+    if kinds not in ({"path"}, {"array"}):
         raise ValueError(
             "images must be paths of files and folders, uint8 arrays [height, width, channels], or "
-            "samples in model space, and at least one"
+            "samples in model space: at least one, and all of one kind"
         )
-    if all(isinstance(each, str | Path) for each in images):
+    if kinds == {"path"}:
         check_model(pipeline)
         channels = pipeline.image_shape[-1]
         images = [each.pixels for each in files.read_images(images, channels, fit.background)]
@@ -80,6 +81,12 @@ def edit(
         return _samples(pipeline, np.asarray(images, np.float32), options, mask, rows)
     columns = edit_images(pipeline, images, options, mask, fit, rows)
     return {title: _stacked(column) for title, column in columns.items()}
+
+
+def _kind(image: Any) -> str:
+    if isinstance(image, str | Path):
+        return "path"
+    return "array" if hasattr(image, "dtype") else ""
 
 
 def _samples(
@@ -97,7 +104,7 @@ def _samples(
         mask = load_mask(options.mask if mask is None else mask)
         about, sides = (options.mask_grow, options.mask_blur), pipeline.image_shape[:2]
         known = np.stack([known_of(mask, k, sides) for k in range(len(x))])
-        weights = masks.as_weights(known, len(x), sides, *about)
+        weights = masks.as_weights(known, *about)
         if pipeline.decoder is not None:
             weights = masks.smaller(weights, pipeline.shape[:2])
     return run.edit_samples(pipeline, x, options, weights, rows)
@@ -149,7 +156,7 @@ def edit_images(
     if known:
         made = np.stack([smaller(~each, sides, fit.crop) for each in known])
         about = options.mask_grow, options.mask_blur
-        weights = masks.as_weights(~made, len(views), sides, *about)
+        weights = masks.as_weights(~made, *about)
     columns = edit_views(pipeline, views, options, weights, rows)
     return {title: list(column) for title, column in columns.items()}
 

@@ -70,31 +70,22 @@ def check(weights: Weight, what: str) -> None:
         )
     if made.all():
         raise ValueError(
-            f"{what} leaves nothing known, with its growth and blur: it must be black (in a file) "
-            "or True (in an array) where the image stays; or take the task 'variations'"
+            f"{what} leaves nothing known, with its growth and blur (mask_grow, mask_blur): it "
+            "must be black (in a file) or True (in an array) where the image stays; or take "
+            "'variations'"
         )
 
 
-def as_weights(known: Any, n: int, sides: tuple[int, ...], grow: int, blur: float) -> Weight:
-    """Weights [N, H, W, 1] of a mask [H, W] or masks [N, H, W], True where images are known.
+def as_weights(known: Bool[np.ndarray, "n h w"], grow: int, blur: float) -> Weight:
+    """Weights [N, H, W, 1] of masks, True where images are known.
 
     Raises:
-        ValueError: masks of other shapes or values, or that cover all or nothing.
+        ValueError: a mask that covers all or nothing.
     """
-    known = np.asarray(known)
-    known = known[..., 0] if known.ndim > 2 and known.shape[-1] == 1 else known
-    if known.shape not in (sides, (n, *sides)):
-        raise ValueError(
-            f"mask has the shape {known.shape}: it must be {sides}, or {(n, *sides)} for a mask of "
-            "each image"
-        )
-    if known.dtype != bool and not np.isin(known, (0, 1)).all():
-        raise ValueError("mask must be True (or 1) where images are known, and False (or 0)")
-    known = known.reshape(-1, *sides).astype(bool)
     weights = np.stack([weight(each, grow, blur) for each in known])
     for each in weights:
-        check(each, "mask")
-    return np.broadcast_to(weights, (n, *weights.shape[1:]))
+        check(each, "config.edit.mask")
+    return weights
 
 
 def smaller(weights: Weight, sides: tuple[int, ...]) -> Weight:

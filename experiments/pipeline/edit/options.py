@@ -79,7 +79,6 @@ class Edit:
         if self.n_iterations is not None:
             check_at_least(1, **{"config.edit.n_iterations": self.n_iterations})
         check_name("config.edit.posterior", self.posterior, posterior.METHODS)
-        _ = self.method  # checks its options
         lengths = {"mask_grow": self.mask_grow, "padding": self.padding}
         check_at_least(0, **{FIELD + name: count for name, count in lengths.items()})
         check_at_least(2, **{"config.edit.factor": self.factor})
@@ -104,6 +103,12 @@ class Edit:
             raise ValueError(
                 f"config.edit.strength is {self.strength} and config.edit.noise_level "
                 f"{self.noise_level}: both say where the sampler starts; leave one of them out"
+            )
+        if self.method.needs_noise and not self.noise_std:
+            raise ValueError(
+                f"config.edit.noise_std is 0, and config.edit.posterior = {self.posterior!r} "
+                "divides by it: give the standard deviation of the noise of what is given, or take "
+                "'moment_matching'"
             )
 
     @property

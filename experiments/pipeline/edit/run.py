@@ -65,7 +65,7 @@ def edit_samples(
         return devices.fetch(batch(*about, *values, chosen, first * options.n_results))
 
     n, results = len(x) - pairs, []
-    size = _size(pipeline, n, options.n_results)
+    size = _size(pipeline, n, options)
     for first in progress.track(range(0, n, size), options.task):
         columns = compute(first, np.minimum(first + np.arange(size + pairs), len(x) - 1))
         results.append({title: rows[: n - first] for title, rows in columns.items()})
@@ -165,13 +165,14 @@ def _initial(
     return masks.filled(x, weights)
 
 
-def _size(pipeline: TrainedModel, n: int, n_results: int) -> int:
+def _size(pipeline: TrainedModel, n: int, options: Edit) -> int:
     """The number of images to edit at a time, of n."""
+    states = options.n_results * getattr(options.method, "n_particles", 1)  # of an image
     # The network's gradients, which measurements take, keep its activations.
-    at_once = draw.batch_size(pipeline, n * n_results, share=0.2)
+    at_once = draw.batch_size(pipeline, n * states, share=0.2)
     if pipeline.mesh.devices.flat[0].platform == "cpu":
         at_once = min(at_once, ON_CPU)
-    return min(n, max(1, at_once // n_results))
+    return min(n, max(1, at_once // states))
 
 
 def check(pipeline: TrainedModel, options: Edit) -> None:

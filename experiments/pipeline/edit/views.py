@@ -81,6 +81,8 @@ def known_of(mask: Mask, k: int, sides: Sequence[int]) -> Known:
             f"{MASK} has the shape {np.shape(mask)}, and the image number {k} has {tuple(sides)} "
             "(height, width): give a mask of the image's size, or of its aspect ratio"
         )
+    if known.dtype != bool and not np.isin(known, (0, 1)).all():
+        raise ValueError(f"{MASK} must be True (or 1) where images are known, and False (or 0)")
     known = known.astype(bool)
     return known if known.shape == tuple(sides) else ~smaller(~known, sides, "none")
 

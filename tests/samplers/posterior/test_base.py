@@ -193,3 +193,25 @@ def test_values_outside_the_mask_of_an_exact_measurement_are_refused(name):
         draw(name, 2, operator=masked, y=jnp.ones((2, 2)), noise_std=0.0)
     seen = masked(jnp.ones((2, 2)))
     assert jnp.isfinite(draw(name, 2, operator=masked, y=seen, noise_std=0.0).x).all()
+
+
+@pytest.mark.parametrize("name", ["moment_matching", "pigdm"])
+def test_scores_given_a_measurement_have_derivatives(name):
+    """Iterations that are exact before the last one leave nothing to divide by."""
+    sde, t = sde_lib.EDM(), jnp.linspace(0.1, 2.0, 4)
+    x, y = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    score_fn = Gaussian(0.0, 1.0).score_fn(sde)
+
+    def total(noise_std):
+        about = sde, score_fn, lambda x: x[:, :2], y[:, :2], noise_std
+        return jnp.sum(make(name).condition(*about)(x, t))
+
+    made = jax.grad(total)(0.1)
+    expected = (total(0.101) - total(0.099)) / 0.002
+    np.testing.assert_allclose(made, expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("noise_std", [None, -0.1, "1"])
+def test_noise_that_is_no_number_is_refused(noise_std):
+    with pytest.raises(ValueError, match="noise_std"):
+        make("pigdm").condition(SDES["vp"], Mixture().score_fn(SDES["vp"]), first, 0.0, noise_std)

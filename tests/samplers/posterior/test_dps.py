@@ -77,3 +77,32 @@ def test_impossible_options_are_refused():
         posterior.DPS(0.0)
     with pytest.raises(ValueError, match="n_steps is 0"):
         posterior.DPS(n_steps=0)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_the_denoising_at_the_end_moves_by_the_step_at_most(name):
+    """Also under VE, whose data have noise of sigma_min at t = 0."""
+    sde, zeta, n_steps = SDES[name], 0.3, 100
+    score_fn, x = Gaussian().score_fn(sde), jnp.full((4, 2), 0.8)
+    y, t = jnp.full((4, 1), 0.7), jnp.full(4, sde.t_min)
+    conditional = posterior.DPS(zeta, n_steps).condition(sde, score_fn, seen, y)
+    moved, plain = (sde.denoise(x, t, fn(x, t)) for fn in (conditional, score_fn))
+    gradient = jax.grad(lambda x: jnp.sum(norm(sde, score_fn, x, t, y)))(x)
+    np.testing.assert_allclose(moved - plain, -zeta * gradient, rtol=0.02, atol=1e-5)
+
+
+def test_a_later_start_keeps_the_step():
+    """A sampler that starts half way makes the steps of a chain that is twice as long."""
+    sde, asked = SDES["vp"], []
+
+    def sampler(key, sde, score_fn, shape, first_index=0, n_frames=0, start=None):
+        asked.append(score_fn(jnp.ones(shape), jnp.full(shape[0], 0.3)))
+        return samplers.Samples(jnp.zeros(shape), 1, jnp.zeros((0, *shape)))
+
+    sampler.n_steps = 20
+    y, x = jnp.full((4, 1), 0.7), jnp.ones((4, 2))
+    about = sampler, sde, Gaussian().score_fn(sde), seen, y, (4, 2)
+    start = samplers.Start(x, sde.t_max / 2)
+    posterior.DPS()(jax.random.key(0), *about, start=start)
+    posterior.DPS(n_steps=40)(jax.random.key(0), *about, start=start)
+    np.testing.assert_allclose(*asked, rtol=1e-6)

@@ -187,7 +187,8 @@ def test_impossible_files_are_refused(model, folder, tmp_path, given, options, m
 
 
 def test_other_kinds_and_sizes_of_samples_are_refused(model):
-    for images in ([], [Image.new("L", (8, 8))]):
+    picture = Image.new("L", (8, 8))
+    for images in ([], [picture], picture, ["a.png", np.zeros((8, 8, 1), np.uint8)]):
         with pytest.raises(ValueError, match="images must be paths of files and folders"):
             model.edit(images, "variations")
     with pytest.raises(ValueError, match=r"have the shape \(9, 8, 1\), those of the model have"):
