@@ -29,7 +29,7 @@ from samplers.base import Samples, Scores, Start
 from samplers.noise_levels import Levels, levels_at, time_of
 from samplers.posterior.base import variance_given_x
 from samplers.posterior.checks import Operator, as_measurement, check_operator, one_score
-from samplers.solver import NoiseLevelSolver, enter
+from samplers.solver import enter
 from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample, fold_in, sample_keys
 from sde_lib.checks import check_at_least, check_in, check_positive
@@ -182,16 +182,14 @@ class TwistedSMC:
 
     def _rows(self, sde: SDE, levels: Levels, noise_std: float) -> Rows:
         """The numbers of each step, the last of which is to x_0."""
-        level = jnp.asarray(levels, jnp.float32)
+        level = jnp.asarray(levels, float)
         t = sde.inverse_noise_level(level)
         then = np.append(levels[1:], 0.0)
         spread = variance_given_x(sde, t, self.data_std)
         length = (levels - then) * (levels + then)
         guided = np.where(then > 0, length, 0.0)
         way = length / levels**2
-        length, guided, way, then = (
-            jnp.asarray(a, jnp.float32) for a in (length, guided, way, then)
-        )
+        length, guided, way, then = (jnp.asarray(a, float) for a in (length, guided, way, then))
         std = jnp.sqrt(way * then**2 + way**2 * spread)
         spread, std = spread.at[-1].set(0.0), std.at[-1].set(0.0)
         return Rows(t, sde.alpha(t), noise_std**2 + spread, length, guided, std)
@@ -252,16 +250,16 @@ def _enter(
     Raises:
         ValueError: a sampler whose steps adapt, without levels of its own.
     """
-    if isinstance(sampler, NoiseLevelSolver):
-        ends = sampler.grid, sampler.sigma_max, sampler.sigma_min
-        z, high, low = enter(key, sde, shape, first_index, start, *ends)
-        return z, sampler.levels(sde, high, low)
     n_steps = getattr(sampler, "n_steps", None)
     if n_steps is None:
         raise ValueError(
             f"twisted_smc makes steps between the sampler's noise levels, and "
             f"{type(sampler).__name__} has none: choose a sampler with a number of steps"
         )
+    if hasattr(sampler, "levels"):
+        ends = sampler.grid, sampler.sigma_max, sampler.sigma_min
+        z, high, low = enter(key, sde, shape, first_index, start, *ends)
+        return z, sampler.levels(sde, high, low)
     z, high, low = enter(key, sde, shape, first_index, start, "uniform", None, None)
     return z, levels_at(sde, sde.times(time_of(sde, high), time_of(sde, low), n_steps - 1))
 

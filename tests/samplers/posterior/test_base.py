@@ -165,7 +165,9 @@ def test_exact_measurements_give_finite_samples(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_work_in_double_precision(name):
     with jax.enable_x64(True):
-        assert jnp.isfinite(draw(name, 2).x).all()
+        x = draw(name, 2).x
+        assert x.dtype == jnp.float64
+        assert jnp.isfinite(x).all()
 
 
 def test_scores_of_each_evaluation_go_to_samplers_that_take_them():

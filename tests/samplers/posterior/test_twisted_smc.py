@@ -6,6 +6,7 @@ from closed_forms import SDES, Gaussian, Mixture
 
 import samplers
 from samplers import posterior
+from samplers.posterior import twisted_smc
 from samplers.posterior.twisted_smc import resample
 
 MATRIX = np.array([[1.0, 0.3]], np.float32)
@@ -119,3 +120,11 @@ def test_impossible_options_are_refused():
         posterior.TwistedSMC(0)
     with pytest.raises(ValueError, match="resample_below is 2"):
         posterior.TwistedSMC(resample_below=2.0)
+
+
+@pytest.mark.parametrize("name", ["heun", "stochastic_runge_kutta"])
+def test_the_noise_levels_are_those_of_the_sampler(name):
+    sampler = samplers.create(name, n_steps=5, sigma_max=5.0)
+    _, levels = twisted_smc._enter(jax.random.key(0), sampler, SDES["ve"], (2, 2), 0, None)
+    np.testing.assert_array_equal(levels, sampler.levels(SDES["ve"], 5.0, levels[-1]))
+    assert levels[0] == pytest.approx(5.0)
