@@ -34,6 +34,7 @@ WITHOUT_RUN = (
     "inspect",
     "prepare",
 )  # modes that need no trained model
+FIELD = re.compile(r"--?(?:no)?config\.([^=]*)=?(.*)")  # an argument that sets a field
 HELP = {"--help", "-h", "--helpfull", "--helpshort"}
 FLAGS = {  # name: (function that defines it, default, description)
     "config": (flags.DEFINE_string, None, "The experiment: FILE.py[:VARIANT]."),
@@ -209,7 +210,7 @@ def config_help() -> str:
 def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
     """Raises ValueError for a field that the config does not have, or no longer."""
     for argument in arguments:
-        given = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        given = FIELD.match(argument)
         bare = re.match(r"--([a-z_]\w*\.[^=]*)", argument, re.I)
         if not given and bare:
             near = known_fields.near(bare[1], fields)
@@ -225,7 +226,7 @@ def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
 
 def _fields_in(arguments: Sequence[str]) -> dict[str, str]:
     """The texts of the config fields that arguments set, by their full names."""
-    found = (re.match(r"--?(?:no)?config\.([^=]*)=?(.*)", argument) for argument in arguments)
+    found = map(FIELD.match, arguments)
     return {match[1]: match[2] for match in found if match}
 
 

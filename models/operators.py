@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool
 from models.config import Config, data_kind, data_shape, describe
 from models.layers import nearest_sides
 from models.resample import Image
+from sde_lib.batch import block_means
 from sde_lib.checks import check_at_least, check_name
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow has it
@@ -90,10 +91,7 @@ class LowRes:
         return *(side // self.factor for side in shape[:-1]), shape[-1]
 
     def measure(self, x: Image, keys: Array) -> Image:
-        for axis in range(1, x.ndim - 1):
-            n = x.shape[axis] // self.factor
-            x = x.reshape(*x.shape[:axis], n, self.factor, *x.shape[axis + 1 :]).mean(axis + 1)
-        return x
+        return block_means(x, self.factor)
 
     def spread(self, measured: Any) -> Any:
         for axis in range(1, measured.ndim - 1):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from samplers.posterior.checks import Operator, check_linear
 from samplers.posterior.moment_matching import MomentMatching
 from sde_lib import SDE, ScoreFn
-from sde_lib.batch import Batch
+from sde_lib.batch import Batch, block_means
 from sde_lib.checks import check_at_least, check_positive
 
 __all__ = [
@@ -97,9 +97,7 @@ def downsampling(factor: int) -> Operator:
                     f"factor is {factor}, which does not divide the side {x.shape[axis]} of x of "
                     f"{x.shape}: take a divisor of each side"
                 )
-            blocks = (*x.shape[:axis], -1, factor, *x.shape[axis + 1 :])
-            x = jnp.mean(x.reshape(blocks), axis=axis + 1)
-        return x
+        return block_means(x, factor)
 
     return operator
 

@@ -1,6 +1,5 @@
 """Registry of the samplers by name."""
 
-import dataclasses
 from typing import Any
 
 from samplers.annealed_langevin import AnnealedLangevin
@@ -21,7 +20,7 @@ from samplers.solver import NoiseLevelSolver
 from samplers.stochastic_runge_kutta import AdaptiveSDE, StochasticRungeKutta
 from samplers.symmetric_splitting import SymmetricSplitting
 from samplers.unipc import UniPC
-from sde_lib.checks import check_name
+from sde_lib.checks import create_by_name
 
 Sampler = (
     AdaptiveSDE
@@ -72,9 +71,4 @@ def create(name: str, **options) -> Sampler:
     Raises:
         ValueError: an unknown name or option, or a value out of range.
     """
-    check_name("sampler", name, SAMPLERS)
-    for option in options:
-        check_name(
-            f"option of {name}", option, (f.name for f in dataclasses.fields(SAMPLERS[name]))
-        )
-    return SAMPLERS[name](**options)
+    return create_by_name("sampler", SAMPLERS, name, options)

@@ -44,6 +44,13 @@ def expand(a: Float[Array, "..."], x: Batch) -> Float[Array, "..."]:
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim))
 
 
+def block_means(x: Batch, factor: int) -> Batch:
+    """Means over blocks of `factor` a side, of x [B, *sides, C] whose sides it divides."""
+    blocks = [(side // factor, factor) for side in x.shape[1:-1]]
+    x = x.reshape(len(x), *(n for block in blocks for n in block), x.shape[-1])
+    return x.mean(axis=tuple(range(2, x.ndim, 2)))
+
+
 def sample_keys(key: PRNGKeyArray, n: int, first_index: int | Array = 0) -> Key[Array, " n"]:
     """One key for each of the samples first_index, ..., first_index + n - 1 of the stream `key`.
 

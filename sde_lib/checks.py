@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, get_args
@@ -49,6 +49,23 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"{kind} {name!r} is unknown: {hint}choose one of {', '.join(known)}")
+
+
+def create_by_name(
+    kind: str, classes: Mapping[str, Any], name: str, options: Mapping[str, Any]
+) -> Any:
+    """Makes the dataclass `name` of `classes`. The options are its fields.
+
+    Raises:
+        ValueError: an unknown name or option, or what the dataclass raises.
+    """
+    check_name(kind, name, classes)
+    fields = [field.name for field in dataclasses.fields(classes[name])]
+    for option in options:
+        if not fields:
+            raise ValueError(f"{name} has no options: leave {option} out")
+        check_name(f"option of {name}", option, fields)
+    return classes[name](**options)
 
 
 def check_at_least(least: int, most: int = MOST, /, **counts: Any) -> None:

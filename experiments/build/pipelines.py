@@ -42,13 +42,13 @@ def load(
         made = made.replace(params=found.params(config, made.shape), **about)
         return made.replace(**guidance_of(config, made.params))
     config = configs.load(path)
+    configs.add_own_options(config, overrides)
     configs.check_overrides(known_overrides(config, overrides), path)
     return trained(with_overrides(config, overrides), path, step)
 
 
 def known_overrides(config: Config, overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides. Raises ValueError for one of no field, or of a field that has moved."""
-    configs.add_own_options(config, overrides)
     known = configs.fields(config)
     for field in overrides:
         if new := migrate.new_name(field):
@@ -59,6 +59,7 @@ def known_overrides(config: Config, overrides: dict[str, Any]) -> dict[str, Any]
 
 def with_overrides(config: Config, overrides: dict[str, Any]) -> Config:
     """The config with other values, and without options of components that they replace."""
+    configs.add_own_options(config, overrides)
     before = config.copy_and_resolve_references()
     for field, value in known_overrides(config, overrides).items():
         sections.put(config, field, value)

@@ -104,4 +104,4 @@ def _record(request: Request, step: int, figures: Figures) -> None:
     key = json.loads(json.dumps({"step": step, "seed": config.seed, **key}))
     lines = [line for line in files.read_lines(path) if {n: line.get(n) for n in key} != key]
     lines.append(key | {name: dataclasses.asdict(figure) for name, figure in figures.items()})
-    files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    files.write_lines(path, lines)

@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from experiments.data.scaling import DEQUANTIZE
 from models.resample import Image
-from sde_lib.batch import expand, fold_in, normal, sample_keys
+from sde_lib.batch import block_means, expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_positive
 
 NOISE = DEQUANTIZE + 1  # folded into a sample's key: no other draw has this number
@@ -82,9 +82,7 @@ class SuperResolution:
 
 def smaller(x: Image, size: int) -> Image:
     """The means over the blocks of x that leave `size` pixels a side."""
-    n, height, width, channels = x.shape
-    blocks = x.reshape(n, size, height // size, size, width // size, channels)
-    return blocks.mean(axis=(2, 4))
+    return block_means(x, x.shape[1] // size)
 
 
 def larger(x: Any, size: int) -> Any:

@@ -110,6 +110,14 @@ def batch_size(pipeline: TrainedModel, n: int, share: float = 0.8) -> int:
     return size
 
 
+def with_gradients(pipeline: TrainedModel, n: int, n_states: int = 1) -> int:
+    """The number of samples to draw at a time, of n, with gradients of the network.
+
+    They keep its activations. Each sample has n_states states, such as particles.
+    """
+    return min(n, max(1, batch_size(pipeline, n * n_states, share=0.2) // n_states))
+
+
 def ahead(draw: Callable[[int], Any], size: int, end: int) -> Callable[[int], Any]:
     """The function draw(first_index), for batches in turn: each starts before the last is used.
 

@@ -9,7 +9,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -146,6 +146,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or not even text
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Replaces a .jsonl file by a line for each value; only the first process writes."""
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

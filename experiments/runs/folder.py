@@ -18,7 +18,6 @@
 """
 
 import fcntl
-import json
 import logging
 import os
 import socket
@@ -87,7 +86,7 @@ def record_changes(folder: Path, step: int, changes: dict[str, tuple[Any, Any]])
         LOG.info("config.%s is %s from step %d on; it was %s", name, after, step, before)
         lines.append({"step": step, "field": name, "before": before, "after": after})
     if lines:
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        files.write_lines(path, lines)
 
 
 def origin(folder: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Lines:
     def __init__(self, folder: Path, step: int):
         for name in LINES:
             lines = [line for line in files.read_lines(folder / name) if line["step"] <= step]
-            files.write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+            files.write_lines(folder / name, lines)
         self._files = {name: _Appended(folder / name) for name in LINES}
 
     def write(self, step: int, values: Values, kind: str) -> None:

@@ -7,7 +7,6 @@ protocol PosteriorMethod, and a line in METHODS. samplers/measurement.py has the
     samples = method(key, sampler, sde, score_fn, operator, y, shape, noise_std=0.1)
 """
 
-import dataclasses
 from typing import Any
 
 from samplers.posterior.base import PosteriorMethod, ScoreMethod
@@ -17,7 +16,7 @@ from samplers.posterior.moment_matching import MomentMatching
 from samplers.posterior.pigdm import PiGDM
 from samplers.posterior.replacement import Replacement
 from samplers.posterior.twisted_smc import TwistedSMC
-from sde_lib.checks import check_name
+from sde_lib.checks import create_by_name
 
 METHODS: dict[str, Any] = {
     "dps": DPS,
@@ -35,13 +34,7 @@ def create(name: str, **options: Any) -> PosteriorMethod:
     Raises:
         ValueError: an unknown name or option, or a value out of range.
     """
-    check_name("posterior method", name, METHODS)
-    for option in options:
-        known = [field.name for field in dataclasses.fields(METHODS[name])]
-        if not known:
-            raise ValueError(f"{name} has no options: leave {option} out")
-        check_name(f"option of {name}", option, known)
-    return METHODS[name](**options)
+    return create_by_name("posterior method", METHODS, name, options)
 
 
 __all__ = [

@@ -13,13 +13,13 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Scores, Start
 from samplers.posterior.checks import Operator, as_measurement, check_linear, check_operator
 from sde_lib import SDE, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample
+from sde_lib.checks import known
 
 Denoise = Callable[[Batch], tuple[Batch, Any]]
 """denoise(x) = (E[x_0 | x_t = x] by Tweedie's formula, what else the network returned)."""
@@ -126,7 +126,7 @@ class ScoreMethod(abc.ABC):
         """
         y = as_measurement(sde, y, noise_std, self.needs_noise)
         measured = Measurement(sde, operator, y, noise_std)
-        exact = not isinstance(noise_std, Tracer) and noise_std == 0
+        exact = known(noise_std) and noise_std == 0
         checked: set[tuple[int, ...]] = set()  # shapes: samplers trace a score more than once
         both = score_fn.both if isinstance(score_fn, ScoreAndVariance) else None
 

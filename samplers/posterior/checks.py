@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
 from samplers.base import Scores
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch
-from sde_lib.checks import check_in
+from sde_lib.checks import check_in, known
 
 Operator = Callable[[Array], Array]
 """An operator on a batch, [B, ...] -> [B, ...], which acts on each sample separately."""
@@ -34,7 +33,7 @@ def as_measurement(sde: SDE, y: Any, noise_std: float, needs_noise: bool) -> Bat
             not of finite numbers, or an SDE with more than one noise level.
     """
     check_in("[0, inf)", noise_std=noise_std)
-    if needs_noise and not isinstance(noise_std, Tracer) and noise_std == 0:
+    if needs_noise and known(noise_std) and noise_std == 0:
         raise ValueError(
             "noise_std is 0, and this method divides by it: give the standard deviation of the "
             "measurement's noise, or take a method for exact measurements, such as moment_matching"
@@ -44,9 +43,9 @@ def as_measurement(sde: SDE, y: Any, noise_std: float, needs_noise: bool) -> Bat
             f"the SDE {type(sde).__name__} has states that are more than the data: measurements "
             "need another SDE, such as VP or VE"
         )
-    if not isinstance(y, Tracer) and np.iscomplexobj(y):
+    if known(y) and np.iscomplexobj(y):
         raise ValueError("y is complex: give its real and imaginary parts, as the operator does")
-    if not isinstance(y, Tracer) and not np.isfinite(y).all():
+    if known(y) and not np.isfinite(y).all():
         raise ValueError("y has values that are not finite: leave them out by the operator's mask")
     return jnp.asarray(y, jnp.result_type(float))
 
@@ -111,7 +110,7 @@ def _try(operator: Operator, shape: tuple[int, ...]) -> None:
     with jax.ensure_compile_time_eval():
         one, slope = jax.jvp(operator, (jnp.asarray(u),), (jnp.asarray(v),))
         two, moved = operator(jnp.asarray(other)), operator(jnp.asarray(-5 * v))
-    if isinstance(one, Tracer):
+    if not known(one):
         return
     one, slope, two, moved = map(np.asarray, (one, slope, two, moved))
     size = np.abs(one).max(initial=0)
@@ -136,7 +135,7 @@ def check_linear(operator: Operator, shape: Sequence[int], exact: Batch | None =
     u, v = np.random.RandomState(0).standard_normal((2, *shape)).astype(np.float32)
     with jax.ensure_compile_time_eval():
         zero, *values = (operator(jnp.asarray(x)) for x in (0 * u, u, v, u - 2 * v))
-    if isinstance(values[0], Tracer):
+    if not known(values[0]):
         return
     offset, (one, two, both) = np.abs(zero).max(initial=0), map(np.asarray, values)
     size = np.abs(values).max(initial=0)
@@ -150,7 +149,7 @@ def check_linear(operator: Operator, shape: Sequence[int], exact: Batch | None =
             "operator is not linear: operator(u - 2 v) differs from operator(u) - 2 operator(v); "
             "give a linear one, or take a method for any operator: dps or twisted_smc"
         )
-    if exact is None or isinstance(exact, Tracer):
+    if exact is None or not known(exact):
         return
     if np.any(np.asarray(exact)[(one == 0) & (two == 0)]):
         raise ValueError(

@@ -12,7 +12,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Scores, Start
@@ -27,6 +26,7 @@ from samplers.posterior.checks import (
 from samplers.posterior.conjugate_gradients import dot, ratio
 from sde_lib import SDE
 from sde_lib.batch import Batch, expand, fold_in, normal, sample_keys
+from sde_lib.checks import known
 
 NOISE = 1 << 22  # folded into a sample's key: no step of a sampler has this number
 
@@ -73,7 +73,7 @@ class Replacement:
                 " would follow by ever smaller steps: choose a sampler with a number of steps"
             )
         y = as_measurement(sde, y, noise_std, self.needs_noise)
-        if not isinstance(noise_std, Tracer) and noise_std != 0:
+        if known(noise_std) and noise_std != 0:
             raise ValueError(
                 f"noise_std is {noise_std}, and replacement is for exact measurements: set it to "
                 "0, or take another method"
@@ -108,7 +108,7 @@ def _factor(operator: Operator, shape: Sequence[int]) -> float | Array:
         seen = operator(jnp.asarray(u))
         again = operator(jax.linear_transpose(operator, jnp.asarray(u))(seen)[0])
         each = ratio(dot(seen, again), dot(seen, seen))
-    if isinstance(each, Tracer):
+    if not known(each):
         return jnp.max(each)
     seen, again = np.asarray(seen), np.asarray(again)
     factor = float(np.asarray(each).max())

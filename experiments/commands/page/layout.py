@@ -126,13 +126,11 @@ def _fields(values: Fields) -> Fields:
     """The config fields that were set, and that the task takes; others are as the run says."""
     options = TASKS[values["edit.task"]].options if "edit.task" in values else ()
     own = {"edit.task", *(f"edit.{name}" for name in options)}
-    own_steps = values["sampling.n_steps"] == 0
+    values = values | {"sampling.n_steps": values["sampling.n_steps"] or None}
     return {
         name: value
         for name, value in values.items()
-        if value not in (None, "", OWN)
-        and (name in own or not name.startswith("edit."))
-        and not (own_steps and name == "sampling.n_steps")
+        if value not in (None, "", OWN) and (name in own or not name.startswith("edit."))
     }
 
 

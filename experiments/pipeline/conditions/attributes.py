@@ -46,6 +46,10 @@ class Attributes:
     def negative(self, n: int) -> Arrays:
         return {}
 
+    @property
+    def is_asked(self) -> bool:
+        return self.drawn is not None
+
     def given(self, values: Any) -> Arrays:
         """The numbers of classes by their names, or by their numbers where they have no names."""
         rows = np.asarray(values)

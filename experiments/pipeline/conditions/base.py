@@ -51,6 +51,11 @@ class Given(Protocol):
     kind: ClassVar[str]
     keywords: ClassVar[tuple[str, ...]]
 
+    @property
+    def is_asked(self) -> bool:
+        """True if samples are drawn for values that a user has given."""
+        ...
+
     def given(self, values: Any) -> Arrays:
         """The network's arrays of values as users have them, [N, ...].
 

@@ -79,6 +79,10 @@ class Image:
     def negative(self, n: int) -> Arrays:
         return {}
 
+    @property
+    def is_asked(self) -> bool:
+        return self.drawn is not None
+
     def given(self, values: Any) -> Arrays:
         rows = self._rows(values)
         levels = self._known_scaling.levels

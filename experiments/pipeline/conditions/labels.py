@@ -41,6 +41,10 @@ class ClassLabel:
                 f" 0 to {self.n_classes - 1},{drawn} or -1 for none"
             )
 
+    @property
+    def is_asked(self) -> bool:
+        return bool(self.labels)
+
     def asked(self, label: int | Sequence[int]) -> "ClassLabel":
         """A copy that draws these classes in turn; -1: all classes of the model."""
         return dataclasses.replace(self, labels=as_labels(label))

@@ -49,6 +49,10 @@ class Text:
     kind: ClassVar[str] = "text"
     keywords: ClassVar[tuple[str, ...]] = ("text",)
 
+    @property
+    def is_asked(self) -> bool:
+        return self.reader.prompts() is not None
+
     def asked(self, prompt: str | Sequence[str] | Any) -> "Text":
         """A copy that draws these prompts, or embeddings of prompts, in turn."""
         prompts = (prompt,) if isinstance(prompt, str) else prompt

@@ -51,6 +51,10 @@ class Vector:
     def negative(self, n: int) -> Arrays:
         return {}
 
+    @property
+    def is_asked(self) -> bool:
+        return self.drawn is not None
+
     def given(self, values: Any) -> Arrays:
         return {"vectors": self._standardized(self._rows("the condition 'vector'", values))}
 

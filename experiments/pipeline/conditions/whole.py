@@ -102,7 +102,7 @@ class Conditions:
         """
         values: Arrays = {}
         for member in self.members:
-            asked = not isinstance(member, Given) or _is_asked(member)
+            asked = not isinstance(member, Given) or member.is_asked
             if not asked and getattr(member, "operator", None):
                 continue
             if not asked and rows is not None:
@@ -293,13 +293,6 @@ class Conditions:
     def _nulls(self, values: Arrays) -> Arrays:
         n = len(next(iter(values.values())))
         return _joined(member.null(n) for member in self.droppable)
-
-
-def _is_asked(member: Any) -> bool:
-    """True for a condition whose values a user has given."""
-    reader = getattr(member, "reader", None)
-    drawn = reader.prompts() if reader else getattr(member, "drawn", None)
-    return drawn is not None or bool(getattr(member, "labels", ()))
 
 
 def _no_data() -> Dataset:

@@ -167,12 +167,10 @@ def _initial(
 
 def _size(pipeline: TrainedModel, n: int, options: Edit) -> int:
     """The number of images to edit at a time, of n."""
-    states = options.n_results * getattr(options.method, "n_particles", 1)  # of an image
-    # The network's gradients, which measurements take, keep its activations.
-    at_once = draw.batch_size(pipeline, n * states, share=0.2)
-    if pipeline.mesh.devices.flat[0].platform == "cpu":
-        at_once = min(at_once, ON_CPU)
-    return min(n, max(1, at_once // states))
+    n_states = options.n_results * getattr(options.method, "n_particles", 1)  # of an image
+    size = draw.with_gradients(pipeline, n, n_states)
+    on_cpu = pipeline.mesh.devices.flat[0].platform == "cpu"
+    return min(size, max(1, ON_CPU // n_states)) if on_cpu else size
 
 
 def check(pipeline: TrainedModel, options: Edit) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.pipeline.draw import batch_size
+from experiments.pipeline.draw import with_gradients
 from experiments.pipeline.edit import MASKS
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, pictures
@@ -142,28 +142,25 @@ def draw(
         FloatingPointError: a sample is not finite.
     """
     y = np.repeat(y, options.n_samples, axis=0)
-    particles = getattr(setting.method, "n_particles", 1)
-    at_once = batch_size(model, len(y) * particles, share=0.2) // particles
-    size, nfe = min(len(y), max(1, at_once)), []
+    size = with_gradients(model, len(y), getattr(setting.method, "n_particles", 1))
     noise_std = noise_for(setting.method, options.noise_std)
 
     @jax.jit
-    def run(params: Any, y: Array, first: Array) -> Array:
+    def run(params: Any, y: Array, first: Array) -> tuple[Array, Any]:
         score_fn = model.conditional_score(params, {})
         about = model.sde, score_fn, setting.operator, y, (size, *model.shape), noise_std, first
         made = setting.method(model.key, setting.solver, *about)
-        nfe.append(made.nfe)
-        return made.x
+        return made.x, made.nfe
 
     padded = np.concatenate([y, y[:size]])
     parts = [
         devices.fetch(run(model.params, jnp.asarray(padded[k : k + size]), jnp.int32(k)))
         for k in range(0, len(y), size)
     ]
-    x = np.concatenate(parts)[: len(y)]
+    x = np.concatenate([rows for rows, _ in parts])[: len(y)]
     if not np.isfinite(x).all():
         raise FloatingPointError(f"samples of {setting.label} are not finite: take more steps")
-    return x, nfe[0]
+    return x, int(parts[0][1])
 
 
 def save_pictures(

@@ -147,18 +147,17 @@ def draw(
 ) -> tuple[Float[np.ndarray, "measurements n dims"], int]:
     """(n samples for each measurement, network evaluations of each)."""
     y = jnp.asarray(np.repeat(problem.y, n, axis=0), jnp.float32)
-    noise_std, nfe = noise_for(method, problem.noise_std), []
+    noise_std = noise_for(method, problem.noise_std)
 
     @jax.jit
-    def run(key: Array) -> Array:
+    def run(key: Array) -> tuple[Array, Any]:
         score_fn = problem.mixture.score_fn(sde)
         shape = (len(y), problem.dims)
         made = method(key, solver, sde, score_fn, problem.operator, y, shape, noise_std)
-        nfe.append(made.nfe)
-        return made.x
+        return made.x, made.nfe
 
-    x = np.asarray(run(jax.random.key(seed)), np.float64)
-    return x.reshape(len(problem.y), n, -1), nfe[0]
+    x, nfe = run(jax.random.key(seed))
+    return np.asarray(x, np.float64).reshape(len(problem.y), n, -1), int(nfe)
 
 
 def errors(

@@ -12,7 +12,6 @@ the mean of the samples, their standard deviation, and how often the truth lies 
 theirs.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,7 +52,7 @@ def on_mixtures(config: Config, folder: Path) -> None:
         track = partial(progress.track, title=title, unit="method")
         for result in mixtures.measure(sde, problem, about, options.n_samples, config.seed, track):
             results.append(result)
-            write_rows(path, results)
+            files.write_lines(path, [each._asdict() for each in results])
     save_table(path, results)
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, sde=str(sde))
     for k, name in enumerate(dict.fromkeys(result.measurement for result in results)):
@@ -76,7 +75,7 @@ def on_images(request: Request) -> None:
         drawn, result = images.measure(model, options, setting)
         results.append(result)
         shown.setdefault(setting.measurement, {})[setting.label] = drawn
-        write_rows(path, results)
+        files.write_lines(path, [each._asdict() for each in results])
     save_table(path, results)
     details = pictures.provenance(config=config.to_dict(), seed=config.seed)
     for k, drawn in enumerate(shown.values()):
@@ -88,11 +87,6 @@ def _options(config: Config, **defaults: float) -> Options:
     values = config.study.posterior.to_dict()
     given = {name: value for name, value in values.items() if value is not None}
     return Options(**defaults | given)  # pyright: ignore[reportArgumentType]
-
-
-def write_rows(path: Path, results: Sequence[Any]) -> None:
-    """Writes each result as a JSON object in a line."""
-    files.write_text(path, "".join(json.dumps(result._asdict()) + "\n" for result in results))
 
 
 def save_table(path: Path, results: Sequence[Any]) -> None:
