@@ -169,10 +169,13 @@ def _guidance(config: Config) -> None:
     clip.limit = default(float)  # its largest absolute value: 1 as DDPM was published
     schedule = guidance.schedule = Section()  # of classifier-free and classifier guidance
     schedule.name = "constant"  # a name in samplers.guidance.SCHEDULES
-    schedule.low = default(float)  # "interval": guides between these noise levels
+    schedule.power = default(float)  # of "power_cosine"
+    schedule.least = default(float)  # of any schedule: the weight is clamped to [least, most],
+    schedule.most = default(float)
+    schedule.offset = default(float)  # then this is added,
+    schedule.low = default(float)  # and it guides between these noise levels alone,
     schedule.high = default(float)
-    schedule.least = default(float)  # "clamp_linear": the least weight
-    schedule.power = default(float)  # "power_cosine"
+    schedule.removed = default(bool)  # or at all others
 
 
 def _eval(config: Config) -> None:

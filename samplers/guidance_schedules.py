@@ -6,12 +6,19 @@ guides most near the data. Under EDM, whose t is the noise level, p is that of V
 level.
 
 w follows the convention s + w (s_c - s) of samplers/guidance.py: w = 1 is the conditional score.
-As in the paper, `weight` is the mean of w over p ("clamp_linear": before the clamp). Exceptions:
-for "power_cosine" it is the maximum of w, for "interval" the value of w inside the interval.
+As in the paper, `weight` is the mean of w over p, or the maximum of w for "power_cosine".
+
+Three changes go with any schedule, in this order: a clamp to [least, most], an offset, and an
+interval of noise levels (low, high] outside of which w is `outside`, or inside of which it is if
+the interval is removed. "interval" is "constant" with an interval, "clamp_linear" is "linear" with
+the clamp `least`. offset = 1 makes w of a weight in the convention of Ho & Salimans 2022.
+
+"v" falls to 0 at p = 1/2 and "lambda" rises to its maximum there. A tent min(p, 1 - p), of mean
+1/4, which some texts call "V", is "lambda" of weight 1/4; its inverse max(p, 1 - p) is "v" of
+weight 1/4 with offset 1/2.
 """
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +30,7 @@ from jaxtyping import Array, Float
 from samplers.noise_levels import time_of
 from sde_lib import EDM, SDE, VP
 from sde_lib.batch import PerSample
-from sde_lib.checks import check_name, check_positive
+from sde_lib.checks import check_in, check_name, check_positive
 
 WeightOfTime = Callable[[PerSample], PerSample]
 """w(t), [B] -> [B]"""
@@ -38,77 +45,110 @@ def progress(sde: SDE, t: PerSample) -> PerSample:
     return jnp.clip(1 - share, 0, 1)
 
 
-def _follow(
-    shape: Callable[[PerSample], PerSample], weight: float | Float[Array, ""], sde: SDE
-) -> WeightOfTime:
-    """The schedule weight * shape(p)."""
-    check_positive(or_zero=True, weight=weight)
-    return lambda t: weight * shape(progress(sde, t))
-
-
-def _clamp_linear(weight: float | Float[Array, ""], sde: SDE, least: float) -> WeightOfTime:
-    """The linear schedule, clamped to at least `least` (c in the paper)."""
+def clamp(w: WeightOfTime, least: float = 0.0, most: float = math.inf) -> WeightOfTime:
+    """The schedule, clamped to [least, most]. (Wang et al. 2024 clamp to at least c.)"""
     check_positive(or_zero=True, least=least)
-    rising = _follow(lambda p: 2 * p, weight, sde)
-    return lambda t: jnp.maximum(least, rising(t))
+    if not least <= most:
+        raise ValueError(f"least is {least} and most {most}: least must not be above most")
+    return lambda t: jnp.clip(w(t), least, most)
 
 
-def _power_cosine(weight: float | Float[Array, ""], sde: SDE, power: float) -> WeightOfTime:
-    """The schedule weight (1 - cos(pi p^power)) / 2: a larger power guides later."""
-    check_positive(power=power)
-    return _follow(lambda p: (1 - jnp.cos(math.pi * p**power)) / 2, weight, sde)
+def offset(w: WeightOfTime, by: float) -> WeightOfTime:
+    """The schedule w(t) + by."""
+    check_in("(-inf, inf)", offset=by)
+    return lambda t: w(t) + by
 
 
-def _interval(
-    weight: float | Float[Array, ""], sde: SDE, low: float, high: float, outside: float = 1.0
+def interval(
+    w: WeightOfTime,
+    sde: SDE,
+    low: float = 0.0,
+    high: float = math.inf,
+    outside: float = 1.0,
+    removed: bool = False,
 ) -> WeightOfTime:
-    """`weight` at noise levels sigma / alpha in (low, high], `outside` at all others.
+    """The schedule at noise levels sigma / alpha in (low, high], and `outside` at all others.
 
     Kynkaanniemi et al. 2024 (arXiv 2404.07724). For classifier-free guidance outside = 1 is the
-    conditional score; for classifier guidance outside = 0 is no gradient.
+    conditional score; for classifier guidance outside = 0 is no gradient. With `removed` the
+    schedule holds at all other levels, and `outside` in the interval.
     """
-    check_positive(or_zero=True, weight=weight, outside=outside)
+    check_positive(or_zero=True, outside=outside)
     if not 0 <= low < high:
         raise ValueError(f"low is {low} and high {high}: noise levels must be 0 <= low < high")
 
-    def interval(t: PerSample) -> PerSample:
+    def within(t: PerSample) -> PerSample:
         level = sde.noise_level(t)
-        return jnp.where((low < level) & (level <= high), weight, outside)
+        inside = (low < level) & (level <= high)
+        return jnp.where(inside != removed, w(t), outside)
 
-    return interval
+    return within
 
 
-SCHEDULES: dict[str, Callable[..., WeightOfTime]] = {
-    "constant": partial(_follow, jnp.ones_like),
-    "linear": partial(_follow, lambda p: 2 * p),
-    "inverse_linear": partial(_follow, lambda p: 2 * (1 - p)),
-    "cosine": partial(_follow, lambda p: 1 - jnp.cos(math.pi * p)),  # increasing
-    "sine": partial(_follow, lambda p: 1 + jnp.cos(math.pi * p)),  # decreasing
-    "v": partial(_follow, lambda p: 2 * jnp.abs(2 * p - 1)),
-    "lambda": partial(_follow, lambda p: 2 - 2 * jnp.abs(2 * p - 1)),
-    "clamp_linear": _clamp_linear,
-    "power_cosine": _power_cosine,
-    "interval": _interval,
+SHAPES: dict[str, Callable[..., PerSample]] = {
+    "constant": jnp.ones_like,
+    "linear": lambda p: 2 * p,
+    "inverse_linear": lambda p: 2 * (1 - p),
+    "cosine": lambda p: 1 - jnp.cos(math.pi * p),  # increasing
+    "sine": lambda p: 1 + jnp.cos(math.pi * p),  # decreasing
+    "v": lambda p: 2 * jnp.abs(2 * p - 1),
+    "lambda": lambda p: 2 - 2 * jnp.abs(2 * p - 1),
+    "power_cosine": lambda p, power: (1 - jnp.cos(math.pi * p**power)) / 2,  # more: guides later
 }
+"""w / weight as a function of the progress p."""
+SAME_SHAPE = {"clamp_linear": "linear", "interval": "constant"}
+REQUIRED = {"power_cosine": ("power",), "clamp_linear": ("least",), "interval": ("low", "high")}
+CHANGES = ("least", "most", "offset", "low", "high", "removed")
+"""Options of all schedules."""
 
 
 def create(
-    name: str, weight: float | Float[Array, ""], sde: SDE, **options: float | None
+    name: str,
+    weight: float | Float[Array, ""],
+    sde: SDE,
+    outside: float = 1.0,
+    **options: Any,
 ) -> WeightOfTime:
     """Makes a schedule by its name in SCHEDULES. Options that are None are ignored.
+
+    Args:
+        name: the shape of w.
+        weight: its mean.
+        sde: gives t its progress and its noise level.
+        outside: the weight outside the interval of noise levels.
+        options: those in CHANGES, and the power of "power_cosine".
 
     Raises:
         ValueError: an unknown name, an unknown or a missing option, or a number out of range.
     """
     check_name("guidance schedule", name, SCHEDULES)
+    check_positive(or_zero=True, weight=weight)
     given = {key: value for key, value in options.items() if value is not None}
-    signature = inspect.signature(SCHEDULES[name])
-    try:
-        signature.bind(weight, sde, **given)
-    except TypeError as error:
-        takes = ", ".join(list(signature.parameters)[2:]) or "no options"
-        raise ValueError(f"guidance schedule {name!r}: {error}; it takes {takes}") from None
-    return SCHEDULES[name](weight, sde, **given)
+    required = REQUIRED.get(name, ())
+    takes = dict.fromkeys((*required, *CHANGES))
+    for option in [*(given.keys() - takes.keys()), *(set(required) - given.keys())]:
+        wrong = f"has no option {option!r}" if option in given else f"needs the option {option!r}"
+        raise ValueError(f"guidance schedule {name!r} {wrong}; it takes {', '.join(takes)}")
+    own = {key: given[key] for key in given if key not in CHANGES}
+    check_positive(**own)
+    shape = partial(SHAPES[SAME_SHAPE.get(name, name)], **own)
+
+    def shaped(t: PerSample) -> PerSample:
+        return weight * shape(progress(sde, t))
+
+    w: WeightOfTime = shaped
+    if "least" in given or "most" in given:
+        w = clamp(w, **{key: given[key] for key in ("least", "most") if key in given})
+    if "offset" in given:
+        w = offset(w, given["offset"])
+    if given.get("removed") and not {"low", "high"} & given.keys():
+        raise ValueError("removed is True, but there is no interval: give low, high or both")
+    bounds = {key: given[key] for key in ("low", "high", "removed") if key in given}
+    return interval(w, sde, outside=outside, **bounds) if bounds else w
+
+
+SCHEDULES = {name: partial(create, name) for name in (*SHAPES, *SAME_SHAPE)}
+"""Schedules by name: functions (weight, sde, **options) -> w(t)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,15 +163,25 @@ class Schedule:
     name: str = "constant"
     options: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def varies(self) -> bool:
+        """False for a constant weight without any change."""
+        return bool(self.options) or self.name != "constant"
+
+    @property
+    def keeps_one(self) -> bool:
+        """The weight 1 stays 1 at all times: a constant one, with or without an interval."""
+        shape = SAME_SHAPE.get(self.name, self.name)
+        return shape == "constant" and dict(self.options).keys() <= {"low", "high", "removed"}
+
     def weight(self, weight: Any, sde: SDE, outside: float = 1.0) -> Any:
         """The weight as it is if constant, else as a function of t.
 
         Args:
             weight: a number, or a scalar array.
             sde: gives t its noise level.
-            outside: the weight outside the noise levels of "interval": 1 is the conditional score
+            outside: the weight outside the interval of noise levels: 1 is the conditional score
                 alone in classifier-free guidance, 0 drops a gradient.
         """
-        options = dict(self.options) | ({"outside": outside} if self.name == "interval" else {})
-        made = create(self.name, weight, sde, **options)
-        return weight if self.name == "constant" else made
+        made = create(self.name, weight, sde, outside, **dict(self.options))
+        return made if self.varies else weight

@@ -39,9 +39,9 @@ def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> Classif
     options = {name: f"guidance.classifier_free.{name}" for name in names}
     schedule = components.guidance_schedule(config, sde)
     if config.guidance.classifier.run or not conditions.droppable:
-        if schedule.name != "constant" and not config.guidance.classifier.run:
+        if schedule.varies and not config.guidance.classifier.run:
             raise ValueError(
-                f"config.guidance.schedule.name is {schedule.name!r}, but there is nothing to "
+                f"config.guidance.schedule is {schedule.name!r}, but there is nothing to "
                 "guide: give config.guidance.classifier_free.weight of a model with conditions, or "
                 "config.guidance.classifier.run, or leave it out"
             )

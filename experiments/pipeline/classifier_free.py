@@ -46,10 +46,9 @@ class ClassifierFree:
     def changes(self, conditions: Conditions) -> bool:
         """True if the guided score differs from the conditional one.
 
-        A schedule of the weight 1 differs too, but for "interval", which is 1 everywhere then.
+        A schedule of the weight 1 differs too, unless it is 1 everywhere.
         """
-        scheduled = self.schedule.name not in ("constant", "interval")
-        return scheduled or self.weight != 1 or conditions.has_negative
+        return not self.schedule.keeps_one or self.weight != 1 or conditions.has_negative
 
     def check(self, conditions: Conditions) -> None:
         """Raises ValueError for guidance that a model with these conditions cannot have."""

@@ -153,8 +153,7 @@ class TrainedModel:
         check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
         self.classifier_free.check(self.conditions)
         guidance.check(self.guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
-        scheduled = self.classifier_free.schedule.name != "constant"
-        if scheduled and not self.sde.is_scalar:
+        if self.classifier_free.schedule.varies and not self.sde.is_scalar:
             raise ValueError(
                 "config.guidance.schedule goes by the noise level, which the SDE "
                 f"{type(self.sde).__name__} does not have: leave it out"

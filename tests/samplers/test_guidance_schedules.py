@@ -19,7 +19,7 @@ T = np.linspace(0, 1, 10_001)
 
 
 def weights(name, sde=VP, t=T, w=3.0, **options):
-    schedule = SCHEDULES[name](w, sde, **(options or OPTIONS.get(name, {})))
+    schedule = SCHEDULES[name](w, sde, **{**OPTIONS.get(name, {}), **options})
     return np.asarray(schedule(jnp.asarray(t, jnp.float32)))
 
 
@@ -62,6 +62,25 @@ def test_an_interval_is_of_noise_levels():
         np.testing.assert_array_equal(weights("interval", sde, t), [1, 3, 3, 1])
         outside = weights("interval", sde, t, low=0.5, high=np.inf, outside=0.0)
         np.testing.assert_array_equal(outside, [0, 3, 3, 3])
+        removed = weights("interval", sde, t, removed=True)
+        np.testing.assert_array_equal(removed, [3, 1, 1, 3])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_any_schedule_is_clamped_then_offset_then_limited_to_an_interval(name):
+    """Without an interval of its own; the weights of the convention s_c + w (s_c - s) are w + 1."""
+    plain = weights(name, **({"low": 0.0, "high": np.inf} if name == "interval" else {}))
+    least = 1.5 if name == "clamp_linear" else 1.0
+    changed = weights(name, least=least, most=4.0, offset=0.5, low=0.5, high=5.0)
+    level = np.asarray(VP.noise_level(jnp.asarray(T, jnp.float32)))
+    expected = np.where((level > 0.5) & (level <= 5.0), np.clip(plain, least, 4.0) + 0.5, 1.0)
+    np.testing.assert_allclose(changed, expected, rtol=1e-6)
+
+
+def test_tents_that_are_not_normalised():
+    p = 1 - T
+    np.testing.assert_allclose(weights("lambda", w=0.25), np.minimum(p, T), atol=1e-6)
+    np.testing.assert_allclose(weights("v", w=0.25, offset=0.5), np.maximum(p, T), atol=1e-6)
 
 
 @jax.jit
@@ -89,8 +108,15 @@ def test_edm_has_the_weights_of_vp_at_its_noise_levels():
     ("name", "options", "message"),
     [
         ("cosin", {}, "guidance schedule 'cosin' is unknown: did you mean 'cosine'"),
-        ("linear", {"power": 2.0}, "'linear': .*'power'; it takes no options"),
-        ("interval", {"low": 1.0, "high": None}, "missing .*'high'; it takes low, high, outside"),
+        ("linear", {"power": 2.0}, "'linear' has no option 'power'; it takes least, most, offset"),
+        (
+            "interval",
+            {"low": 1.0, "high": None},
+            "'interval' needs the option 'high'",
+        ),
+        ("cosine", {"removed": True}, "removed is True, but there is no interval"),
+        ("cosine", {"least": 2.0, "most": 1.0}, "least is 2.0 and most 1.0"),
+        ("cosine", {"offset": np.inf}, "offset is inf"),
         ("interval", {"low": 2.0, "high": 1.0}, "low is 2.0 and high 1.0"),
         ("interval", {"low": 1.0, "high": 2.0, "outside": -1.0}, "outside is -1.0"),
         ("power_cosine", {"power": 0.0}, "power is 0.0: it must be positive"),

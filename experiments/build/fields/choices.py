@@ -15,7 +15,7 @@ from experiments.build.fields import sections
 from experiments.build.fields.sections import Choice, options_of
 from experiments.pipeline.edit.tasks import TASKS
 from models.operators import OPERATORS
-from samplers.guidance_schedules import SCHEDULES
+from samplers import guidance_schedules
 from samplers.posterior import METHODS
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
 
@@ -189,10 +189,9 @@ GUIDANCE_SCHEDULE = Choice(
     {
         name: {
             option: f"guidance.schedule.{option}"
-            for option in list(inspect.signature(schedule).parameters)[2:]
-            if option != "outside"
+            for option in {*guidance_schedules.REQUIRED.get(name, ()), *guidance_schedules.CHANGES}
         }
-        for name, schedule in SCHEDULES.items()
+        for name in guidance_schedules.SCHEDULES
     },
 )
 EDIT = Choice(

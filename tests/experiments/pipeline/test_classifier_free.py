@@ -144,7 +144,8 @@ def test_a_learned_variance_stays_with_guidance():
 def test_a_schedule_of_weight_1_guides_too():
     conditions = pipelines.untrained(config({})).conditions
     assert ClassifierFree(schedule=Schedule("cosine")).changes(conditions)
-    assert not ClassifierFree(schedule=Schedule("interval")).changes(conditions)
+    assert not ClassifierFree(schedule=Schedule("constant", (("low", 0.1),))).changes(conditions)
+    assert ClassifierFree(schedule=Schedule("constant", (("offset", 1.0),))).changes(conditions)
     assert not ClassifierFree().changes(conditions)
 
 
@@ -197,8 +198,9 @@ def test_guided_samples_have_the_moments_and_do_not_depend_on_batches():
         ),
         ({"sampling.label": 3}, "config.sampling.label is 3"),
         ({"guidance.schedule.name": "cosin"}, "did you mean 'cosine'"),
-        ({"guidance.schedule.name": "power_cosine"}, "missing a required argument: 'power'"),
-        ({"guidance.schedule.low": 0.1}, "low is 0.1, .* 'constant' has no such option"),
+        ({"guidance.schedule.name": "power_cosine"}, "'power_cosine' needs the option 'power'"),
+        ({"guidance.schedule.power": 2.0}, "power is 2.0, .* 'constant' has no such option"),
+        ({"guidance.schedule.removed": True}, "removed is True, but there is no interval"),
     ],
     ids=str,
 )
