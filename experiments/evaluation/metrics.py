@@ -165,7 +165,7 @@ def variational_bound(subject: Subject) -> Figures:
 
 
 def sample_quality(subject: Subject) -> Figures:
-    """Distances, precision and recall of samples and training data. Latents are decoded first.
+    """Distances, precision, recall, density and coverage of samples. Latents are decoded first.
 
     With published statistics in place of the data, it is the Fréchet distance alone.
     """
@@ -210,12 +210,13 @@ def _against_data(
     details = {"samples": moments.n, "data": truth.moments.n} | details
     distance = distances(moments, values["features"], truth, pipeline.seed)
     kernel = distance.kernel, distance.kernel_error, details | {"subset": distance.subset}
-    closeness = quality.precision_recall(truth.features, values["features"][:PAIRED])
+    paired = truth.features, values["features"][:PAIRED]
+    shares = quality.precision_recall(*paired)._asdict()
+    shares |= quality.density_coverage(*paired)._asdict()
     return {
         fn.figure("frechet_distance"): Figure(distance.frechet, None, details),
         fn.figure("kernel_distance"): Figure(*kernel),
-        fn.figure("precision"): Figure(closeness.precision, None, details),
-        fn.figure("recall"): Figure(closeness.recall, None, details),
+        **{fn.figure(name): Figure(share, None, details) for name, share in shares.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""Distances, precision and recall between samples and data, from the features of both.
+"""Statistics of samples and data from their features: distances, precision, recall, density.
 
 Everything is computed in float64 on the host.
 """
@@ -34,6 +34,13 @@ class PrecisionRecall(NamedTuple):
 
     precision: float
     recall: float
+
+
+class DensityCoverage(NamedTuple):
+    """Density of samples around data, about 1 if they are alike, and fraction of data near them."""
+
+    density: float
+    coverage: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,12 +165,30 @@ def precision_recall(data: Features, samples: Features, k: int = 3) -> Precision
     Raises:
         ValueError: fewer than k + 1 images, or different numbers of features.
     """
-    check_at_least(1, k=k)
-    data, samples = _checked(data, k + 1), _checked(samples, k + 1)
-    _check_dims(data.shape[1], samples.shape[1])
-    centre = data.mean(axis=0)  # smaller dot products have smaller rounding errors
-    data, samples = data - centre, samples - centre
+    data, samples = _centred(data, samples, k)
     return PrecisionRecall(_covered(samples, data, k), _covered(data, samples, k))
+
+
+def density_coverage(data: Features, samples: Features, k: int = 5) -> DensityCoverage:
+    """Density and coverage (Naeem et al. 2020, Eqs. 3 and 4).
+
+    Each image of the data has a ball that reaches to its k-th nearest neighbour in the data.
+    Density is the number of balls that a sample lies in, on average, over k; it can exceed 1.
+    Coverage is the fraction of balls that hold a sample. Unlike precision and recall they do not
+    depend on single outliers of the data or of the samples.
+
+    Raises:
+        ValueError: fewer than k + 1 images, or different numbers of features.
+    """
+    data, samples = _centred(data, samples, k)
+    radii, inside, covered = _radii(data, k), 0, 0
+    rows = max(BLOCK // len(samples), 1)
+    for first in range(0, len(data), rows):
+        block = slice(first, first + rows)
+        near = _squared_distances(data[block], samples) <= radii[block, None]
+        inside += np.sum(near)
+        covered += np.sum(np.any(near, axis=1))
+    return DensityCoverage(float(inside / (k * len(samples))), float(covered / len(data)))
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -189,16 +214,30 @@ def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
     return within - 2 * kernel(x, y).mean()
 
 
-def _covered(points: np.ndarray, members: np.ndarray, k: int) -> float:
-    """The fraction of points that the members cover."""
+def _centred(data: Features, samples: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets, checked, less the mean of the data: smaller products have smaller errors."""
+    check_at_least(1, k=k)
+    data, samples = _checked(data, k + 1), _checked(samples, k + 1)
+    _check_dims(data.shape[1], samples.shape[1])
+    centre = data.mean(axis=0)
+    return data - centre, samples - centre
+
+
+def _radii(members: np.ndarray, k: int) -> np.ndarray:
+    """The squared distance of each member to its k-th nearest neighbour."""
     rows = max(BLOCK // len(members), 1)
     radii = []
     for first in range(0, len(members), rows):
         squares = _squared_distances(members[first : first + rows], members)
         squares[np.arange(len(squares)), first + np.arange(len(squares))] = np.inf  # to itself
         radii.append(np.partition(squares, k - 1, axis=1)[:, k - 1])
-    radii = np.concatenate(radii)
-    covered = 0
+    return np.concatenate(radii)
+
+
+def _covered(points: np.ndarray, members: np.ndarray, k: int) -> float:
+    """The fraction of points that the members cover."""
+    radii, covered = _radii(members, k), 0
+    rows = max(BLOCK // len(members), 1)
     for first in range(0, len(points), rows):
         squares = _squared_distances(points[first : first + rows], members)
         covered += np.sum(np.any(squares <= radii, axis=1))

@@ -203,7 +203,7 @@ def test_another_seed_gives_other_files_and_overwrites_none(points_run, printed)
     assert one["test loss"] != other["test loss"]
 
 
-QUALITY = ("frechet_distance", "kernel_distance", "precision", "recall")
+QUALITY = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
 
 
 def check_likelihoods(table, line, card):

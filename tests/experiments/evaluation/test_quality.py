@@ -151,6 +151,19 @@ def test_precision_and_recall_are_the_definition_in_blocks(monkeypatch):
         assert quality.precision_recall(x, y, k) == pytest.approx(expected, abs=1e-12)
 
 
+def test_density_and_coverage_are_the_definition_in_blocks(monkeypatch):
+    """As in the package prdc 0.2: counts of samples in balls around the data."""
+    monkeypatch.setattr(quality, "BLOCK", 100)
+    random = np.random.RandomState(0)
+    x, y = random.standard_normal((33, 4)), 0.7 + random.standard_normal((27, 4))
+    for k in (1, 5):
+        radii = [np.sort(np.linalg.norm(x - member, axis=1))[k] for member in x]
+        near = np.linalg.norm(x[:, None] - y, axis=-1) < np.array(radii)[:, None]
+        expected = near.sum(axis=0).mean() / k, near.any(axis=1).mean()
+        assert quality.density_coverage(x, y, k) == pytest.approx(expected, abs=1e-12)
+    assert quality.density_coverage(x, 100 + y) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("statistic", "needed"),
     [
@@ -158,6 +171,7 @@ def test_precision_and_recall_are_the_definition_in_blocks(monkeypatch):
         (lambda x: quality.kernel_distance(x, x, subset_size=5), "6 images, there are 5"),
         (lambda x: quality.inception_score(x), "10 images, there are 5"),
         (lambda x: quality.precision_recall(x, x, k=5), "6 images, there are 5"),
+        (lambda x: quality.density_coverage(x, x), "6 images, there are 5"),
     ],
 )
 def test_too_few_images_are_an_error(statistic, needed):

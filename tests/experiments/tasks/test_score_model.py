@@ -166,7 +166,8 @@ def test_reports_are_lines_and_figures_of_the_card(trained, tmp_path, monkeypatc
     monkeypatch.setattr(data, "images", lambda config: dataset)
     report = task.sample_quality(params, 3, dataset, tmp_path / "run")
     names = {name.partition("(")[0] for name in report.figures}
-    assert names == {"frechet_distance", "kernel_distance", "precision", "recall"}
+    distances = {"frechet_distance", "kernel_distance"}
+    assert names == distances | {"precision", "recall", "density", "coverage"}
     assert report.lines == [f"{name} {text}" for name, text in report.figures.items()]
     assert all(np.isfinite(float(text.split()[0])) for text in report.figures.values())
     assert task.sample_quality(params, 3, dataset, tmp_path / "run") == report
