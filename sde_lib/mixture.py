@@ -1,6 +1,7 @@
 """Mixture of Gaussians: data with known marginals, scores and moments under any SDE."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -80,9 +81,16 @@ class GaussianMixture:
 
     def log_prob(self, x: Batch) -> PerSample:
         """Log density of x_0, in nats; x is [B, D]."""
-        log_parts = self._log_parts(x, jnp.ones(len(x)), jnp.full(len(x), self.std**2))
-        log_norm = 0.5 * x.shape[1] * np.log(2 * np.pi * self.std**2)
-        return jax.nn.logsumexp(log_parts, axis=1) - log_norm
+        return self._log_density(x, jnp.ones(len(x)), jnp.full(len(x), self.std**2))
+
+    def noisy_log_prob(self, sde: SDE) -> Callable[[Array, Array], PerSample]:
+        """The log density of x_t under `sde`, a function of x [B, D] and t [B], in nats."""
+
+        def log_prob(x: Array, t: Array) -> PerSample:
+            alpha = sde.alpha(t)
+            return self._log_density(x, alpha, (alpha * self.std) ** 2 + sde.sigma(t) ** 2)
+
+        return log_prob
 
     def score_fn(self, sde: SDE) -> ScoreFn:
         """Exact score of x_t under `sde`, for x of [B, D]."""
@@ -140,6 +148,10 @@ class GaussianMixture:
     @property
     def _means(self) -> Array:
         return jnp.asarray(self.means, float)
+
+    def _log_density(self, x: Batch, alpha: PerSample, variance: PerSample) -> PerSample:
+        log_norm = 0.5 * x.shape[1] * jnp.log(2 * np.pi * variance)
+        return jax.nn.logsumexp(self._log_parts(x, alpha, variance), axis=1) - log_norm
 
     def _log_parts(self, x: Batch, alpha: PerSample, variance: PerSample) -> Array:
         """log of weights[k] N(x; alpha means[k], variance I), without normalisation, [B, K]."""

@@ -8,7 +8,7 @@ from experiments.pipeline.conditions import Conditions
 from samplers import guidance
 from samplers.guidance_schedules import Schedule
 from sde_lib import SDE
-from sde_lib.checks import check_at_least, check_positive
+from sde_lib.checks import check_at_least, check_positive, known
 
 ConditionalScore = Callable[[Any, Any, dict[str, Any]], Any]
 """(x, t, conditions) -> score; or -> (score, v), of a model with learned variances"""
@@ -48,7 +48,8 @@ class ClassifierFree:
 
         A schedule of the weight 1 differs too, unless it is 1 everywhere.
         """
-        return not self.schedule.keeps_one or self.weight != 1 or conditions.has_negative
+        changes = not self.schedule.keeps_one or not known(self.weight) or self.weight != 1
+        return changes or conditions.has_negative
 
     def check(self, conditions: Conditions) -> None:
         """Raises ValueError for guidance that a model with these conditions cannot have."""

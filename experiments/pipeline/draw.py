@@ -46,7 +46,7 @@ def _program(
     pipeline: TrainedModel, size: int, n_frames: int = 0
 ) -> tuple[Any, Callable[[int], tuple]]:
     """The compiled function that draws a batch, and its arguments by the first sample's index."""
-    batch: Any = pipeline.program(_batch, analytic.resolved_sampler(pipeline), size, n_frames)
+    batch: Any = pipeline.program(make_batch, analytic.resolved_sampler(pipeline), size, n_frames)
     guide_params = [guide.params for guide in pipeline.guides]
     smaller_images = _make_smaller_images(pipeline, size)
 
@@ -58,7 +58,7 @@ def _program(
     return batch, arguments
 
 
-def _batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -> Callable:
+def make_batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -> Callable:
     """The function of weights, key, conditions and first index that draws a batch."""
     sde = pipeline.sde
     shape = sde.state_shape((size, *pipeline.shape))

@@ -292,6 +292,49 @@ def save_point_paths(
     return _save(figure, path, about)
 
 
+class Errors(NamedTuple):
+    """A panel of a statistic: (x, value, standard error) by the name of a curve."""
+
+    title: str
+    curves: dict[str, list[tuple[float, float, float]]]
+
+
+def save_curves(path: Path, panels: Sequence[Errors], about: dict[str, str], x: str = "") -> Path:
+    """Saves statistics with their standard errors over x, four panels in a row."""
+    figure, all_axes = _panels(len(panels), 4, "")
+    for axes, (title, curves) in zip(all_axes, panels, strict=False):
+        for name, points in curves.items():
+            at, values, errors = np.transpose(points)
+            axes.errorbar(at, values, errors, marker=".", capsize=2, linewidth=1, label=name)
+        axes.set(title=title, xlabel=x)
+    for axes in all_axes[len(panels) :]:
+        axes.set_axis_off()
+    all_axes[0].legend(fontsize=8, frameon=False)
+    return _save(figure, path, about)
+
+
+def save_clouds(
+    path: Path,
+    rows: dict[str, dict[str, Float[np.ndarray, "n 2"]]],
+    half_width: float,
+    about: dict[str, str],
+) -> Path:
+    """Saves sets of points in the plane by the titles of their row and column."""
+    first = next(iter(rows.values()))
+    size = 2 * len(first) + 0.5, 2 * len(rows) + 0.3
+    figure, all_axes = _subplots(len(rows), len(first), figsize=size, squeeze=False)
+    for axes, title in zip(all_axes[0], first, strict=True):
+        axes.set_title(title, fontsize=10)
+    for axes_of_row, (name, clouds) in zip(all_axes, rows.items(), strict=True):
+        axes_of_row[0].set_ylabel(name)
+        for axes, points in zip(axes_of_row, clouds.values(), strict=True):
+            axes.scatter(*points.T, s=1, alpha=0.4, linewidths=0)
+            axes.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width))
+            axes.set(xticks=[], yticks=[])
+            axes.set_aspect("equal")
+    return _save(figure, path, about)
+
+
 class Estimate(NamedTuple):
     """A panel of an estimated field: its arrows on a mesh, and a map of its error."""
 

@@ -5,7 +5,10 @@ import importlib
 from experiments.commands.request import Request
 from sde_lib.checks import check_name
 
-STUDIES = {"posterior": "experiments.studies.posterior.study"}
+STUDIES = {
+    "guidance": "experiments.studies.guidance.study",
+    "posterior": "experiments.studies.posterior.study",
+}
 """Modules of studies by name, each with run(request). A new one is a file and a line here."""
 
 

@@ -1,14 +1,16 @@
-"""The numerics that studies share: means with errors, a fit, distances between distributions."""
+"""What studies share: means with errors, a fit, distances between distributions, tables."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from experiments.evaluation.quality import Moments
+from experiments.runs import files
 
 N_DIRECTIONS = 64
 SECOND = 1.005  # b of a fit's second run; the first is 1
@@ -95,3 +97,33 @@ class Truth:
         covariance = np.linalg.norm(moments.covariance - theirs.covariance)
         distance = np.mean(np.abs(np.sort(x @ self.directions, axis=0) - self.quantiles))
         return float(mean), float(covariance / np.linalg.norm(theirs.covariance)), float(distance)
+
+
+def save_table(path: Path, results: Sequence[Any], missing: str = "not finite") -> None:
+    """Prints the results as a markdown table, and saves it beside the JSON lines.
+
+    Args:
+        path: of the JSON lines.
+        results: named tuples of one kind.
+        missing: a cell's text in place of None.
+    """
+    text = "\n".join(table(results, missing))
+    print(text)
+    files.write_text(path.with_suffix(".md"), text + "\n")
+    print(path)
+    print(path.with_suffix(".md"))
+
+
+def table(results: Sequence[Any], missing: str = "not finite") -> Iterator[str]:
+    """A markdown table with a line for each result."""
+    rows = [[name.replace("_", " ") for name in results[0]._fields]]
+    rows += [[missing if value is None else _cell(value) for value in result] for result in results]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"| {' | '.join(cells)} |"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

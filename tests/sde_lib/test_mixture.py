@@ -22,6 +22,13 @@ def test_density_is_the_mixture_s():
     np.testing.assert_allclose(MIXTURE.log_prob(jnp.array(x)), np.log(density(x, 1, 0)), rtol=1e-5)
 
 
+def test_noisy_density_is_the_marginal_s():
+    sde, x = SDES["vp"], np.random.RandomState(0).randn(20, 2)
+    found = MIXTURE.noisy_log_prob(sde)(jnp.array(x), jnp.full(20, 0.4))
+    exact = density(x, float(sde.alpha(0.4)), float(sde.sigma(0.4)))
+    np.testing.assert_allclose(found, np.log(exact), rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", SDES)
 def test_score_is_the_gradient_of_the_marginal_s_log_density(name):
     sde = SDES[name]

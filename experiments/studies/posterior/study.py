@@ -12,10 +12,9 @@ the mean of the samples, their standard deviation, and how often the truth lies 
 theirs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from experiments.build import components
 from experiments.commands.request import Request
@@ -25,6 +24,7 @@ from experiments.studies import subject as subjects
 from experiments.studies.posterior import images, mixtures
 from experiments.studies.posterior.methods import Options
 from experiments.studies.posterior.mixtures import EXACT, Result
+from experiments.studies.statistics import save_table
 from models.config import Config
 
 
@@ -89,26 +89,6 @@ def _options(config: Config, **defaults: float) -> Options:
     return Options(**defaults | given)  # pyright: ignore[reportArgumentType]
 
 
-def save_table(path: Path, results: Sequence[Any]) -> None:
-    """Prints the results as a markdown table, and saves it beside the JSON lines."""
-    text = "\n".join(table(results))
-    print(text)
-    files.write_text(path.with_suffix(".md"), text + "\n")
-    print(path)
-    print(path.with_suffix(".md"))
-
-
-def table(results: Sequence[Any]) -> Iterator[str]:
-    """A markdown table with a line for each result."""
-    rows = [[name.replace("_", " ") for name in results[0]._fields]]
-    rows += [[_cell(value) for value in result] for result in results]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield f"| {' | '.join(cells)} |"
-
-
 def panels(results: Sequence[Result]) -> list[charts.Curves]:
     """For each dimension the distance over the evaluations, of each method."""
     made, solvers = [], {result.solver for result in results if result.solver}
@@ -126,9 +106,3 @@ def panels(results: Sequence[Result]) -> list[charts.Curves]:
         title = f"sliced Wasserstein-1 distance in {dims} dimensions"
         made.append(charts.Curves(title, curves, floor))
     return made
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "not finite"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

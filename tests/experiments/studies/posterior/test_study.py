@@ -9,6 +9,7 @@ from experiments.commands.request import Request
 from experiments.runs import folder as folders
 from experiments.studies import registry
 from experiments.studies.posterior import study
+from experiments.studies.statistics import table
 from samplers import posterior
 
 
@@ -39,7 +40,7 @@ def test_the_command_needs_neither_a_config_nor_a_run(tmp_path, capsys):
 
 def test_samples_that_are_not_finite_are_named_in_the_table():
     result = study.Result(2, "half", "dps", "euler", 4, 8, None, None, None, None)
-    assert "not finite" in list(study.table([result]))[-1]
+    assert "not finite" in list(table([result]))[-1]
     assert json.loads(json.dumps(result._asdict()))["mean"] is None
 
 

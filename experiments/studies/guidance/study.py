@@ -1,0 +1,153 @@
+"""Mode study, config.study.name = "guidance": what guidance does to samples.
+
+    python -m experiments.main --mode=study --config.study.name=guidance
+    python -m experiments.main --mode=study --config.study.name=guidance --workdir=runs/classes
+
+Without a run, classes of points in the plane are guided by their exact scores, and compared with
+the class and with the tilted density (points.py). With a run, each scale is measured for each
+schedule and solver, over several sets of samples from the same noise in all settings (trained.py).
+A study of a run that was stopped continues.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.build import components, guidance
+from experiments.build.fields import sections
+from experiments.commands.request import Request
+from experiments.evaluation.metrics import LEAST
+from experiments.pipeline.guidance import Classifier
+from experiments.runs import charts, files, pictures, progress
+from experiments.runs import folder as folders
+from experiments.runs.parts import Parts
+from experiments.studies import subject as subjects
+from experiments.studies.ablation import features
+from experiments.studies.guidance import points, trained
+from experiments.studies.guidance.options import SECTION, Options
+from experiments.studies.statistics import save_table
+from models.config import Config
+from sde_lib.checks import check_at_least
+
+HALF_WIDTH = 3.5  # of the picture
+
+
+def run(request: Request) -> None:
+    """Measures all settings; prints the table, and saves it with its rows as JSON and pictures.
+
+    Raises:
+        ValueError: an impossible option, or a model that has no condition to guide by.
+    """
+    if folders.has_run(request.folder):
+        of_run(request)
+    else:
+        of_points(request.config, request.folder)
+
+
+def of_points(config: Config, folder: Path) -> None:
+    """The study of points with exact scores."""
+    options = _options(config, nfe=(99,), solvers=("heun", "euler_ancestral"), n_samples=2000)
+    solvers = subjects.solvers(config, options.solvers, options.nfe)
+    track = partial(progress.track, title="guidance", unit="setting")
+    results: list[points.Result] = []
+    shown: dict[str, dict[str, np.ndarray]] = {}
+    path = folder / f"guidance_seed{config.seed}.jsonl"
+    measured = points.measure(components.sde(config), solvers, options, config.seed, track)
+    for result, x in measured:
+        results.append(result)
+        if not result.guidance.endswith("classifier"):  # samples as classifier-free guidance does
+            row = f"{result.guidance}\n{result.solver}".replace(", ", "\n").strip()
+            shown.setdefault(row, {})[f"w = {result.weight:g}"] = x
+        files.write_lines(path, map(_row, results))
+    save_table(path, results)
+    about = pictures.provenance(config=config.to_dict(), seed=config.seed)
+    print(charts.save_clouds(path.with_suffix(".png"), shown, HALF_WIDTH, about))
+
+
+def of_run(request: Request) -> None:
+    """The study of a trained model."""
+    config, folder = request.config, request.folder
+    options = _options(config, nfe=(35,), solvers=("heun",), n_samples=1000)
+    check_at_least(LEAST, **{f"{SECTION}.n_samples": options.n_samples})
+    solvers = subjects.solvers(config, options.solvers, options.nfe)
+    model = request.model()
+    if model.super_resolution:
+        raise ValueError("the study of guidance knows no super-resolution: give another run")
+    fn, truth = features(request, model)
+    judge = _judge(config, options, model)
+    inputs = [model.identity(), options.n_samples, fn.name, fn.version, truth.path.name]
+    inputs += [judge.params if judge else "", config.guidance.schedule.to_dict()]
+    parts = Parts(folder / "guidance" / str(model.step), "sets", inputs)
+    schedule = components.guidance_schedule(config, model.sde)
+    study = trained.Study(model, schedule, options, fn, truth, judge, parts)
+    settings = study.settings(solvers)
+    sets = len(settings) * len(options.weights) * options.n_seeds
+    print(f"{sets} sets of {options.n_samples} samples, {options.nfe} guided evaluations each")
+    path = folder / f"guidance_{model.step}_seed{model.seed}.jsonl"
+    track = partial(progress.track, title="guidance", unit="setting")
+    results: list[trained.Result] = []
+    images: dict[tuple[Any, ...], list[np.ndarray]] = {}
+    for result, shown in study.measure(settings, track):
+        results.append(result)
+        images.setdefault(result[:3], []).append(shown)
+        files.write_lines(path, map(_row, results))
+    save_table(path, results, missing="-")
+    print("\n".join(best(results)))
+    about = pictures.provenance(config=config.to_dict(), seed=model.seed, step=model.step)
+    print(charts.save_curves(path.with_suffix(".png"), curves(results), about))
+    titles = [f"{weight:g}" for weight in options.weights]
+    for k, columns in enumerate(images.values()):
+        grid = np.stack(columns, axis=1)
+        rows = grid.reshape(-1, *grid.shape[2:])
+        target = path.with_name(f"{path.stem}_{k}.png")
+        print(pictures.save_grid(target, rows, len(columns), about, titles))
+
+
+def curves(results: Sequence[trained.Result]) -> list[charts.Errors]:
+    """For each statistic its values and errors over the weight, of each schedule and solver."""
+    panels = []
+    for name in trained.Result._fields[4:]:
+        lines: dict[str, list[tuple[float, float, float]]] = {}
+        for result in results:
+            found = getattr(result, name)
+            if found is not None:
+                label = f"{result.schedule}, {result.solver} {result.nfe}"
+                lines.setdefault(label, []).append((result.weight, *found))
+        if lines:
+            panels.append(charts.Errors(name.replace("_", " "), lines))
+    return panels
+
+
+def best(results: Sequence[trained.Result]) -> Iterator[str]:
+    """For each schedule and solver, the weight with the least Fréchet distance."""
+    for setting in dict.fromkeys(result[:3] for result in results):
+        own = [result for result in results if result[:3] == setting]
+        least = min(own, key=lambda result: result.frechet.value)
+        end = " (the end of the scales: try others)" * (least in (own[0], own[-1]))
+        yield (
+            f"{setting[0]}, {setting[1]} {setting[2]}: least Fréchet distance at w = "
+            f"{least.weight:g}, {least.frechet}{end}"
+        )
+
+
+def _row(result: Any) -> dict[str, Any]:
+    """A result as JSON has it: means as pairs of value and standard error."""
+    return {name: value for name, value in result._asdict().items() if value is not None}
+
+
+def _judge(config: Config, options: Options, model: Any) -> Classifier | None:
+    """The classifier that judges the samples; None for none."""
+    if not options.classifier:
+        return None
+    own = config.copy_and_resolve_references()
+    sections.put(own, "guidance.classifier.run", options.classifier)
+    return guidance.classifier(own, model.sde, model.params)
+
+
+def _options(config: Config, **defaults: Any) -> Options:
+    """The options, with the defaults of one of the two parts of the study."""
+    values = config.study.guidance.to_dict()
+    return Options(**defaults | {name: v for name, v in values.items() if v is not None})

@@ -1,0 +1,236 @@
+"""Guidance of a trained model: quality, diversity and classes of its samples at each scale."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.evaluation import quality, reference
+from experiments.evaluation.features import FeatureFunction
+from experiments.evaluation.reference import PAIRED, Reference
+from experiments.pipeline import analytic
+from experiments.pipeline import draw as drawing
+from experiments.pipeline.guidance import Classifier
+from experiments.pipeline.labels import labels_in_turn
+from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import devices
+from experiments.runs.parts import Arrays, Parts
+from experiments.studies.guidance.options import SECTION, Options
+from experiments.studies.statistics import Mean
+from samplers.guidance_schedules import Schedule
+from samplers.solver import NoiseLevelSolver
+
+N_SHOWN = 8  # samples of a set that are kept for the picture
+
+Draw = Callable[[float, int, int], Any]
+"""draw(weight, seed, first index): a batch of samples in model space."""
+
+
+class Setting(NamedTuple):
+    """One way to guide: a schedule, and a solver by its name."""
+
+    schedule: str
+    name: str
+    solver: NoiseLevelSolver
+
+
+class Result(NamedTuple):
+    """Samples of one setting and weight; means over seeds, with standard errors.
+
+    Attributes:
+        schedule: of the weight.
+        solver: name of the solver.
+        nfe: network evaluations of a sample; a guided score counts as one.
+        weight: the guidance scale.
+        frechet: Fréchet distance to the training data.
+        kernel: kernel distance.
+        precision: fraction of samples near data.
+        recall: fraction of data near samples.
+        density: density of samples around data.
+        coverage: fraction of data with a sample nearby.
+        diversity: root mean square distance of features within a class, over that of all data.
+        share: fraction of samples that the independent classifier takes for their class.
+        inception_score: of features with logits.
+    """
+
+    schedule: str
+    solver: str
+    nfe: int
+    weight: float
+    frechet: Mean
+    kernel: Mean
+    precision: Mean
+    recall: Mean
+    density: Mean
+    coverage: Mean
+    diversity: Mean | None = None
+    share: Mean | None = None
+    inception_score: Mean | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """What the sets of samples have in common.
+
+    Attributes:
+        model: the trained model, with its guides.
+        schedule: of config.guidance.schedule, whose options hold for all schedules.
+        options: of the study.
+        fn: gives the features.
+        truth: the training data.
+        judge: an independent classifier; None for none.
+        parts: keeps what was measured.
+    """
+
+    model: Pipeline
+    schedule: Schedule
+    options: Options
+    fn: FeatureFunction
+    truth: Reference
+    judge: Classifier | None
+    parts: Parts
+
+    def __post_init__(self):
+        for name in self.options.schedules:
+            weighted(self.model, 2.0, self._named(name))  # checks that there is something to guide
+
+    def settings(self, solvers: Sequence[tuple[str, NoiseLevelSolver]]) -> list[Setting]:
+        """All combinations of schedule and solver."""
+        return [Setting(s, *solver) for s in self.options.schedules for solver in solvers]
+
+    def measure(
+        self, settings: Sequence[Setting], track: Callable[[Any], Any] = iter
+    ) -> Iterator[tuple[Result, np.ndarray]]:
+        """For each setting and weight the statistics over seeds, and images of the first seed."""
+        options, seed = self.options, self.model.seed
+        seeds = range(seed, seed + options.n_seeds)
+        draws: dict[Setting, Draw] = {}
+        for setting, weight in track(list(itertools.product(settings, options.weights))):
+            if setting not in draws:
+                draws = {setting: self.make_draw(setting)}
+            sets = [self.one_set(setting, draws[setting], weight, each) for each in seeds]
+            values = {
+                name: Mean.of([float(each[name]) for each in sets])
+                for name in sets[0]
+                if name != "images"
+            }
+            about = setting.schedule, setting.name, setting.solver.nfe, weight
+            yield Result(*about, **values), sets[0]["images"]
+
+    def make_draw(self, setting: Setting) -> Draw:
+        """draw(weight, seed, first): one program for all weights and seeds."""
+        model = self.model.replace(sampler=setting.solver)
+        size, sampler = self.size, analytic.resolved_sampler(model)
+        schedule = self._named(setting.schedule)
+
+        @jax.jit
+        def program(weight, params, *arguments):
+            guided = weighted(model.replace(params=None), weight, schedule)
+            return drawing.make_batch(guided, sampler, size, 0)(params, *arguments).x
+
+        def draw(weight: float, seed: int, first: int) -> Any:
+            conditions = model.sample_conditions(first + np.arange(size))
+            own = [guide.params for guide in model.guides]
+            key = model.replace(seed=seed).key
+            return program(jnp.float32(weight), model.params, own, key, conditions, first)
+
+        return draw
+
+    def one_set(self, setting: Setting, draw: Draw, weight: float, seed: int) -> Arrays:
+        """The statistics of one set of samples, and the first images."""
+        about = setting.schedule, setting.name, setting.solver.nfe, weight, seed
+        return self.parts("_".join(map(str, about)), lambda: self.compute(draw, weight, seed))
+
+    def compute(self, draw: Draw, weight: float, seed: int) -> Arrays:
+        """The statistics of one set of samples."""
+        model, n, decoder = self.model, self.options.n_samples, self.model.decoder
+        judged, shown = [], []
+
+        def images(first: int) -> np.ndarray:
+            x = devices.fetch(draw(weight, seed, first))
+            if self.judge is not None:
+                judged.append(self.judged(x, first))
+            shown.append(x[:N_SHOWN])
+            return decoder.decode(x) if decoder else x
+
+        scaling = decoder.scaling if decoder else model.scaling
+        drawn = scaling, self.fn, images, self.size, n, model.mesh
+        moments, values = reference.sampled_features(*drawn, title="")
+        rows = values["features"]
+        distances = reference.distances(moments, rows, self.truth, seed)
+        near = self.truth.features, rows[:PAIRED]
+        found: dict[str, Any] = {"frechet": distances.frechet, "kernel": distances.kernel}
+        found |= quality.precision_recall(*near)._asdict()
+        found |= quality.density_coverage(*near)._asdict()
+        labels = self.labels(np.arange(n))
+        if labels is not None:
+            found["diversity"] = within(rows, labels) / scale(self.truth)
+        if judged:
+            found["share"] = np.mean(np.concatenate(judged)[:n])
+        if "logits" in values:
+            found["inception_score"] = quality.inception_score(values["logits"]).mean
+        return {name: np.asarray(value) for name, value in found.items()} | {
+            "images": model.to_images(np.concatenate(shown)[:N_SHOWN])
+        }
+
+    def judged(self, x: np.ndarray, first: int) -> np.ndarray:
+        """Whether the classifier takes each sample for its class, [B]."""
+        assert self.judge is not None
+        labels = self.labels(first + np.arange(len(x)))
+        if labels is None:
+            raise ValueError(f"{SECTION}.classifier judges classes, but the model has none")
+        t = jnp.full(len(x), self.model.sde.t_min)
+        log_probs = jax.jit(self.judge.log_probs)(self.judge.params, x, t)
+        return np.asarray(log_probs).argmax(axis=1) == labels
+
+    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+        """The classes of the samples of these indices; None of a model without classes."""
+        for guide in self.model.guides:
+            if isinstance(guide, Classifier):
+                return labels_in_turn(guide.labels, guide.n_classes, indices)
+        return self.model.sample_conditions(indices).get("class_labels")
+
+    @property
+    def size(self) -> int:
+        """Samples in a batch."""
+        n = self.options.n_samples
+        return devices.round_up(self.model.mesh, drawing.batch_size(self.model, n))
+
+    def _named(self, name: str) -> Schedule:
+        """The schedule of this name with the options of the config's."""
+        return dataclasses.replace(self.schedule, name=name)
+
+
+def weighted(model: Pipeline, weight: Any, schedule: Schedule) -> Pipeline:
+    """The model with this guidance scale and schedule, of its classifier if one guides it.
+
+    Raises:
+        ValueError: a model without a condition to guide by, or one without an unconditional score.
+    """
+    changes = {"weight": weight, "schedule": schedule}
+    if any(isinstance(guide, Classifier) for guide in model.guides):
+        guides = (
+            dataclasses.replace(guide, **changes) if isinstance(guide, Classifier) else guide
+            for guide in model.guides
+        )
+        return model.replace(guides=tuple(guides))
+    return model.replace(classifier_free=dataclasses.replace(model.classifier_free, **changes))
+
+
+def within(rows: np.ndarray, labels: np.ndarray) -> float:
+    """Root mean square distance of features from the mean of their class."""
+    squares = 0.0
+    for label in np.unique(labels):
+        own = rows[labels == label]
+        squares += np.sum((own - own.mean(axis=0)) ** 2)
+    return math.sqrt(squares / len(rows))
+
+
+def scale(truth: Reference) -> float:
+    """Root mean square distance of the data's features from their mean."""
+    return math.sqrt(np.trace(truth.moments.covariance))

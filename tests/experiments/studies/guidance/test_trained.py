@@ -1,0 +1,104 @@
+"""Two classes of points, N(-0.5, 0.5^2) and N(0.5, 0.5^2); without a class N(0, 0.5^2)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exact_models import pipeline
+from scipy.stats import norm
+
+from configs import points
+from experiments.data.dataset import Dataset
+from experiments.evaluation import reference
+from experiments.evaluation.quality import Moments
+from experiments.pipeline.guidance import Classifier
+from experiments.runs.parts import Parts, always
+from experiments.studies.guidance import trained
+from experiments.studies.guidance.options import Options
+from samplers import Heun
+from samplers.guidance_schedules import Schedule
+from sde_lib import VP
+
+SDE, MEAN, STD = VP(), 0.5, 0.5
+OPTIONS = Options((0.0, 1.0, 3.0), ("constant",), ("heun",), (79,), n_samples=400, n_seeds=2)
+SOLVERS = [("heun", Heun(n_steps=40, denoise=True))]
+RANDOM = np.random.RandomState(0)
+DATA = MEAN * RANDOM.choice([-1, 1], (1000, 1)) + STD * RANDOM.randn(1000, 2)
+
+
+def scores(x, t, class_labels):
+    alpha = SDE.alpha(t)[:, None]
+    mean = MEAN * jnp.array([-1.0, 1.0, 0.0])[class_labels][:, None]  # -1 is the last: no class
+    return -(x - alpha * mean) / ((alpha * STD) ** 2 + SDE.sigma(t)[:, None] ** 2)
+
+
+def log_probs(params, x, t):
+    """A judge: the sign of the sum of the coordinates."""
+    total = jnp.sum(x, axis=1)
+    return jnp.stack([-total, total], axis=1)
+
+
+def model(**fields):
+    config = points.get_config("mixture")
+    config.data.num_classes, config.model.class_conditional = 2, True
+    config.model.label_dropout, config.sampling.batch_size = 0.1, 400
+    data = Dataset(DATA.astype(np.float32), DATA[:10].astype(np.float32), None)
+    return pipeline(config, scores, data, **fields)
+
+
+def study(options=OPTIONS, parts=always, judge=None, made=None):
+    fn = reference.feature_function((2,))
+    truth = reference.Reference(None, Moments.of(DATA), DATA)
+    return trained.Study(made or model(), Schedule(), options, fn, truth, judge, parts)
+
+
+@pytest.fixture(scope="module")
+def results():
+    made = study(judge=Classifier(log_probs, {}, 2))
+    return [result for result, _ in made.measure(made.settings(SOLVERS))]
+
+
+def test_statistics_are_those_of_the_guided_gaussians(results):
+    """Guidance moves the mean of a class to w times its own; all samples have the mean 0.
+
+    Their covariance differs from the data's along the diagonal alone.
+    """
+    assert [result.weight for result in results] == [0, 1, 3]
+    width = np.sqrt(np.trace(np.cov(DATA.T)))
+    for result in results:
+        assert result.nfe == 79
+        assert result.diversity.value == pytest.approx(np.sqrt(2) * STD / width, rel=0.05)
+        share = norm.cdf(2 * result.weight * MEAN / (np.sqrt(2) * STD))
+        assert result.share.value == pytest.approx(share, abs=0.04)
+        stds = [np.sqrt(STD**2 + 2 * mean**2) for mean in (result.weight * MEAN, MEAN)]
+        assert result.frechet.value == pytest.approx((stds[0] - stds[1]) ** 2, abs=0.05)
+    best, far = results[1:]
+    assert best.coverage.value > far.coverage.value + 0.1
+    assert best.precision.value > far.precision.value
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
+    options = dataclasses.replace(OPTIONS, weights=(1.0,), n_samples=40)
+    made = study(options, Parts(tmp_path, "sets", ["same"]))
+    (first,) = made.measure(made.settings(SOLVERS))
+    monkeypatch.setattr(trained.Study, "compute", None)
+    (again,) = made.measure(made.settings(SOLVERS))
+    assert again[0] == first[0]
+
+
+def test_a_classifier_s_weight_is_the_one_that_changes():
+    guide = Classifier(log_probs, {}, 2)
+    weighted = trained.weighted(model(guides=(guide,)), 3.0, Schedule("linear"))
+    assert (weighted.guides[0].weight, weighted.guides[0].schedule.name) == (3.0, "linear")
+    assert weighted.classifier_free.weight == 1
+
+
+def test_a_model_without_conditions_or_unconditional_score_is_refused():
+    bare = pipeline(points.get_config("mixture"))
+    with pytest.raises(ValueError, match="needs a model with classes"):
+        study(made=bare)
+    config = points.get_config("mixture")
+    config.data.num_classes, config.model.class_conditional = 2, True
+    with pytest.raises(ValueError, match=r"label_dropout=0\.1"):
+        study(made=pipeline(config, scores))
