@@ -272,7 +272,7 @@ def _study(config: Config) -> None:
     """Mode study: the study and its options."""
     study = config.study = Section()
     study.name = "posterior"  # samplers of a posterior, on mixtures or on the images of a run;
-    # or "guidance", on points or by a run
+    # "guidance", on points or by a run; or "memorisation", of a run
     guidance = study.guidance = Section()
     guidance.weights = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # 1: the conditional score
     guidance.schedules = ("constant",)  # of a run; with the options of config.guidance.schedule
@@ -281,6 +281,9 @@ def _study(config: Config) -> None:
     guidance.n_samples = default(int)  # in a set: 1000, or 2000 of points
     guidance.n_seeds = 3  # sets of each setting
     guidance.classifier = ""  # the run of an independent classifier, that judges the samples
+    memorisation = study.memorisation = Section()
+    memorisation.n_samples = 1000
+    memorisation.level = 0.01  # share of the held-out data that are nearer than the threshold
     posterior = study.posterior = Section()
     posterior.methods = ("moment_matching", "pigdm", "dps", "replacement", "twisted_smc")
     posterior.solvers = ("euler_ancestral",)

@@ -185,7 +185,7 @@ def density_coverage(data: Features, samples: Features, k: int = 5) -> DensityCo
     rows = max(BLOCK // len(samples), 1)
     for first in range(0, len(data), rows):
         block = slice(first, first + rows)
-        near = _squared_distances(data[block], samples) <= radii[block, None]
+        near = squared_distances(data[block], samples) <= radii[block, None]
         inside += np.sum(near)
         covered += np.sum(np.any(near, axis=1))
     return DensityCoverage(float(inside / (k * len(samples))), float(covered / len(data)))
@@ -228,7 +228,7 @@ def _radii(members: np.ndarray, k: int) -> np.ndarray:
     rows = max(BLOCK // len(members), 1)
     radii = []
     for first in range(0, len(members), rows):
-        squares = _squared_distances(members[first : first + rows], members)
+        squares = squared_distances(members[first : first + rows], members)
         squares[np.arange(len(squares)), first + np.arange(len(squares))] = np.inf  # to itself
         radii.append(np.partition(squares, k - 1, axis=1)[:, k - 1])
     return np.concatenate(radii)
@@ -239,12 +239,12 @@ def _covered(points: np.ndarray, members: np.ndarray, k: int) -> float:
     radii, covered = _radii(members, k), 0
     rows = max(BLOCK // len(members), 1)
     for first in range(0, len(points), rows):
-        squares = _squared_distances(points[first : first + rows], members)
+        squares = squared_distances(points[first : first + rows], members)
         covered += np.sum(np.any(squares <= radii, axis=1))
     return float(covered / len(points))
 
 
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Squared distances, [len(x), len(y)]: exactly 0 for points that are equal up to rounding."""
     squares = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1)
     distances = squares - 2 * x @ y.T

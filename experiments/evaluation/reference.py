@@ -211,6 +211,15 @@ def distances(moments: Moments, rows: np.ndarray, truth: Reference, seed: int) -
     return Distances(quality.frechet_distance(moments, truth.moments), *kernel, subset)
 
 
+def features_of(
+    values: Any, levels: int | None, fn: FeatureFunction, mesh: Mesh, batch_size: int = 256
+) -> np.ndarray:
+    """The features of grey levels or points, [n, D]."""
+    firsts = range(0, len(values), batch_size)
+    each = [np.arange(first, min(first + batch_size, len(values))) for first in firsts]
+    return np.concatenate([_features(mesh, levels, fn, values, i)["features"] for i in each])
+
+
 def _features(
     mesh: Mesh,
     levels: int | None,

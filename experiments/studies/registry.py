@@ -7,6 +7,7 @@ from sde_lib.checks import check_name
 
 STUDIES = {
     "guidance": "experiments.studies.guidance.study",
+    "memorisation": "experiments.studies.audit.memorisation",
     "posterior": "experiments.studies.posterior.study",
 }
 """Modules of studies by name, each with run(request). A new one is a file and a line here."""

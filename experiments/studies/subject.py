@@ -16,7 +16,14 @@ from experiments.build import components, data, guidance, related
 from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.data.sources.points import MIXTURE
-from experiments.pipeline.guidance import GUIDES, Discriminator, EpsilonScaling, Guide
+from experiments.pipeline.guidance import (
+    GUIDES,
+    Classifier,
+    Discriminator,
+    EpsilonScaling,
+    Guide,
+)
+from experiments.pipeline.labels import labels_in_turn
 from experiments.pipeline.pipeline import Pipeline
 from models.config import Config
 from samplers.registry import Sampler
@@ -138,6 +145,14 @@ def unguided(request: Request) -> Pipeline:
     for field in guide_fields():
         sections.put(config, field, sections.get(sections.DEFAULT, field))
     return dataclasses.replace(request, config=config).model()
+
+
+def classes(model: Pipeline, indices: np.ndarray) -> np.ndarray | None:
+    """The classes that the samples of these indices are drawn to; None without classes."""
+    for guide in model.guides:
+        if isinstance(guide, Classifier):
+            return labels_in_turn(guide.labels, guide.n_classes, indices)
+    return model.sample_conditions(indices).get("class_labels")
 
 
 def guide_fields() -> list[str]:

@@ -16,12 +16,12 @@ from experiments.evaluation.reference import PAIRED, Reference
 from experiments.pipeline import analytic
 from experiments.pipeline import draw as drawing
 from experiments.pipeline.guidance import Classifier
-from experiments.pipeline.labels import labels_in_turn
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
 from experiments.runs.parts import Arrays, Parts
 from experiments.studies.guidance.options import SECTION, Options
 from experiments.studies.statistics import Mean
+from experiments.studies.subject import classes
 from samplers.guidance_schedules import Schedule
 from samplers.solver import NoiseLevelSolver
 
@@ -167,7 +167,7 @@ class Study:
         found: dict[str, Any] = {"frechet": distances.frechet, "kernel": distances.kernel}
         found |= quality.precision_recall(*near)._asdict()
         found |= quality.density_coverage(*near)._asdict()
-        labels = self.labels(np.arange(n))
+        labels = classes(model, np.arange(n))
         if labels is not None:
             found["diversity"] = within(rows, labels) / scale(self.truth)
         if judged:
@@ -181,19 +181,12 @@ class Study:
     def judged(self, x: np.ndarray, first: int) -> np.ndarray:
         """Whether the classifier takes each sample for its class, [B]."""
         assert self.judge is not None
-        labels = self.labels(first + np.arange(len(x)))
+        labels = classes(self.model, first + np.arange(len(x)))
         if labels is None:
             raise ValueError(f"{SECTION}.classifier judges classes, but the model has none")
         t = jnp.full(len(x), self.model.sde.t_min)
         log_probs = jax.jit(self.judge.log_probs)(self.judge.params, x, t)
         return np.asarray(log_probs).argmax(axis=1) == labels
-
-    def labels(self, indices: np.ndarray) -> np.ndarray | None:
-        """The classes of the samples of these indices; None of a model without classes."""
-        for guide in self.model.guides:
-            if isinstance(guide, Classifier):
-                return labels_in_turn(guide.labels, guide.n_classes, indices)
-        return self.model.sample_conditions(indices).get("class_labels")
 
     @property
     def size(self) -> int:

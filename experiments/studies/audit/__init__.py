@@ -1,0 +1,1 @@
+"""Studies of responsibility: what a model has kept of its training data."""

@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from experiments import main
+from experiments.commands.request import Request
+from experiments.runs import card
+from experiments.studies import registry
+from experiments.studies.audit import memorisation
+from experiments.studies.audit.memorisation import Nearest
+
+RANDOM = np.random.RandomState(0)
+
+
+def test_the_nearest_training_sample_is_found_over_blocks():
+    points, train = RANDOM.randn(20, 3), RANDOM.randn(50, 3)
+    found = memorisation.nearest(points, [train[:13], train[13:26], train[26:]])
+    distances = cdist(points, train)
+    np.testing.assert_array_equal(found.row, distances.argmin(axis=1))
+    np.testing.assert_allclose(found.distance, distances.min(axis=1), atol=1e-6)
+    copies = memorisation.nearest(train[[7, 3]], [train])
+    np.testing.assert_array_equal(copies, [[0, 0], [7, 3]])
+
+
+def test_shares_are_those_below_the_held_out_quantile():
+    """One of ten samples of class 0 is a copy, and four of ten of class 1."""
+    held_out = Nearest(np.linspace(1, 2, 101), np.zeros(101, int))
+    distance = np.full(20, 1.5)
+    distance[[0, 10, 11, 12, 13]] = 0.0
+    labels = np.repeat([0, 1], 10)
+    own = Nearest(distance, np.zeros(20, int))
+    results = list(memorisation.compare("pixels", own, held_out, 0.05, labels))
+    assert [(result.label, result.n, result.below) for result in results] == [
+        *(("all", 20, 5), ("0", 10, 1), ("1", 10, 4)),
+    ]
+    both, _, _ = results
+    assert (both.share, both.median) == (0.25, 1.0)
+    assert both.low == pytest.approx(0.0866, abs=1e-4)  # Clopper & Pearson's, from tables
+    assert both.high == pytest.approx(0.4910, abs=1e-4)
+    (text,) = memorisation.figures(results, 0.05).values()
+    assert text == "25.0% (8.7% to 49.1%)"
+
+
+def test_a_run_takes_its_folder_alone(digits_run, capsys):
+    folder = digits_run.folder
+    name = "memorisation"
+    argv = "main", "--mode=study", f"--config.study.name={name}", f"--workdir={folder}"
+    main.main([*argv, "--config.study.memorisation.n_samples=20"])
+    lines = capsys.readouterr().out.splitlines()
+    (path,) = folder.glob("memorisation_*.jsonl")
+    rows = [json.loads(line) for line in path.open()]
+    assert len(rows) == 2 * (1 + 10)
+    assert sum(row["n"] for row in rows if row["label"] != "all") == 2 * 20
+    table = path.with_suffix(".md").read_text().splitlines()
+    assert table == lines[: len(table)]
+    for space in ("pixels", "random_conv_v1"):
+        picture = Image.open(folder / f"{path.stem}_{space}.png")
+        assert np.asarray(picture).std() > 1
+    text = (folder / "checkpoints" / "4" / card.CARD).read_text()
+    assert "samples near training data by pixels (held-out: 1.0%) | " in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_samples": 0}, "config.study.memorisation.n_samples is 0: it must be at least 1"),
+        ({"level": 0.0}, "config.study.memorisation.level is 0.0"),
+    ],
+)
+def test_impossible_options_are_refused(digits_run, options, message):
+    config = digits_run.config
+    config.study.name = "memorisation"
+    config.study.memorisation.update(options)
+    with pytest.raises(ValueError, match=message):
+        registry.run(Request(config, digits_run.folder))
