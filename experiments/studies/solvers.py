@@ -7,11 +7,17 @@ exact score. A sampler without noise of its own is judged by the distance of its
 points that the probability flow takes the same starts to. A sampler with noise is judged by the
 sliced Wasserstein-1 distance between its samples and the model's distribution. Samplers have their
 default options.
+
+Of a run the table also has each sampler's seconds, its Fréchet distance and its recall: quality,
+speed and diversity. Images of one start, by all samplers, and the distances between samplers show
+which of them agree.
 """
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,10 +27,13 @@ from tqdm import tqdm
 
 import samplers
 from experiments.commands.request import Request
+from experiments.evaluation import quality
+from experiments.evaluation.reference import PAIRED, features_of
 from experiments.pipeline.draw import batch_size
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, devices, files, pictures, progress
 from experiments.studies import subject as subjects
+from experiments.studies.ablation import features
 from experiments.studies.statistics import Truth, rms
 from experiments.studies.subject import Subject, evaluations
 from samplers.registry import Sampler
@@ -41,6 +50,7 @@ FINE = samplers.ProbabilityFlow(rtol=1e-5, atol=1e-6)
 LOOSER = samplers.ProbabilityFlow(rtol=1e-4, atol=1e-5)
 EXACT_FACTOR = 10  # times as many exact samples, where they cost nothing
 N_FLOORS = 5  # sets of exact samples whose errors are averaged
+N_KEPT = 64  # samples of each sampler by which they are compared with each other
 SAME = 1e-4  # RMS between samples that differ by rounding alone
 
 
@@ -51,15 +61,24 @@ class Drawn(NamedTuple):
         x: [n, D].
         nfe: network evaluations of each.
         noisy: more than the start is random.
+        seconds: of the compiled program, a sample.
     """
 
     x: Float[np.ndarray, "n dims"]
     nfe: int
     noisy: bool
+    seconds: float = 0.0
+
+
+Quality = Callable[[Float[np.ndarray, "n dims"]], tuple[float, float]]
+"""Fréchet distance and recall of samples."""
 
 
 class Result(NamedTuple):
-    """A sampler's errors. The endpoint's is in units of the data; None for samplers with noise."""
+    """A sampler's errors. The endpoint's is in units of the data; None for samplers with noise.
+
+    Fréchet distance and recall compare with the training data of a run; without a run, None.
+    """
 
     sampler: str
     nfe: int
@@ -67,6 +86,9 @@ class Result(NamedTuple):
     mean: float
     covariance: float
     sliced_wasserstein: float
+    seconds: float | None = None
+    frechet: float | None = None
+    recall: float | None = None
 
 
 class Reference(NamedTuple):
@@ -106,14 +128,19 @@ def run(request: Request) -> None:
     tracked = progress.track(settings, "samplers", "sampler")
     stem = f"solvers_{subject.model.step}_seed{config.seed}"
     path, results, failed = folder / f"{stem}.csv", [], {}
-    for result in measure(subject.model, reference, tracked, n, failed):
+    compare = None if subject.exact else quality_of(request, subject.model)
+    drawn: dict[tuple[str, int], Drawn] = {}
+    for result, samples in measure(subject.model, reference, tracked, n, failed, compare):
         results.append(result)
+        drawn[result.sampler, result.nfe] = samples._replace(x=samples.x[:N_KEPT])
         files.write_table(path, Result._fields, results)
     panels = curves(reference, results)
-    print("\n".join([*table(reference, results), *best(panels)]))
+    print("\n".join([*table(reference, results), *best(panels), *agreement(drawn)]))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
     print(path)
     print(charts.save_work_precision(folder / f"{stem}.png", panels, about))
+    if len(subject.model.image_shape) == 3:
+        print(save_images(folder / f"{stem}_images.png", subject.model, drawn, about))
     if failed:
         names = "; ".join(f"{name}: {error}" for name, error in failed.items())
         raise ValueError(f"{len(failed)} samplers have failed, all others are in {path}: {names}")
@@ -175,7 +202,8 @@ def measure(
     settings: Iterable[tuple[str, Sampler]],
     n: int,
     failed: dict[str, str],
-) -> Iterator[Result]:
+    compare: Quality | None = None,
+) -> Iterator[tuple[Result, Drawn]]:
     """The errors of n samples of each sampler; those that are not finite are named and skipped.
 
     A sampler that fails is skipped from then on, and its error is put into `failed`.
@@ -197,7 +225,9 @@ def measure(
             continue
         endpoints = reference.endpoints[getattr(sampler, "denoise", False)]
         endpoint = None if drawn.noisy else rms(drawn.x - endpoints)
-        yield Result(name, drawn.nfe, endpoint, *reference.truth.errors(drawn.x))
+        errors = reference.truth.errors(drawn.x)
+        found = compare(drawn.x) if compare else ()
+        yield Result(name, drawn.nfe, endpoint, *errors, drawn.seconds, *found), drawn
 
 
 def draw(model: Pipeline, sampler: Sampler, n: int, seed: int) -> Drawn:
@@ -220,15 +250,64 @@ def draw(model: Pipeline, sampler: Sampler, n: int, seed: int) -> Drawn:
 
     start_key, other = jax.random.key(seed), jax.random.key(seed + 1)
     results = [rows(first, start_key) for first in range(0, n, size)]
+    before = time.perf_counter()
     x, (again, _) = np.concatenate([x for x, _ in results]), rows(0, other)
+    seconds = (time.perf_counter() - before) / size
     nfe = max(nfe for _, nfe in results)
-    return Drawn(x[:n].astype(np.float64), nfe, noisy=not rms(again - x[:size]) <= SAME)
+    return Drawn(x[:n].astype(np.float64), nfe, not rms(again - x[:size]) <= SAME, seconds)
+
+
+def quality_of(request: Request, model: Pipeline) -> Quality:
+    """The function of samples [n, D] that gives Fréchet distance and recall to the data."""
+    fn, truth = features(request, model)
+    scaling = model.decoder.scaling if model.decoder else model.scaling
+
+    def compare(x: np.ndarray) -> tuple[float, float]:
+        samples = x.reshape(-1, *model.shape).astype(np.float32)
+        grey = scaling.to_grey(model.decoder.decode(samples) if model.decoder else samples)
+        rows = features_of(grey, scaling.levels, fn, model.mesh)
+        distance = quality.frechet_distance(quality.Moments.of(rows), truth.moments)
+        return distance, quality.precision_recall(truth.features, rows[:PAIRED]).recall
+
+    return compare
+
+
+def agreement(drawn: Mapping[tuple[str, int], Drawn]) -> Iterator[str]:
+    """The samplers without noise of their own, by their samples with most evaluations.
+
+    Each is named with the one whose samples from the same starts are nearest, and their distance.
+    """
+    last = {name: each for (name, _), each in sorted(drawn.items(), key=lambda item: item[0][1])}
+    flows = {name: each.x for name, each in last.items() if not each.noisy}
+    if len(flows) > 1:
+        yield "samples from the same starts: the nearest sampler, RMS distance"
+    for name, x in flows.items():
+        others = [(rms(x - theirs), other) for other, theirs in flows.items() if other != name]
+        if others:
+            distance, nearest = min(others)
+            yield f"  {name} ({last[name].nfe}): {nearest}, {distance:.2e}"
+
+
+def save_images(
+    path: Path, model: Pipeline, drawn: Mapping[tuple[str, int], Drawn], about: dict[str, str]
+) -> Path:
+    """Saves one sample by each sampler, in a column, and each number of evaluations, in a row."""
+    names = list(dict.fromkeys(name for name, _ in drawn))
+    columns = []
+    for name in names:
+        own = [each for (other, _), each in drawn.items() if other == name][: len(BUDGETS)]
+        x = np.stack([each.x[0] for each in own]).reshape(-1, *model.shape)
+        images = model.to_images(x.astype(np.float32))
+        blank = np.zeros((len(BUDGETS) - len(images), *images.shape[1:]), np.uint8)
+        columns.append(np.concatenate([blank, images]))  # the most evaluations are in the last row
+    grid = np.stack(columns, axis=1)
+    return pictures.save_grid(path, grid.reshape(-1, *grid.shape[2:]), len(names), about, names)
 
 
 def table(reference: Reference, results: Sequence[Result]) -> Iterator[str]:
     """A header, a line for the least errors that can be measured, and a line for each result."""
     yield f"{'sampler':<24}{'NFE':>5}" + "".join(f"{name:>20}" for name in Result._fields[2:])
-    exact = ("exact", "-", reference.endpoint_error, *reference.floors)
+    exact = ("exact", "-", reference.endpoint_error, *reference.floors, None, None, None)
     for name, nfe, *errors in (exact, *results):
         figures = ("-" if error is None else f"{error:.2e}" for error in errors)
         yield f"{name:<24}{nfe:>5}" + "".join(f"{figure:>20}" for figure in figures)

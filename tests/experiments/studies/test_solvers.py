@@ -218,6 +218,38 @@ def test_a_sampler_that_fails_takes_no_other_along(tmp_path, monkeypatch, capsys
     assert str(tmp_path / "solvers_0_seed42.csv") in capsys.readouterr().out
 
 
+def test_a_run_s_samplers_have_speed_quality_diversity_and_images(digits_run, monkeypatch, capsys):
+    monkeypatch.setattr(solvers, "BUDGETS", (3, 5))
+    loose = samplers.ProbabilityFlow(rtol=0.1, atol=0.1)
+    monkeypatch.setattr(solvers, "FINE", loose)
+    monkeypatch.setattr(solvers, "LOOSER", loose)
+    chosen = {name: samplers.SAMPLERS[name] for name in ("euler", "heun")}
+    monkeypatch.setattr(samplers, "SAMPLERS", chosen)
+    solvers.run(digits_run.request())
+    with (digits_run.folder / "solvers_4_seed42.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["sampler"], row["nfe"]) for row in rows] == [
+        *(("euler", "3"), ("euler", "5"), ("heun", "3"), ("heun", "5")),
+    ]
+    assert all(float(row["seconds"]) > 0 and float(row["frechet"]) > 0 for row in rows)
+    assert all(0 <= float(row["recall"]) <= 1 for row in rows)
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("samples from the same starts: the nearest sampler, RMS distance")
+    assert lines[at + 1].startswith("  euler (5): heun, ")
+    with Image.open(lines[-1]) as image:
+        assert image.size[0] / image.size[1] == pytest.approx(1, rel=0.2)  # two samplers, two budgets
+
+
+def test_the_nearest_sampler_is_the_one_with_the_same_samples():
+    x = np.random.RandomState(0).randn(4, 2)
+    noisy, early = solvers.Drawn(x, 9, noisy=True), solvers.Drawn(x + 9, 5, noisy=False)
+    drawn = {name: solvers.Drawn(x + k, 9, noisy=False) for k, name in enumerate("abd")}
+    found = {(name, 9): each for name, each in drawn.items()} | {("a", 5): early, ("n", 9): noisy}
+    assert list(solvers.agreement(found))[1:] == [
+        *("  a (9): b, 1.00e+00", "  b (9): a, 1.00e+00", "  d (9): b, 1.00e+00"),
+    ]
+
+
 def test_without_a_run_or_a_mixture_the_error_says_so(tmp_path):
     with pytest.raises(ValueError, match="train first"):
         solvers.run(Request(points.get_config("moons"), tmp_path))
