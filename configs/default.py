@@ -245,8 +245,12 @@ def _serve(config: Config) -> None:
 def _detect(config: Config) -> None:
     """Mode detect."""
     detect = config.detect = Section()
-    detect.n_images = 256  # real ones, and as many samples
+    detect.n_images = 256  # real ones, and as many suspected ones
     detect.n_steps = 20  # of Euler's method, there and back
+    detect.statistics = ("reconstruction", "noise_loss", "classifier")  # and "likelihood"
+    detect.distortions = ("none",)  # "jpeg", "resize", "blur", of both sets
+    detect.real = ""  # files and folders of real images, with commas; "": the test set
+    detect.suspected = ""  # likewise, a source for each; "": samples of the model
 
 
 def _exposure_bias(config: Config) -> None:

@@ -158,7 +158,7 @@ def save_detection(
     edges = np.histogram_bin_edges(np.concatenate(list(errors.values())), 40)
     for name, values in errors.items():
         right.hist(values, edges, alpha=0.5, label=name)
-    right.set(xlabel="error of the reconstruction (RMS)", ylabel="number")
+    right.set(xlabel="statistic", ylabel="number of images")
     right.legend(frameon=False)
     return _save(figure, path, about)
 

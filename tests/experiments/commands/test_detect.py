@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from closed_forms import Gaussian
 from exact_models import pipeline
+from PIL import Image
 
 import samplers
 from configs import digits, points
@@ -36,20 +37,23 @@ def config(**changes):
 
 def test_its_samples_are_found_among_images_that_the_model_does_not_know(tmp_path, capsys):
     detect.run(ExactRequest(config(), tmp_path))
-    found, table, picture = capsys.readouterr().out.splitlines()
+    found, *others, table, picture = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in others] == [
+        *("AUC of noise_loss, samples", "AUC of classifier, samples"),
+    ]
     with open(table) as file:
         rows = list(csv.DictReader(file))
     errors = {
-        name: np.array([float(row["rms"]) for row in rows if row["set"] == name])
-        for name in ("test", "samples")
+        name: np.array([float(row["reconstruction"]) for row in rows if row["set"] == name])
+        for name in ("real", "samples")
     }
     model = ExactRequest(config(), tmp_path).model()
     x = model.dataset().test[np.linspace(0, 296, 100).astype(int)]
     expected = detection.reconstruction_errors(model, (x, {}), 5)
-    np.testing.assert_allclose(errors["test"], expected, rtol=1e-5)
+    np.testing.assert_allclose(errors["real"], expected, rtol=1e-5)
     assert len(errors["samples"]) == 100
-    auc = detection.auc(errors["test"], errors["samples"])
-    assert found.startswith(f"AUC {auc} (step 7: 100 ")
+    auc = detection.auc(errors["real"], errors["samples"])
+    assert found.startswith(f"AUC of reconstruction, samples: {auc} (step 7: 100 ")
     assert auc.value > 0.99
     name = picture.rpartition("/")[2]
     assert name.startswith("detect_7_Euler20_seed42_")
@@ -61,6 +65,13 @@ def test_its_samples_are_found_among_images_that_the_model_does_not_know(tmp_pat
     [
         ("n_images", 1, "config.detect.n_images is 1: it must be at least 2"),
         ("n_steps", 1, "config.detect.n_steps is 1: it must be at least 2"),
+        ("statistics", ("dire",), "config.detect.statistics 'dire' is unknown"),
+        ("statistics", (), "config.detect.statistics is empty: give one or more"),
+        (
+            "distortions",
+            ("jpg",),
+            "distortions 'jpg' is unknown: did you mean 'jpeg'",
+        ),
         ("n_images", 298, "config.detect.n_images is 298: it must be at most 297"),
     ],
 )
@@ -81,6 +92,59 @@ def test_states_that_are_more_than_data_are_refused(tmp_path):
         ValueError, match="does not support the SDE CLD, whose states are more than"
     ):
         detect.run(Langevin(config(), tmp_path))
+
+
+def test_files_are_compared_by_source_and_distortion(tmp_path, capsys):
+    """Smooth images as the real ones, noise and training images as suspected ones."""
+    random = np.random.RandomState(1)
+    training = ExactRequest(config(), tmp_path).model().dataset().train[:4, ..., 0]
+    sets = {"smooth": np.full((4, 20, 30), 140), "noise": random.randint(0, 256, (5, 9, 9))}
+    sets["known"] = np.round(training * (255 / 16))
+    for name, images in sets.items():
+        (tmp_path / name).mkdir()
+        for k, image in enumerate(images):
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / name / f"{k}.png")
+    options = {"real": str(tmp_path / "known"), "distortions": ("none", "blur")}
+    options |= {"suspected": f"{tmp_path / 'smooth'},{tmp_path / 'noise'}"}
+    detect.run(ExactRequest(config(statistics=("reconstruction",), **options), tmp_path))
+    copies, *lines, table, _ = capsys.readouterr().out.splitlines()
+    assert copies == "4 of 4 real images are training images"
+    assert [line.partition(":")[0] for line in lines] == [
+        *("AUC of reconstruction, smooth", "AUC of reconstruction, noise"),
+        *("AUC of reconstruction, smooth after blur", "AUC of reconstruction, noise after blur"),
+    ]
+    assert ": 1.000 +- 0.000 (step 7: 4 real images, 4 suspected)" in lines[0]
+    with open(table) as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (4 + 4 + 5)
+    both = [
+        np.array(
+            [
+                float(r["reconstruction"])
+                for r in rows
+                if r["set"] == "noise" and r["distortion"] == name
+            ]
+        )
+        for name in ("none", "blur")
+    ]
+    assert (both[1] < both[0]).all()  # blurred noise is nearer to the model's mean
+
+
+def test_files_need_a_model_of_images_without_conditions(tmp_path):
+    class Conditional(ExactRequest):
+        def model(self, step=None):
+            made = digits.get_config("vp_score_sde")
+            made.model.class_conditional, made.model.label_dropout = True, 0.1
+            return pipeline(made)
+
+    class Points(ExactRequest):
+        def model(self, step=None):
+            return pipeline(points.get_config())
+
+    with pytest.raises(ValueError, match="this model has conditions"):
+        detect.run(Conditional(config(real="here"), tmp_path))
+    with pytest.raises(ValueError, match=r"detect\.distortions needs a model of grey or RGB"):
+        detect.run(Points(config(distortions=("jpeg",)), tmp_path))
 
 
 def test_samples_are_drawn_once(tmp_path, monkeypatch, capsys):

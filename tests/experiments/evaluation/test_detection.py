@@ -47,6 +47,25 @@ def test_data_of_the_model_s_own_distribution_cannot_be_told_apart(model):
     assert abs(found.value - 0.5) < 3 * found.error < 0.1
 
 
+def test_the_noise_loss_is_that_of_the_gaussian_in_closed_form(model):
+    """With x_0 = mean, the noise is predicted to be z sigma^2 / (sigma^2 + alpha^2 std^2)."""
+    sde, n = model.sde, 8
+    x = np.full((200, 8, 8, 1), GAUSSIAN.mean, np.float32)
+    floats = model.replace(scaling=type(model.scaling)(None))
+    found = detection.noise_losses(floats, (x, {}), n)
+    levels = np.geomspace(*levels_at(sde, [sde.train_t_min, sde.t_max]), n)
+    expected = np.mean((1 / (1 + (levels / GAUSSIAN.std) ** 2)) ** 2)
+    assert found.mean() == pytest.approx(expected, rel=0.02)
+
+
+def test_the_classifier_knows_an_image_by_the_others():
+    random = np.random.RandomState(0)
+    real, samples = random.randn(40, 4, 4, 1), 0.3 * random.randn(30, 4, 4, 1)
+    assert detection.auc(*detection.cross_validated(real, samples)).value > 0.95
+    same = detection.auc(*detection.cross_validated(real, random.randn(30, 4, 4, 1)))
+    assert abs(same.value - 0.5) < 3 * same.error
+
+
 def test_reconstructions_that_are_not_finite_are_an_error():
     model = pipeline(digits.get_config("vp_score_sde"), not_a_number)
     with pytest.raises(FloatingPointError, match=r"take more steps \(config.detect.n_steps\)"):

@@ -237,7 +237,7 @@ def test_a_run_s_samplers_have_speed_quality_diversity_and_images(digits_run, mo
     at = lines.index("samples from the same starts: the nearest sampler, RMS distance")
     assert lines[at + 1].startswith("  euler (5): heun, ")
     with Image.open(lines[-1]) as image:
-        assert image.size[0] / image.size[1] == pytest.approx(1, rel=0.2)  # two samplers, two budgets
+        assert image.size[0] / image.size[1] == pytest.approx(1, rel=0.2)
 
 
 def test_the_nearest_sampler_is_the_one_with_the_same_samples():
