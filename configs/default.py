@@ -90,6 +90,8 @@ def _weighting(config: Config) -> None:
     weighting = config.weighting = Section()
     weighting.name = "variance"  # or a name in sde_lib/weighting.py
     weighting.bias = default(float)  # of "sigmoid"
+    weighting.variance = default(str)  # of "elbo", the bound of discrete training: of its steps,
+    # "beta" or "posterior"
 
 
 def _sampling(config: Config) -> None:

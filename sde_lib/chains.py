@@ -14,8 +14,14 @@ from sde_lib.checks import check_at_least, check_in, check_known, check_name
 from sde_lib.table import Table, from_betas
 
 Betas = Float[np.ndarray, " levels"]
+MOST_BETA = 0.999  # where a schedule's alpha vanishes at its end (Nichol & Dhariwal 2021)
 LEAST_ALPHA2 = 2.0**-24
 """The most that alpha^2 of the last level is where its signal-to-noise ratio is meant to be 0."""
+
+
+def clipped_betas(alpha2: Float[np.ndarray, " levels+1"]) -> Betas:
+    """The betas of the levels alpha^2 of a schedule at i = 0, ..., N, clipped at MOST_BETA."""
+    return np.minimum(1 - alpha2[1:] / alpha2[:-1], MOST_BETA)
 
 
 def linear(n_levels: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Betas:
@@ -36,7 +42,7 @@ def sigmoid(n_levels: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> 
 def cosine(n_levels: int) -> Betas:
     """Levels of the cosine schedule (Nichol & Dhariwal 2021, Eq. 17)."""
     t = np.arange(n_levels + 1) / n_levels
-    return _of_alpha2(np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2)
+    return clipped_betas(np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2)
 
 
 def laplace(n_levels: int) -> Betas:
@@ -46,7 +52,7 @@ def laplace(n_levels: int) -> Betas:
     """
     u = 0.5 - np.arange(n_levels + 1) / n_levels
     log_snr = -0.5 * np.sign(u) * np.log(1 - 2 * np.abs(u) + 1e-6)
-    return _of_alpha2(np.sqrt(1 / (1 + np.exp(-log_snr))))
+    return clipped_betas(np.sqrt(1 / (1 + np.exp(-log_snr))))
 
 
 def explicit(n_levels: int, betas: Sequence[float] = ()) -> Betas:
@@ -92,11 +98,6 @@ def chain(
     check_in("(0, 1)", **ends)
     betas = SCHEDULES[schedule](n_levels, **options)
     return from_betas(_without_signal(betas) if zero_terminal_snr else betas)
-
-
-def _of_alpha2(alpha2: Float[np.ndarray, " levels+1"]) -> Betas:
-    """The betas of levels alpha^2 at i / N, i = 0, ..., N, clipped at 0.999."""
-    return np.minimum(1 - alpha2[1:] / alpha2[:-1], 0.999)
 
 
 def _without_signal(betas: Betas) -> Betas:

@@ -14,8 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sde_lib.batch import Batch, as_float, expand, math_of, numpy_of
-from sde_lib.checks import known
+from sde_lib.chains import clipped_betas
+from sde_lib.checks import check_at_least, check_known, known
 from sde_lib.sde import SDE, Time
+from sde_lib.table import from_betas
 
 RHO = 7.0  # of EDM's steps
 
@@ -97,6 +99,10 @@ class _VariancePreserving(_VanishingAlpha):
 
     def diffusion(self, t: Time) -> Array:
         return jnp.sqrt(-2 * self.drift_coefficient(t))
+
+    def levels(self, n_levels: int) -> Float[np.ndarray, " n_levels"]:
+        """log-SNRs of DDPM's chain with alpha^2 at i / N, i = 1, ..., N, and clipped betas."""
+        return _chain_levels(self, 1.0, n_levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,6 +335,23 @@ class LogLinear(_Schedule):
 
     def inverse_noise_level(self, level: Float[Array, "..."]) -> Array:
         return self.inverse_log_snr(-2 * jnp.log(level))
+
+    def levels(self, n_levels: int) -> Float[np.ndarray, " n_levels"]:
+        """log-SNRs of DDPM's chain with alpha^2 at i t_max / N, i = 1, ..., N: VDM's of N steps."""
+        return _chain_levels(self, self.t_max, n_levels)
+
+
+def _chain_levels(sde: SDE, end: float, n_levels: int) -> Float[np.ndarray, " n_levels"]:
+    """log-SNRs of the chain of betas with the SDE's alpha^2 at even times up to `end`.
+
+    Raises:
+        ValueError: fewer than 2 levels.
+    """
+    check_at_least(2, n_levels=n_levels)
+    check_known("discrete levels are computed on the host", **vars(sde))
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        alpha2 = np.asarray(sde.alpha(np.arange(1, n_levels + 1) / n_levels * end)) ** 2
+    return from_betas(clipped_betas(np.append(1.0, alpha2))).levels(n_levels)
 
 
 def _probability(odds: Float[Array, "..."]) -> Array:

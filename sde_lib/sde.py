@@ -205,7 +205,7 @@ class SDE(abc.ABC):
         """
         raise ValueError(
             f"{type(self).__name__} has no discrete noise levels: train continuously, or choose VE "
-            "(SMLD) or VP (DDPM)"
+            "(SMLD), VP (DDPM), Cosine, Sigmoid, Linear or LogLinear"
         )
 
     def log_snr(self, t: Time) -> Array:

@@ -15,6 +15,7 @@ there "posterior" uses beta, and a learned variance the beta-tilde of the step f
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ from sde_lib.losses import perturb
 from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn, Time, check_score_fn, score_and_variance
 from sde_lib.table import Table
+from sde_lib.weighting import Weighting
 
 Levels = Float[np.ndarray, " levels"]
 Variance = str | AnalyticVariance
@@ -176,7 +178,7 @@ def variational_loss(
         level's term in bits/dim; and "level".
 
     Raises:
-        ValueError: an SDE other than Table, a model without a learned variance, or a vlb_weight
+        ValueError: an SDE other than a Table, a model without a learned variance, or a vlb_weight
             that is negative or not finite.
     """
     if not isinstance(sde, Table):
@@ -199,6 +201,27 @@ def variational_loss(
     if probabilities is not None:
         loss /= n * probabilities[level]
     return loss, {"t": t, "error": error, "bits": bits, "level": level}
+
+
+def elbo_weighting(log_snrs: Levels, variance: str = "beta") -> Weighting:
+    """The weighting with which score matching at a chain's levels is the bound (Ho et al., Eq. 12).
+
+    With w = N (e^d - 1) e^-w of the module's docstring, and N / alpha_0^2 at level 0, the mean over
+    the levels of 1/2 sum w r^2 is the bound of continuous data in nats, up to a constant.
+
+    Args:
+        log_snrs: log-SNRs of the N levels, in any order, such as sde.levels(n_levels).
+        variance: variance of the model's steps, "beta" or "posterior".
+
+    Raises:
+        ValueError: fewer than two levels, two equal ones, or another variance.
+    """
+    check_name("variance", variance, ("beta", "posterior"))
+    steps = _Steps.of(np.sort(np.asarray(log_snrs, np.float64))[::-1])
+    weights = len(log_snrs) * np.expm1(steps.falls) * np.exp(-steps.log_ratio(variance))
+    weights[0] = len(log_snrs) * (1 + np.exp(-steps.log_snrs[0]))
+    knots = (jnp.asarray(values[::-1], float) for values in (steps.log_snrs, weights))
+    return partial(jnp.interp, **dict(zip(("xp", "fp"), knots, strict=True)))
 
 
 def discretized_gaussian(

@@ -50,7 +50,7 @@ SIGMA_DATA = {  # components that use config.model.sigma_data
 def sde(config: Config) -> sde_lib.SDE:
     """The SDE that config.training.sde names, with its numbers from config.model.
 
-    In discrete training, VP's is the one through the levels of DDPM's chain.
+    In discrete training, one that preserves variance is that through the levels of DDPM's chain.
 
     Raises:
         ValueError: an unknown SDE, impossible numbers, or continuous training of a chain.
@@ -59,7 +59,7 @@ def sde(config: Config) -> sde_lib.SDE:
     if name == "chain":
         return _chain(config, bool(options.get("zero_terminal_snr")))
     made = choices.SDES[name][0](**options)
-    if config.training.continuous or name != "vpsde":
+    if config.training.continuous or name not in choices.DISCRETISED:
         return made
     return sde_lib.Table(tuple(made.levels(config.model.num_scales).tolist()))
 
@@ -140,9 +140,17 @@ def noise_density(
     )
 
 
-def weighting(config: Config) -> sde_lib.weighting.Weighting | None:
+def weighting(config: Config, sde: sde_lib.SDE) -> sde_lib.weighting.Weighting | None:
     """The weighting of the loss over noise levels; None for none."""
     name, options = choices.WEIGHTING.read(config)
+    if name == "elbo":
+        number = n_levels(config)
+        if number is None:
+            raise ValueError(
+                "config.weighting.name = 'elbo' is of a chain of noise levels: set "
+                "config.training.continuous=False, or take config.training.likelihood_weighting"
+            )
+        return sde_lib.variational.elbo_weighting(sde.levels(number), **options)
     return sde_lib.weighting.create(name, config.model.sigma_data, **options)
 
 
@@ -187,7 +195,7 @@ def loss_of(
     }
     options |= {
         "noise_density": noise_density(config, sde, shape),
-        "weighting": weighting(config),
+        "weighting": weighting(config, sde),
         "n_levels": n_levels(config),
     }
     loss = partial(objectives[name], **options | strata)
@@ -206,11 +214,12 @@ def learned_schedule(config: Config) -> models.LearnedSchedule | None:
     """The learned noise schedule, between the ends of the SDE "log_linear"; None without one."""
     if not config.model.learned_schedule:
         return None
-    if (config.objective.name, config.training.sde) != ("vdm", "log_linear"):
+    own = config.objective.name, config.training.sde, config.training.continuous
+    if own != ("vdm", "log_linear", True):
         raise ValueError(
             "config.model.learned_schedule belongs to config.objective.name = 'vdm' and "
             "config.training.sde = 'log_linear', here they are "
-            f"{config.objective.name!r} and {config.training.sde!r}"
+            f"{own[0]!r} and {own[1]!r}, with config.training.continuous = {own[2]} (needed: True)"
         )
     ends: Any = sde(config)
     return models.LearnedSchedule(ends.gamma_min, ends.gamma_max)
@@ -417,7 +426,8 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     if learned and not isinstance(sde, sde_lib.Table):
         raise ValueError(
             "config.model.learned_variance needs the levels of DDPM's chain: set "
-            "config.training.continuous=False and config.training.sde='vpsde' or 'chain'"
+            "config.training.continuous=False and config.training.sde='chain' or one of "
+            f"{choices.DISCRETISED}"
         )
     return made
 

@@ -32,6 +32,35 @@ def test_cosine_levels_are_of_the_cosine_until_the_clip():
 
 
 @pytest.mark.parametrize(
+    ("sde", "signal"),
+    [
+        (sde_lib.Cosine(), lambda t: np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2),
+        (sde_lib.Sigmoid(), lambda t: 1 / (1 + np.exp(6 * t - 3)) - 1 / (1 + np.exp(3))),
+        (sde_lib.Linear(), lambda t: 1 - t),
+    ],
+)
+@pytest.mark.parametrize("n_levels", [7, 1000])
+def test_a_schedule_s_chain_has_its_levels_until_the_clip(sde, signal, n_levels):
+    """The levels reach t = 1, beyond the SDE's own t_max, where beta is clipped."""
+    levels = alpha2(sde.levels(n_levels))
+    expected = signal(np.arange(1, n_levels + 1) / n_levels) / signal(0.0)
+    clipped = expected[1:] / expected[:-1] < 0.001
+    assert clipped.sum() == 1
+    np.testing.assert_allclose(levels[:-1], expected[:-1], rtol=1e-9)
+    assert levels[-1] / levels[-2] == pytest.approx(0.001)
+
+
+def test_the_chain_of_cosine_is_that_of_the_schedule_of_this_name():
+    named = sde_lib.chain(4000, "cosine").log_snrs
+    np.testing.assert_allclose(sde_lib.Cosine().levels(4000), named, rtol=1e-9)
+
+
+def test_the_chain_of_vdm_s_schedule_is_that_of_its_finite_steps():
+    sde = sde_lib.LogLinear(-6.0, 4.0, t_max=2.0)
+    np.testing.assert_allclose(sde.levels(10), 6.0 - np.arange(1, 11), atol=1e-9)
+
+
+@pytest.mark.parametrize(
     ("ours", "theirs"),
     [
         *[(name, name) for name in ("linear", "scaled_linear", "sigmoid", "laplace")],

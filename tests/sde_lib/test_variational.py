@@ -15,6 +15,7 @@ from sde_lib.variational import discretized_gaussian
 DATA = Gaussian(0.3, 0.7)
 TABLE = sde_lib.from_betas(np.linspace(1e-4, 0.02, 1000))
 SDES = {"vp": sde_lib.VP(), "ve": sde_lib.VE(), "edm": sde_lib.EDM(), "table": TABLE}
+FIXED = ("beta", "posterior")
 RANGE, GREY = (-1.0, 1.0), 17
 
 
@@ -29,41 +30,102 @@ def gaussian_kl(log_ratio, step):
 
 
 def exact(log_snrs, variance):
-    """Each term's mean a dimension, in nats: from the posteriors' own variances, in float64."""
+    """Each term's mean a dimension, in nats, and the part of it that the error of the noise makes.
+
+    From the posteriors' own variances, in float64.
+    """
     now, then, u = log_snrs[1:], log_snrs[:-1], unknown(log_snrs)
     own, high, low = np.exp(-log_snrs), np.exp(-then), np.exp(-now)
     posterior = high * (low - high) / low
+    spread = (1 - high / low) ** 2 * low * u[1:]
     model = {
         "beta": (1 + high) / (1 + low) * (low - high),
         "posterior": posterior,
-        "analytic": posterior + (1 - high / low) ** 2 * low * u[1:],
+        "optimal": posterior + spread,
     }[variance]
-    spread = (1 - high / low) ** 2 * low * u[1:]
     diffusion = 0.5 * (np.log(model / posterior) + (posterior + spread) / model - 1)
-    first = own[0] * u[0] if variance == "analytic" else own[0] / (1 + own[0])
+    first = own[0] * u[0] if variance == "optimal" else own[0] / (1 + own[0])
     reconstruction = 0.5 * (np.log(2 * np.pi * first) + own[0] * u[0] / first)
-    return np.append(reconstruction, diffusion)
+    of_error = 0.5 * np.append(own[0] * u[0] / first, spread / model)
+    return np.append(reconstruction, diffusion), of_error
 
 
 def analytic(log_snrs):
     return AnalyticVariance(tuple(log_snrs), tuple(unknown(log_snrs)))
 
 
-@pytest.mark.parametrize("variance", ["beta", "posterior", "analytic"])
-def test_each_term_is_the_closed_form(variance):
-    sde, n, d = SDES["vp"], 6000, 3
-    log_snrs = variational.chain(sde, 12)
+def learned_optimum(sde, log_snrs):
+    """The exact score, with the v of the least bound: log(1 + (e^d - 1) u) of the whole range."""
+    falls, u = -np.diff(log_snrs), unknown(log_snrs)
+    steps = variational._Steps.of(log_snrs)
+    best = np.log1p(np.expm1(falls) * u[1:])
+    first = np.log(u[0]) - log_snrs[0] - steps.first_log_variance
+    v = jnp.asarray(np.append(first, best) / steps.ranges, jnp.float32)
+
+    def both(x, t):
+        level = jnp.round(t * (len(v) - 1) / sde.t_max).astype(int)
+        return DATA.score_fn(sde)(x, t), jnp.broadcast_to(expand(v[level], x), x.shape)
+
+    return sde_lib.ScoreAndVariance(both)
+
+
+CHAINS = {
+    "vp": (SDES["vp"], 12),
+    "cosine": (sde_lib.chain(12, "cosine"), 12),
+    "sigmoid": (sde_lib.Table(tuple(sde_lib.Sigmoid().levels(12))), 12),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_each_term_is_the_closed_form(name):
+    (sde, n_levels), n, d = CHAINS[name], 6000, 3
+    log_snrs = variational.chain(sde, n_levels)
     x = DATA.sample(jax.random.key(1), (n, d))
-    given = analytic(log_snrs) if variance == "analytic" else variance
-    about = jax.random.key(0), sde, DATA.score_fn(sde), x, log_snrs, given
-    bound = jax.tree.map(np.asarray, jax.jit(lambda: sde_lib.variational_bound(*about))())
-    terms = np.column_stack([bound.reconstruction, bound.diffusion]) / d
-    error = terms.std(0) / np.sqrt(n)
-    assert (np.abs(terms.mean(0) - exact(log_snrs, variance)) < 4.5 * error).all()
-    assert (error < 0.05 * np.abs(exact(log_snrs, variance)) + 1e-3).all()
-    alpha2 = np.exp(-float(sde._integral(1.0)))
+    exact_score = DATA.score_fn(sde)
+    models = {
+        "beta": (exact_score, "beta"),
+        "posterior": (exact_score, "posterior"),
+        "analytic": (exact_score, analytic(log_snrs)),
+    }
+    if name != "vp":
+        models["learned"] = learned_optimum(sde, log_snrs), "learned"
+
+    @jax.jit
+    def bounds(x):
+        return {
+            variance: sde_lib.variational_bound(jax.random.key(0), sde, score_fn, x, log_snrs, how)
+            for variance, (score_fn, how) in models.items()
+        }
+
+    alpha2 = 1 / (1 + np.exp(-log_snrs[-1]))
     prior = 0.5 * (alpha2 * np.sum(x**2, 1) - d * (alpha2 + np.log1p(-alpha2)))
-    np.testing.assert_allclose(bound.prior, prior, rtol=5e-3)
+    for variance, bound in bounds(x).items():
+        terms = np.column_stack([bound.reconstruction, bound.diffusion]) / d
+        error = terms.std(0) / np.sqrt(n)
+        expected, _ = exact(log_snrs, variance if variance in FIXED else "optimal")
+        assert (np.abs(terms.mean(0) - expected) < 4.5 * error).all()
+        assert (error < 0.05 * np.abs(expected) + 1e-3).all()
+        np.testing.assert_allclose(bound.prior, prior, rtol=5e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("variance", FIXED)
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_elbo_weighting_makes_score_matching_the_bound(name, variance):
+    (sde, n_levels), n = CHAINS[name], 40_000
+    log_snrs = variational.chain(sde, n_levels)
+    weighting = variational.elbo_weighting(log_snrs, variance)
+    _, of_error = exact(log_snrs, variance)
+    weights = np.asarray(weighting(jnp.asarray(log_snrs, float)))
+    np.testing.assert_allclose(0.5 * weights * unknown(log_snrs) / n_levels, of_error, rtol=1e-5)
+    if name != "cosine":
+        return
+    options = {"n_levels": n_levels, "weighting": weighting, "stratified": True}
+    x, about = DATA.sample(jax.random.key(1), (n, 1)), (sde, DATA.score_fn(sde))
+    losses, _ = jax.jit(
+        lambda: sde_lib.denoising_score_matching(jax.random.key(0), *about, x, **options)
+    )()
+    error = np.std(losses) / np.sqrt(n)
+    assert abs(np.mean(losses) - of_error.sum()) < 4 * error < 0.1 * of_error.sum()
 
 
 @pytest.mark.parametrize("name", SDES)
@@ -274,6 +336,10 @@ def test_what_does_not_go_together_is_said():
         sde_lib.variational_bound(*about, np.arange(5.0))
     with pytest.raises(ValueError, match="1001 steps, but the model was trained at 1000"):
         variational.chain(TABLE, 1001)
+    with pytest.raises(ValueError, match="variance 'learned' is unknown"):
+        variational.elbo_weighting(TABLE.log_snrs, "learned")
+    with pytest.raises(ValueError, match="each below the one before"):
+        variational.elbo_weighting([1.0, 1.0])
     with pytest.raises(ValueError, match="not VP"):
         sde_lib.variational_loss(jax.random.key(0), SDES["vp"], model(PARAMS), X)
     with pytest.raises(ValueError, match="learned_variance"):

@@ -41,6 +41,8 @@ SDES: Mapping[str, tuple[Any, sections.Options]] = {
         ("log_linear", sde_lib.LogLinear, ("gamma_min", "gamma_max")),
     )
 } | {"cld": (sde_lib.CLD, CLD_FIELDS), "chain": (sde_lib.chain, CHAIN_FIELDS)}
+DISCRETISED = ("vpsde", "cosine", "sigmoid", "linear", "log_linear")
+"""SDEs whose discrete training is that of DDPM's chain."""
 SDE = Choice("training.sde", {name: fields for name, (_, fields) in SDES.items()})
 BETAS = Choice(
     "model.beta_schedule",
@@ -182,6 +184,7 @@ WEIGHTING = Choice(
         **{name: {} for name in ("variance", "x0", "v", "velocity", "edm", "min_snr")},
         **{name: {} for name in ("soft_min_snr", "truncated_snr")},
         "sigmoid": {"bias": "weighting.bias"},
+        "elbo": {"variance": "weighting.variance"},
     },
 )
 GUIDANCE_SCHEDULE = Choice(

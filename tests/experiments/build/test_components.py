@@ -289,8 +289,33 @@ def test_schedules_build_with_their_published_numbers(name, sde):
     config.training.sde, config.model.parametrization = name, "edm"
     assert pipelines.untrained(config).sde == sde
     config.training.continuous = config.training.importance_sampling = False
+    if name in choices.DISCRETISED:
+        assert components.sde(config).log_snrs == tuple(sde.levels(1000))
+        return
     with pytest.raises(ValueError, match="has no discrete noise levels"):
         pipelines.untrained(config)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "vlb"])
+@pytest.mark.parametrize("sde", ["cosine", "sigmoid", "chain"])
+def test_a_learned_variance_goes_with_every_chain(sde, name):
+    fields = {"training.sde": sde, "objective.name": name}
+    pipelines.untrained(changed(digits.get_config("vlb"), fields))
+
+
+def test_the_elbo_s_weighting_belongs_to_a_chain():
+    fields = {"training.continuous": False, "training.sde": "cosine", "model.num_scales": 9}
+    part = {"weighting.name": "elbo", "training.likelihood_weighting": False}
+    config = changed(digits.get_config("vp_score_sde"), part | fields)
+    config.training.importance_sampling = False
+    sde = components.sde(config)
+    expected = sde_lib.variational.elbo_weighting(sde.log_snrs, "posterior")
+    config.weighting.variance = "posterior"
+    weighting, levels = components.weighting(config, sde), jnp.asarray(sde.log_snrs, float)
+    np.testing.assert_array_equal(weighting(levels), expected(levels))
+    config.training.continuous, config.model.num_scales = True, 1000
+    with pytest.raises(ValueError, match=r"is of a chain of noise levels: .*continuous=False"):
+        components.weighting(config, components.sde(config))
 
 
 @pytest.mark.parametrize(
