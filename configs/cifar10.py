@@ -34,6 +34,11 @@
 | edm_ncsnpp_conditional        |  1.79 |      |         |          |  56,400,771 |
 | edm_discriminator             |       |      |         |          |  23,835,010 |
 | sedm_gpp                      |  1.73 |      |         |          |  55,733,891 |
+| iddpm                         |  3.19 |      |         |     3.17 |  52,546,438 |
+| iddpm_vlb                     | 11.47 |      |         |     2.94 |  52,546,438 |
+| vdm                           |  7.41 |      |         |     2.65 |  30,586,243 |
+| soft_truncation               |       |      |    3.45 |     2.88 |  61,804,419 |
+| cld_sgm                       |  2.23 |      |    2.25 |     3.31 | 107,597,446 |
 
 The figures are reported by Song et al. 2021 (Tables 2 and 3), and for ncsn (without the final
 denoising) and ncsnv2 by Song and Ermon 2019 and 2020. Empty cells were not published. "ODE FID" is
@@ -58,6 +63,13 @@ edm.npz; without the options of the first command, edm_ddpmpp is trained):
 FILE holds Inception weights (docs/guide.md). --mode=exposure_bias and --mode=ablate, with
 the same workdir, help to choose the epsilon scaling and the guidance scales.
 
+The last five rows have figures of their own papers: Nichol and Dhariwal 2021 (improved DDPM by
+L_hybrid and by L_vlb, with 4000 steps of sampling), Kingma et al. 2021 (VDM, 1000 steps), Kim et
+al. 2022 (Soft Truncation: DDPM++ with the likelihood weighting, k = 1) and Dockhorn et al. 2022
+(CLD-SGM, 2000 steps). The bits/dim of iddpm, iddpm_vlb, vdm and cld_sgm are upper bounds. VDM's
+own network adds its input to the noise that it predicts, and learns the ends of the noise schedule
+too. The networks of cld_sgm give an output for the positions too, which is ignored.
+
 The class-conditional samples of Song et al. use classifier guidance (guidance.classifier.run)
 with the network of ve_classifier_continuous. The length of its training is not published.
 
@@ -65,7 +77,8 @@ Variants without "continuous" are trained on discrete noise levels. The digits a
 techniques of NCSNv2 that are added to it (configs/published.py).
 
 Training takes 1.3 million steps of 128 images (deep: 0.95 million; EDM: 0.39 million of 512, two
-days on eight V100s), which is not feasible on a CPU. The data (170 MB) are downloaded at the first
+days on eight V100s; improved DDPM: 0.5 million, CLD-SGM: 0.8 million, VDM: 10 million), which is
+not feasible on a CPU. The data (170 MB) are downloaded at the first
 start, unless config.data.path is the official binary archive, its folder, or an .npz file with
 uint8 arrays `train` and `test`, [N, 32, 32, 3].
 """
@@ -93,12 +106,18 @@ from configs.published import (
     experiment,
     ncsn_variants,
 )
+from configs.variational import CLD, IDDPM, IDDPM_VLB, SOFT_TRUNCATION, VDM
 
 DATASET: Part = {"data.dataset": "cifar10", "data.num_classes": 10, "model.dropout": 0.1}
 CLASSIFIER: Part = {
     "training.n_iters": 200_001,
     "model.name": "wideresnet",
     "model.dropout": LEFT_OUT,
+}
+IDDPM_CIFAR10: Part = {
+    "training.n_iters": 500_000,
+    "model.ch_mult": (1, 2, 2, 2),
+    "model.dropout": 0.3,
 }
 VARIANTS = {
     **ncsn_variants(sigma_max=50.0, num_scales=232, snr=0.176),
@@ -127,6 +146,11 @@ VARIANTS = {
     "edm_ncsnpp_conditional": (EDM, EDM_NCSNPP, CONDITIONAL),
     "edm_discriminator": (EDM, EDM_DDPMPP, EDM_DISCRIMINATOR),
     "sedm_gpp": (EDM, EDM_DDPMPP, SEDM_GPP),
+    "iddpm": (IDDPM, IDDPM_CIFAR10),
+    "iddpm_vlb": (IDDPM, IDDPM_CIFAR10, IDDPM_VLB),
+    "vdm": (VDM,),
+    "soft_truncation": (VP, DDPMPP, SOFT_TRUNCATION),
+    "cld_sgm": (CLD,),
 }
 
 

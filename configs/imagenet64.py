@@ -1,23 +1,30 @@
-"""ImageNet, 64 x 64 pixels and 1000 classes: the experiment of EDM.
+"""ImageNet, 64 x 64 pixels and 1000 classes: the experiments of EDM and of improved DDPM.
 
     python -m experiments.main --config=configs/imagenet64.py --config.data.path=imagenet-64x64.zip
 
-| variant |  FID |  parameters |
-| ------- | ---- | ----------- |
-| edm_adm | 1.36 | 295,899,267 |
+| variant           |  FID | bits/dim |  parameters |
+| ----------------- | ---- | -------- | ----------- |
+| edm_adm           | 1.36 |          | 295,899,267 |
+| iddpm             | 19.2 |     3.57 | 121,063,942 |
+| iddpm_vlb         | 40.1 |     3.53 | 121,063,942 |
+| iddpm_conditional | 2.92 |          | 273,049,350 |
 
-FID is reported by Karras et al. 2022 (Section 5): the least of three, with the stochastic sampler
-and 511 network evaluations per sample. The network is ADM (Dhariwal and Nichol 2021).
+FID of edm_adm is reported by Karras et al. 2022 (Section 5): the least of three, with the
+stochastic sampler and 511 network evaluations per sample. The network is ADM (Dhariwal and Nichol
+2021). The others are reported by Nichol and Dhariwal 2021: iddpm (L_hybrid) and iddpm_vlb (L_vlb)
+without classes and with 4000 steps, iddpm_conditional with classes and 250 steps.
 
 The path is a folder or .zip of 64 x 64 images, with a folder for each class or the dataset.json
-that EDM's dataset tool writes. Training takes 0.61 million steps of 4096 images. The published
-weights took thirteen days on 32 A100s in half precision.
+that EDM's dataset tool writes. Training of edm_adm takes 0.61 million steps of 4096 images (the
+published weights took thirteen days on 32 A100s in half precision), of iddpm and iddpm_vlb 1.5
+million of 128, of iddpm_conditional 0.25 million of 2048.
 """
 
 from configs import default
 from configs.published import CONDITIONAL, EDM_64, EDM_ADM, Part, experiment
+from configs.variational import IDDPM, IDDPM_VLB
 
-DATASET: Part = {
+EDM: Part = {
     **EDM_64,
     **CONDITIONAL,
     "training.n_iters": 610_352,  # 2500 million images
@@ -35,9 +42,32 @@ DATASET: Part = {
     "optim.lr": 1e-4,
     "optim.warmup": 2441,
 }
-VARIANTS = {"edm_adm": (EDM_ADM,)}
+IDDPM_64: Part = {
+    "training.n_iters": 1_500_000,
+    "data.dataset": "folder",
+    "data.image_size": 64,
+    "model.ch_mult": (1, 2, 3, 4),
+    "model.dropout": 0.0,
+}
+IDDPM_CONDITIONAL: Part = {
+    **CONDITIONAL,
+    "training.n_iters": 250_000,
+    "training.batch_size": 2048,
+    "objective.vlb_weight": 0.00025,  # 1 / num_scales: their bound is that of one step
+    "sampling.n_steps": 250,
+    "data.num_classes": 1000,
+    "model.nf": 192,
+    "model.label_scale": 1.0,
+    "optim.lr": 3e-4,
+}
+VARIANTS = {
+    "edm_adm": (EDM, EDM_ADM),
+    "iddpm": (IDDPM, IDDPM_64),
+    "iddpm_vlb": (IDDPM, IDDPM_64, IDDPM_VLB),
+    "iddpm_conditional": (IDDPM, IDDPM_64, IDDPM_CONDITIONAL),
+}
 
 
 def get_config(variant: str = "edm_adm") -> default.Config:
     """The config of a variant in the table above."""
-    return experiment(DATASET, VARIANTS, variant)
+    return experiment({}, VARIANTS, variant)

@@ -23,12 +23,13 @@ def experiment(
 ) -> default.Config:
     """The config of a variant of a data set.
 
-    Options of the sampler that no part gives are score_sde's: model.num_scales steps, and one
-    corrector step of ratio 0.16 at each.
+    Options of a predictor-corrector that no part gives are score_sde's: model.num_scales steps, and
+    one corrector step of ratio 0.16 at each.
     """
     config = default.experiment({**BASE, **dataset}, variants, variant)
     sampling = config.sampling
-    sampling.n_steps = sampling.n_steps or config.model.num_scales
+    if sampling.method == "predictor_corrector":
+        sampling.n_steps = sampling.n_steps or config.model.num_scales
     if sampling.corrector in ("langevin", "ald"):
         sampling.n_steps_each = sampling.n_steps_each or 1
         sampling.snr = sampling.snr or 0.16

@@ -15,6 +15,7 @@ there "posterior" uses beta, and a learned variance the beta-tilde of the step f
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -203,7 +204,7 @@ def variational_loss(
     return loss, {"t": t, "error": error, "bits": bits, "level": level}
 
 
-def elbo_weighting(log_snrs: Levels, variance: str = "beta") -> Weighting:
+def elbo_weighting(log_snrs: Levels | Sequence[float], variance: str = "beta") -> Weighting:
     """The weighting with which score matching at a chain's levels is the bound (Ho et al., Eq. 12).
 
     With w = N (e^d - 1) e^-w of the module's docstring, and N / alpha_0^2 at level 0, the mean over

@@ -15,6 +15,7 @@ from experiments.build import components, pipelines, related, tasks
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import make_train_step
 from models import published
+from models.published.openai.cards import DIFFUSION
 
 # Read from score_sde's files one by one. The columns are a name in SAMPLERS, FIELDS ("-" where one
 # does not matter), and the number of parameters.
@@ -87,6 +88,25 @@ ve_ncsnpp_continuous_256     pc          1 .075  348 2000  .999 2400001  64 2e-4
 ve_ncsnpp_continuous_1024    pc          1  .15 1348 2000 .9999 2400001   8 2e-4 105785896
 """,
 }
+# Read from the repositories of Improved DDPM, VDM, Soft Truncation and CLD-SGM.
+BOUNDS_FIELDS = (
+    *("training.n_iters", "training.batch_size", "optim.lr", "optim.warmup", "optim.grad_clip"),
+    *("model.dropout", "model.nf", "model.num_res_blocks"),
+)
+BOUNDS = {
+    cifar10: """
+iddpm             hybrid       500000  128 1e-4      0 -1 .3 128  3  52546438
+iddpm_vlb         vlb          500000  128 1e-4      0 -1 .3 128  3  52546438
+vdm               vdm        10000000  128 2e-4    100 -1 .1 128 32  30586243
+soft_truncation   denoising   1300001  128 2e-4   5000  1 .1 128  4  61804419
+cld_sgm           denoising    800000  128 2e-4 100000  1 .1 128  8 107597446
+""",
+    imagenet64: """
+iddpm             hybrid      1500000  128 1e-4      0 -1  0 128  3 121063942
+iddpm_vlb         vlb         1500000  128 1e-4      0 -1  0 128  3 121063942
+iddpm_conditional hybrid       250000 2048 3e-4      0 -1  0 192  3 273049350
+""",
+}
 # Read from the options in EDM's repository (those not given there are train.py's defaults): million
 # images in all and of the average's half-life, then EDM_FIELDS.
 EDM_FIELDS = (
@@ -132,12 +152,12 @@ def rows(tables):
 
 def variants(module):
     """Names of the variants of score_sde."""
-    return [name for name in module.VARIANTS if not name.startswith(("edm", "sedm"))]
+    return [line.split()[0] for line in PUBLISHED[module].strip().splitlines()]
 
 
 @pytest.mark.parametrize("module", PUBLISHED | EDM)
 def test_the_tables_are_complete(module):
-    tables = [table.get(module, "").strip() for table in (PUBLISHED, EDM, DISCRIMINATORS)]
+    tables = [table.get(module, "").strip() for table in (PUBLISHED, EDM, DISCRIMINATORS, BOUNDS)]
     rows = [line.split() for table in tables for line in table.splitlines()]
     assert sorted(row[0] for row in rows) == sorted(module.VARIANTS)
     lines = [line.strip("| ").split() for line in module.__doc__.splitlines() if "|" in line]
@@ -154,14 +174,16 @@ def check(config):
         related.skeleton(config)
 
 
-def parameters(network, size):
+def parameters(network, size, channels=3):
     """The number of parameters. Only networks with attention depend on the size of the images."""
-    return traced_parameters(network, size if hasattr(network, "attn_resolutions") else 32)
+    return traced_parameters(
+        network, size if hasattr(network, "attn_resolutions") else 32, channels
+    )
 
 
 @functools.cache
-def traced_parameters(network, size):
-    arguments = jnp.zeros((1, size, size, 3)), jnp.ones(1)
+def traced_parameters(network, size, channels):
+    arguments = jnp.zeros((1, size, size, channels)), jnp.ones(1)
     variables = jax.eval_shape(network.init, jax.random.key(0), *arguments)
     return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
@@ -231,6 +253,47 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
     assert network.num_classes == classes.get(module, 0)
     assert network.centered
     assert parameters(network.clone(dropout=0.0), config.data.image_size) == int(size)
+
+
+@pytest.mark.parametrize(("module", "variant", "objective", "values"), rows(BOUNDS))
+def test_the_fields_and_networks_of_published_bounds(module, variant, objective, values):
+    config = module.get_config(variant)
+    made = tasks.task(config)
+    *values, size = values.split()
+    for field, value in zip(BOUNDS_FIELDS, values, strict=True):
+        section, name = field.split(".")
+        assert config[section][name] == float(value)
+    assert config.objective.name == objective
+    assert config.data.random_flip == (variant in ("soft_truncation", "cld_sgm"))
+    channels = made.model.sde.state_shape((1, *made.shape))[-1]
+    network = models.create(config).clone(dropout=0.0)
+    assert parameters(network, config.data.image_size, channels) == int(size)
+    sde = {
+        "vdm": sde_lib.LogLinear(-13.3, 5.0),
+        "soft_truncation": sde_lib.VP(),
+        "cld_sgm": sde_lib.CLD(beta=4.0, mass=0.25, gamma=0.04),
+    }.get(variant, sde_lib.chain(4000, "cosine"))
+    assert made.model.sde == sde
+
+
+@pytest.mark.parametrize(
+    ("module", "file"),
+    [(cifar10, "cifar10_uncond_50M_500K.pt"), (imagenet64, "imagenet64_cond_270M_250K.pt")],
+)
+def test_improved_ddpm_is_that_of_the_published_files(module, file):
+    """Its networks have the published names, and its fields are those of the cards."""
+    variant = "iddpm_conditional" if "cond_270M" in file else "iddpm"
+    config = module.get_config(variant)
+    (card,) = (card for card in DIFFUSION if file in card.files)
+    for field, value in card.fields.items():
+        section, name = field.split(".")
+        assert config[section][name] == value
+    names = published.FORMATS["guided_diffusion"].table(published.skeleton(config)).values()
+    known = " ".join(tensor.name for tensor in names)
+    for name in ("input_blocks.4.0.op.weight", "middle_block.1.qkv.weight", "out.2.bias"):
+        assert name in known
+    rest = components.loss_of(config, components.sde(config))(None).keywords
+    assert rest["vlb_weight"] == pytest.approx(1e-3 if variant == "iddpm" else 1 / 4000)
 
 
 def test_sedm_gpp_is_edm_with_the_published_guides():
