@@ -114,7 +114,8 @@ def _sampling(config: Config) -> None:
     sampling.n_steps = default(int)  # 1000 of "predictor_corrector", 18 of "edm", ...
     sampling.predictor = default(str)  # of "predictor_corrector": "reverse_diffusion",
     # "ancestral_sampling", "euler_maruyama" or "none"
-    sampling.corrector = default(str)  # of "predictor_corrector": "none", "langevin" or "ald"
+    sampling.corrector = default(str)  # of "predictor_corrector": "none", "langevin", "ald", or
+    # "mala" of a model with parametrization = "energy"
     sampling.n_steps_each = default(int)  # corrector steps at each time
     sampling.snr = default(float)  # of the corrector: 0.16
     sampling.noise_removal = default(bool)  # the last step is to E[x_0 | x]: True

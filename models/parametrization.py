@@ -16,9 +16,14 @@ and EDM's noise level l = sigma / alpha, F learns
 | "edm_ve"             | which is x_0 plus noise of standard deviation l.       | log(l / 2)    |
 | "edm_iddpm"          |                                                        | 999 - j       |
 | "edm_cosine"         | as "edm_vp"                                            | 999 t, cosine |
+| "energy"             | as "edm", the gradient of an energy: see below         | log(l) / 4    |
 
 score_sde's labels are sigma(t) under VE and EDM and 999 t / t_max under other SDEs. In discrete
 training they are the index of the noise level. All labels are multiplied by label_scale.
+
+With "energy", F(y) is the gradient in y of <y, G(y, label)>, where G is the network. Then
+a |x|^2 / 2 + (b / c) <c x, G(c x, label)> is log p_t(x) up to a constant of t, and the score is its
+gradient: a ScoreAndEnergy. An evaluation costs a backward pass too.
 
 Under CLD only the velocity half of F counts, with eps = -sigma score. There "score_sde" is the
 mixed score: F is the difference between eps and the eps of standard Gaussian data with v
@@ -40,7 +45,7 @@ from models.config import Config
 from models.missing import input_shape, with_mask
 from models.ncsnv2 import NCSNv2
 from models.registry import network_class
-from sde_lib import CLD, EDM, SDE, VE, VP, Cosine, ScoreAndVariance, ScoreFn
+from sde_lib import CLD, EDM, SDE, VE, VP, Cosine, ScoreAndEnergy, ScoreAndVariance, ScoreFn
 from sde_lib.batch import PerSample, expand
 from sde_lib.checks import check_name, check_positive
 from sde_lib.missing import observed_score
@@ -129,6 +134,7 @@ LEVEL_LABELS: dict[str, Callable[[PerSample], PerSample]] = {
     "edm_ve": lambda level: jnp.log(level / 2),
     "edm_iddpm": _iddpm_label,
     "edm_cosine": lambda level: 999 * Cosine().inverse_noise_level(level),
+    "energy": lambda level: jnp.log(level) / 4,
 }
 """EDM's labels (c_noise) as functions of the noise level sigma / alpha."""
 
@@ -140,7 +146,7 @@ class Preconditioning:
     Attributes:
         sde: the forward SDE.
         name: a parametrization of the table.
-        sigma_data: standard deviation of the data, for "edm".
+        sigma_data: standard deviation of the data, for "edm" and "energy".
         n_levels: noise levels of discrete training; None in continuous training. The label is then
             the index of the level that is as noisy as x at t: an integer at a level, a fraction
             between two.
@@ -151,7 +157,8 @@ class Preconditioning:
         label_scale: factor of the labels.
 
     Raises:
-        ValueError: an unknown parametrization; a sigma_data or label_scale that is not positive.
+        ValueError: an unknown parametrization; a sigma_data or label_scale that is not positive; a
+            learned variance with "energy".
     """
 
     sde: SDE
@@ -163,11 +170,16 @@ class Preconditioning:
     label_scale: float = 1.0
 
     def __post_init__(self):
-        known = ("score_sde", *PARAMETRIZATIONS)
+        known = ("score_sde", "energy", *PARAMETRIZATIONS)
         check_name("config.model.parametrization", self.name, known)
         check_name("inputs", self.inputs, ("scaled", "points", "unscaled"))
         named = {name: getattr(self, name) for name in ("sigma_data", "label_scale")}
         check_positive(**{f"config.model.{name}": value for name, value in named.items()})
+        if self.learned_variance and self.name == "energy":
+            raise ValueError(
+                "config.model.parametrization='energy' has no learned variance: take another one, "
+                "such as 'edm', or set config.model.learned_variance=False"
+            )
 
     def coefficients(self, t: PerSample) -> Coefficients:
         """The coefficients (a, b, c) of score = a x + b F(c x, label), each [B] or a number."""
@@ -177,6 +189,7 @@ class Preconditioning:
         if name == "score_sde":
             gives_score = isinstance(self.sde, VE | EDM) and self.inputs != "points"
             name = "score" if gives_score else "epsilon"
+        name = "edm" if name == "energy" else name
         return PARAMETRIZATIONS[name](self.sde, t, self.sigma_data)
 
     def label(self, t: PerSample) -> PerSample:
@@ -208,8 +221,11 @@ class Preconditioning:
         """The score function of a network F(x, label).
 
         With learned_variance it is a ScoreAndVariance with v = (1 + G) / 2, where G is the second
-        half of the output's channels (Nichol & Dhariwal 2021, arXiv 2102.09672, Section 3.1).
+        half of the output's channels (Nichol & Dhariwal 2021, arXiv 2102.09672, Section 3.1). With
+        "energy" it is a ScoreAndEnergy.
         """
+        if self.name == "energy":
+            return ScoreAndEnergy.of(partial(self._log_density, network))
 
         def both(x: jax.Array, t: jax.Array) -> tuple[jax.Array, Any]:
             a, b, _ = (expand(jnp.asarray(k), x) for k in self.coefficients(t))
@@ -220,6 +236,14 @@ class Preconditioning:
             return self.sde.noisy(a * x + b * output), variance
 
         return ScoreAndVariance(both) if self.learned_variance else lambda x, t: both(x, t)[0]
+
+    def _log_density(self, network: Network, x: jax.Array, t: jax.Array) -> PerSample:
+        """log p_t(x) of "energy", up to a constant of t."""
+        a, b, c = self.coefficients(t)
+        y, label = self.network_inputs(x, t)
+        axes = tuple(range(1, x.ndim))
+        inner = jnp.sum(y * network(y, label), axis=axes)
+        return 0.5 * a * jnp.sum(x**2, axis=axes) + b / c * inner
 
     def check(self, network: Any) -> None:
         """Raises ValueError for a network that cannot make sense of its labels."""
@@ -273,7 +297,7 @@ class Preconditioning:
 
     def _kind_of_labels(self) -> str:
         of_level = {
-            **dict.fromkeys(("edm", "edm_ve"), "logarithms"),
+            **dict.fromkeys(("edm", "edm_ve", "energy"), "logarithms"),
             **dict.fromkeys(("edm_vp", "edm_cosine"), "times"),
         }
         if self.name in of_level:
@@ -363,7 +387,7 @@ def precondition(
         network: F(x [B, ...], label [B]) of the shape of x.
         sde: the forward SDE.
         name: a parametrization of the table above.
-        sigma_data: standard deviation of the data, for "edm".
+        sigma_data: standard deviation of the data, for "edm" and "energy".
 
     Raises:
         ValueError: an unknown parametrization, or a sigma_data that is not positive.

@@ -13,7 +13,7 @@ from samplers.dpmpp_sde import DPMpp2SAncestral, DPMppSDE
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral, FreshNoise
 from samplers.euler_maruyama import EulerMaruyama
-from samplers.lms import LMS
+from samplers.lms import LMS, LMSAncestral
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.registry import SAMPLERS, create
@@ -47,6 +47,7 @@ __all__ = [
     "EulerMaruyama",
     "FreshNoise",
     "Heun",
+    "LMSAncestral",
     "PredictorCorrector",
     "ProbabilityFlow",
     "Samples",

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from samplers.base import Scores
-from sde_lib import ScoreFn
+from sde_lib import ScoreAndEnergy, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample
-from sde_lib.sde import ScoreAndVariance
 
+PAIRS = ScoreAndVariance, ScoreAndEnergy
 Step = Callable[[Array, Any, tuple[ScoreFn, ...]], Any]
 """step(k, state, score_fns) -> state: the k-th step, which calls score_fns[0], [1], ... in turn."""
 
@@ -51,7 +51,8 @@ def run(score_fn: Scores, state: Any, parts: Sequence[Steps]) -> Any:
     if not parts:
         return state
     score_fns = score_fn if isinstance(score_fn, tuple) else (score_fn,)
-    paired = all(isinstance(each, ScoreAndVariance) for each in score_fns)
+    kinds = (kind for kind in PAIRS if all(isinstance(each, kind) for each in score_fns))
+    paired = next(kinds, None)
     calls = [each.both if paired else each for each in score_fns]  # pyright: ignore
     points, ends, table = [], [], []
     for part in parts:
@@ -75,8 +76,10 @@ def run(score_fn: Scores, state: Any, parts: Sequence[Steps]) -> Any:
         return jax.lax.switch(end, ends, k, state, results), results
 
     x, _ = jax.eval_shape(points[0], 0, state, ())
-    none = jnp.zeros((max(part.evaluations for part in parts), *x.shape), x.dtype)
-    carry = state, (none, none) if paired else none
+    most = max(part.evaluations for part in parts)
+    none = jnp.zeros((most, *x.shape), x.dtype)
+    second = jnp.zeros((most, len(x)), x.dtype) if paired is ScoreAndEnergy else none
+    carry = state, (none, second) if paired else none
     return jax.lax.fori_loop(0, len(table), body, carry)[0]
 
 
@@ -94,7 +97,7 @@ def known_at(x: Batch, t: PerSample, score: Batch) -> ScoreFn:
     return known
 
 
-def _point(part: Steps, i: int, paired: bool, k: Array, state: Any, results: Any) -> Any:
+def _point(part: Steps, i: int, paired: type | None, k: Array, state: Any, results: Any) -> Any:
     """The point (x, t) of the i-th evaluation of a part's step."""
     try:
         part.step(k, state, _known(results, i, paired))
@@ -103,7 +106,7 @@ def _point(part: Steps, i: int, paired: bool, k: Array, state: Any, results: Any
     raise _miscounted(part, i)
 
 
-def _end(part: Steps, paired: bool, k: Array, state: Any, results: Any) -> Any:
+def _end(part: Steps, paired: type | None, k: Array, state: Any, results: Any) -> Any:
     """The state after a part's step, whose evaluations are all known."""
     try:
         return part.step(k, state, _known(results, part.evaluations, paired))
@@ -118,13 +121,13 @@ def _miscounted(part: Steps, made: int) -> ValueError:
     )
 
 
-def _known(results: Any, n: int, paired: bool) -> tuple[ScoreFn, ...]:
+def _known(results: Any, n: int, paired: type | None) -> tuple[ScoreFn, ...]:
     """Score functions that return the first n results, and one that raises _AskedError."""
 
     def ask(x, t):
         raise _AskedError(x, t)
 
-    kind = ScoreAndVariance if paired else lambda function: function
+    kind = paired or (lambda function: function)
     return (*(kind(lambda x, t, i=i: _row(results, i)) for i in range(n)), kind(ask))
 
 

@@ -7,21 +7,23 @@ the noise of the step. Times t are [B]; x, z and the results are [B, ...].
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from samplers import evaluations
 from samplers.base import Samples, Start, check_frames, starting_point
 from samplers.evaluations import Steps
+from samplers.metropolis import Visit, accept, choose
 from samplers.noise_levels import Levels, levels_at
 from sde_lib import SDE, ScoreFn, check_score_fn
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, numpy_of, sample_keys
 from sde_lib.checks import check_at_least, check_name, check_positive, check_types, known
+from sde_lib.sde import score_and_energy
 
 
 def euler_maruyama(
@@ -111,14 +113,38 @@ def ald(
     sde: SDE, score_fn: ScoreFn, x: Batch, t: PerSample, z: Batch, snr: float
 ) -> tuple[Batch, Batch]:
     """One step of annealed Langevin dynamics, of the size 2 alpha (snr sigma)^2."""
-    step = 2 * _chain_alpha(sde, t) * (snr * sde.sigma(t)) ** 2
-    return langevin_step(x, score_fn(x, t), step, z)
+    return langevin_step(x, score_fn(x, t), _ald_size(sde, t, snr), z)
+
+
+def mala(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    t: PerSample,
+    z: Batch,
+    snr: float,
+    u: PerSample,
+) -> tuple[Batch, Batch]:
+    """One step of ald, accepted or not, so that p_t stays as it is (samplers/metropolis.py).
+
+    The score needs its energy (ScoreAndEnergy). u, [B], is uniform in [0, 1]. Evaluates the model
+    at x and at the proposal. Both results are the next state.
+    """
+    both, step = score_and_energy(score_fn), _ald_size(sde, t, snr)
+    before = Visit(x, *both(x, t))
+    proposal, _ = langevin_step(x, before.score, step, z)
+    after = accept(before, Visit(proposal, *both(proposal, t)), step, u)
+    return after.x, after.x
 
 
 def langevin_step(x: Batch, score: Batch, step: PerSample, z: Batch) -> tuple[Batch, Batch]:
     """One Langevin step of given size: x + step score + sqrt(2 step) z, with its mean."""
     x_mean = x + expand(step, x) * score
     return x_mean + expand(jnp.sqrt(2 * step), x) * z, x_mean
+
+
+def _ald_size(sde: SDE, t: PerSample, snr: float) -> PerSample:
+    return 2 * _chain_alpha(sde, t) * (snr * sde.sigma(t)) ** 2
 
 
 def _norm(x: Batch) -> PerSample:
@@ -143,6 +169,12 @@ PREDICTORS = {
     "none": _stay,
 }
 CORRECTORS = {"langevin": langevin, "ald": ald, "none": _stay}
+ACCEPT = 1 << 24  # folded into the key of an evaluation to draw u
+
+
+def correctors() -> dict[str, Callable]:
+    """CORRECTORS, and "mala", which takes an energy and u in addition."""
+    return {**CORRECTORS, "mala": mala}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +188,10 @@ class PredictorCorrector:
             t_min, where the evaluation is for Tweedie's formula in place of the predictor, as in
             the published sampler. Without it the last predictor step ends at t_min. Either way a
             sample costs n_steps (1 + n_corrector_steps) evaluations, less those of a predictor or
-            corrector that is "none".
+            corrector that is "none". With "mala" it costs them whatever the predictor: the last
+            one tells whether the last proposal is accepted, and the predictor uses it too.
         predictor: a name in PREDICTORS.
-        corrector: a name in CORRECTORS.
+        corrector: a name in CORRECTORS, or "mala" for a score_fn with its energy (ScoreAndEnergy).
         snr: signal-to-noise ratio of the corrector.
         n_corrector_steps: number of corrector steps at each time.
         denoise: return E[x_0 | x] at t_min in place of x.
@@ -166,8 +199,8 @@ class PredictorCorrector:
         norm: "sample" or "batch", the norms in the step size of `langevin`.
 
     Raises:
-        ValueError: an unknown name, a number out of range, or probability_flow with
-            "ancestral_sampling".
+        ValueError: an unknown name, a number out of range, "mala" without its steps, or
+            probability_flow with "ancestral_sampling".
     """
 
     n_steps: int = 1000
@@ -182,11 +215,13 @@ class PredictorCorrector:
     def __post_init__(self):
         check_types(self)
         check_name("predictor", self.predictor, PREDICTORS)
-        check_name("corrector", self.corrector, CORRECTORS)
+        check_name("corrector", self.corrector, correctors())
         check_name("norm", self.norm, ("sample", "batch"))
         check_at_least(2 if self.denoise else 1, n_steps=self.n_steps)
         check_at_least(0, n_corrector_steps=self.n_corrector_steps)
         check_positive(snr=self.snr)
+        if self.corrector == "mala":
+            check_at_least(1, n_corrector_steps=self.n_corrector_steps)
         if self.probability_flow and self.predictor == "ancestral_sampling":
             raise ValueError("ancestral_sampling has no probability flow: take 'reverse_diffusion'")
 
@@ -199,9 +234,14 @@ class PredictorCorrector:
         return dataclasses.replace(self, n_steps=len(levels) - 1 + self.denoise)
 
     @property
+    def _predicts(self) -> bool:
+        """True if there is an evaluation after those of the corrector, at each time."""
+        return self.predictor != "none" or self.corrector == "mala"
+
+    @property
     def nfe(self) -> int:
         """Number of network evaluations per sample."""
-        n_predictor = 0 if self.predictor == "none" else self.n_steps - self.denoise
+        n_predictor = self._predicts * (self.n_steps - self.denoise)
         n_corrector = 0 if self.corrector == "none" else self.n_steps * self.n_corrector_steps
         return n_predictor + n_corrector + self.denoise
 
@@ -228,9 +268,12 @@ class PredictorCorrector:
             start: states to start from; None for the prior. The steps divide the time from there.
 
         Raises:
-            ValueError: a score_fn or start of the wrong shape, or more frames than steps.
+            ValueError: a score_fn or start of the wrong shape, more frames than steps, or a
+                score_fn without an energy for "mala".
         """
         check_score_fn(score_fn, shape)
+        if self.corrector == "mala":
+            score_and_energy(score_fn)
         n_moves = self.n_steps - self.denoise
         check_frames(n_frames, n_moves)
         x, t_start = starting_point(key, sde, shape, first_index, start)
@@ -240,22 +283,28 @@ class PredictorCorrector:
         starts, lengths = (jnp.asarray(a, float) for a in (times[:-1], lengths))
         keys = sample_keys(key, shape[0], first_index)
         n_correct = 0 if self.corrector == "none" else self.n_corrector_steps
-        each = n_correct + (self.predictor != "none")  # evaluations at each time
+        each = n_correct + self._predicts  # evaluations at each time
 
-        def update(k, i, x, t, score_fn, then):
+        def update(k, i, x, visit, t, score_fn, then):
             """x after the i-th evaluation at the k-th time: the corrector's, or that for `then`."""
-            known = evaluations.known_at(x, t, score_fn(x, t))
-            z = normal(fold_in(fold_in(keys, k), (i + 1) % (n_correct + 1)), shape)
+            keys_k = fold_in(keys, k)
+            if visit is None:
+                known = evaluations.known_at(x, t, score_fn(x, t))
+            else:
+                visit = self._visited(sde, keys_k, i, x, visit, t, score_fn)
+                x, known = visit.x, evaluations.known_at(visit.x, t, visit.score)
+            z = normal(fold_in(keys_k, (i + 1) % (n_correct + 1)), shape)
             if not n_correct:
-                return then(x, t, z, known)
-            return jax.lax.cond(
+                return then(x, t, z, known), visit
+            x = jax.lax.cond(
                 i < n_correct,
                 lambda: self._correct(sde, known, x, t, z),
                 lambda: then(x, t, z, known),
             )
+            return x, visit
 
         def step(e, state, score_fns):
-            x, path = state
+            x, visit, path = state
             k, i = jnp.divmod(e, each)
             now, length = (t_start - k * dt, dt) if even else (starts[k], lengths[k])
 
@@ -263,23 +312,44 @@ class PredictorCorrector:
                 predictor, flow = PREDICTORS[self.predictor], self.probability_flow
                 return predictor(sde, known, x, t, length, z, probability_flow=flow)[0]
 
-            x = update(k, i, x, jnp.full(shape[0], now), score_fns[0], predict)
-            return x, path.at[k * n_frames // n_moves].set(x) if n_frames else path
+            t = jnp.full(shape[0], now)
+            x, visit = update(k, i, x, visit, t, score_fns[0], predict)
+            return x, visit, path.at[k * n_frames // n_moves].set(x) if n_frames else path
 
         def last(i, state, score_fns):
             def denoise(x, t, z, known):
                 return sde.denoise(x, t, known(x, t))
 
             t = jnp.full(shape[0], sde.t_min)
-            return update(n_moves, i, state[0], t, score_fns[0], denoise), state[1]
+            return *update(n_moves, i, *state[:2], t, score_fns[0], denoise), state[2]
 
-        state = x, jnp.broadcast_to(x, (n_frames, *shape))
+        visit = Visit(x, x, jnp.zeros(shape[0])) if self.corrector == "mala" else None
+        state = x, visit, jnp.broadcast_to(x, (n_frames, *shape))
         parts = Steps(step, n_moves * each), Steps(last, (n_correct + 1) * self.denoise)
-        x, path = evaluations.run(score_fn, state, parts)
+        x, _, path = evaluations.run(score_fn, state, parts)
         return Samples(x, self.nfe, path)
 
+    def _visited(
+        self,
+        sde: SDE,
+        keys: Key[Array, " batch"],
+        i: Array,
+        x: Batch,
+        before: Visit,
+        t: PerSample,
+        score_fn: ScoreFn,
+    ) -> Visit:
+        """The state of the Metropolis chain at t after the evaluation at x, its i-th proposal.
+
+        x itself begins the chain if i is 0.
+        """
+        proposal = Visit(x, *score_and_energy(score_fn)(x, t))
+        u = jax.vmap(jax.random.uniform)(fold_in(fold_in(keys, i), ACCEPT))
+        after = accept(before, proposal, _ald_size(sde, t, self.snr), u)
+        return choose(jnp.asarray(i == 0), proposal, after)
+
     def _correct(self, sde: SDE, score_fn: ScoreFn, x: Batch, t: PerSample, z: Batch) -> Batch:
-        """x after one step of the corrector."""
-        corrector = CORRECTORS[self.corrector]
+        """x after one step of the corrector; the proposal of "mala"."""
+        corrector = CORRECTORS["ald" if self.corrector == "mala" else self.corrector]
         options = {"norm": self.norm} if self.corrector == "langevin" else {}
         return corrector(sde, score_fn, x, t, z, self.snr, **options)[0]

@@ -13,7 +13,7 @@ from samplers.dpmpp_sde import DPMpp2SAncestral, DPMppSDE
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral, FreshNoise
 from samplers.euler_maruyama import EulerMaruyama
-from samplers.lms import LMS
+from samplers.lms import LMS, LMSAncestral
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.solver import NoiseLevelSolver
@@ -57,6 +57,7 @@ SAMPLERS: dict[str, Any] = {
     "fresh_noise": FreshNoise,
     "heun": Heun,
     "lms": LMS,
+    "lms_ancestral": LMSAncestral,
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
     "stochastic_runge_kutta": StochasticRungeKutta,

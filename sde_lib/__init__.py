@@ -12,7 +12,14 @@ from sde_lib.losses import denoising_score_matching, perturb
 from sde_lib.mixture import GaussianMixture
 from sde_lib.schedules import EDM, Cosine, Linear, LinearFlow, LogLinear, Sigmoid
 from sde_lib.score_matching import explicit_score_matching, sliced_score_matching
-from sde_lib.sde import SDE, ScoreAndVariance, ScoreFn, check_score_fn
+from sde_lib.sde import (
+    SDE,
+    ScoreAndEnergy,
+    ScoreAndVariance,
+    ScoreFn,
+    ScorePair,
+    check_score_fn,
+)
 from sde_lib.solve import solve_ode
 from sde_lib.table import Table, from_betas
 from sde_lib.variational import variational_bound, variational_loss
@@ -32,8 +39,10 @@ __all__ = [
     "LinearFlow",
     "LogLikelihood",
     "LogLinear",
+    "ScoreAndEnergy",
     "ScoreAndVariance",
     "ScoreFn",
+    "ScorePair",
     "Sigmoid",
     "SubVP",
     "Table",

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_positive
-from sde_lib.sde import SDE, ScoreFn
+from sde_lib.sde import SDE, ScoreAndEnergy, ScoreFn
 
 
 class Posterior(NamedTuple):
@@ -94,15 +94,22 @@ class GaussianMixture:
 
     def score_fn(self, sde: SDE) -> ScoreFn:
         """Exact score of x_t under `sde`, for x of [B, D]."""
+        both = self.score_and_energy(sde).both
+        return lambda x, t: both(x, t)[0]
 
-        def score(x: Array, t: Array) -> Array:
+    def score_and_energy(self, sde: SDE) -> ScoreAndEnergy:
+        """Exact score and log density of x_t under `sde`, for x of [B, D]."""
+
+        def both(x: Array, t: Array) -> tuple[Array, PerSample]:
             alpha = sde.alpha(t)
             variance = (alpha * self.std) ** 2 + sde.sigma(t) ** 2
-            share = jax.nn.softmax(self._log_parts(x, alpha, variance), axis=1)
+            log_parts = self._log_parts(x, alpha, variance)
+            share = jax.nn.softmax(log_parts, axis=1)
             mean = expand(alpha, x) * jnp.dot(share, self._means, precision="highest")
-            return (mean - x) / expand(variance, x)
+            log_norm = 0.5 * x.shape[1] * jnp.log(2 * np.pi * variance)
+            return (mean - x) / expand(variance, x), jax.nn.logsumexp(log_parts, axis=1) - log_norm
 
-        return score
+        return ScoreAndEnergy(both)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Batch:
         """Draws n exact samples of x_0, [n, D]."""

@@ -350,7 +350,8 @@ def _chain_levels(sde: SDE, end: float, n_levels: int) -> Float[np.ndarray, " n_
     check_at_least(2, n_levels=n_levels)
     check_known("discrete levels are computed on the host", **vars(sde))
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        alpha2 = np.asarray(sde.alpha(np.arange(1, n_levels + 1) / n_levels * end)) ** 2
+        times = jnp.arange(1, n_levels + 1) / n_levels * end
+        alpha2 = np.asarray(sde.alpha(times)) ** 2
     return from_betas(clipped_betas(np.append(1.0, alpha2))).levels(n_levels)
 
 

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -36,22 +36,54 @@ LEAST_ALPHA = 1e-7  # in the prior: below it, alpha is 0 up to float32's roundin
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreAndVariance:
-    """A score function whose network also predicts the variance of DDPM's step.
+class ScorePair:
+    """A score function whose evaluation gives a second array too.
 
-    It can be used as a plain ScoreFn; code that needs the variance calls `both`, which evaluates
-    the network once. Guidance changes the score and keeps the variance: that of the conditional
-    model under classifier-free guidance, as ADM and DiT were published.
+    It can be used as a plain ScoreFn; code that needs the second array calls `both`, which
+    evaluates the network once.
 
     Attributes:
-        both: both(x, t) = (score, v), with v of the shape of x. The log variance of the step is
-            v log beta + (1 - v) log beta-tilde (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 15).
+        both: both(x, t) = (score, second array).
     """
 
     both: Callable[[Array, Array], tuple[Array, Array]]
 
     def __call__(self, x: Array, t: Array) -> Array:
         return self.both(x, t)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreAndVariance(ScorePair):
+    """A score function whose network also predicts the variance of DDPM's step.
+
+    Guidance changes the score and keeps the variance: that of the conditional model under
+    classifier-free guidance, as ADM and DiT were published.
+
+    Attributes:
+        both: both(x, t) = (score, v), with v of the shape of x. The log variance of the step is
+            v log beta + (1 - v) log beta-tilde (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 15).
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreAndEnergy(ScorePair):
+    """The score of an energy model, which is the gradient of a log density that is known too.
+
+    Guidance changes the score, and the result has no energy.
+
+    Attributes:
+        both: both(x, t) = (score, log p), with log p [B] in nats, up to a constant of t.
+    """
+
+    @classmethod
+    def of(cls, log_density: Callable[[Array, Array], PerSample]) -> Self:
+        """The gradient of log_density(x, t), [B], whose value i depends on x[i] and t[i] alone."""
+
+        def both(x: Array, t: Array) -> tuple[Array, PerSample]:
+            values, pullback = jax.vjp(lambda x: log_density(x, t), x)
+            return pullback(jnp.ones_like(values))[0], values
+
+        return cls(both)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +288,21 @@ def score_and_variance(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Arra
         raise ValueError(
             "variance 'learned' needs a model trained with config.model.learned_variance, and a "
             "score_fn that is a ScoreAndVariance: choose another variance"
+        )
+    return score_fn.both
+
+
+def score_and_energy(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Array, PerSample]]:
+    """The function `both` of a ScoreAndEnergy.
+
+    Raises:
+        ValueError: a score function without an energy.
+    """
+    if not isinstance(score_fn, ScoreAndEnergy):
+        raise ValueError(
+            "the corrector 'mala' needs the energy of an unguided model: a score_fn that is a "
+            "ScoreAndEnergy, as of config.model.parametrization='energy'; or take 'ald', which "
+            "needs none"
         )
     return score_fn.both
 

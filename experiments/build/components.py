@@ -41,7 +41,7 @@ LEVELS = {"uint8": 256, "uint16": 65_536, "float": None}
 """Grey levels by config.data.dtype."""
 MOST_FEATURES = 4096  # numbers of a sample that are its features
 SIGMA_DATA = {  # components that use config.model.sigma_data
-    "model.parametrization": ("edm",),
+    "model.parametrization": ("edm", "energy"),
     "weighting.name": ("edm", "soft_min_snr"),
     "noise_density.name": ("v_diffusion", "cosine_interpolated"),
 }
@@ -552,6 +552,8 @@ def check_traced(sampler: Any, model: NoiseModel, loss: Loss | None) -> None:
     score_fn: sde_lib.ScoreFn = lambda x, t: x  # noqa: E731
     if model.preconditioning.learned_variance:
         score_fn = sde_lib.ScoreAndVariance(lambda x, t: (x, x))
+    if model.preconditioning.name == "energy":
+        score_fn = sde_lib.ScoreAndEnergy.of(lambda x, t: jnp.sum(x**2, axis=1))
     if getattr(sampler, "variance", None) == "analytic":
         stand_in = sde_lib.AnalyticVariance((0.0,), (1.0,))
         sampler = dataclasses.replace(sampler, variance=stand_in)

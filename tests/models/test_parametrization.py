@@ -307,6 +307,25 @@ def test_any_function_is_preconditioned_as_a_network_is(name):
         models.precondition(f, sde, "edn")
 
 
+@pytest.mark.parametrize("name", ["vp", "edm"])
+def test_the_score_of_an_energy_is_its_gradient(name):
+    """Of <y, G y> the gradient is (G + G^T) y: the F of "edm". Any network has no curl then."""
+    sde, g = ALL_SDES[name], np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    x, t = jax.random.normal(jax.random.key(0), (4, 3)), jnp.linspace(0.1, 0.9, 4) * sde.t_max
+    energy = models.precondition(lambda y, label: label[:, None] * (y @ g.T), sde, "energy", 0.7)
+    edm = models.precondition(lambda y, label: label[:, None] * (y @ (g + g.T)), sde, "edm", 0.7)
+    assert isinstance(energy, sde_lib.ScoreAndEnergy)
+    np.testing.assert_allclose(energy(x, t), edm(x, t), rtol=2e-5, atol=1e-5)
+    curly = models.precondition(lambda y, label: jnp.sin(y @ g.T), sde, "energy")
+    jacobian = jax.vmap(jax.jacrev(lambda x, t: curly(x[None], t[None])[0]))(x, t)
+    np.testing.assert_allclose(jacobian, np.swapaxes(jacobian, 1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_an_energy_has_no_learned_variance():
+    with pytest.raises(ValueError, match="'energy' has no learned variance"):
+        models.parametrization.Preconditioning(SDES["vp"], "energy", learned_variance=True)
+
+
 def test_outputs_are_the_networks_own_at_its_labels():
     """A classifier's logits: it sees x as it is, and score_sde's labels, which are positive."""
     made = models.Preconditioning(SDES["vp"], inputs="unscaled")

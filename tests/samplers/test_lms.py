@@ -51,6 +51,14 @@ def test_it_starts_by_euler_and_ends_by_the_denoised():
     np.testing.assert_allclose(samples.x, denoised(y, 1), atol=1e-5)
 
 
+def test_ancestral_steps_are_euler_s_with_order_1_and_lms_s_without_noise():
+    same = ((samplers.LMSAncestral(5, order=1), samplers.EulerAncestral(5)),)
+    same += ((samplers.LMSAncestral(5, order=3, eta=0.0), samplers.LMS(5, order=3)),)
+    for ours, other in same:
+        np.testing.assert_allclose(run(ours).x, run(other).x, rtol=1e-5, atol=1e-6)
+    assert np.abs(run(samplers.LMSAncestral(5, order=3)).x - run(same[0][1]).x).max() > 1e-3
+
+
 def test_orders_are_checked():
     for k in (0, 5):
         with pytest.raises(ValueError, match=f"order is {k}: it must be one of 1, 2, 3, 4"):

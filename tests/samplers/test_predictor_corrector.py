@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import affine
 import golden
@@ -9,6 +10,8 @@ import pytest
 from closed_forms import SDES, Gaussian, Mixture
 
 import samplers
+import sde_lib
+from samplers.predictor_corrector import ACCEPT, correctors, mala
 from sde_lib.batch import fold_in, normal, sample_keys
 
 STEPS = golden.load("sde_steps")
@@ -187,7 +190,7 @@ def test_the_last_step_ends_at_t_min(name, n_steps):
 
 
 @pytest.mark.parametrize("denoise", [False, True])
-@pytest.mark.parametrize("corrector", samplers.CORRECTORS)
+@pytest.mark.parametrize("corrector", correctors())
 @pytest.mark.parametrize("predictor", samplers.PREDICTORS)
 def test_nfe_is_the_number_of_evaluations_really_made(predictor, corrector, denoise):
     sde, calls = SDES["ve"], []
@@ -197,12 +200,80 @@ def test_nfe_is_the_number_of_evaluations_really_made(predictor, corrector, deno
             calls.append(1)
         return -x
 
+    if corrector == "mala":
+        score_fn = sde_lib.ScoreAndEnergy(lambda x, t, s=score_fn: (s(x, t), -jnp.sum(x**2, 1) / 2))
     sampler = samplers.PredictorCorrector(
         4, predictor, corrector, n_corrector_steps=2, denoise=denoise
     )
     with jax.disable_jit():
         samples = sampler(jax.random.key(0), sde, score_fn, (2, 2))
     assert samples.nfe == len(calls)
+
+
+MIXTURE = sde_lib.GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.5, 0.0)), 0.4)
+
+
+def test_metropolis_leaves_a_mixture_as_it_is_and_langevin_does_not():
+    """The mean log density of chains that begin with exact samples, in standard errors."""
+    sde, n, snr = sde_lib.EDM(), 20_000, 0.6
+    t = jnp.full(n, 0.5)
+    both = MIXTURE.score_and_energy(sde)
+    x = MIXTURE.sample(jax.random.key(0), n) + 0.5 * jax.random.normal(jax.random.key(1), (n, 2))
+
+    def step(x, key):
+        plain, metropolis = x
+        key_z, key_u = jax.random.split(key)
+        z, u = jax.random.normal(key_z, (n, 2)), jax.random.uniform(key_u, (n,))
+        after = mala(sde, both, metropolis, t, z, snr, u)[0]
+        moved = jnp.mean(jnp.any(after != metropolis, axis=1))
+        plain = samplers.CORRECTORS["ald"](sde, both, plain, t, z, snr)[0]
+        return (plain, after), moved
+
+    run = jax.jit(lambda x: jax.lax.scan(step, (x, x), jax.random.split(jax.random.key(2), 60)))
+    ends, moved = run(x)
+    log_density = jax.jit(lambda x: both.both(x, t)[1])
+    exact = np.asarray(log_density(x))
+    plain, metropolis = (np.asarray(log_density(end)) for end in ends)
+    error = exact.std() * np.sqrt(2 / n)
+    assert abs(metropolis.mean() - exact.mean()) < 4 * error
+    assert plain.mean() - exact.mean() < -15 * error
+    assert 0.5 < np.mean(moved) < 0.95
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_the_sampler_with_metropolis_is_a_loop_of_its_steps(denoise):
+    """Its evaluations are shared: n + 1 at each time, in place of 2 n + 1."""
+    sde, key, shape, n, n_each = sde_lib.EDM(t_max=2.0), jax.random.key(2), (5, 2), 3, 2
+    both = MIXTURE.score_and_energy(sde)
+    sampler = samplers.PredictorCorrector(
+        n, "reverse_diffusion", "mala", n_corrector_steps=n_each, snr=0.7, denoise=denoise
+    )
+    keys, x = sample_keys(key, 5), sde.prior_sample(key, shape)
+    times, corrected = (
+        sde.times(sde.t_max, sde.t_min, n - denoise),
+        jax.jit(partial(mala, sde, both)),
+    )
+    for k, now in enumerate(times[:n]):
+        t, step_keys = jnp.full(5, now), fold_in(keys, k)
+        for i in range(1, n_each + 1):
+            u = jax.vmap(jax.random.uniform)(fold_in(fold_in(step_keys, i), ACCEPT))
+            x, _ = corrected(x, t, normal(fold_in(step_keys, i), shape), 0.7, u)
+        if denoise and k == n - 1:
+            x = sde.denoise(x, t, both(x, t))
+            break
+        z, dt = normal(fold_in(step_keys, 0), shape), now - times[k + 1]
+        x, _ = samplers.PREDICTORS["reverse_diffusion"](sde, both, x, t, dt, z)
+    samples = jax.jit(lambda: sampler(key, sde, both, shape))()
+    np.testing.assert_allclose(samples.x, x, rtol=1e-4, atol=1e-5)
+    assert samples.nfe == n * (n_each + 1)
+
+
+def test_metropolis_without_an_energy_or_steps_is_refused():
+    sde, sampler = SDES["ve"], samplers.PredictorCorrector(2, corrector="mala")
+    with pytest.raises(ValueError, match="'mala' needs the energy of an unguided model"):
+        sampler(jax.random.key(0), sde, Gaussian().score_fn(sde), (1, 2))
+    with pytest.raises(ValueError, match="n_corrector_steps is 0"):
+        dataclasses.replace(sampler, n_corrector_steps=0)
 
 
 @pytest.mark.parametrize("corrector", ["langevin", "ald"])

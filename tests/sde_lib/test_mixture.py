@@ -5,7 +5,7 @@ import pytest
 from closed_forms import SDES
 from scipy import stats
 
-from sde_lib import GaussianMixture
+from sde_lib import EDM, GaussianMixture
 
 MIXTURE = GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.0, -0.5)), 0.4)
 
@@ -104,3 +104,15 @@ def test_samples_of_the_posterior_have_its_moments():
 def test_a_measurement_without_noise_has_no_density():
     with pytest.raises(ValueError, match="noise_std is 0"):
         MIXTURE.given(np.eye(2), np.zeros(2), 0.0)
+
+
+@pytest.mark.parametrize("name", ["ve", "vp"])
+def test_the_log_density_has_the_score_as_its_gradient_and_ends_in_the_data_s(name):
+    sde, x = SDES[name], jax.random.normal(jax.random.key(3), (5, 2))
+    both, t = MIXTURE.score_and_energy(sde).both, jnp.linspace(0.1, 1, 5)
+    gradient = jax.grad(lambda x: both(x, t)[1].sum())(x)
+    np.testing.assert_allclose(both(x, t)[0], gradient, rtol=1e-4, atol=1e-5)
+    clean = EDM()
+    np.testing.assert_allclose(
+        MIXTURE.score_and_energy(clean).both(x, jnp.zeros(5))[1], MIXTURE.log_prob(x), rtol=1e-5
+    )

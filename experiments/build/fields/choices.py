@@ -17,6 +17,7 @@ from experiments.pipeline.edit.tasks import TASKS
 from models.operators import OPERATORS
 from samplers import guidance_schedules
 from samplers.posterior import METHODS
+from samplers.predictor_corrector import correctors
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
 
 PRECISION = ("eval.accuracy",), ("eval.rtol", "eval.atol")
@@ -112,7 +113,7 @@ PREDICTOR = Choice(
 )
 CORRECTOR = Choice(
     "sampling.corrector",
-    Registered(lambda: samplers.CORRECTORS, _corrector_options),
+    Registered(correctors, _corrector_options),
     default="none",
     within=("sampling.method", "predictor_corrector"),
 )
