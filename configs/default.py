@@ -71,6 +71,8 @@ def _objective(config: Config) -> None:
     objective.stratified = False  # one t in each of batch_size strata
     objective.soft_truncation = default(float)  # exponent k: the least t has density 1 / t^k
     objective.input_perturbation = default(float)  # extra noise of the network's input, say 0.1
+    objective.log_variance = default(int)  # of the loss, learned in "denoising": Fourier features
+    # of the noise level that it sees (EDM2: 128)
     objective.n_projections = default(int)  # for each sample, in "sliced" and "sliced_vr"
     objective.vlb_weight = default(float)  # of the bound, in "hybrid"
     objective.loss_history = default(int)  # losses kept of each level, by which t is drawn

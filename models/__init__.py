@@ -3,6 +3,7 @@
 from models import inception, published, torch_import, weights
 from models.config import data_kind, data_shape, describe
 from models.learned_schedule import LearnedSchedule
+from models.log_variance import LogVariance
 from models.parametrization import (
     NoiseModel,
     Preconditioning,
@@ -26,6 +27,7 @@ __all__ = [
     "ENCODERS",
     "MODELS",
     "LearnedSchedule",
+    "LogVariance",
     "NoiseModel",
     "Preconditioning",
     "check_shape",

@@ -161,6 +161,13 @@ class Block(nn.Module):
         return MPConv(c, 1, name="attn_proj")(y.reshape(x.shape))
 
 
+# Equation 15
+def log_variance(features: int, labels: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    """Inside a module: u, the logarithm of the loss's variance at the noise labels."""
+    embedding = MPFourier(features, name="logvar_fourier")(labels)
+    return MPConv(1, name="logvar_linear")(embedding)[:, 0]
+
+
 class EDM2(CheckedNetwork):
     """The U-Net of EDM2, for the parametrization "edm". Its output is zero at initialisation.
 
@@ -285,8 +292,7 @@ class EDM2(CheckedNetwork):
 
     def _uncertainty(self, labels, wanted: bool) -> Float[Array, " batch"] | None:
         if self.logvar_channels:
-            features = MPFourier(self.logvar_channels, name="logvar_fourier")(labels)
-            return MPConv(1, name="logvar_linear")(features)[:, 0]
+            return log_variance(self.logvar_channels, labels)
         if wanted:
             raise ValueError(
                 "uncertainty was asked of a network without it: set config.model.logvar_channels, "

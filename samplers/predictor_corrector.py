@@ -320,8 +320,9 @@ class PredictorCorrector:
             def denoise(x, t, z, known):
                 return sde.denoise(x, t, known(x, t))
 
+            x, visit, path = state
             t = jnp.full(shape[0], sde.t_min)
-            return *update(n_moves, i, *state[:2], t, score_fns[0], denoise), state[2]
+            return *update(n_moves, i, x, visit, t, score_fns[0], denoise), path
 
         visit = Visit(x, x, jnp.zeros(shape[0])) if self.corrector == "mala" else None
         state = x, visit, jnp.broadcast_to(x, (n_frames, *shape))

@@ -4,6 +4,7 @@ With x_t = alpha x_0 + sigma z, the loss is w |sigma score_fn(x_t, t) + z|^2. Ca
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -158,6 +159,7 @@ def denoising_score_matching(
     x0: Batch,
     reduce_mean: bool = False,
     mask: Batch | None = None,
+    log_variance: Callable[[PerSample], PerSample] | None = None,
     **options: Any,
 ) -> tuple[PerSample, dict[str, PerSample]]:
     """Denoising score matching, continuous (Song et al. 2021, Eq. 7) or at discrete levels.
@@ -168,6 +170,11 @@ def denoising_score_matching(
     the likelihood weighting it bounds the likelihood of the observed part; in the mean each sample
     counts the same.
 
+    With a log variance u(t), the loss per dimension w r^2 becomes w r^2 / e^u + u, up to the factor
+    of the sum: the negative log-likelihood of the errors as Gaussian of variance e^u (Karras et al.
+    2024, arXiv 2312.02696, Eq. 14). A learned u becomes log E[w r^2], and all noise levels have the
+    same weight in the network's gradient, whatever w.
+
     Args:
         key: randomness of t and z; sample i's depends on key and i alone unless stratified.
         sde: the forward SDE.
@@ -176,6 +183,7 @@ def denoising_score_matching(
         reduce_mean: mean over dimensions instead of half the sum.
         mask: 1 for each value of x0 that is observed, 0 for each that is missing (sde_lib.missing);
             None: all are observed.
+        log_variance: u(t), [B] -> [B].
         options: keyword arguments of perturb, which choose the density of t and the weight w.
 
     Returns:
@@ -194,8 +202,11 @@ def denoising_score_matching(
         residual *= mask
     square = jnp.sum(residual**2, axis=tuple(range(1, x.ndim)))
     error = square / dims
-    total = error if reduce_mean else 0.5 * square
-    return weight * total, {"t": t, "error": error}
+    loss = weight * (error if reduce_mean else 0.5 * square)
+    if log_variance is not None:
+        u = log_variance(t)
+        loss = loss * jnp.exp(-u) + u * (1.0 if reduce_mean else 0.5 * dims)
+    return loss, {"t": t, "error": error}
 
 
 def _check_options(

@@ -29,6 +29,7 @@ from experiments.training.objective import Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
 from experiments.training.options import Average, Training
 from models import NoiseModel
+from models import log_variance as log_variances
 from models.config import Config
 from models.dit import DiT, check_patches
 from models.learned_schedule import SCHEDULE
@@ -157,9 +158,9 @@ def weighting(config: Config, sde: sde_lib.SDE) -> sde_lib.weighting.Weighting |
 def loss_of(
     config: Config, sde: sde_lib.SDE, shape: tuple[int, ...] | None = None
 ) -> Callable[[Any], Loss]:
-    """The training loss, as a function of the parameters, of which a learned schedule is a part.
+    """The training loss by the parameters, of which those of a schedule or log variance are a part.
 
-    Given None, "vdm" draws noise levels uniformly in log-SNR.
+    Given None, "vdm" draws noise levels uniformly in log-SNR, and no loss has a log variance.
     """
     name, options = choices.OBJECTIVE.read(config)
     strata = {
@@ -193,13 +194,22 @@ def loss_of(
         "sliced": sde_lib.sliced_score_matching,
         "sliced_vr": partial(sde_lib.sliced_score_matching, variance_reduction=True),
     }
+    options.pop("log_variance", None)
     options |= {
         "noise_density": noise_density(config, sde, shape),
         "weighting": weighting(config, sde),
         "n_levels": n_levels(config),
     }
     loss = partial(objectives[name], **options | strata)
-    return lambda params: loss
+    network = log_variance(config)
+
+    def of_params(params: Any) -> Loss:
+        if network is None or params is None:
+            return loss
+        of_label = partial(network.apply, {"params": log_variances.parameters(params)})
+        return partial(loss, log_variance=lambda t: of_label(jnp.log(sde.noise_level(t)) / 4))
+
+    return of_params
 
 
 def held_out_loss(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...] | None = None) -> Loss:
@@ -223,6 +233,29 @@ def learned_schedule(config: Config) -> models.LearnedSchedule | None:
         )
     ends: Any = sde(config)
     return models.LearnedSchedule(ends.gamma_min, ends.gamma_max)
+
+
+def log_variance(config: Config) -> models.LogVariance | None:
+    """The learned log variance of the loss; None without one.
+
+    Raises:
+        ValueError: an SDE without one noise level, or an EDM2 with another number of features.
+    """
+    features = config.objective.log_variance or 0
+    check_at_least(0, **{"config.objective.log_variance": features})
+    if not features:
+        return None
+    if config.training.sde == "cld":
+        raise ValueError(
+            "config.objective.log_variance is of a noise level, which config.training.sde = 'cld' "
+            "does not have: leave it out"
+        )
+    if config.model.get("logvar_channels", features) not in (0, features):
+        raise ValueError(
+            f"config.objective.log_variance is {features}, config.model.logvar_channels "
+            f"{config.model.logvar_channels}: set both to the same number"
+        )
+    return models.LogVariance(features)
 
 
 def loss_history(config: Config) -> tuple[int, int] | None:

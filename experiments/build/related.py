@@ -255,9 +255,13 @@ def skeleton(theirs: Config) -> Objective:
         pipeline = Pipeline(
             model, None, its_shape, scaling, components.sampler(theirs), no_data, mesh=mesh
         )
-        schedule, history = components.learned_schedule(theirs), components.loss_history(theirs)
+        beside: Any = {
+            "schedule": components.learned_schedule(theirs),
+            "history": components.loss_history(theirs),
+            "log_variance": components.log_variance(theirs),
+        }
         loss: Any = None
-        return ScoreModel(pipeline, loss, loss, adam, schedule=schedule, history=history)
+        return ScoreModel(pipeline, loss, loss, adam, **beside)
     about = model, its_shape, scaling, theirs.data.num_classes, None, adam, mesh, 0, size
     if kind == "discriminator":
         frozen = (lambda: None) if theirs.model.pretrained else None
@@ -351,7 +355,8 @@ def _published(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
 def _model(ours: Config) -> init_from.Model:
     state_shape = components.sde(ours).state_shape((1, *shape(ours)))
     seen = input_shape(state_shape[1:], bool(ours.data.missing))
-    return init_from.Model(models.create(ours), seen, ours.model.learned_schedule)
+    beside = ours.model.learned_schedule, ours.objective.log_variance or 0
+    return init_from.Model(models.create(ours), seen, *beside)
 
 
 def _misfit(ours: Config, theirs: Config, path: Path, here: Any, there: Any) -> str:

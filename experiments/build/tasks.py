@@ -49,6 +49,7 @@ DISCRIMINATOR = ("data.generated", "model.encoder", "model.head", "model.pretrai
 """Fields of discriminators."""
 NO_SCORE = (  # fields and sections of score models
     *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
+    "objective.log_variance",
     *("model.label_dropout", "data.confidence", "sampling.low_res"),
     *("data.missing", "data.hidden_fraction"),
     "sampling.condition",
@@ -123,6 +124,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
         lambda pipeline, dataset, losses: subject(config, pipeline, dataset, losses),
         config.sampling.n_samples,
         config.data.hidden_fraction,
+        components.log_variance(config),
     )
 
 

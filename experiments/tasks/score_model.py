@@ -29,8 +29,9 @@ from experiments.tasks.held_out import means, means_along_time
 from experiments.training.objective import RAW_IMAGES, Loss
 from experiments.training.optimizer import Adam
 from experiments.training.state import TrainState
-from models import LearnedSchedule
+from models import LearnedSchedule, LogVariance
 from models.learned_schedule import SCHEDULE
+from models.log_variance import LOG_VARIANCE, has_own
 from sde_lib import loss_history, missing
 
 """loss(key, sde, score_fn, x, first_index=...) -> losses [B], metrics [B]"""
@@ -56,6 +57,7 @@ class ScoreModel:
         n_shown: samples in a picture.
         hidden_fraction: share of the samples of which observed values are hidden at random, if the
             data have missing values.
+        log_variance: a learned log variance of the loss, trained beside the network or as its part.
     """
 
     model: Pipeline
@@ -72,6 +74,7 @@ class ScoreModel:
     subject: Callable[[Pipeline, Dataset, Any], figures.Subject] | None = None
     n_shown: int = 64
     hidden_fraction: float = 0.0
+    log_variance: LogVariance | None = None
 
     @property
     def scaling(self) -> Scaling:
@@ -109,6 +112,9 @@ class ScoreModel:
     def init(self, key: jax.Array) -> Any:
         shape = self.model.sde.state_shape((1, *self.model.shape))
         params = self.model.model.init(key, shape)
+        if self.log_variance is not None and not has_own(params):
+            own = self.log_variance.init(key, jnp.zeros(1))["params"]
+            params = {**params, LOG_VARIANCE: own}
         if self.schedule is None:
             return params
         return {**params, SCHEDULE: self.schedule.init(key, jnp.zeros(()))["params"]}

@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from experiments.training.state import TrainState, with_weights
 from models.discriminator import Discriminator
 from models.learned_schedule import SCHEDULE, LearnedSchedule
+from models.log_variance import LOG_VARIANCE, LogVariance, has_own
 
 Shapes = dict[str, tuple[int, ...]]
 """The shapes of parameters by their names, joined by "/"."""
@@ -35,7 +36,7 @@ FIELDS: dict[str, tuple[str, ...]] = {  # of networks, by the change of data or 
     "images beside x": ("image_channels",),
     "patch discriminator": ("adversarial",),
 }
-CHANGES = (*FIELDS, "learned schedule")
+CHANGES = (*FIELDS, "learned schedule", "features of the log variance")
 """The changes that layers are made anew for."""
 
 
@@ -47,16 +48,20 @@ class Model:
         network: the linen module.
         shape: of its input, without the batch.
         schedule: a noise schedule is learned beside it.
+        log_variance: features of the loss's log variance, if one is learned beside it.
     """
 
     network: nn.Module
     shape: tuple[int, ...]
     schedule: bool = False
+    log_variance: int = 0
 
     def value(self, change: str) -> Any:
         """The data or the condition, as a number or as something that is true if there is any."""
         if change == "learned schedule":
             return self.schedule
+        if change == "features of the log variance":
+            return self.log_variance
         if change == "channels":
             return self.shape[-1]
         network = _seeing(self.network)
@@ -67,9 +72,11 @@ class Model:
 
     def like(self, other: "Model", changes: Iterable[str]) -> "Model":
         """This model with the data and conditions of another one of the same kind."""
-        fields, shape, schedule = {}, self.shape, self.schedule
+        fields, shape, schedule, variance = {}, self.shape, self.schedule, self.log_variance
         for change in changes:
             schedule = other.schedule if change == "learned schedule" else schedule
+            if change == "features of the log variance":
+                variance = other.log_variance
             shape = (*shape[:-1], other.shape[-1]) if change == "channels" else shape
             seeing = _seeing(other.network)
             names = (name for name in FIELDS.get(change, ()) if hasattr(seeing, name))
@@ -77,7 +84,7 @@ class Model:
         network = _seeing(self.network).clone(**fields)
         if isinstance(self.network, Discriminator):
             network = self.network.clone(encoder=network)
-        return Model(network, shape, schedule)
+        return Model(network, shape, schedule, variance)
 
     def shapes(self) -> Shapes:
         """The shapes of the parameters, traced without weights."""
@@ -87,6 +94,9 @@ class Model:
         if self.schedule:
             init = LearnedSchedule(0.0, 1.0).init
             params = {**params, SCHEDULE: jax.eval_shape(init, key, jnp.zeros(()))["params"]}
+        if self.log_variance and not has_own(params):
+            init = LogVariance(self.log_variance).init
+            params = {**params, LOG_VARIANCE: jax.eval_shape(init, key, labels)["params"]}
         return shapes_of(params)
 
 

@@ -53,6 +53,30 @@ def test_the_exact_score_minimises_the_loss(name):
         assert float(jnp.mean(off - at_minimum)) > 2 * standard_error(off - at_minimum)
 
 
+@pytest.mark.parametrize("reduce_mean", [False, True])
+def test_the_best_log_variance_is_that_of_the_weighted_error(reduce_mean):
+    """At one noise level: the loss is least at u = log E[w r^2], where it is 1 + u."""
+    sde, weighting = sde_lib.EDM(), sde_lib.weighting.create("edm")
+    density = lambda u: jnp.full_like(u, -2 * np.log(0.4))  # noqa: E731
+    about = {"noise_density": density, "weighting": weighting, "reduce_mean": reduce_mean}
+    _, metrics = losses(sde, **about)
+    assert weighting is not None
+    weight = float(weighting(jnp.asarray(-2 * np.log(0.4))))
+    scale = 1.0 if reduce_mean else 1.5
+    found = float(np.log(weight * metrics["error"].mean()))
+    exact = float(np.log(weight * exact_error(sde, 0.4)))
+    assert found == pytest.approx(exact, abs=4 * standard_error(metrics["error"]) / 0.1)
+
+    def loss(u):
+        values, _ = losses.__wrapped__(sde, log_variance=lambda t: jnp.full_like(t, u), **about)
+        return jnp.mean(values) / scale
+
+    value, slope = jax.value_and_grad(loss)(found)
+    assert float(value) == pytest.approx(1 + found, abs=1e-4)
+    assert float(slope) == pytest.approx(0, abs=1e-4)
+    assert float(loss(found + 0.3)) > float(value) < float(loss(found - 0.3))
+
+
 def test_reductions_differ_by_half_the_dimensions():
     total, _ = losses(SDES["vp"])
     mean, _ = losses(SDES["vp"], reduce_mean=True)

@@ -158,7 +158,7 @@ BOUND = {name: f"objective.{name}" for name in ("stratified", "loss_history")}
 OBJECTIVE = Choice(
     "objective.name",
     {
-        "denoising": SCORE_MATCHING,
+        "denoising": SCORE_MATCHING | {"log_variance": "objective.log_variance"},
         "explicit": SCORE_MATCHING,
         "sliced": SCORE_MATCHING | PROJECTIONS,
         "sliced_vr": SCORE_MATCHING | PROJECTIONS,

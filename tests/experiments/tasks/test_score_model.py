@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toys import MESH, first_state, options
 
@@ -124,6 +125,50 @@ def test_a_learned_schedule_is_trained_beside_the_network(monkeypatch):
     assert set(moved) == {"factor", "schedule"}
     score_fn = task.model.model.score_fn(after.params)
     assert score_fn(jnp.ones((2, 8, 8, 1)), jnp.ones(2)).shape == (2, 8, 8, 1)
+
+
+def test_a_log_variance_is_trained_beside_any_network_and_evaluated_without(monkeypatch):
+    """It becomes log E[w r^2]: 0 for Gaussian data in EDM's units, whose network gives 0."""
+    monkeypatch.setitem(models.MODELS, "multiple", Multiple)
+    config = digits.get_config("edm")
+    config.model.name, config.objective.log_variance = "multiple", 32
+    config.training.reduce_mean = True
+    task = tasks.task(config)
+    params = task.init(jax.random.key(0))
+    assert set(params) == {"factor", "log_variance"}
+    x, adam = 0.75 * jax.random.normal(jax.random.key(1), (64, 8, 8, 1)), optax.adam(0.1)
+
+    def loss(own, key):
+        everything = {"factor": jnp.zeros(()), "log_variance": own}
+        return task.loss(everything, KEYS | {"loss": key}, None, 0, x, {})[0]
+
+    def descend(state, key):
+        own, moments = state
+        updates, moments = adam.update(jax.grad(loss)(own, key), moments)
+        return (optax.apply_updates(own, updates), moments), None
+
+    own, keys = params["log_variance"], jax.random.split(jax.random.key(2), 100)
+    ends = jax.jit(lambda own: jax.lax.scan(descend, (own, adam.init(own)), keys)[0])(own)
+    apply = models.LogVariance(32).apply
+    labels = jnp.linspace(-3.0, 0.6, 7) / 4  # 1.5 standard deviations of the noise density
+    before, after = (apply({"params": each}, labels) for each in (own, ends[0]))
+    assert np.abs(before).max() > 0.5
+    np.testing.assert_allclose(after, 0, atol=0.15)
+    zero = {"factor": jnp.zeros(()), "log_variance": own}
+    held_out = task.metrics(zero, jax.random.key(0), (np.full((64, 8, 8, 1), 8, np.uint8), {}), 0)
+    assert float(np.mean(held_out["loss"])) < 1  # u plays no part in it
+
+
+def test_the_log_variance_of_an_edm2_is_its_own():
+    config = digits.get_config("edm2")
+    config.objective.log_variance = config.model.logvar_channels = 8
+    task = tasks.task(config)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    assert "log_variance" not in shapes
+    assert models.log_variance.parameters(shapes).keys() == {"logvar_fourier", "logvar_linear"}
+    config.model.logvar_channels = 16
+    with pytest.raises(ValueError, match=r"log_variance is 8, config\.model\.logvar_channels 16"):
+        tasks.task(config)
 
 
 def test_labels_are_checked_and_records_are_written_before_training(tmp_path):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -106,6 +108,11 @@ def lines(ours, theirs):
             ["made anew: discriminator (no patch discriminator there)"],
         ),
         (model(schedule=True), model(), ["made anew: schedule (no learned schedule there)"]),
+        (
+            dataclasses.replace(model(), log_variance=4),
+            model(),
+            ["made anew: log_variance (0 features of the log variance there, 4 here)"],
+        ),
         (model(dropout=0.5), model(dropout=0.1), []),
         (model(shape=(16, 16)), model(), []),
     ],
