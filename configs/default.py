@@ -137,6 +137,9 @@ def _sampling(config: Config) -> None:
     sampling.variant = default(str)  # of "unipc": "bh1" or "bh2"
     sampling.clip = default(float)  # of "ddim": the largest absolute value of the estimate of x_0
     sampling.variance = default(str)  # of "ddpm": "beta", "posterior", "learned" or "analytic"
+    sampling.shift_window = default(float)  # of "euler", "heun", ...: steps begin at the time that
+    # fits the variance of the sample, within this interval of t
+    sampling.shift_cutoff = default(float)  # the least t for that
     sampling.alpha = default(float)  # of "heun" and "edm": 1 is Heun's method, 0.5 the midpoint's
     sampling.s_churn = default(float)  # of "edm", "euler" and "dpm_2": noise before a step
     sampling.s_tmin = default(float)  # least noise level of the churn

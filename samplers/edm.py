@@ -7,16 +7,17 @@ from jaxtyping import Array
 
 from samplers.churn import Churn
 from samplers.noise_levels import Levels
-from samplers.solver import Model, NoiseLevelSolver, Plan
+from samplers.solver import Model, Plan
+from samplers.time_shift import Shifting
 from sde_lib.batch import Batch, numpy_of
 from sde_lib.checks import known
 
 
 @dataclasses.dataclass(frozen=True)
-class Heun(NoiseLevelSolver):
+class Heun(Shifting):
     """Second-order Runge-Kutta on the probability flow (Karras et al. 2022, Algorithm 3).
 
-    Attributes:
+    Attributes: those of NoiseLevelSolver and Shifting, and
         alpha: place of the second evaluation, as a fraction of the step: 1 is Heun's method, 1/2
             the midpoint method, 2/3 Ralston's method.
 

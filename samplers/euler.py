@@ -15,16 +15,17 @@ from samplers.churn import Churn
 from samplers.noise_levels import Grid, Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
 from samplers.stochastic import Ancestral
+from samplers.time_shift import Shifting
 from sde_lib import AnalyticVariance
 from sde_lib.batch import Batch
 from sde_lib.checks import check_name, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
-class Euler(Churn):
-    """Euler's method on the probability flow, with optional churn.
+class Euler(Churn, Shifting):
+    """Euler's method on the probability flow, with optional churn or time shift.
 
-    Fields: see NoiseLevelSolver and Churn.
+    Fields: see NoiseLevelSolver, Churn and Shifting.
     """
 
     def plan(self, now: Levels, then: Levels) -> Plan:
@@ -35,10 +36,10 @@ class Euler(Churn):
 
 
 @dataclasses.dataclass(frozen=True)
-class EulerAncestral(Ancestral):
+class EulerAncestral(Ancestral, Shifting):
     """Ancestral sampling with Euler's method: the step of DDIM with noise eta.
 
-    Fields: see NoiseLevelSolver and Ancestral.
+    Fields: see NoiseLevelSolver, Ancestral and Shifting.
     """
 
     def plan(self, now: Levels, then: Levels) -> Plan:

@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, PyTree
 from samplers.base import Scores
 from samplers.guidance_schedules import SCHEDULES as SCHEDULES
 from samplers.noise_levels import SLACK, levels_at
+from samplers.time_shift import shifted_time
 from sde_lib import SDE, VP, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand
-from sde_lib.checks import check_at_least, check_positive, precision
+from sde_lib.checks import check_at_least, check_positive
 
 Both = Callable[[Array, Array], tuple[Array, Array | None]]
 """(x, t) -> (score, v), with the v of a ScoreAndVariance; None without one."""
@@ -290,11 +291,9 @@ def linear(k: float | Array, b0: float | Array) -> Weight:
 def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> ScoreFn:
     """Time-shift sampler: evaluates the model at the time that fits the variance of x.
 
-    At t > cutoff, -sigma(t) score is the noise that the model predicts at (x, tau) (Li et al. 2023,
-    arXiv 2305.15583). tau is the time in [t - window / 2, t + window / 2] whose noise variance
-    sigma(tau)^2 is nearest to the variance of a sample over its dimensions; it is not below
-    min(t, t_min). The variance of a sample also contains alpha^2 Var x_0, which must be small
-    beside the noise: hence the cutoff.
+    -sigma(t) score is the noise that the model predicts at (x, tau) (Li et al. 2023, arXiv
+    2305.15583), where tau is samplers.time_shift.shifted_time. The step stays where it was: with
+    the solvers' own shift_window it begins at tau too.
 
     Args:
         score_fn: the model's score.
@@ -310,19 +309,7 @@ def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> Sco
         return score_fn
 
     def guide(evaluate: Both, x: Batch, t: PerSample) -> tuple[Array, Array | None]:
-        std = jnp.std(x, axis=tuple(range(1, x.ndim)))
-
-        def halve(_, bracket):
-            low, high = bracket
-            middle = 0.5 * (low + high)
-            above = sde.sigma(middle) > std
-            return jnp.where(above, low, middle), jnp.where(above, middle, high)
-
-        least = jnp.minimum(t, sde.t_min)
-        ends = [jnp.clip(t + way * window, least, sde.t_max) for way in (-0.5, 0.5)]
-        halvings = precision().nmant + 1
-        low, high = jax.lax.fori_loop(0, halvings, halve, tuple(ends))
-        tau = jnp.where(t > cutoff, 0.5 * (low + high), t)
+        tau = shifted_time(sde, x, t, window, cutoff)
         score, variance = evaluate(x, tau)
         return expand(sde.sigma(tau) / sde.sigma(t), x) * score, variance
 

@@ -168,6 +168,12 @@ class NoiseLevelSolver(abc.ABC):
             (y, past) after the step.
         """
 
+    def advance(
+        self, sde: SDE, model: Model, y: Batch, c: Any, past: Array, z: Array, then: Array
+    ) -> Any:
+        """The step to the level `then`; a subclass may begin it elsewhere (samplers/time_shift)."""
+        return self.step(model, y, c, past, z)
+
     def estimate(self, model: Model, y: Batch) -> Batch:
         """E[x_0 | y], in which the last step ends."""
         return model.denoised(y)
@@ -318,6 +324,7 @@ class NoiseLevelSolver(abc.ABC):
             draw, w = self._noise(sde, keys, now, plan, shape)
         models = model_at(sde, score_fn, plan.evaluations)
         rows = jax.tree.map(lambda a: jnp.asarray(a, float), (plan.coefficients, std))
+        ends = jnp.asarray(levels[1:], float)
 
         def move(k, y, past, w, score_fn=score_fn):
             c, added = jax.tree.map(lambda a: a[k], rows)
@@ -325,7 +332,7 @@ class NoiseLevelSolver(abc.ABC):
                 y += added * normal(fold_in(keys, k), y.shape)
             z, w = draw(k, w)
             model = models.row(k)._replace(score_fns=_all(score_fn))
-            made = self.step(model, y, c, past, z)
+            made = self.advance(sde, model, y, c, past, z, ends[k])
             if jax.tree.map(jnp.shape, made) != (y.shape, past.shape):
                 raise ValueError(
                     f"{type(self).__name__}.step returned {jax.tree.map(jnp.shape, made)}: it must "
