@@ -110,7 +110,7 @@ def write(fields: Fields) -> dict[str, Any]:
             "correct_steps": fields.get("sampling.n_steps_each") or 1,
         }
     theirs = {ours: there for there, ours in PREDICTIONS.items()} | {"score_sde": "epsilon"}
-    of_chain = name in ("chain", "vpsde") if not continuous else name in CONTINUOUS
+    of_chain = name in CONTINUOUS or (name == "chain" and not continuous)
     if not of_chain or prediction not in theirs:
         raise ValueError(
             f"diffusers has no scheduler for config.training.sde = {name!r} with "
@@ -230,6 +230,8 @@ def _their_betas(fields: Fields) -> dict[str, Any]:
     if name == "vpsde":
         ends = {f"beta_{end}": fields[f"model.beta_{there}"] / n_levels for end, there in ENDS}
         return made | ends | {"beta_schedule": "linear"}
+    if name in CONTINUOUS:
+        return made | {"trained_betas": _betas_of(CONTINUOUS[name]().levels(n_levels))}
     made["rescale_betas_zero_snr"] = bool(fields.get("model.zero_terminal_snr"))
     schedule = fields.get("model.beta_schedule") or "linear"
     if schedule == "explicit":
@@ -248,5 +250,10 @@ def _continuous_betas(name: str, fields: Fields) -> list[float]:
     ends = {f"beta_{end}": fields[f"model.beta_{end}"] for end in ("min", "max")}
     sde = CONTINUOUS[name](**(ends if name == "vpsde" else {}))
     t = np.maximum(np.arange(1000) / 999 * sde.t_max, sde.train_t_min)
-    alpha2 = 1 / (1 + np.exp(-np.asarray(sde.log_snr(jnp.float32(t)), np.float64)))
+    return _betas_of(np.asarray(sde.log_snr(jnp.float32(t)), np.float64))
+
+
+def _betas_of(log_snrs: np.ndarray) -> list[float]:
+    """The betas of a chain with these log-SNRs."""
+    alpha2 = 1 / (1 + np.exp(-log_snrs))
     return (1 - alpha2 / np.append(1.0, alpha2[:-1])).tolist()

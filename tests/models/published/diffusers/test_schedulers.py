@@ -139,6 +139,13 @@ def test_a_vp_becomes_a_chain(fields):
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4)
 
 
+def test_a_discrete_schedule_has_the_betas_of_its_chain():
+    fields = {"training.sde": "cosine", "training.continuous": False, "model.num_scales": 50}
+    written = schedulers.write(flatten(get_config().to_dict()) | fields)
+    betas = np.asarray(written["trained_betas"])
+    np.testing.assert_allclose(betas, sde_lib.chains.cosine(50), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", schedulers.CONTINUOUS)
 def test_every_sde_of_the_labels_is_a_chain(name):
     fields = flatten(get_config().to_dict()) | {"training.sde": name}
