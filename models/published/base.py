@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import weights
+from models.learned_schedule import SCHEDULE
+from models.log_variance import LOG_VARIANCE
 from models.weights import torch_writer
 
 WEIGHTS, CHECKPOINT, OPTIONS = "weights.pt", "checkpoint.pth", "options.json"
@@ -342,10 +344,14 @@ def assign(arrays: Arrays, table: Table, skeleton: Skeleton) -> Any:
 
 
 def extract(params: Any, table: Table) -> dict[str, np.ndarray]:
-    """Published tensors by name from parameters: the inverse of assign."""
+    """Published tensors by name from parameters: the inverse of assign.
+
+    Parameters that are trained beside the network, of its loss or its noise schedule, are left out.
+    """
     groups: dict[str, dict[int, np.ndarray]] = {}
     tensors: dict[str, Tensor] = {}
-    for location, leaf in flax.traverse_util.flatten_dict(params).items():
+    own = {name: tree for name, tree in params.items() if name not in (SCHEDULE, LOG_VARIANCE)}
+    for location, leaf in flax.traverse_util.flatten_dict(own).items():
         tensor = table[location]
         groups.setdefault(tensor.name, {})[tensor.part or 0] = _to_theirs(
             np.asarray(leaf), tensor, location

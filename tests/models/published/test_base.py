@@ -5,6 +5,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_writer
@@ -68,7 +69,8 @@ def both_ways(table, bare):
     for location, value in back.items():
         assert isinstance(value, jax.Array)
         np.testing.assert_array_equal(value, params[location])
-    again = base.extract(unflatten_dict(back), table)
+    beside = {"schedule": {"centre": jnp.zeros(2)}, "log_variance": {}}
+    again = base.extract({**unflatten_dict(back), **beside}, table)
     assert again.keys() == arrays.keys()
     for name, array in again.items():
         np.testing.assert_array_equal(array, arrays[name])
