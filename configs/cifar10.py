@@ -73,14 +73,14 @@ too. The networks of cld_sgm give an output for the positions too, which is igno
 The class-conditional samples of Song et al. use classifier guidance (guidance.classifier.run)
 with the network of ve_classifier_continuous. The length of its training is not published.
 
-Variants without "continuous" are trained on discrete noise levels. The digits after ncsn are the
-techniques of NCSNv2 that are added to it (configs/published.py).
+Variants of score_sde without "continuous", and iddpm, have discrete noise levels. The digits after
+ncsn are the techniques of NCSNv2 that are added to it (configs/published.py).
 
 Training takes 1.3 million steps of 128 images (deep: 0.95 million; EDM: 0.39 million of 512, two
 days on eight V100s; improved DDPM: 0.5 million, CLD-SGM: 0.8 million, VDM: 10 million), which is
-not feasible on a CPU. The data (170 MB) are downloaded at the first
-start, unless config.data.path is the official binary archive, its folder, or an .npz file with
-uint8 arrays `train` and `test`, [N, 32, 32, 3].
+not feasible on a CPU. The data (170 MB) are downloaded at the first start, unless config.data.path
+is the official binary archive, its folder, or an .npz file with uint8 arrays `train` and `test`,
+[N, 32, 32, 3].
 """
 
 from configs import default
