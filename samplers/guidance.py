@@ -5,7 +5,8 @@ w = 0 the unconditional score s. Ho & Salimans 2022 (arXiv 2207.12598) write w f
 weight is a number, a scalar array (which may be traced), or a function of t, [B] -> [B], such as
 the schedules in SCHEDULES. With a number that has no effect, such as w = 0 for a gradient, the
 result is the given score function itself. The variance of a ScoreAndVariance stays: that of the
-unguided model, of the conditional branch under classifier-free guidance.
+unguided model, of the conditional branch under classifier-free guidance. The energy of a
+ScoreAndEnergy goes on under gradient, discriminator and epsilon_scaling, and is lost under others.
 """
 
 import math
@@ -22,7 +23,7 @@ from samplers.base import Scores
 from samplers.guidance_schedules import SCHEDULES as SCHEDULES
 from samplers.noise_levels import SLACK, levels_at
 from samplers.time_shift import shifted_time
-from sde_lib import SDE, VP, ScoreAndVariance, ScoreFn
+from sde_lib import SDE, VP, ScoreAndEnergy, ScoreAndVariance, ScoreFn
 from sde_lib.batch import Batch, PerSample, expand
 from sde_lib.checks import check_at_least, check_positive
 
@@ -54,6 +55,11 @@ def gradient(
     check_positive(or_zero=True, weight=weight)
     if _same(weight, 0):
         return score_fn
+    if isinstance(score_fn, ScoreAndEnergy):
+        own = ScoreAndEnergy.of(lambda x, t: _at(weight, t, t) * log_prob(x, t))
+        return ScoreAndEnergy(
+            lambda x, t: jax.tree.map(jnp.add, score_fn.both(x, t), own.both(x, t))
+        )
 
     def guide(evaluate: Both, x: Array, t: Array) -> tuple[Array, Array | None]:
         score, variance = evaluate(x, t)
@@ -268,6 +274,11 @@ def epsilon_scaling(score_fn: ScoreFn, b: Weight) -> ScoreFn:
         ValueError: b is not positive, or not finite.
     """
     check_positive(b=b)
+    if isinstance(score_fn, ScoreAndEnergy) and not _same(b, 1):
+        both = score_fn.both
+        return ScoreAndEnergy(
+            lambda x, t: jax.tree.map(lambda a: a / _at(b, t, a), both(x, t))  # score and energy
+        )
 
     def guide(evaluate: Both, x: Array, t: Array) -> tuple[Array, Array | None]:
         score, variance = evaluate(x, t)

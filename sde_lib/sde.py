@@ -69,8 +69,6 @@ class ScoreAndVariance(ScorePair):
 class ScoreAndEnergy(ScorePair):
     """The score of an energy model, which is the gradient of a log density that is known too.
 
-    Guidance changes the score, and the result has no energy.
-
     Attributes:
         both: both(x, t) = (score, log p), with log p [B] in nats, up to a constant of t.
     """
@@ -300,9 +298,9 @@ def score_and_energy(score_fn: ScoreFn) -> Callable[[Array, Array], tuple[Array,
     """
     if not isinstance(score_fn, ScoreAndEnergy):
         raise ValueError(
-            "the corrector 'mala' needs the energy of an unguided model: a score_fn that is a "
-            "ScoreAndEnergy, as of config.model.parametrization='energy'; or take 'ald', which "
-            "needs none"
+            "the corrector 'mala' needs an energy: a score_fn that is a ScoreAndEnergy, as of "
+            "config.model.parametrization='energy', without classifier-free guidance, clipping and "
+            "time shift; or take 'ald', which needs none"
         )
     return score_fn.both
 

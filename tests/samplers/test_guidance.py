@@ -533,3 +533,33 @@ def test_the_variance_is_that_of_the_conditional_branch_at_any_weight(weight):
 def test_a_limit_is_positive():
     with pytest.raises(ValueError, match=r"limit is 0\.0: it must be positive"):
         guidance.clip(lambda x, t: x, SDES["vp"], 0.0)
+
+
+def test_a_classifier_and_epsilon_scaling_guide_an_energy_too():
+    """The energy is the sum, or the quotient, and its gradient is the score as without it."""
+    mixture = sde_lib.GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.5, 0.0)), 0.4)
+    pair, x, t = mixture.score_and_energy(EDM), jnp.array([[0.3, -0.2], [1.0, 2.0]]), jnp.ones(2)
+
+    def log_prob(x, t):
+        return -jnp.sum((x - 1) ** 2, axis=1) / (1 + t)
+
+    weighted = lambda t: 2 * t  # noqa: E731
+    for guide, energy in (
+        (
+            lambda fn: guidance.gradient(fn, log_prob, weighted),
+            pair.both(x, t)[1] + 2 * log_prob(x, t),
+        ),
+        (lambda fn: guidance.epsilon_scaling(fn, 1.25), pair.both(x, t)[1] / 1.25),
+        (
+            lambda fn: guidance.discriminator(fn, EDM, log_prob, 2.0, 2.0),
+            pair.both(x, t)[1] + 2 * log_prob(x, t),
+        ),
+    ):
+        guided = guide(pair)
+        assert isinstance(guided, sde_lib.ScoreAndEnergy)
+        score, log_density = guided.both(x, t)
+        np.testing.assert_allclose(log_density, energy, rtol=1e-5)
+        np.testing.assert_allclose(score, guide(mixture.score_fn(EDM))(x, t), rtol=1e-5, atol=1e-6)
+        gradient = jax.grad(lambda x, both=guided.both: both(x, t)[1].sum())(x)
+        np.testing.assert_allclose(score, gradient, rtol=1e-4, atol=1e-5)
+    assert not isinstance(guidance.clip(pair, EDM, 1.0), sde_lib.ScoreAndEnergy)

@@ -270,7 +270,7 @@ def test_the_sampler_with_metropolis_is_a_loop_of_its_steps(denoise):
 
 def test_metropolis_without_an_energy_or_steps_is_refused():
     sde, sampler = SDES["ve"], samplers.PredictorCorrector(2, corrector="mala")
-    with pytest.raises(ValueError, match="'mala' needs the energy of an unguided model"):
+    with pytest.raises(ValueError, match="'mala' needs an energy: a score_fn that is"):
         sampler(jax.random.key(0), sde, Gaussian().score_fn(sde), (1, 2))
     with pytest.raises(ValueError, match="n_corrector_steps is 0"):
         dataclasses.replace(sampler, n_corrector_steps=0)
