@@ -41,8 +41,8 @@ def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> Classif
     if config.guidance.classifier.run or not conditions.droppable:
         if schedule.varies and not config.guidance.classifier.run:
             raise ValueError(
-                f"config.guidance.schedule is {schedule.name!r}, but there is nothing to "
-                "guide: give config.guidance.classifier_free.weight of a model with conditions, or "
+                "config.guidance.schedule is set, but there is nothing to guide: "
+                "give config.guidance.classifier_free.weight of a model with conditions, or "
                 "config.guidance.classifier.run, or leave it out"
             )
         if not sections.is_set(config, "guidance.classifier_free.weight"):

@@ -51,6 +51,11 @@ RENAMED = {  # old field: (new field, its old default)
     "autoencoder.adversarial_weight": ("autoencoder.adversarial.weight", 0.0),
     "autoencoder.adversarial_start": ("autoencoder.adversarial.start", 0),
 }
+OLD_SCHEDULES = {  # options that were those of one guidance schedule, and are those of all now
+    "sampling.schedule_low": "interval",
+    "sampling.schedule_high": "interval",
+    "sampling.schedule_least": "clamp_linear",
+}
 OLD_STEPS = 1000  # sampling.n_steps of every method; now the predictor-corrector sampler's alone
 OLD_DEFAULTS = {  # of fields that have kept their names, where None now stands for the default
     "sampling.confidence": 1.0,
@@ -73,12 +78,14 @@ OLD_DEFAULTS = {  # of fields that have kept their names, where None now stands 
 
 def migrate(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of an earlier version's config.json by their new full names."""
-    fields = {}
-    for name, value in flatten(values).items():
+    fields, old = {}, flatten(values)
+    for name, value in old.items():
         new, old_default = RENAMED.get(name, (name, OLD_DEFAULTS.get(name)))
         if name in RENAMED and value == old_default:
             continue
         if name in OLD_DEFAULTS and value == old_default:
+            continue
+        if name in OLD_SCHEDULES and OLD_SCHEDULES[name] != old.get("sampling.guidance_schedule"):
             continue
         fields[new] = value
     own = fields.get("sampling.method") in (None, "predictor_corrector")

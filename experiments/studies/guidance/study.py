@@ -149,5 +149,6 @@ def _judge(config: Config, options: Options, model: Any) -> Classifier | None:
 
 def _options(config: Config, **defaults: Any) -> Options:
     """The options, with the defaults of one of the two parts of the study."""
-    values = config.study.guidance.to_dict()
-    return Options(**defaults | {name: v for name, v in values.items() if v is not None})
+    given = config.study.guidance.to_dict()
+    unset = {name for name in defaults if given[name] in (None, ())}
+    return Options(**given | {name: defaults[name] for name in unset})

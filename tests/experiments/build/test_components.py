@@ -19,6 +19,14 @@ def changed(config, changes):
     return config
 
 
+def vp_config():
+    """VP of digits by score_sde's conventions, with its sampler."""
+    return changed(
+        digits.get_config("vp_score_sde"),
+        {"sampling.method": "predictor_corrector", "sampling.n_steps": 300},
+    )
+
+
 @pytest.mark.parametrize("module", [digits, points])
 def test_every_config_builds(module):
     kinds = {"classifier": "Classifier", "edm_classifier": "Classifier"}
@@ -29,7 +37,7 @@ def test_every_config_builds(module):
 
 
 def test_sde_and_sampler_have_the_config_numbers():
-    config = digits.get_config("ve")
+    config = changed(digits.get_config("ve"), {"sampling.method": "predictor_corrector"})
     assert components.sde(config) == sde_lib.VE(0.01, config.model.sigma_max)
     assert components.sde(digits.get_config("subvp")) == sde_lib.SubVP()
     config.sampling.n_steps, config.sampling.snr = 77, 0.1
@@ -127,7 +135,7 @@ def check(config):
 )
 def test_impossible_values_are_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
-        check(changed(digits.get_config("vp_score_sde"), {field: value}))
+        check(changed(vp_config(), {field: value}))
 
 
 def test_the_spread_of_a_density_is_positive():
@@ -345,7 +353,7 @@ def test_labels_that_a_network_takes_the_logarithm_of_are_positive(name, changes
 
 
 def langevin_config():
-    config = digits.get_config("vp_score_sde")
+    config = vp_config()
     config.training.sde = "cld"
     config.training.likelihood_weighting = config.training.importance_sampling = False
     return config

@@ -96,7 +96,7 @@ def test_guides_are_in_the_order_of_their_table(runs):
 
 def test_the_schedule_needs_something_to_guide():
     config = model_config(guidance__schedule__name="cosine")
-    with pytest.raises(ValueError, match="name is 'cosine', but there is nothing to guide"):
+    with pytest.raises(ValueError, match="schedule is set, but there is nothing to guide"):
         guided(config)
 
 
