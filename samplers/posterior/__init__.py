@@ -12,6 +12,7 @@ from typing import Any
 from samplers.posterior.base import PosteriorMethod, ScoreMethod
 from samplers.posterior.checks import Operator, check_linear, check_operator
 from samplers.posterior.dps import DPS
+from samplers.posterior.linearized import Linearized
 from samplers.posterior.moment_matching import MomentMatching
 from samplers.posterior.pigdm import PiGDM
 from samplers.posterior.replacement import Replacement
@@ -40,6 +41,7 @@ def create(name: str, **options: Any) -> PosteriorMethod:
 __all__ = [
     "DPS",
     "METHODS",
+    "Linearized",
     "MomentMatching",
     "Operator",
     "PiGDM",

@@ -11,8 +11,9 @@ y, for any sampler, and composes with guidance. The other methods change the sam
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
+import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Scores, Start
@@ -25,23 +26,56 @@ Denoise = Callable[[Batch], tuple[Batch, Any]]
 """denoise(x) = (E[x_0 | x_t = x] by Tweedie's formula, what else the network returned)."""
 
 
-class PosteriorMethod(Protocol):
+class Measurement(NamedTuple):
+    """A measurement y = operator(x_0) + noise_std z under an SDE."""
+
+    sde: SDE
+    operator: Operator
+    y: Batch
+    noise_std: float
+
+
+class Draw(NamedTuple):
+    """The samples that a method is to draw, by the arguments of PosteriorMethod."""
+
+    key: PRNGKeyArray
+    sampler: Any
+    shape: Sequence[int]
+    first_index: int | Array = 0
+    start: Start | None = None
+
+    def by(self, sde: SDE, scores: Scores) -> Samples:
+        """The sampler's samples with these scores."""
+        return self.sampler(self.key, sde, scores, self.shape, self.first_index, start=self.start)
+
+
+class PosteriorMethod(abc.ABC):
     """A posterior sampler: a frozen dataclass of its options, made once and called for each batch.
+
+    A method implements `draw`, and `products`.
 
     Attributes:
         linear: the method takes linear operators alone.
-        needs_noise: the method divides by noise_std, which must not be 0.
-        products: products of the network's Jacobian with a vector, for each evaluation of the
-            network. Each costs about one to two evaluations, and `nfe` does not count it.
     """
 
-    linear: ClassVar[bool]
+    linear: ClassVar[bool] = False
 
     @property
-    def products(self) -> int: ...
+    def needs_noise(self) -> bool:
+        """True for a method that divides by noise_std, which must not be 0 then."""
+        return False
 
     @property
-    def needs_noise(self) -> bool: ...
+    @abc.abstractmethod
+    def products(self) -> int:
+        """Products of the network's Jacobian with a vector, for each evaluation of the network.
+
+        Each costs about one to two evaluations, and `nfe` does not count it.
+        """
+
+    @abc.abstractmethod
+    def draw(self, measured: Measurement, score_fn: Scores, draw: Draw) -> Samples:
+        """What a call gives, for a measurement whose numbers are checked."""
 
     def __call__(
         self,
@@ -75,32 +109,25 @@ class PosteriorMethod(Protocol):
         Raises:
             ValueError: a measurement that does not fit the operator, the samples or the method.
         """
-        ...
+        measured = self.measured(sde, operator, y, noise_std)
+        return self.draw(measured, score_fn, Draw(key, sampler, tuple(shape), first_index, start))
+
+    def measured(self, sde: SDE, operator: Operator, y: Any, noise_std: float) -> Measurement:
+        """The measurement. Raises ValueError for an impossible y or noise_std."""
+        y = as_measurement(sde, y, noise_std, self.needs_noise)
+        return Measurement(sde, operator, y, noise_std)
+
+    def check_operator(self, measured: Measurement, shape: Sequence[int]) -> None:
+        """Raises ValueError for an operator that does not fit x of this shape, y or the method."""
+        _, operator, y, noise_std = measured
+        check_operator(operator, shape, y)
+        if self.linear:
+            exact = known(noise_std) and noise_std == 0
+            check_linear(operator, shape, y if exact else None)
 
 
-class Measurement(NamedTuple):
-    """A measurement y = operator(x_0) + noise_std z under an SDE."""
-
-    sde: SDE
-    operator: Operator
-    y: Batch
-    noise_std: float
-
-
-class ScoreMethod(abc.ABC):
+class ScoreMethod(PosteriorMethod):
     """Base class of methods that add an approximation of grad log p(y | x_t) to the score."""
-
-    linear: ClassVar[bool] = True
-
-    @property
-    def needs_noise(self) -> bool:
-        """True if the method divides by the variance of the measurement's noise."""
-        return False
-
-    @property
-    @abc.abstractmethod
-    def products(self) -> int:
-        """Products of the network's Jacobian with a vector for each evaluation."""
 
     @abc.abstractmethod
     def guide(
@@ -124,24 +151,20 @@ class ScoreMethod(abc.ABC):
             ValueError: an impossible noise_std or y; when the result is called, an operator that
                 does not fit x, y or the method.
         """
-        y = as_measurement(sde, y, noise_std, self.needs_noise)
-        measured = Measurement(sde, operator, y, noise_std)
-        exact = known(noise_std) and noise_std == 0
+        measured = self.measured(sde, operator, y, noise_std)
         checked: set[tuple[int, ...]] = set()  # shapes: samplers trace a score more than once
         both = score_fn.both if isinstance(score_fn, ScoreAndVariance) else None
 
         def conditional(x: Array, t: Array) -> tuple[Array, Array | None]:
             if x.shape not in checked:
-                check_operator(operator, x.shape, y)
-                if self.linear:
-                    check_linear(operator, x.shape, y if exact else None)
+                self.check_operator(measured, x.shape)
                 checked.add(x.shape)
 
             def denoise(x: Array) -> tuple[Array, Any]:
                 score, v = both(x, t) if both else (score_fn(x, t), None)
                 return sde.denoise(x, t, score).astype(x.dtype), (score, v)
 
-            given = measured._replace(y=y.astype(x.dtype))
+            given = measured._replace(y=measured.y.astype(x.dtype))
             guide, (score, v) = self.guide(given, denoise, x, t)
             return score + guide, v
 
@@ -149,24 +172,10 @@ class ScoreMethod(abc.ABC):
             return ScoreAndVariance(conditional)  # pyright: ignore[reportArgumentType]
         return lambda x, t: conditional(x, t)[0]
 
-    def __call__(
-        self,
-        key: PRNGKeyArray,
-        sampler: Callable[..., Samples],
-        sde: SDE,
-        score_fn: Scores,
-        operator: Operator,
-        y: Batch,
-        shape: Sequence[int],
-        noise_std: float = 0.0,
-        first_index: int | Array = 0,
-        start: Start | None = None,
-    ) -> Samples:
-        """Draws samples given y by any sampler. The arguments are those of PosteriorMethod."""
-        each = score_fn if isinstance(score_fn, tuple) else (score_fn,)
-        given = tuple(self.condition(sde, fn, operator, y, noise_std) for fn in each)
-        scores = given if isinstance(score_fn, tuple) else given[0]
-        return sampler(key, sde, scores, shape, first_index, start=start)
+    def draw(self, measured: Measurement, score_fn: Scores, draw: Draw) -> Samples:
+        """The sampler's samples by the score given y."""
+        given = jax.tree.map(lambda fn: self.condition(measured.sde, fn, *measured[1:]), score_fn)
+        return draw.by(measured.sde, given)
 
 
 def variance_given_x(sde: SDE, t: PerSample, data_std: float) -> PerSample:

@@ -147,7 +147,8 @@ def check_linear(operator: Operator, shape: Sequence[int], exact: Batch | None =
     if not np.abs(both - (one - 2 * two)).max(initial=0) <= TOLERANCE * size:
         raise ValueError(
             "operator is not linear: operator(u - 2 v) differs from operator(u) - 2 operator(v); "
-            "give a linear one, or take a method for any operator: dps or twisted_smc"
+            "give a linear one, or take a method for any operator: dps or twisted_smc, or "
+            "posterior.Linearized"
         )
     if exact is None or not known(exact):
         return

@@ -5,16 +5,13 @@ takes any differentiable operator.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples, Scores, Start
-from samplers.posterior.base import Denoise, Measurement, ScoreMethod
-from samplers.posterior.checks import Operator
+from samplers.base import Samples, Scores
+from samplers.posterior.base import Denoise, Draw, Measurement, ScoreMethod
 from samplers.posterior.conjugate_gradients import dot, ratio
 from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample, expand
@@ -45,8 +42,6 @@ class DPS(ScoreMethod):
 
     step_size: float | None = 1.0
     n_steps: int | None = None
-
-    linear: ClassVar[bool] = False
 
     def __post_init__(self):
         check_positive(step_size=self.step_size)
@@ -88,23 +83,22 @@ class DPS(ScoreMethod):
         (guide,) = backward(*transpose(weighted))
         return guide, other
 
-    def __call__(
-        self,
-        key: PRNGKeyArray,
-        sampler: Callable[..., Samples],
-        sde: SDE,
-        score_fn: Scores,
-        operator: Operator,
-        y: Batch,
-        shape: Sequence[int],
-        noise_std: float = 0.0,
-        first_index: int | Array = 0,
-        start: Start | None = None,
-    ) -> Samples:
-        """Draws samples given y by any sampler. The arguments are those of PosteriorMethod."""
-        n_steps = self.n_steps or getattr(sampler, "n_steps", None)
-        if not self.n_steps and n_steps and start is not None and known(start.t):
-            n_steps = round(n_steps * sde.t_max / start.t)  # the whole chain, from the prior on
+    def draw(self, measured: Measurement, score_fn: Scores, draw: Draw) -> Samples:
+        """The sampler's samples by the score given y.
+
+        Raises:
+            ValueError: a step of one length after those of a sampler that has no number of steps.
+        """
+        if self.step_size is None:
+            return super().draw(measured, score_fn, draw)
+        n_steps, start = self.n_steps or getattr(draw.sampler, "n_steps", None), draw.start
+        if n_steps is None or hasattr(draw.sampler, "rtol"):
+            raise ValueError(
+                f"dps with step_size = {self.step_size} follows the steps of a chain, and those of "
+                f"{type(draw.sampler).__name__} are none: choose a sampler with n_steps, or "
+                "step_size=None, the likelihood"
+            )
+        if not self.n_steps and start is not None and known(start.t):
+            n_steps = round(n_steps * measured.sde.t_max / start.t)  # the whole chain, as of t_max
         own = dataclasses.replace(self, n_steps=n_steps)
-        about = sde, score_fn, operator, y, shape, noise_std, first_index, start
-        return super(DPS, own).__call__(key, sampler, *about)
+        return super(DPS, own).draw(measured, score_fn, draw)

@@ -6,7 +6,7 @@ and C = sigma^2 / alpha J is the covariance of x_0 given x_t.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -33,6 +33,8 @@ class MomentMatching(ScoreMethod):
     """
 
     n_iterations: int = 3
+
+    linear: ClassVar[bool] = True
 
     def __post_init__(self):
         check_at_least(1, n_iterations=self.n_iterations)

@@ -6,7 +6,7 @@ J^T A^+ (y - A m) / r_t^2 for exact measurements, hence the name (Eq. 8).
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -36,6 +36,8 @@ class PiGDM(ScoreMethod):
 
     data_std: float = 1.0
     n_iterations: int = 10
+
+    linear: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(data_std=self.data_std)

@@ -6,25 +6,18 @@ unmeasured part agrees too little with the measured one, however many steps ther
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
-from samplers.base import Samples, Scores, Start
-from samplers.posterior.checks import (
-    TOLERANCE,
-    Operator,
-    as_measurement,
-    check_linear,
-    check_operator,
-    one_score,
-)
+from samplers.base import Samples, Scores
+from samplers.posterior.base import Draw, Measurement, PosteriorMethod
+from samplers.posterior.checks import TOLERANCE, Operator, one_score
 from samplers.posterior.conjugate_gradients import dot, ratio
-from sde_lib import SDE
 from sde_lib.batch import Batch, expand, fold_in, normal, sample_keys
 from sde_lib.checks import known
 
@@ -32,7 +25,7 @@ NOISE = 1 << 22  # folded into a sample's key: no step of a sampler has this num
 
 
 @dataclasses.dataclass(frozen=True)
-class Replacement:
+class Replacement(PosteriorMethod):
     """Replaces A x_t by alpha y + noise of A x_t, drawn anew at each time, and A x_0 by y.
 
     A^T must be the pseudoinverse of A up to a factor, as for masks, grey images and means over
@@ -41,45 +34,32 @@ class Replacement:
     """
 
     linear: ClassVar[bool] = True
-    needs_noise: ClassVar[bool] = False
 
     @property
     def products(self) -> int:
         """None: no derivatives are taken."""
         return 0
 
-    def __call__(
-        self,
-        key: PRNGKeyArray,
-        sampler: Callable[..., Samples],
-        sde: SDE,
-        score_fn: Scores,
-        operator: Operator,
-        y: Batch,
-        shape: Sequence[int],
-        noise_std: float = 0.0,
-        first_index: int | Array = 0,
-        start: Start | None = None,
-    ) -> Samples:
-        """Draws samples given y. The arguments are those of PosteriorMethod.
+    def draw(self, measured: Measurement, score_fn: Scores, draw: Draw) -> Samples:
+        """The sampler's samples, whose measured part is replaced.
 
         Raises:
-            ValueError: besides, a sampler with adaptive steps, which would follow the noise, or a
-                noise_std that is not 0.
+            ValueError: a sampler with adaptive steps, which would follow the noise, or a noise_std
+                that is not 0.
         """
+        sde, operator, y, noise_std = measured
+        key, sampler, shape, first_index, _ = draw
         if hasattr(sampler, "rtol"):
             raise ValueError(
                 f"replacement draws noise at each time, which the adaptive {type(sampler).__name__}"
                 " would follow by ever smaller steps: choose a sampler with a number of steps"
             )
-        y = as_measurement(sde, y, noise_std, self.needs_noise)
         if known(noise_std) and noise_std != 0:
             raise ValueError(
                 f"noise_std is {noise_std}, and replacement is for exact measurements: set it to "
                 "0, or take another method"
             )
-        check_operator(operator, shape, y)
-        check_linear(operator, shape, exact=y)
+        self.check_operator(measured, shape)
         score_fn = one_score(score_fn, shape)
         factor = _factor(operator, shape)
         transpose = jax.linear_transpose(operator, jnp.zeros(tuple(shape)))
@@ -97,7 +77,7 @@ class Replacement:
             # The denoised state of x is then that of the replaced one.
             return score_fn(other, t) + (other - x) / expand(sde.sigma(t) ** 2, x)
 
-        samples = sampler(key, sde, replaced, shape, first_index, start=start)
+        samples = draw.by(sde, replaced)
         return samples._replace(x=moved(samples.x, y))
 
 

@@ -16,19 +16,19 @@ posterior in the limit of many particles, whatever the twisting function.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from samplers.base import Samples, Scores, Start
+from samplers.base import Samples, Scores
 from samplers.noise_levels import Levels, levels_at, time_of
-from samplers.posterior.base import variance_given_x
-from samplers.posterior.checks import Operator, as_measurement, check_operator, one_score
+from samplers.posterior.base import Draw, Measurement, PosteriorMethod, variance_given_x
+from samplers.posterior.checks import one_score
 from samplers.solver import enter
 from sde_lib import SDE
 from sde_lib.batch import Batch, PerSample, fold_in, sample_keys
@@ -77,7 +77,7 @@ class Rows(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TwistedSMC:
+class TwistedSMC(PosteriorMethod):
     """Draws each sample from its own weighted particles: exact in the limit of many particles.
 
     The noise levels are those of the sampler, its steps are not: the chain is the one above, and
@@ -100,61 +100,41 @@ class TwistedSMC:
     data_std: float = 1.0
     resample_below: float = 0.5
 
-    linear: ClassVar[bool] = False
-    needs_noise: ClassVar[bool] = True
-
     def __post_init__(self):
         check_at_least(1, n_particles=self.n_particles)
         check_positive(data_std=self.data_std)
         check_in("[0, 1]", resample_below=self.resample_below)
 
     @property
+    def needs_noise(self) -> bool:
+        """True: the twisting function at the end is p(y | x_0)."""
+        return True
+
+    @property
     def products(self) -> int:
         """One, with the transpose."""
         return 1
 
-    def __call__(
-        self,
-        key: PRNGKeyArray,
-        sampler: Callable[..., Samples],
-        sde: SDE,
-        score_fn: Scores,
-        operator: Operator,
-        y: Batch,
-        shape: Sequence[int],
-        noise_std: float = 0.0,
-        first_index: int | Array = 0,
-        start: Start | None = None,
-    ) -> Samples:
-        """Draws samples given y. The arguments are those of PosteriorMethod.
+    def draw(self, measured: Measurement, score_fn: Scores, draw: Draw) -> Samples:
+        """One of each sample's particles. `nfe` counts the evaluations of all of them.
 
-        The noise must not be 0. `nfe` counts the evaluations of all particles of a sample.
+        Raises:
+            ValueError: a sampler without noise levels, or scores for each evaluation of a step.
         """
-        about = sde, score_fn, operator, y, shape, noise_std, first_index, start
-        cloud, n_levels = self.particles(key, sampler, *about)
-        keys = fold_in(sample_keys(key, shape[0], first_index), CHOICE)
+        shape = draw.shape
+        cloud, n_levels = self.particles(measured, score_fn, draw)
+        keys = fold_in(sample_keys(draw.key, shape[0], draw.first_index), CHOICE)
         chosen = jax.vmap(jax.random.categorical)(keys, cloud.log_weights.T)
         x = jax.vmap(lambda z, k: z[k], (1, 0))(cloud.z, chosen)
         return Samples(x, n_levels * self.n_particles, jnp.zeros((0, *shape)))
 
-    def particles(
-        self,
-        key: PRNGKeyArray,
-        sampler: Callable[..., Samples],
-        sde: SDE,
-        score_fn: Scores,
-        operator: Operator,
-        y: Batch,
-        shape: Sequence[int],
-        noise_std: float = 0.0,
-        first_index: int | Array = 0,
-        start: Start | None = None,
-    ) -> tuple[Cloud, int]:
-        """(weighted particles of x_0 given y, steps). The arguments are those of __call__."""
-        y = as_measurement(sde, y, noise_std, self.needs_noise)
-        check_operator(operator, shape, y)
+    def particles(self, measured: Measurement, score_fn: Scores, draw: Draw) -> tuple[Cloud, int]:
+        """(weighted particles of x_0 given y, steps). The arguments are those of `draw`."""
+        sde, operator, y, noise_std = measured
+        key, _, shape, first_index, start = draw
+        self.check_operator(measured, shape)
         score_fn = one_score(score_fn, shape)
-        z, levels = _enter(key, sampler, sde, shape, first_index, start)
+        z, levels = _enter(sde, draw)
         keys = sample_keys(key, shape[0], first_index)
         if start is None:
             z = levels[0] * _draws(fold_in(keys, PARTICLES), self.n_particles, shape)
@@ -237,19 +217,13 @@ def resample(
     return taken, jnp.where(few, 0.0, log_weights)
 
 
-def _enter(
-    key: PRNGKeyArray,
-    sampler: Any,
-    sde: SDE,
-    shape: Sequence[int],
-    first_index: int | Array,
-    start: Start | None,
-) -> tuple[Batch, Levels]:
+def _enter(sde: SDE, draw: Draw) -> tuple[Batch, Levels]:
     """Initial states x / alpha of one particle, and the sampler's noise levels.
 
     Raises:
         ValueError: a sampler whose steps adapt, without levels of its own.
     """
+    key, sampler, shape, first_index, start = draw
     n_steps = getattr(sampler, "n_steps", None)
     if n_steps is None:
         raise ValueError(

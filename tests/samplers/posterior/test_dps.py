@@ -106,3 +106,20 @@ def test_a_later_start_keeps_the_step():
     posterior.DPS()(jax.random.key(0), *about, start=start)
     posterior.DPS(n_steps=40)(jax.random.key(0), *about, start=start)
     np.testing.assert_allclose(*asked, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adaptive_sde", "annealed_langevin", "probability_flow"])
+def test_a_step_of_one_length_needs_a_chain_of_steps(name):
+    """An adaptive solver would follow a guide that does not fade, and end at NaN."""
+    sde, solver = SDES["vp"], samplers.create(name)
+    about = solver, sde, Mixture().score_fn(sde), lambda x: x[:, :1], jnp.zeros((2, 1)), (2, 2)
+    with pytest.raises(ValueError, match="choose a sampler with n_steps, or step_size=None"):
+        posterior.DPS()(jax.random.key(0), *about)
+
+
+@pytest.mark.slow
+def test_the_likelihood_goes_with_adaptive_samplers():
+    sde, solver, y = SDES["vp"], samplers.create("dpm_adaptive"), jnp.array([[-1.0], [0.7]])
+    about = solver, sde, Mixture().score_fn(sde), lambda x: x[:, :1], y, (2, 2), 0.1
+    x = posterior.DPS(step_size=None)(jax.random.key(0), *about).x
+    np.testing.assert_allclose(x[:, :1], y, atol=0.3)

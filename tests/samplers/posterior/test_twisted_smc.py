@@ -7,6 +7,7 @@ from closed_forms import SDES, Gaussian, Mixture
 import samplers
 from samplers import posterior
 from samplers.posterior import twisted_smc
+from samplers.posterior.base import Draw
 from samplers.posterior.twisted_smc import resample
 
 MATRIX = np.array([[1.0, 0.3]], np.float32)
@@ -19,8 +20,12 @@ def seen(x):
 def particles(method, solver, sde, score_fn, operator, y, noise_std, n=8):
     """Particles of n runs, [n K, D], with weights that add up to 1 in each run."""
     y = jnp.full((n, 1), y)
-    about = sde, score_fn, operator, y, (n, 2), noise_std
-    run = jax.jit(lambda key: method.particles(key, solver, *about)[0])
+    measured = method.measured(sde, operator, y, noise_std)
+
+    @jax.jit
+    def run(key):
+        return method.particles(measured, score_fn, Draw(key, solver, (n, 2)))[0]
+
     cloud = run(jax.random.key(0))
     weights = jax.nn.softmax(cloud.log_weights, axis=0) / n
     return np.asarray(cloud.z, np.float64).reshape(-1, 2), np.asarray(weights).ravel()
@@ -125,6 +130,6 @@ def test_impossible_options_are_refused():
 @pytest.mark.parametrize("name", ["heun", "stochastic_runge_kutta"])
 def test_the_noise_levels_are_those_of_the_sampler(name):
     sampler = samplers.create(name, n_steps=5, sigma_max=5.0)
-    _, levels = twisted_smc._enter(jax.random.key(0), sampler, SDES["ve"], (2, 2), 0, None)
+    _, levels = twisted_smc._enter(SDES["ve"], Draw(jax.random.key(0), sampler, (2, 2)))
     np.testing.assert_array_equal(levels, sampler.levels(SDES["ve"], 5.0, levels[-1]))
     assert levels[0] == pytest.approx(5.0)
