@@ -4,6 +4,7 @@
 --config.FIELD=VALUE goes on top.
 """
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -231,16 +232,31 @@ def _fields_in(arguments: Sequence[str]) -> dict[str, str]:
 
 
 class _OrNone(flags.ArgumentParser):
-    """The parser of a config field, where the text None is None."""
+    """The parser of a config field, where the text None is None, and a tuple needs no quotes."""
 
     def __init__(self, field: str, parser: Any):
         self.field, self.parser, self.syntactic_help = field, parser, parser.syntactic_help
 
     def parse(self, argument: Any) -> Any:
         if argument != "None":
-            return self.parser.parse(argument)
+            own = isinstance(argument, str) and sections.kind_of(self.field) is tuple
+            return _tuple(argument) if own else self.parser.parse(argument)
         known_fields.check_value(self.field, None)
         return None
+
+
+def _tuple(text: str) -> tuple:
+    """The tuple of a Python literal, or of words: "dps,pigdm", with or without brackets.
+
+    Commas within brackets are of an element, as in regular expressions.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        text = text[1:-1] if re.fullmatch(r"\(.*,.*\)|\[.*,.*\]", text) else text
+        words = re.split(r",(?![^({\[]*[)}\]])", text)
+        return tuple(word.strip() for word in words if word.strip())
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def _flag_values() -> flags.FlagValues:

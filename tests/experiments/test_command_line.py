@@ -221,6 +221,27 @@ def test_other_fields_are_never_none(field, expected):
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("study.posterior.methods=dps,pigdm", ("dps", "pigdm")),
+        ("study.posterior.methods=(dps, pigdm)", ("dps", "pigdm")),
+        ("study.posterior.methods=[dps,pigdm]", ("dps", "pigdm")),
+        ("optim.freeze=[ab]_0", ("[ab]_0",)),
+        ("study.posterior.methods=dps", ("dps",)),
+        ("study.posterior.methods=('dps',)", ("dps",)),
+        ("ablate.solvers=euler,heun,", ("euler", "heun")),
+        ("optim.freeze=Conv_.{1,2}/kernel,[ab]_0", ("Conv_.{1,2}/kernel", "[ab]_0")),
+        ("sampling.labels=", ()),
+        ("study.posterior.nfe=40,80", (40, 80)),
+    ],
+)
+def test_tuples_need_no_quotes(given, expected):
+    field, _, _ = given.partition("=")
+    found = sections.get(parsed(DIGITS, f"--config.{given}").config, field)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
     ("given", "found"),
     [
         (["accuracy=0.1"], (0.1, None, None)),
