@@ -112,6 +112,8 @@ def _shown(inputs: Inputs, action: Callable, studio: Studio, edits: bool) -> Cal
             if edits:
                 fields |= _image(studio, fields, values[-1])
             command = studio.command("edit" if edits else "sample", fields)
+            if action == studio.way:
+                command += "  # the first row of its picture of paths"
             yield [], "at work: the first time, the program is compiled", command
             made = action(fields)
             for files in made if isinstance(made, Iterator) else [made]:
@@ -138,7 +140,8 @@ def _image(studio: Studio, fields: Fields, image: Any) -> Fields:
     """The fields of an image in the editor, and of what was painted, if the task takes a mask."""
     if image is None or image["background"] is None:
         raise ValueError("there is no image: put one into the frame above")
-    found = {"edit.images": str(image["background"])}
+    source = Path(image["background"])
+    found = {"edit.images": str(studio.kept_file(source.read_bytes(), source.suffix))}
     layers = [Image.open(layer).convert("RGBA").getchannel("A") for layer in image["layers"]]
     painted = np.any([np.asarray(layer) > 0 for layer in layers], axis=0)
     if "mask" in TASKS[fields["edit.task"]].options and painted.any():

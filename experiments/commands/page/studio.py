@@ -4,6 +4,8 @@ A page sends config fields by their full names, such as {"sampling.n_steps": 20}
 those of the command line, and `command` says which command that is.
 """
 
+import hashlib
+import io
 import json
 import shlex
 import tempfile
@@ -27,7 +29,6 @@ Fields = dict[str, Any]
 """Config fields by their full names."""
 AT_ONCE = 4  # samples between two reports of progress
 KEPT = 8  # settings whose compiled programs are kept
-N_FRAMES = 12  # of a way from noise to an image
 GIVEN = ("original", "given")  # columns of an edit that are no results
 NO_PROGRAM = ("seed", "sampling.n_samples", "edit.")  # fields that change no part of a model
 TASKS_OF_ONE = tuple(name for name in TASKS if name not in ("interpolate", "impute"))
@@ -81,10 +82,13 @@ class Studio:
             yield files
 
     def way(self, fields: Fields) -> list[Path]:
-        """The first sample on its way from noise to an image."""
+        """The first sample on its way from noise to an image.
+
+        Mode sample draws the same in the first row of its picture of paths.
+        """
         model, _ = self.asked(fields)
         return self._saved(
-            model, model.to_images(draw.draw_paths(model, 1, N_FRAMES)[:, 0]), fields
+            model, model.to_images(draw.draw_paths(model, 1, show.N_FRAMES)[:, 0]), fields
         )
 
     def edit(self, fields: Fields) -> list[Path]:
@@ -99,11 +103,19 @@ class Studio:
         made = [column[0] for title, column in columns.items() if title not in GIVEN]
         return self._saved(model, made, fields)
 
+    def kept_file(self, content: bytes, suffix: str = ".png") -> Path:
+        """The file of an image or a mask in the run's samples, for a command to name it later."""
+        digest = hashlib.blake2b(content, digest_size=6).hexdigest()
+        path = self._run / "samples" / "page" / f"{digest}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
     def mask_file(self, painted: np.ndarray) -> Path:
         """The file of a mask [H, W], True where results are made."""
-        path = self._next_file()
-        Image.fromarray(painted).save(path)
-        return path
+        content = io.BytesIO()
+        Image.fromarray(painted).save(content, "PNG")
+        return self.kept_file(content.getvalue())
 
     def _saved(self, model: Pipeline, made: Any, fields: Fields, first: int = 0) -> list[Path]:
         """PNG files of images, which hold the fields that made them."""

@@ -65,6 +65,18 @@ def test_an_edit_makes_the_painted_part_anew(studio, tmp_path):
     assert (made != image)[:, painted].any()
 
 
+def test_files_that_a_command_names_outlast_the_page(trained_digits):
+    studio = Studio(configs.load(trained_digits), trained_digits)
+    mask = studio.mask_file(np.eye(8, dtype=bool))
+    image = studio.kept_file(b"content", ".jpg")
+    assert studio.mask_file(np.eye(8, dtype=bool)) == mask
+    studio.folder.joinpath("result.png").write_bytes(b"")
+    studio._temporary.cleanup()
+    np.testing.assert_array_equal(np.asarray(Image.open(mask)), np.eye(8, dtype=bool))
+    assert image.read_bytes() == b"content"
+    assert trained_digits in mask.parents
+
+
 def test_fields_that_do_not_fit_are_refused(studio):
     with pytest.raises(ValueError, match=r"config\.sampling\.snr is 0\.1, .* has no such option"):
         list(studio.draw(FIELDS | {"sampling.snr": 0.1}))
