@@ -58,7 +58,7 @@ class Autoencoder:
         def batch(params, images, first_index):
             levels, key = jnp.issubdtype(images.dtype, jnp.integer), jax.random.key(0)
             x = self.scaling.to_model(key, images, dequantize=False) if levels else images
-            return {"latents": self._apply(params, x, "encode")[0]}
+            return {"latents": self.apply(params, x, "encode")[0]}
 
         return self._over(values, partial(batch, self.params), "encoding")["latents"]
 
@@ -68,9 +68,10 @@ class Autoencoder:
 
     @partial(jax.jit, static_argnums=0)
     def _decode_batch(self, params, z, first_index):
-        return {"images": self._apply(params, z, "decode")}
+        return {"images": self.apply(params, z, "decode")}
 
-    def _apply(self, params: Any, values: jax.Array, method: str) -> Any:
+    def apply(self, params: Any, values: jax.Array, method: str) -> Any:
+        """Inside jit: the network's method "encode" or "decode", with these parameters."""
         params = devices.gather(self.mesh, params)
         return self.network.apply({"params": params}, values, method=method)
 
@@ -117,6 +118,14 @@ class Decoder:
         rows = np.asarray(x).reshape(-1, *x.shape[-3:]) * self.std + self.mean
         images = self.autoencoder.decode(rows.astype(np.float32))
         return images.reshape(*x.shape[:-3], *images.shape[1:])
+
+    def encoded(self, params: Any, images: jax.Array) -> jax.Array:
+        """Inside jit: what `encode` gives, with these parameters of the autoencoder."""
+        return (self.autoencoder.apply(params, images, "encode")[0] - self.mean) / self.std
+
+    def decoded(self, params: Any, x: jax.Array) -> jax.Array:
+        """Inside jit: what `decode` gives of latents [N, h, w, channels], to be differentiated."""
+        return self.autoencoder.apply(params, x * self.std + self.mean, "decode")
 
 
 @dataclasses.dataclass(frozen=True)

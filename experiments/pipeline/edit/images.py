@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -16,6 +17,7 @@ from experiments.pipeline.edit import files, masks, run
 from experiments.pipeline.edit.files import Pixels
 from experiments.pipeline.edit.masks import Weight
 from experiments.pipeline.edit.options import Edit
+from experiments.pipeline.edit.tasks import TASKS, measured
 from experiments.pipeline.edit.views import (
     CUT,
     Fit,
@@ -174,10 +176,15 @@ def edit_views(
     small = weights
     if weights is not None and pipeline.decoder is not None:
         small = masks.smaller(weights, pipeline.shape[:2])
-    columns = run.edit_samples(pipeline, pipeline.from_images(views), options, small, rows)
+    x, decoder = pipeline.from_images(views), pipeline.decoder
+    pixels = None if decoder is None else decoder.scaling.from_uint8(views)
+    columns = run.edit_samples(pipeline, x, options, small, rows, pixels)
     shown = {title: pipeline.to_images(column) for title, column in columns.items()}
-    if pipeline.decoder is None:
+    if decoder is None:
         return shown
+    if TASKS[options.task].operator:
+        given = measured(options, jnp.asarray(pixels))[2]
+        shown["given"] = decoder.scaling.to_uint8(np.asarray(given))
     if options.task == "outpaint":
         widths = options.extend or run.default_extent(pipeline)
         views, weights = run.framed(views, widths, options.mask_blur)
@@ -200,7 +207,8 @@ def _as_given(
     results = [title for title in shown if title.startswith("result")]
     start = options.share, options.noise_level
     if results and strength.part(pipeline.sampler, pipeline.sde, *start).sampler is None:
-        return result | dict.fromkeys(results, views)
+        unchanged = result["given"] if TASKS[options.task].operator else views
+        return result | dict.fromkeys(results, unchanged)
     if weights is None:
         return result
     return result | {title: paste(views, shown[title], weights) for title in results}

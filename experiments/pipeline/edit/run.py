@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.data.latents import Decoder
 from experiments.data.lazy_arrays import check_finite
 from experiments.pipeline import analytic, draw, guidance
 from experiments.pipeline.edit import masks
@@ -21,6 +22,7 @@ from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, progress
 from models.config import data_kind
 from samplers import strength
+from samplers.posterior import ScoreMethod
 from samplers.windows import windowed
 from sde_lib.batch import fold_in, normal, sample_keys
 
@@ -34,6 +36,7 @@ def edit_samples(
     options: Edit,
     weights: Weight | None = None,
     rows: np.ndarray | None = None,
+    images: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The columns of an edit's picture, by their titles, for samples x [N, ...] in model space.
 
@@ -44,25 +47,32 @@ def edit_samples(
         weights: [N, H, W, 1] of results in the samples, of "inpaint".
         rows: numbers of the samples in the test set, which has conditions for them; None: they are
             others.
+        images: [N, H, W, C] in the decoder's model space, that x are latents of, and that are
+            measured; None: the decoded x.
 
     Raises:
         ValueError: a model or data that cannot be edited so.
         FloatingPointError: a result is not finite.
     """
     check(pipeline, options)
+    decoder = _decoder(pipeline, options)
     pairs = int(options.task == "interpolate")
     _check_samples(pipeline, x, options, 1 + pairs)
     pipeline = _labelled(pipeline, rows)
     x, weights = _framed(pipeline, x, options, weights)
     init = _initial(pipeline, x, options, weights)
-    batch = pipeline.program(_batch, options, analytic.resolved_sampler(pipeline))
+    batch = pipeline.program(_batch, options, analytic.resolved_sampler(pipeline), decoder)
+    pixels, decoder_params = x, None
+    if decoder:
+        pixels = decoder.decode(x) if images is None else images
+        decoder_params = decoder.autoencoder.params
     guide_params = [guide.params for guide in pipeline.guides if not isinstance(guide, Clip)]
     conditions = pipeline.conditions.for_edits(len(x), rows, pipeline.dataset)
 
     def compute(first: int, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        values = jax.tree.map(lambda leaf: leaf[chosen], (conditions, x, init, weights))
-        about = pipeline.params, guide_params, pipeline.key
-        return devices.fetch(batch(*about, *values, chosen, first * options.n_results))
+        values = jax.tree.map(lambda leaf: leaf[chosen], (conditions, x, init, weights, pixels))
+        about = pipeline.params, guide_params, decoder_params, pipeline.key
+        return devices.fetch(batch(*about, values, chosen, first * options.n_results))
 
     n, results = len(x) - pairs, []
     size = _size(pipeline, n, options)
@@ -76,15 +86,18 @@ def edit_samples(
     return columns
 
 
-def _batch(pipeline: TrainedModel, options: Edit, sampler: Any) -> Callable:
+def _batch(
+    pipeline: TrainedModel, options: Edit, sampler: Any, decoder: Decoder | None
+) -> Callable:
     """The function that edits a batch of images, and gives columns."""
     clips = [guide for guide in pipeline.guides if isinstance(guide, Clip)]
     others = tuple(guide for guide in pipeline.guides if not isinstance(guide, Clip))
     guided, sde = pipeline.replace(guides=others), pipeline.sde
 
     def edit_batch(
-        params, guide_params, key, conditions, x, init, weight, indices, first_index
+        params, guide_params, decoder_params, key, values, indices, first_index
     ) -> dict[str, jax.Array]:
+        conditions, x, init, weight, pixels = values
         conditions = pipeline.complete(conditions, key, init, indices[0])
 
         def scores(rows: np.ndarray) -> Any:
@@ -99,7 +112,11 @@ def _batch(pipeline: TrainedModel, options: Edit, sampler: Any) -> Callable:
             return guidance.apply(clips, made, [()] * len(clips), sde, indices)
 
         about = sampler, sde, scores, clip, pipeline.flow_tolerances()
-        job = Job(options, key, *about, init, weight, first_index)
+        coder = None
+        if decoder:
+            ways = decoder.encoded, decoder.decoded
+            coder = tuple(partial(way, decoder_params) for way in ways)
+        job = Job(options, key, *about, init, weight, first_index, pixels, coder)
         return OrderedDict(TASKS[options.task].run(job, x))  # jit would sort a dict
 
     return edit_batch
@@ -191,11 +208,21 @@ def check(pipeline: TrainedModel, options: Edit) -> None:
             f"the data are {data_kind(pipeline.shape)}: mode edit needs images, but for "
             "config.edit.task='impute', which fills in missing values"
         )
-    if task.pixels and pipeline.decoder is not None:
-        raise ValueError(f"{field} needs {task.pixels} images, which latents have not")
-    if task.colours and pipeline.shape[-1] == 1:
+    linear_alone = options.method.linear and not isinstance(options.method, ScoreMethod)
+    if linear_alone and _decoder(pipeline, options):
+        raise ValueError(
+            f"config.edit.posterior = {options.posterior!r} takes linear operators, and {field} "
+            "measures the pixels of latents, whose decoder is not linear: take 'moment_matching', "
+            "which takes its tangent"
+        )
+    if task.colours and pipeline.image_shape[-1] == 1:
         raise ValueError(f"the data have no colours: {field} needs them")
     _check_sides(pipeline, options)
+
+
+def _decoder(pipeline: TrainedModel, options: Edit) -> Decoder | None:
+    """The decoder of the pixels that the task measures; None: they are the samples, or none are."""
+    return pipeline.decoder if TASKS[options.task].operator else None
 
 
 def _check_samples(pipeline: TrainedModel, x: np.ndarray, options: Edit, least: int) -> None:
@@ -213,7 +240,7 @@ def _check_samples(pipeline: TrainedModel, x: np.ndarray, options: Edit, least: 
 
 
 def _check_sides(pipeline: TrainedModel, options: Edit) -> None:
-    sides = pipeline.shape[:2]
+    sides = pipeline.image_shape[:2]
     if options.task == "super_resolution" and any(side % options.factor for side in sides):
         raise ValueError(
             f"config.edit.factor is {options.factor}: it must divide the sides of the model's "

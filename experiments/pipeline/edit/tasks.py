@@ -18,6 +18,7 @@ import numpy as np
 import samplers
 from samplers import editing, measurement, posterior
 from samplers.base import Scores
+from samplers.measurement import Operator
 from samplers.strength import part
 from sde_lib import SDE, missing
 from sde_lib.batch import Batch
@@ -42,6 +43,8 @@ class Job:
         init: [B, ...] what samples start from, for a strength below 1.
         weight: [B, H, W, 1] the weight of results in the images; None without a mask.
         first_index: of the first result.
+        pixels: [B, H, W, C] what is measured: the samples, or the images that they are latents of.
+        coder: (encode, decode) between pixels and latents; None for samples that are the pixels.
     """
 
     options: Any
@@ -54,6 +57,8 @@ class Job:
     init: Batch
     weight: Batch | None
     first_index: Any
+    pixels: Batch
+    coder: Any
 
     def results(self, x: Batch) -> Rows:
         """The image of each result."""
@@ -71,6 +76,8 @@ class Job:
         if operator is None:
             return self._draw(rest, scores, *about)
         method, noise = options.method, options.noise_std
+        if self.coder and method.linear:
+            method = posterior.Linearized(method)
         if not isinstance(method, posterior.MomentMatching):  # it may change the sampling itself
             scores = self.finish(scores)
             scores = scores if isinstance(method, posterior.ScoreMethod) else _one(scores)
@@ -100,14 +107,14 @@ class Task:
     Attributes:
         run: run(job, x) -> columns.
         options: names of the fields of Edit that it takes.
-        pixels: the kind of images that it measures; "" for a task that latents can do too.
+        operator: makes the operator that measures pixels, by an Edit; None: it measures none.
         colours: it needs images with colours.
         images: it is for images alone.
     """
 
     run: Callable[[Job, Batch], Columns]
     options: tuple[str, ...] = ()
-    pixels: str = ""
+    operator: Callable[[Any], Operator] | None = None
     colours: bool = False
     images: bool = True
 
@@ -131,31 +138,27 @@ def inpaint(job: Job, x: Batch) -> Columns:
     return {"original": x, "given": jnp.where(job.weight == 0, x, 0.0)} | job.columns(x, results)
 
 
-def colorize(job: Job, x: Batch) -> Columns:
-    """Samples with the grey of each image."""
-    return _measure(job, x, measurement.grey)
+def measure(job: Job, x: Batch) -> Columns:
+    """Samples given a measurement of each image; of latents, they are decoded and measured."""
+    operator, y, given = measured(job.options, job.pixels)
+    seen = operator
+    if job.coder:
+        encode, decode = job.coder
+        given, seen = encode(given), lambda x: operator(decode(x))
+    results = dataclasses.replace(job, init=given).sample(x, seen, y)
+    return {"original": x, "given": given} | job.columns(x, results)
 
 
-def super_resolution(job: Job, x: Batch) -> Columns:
-    """Samples whose means over blocks of pixels are those of each image."""
-    return _measure(job, x, measurement.downsampling(job.options.factor))
-
-
-def deblur(job: Job, x: Batch) -> Columns:
-    """Samples that are each image when they are blurred; or when both are."""
-    operator = measurement.blur(job.options.blur)
-    return _measure(job, x, operator, x if job.options.degrade is False else None)
-
-
-def _measure(job: Job, x: Batch, operator: Any, y: Any = None) -> Columns:
-    """Samples given a measurement of each image, and what is given, at the images' size."""
-    y = operator(x) if y is None else y
+def measured(options: Any, images: Batch) -> tuple[Operator, Batch, Batch]:
+    """The operator of an edit, the measurement of images, and that at the images' size."""
+    make = TASKS[options.task].operator
+    assert make is not None
+    operator = make(options)
+    y = images if options.task == "deblur" and options.degrade is False else operator(images)
     given = y
     for axis in (1, 2):
-        given = given.repeat(x.shape[axis] // given.shape[axis], axis)
-    given = jnp.broadcast_to(given, x.shape)
-    job = dataclasses.replace(job, init=given)
-    return {"original": x, "given": given} | job.columns(x, job.sample(x, operator, y))
+        given = given.repeat(images.shape[axis] // given.shape[axis], axis)
+    return operator, y, jnp.broadcast_to(given, images.shape)
 
 
 def variations(job: Job, x: Batch) -> Columns:
@@ -216,9 +219,15 @@ TASKS: dict[str, Task] = {
         (*MEASURED, *MASKED, "mask", "mask_grow", "only_masked", "padding"),
     ),
     "outpaint": Task(inpaint, (*MEASURED, *MASKED, "extend", "overlap")),
-    "colorize": Task(colorize, MEASURED, "grey", colours=True),
-    "super_resolution": Task(super_resolution, (*MEASURED, "factor", "degrade"), "smaller"),
-    "deblur": Task(deblur, (*MEASURED, "blur", "degrade"), "blurred"),
+    "colorize": Task(measure, MEASURED, lambda edit: measurement.grey, colours=True),
+    "super_resolution": Task(
+        measure,
+        (*MEASURED, "factor", "degrade"),
+        lambda edit: measurement.downsampling(edit.factor),
+    ),
+    "deblur": Task(
+        measure, (*MEASURED, "blur", "degrade"), lambda edit: measurement.blur(edit.blur)
+    ),
     "variations": Task(variations, SAMPLED),
     "reconstruct": Task(reconstruct),
     "interpolate": Task(interpolate, ("n_results",)),

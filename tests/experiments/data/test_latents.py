@@ -1,6 +1,7 @@
 import dataclasses
 import types
 
+import exact_models
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from experiments.data.sources import SOURCES, Source
 from experiments.evaluation import metrics
 from experiments.evaluation.features import FeatureFunction
 from experiments.pipeline import edit, show
+from experiments.pipeline.edit.tasks import measured
 from experiments.pipeline.model import LikelihoodOptions
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, parts
@@ -139,7 +141,7 @@ def test_samples_and_edits_are_shown_decoded(run):
     np.testing.assert_allclose(columns[:4, :4], image, atol=1)
     np.testing.assert_allclose(columns[:4, 5:7], image[:, :2], atol=1)  # the known left half
     np.testing.assert_allclose(columns[:4, 10:14], image, atol=1)
-    with pytest.raises(ValueError, match="grey images, which latents have not"):
+    with pytest.raises(ValueError, match="the data have no colours"):
         edit.check(model, edit.Edit("colorize"))
 
 
@@ -162,6 +164,56 @@ def test_images_are_edited_in_latents_and_their_known_pixels_stay(run):
     np.testing.assert_array_equal(wide[:, 2:, 2:], images)
     with pytest.raises(ValueError, match="a latent of this model covers 2 pixels"):
         model.edit(images, "outpaint", extend=(1, 0, 0, 0))
+
+
+@pytest.fixture(scope="module")
+def gaussian(tmp_path_factory):
+    """A model of Gaussian latents [2, 2, 3], which decode to colours of 4 x 4 pixels."""
+    folder = tmp_path_factory.mktemp("gaussian")
+    zero, one = np.zeros(3, np.float32), np.full(3, SCALE, np.float32)
+    fields = {"shape": (2, 2, 3), "scaling": Scaling(None), "folder": folder}
+    about = {"decoder": latents.Decoder(make_autoencoder(folder), zero, one), **fields}
+    sampler = samplers.create("euler_ancestral", n_steps=60)
+    return exact_models.pipeline(digits.get_config("vp_score_sde"), sampler=sampler, **about)
+
+
+def test_the_measurement_of_a_decoded_latent_gives_its_posterior(gaussian):
+    """Pixels are N(0.3, 0.7^2), and the four of a block are the same. y is their grey."""
+    grey, noise = 0.9, 0.4
+    x = np.full((1, 2, 2, 3), grey, np.float32)
+    about = {"posterior": "twisted_smc", "noise_std": noise, "n_particles": 16, "n_results": 80}
+    columns = gaussian.edit(x, "colorize", **about)
+    made = np.stack([c for title, c in columns.items() if title.startswith("result")]).mean(-1)
+    prior = 0.7**2 / 3
+    weight = prior / (prior + noise**2 / 4)
+    np.testing.assert_allclose(made.mean(), 0.3 + weight * (grey - 0.3), atol=0.03)
+    np.testing.assert_allclose(made.var(axis=0).mean(), weight * noise**2 / 4, rtol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [("colorize", {}), ("deblur", {"blur": 0.8, "posterior": "pigdm"})],
+)
+def test_latents_are_measured_in_pixels(task, options, gaussian):
+    x = np.random.RandomState(0).normal(0.3, 0.5, (2, 2, 2, 3)).astype(np.float32)
+    columns = gaussian.edit(x, task, n_results=2, **options)
+    pixels = jnp.asarray(gaussian.decoder.decode(x))
+    operator, y, given = measured(edit.Edit(task, **options), pixels)
+    np.testing.assert_allclose(columns["given"], gaussian.decoder.encode(given), atol=1e-5)
+    for title in ("result 1", "result 2"):
+        seen = operator(jnp.asarray(gaussian.decoder.decode(columns[title])))
+        np.testing.assert_allclose(seen, y, atol=0.03)
+
+
+def test_pixels_of_latents_need_a_method_with_derivatives(gaussian):
+    images = np.full((1, 4, 4, 3), 200, np.uint8)
+    nothing = gaussian.edit(images, "super_resolution", n_results=1, strength=0.0)
+    np.testing.assert_array_equal(nothing["result 1"], images)
+    np.testing.assert_array_equal(nothing["given"], images)
+    with pytest.raises(ValueError, match="decoder is not linear: take 'moment_matching'"):
+        edit.check(gaussian, edit.Edit("colorize", posterior="replacement"))
+    with pytest.raises(ValueError, match="factor is 8: it must divide"):
+        edit.check(gaussian, edit.Edit("super_resolution", factor=8))
 
 
 def test_quality_is_that_of_decoded_samples(run):
