@@ -178,6 +178,9 @@ class FourierEmbedding(nn.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
+AT_ONCE = 256  # queries of attention in parts
+
+
 def attention_route(q: Array, device: Any) -> Literal["cudnn", "xla"]:
     """The attention implementation for queries [B, positions, heads, channels] on a device.
 
@@ -204,7 +207,33 @@ def attend(
         return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None], implementation="xla")
     config: Any = jax.config
     route = attention_route(q, config.jax_default_device or jax.local_devices()[0])
-    return jax.nn.dot_product_attention(q, k, v, implementation=route)
+    plain = partial(jax.nn.dot_product_attention, implementation=route)
+    positions = q.shape[1]
+    if route == "cudnn" or positions <= AT_ONCE or positions % AT_ONCE:
+        return plain(q, k, v)
+    return lax.platform_dependent(q, k, v, tpu=attend_in_parts, default=plain)
+
+
+def attend_in_parts(q: Array, k: Array, v: Array) -> Float[Array, "batch queries heads features"]:
+    """`attend` for AT_ONCE queries of one head after another, also in the derivative.
+
+    All weights of all queries, in float32, would be most of what an ADM reads and writes. Those of
+    a part stay in the fast memory of a TPU's core.
+    """
+
+    @jax.checkpoint
+    def part(q, k, v):
+        one_head = (each[:, :, None] for each in (q, k, v))
+        return jax.nn.dot_product_attention(*one_head, implementation="xla")[:, :, 0]
+
+    def head(qkv):
+        q, k, v = qkv
+        parts = q.reshape(len(q), -1, AT_ONCE, q.shape[-1]).swapaxes(0, 1)
+        done = lax.map(lambda q: part(q, k, v), parts)
+        return done.swapaxes(0, 1).reshape(q.shape)
+
+    heads = tuple(jnp.moveaxis(each, 2, 0) for each in (q, k, v))
+    return jnp.moveaxis(lax.map(head, heads), 0, 2)
 
 
 class Attention(nn.Module):

@@ -25,18 +25,27 @@ def side_axes(x: Array) -> tuple[int, ...]:
 
 def upsample(x: Image, kernel: Sequence[float], periodic: bool = False) -> Image:
     """Doubles every side of images [B, *sides, C]; `periodic` ones go on at the other side."""
-    taps = 2 * _taps(kernel)
+    axes, phases = side_axes(x), [x]
+    for axis in axes:
+        phases = [half for each in phases for half in _halves(each, kernel, axis, periodic)]
+    # They are woven together once, for all axes: an accelerator copies all values for each weaving.
+    n = len(axes)
+    woven = jnp.stack(phases).reshape(*[2] * n, *x.shape)
+    order = [n, *(place for k in range(n) for place in (n + 1 + k, k)), 2 * n + 1]
+    shape = (len(x), *(2 * x.shape[axis] for axis in axes), x.shape[-1])
+    return woven.transpose(order).reshape(shape)
+
+
+def _halves(x: Image, kernel: Sequence[float], axis: int, periodic: bool) -> list[Array]:
+    """The even and the odd values of an axis that is doubled: each by every other tap."""
+    taps, halves = 2 * _taps(kernel), []
     pad = (len(taps) + 1) // 2
-    for axis in side_axes(x):
-        phases = []
-        for phase in (0, 1):  # even outputs take every other tap, odd outputs the rest
-            first = (pad - phase) % 2
-            before = (pad - phase - first) // 2
-            after = len(taps[first::2]) - 1 - before
-            phases.append(_correlate(x, taps[first::2], axis, before, after, periodic=periodic))
-        shape = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
-        x = jnp.stack(phases, axis + 1).reshape(shape)
-    return x
+    for phase in (0, 1):
+        first = (pad - phase) % 2
+        before = (pad - phase - first) // 2
+        own = taps[first::2]
+        halves.append(_correlate(x, own, axis, before, len(own) - 1 - before, periodic=periodic))
+    return halves
 
 
 def downsample(x: Image, kernel: Sequence[float], periodic: bool = False) -> Image:

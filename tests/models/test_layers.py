@@ -14,6 +14,8 @@ from models.dit import DiT
 from models.edm2 import EDM2
 from models.layers import (
     Attention,
+    attend,
+    attend_in_parts,
     attention_route,
     convolve_dilated,
     level_sigma,
@@ -295,3 +297,21 @@ def test_networks_check_their_conditions(name):
     for condition, labels in given.items():
         with pytest.raises(ValueError, match=rf"{condition} has the shape \(1"):
             jax.eval_shape(call, params, **given | {condition: labels[:1]})
+
+
+def test_a_tpu_attends_in_parts_where_all_weights_would_leave_its_core():
+    many, few = (jax.random.normal(jax.random.key(0), (3, 2, n, 3, 4)) for n in (512, 256))
+
+    def text(qkv, platform):
+        return jax.jit(attend).trace(*qkv).lower(lowering_platforms=(platform,)).as_text()
+
+    assert "x512x512xf32" in text(many, "cuda")
+    assert "x512x512xf32" not in text(many, "tpu")
+    assert "x256x512xf32" in text(many, "tpu")
+    assert "stablehlo.while" not in text(few, "tpu")
+
+    def derivative(attention):
+        return jax.grad(lambda qkv: jnp.sum(jnp.sin(3 * attention(*qkv))))(many)
+
+    np.testing.assert_allclose(attend_in_parts(*many), attend(*many), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(derivative(attend_in_parts), derivative(attend), atol=1e-5)

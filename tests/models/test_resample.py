@@ -64,3 +64,11 @@ def test_series_and_volumes_are_resampled_along_every_axis():
         volume = resample(jnp.broadcast_to(X[:, None], (2, 16, 8, 6, 3)), kernel)
         image = resample(X, kernel)
         np.testing.assert_allclose(volume[:, volume.shape[1] // 2], image, atol=1e-6)
+
+
+@pytest.mark.parametrize("sides", [(8,), (4, 6), (2, 4, 6)])
+def test_all_axes_are_woven_in_one_copy(sides):
+    """An accelerator would copy every value once for each weaving."""
+    text = jax.jit(lambda x: upsample(x, (1, 3, 3, 1))).lower(jnp.ones((2, *sides, 3)))
+    assert text.as_text().count("stablehlo.concatenate") == 1
+    assert text.as_text().count("stablehlo.transpose") == 1
