@@ -12,6 +12,7 @@ from experiments.benchmark import measure
 from experiments.benchmark.measure import Figure, Run
 from experiments.benchmark.presets import Preset
 from experiments.benchmark.programs import programs
+from experiments.commands.cost.compiled import COMPUTATION, INSTRUCTION
 
 KINDS = {  # a fusion is of the first kind that has one of its operations
     "convolution": {"convolution"},
@@ -26,8 +27,6 @@ MOVES = {
     *("parameter", "reshape", "reverse", "scatter", "slice", "transpose", "tuple"),
 }
 OUTER = {"call", "conditional", "while"}  # their operations are timed one by one
-INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.-]+) = .*? ([a-z][a-z0-9-]*)\(")
-COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 CALLS = re.compile(r"calls=%?([\w.-]+)")
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 
@@ -59,7 +58,7 @@ def kinds(text: str) -> dict[str, str]:
     inside = operations.setdefault("", set())
     for row in text.splitlines():
         if match := INSTRUCTION.match(row):
-            name, operation = match.groups()
+            name, _, operation = match.groups()
             if target := TARGET.search(row):
                 operation = _operation_of(target[1])
             callee = CALLS.search(row)

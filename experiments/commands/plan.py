@@ -15,6 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from experiments.build import components, tasks
+from experiments.commands.cost import compiled as compiled_text
 from experiments.commands.request import Request
 from experiments.runs import devices
 from experiments.training.state import TrainState, abstract_state
@@ -55,19 +56,39 @@ def run(request: Request) -> None:
     n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _print("parameters", f"{n_params:,}")
     _print("devices", f"{mesh.size}", f"{device.device_kind}: {shape}")
-    work = f"{flops(config) / 1e9:,.1f} GFLOP"
-    _print("a step", work, f"of {batch_size} samples; a multiply-add is two")
+    work = flops(config)
+    _print("a step", f"{work / 1e9:,.1f} GFLOP", f"of {batch_size} samples; a multiply-add is two")
     _print("state", _mib(bytes_each(state)), "a device: parameters, their average, Adam's moments")
     LOG.info("XLA compiles for %s, a large network in minutes", device.platform)
     try:
-        memory = lowered.compile().memory_analysis()
+        program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"XLA cannot compile the step: {error} {SAVING}") from error
+    memory = program.memory_analysis()
     in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in HELD)
     rest = _mib(in_all - bytes_each(state))
     _print("the rest", rest, "a device: gradients, activations, program")
     but = ", where remat saves nothing" if device.platform == "cpu" else ""
     _print("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}{but}")
+    _print_program(program.as_text() or "", device.device_kind, work / mesh.size)
+
+
+def _print_program(text: str, device_kind: str, work: float) -> None:
+    """Prints what a compiled program consists of, and the least time of its work on a device."""
+    found = compiled_text.content(text)
+    about = f"{found.copies:,} copies into other layouts, {found.collectives:,} collectives"
+    _print("program", f"{found.fusions:,} fusions", about)
+    _print("copies", _mib(found.copied))
+    _print("traffic", _mib(found.traffic), "a device: read and written in its memory by a step")
+    own = compiled_text.chip(device_kind)
+    if own is None:
+        return
+    for name in dict.fromkeys((own, "NVIDIA H100", "NVIDIA H200")):
+        seconds, share = compiled_text.roofline(name, work, found.traffic)
+        about = f"a step on {name}, {share:.0%} of its peak" + (
+            ", with this traffic" * (name != own)
+        )
+        _print("at best", f"{seconds * 1e3:,.1f} ms", about)
 
 
 def flops(config: Config) -> float:
