@@ -70,12 +70,12 @@ def run(request: Request) -> None:
     _print("the rest", rest, "a device: gradients, activations, program")
     but = ", where remat saves nothing" if device.platform == "cpu" else ""
     _print("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}{but}")
-    _print_program(program.as_text() or "", device.device_kind, work / mesh.size)
+    _print_program(program, device.device_kind, work / mesh.size)
 
 
-def _print_program(text: str, device_kind: str, work: float) -> None:
-    """Prints what a compiled program consists of, and the least time of its work on a device."""
-    found = compiled_text.content(text)
+def _print_program(program: jax.stages.Compiled, device_kind: str, work: float) -> None:
+    """Prints what a program consists of, and the least time of its work, in FLOPs, on a device."""
+    found = compiled_text.content(program.as_text() or "")
     about = f"{found.copies:,} copies into other layouts, {found.collectives:,} collectives"
     _print("program", f"{found.fusions:,} fusions", about)
     _print("copies", _mib(found.copied))
@@ -83,12 +83,14 @@ def _print_program(text: str, device_kind: str, work: float) -> None:
     own = compiled_text.chip(device_kind)
     if own is None:
         return
-    for name in dict.fromkeys((own, "NVIDIA H100", "NVIDIA H200")):
-        seconds, share = compiled_text.roofline(name, work, found.traffic)
-        about = f"a step on {name}, {share:.0%} of its peak" + (
-            ", with this traffic" * (name != own)
-        )
-        _print("at best", f"{seconds * 1e3:,.1f} ms", about)
+    operands: Any = program.cost_analysis()
+    # Other devices have no such memory as a TPU's core, which keeps results for later operations.
+    touched = float(operands["bytes accessed"])
+    traffic = dict.fromkeys(compiled_text.OTHERS, touched) | {own: float(found.traffic)}
+    for name, n_bytes in traffic.items():
+        seconds, share = compiled_text.roofline(name, work, n_bytes)
+        about = f"a step on {name}, {share:.0%} of its peak"
+        _print("at best", f"{seconds * 1e3:,.2f} ms", about)
 
 
 def flops(config: Config) -> float:

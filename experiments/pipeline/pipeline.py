@@ -27,6 +27,7 @@ from experiments.pipeline import draw, likelihood
 from experiments.pipeline import edit as edits
 from experiments.pipeline.likelihood import BitsPerDim
 from experiments.pipeline.model import TrainedModel
+from experiments.runs import progress
 from samplers import editing
 from samplers.registry import Sampler
 
@@ -121,7 +122,9 @@ class Pipeline(TrainedModel):
         conditions |= self.conditions.given(condition, len(x))
         arguments = jax.random.key(self.seed), jnp.asarray(x), conditions
         options = self.likelihood.to_accuracy(accuracy)
-        return self.program(likelihood.log_prob, options)(self.params, *arguments)
+        with progress.working("log-likelihood"):
+            program = self.program(likelihood.log_prob, options)
+            return jax.block_until_ready(program(self.params, *arguments))
 
     def bits_per_dim(
         self, x: Any, condition: Any = None, accuracy: float | None = None, **conditions: Any
@@ -141,12 +144,16 @@ class Pipeline(TrainedModel):
     def encode(self, x: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The points of the prior, [N, *shape], that the probability flow takes samples x to."""
         conditions |= self.conditions.given(condition, len(x))
-        return self.program(_encode)(self.params, jnp.asarray(x, float), conditions)
+        with progress.working("encoding"):
+            program = self.program(_encode)
+            return jax.block_until_ready(program(self.params, jnp.asarray(x, float), conditions))
 
     def decode(self, z: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The samples, [N, *shape], that the probability flow takes points z of the prior to."""
         conditions |= self.conditions.given(condition, len(z))
-        return self.program(_decode)(self.params, jnp.asarray(z, float), conditions)
+        with progress.working("decoding"):
+            program = self.program(_decode)
+            return jax.block_until_ready(program(self.params, jnp.asarray(z, float), conditions))
 
     def impute(self, x: Any, n_results: int = 1, **options: Any) -> np.ndarray:
         """Samples of the missing values of data x [N, *shape], given the observed ones.

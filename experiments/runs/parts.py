@@ -61,13 +61,24 @@ def _read(path: Path) -> Arrays | None:
 
 
 def digest(tree: Any) -> str:
-    """Twelve characters that change with any leaf of a pytree of arrays, numbers and strings."""
+    """Twelve characters that change with any leaf of a pytree of arrays, numbers and strings.
+
+    Under jax_enable_x64 weights are restored in float64: those of float32 have the same digest.
+    """
     sha256 = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         sha256.update(jax.tree_util.keystr(path).encode())
         is_array = isinstance(leaf, (np.ndarray, jax.Array))
-        sha256.update(devices.fetch(leaf).tobytes() if is_array else repr(leaf).encode())
+        sha256.update(_narrow(devices.fetch(leaf)).tobytes() if is_array else repr(leaf).encode())
     return sha256.hexdigest()[:12]
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """An array of float64 as float32, if that holds all of its values."""
+    if array.dtype != np.float64:
+        return array
+    narrow = array.astype(np.float32)
+    return narrow if (narrow == array).all() else array
 
 
 def over(

@@ -34,6 +34,11 @@ class Measurement(NamedTuple):
     y: Batch
     noise_std: float
 
+    def of_type(self, dtype: Any) -> "Measurement":
+        """The measurement in another precision, also of an operator with one of its own."""
+        operator, y = self.operator, self.y.astype(dtype)
+        return self._replace(operator=lambda x: operator(x).astype(x.dtype), y=y)
+
 
 class Draw(NamedTuple):
     """The samples that a method is to draw, by the arguments of PosteriorMethod."""
@@ -164,8 +169,7 @@ class ScoreMethod(PosteriorMethod):
                 score, v = both(x, t) if both else (score_fn(x, t), None)
                 return sde.denoise(x, t, score).astype(x.dtype), (score, v)
 
-            given = measured._replace(y=measured.y.astype(x.dtype))
-            guide, (score, v) = self.guide(given, denoise, x, t)
+            guide, (score, v) = self.guide(measured.of_type(x.dtype), denoise, x, t)
             return score + guide, v
 
         if both:

@@ -47,7 +47,7 @@ class Replacement(PosteriorMethod):
             ValueError: a sampler with adaptive steps, which would follow the noise, or a noise_std
                 that is not 0.
         """
-        sde, operator, y, noise_std = measured
+        sde, _, _, noise_std = measured
         key, sampler, shape, first_index, _ = draw
         if hasattr(sampler, "rtol"):
             raise ValueError(
@@ -61,6 +61,7 @@ class Replacement(PosteriorMethod):
             )
         self.check_operator(measured, shape)
         score_fn = one_score(score_fn, shape)
+        _, operator, y, _ = measured.of_type(measured.y.dtype)
         factor = _factor(operator, shape)
         transpose = jax.linear_transpose(operator, jnp.zeros(tuple(shape)))
         keys = fold_in(sample_keys(key, shape[0], first_index), NOISE)

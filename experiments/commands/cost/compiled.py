@@ -38,10 +38,11 @@ CHIPS = {
     "NVIDIA H200": Chip(989e12, 4.8e12),
 }
 """Published figures by the start of JAX's device_kind."""
+OTHERS = ("NVIDIA H100", "NVIDIA H200")  # shown beside the device that a program is compiled for
 
 
 class Instruction(NamedTuple):
-    """An instruction that the device runs by itself, of name, operation and memory traffic."""
+    """An instruction that runs by itself: its operation, its traffic, and its results' bytes."""
 
     operation: str
     traffic: int

@@ -83,6 +83,8 @@ def test_a_plan_allocates_nothing(tmp_path, capsys):
     found = figures(capsys.readouterr().out)
     assert found["parameters"] == mlp_parameters(32)
     assert found["in all"] == pytest.approx(found["state"] + found["the rest"], abs=0.11)
+    assert found["program"] > 1
+    assert found["traffic"] > found["copies"]
     assert not list(tmp_path.iterdir())
 
 
@@ -152,3 +154,5 @@ def test_a_slice_that_is_elsewhere(tmp_path):
     planned = command(tmp_path, f"--config={ROOT}/configs/points.py:moons", "--topology=v5e:2x4")
     assert planned.returncode == 0, planned.stderr
     assert "8  TPU v5 lite: data 8 x fsdp 1" in planned.stdout
+    for name in ("TPU v5 lite", "NVIDIA H100", "NVIDIA H200"):
+        assert f"ms  a step on {name}, " in planned.stdout

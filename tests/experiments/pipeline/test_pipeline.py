@@ -16,6 +16,7 @@ from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.conditions import ClassLabel, Conditions
 from experiments.pipeline.guidance import Discriminator, EpsilonScaling, TimeShift
 from experiments.pipeline.model import LikelihoodOptions
+from experiments.runs import progress
 from samplers.guidance_schedules import Schedule
 
 
@@ -43,6 +44,15 @@ def gaussian():
 @pytest.fixture(scope="module")
 def x():
     return Gaussian().sample(jax.random.key(0), (64, 2))
+
+
+def test_densities_and_codes_say_that_they_are_at_work(gaussian, x, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LINES_AFTER", 0.0)
+    caplog.set_level("INFO", progress.LOG.name)
+    gaussian.log_likelihood(x)
+    gaussian.decode(gaussian.encode(x))
+    titles = {message.split(":")[0] for message in caplog.messages}
+    assert titles >= {"log-likelihood", "encoding", "decoding"}
 
 
 def test_a_run_is_loaded_from_its_folder(run, monkeypatch):

@@ -64,3 +64,10 @@ def test_a_damaged_part_is_made_again(tmp_path, damage, caplog):
     np.testing.assert_array_equal(part("name", lambda: {"x": np.arange(5)})["x"], np.arange(5))
     assert "name.npz is damaged, and made again" in caplog.text
     np.testing.assert_array_equal(part("name", lambda: {})["x"], np.arange(5))
+
+
+def test_a_digest_is_that_of_the_values_in_single_precision():
+    """Under jax_enable_x64 weights are restored in double precision."""
+    weights = np.linspace(0.0, 1.0, 5, dtype=np.float32)
+    assert parts.digest({"w": weights}) == parts.digest({"w": weights.astype(np.float64)})
+    assert parts.digest({"w": np.array([1 / 3])}) != parts.digest({"w": np.float32([1 / 3])})

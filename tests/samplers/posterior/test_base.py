@@ -164,8 +164,9 @@ def test_exact_measurements_give_finite_samples(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_work_in_double_precision(name):
+    """Also with an operator that is computed in single precision, such as a decoder."""
     with jax.enable_x64(True):
-        x = draw(name, 2).x
+        x = draw(name, 2, operator=lambda x: first(x).astype(jnp.float32)).x
         assert x.dtype == jnp.float64
         assert jnp.isfinite(x).all()
 
