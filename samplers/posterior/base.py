@@ -80,7 +80,7 @@ class PosteriorMethod(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, measured: Measurement, score_fn: Scores, draw: Draw) -> Samples:
-        """What a call gives, for a measurement whose numbers are checked."""
+        """Draws the samples of a call, for a measurement whose numbers are checked."""
 
     def __call__(
         self,

@@ -33,7 +33,7 @@ class Linearized(ScoreMethod):
 
     @property
     def products(self) -> int:
-        """Those of the method."""
+        """As many as the method takes."""
         return self.method.products
 
     def guide(

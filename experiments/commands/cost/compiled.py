@@ -1,4 +1,4 @@
-"""What a compiled program consists of, by XLA's text, and the time that a device needs at least.
+"""Content of a compiled program, by XLA's text, and the time that a device needs at least.
 
 The time is that of a roofline: the greater of the arithmetic at the device's peak and of its
 memory's traffic at full speed. Operations that wait for each other take longer.
@@ -50,7 +50,7 @@ class Instruction(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What a program consists of. Bodies of loops count once.
+    """Content of a program. Bodies of loops count once.
 
     Attributes:
         fusions: operations of several instructions.
