@@ -18,7 +18,8 @@ class Linearized(ScoreMethod):
     """Applies a method of scores to the tangent of any differentiable operator.
 
     It is the method itself for linear operators. For others it is as good as the tangent is over
-    the spread of x_0 given x_t, which shrinks to the end: samples agree with the measurement.
+    the spread of x_0 given x_t, which shrinks towards the end. Give noise where y has more values
+    than x: without it no x may have that measurement, and the linear system no solution.
 
     Attributes:
         method: of linear operators, such as MomentMatching().

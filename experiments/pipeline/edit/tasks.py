@@ -23,6 +23,7 @@ from samplers.strength import part
 from sde_lib import SDE, missing
 from sde_lib.batch import Batch
 
+DECODED = 0.05  # least noise of pixels: no latent gives those of an image exactly
 Columns = dict[str, Batch]
 Rows = np.ndarray
 """Numbers of the images, among those of a job, that results are made of."""
@@ -76,8 +77,9 @@ class Job:
         if operator is None:
             return self._draw(rest, scores, *about)
         method, noise = options.method, options.noise_std
-        if self.coder and method.linear:
-            method = posterior.Linearized(method)
+        if self.coder:
+            noise = max(noise, DECODED)
+            method = posterior.Linearized(method) if method.linear else method
         if not isinstance(method, posterior.MomentMatching):  # it may change the sampling itself
             scores = self.finish(scores)
             scores = scores if isinstance(method, posterior.ScoreMethod) else _one(scores)

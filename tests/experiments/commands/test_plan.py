@@ -79,7 +79,7 @@ def test_flops_are_those_of_the_layers_whatever_the_microbatches():
 def test_a_plan_allocates_nothing(tmp_path, capsys):
     before = len(jax.live_arrays())
     run(mlp(32), tmp_path)
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before  # those of other tests may go
     found = figures(capsys.readouterr().out)
     assert found["parameters"] == mlp_parameters(32)
     assert found["in all"] == pytest.approx(found["state"] + found["the rest"], abs=0.11)

@@ -202,7 +202,7 @@ def test_latents_are_measured_in_pixels(task, options, gaussian):
     np.testing.assert_allclose(columns["given"], gaussian.decoder.encode(given), atol=1e-5)
     for title in ("result 1", "result 2"):
         seen = operator(jnp.asarray(gaussian.decoder.decode(columns[title])))
-        np.testing.assert_allclose(seen, y, atol=0.03)
+        assert 0.01 < np.sqrt(np.mean((seen - y) ** 2)) < 0.08  # noise of 0.05
 
 
 def test_pixels_of_latents_need_a_method_with_derivatives(gaussian):
