@@ -120,6 +120,9 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     unexpected = _parse(values, rest)[1:]
     if unexpected:
         raise ValueError(f"unexpected arguments: {' '.join(unexpected)}")
+    for field, text in _fields_in(rest).items():
+        if text == "None" and sections.get(config, field) == ():
+            sections.put(config, field, None)
     overridden = _overridden(values, config, before)
     if file is not None:
         known_fields.check(config)
@@ -242,7 +245,7 @@ class _OrNone(flags.ArgumentParser):
             own = isinstance(argument, str) and sections.kind_of(self.field) is tuple
             return _tuple(argument) if own else self.parser.parse(argument)
         known_fields.check_value(self.field, None)
-        return None
+        return () if sections.kind_of(self.field) is tuple else None  # `parse` makes it None
 
 
 def _tuple(text: str) -> tuple:
