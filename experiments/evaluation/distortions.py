@@ -1,4 +1,4 @@
-"""What happens to images on their way through the internet: compression, resizing, blur."""
+"""Distortions of images as on their way through the internet: compression, resizing, blur."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What studies share: means with errors, a fit, distances between distributions, tables."""
+"""Shared parts of studies: means with errors, a fit, distances of distributions, tables."""
 
 import dataclasses
 import math

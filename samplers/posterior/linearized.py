@@ -34,7 +34,7 @@ class Linearized(ScoreMethod):
 
     @property
     def products(self) -> int:
-        """As many as the method takes."""
+        """The products with the network's Jacobian that the method takes."""
         return self.method.products
 
     def guide(

@@ -1,6 +1,7 @@
 """Mode study, config.study.name = "guidance": what guidance does to samples.
 
-    python -m experiments.main --mode=study --config.study.name=guidance
+    python -m experiments.main --config=configs/points.py:mixture --mode=study \\
+        --config.study.name=guidance
     python -m experiments.main --mode=study --config.study.name=guidance --workdir=runs/classes
 
 Without a run, classes of points in the plane are guided by their exact scores, and compared with

@@ -75,7 +75,7 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Study:
-    """What the sets of samples have in common.
+    """The model, the data and the options that all sets of samples share.
 
     Attributes:
         model: the trained model, with its guides.
@@ -179,7 +179,7 @@ class Study:
         }
 
     def judged(self, x: np.ndarray, first: int) -> np.ndarray:
-        """Whether the classifier takes each sample for its class, [B]."""
+        """True for each sample that the classifier takes for its class, [B]."""
         assert self.judge is not None
         labels = classes(self.model, first + np.arange(len(x)))
         if labels is None:
