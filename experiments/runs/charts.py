@@ -299,7 +299,7 @@ class Errors(NamedTuple):
     curves: dict[str, list[tuple[float, float, float]]]
 
 
-def save_curves(path: Path, panels: Sequence[Errors], about: dict[str, str], x: str = "") -> Path:
+def save_curves(path: Path, panels: Sequence[Errors], x: str, about: dict[str, str]) -> Path:
     """Saves statistics with their standard errors over x, four panels in a row."""
     figure, all_axes = _panels(len(panels), 4, "")
     for axes, (title, curves) in zip(all_axes, panels, strict=False):

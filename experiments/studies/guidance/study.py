@@ -98,7 +98,7 @@ def of_run(request: Request) -> None:
     save_table(path, results, missing="-")
     print("\n".join(best(results)))
     about = pictures.provenance(config=config.to_dict(), seed=model.seed, step=model.step)
-    print(charts.save_curves(path.with_suffix(".png"), curves(results), about))
+    print(charts.save_curves(path.with_suffix(".png"), curves(results), "guidance scale", about))
     titles = [f"{weight:g}" for weight in options.weights]
     for k, columns in enumerate(images.values()):
         grid = np.stack(columns, axis=1)
