@@ -161,6 +161,7 @@ def _guidance(config: Config) -> None:
     classifier.weight = default(float)
     discriminator = guidance.discriminator = Section()
     discriminator.run = ""  # the folder of a trained discriminator
+    discriminator.step = default(int)  # the training step of its checkpoint: the last
     discriminator.weight = default(float)  # in the first evaluation of a step
     discriminator.weight_2nd_order = default(float)  # in the others
     discriminator.boost = default(bool)  # twice where the sample is taken for a fake
@@ -340,6 +341,8 @@ def _data(config: Config) -> None:
     data.embeddings = ""  # of the captions: an .npz file of arrays "train" and "test"
     data.confidence = ""  # the folder of a classifier, for confidences of the labels
     data.generated = ""  # of a discriminator: the .npz file that mode generate made
+    data.generated_test_fraction = default(float)  # share of these samples that is not trained on:
+    # that of the data's own test set; 0: all are trained on
     data.centered = True  # scale to [-1, 1]; otherwise [0, 1]
     data.random_flip = False
     data.augment = 0.0  # probability of each of EDM's augmentations; needs model.augment_dim = 9

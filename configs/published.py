@@ -134,6 +134,45 @@ EDM_DISCRIMINATOR: Part = {  # a head on the encoder of a score network
     "optim.lr": 3e-4,
     "optim.warmup": 1000,
 }
+PUBLISHED_DISCRIMINATOR: Part = {  # of Kim et al. 2023: all samples and data, 60 epochs of both
+    "training.sde": "vpsde",  # t from 1e-5 to 1; the discriminator goes by the noise level
+    "training.n_iters": 46_875,
+    "training.batch_size": 128,
+    "training.snapshot_freq": 3906,  # 5 epochs
+    "noise_density.name": "log_uniform",
+    "data.generated": "runs/cifar10-edm_ddpmpp/generated.npz",
+    "data.generated_test_fraction": 0.0,
+    "data.random_flip": False,
+    "sampling.predictor": LEFT_OUT,
+    "sampling.corrector": LEFT_OUT,
+    "model.name": "discriminator",
+    "model.parametrization": "edm_vp",
+    "model.encoder": "adm_classifier",
+    "model.pretrained": "runs/imagenet32-classifier",
+    "model.nf": 128,
+    "model.ch_mult": (1, 2, 4),
+    "model.num_res_blocks": 4,
+    "model.attn_resolutions": (),
+    "model.attn_factors": (1, 2, 4),  # at 32, 16 and 8 pixels
+    "model.group_size": 1,
+    "model.dropout": 0.0,
+    "model.head": "adm_classifier",  # of the features, 8 x 8 pixels
+    "model.head_nf": 128,
+    "model.head_ch_mult": (1,),
+    "model.head_num_res_blocks": 2,
+    "model.head_attn_resolutions": (),
+    "model.head_attn_factors": (1,),
+    "model.head_group_size": 1,
+    "model.ema_rate": 0.0,
+    "optim.lr": 3e-4,
+    "optim.weight_decay": 1e-7,
+    "optim.warmup": 0,
+    "optim.grad_clip": -1.0,
+}
+OF_CLASSES: Part = {
+    "data.generated": "runs/cifar10-edm_ddpmpp_conditional/generated.npz",
+    "model.class_conditional": True,
+}
 EDM_64: Part = {  # images of 64 x 64 pixels
     **EDM,
     "training.n_iters": 781_250,

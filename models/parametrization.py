@@ -181,6 +181,32 @@ class Preconditioning:
                 "such as 'edm', or set config.model.learned_variance=False"
             )
 
+    @property
+    def any_sde(self) -> bool:
+        """True if the network sees x / alpha and the noise level alone, whatever the SDE."""
+        return self.inputs == "scaled" and self.name in LEVEL_LABELS
+
+    def sees_alike(self, other: "Preconditioning") -> bool:
+        """True if a network sees the same under another preconditioning, at all our noise levels.
+
+        Labels may differ by two thousandths of their range, as those of a chain's steps do from
+        those of its continuous limit.
+        """
+        if self.inputs != "scaled" or other.inputs != "scaled":
+            return False
+        times = jnp.array([self.sde.train_t_min, self.sde.t_max])
+        low, high = jnp.log(self.sde.noise_level(times))
+        levels = jnp.exp(jnp.linspace(low, high, 100))
+        seen = []
+        for each in (self, other):
+            t = each.sde.inverse_noise_level(levels)
+            factor = jnp.asarray(each.coefficients(t)[2]) * each.sde.alpha(t)
+            seen.append((jnp.broadcast_to(factor, t.shape), each.label(t)))
+        (ours, our_labels), (theirs, labels) = seen
+        span = our_labels.max() - our_labels.min()
+        close = jnp.abs(our_labels - labels).max() <= 2e-3 * span
+        return bool(jnp.allclose(ours, theirs, rtol=1e-3) & close)
+
     def coefficients(self, t: PerSample) -> Coefficients:
         """The coefficients (a, b, c) of score = a x + b F(c x, label), each [B] or a number."""
         name = self.name

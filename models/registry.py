@@ -178,7 +178,10 @@ def _head(config: Config) -> ADMHead:
         for name, value in given.items()
         if name in fields - DERIVED
     }
-    classes = config.data.num_classes if options.get("class_conditional") else 0
+    classes = 0
+    if options.get("class_conditional"):
+        classes = config.data.num_classes
+        check_at_least(1, **{"config.data.num_classes": classes})
     return ADMHead(**values, num_classes=classes)
 
 

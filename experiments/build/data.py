@@ -20,7 +20,7 @@ from experiments.data.load import load
 from experiments.data.scaling import of_run
 from experiments.runs import devices, files, parts
 from experiments.runs import folder as folders
-from experiments.runs.samples import read_samples
+from experiments.runs.samples import read_classes, read_samples
 from experiments.tasks.discriminator import with_samples
 from models.config import Config
 
@@ -194,13 +194,24 @@ def discriminated(config: Config, real: Dataset) -> Dataset:
     """The data, of class 1, and the samples of config.data.generated, of class 0."""
     path = Path(config.data.generated)
     about, samples = read_samples(path)
+    any_sde = models.preconditioning(config, components.sde(config)).any_sde
     for name, ours in sample_identity(config).items():
-        if about[name] != ours:
+        if about[name] != ours and not (name == "sde" and any_sde):
             raise ValueError(
                 f"the samples in {path} are of a model with {name} = {about[name]}, here it is "
                 f"{ours}: take the config of that model, and generate with it"
             )
-    return with_samples(real, samples, path)
+    n_classes = config.data.num_classes if config.model.class_conditional else 0
+    classes = None
+    if n_classes:
+        real.check_labels(n_classes)
+        classes = read_classes(path)
+        if classes.max() >= n_classes:
+            raise ValueError(
+                f"the samples in {path} have {classes.max() + 1} classes, but "
+                f"config.data.num_classes is {n_classes}: set it to that of their model"
+            )
+    return with_samples(real, samples, path, config.data.generated_test_fraction, classes)
 
 
 def sample_identity(config: Config) -> dict[str, Any]:

@@ -24,12 +24,11 @@ from experiments.runs import folder as folders
 from experiments.runs import parts
 from experiments.tasks.discriminator import RECORD
 from models.config import Config
-from models.parametrization import LEVEL_LABELS
 from samplers.guidance_schedules import Schedule
 from sde_lib import SDE
 
 LOG = logging.getLogger(__name__)
-MOST_LOG_RATIO = math.log((1 - 1e-5) / 1e-5)  # of a published discriminator, d in [1e-5, 1 - 1e-5]
+MOST_LOG_RATIO = math.log((1 - 1e-5) / 1e-5)  # of d in [1e-5, 1 - 1e-5] (Kim et al. 2023)
 NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
 
 
@@ -157,15 +156,46 @@ def discriminator(config: Config, sde: SDE, params: Any) -> Discriminator:
 def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio, Any]:
     """log_ratio(weights, x, t) = log d / (1 - d) of a discriminator d, and its weights.
 
-    It is the difference of the logits, less the log odds of data and samples in training. That of
-    a discriminator with classes takes class_labels too.
+    It is the difference of the logits, less the log odds of data and samples in training, with d
+    clipped to [1e-5, 1 - 1e-5] as published. That of a discriminator with classes takes
+    class_labels too. The weights are those of config.guidance.discriminator.step, or the last.
     """
     folder = Path(config.guidance.discriminator.run)
     field = "config.guidance.discriminator.run"
     theirs = related.config(config, folder, field, "discriminator")
+    model = components.noise_model(theirs, sde, related.shape(theirs))
+    related.check_noise(config, theirs, folder, "discriminator", model.preconditioning.any_sde)
+    log_odds = _log_odds(folder, params)
+    step = config.guidance.discriminator.step
+    weights, _ = related.weights(theirs, folder, step)
+
+    def log_ratio(params: Any, x: Any, t: Any, **classes: Any) -> Any:
+        logits = model.outputs(params, **classes)(x, t)
+        ratio = logits[:, 1] - logits[:, 0] - log_odds
+        return jnp.clip(ratio, -MOST_LOG_RATIO, MOST_LOG_RATIO)
+
+    def of_classes(params: Any, x: Any, t: Any, class_labels: Any) -> Any:
+        return log_ratio(params, x, t, class_labels=class_labels)
+
+    def of_none(params: Any, x: Any, t: Any) -> Any:
+        return log_ratio(params, x, t)
+
+    return of_classes if theirs.model.class_conditional else of_none, weights
+
+
+def _log_odds(folder: Path, params: Any) -> float:
+    """The log odds of data and samples in a discriminator's training; 0 of an imported one.
+
+    Raises:
+        ValueError: it was trained on samples of another model than that of params.
+    """
     if (folder / published.RECORD).exists() and not (folder / RECORD).exists():
-        return _published_discriminator(config, sde, theirs, folder)
-    related.check_noise(config, theirs, folder, "discriminator")
+        LOG.warning(
+            "the discriminator in %s was imported: it is not known whether it was trained on "
+            "samples of this model, without which it guides wrongly",
+            folder,
+        )
+        return 0.0
     about = {"model": "none", "step": 0}
     if (folder / RECORD).exists():
         about = folders.read_record(folder / RECORD)
@@ -176,41 +206,7 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
             f"{about['step']}; the one to be guided is {ours}, another or at another step. Make "
             "samples of it by --mode=generate, and train a discriminator of them"
         )
-    model = components.noise_model(theirs, sde, related.shape(theirs))
-    weights, _ = related.weights(theirs, folder)
-
-    def log_ratio(params: Any, x: Any, t: Any) -> Any:
-        logits = model.outputs(params)(x, t)
-        return logits[:, 1] - logits[:, 0] - about["log_odds"]
-
-    return log_ratio, weights
-
-
-def _published_discriminator(
-    config: Config, sde: SDE, theirs: Config, folder: Path
-) -> tuple[LogRatio, Any]:
-    """log_ratio and weights of an imported discriminator, of which no samples are on record.
-
-    It goes with any SDE if its labels are functions of the noise level.
-    """
-    any_sde = theirs.model.parametrization in LEVEL_LABELS
-    related.check_noise(config, theirs, folder, "discriminator", any_sde)
-    LOG.warning(
-        "the discriminator in %s was imported: it is not known whether it was trained on samples "
-        "of this model, without which it guides wrongly",
-        folder,
-    )
-    model = components.noise_model(theirs, sde, related.shape(theirs))
-    weights, _ = related.weights(theirs, folder)
-
-    def log_ratio(params: Any, x: Any, t: Any, **classes: Any) -> Any:
-        logits = model.outputs(params, **classes)(x, t)
-        return jnp.clip(logits[:, 1] - logits[:, 0], -MOST_LOG_RATIO, MOST_LOG_RATIO)
-
-    def of_classes(params: Any, x: Any, t: Any, class_labels: Any) -> Any:
-        return log_ratio(params, x, t, class_labels=class_labels)
-
-    return of_classes if theirs.model.class_conditional else log_ratio, weights
+    return about["log_odds"]
 
 
 LOADERS: dict[str, Callable[[Config, SDE, Any], Guide]] = {

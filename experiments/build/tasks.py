@@ -22,7 +22,7 @@ from experiments.evaluation.reference import feature_function
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, parts
 from experiments.runs.card import Facts
-from experiments.runs.samples import read_about
+from experiments.runs.samples import read_about, read_classes
 from experiments.tasks import perceptual
 from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.base import Records, Task
@@ -45,8 +45,10 @@ COUNTS = (  # of at least 1, or more where they are used
     *("study.posterior.n_measurements", "study.posterior.n_samples"),
 )
 NOISE_STD = "config.study.posterior.noise_std"
-DISCRIMINATOR = ("data.generated", "model.encoder", "model.head", "model.pretrained")
-"""Fields of discriminators."""
+DISCRIMINATOR = (  # fields of discriminators
+    *("data.generated", "data.generated_test_fraction"),
+    *("model.encoder", "model.head", "model.pretrained"),
+)
 NO_SCORE = (  # fields and sections of score models
     *("objective.soft_truncation", "objective.loss_history", "model.learned_schedule"),
     "objective.log_variance",
@@ -137,17 +139,18 @@ def classifier(config: Config, mesh: Mesh) -> Classifier:
 def discriminator(config: Config, mesh: Mesh) -> Discriminator:
     """The task of a discriminator."""
     _check_no_score(config)
-    if config.model.class_conditional:
-        raise ValueError(
-            "config.model.class_conditional is True, but samples have no classes on record, so "
-            "that a discriminator of classes cannot be trained: set it to False"
-        )
     source, encoder = Path(config.data.generated), None
+    n_conditions = config.data.num_classes if config.model.class_conditional else 0
+    if config.model.class_conditional:
+        read_classes(source)  # refuses samples without them before anything is made
+    fraction = config.data.generated_test_fraction
+    if fraction is not None:
+        check_in("[0, 1)", **{"config.data.generated_test_fraction": fraction})
     if config.model.pretrained:
         theirs, folder = encoder_config(config), Path(config.model.pretrained)
         encoder = lambda: related.weights(theirs, folder)[0]  # noqa: E731
     about: Any = partial(read_about, source), source, encoder
-    return Discriminator(*_classifier_fields(config, mesh), *about)
+    return Discriminator(*_classifier_fields(config, mesh), *about, n_conditions)
 
 
 def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
@@ -239,12 +242,16 @@ def _check_not_set(config: Config, fields: Iterable[str], owners: str) -> None:
 def encoder_config(config: Config) -> Config:
     """The config of the run in config.model.pretrained, whose weights the encoder has.
 
+    An encoder that sees the noise level alone goes with any SDE under which it sees the same.
+
     Raises:
         ValueError: no run, or one of another network, noise or data.
     """
     folder = Path(config.model.pretrained)
     theirs = related.beside(config, folder)
-    related.check_noise(config, theirs, folder, "encoder")
+    own, its = (models.preconditioning(each, components.sde(each)) for each in (config, theirs))
+    alike = own.any_sde and own.sees_alike(its)
+    related.check_noise(config, theirs, folder, "encoder", any_sde=alike)
     if theirs.model.class_conditional:
         raise ValueError(
             f"the network in {folder} is conditioned on classes, which a discriminator is not: "
@@ -256,8 +263,8 @@ def encoder_config(config: Config) -> Config:
         ours, other = ours.encoder, models.create(theirs)
         names = set(vars(type(ours))["__dataclass_fields__"]) - FREE
         fields |= {f"model.{name}": (getattr(ours, name), getattr(other, name)) for name in names}
-        scaled = getattr(models.network_class(theirs), "inputs", "scaled") != "unscaled"
-        for name in ("parametrization", "sigma_data", "label_scale") if scaled else ():
+        named = its.inputs != "unscaled" and not alike
+        for name in ("parametrization", "sigma_data", "label_scale") if named else ():
             fields[f"model.{name}"] = config.model[name], theirs.model[name]
     for name, (own, other) in fields.items():
         if own != other:

@@ -19,8 +19,9 @@ def run(request: Request) -> None:
     """Draws config.sampling.n_samples samples of the model itself.
 
     generated.npz in the run's folder holds them as "samples" (grey levels, uint8, or points), and
-    the settings that made them as "about". Latents are "samples" too, and "images" when decoded. A
-    set of the same settings is not drawn again; one that was cut off continues.
+    the settings that made them as "about". Latents are "samples" too, and "images" when decoded.
+    Classes are "class_labels". A set of the same settings is not drawn again; one that was cut off
+    continues.
 
     Raises:
         ValueError: no checkpoint, or guidance: a discriminator learns from the model's own samples.
@@ -39,8 +40,9 @@ def run(request: Request) -> None:
         "seed": model.seed,
         "sampling": {"digest": model.identity(), "n_samples": n},
     }
+    classes = {"classes": True} if model.conditions.has_classes else {}
     path = request.folder / "generated.npz"
-    if hosts.agree(path.exists() and read_about(path) == about):
+    if hosts.agree(path.exists() and read_about(path) == about | classes):
         LOG.info("%s exists already, of the same model and settings", path)
     else:
         settings = about | {"sampling": {"digest": model.identity()}}
@@ -58,6 +60,9 @@ def run(request: Request) -> None:
             for first in progress.track(range(0, n, size), "samples")
         ]
         rows = np.concatenate(batches)[:n]
-        images = {"images": model.to_images(rows)} if model.decoder else {}
-        write_samples(path, about, samples=rows, **images)
+        arrays = {"images": model.to_images(rows)} if model.decoder else {}
+        if classes:
+            conditions = model.sample_conditions(FIRST + np.arange(n))
+            arrays["class_labels"] = conditions["class_labels"]
+        write_samples(path, about | classes, samples=rows, **arrays)
     print(f"{path}: {n} samples of step {model.step}")

@@ -28,6 +28,19 @@ def read_about(path: Path) -> dict[str, Any]:
     )
 
 
+def read_classes(path: Path) -> np.ndarray:
+    """The class of each sample of a set. Raises ValueError without classes, or without a file."""
+    if zipfile.is_zipfile(path):
+        with files.open_arrays(path, EXPECTED) as file:
+            if "class_labels" in file:
+                with files.reading(path, EXPECTED):
+                    return np.asarray(file["class_labels"], np.int32)
+    raise ValueError(
+        f"config.model.class_conditional is True, but the samples have no classes on record in "
+        f"{path}: make them of a class-conditional model by --mode=generate, or set it to False"
+    )
+
+
 def read_samples(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     """The settings and the samples of a set."""
     about = read_about(path)

@@ -100,8 +100,13 @@ class Classifier:
     def example_conditions(self) -> dict[str, Any]:
         return {"class_labels": np.zeros(1, np.int32)}
 
+    def seen(self, conditions: dict[str, Any]) -> dict[str, Any]:
+        """The network's own conditions, by its keywords: a classifier has none."""
+        return {}
+
     def loss(self, params, keys, carry, first_index, x, conditions):
-        logits = self.model.outputs(params, train=True, rngs={"dropout": keys["dropout"]})
+        rngs = {"dropout": keys["dropout"]}
+        logits = self.model.outputs(params, train=True, rngs=rngs, **self.seen(conditions))
         return jnp.mean(self._losses(keys["loss"], logits, x, conditions, first_index)[0]), {}
 
     def with_scaling(self, scaling: Scaling) -> Self:
@@ -117,7 +122,7 @@ class Classifier:
     def metrics(self, params, key, batch, first_index):
         x, conditions = batch
         x = self.scaling.to_model_each(key, x, first_index)
-        logits = self.model.outputs(devices.gather(self.mesh, params))
+        logits = self.model.outputs(devices.gather(self.mesh, params), **self.seen(conditions))
         losses, metrics = self._losses(key, logits, x, conditions, first_index)
         return {"loss": losses} | metrics
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import guided_models
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import samplers
 import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
 from experiments.build import components, pipelines, related, tasks
+from experiments.build.fields import configs
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import make_train_step
 from models import published
@@ -139,7 +141,13 @@ edm_adm                2500 50 4096 1e-4 .10   0 256 64 295899267
 }
 
 
-DISCRIMINATORS = {cifar10: "edm_discriminator 23835010"}
+DISCRIMINATORS = {
+    cifar10: """
+edm_discriminator                       23835010
+edm_discriminator_published             49319681
+edm_discriminator_conditional           49324801
+"""
+}
 
 
 def rows(tables):
@@ -314,6 +322,49 @@ def test_the_discriminator_s_encoder_is_the_network_that_it_guides():
     assert network.encoder == guided
     assert (network.frozen, config.noise_density.name) == (True, "log_uniform")
     assert parameters(network, 32) == int(DISCRIMINATORS[cifar10].split()[1])
+
+
+@pytest.mark.parametrize("variant", ["published", "conditional"])
+def test_the_published_discriminator_is_that_of_its_files(variant):
+    """Two encoders of guided-diffusion; 2.88 million parameters are trained, as reported."""
+    config = cifar10.get_config(f"edm_discriminator_{variant}")
+    network = models.create(config)
+    assert network.frozen
+    rows = dict(line.split() for line in DISCRIMINATORS[cifar10].strip().splitlines())
+    assert parameters(network, 32) == int(rows[f"edm_discriminator_{variant}"])
+    table = published.FORMATS["discriminator_guidance"].table(published.skeleton(config))
+    names = {tensor.name for tensor in table.values()}
+    assert "classifier.input_blocks.14.1.qkv.weight" in names
+    assert "discriminator.input_blocks.2.1.qkv.weight" in names
+    assert "discriminator.input_blocks.3.0.in_layers.0.weight" not in names
+    assert ("discriminator.label_emb.weight" in names) == (variant == "conditional")
+
+
+def test_the_published_discriminator_reads_the_published_classifier(tmp_path):
+    """As the file of ImageNet's classifier of 32 x 32 pixels is imported."""
+    config = cifar10.get_config("edm_discriminator_published")
+    encoder = models.create(config).encoder.clone(num_outputs=1000)
+    about = {"name": "32x32_classifier.pt", "form": "guided_diffusion_classifier"}
+    source, _ = guided_models.make_file(network=encoder, **about)
+    form = published.FORMATS[about["form"]]
+    found = form.find(source)
+    card = next(card for card in form.cards if source.path.name in card.files)
+    theirs = guided_models.config_of(found, card)
+    configs.save(theirs, tmp_path)
+    config.model.pretrained = str(tmp_path)
+    assert tasks.encoder_config(config).model.name == "adm_classifier"
+
+
+def test_the_published_discriminator_is_trained_as_published():
+    config = cifar10.get_config("edm_discriminator_published")
+    training, adam = components.training(config), components.adam(config)
+    assert training.n_iters == 60 * 100_000 // training.batch_size
+    assert (adam.lr, adam.weight_decay, adam.warmup, adam.grad_clip) == (3e-4, 1e-7, 0, -1)
+    assert (training.random_flip, training.average.rate, config.data.augment) == (False, 0, 0)
+    assert config.data.generated_test_fraction == 0
+    sde = components.sde(config)
+    assert (sde, sde.train_t_min, sde.t_max) == (sde_lib.VP(0.1, 20.0), 1e-5, 1)
+    assert config.noise_density.name == "log_uniform"
 
 
 @pytest.mark.parametrize(

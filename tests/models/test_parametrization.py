@@ -42,6 +42,38 @@ def test_labels_and_scaling_are_the_published_ones(name, network):
     np.testing.assert_allclose(score, expected)
 
 
+def test_preconditionings_are_alike_if_a_network_sees_the_same():
+    def made(sde, name, **options):
+        return models.Preconditioning(sde, name, **options)
+
+    vp, edm = sde_lib.VP(), sde_lib.EDM(t_min=0.002)
+    labels = made(vp, "edm_vp")
+    assert labels.sees_alike(made(vp, "score_sde"))
+    assert labels.sees_alike(made(edm, "edm_vp"))
+    assert made(edm, "edm", sigma_data=0.7).sees_alike(made(vp, "edm", sigma_data=0.7))
+    for other in (
+        made(vp, "edm"),
+        made(vp, "x0", label_scale=0.25),
+        made(sde_lib.VP(beta_max=19.0), "score_sde"),
+        made(edm, "score_sde"),
+        made(vp, "score_sde", inputs="unscaled"),
+    ):
+        assert not labels.sees_alike(other)
+    assert not made(edm, "edm", sigma_data=0.7).sees_alike(made(edm, "edm"))
+    kinds = {"edm": True, "edm_cosine": True, "v": False, "score_sde": False}
+    assert {name: made(edm, name).any_sde for name in kinds} == kinds
+    assert not made(edm, "edm", inputs="points").any_sde
+
+
+@pytest.mark.slow
+def test_a_chain_s_network_sees_what_its_limit_does():
+    """Up to the index of a level, which is t in steps less 1."""
+    limit = models.Preconditioning(sde_lib.Cosine(), "edm_cosine")
+    chain = models.Preconditioning(sde_lib.chain(1000, "cosine"), n_levels=1000)
+    assert limit.sees_alike(chain)
+    assert not models.Preconditioning(sde_lib.VP(), "edm_vp").sees_alike(chain)
+
+
 def test_langevin_diffusion_s_score_is_mixed_and_of_velocities_alone():
     """Of a network that gives its input, on top of the score of data of unit variance."""
     sde, probe = sde_lib.CLD(), Probe()

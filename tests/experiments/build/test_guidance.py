@@ -62,6 +62,31 @@ def test_a_discriminator_gives_the_log_ratio_of_data_and_samples(runs):
     assert (guide.weight, guide.weight_2nd_order, guide.boost) == (1.0, 0.0, False)
 
 
+def test_a_checkpoint_of_the_discriminator_guides_by_its_step(runs, tmp_path):
+    """Its probability is clipped to [1e-5, 1 - 1e-5], as published."""
+    theirs = model_config(model__name="discriminator", model__encoder="mlp")
+    shapes = jax.eval_shape(related.skeleton(theirs).init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), shapes)
+    for step, bias in ((1, 0.0), (2, 99.0)):
+        zeros["head"]["Dense_0"]["bias"] = np.array([0.0, bias], "f4")
+        saved_runs.save(theirs, tmp_path, zeros, (step,))
+    about = {"model": parts.digest(runs[1]), "step": 1, "log_odds": 0.5}
+    (tmp_path / RECORD).write_text(json.dumps(about))
+    options = {"guidance__discriminator__run": str(tmp_path)}
+    biases = {}
+    for step in (None, 1, 2):
+        (guide,) = load(runs, guidance__discriminator__step=step, **options)
+        biases[step] = guide.params["head"]["Dense_0"]["bias"][1]
+    assert biases == {None: 99, 1: 0, 2: 99}
+    (guide,) = load(runs, **options)
+    ratio = jax.jit(guide.log_ratio)(guide.params, jnp.ones((1, 2)), jnp.ones(1))
+    np.testing.assert_allclose(ratio, np.log((1 - 1e-5) / 1e-5), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 3: it has \[1, 2\]"):
+        load(runs, guidance__discriminator__step=3, **options)
+    with pytest.raises(ValueError, match=r"discriminator.step is 3, which does nothing without"):
+        load(runs, guidance__discriminator__step=3)
+
+
 def test_folders_of_something_else_are_refused(runs, tmp_path):
     folder, params = runs
     with pytest.raises(ValueError, match="holds the model 'mlp': that is no discriminator; give"):

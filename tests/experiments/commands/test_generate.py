@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import saved_runs
 
+from configs import points
 from experiments.commands import generate
+from experiments.commands.request import Request
 from experiments.pipeline import draw
-from experiments.runs.samples import read_about, read_samples
+from experiments.runs.samples import read_about, read_classes, read_samples, write_samples
 
 
 @pytest.fixture
@@ -76,3 +79,20 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     np.savez(tmp_path / "images.npz", train=np.zeros(3))
     with pytest.raises(ValueError, match="is no file of samples"):
         read_about(tmp_path / "images.npz")
+
+
+def test_samples_of_classes_have_them_on_record(tmp_path):
+    """An older file of the same samples without classes is written again, from the same parts."""
+    config = points.get_config("moons")
+    config.model.update(nf=8, num_res_blocks=1, class_conditional=True)
+    config.data.num_classes, config.sampling.labels = 3, (2, 0)
+    config.sampling.update(method="euler", n_steps=4, n_samples=5, batch_size=4)
+    saved_runs.save(config, tmp_path)
+    generate.run(Request(config, tmp_path))
+    path = tmp_path / "generated.npz"
+    about, samples = read_samples(path)
+    np.testing.assert_array_equal(read_classes(path), [2, 0, 2, 0, 2])
+    del about["classes"]
+    write_samples(path, about, samples=samples)
+    generate.run(Request(config, tmp_path))
+    np.testing.assert_array_equal(read_classes(path), [2, 0, 2, 0, 2])

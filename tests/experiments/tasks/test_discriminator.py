@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 from closed_forms import SDES
 from discriminators import config_of, model_config, save_run, save_samples
 
@@ -14,6 +15,8 @@ from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.runs import parts
+from experiments.runs.samples import read_samples, write_samples
+from experiments.tasks import discriminator
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.state import abstract_state, init_state
 from sde_lib import noise_density
@@ -157,11 +160,126 @@ def test_an_encoder_of_another_kind_is_refused(tmp_path):
         tasks.task(config)
 
 
-def test_a_discriminator_of_classes_cannot_be_trained(tmp_path):
+def test_a_discriminator_of_classes_needs_samples_of_classes(tmp_path):
     config = config_of(tmp_path)
     config.model.class_conditional = True
     with pytest.raises(ValueError, match="samples have no classes on record"):
         tasks.task(config)
+    config = config_of_classes(tmp_path)
+    save_samples(tmp_path, config)
+    with pytest.raises(ValueError, match=r"no classes on record in .*: make them of a class-cond"):
+        tasks.task(config)
+    write_classes(tmp_path, n_classes=12)
+    with pytest.raises(ValueError, match=r"have 12 classes, but config.data.num_classes is 10"):
+        data.dataset(config)
+
+
+def config_of_classes(folder):
+    """A class-conditional discriminator of digits, under VP; its samples are EDM's."""
+    config = digits.get_config("vp")
+    encoder = {"nf": 8, "ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": []}
+    encoder |= {"pool": "adaptive", "num_head_channels": 8, "group_size": 1}
+    names = {"name": "discriminator", "encoder": "adm_classifier", "head": "adm_classifier"}
+    values = encoder | names | {f"head_{name}": value for name, value in encoder.items()}
+    with config.unlocked():
+        for name in {*digits.UNET, "model.log_labels"} - {f"model.{name}" for name in encoder}:
+            del config.model[name.removeprefix("model.")]
+        config.model.update(values)
+    config.model.update(parametrization="edm_vp", class_conditional=True)
+    config.weighting.name, config.sampling.method = "variance", "predictor_corrector"
+    config.sampling.n_steps = None
+    config.noise_density.name, config.data.generated_test_fraction = "log_uniform", 0.0
+    config.data.generated = str(folder / "generated.npz")
+    return config
+
+
+def write_classes(folder, n_classes=10):
+    """Gives the samples in a folder classes in turn, and EDM's SDE."""
+    about, samples = read_samples(folder / "generated.npz")
+    classes = np.arange(len(samples), dtype=np.int32) % n_classes
+    about["sde"] = str(sde_lib.EDM())
+    write_samples(folder / "generated.npz", about, samples=samples, class_labels=classes)
+    return classes
+
+
+def test_a_discriminator_of_classes_learns_from_all_samples_and_sees_their_classes(tmp_path):
+    """Samples under another SDE are noised anew, and go by the noise level."""
+    config = config_of_classes(tmp_path)
+    save_samples(tmp_path, config, 300)
+    classes = write_classes(tmp_path)
+    task, dataset = tasks.task(config), data.dataset(config)
+    real = data.images(config)
+    assert len(dataset.train) == len(real.train) + 300
+    _, conditions = task.values(dataset, "train")
+    expected = np.concatenate([real.train_labels, classes])
+    np.testing.assert_array_equal(conditions["class"], expected)
+    np.testing.assert_array_equal(
+        conditions["class_labels"], np.arange(len(expected)) < len(real.train)
+    )
+    assert task.example_conditions().keys() == conditions.keys()
+    params = weights.random(task.model.network, jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
+
+    @jax.jit
+    def losses(classes):
+        batch = jnp.ones((2, 8, 8, 1)), {"class": classes, "class_labels": jnp.ones(2, int)}
+        return task.metrics(params, jax.random.key(0), batch, 0)["loss"]
+
+    one, other = losses(jnp.array([3, 4])), losses(jnp.array([3, 5]))
+    assert one[0] == other[0]
+    assert abs(one[1] - other[1]) > 1e-6
+    config.model.update(parametrization="edm", class_conditional=False)
+    assert len(data.dataset(config).train) == len(expected)
+    config.model.parametrization = "epsilon"
+    with pytest.raises(ValueError, match="are of a model with sde = EDM"):
+        data.dataset(config)
+
+
+def test_samples_are_held_back_as_the_config_asks(model):
+    config = config_of(model[0])
+    both = {}
+    for fraction in (None, 0.25, 0.0):
+        config.data.generated_test_fraction = fraction
+        found = data.dataset(config)
+        both[fraction] = [
+            int((labels == 0).sum()) for labels in (found.train_labels, found.test_labels)
+        ]
+        assert (discriminator.ALL_TRAINED in found.notes) == (fraction == 0)
+    assert both == {None: [727, 73], 0.25: [600, 200], 0.0: [800, 73]}
+    config.data.generated_test_fraction = 1.0
+    with pytest.raises(ValueError, match=r"generated_test_fraction is 1.0: it must be in \[0, 1\)"):
+        tasks.task(config)
+
+
+def test_the_report_says_that_samples_were_trained_on(trained, tmp_path):
+    task, params = tasks.task(trained[0]), related.weights(*trained)[0]
+    config = trained[0].copy_and_resolve_references()
+    config.data.generated_test_fraction = 0.0
+    report = task.accuracy(params, 20, data.dataset(config), tmp_path)
+    assert report.lines[0].endswith(discriminator.ALL_TRAINED)
+    assert (
+        discriminator.ALL_TRAINED
+        not in task.accuracy(params, 20, data.dataset(trained[0]), tmp_path).lines[0]
+    )
+
+
+def test_an_encoder_that_sees_the_same_goes_with_other_names(tmp_path):
+    """A classifier of 999 t under VP sees what "edm_vp" gives under EDM, with that noise."""
+    config = config_of_classes(tmp_path)
+    config.model.class_conditional, config.model.pretrained = False, str(tmp_path)
+    config.data.generated_test_fraction = None
+    theirs = config.copy_and_resolve_references()
+    theirs.model.update(name="adm_classifier", parametrization="score_sde", pretrained="")
+    theirs.noise_density.name = "uniform"
+    configs.save(theirs, tmp_path)
+    for sde in ("vpsde", "edm"):
+        config.training.sde = sde
+        assert tasks.encoder_config(config).model.parametrization == "score_sde"
+    config.model.parametrization = "edm"
+    with pytest.raises(ValueError, match=r"the SDE of the encoder in .* is VP"):
+        tasks.encoder_config(config)
+    config.training.sde = "vpsde"
+    with pytest.raises(ValueError, match=r"has model.parametrization = 'score_sde', the encoder"):
+        tasks.encoder_config(config)
 
 
 def test_the_state_of_a_run_is_known_without_its_encoders_run(trained):
