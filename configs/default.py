@@ -285,7 +285,8 @@ def _study(config: Config) -> None:
     """Mode study: the study and its options."""
     study = config.study = Section()
     study.name = "posterior"  # samplers of a posterior, on mixtures or on the images of a run;
-    # "guidance", on points or by a run; or "memorisation", of a run
+    # "guidance", on points or by a run; "memorisation", of a run; "discriminator", what its
+    # guidance gains; or "one_step", the error of one reverse step
     guidance = study.guidance = Section()
     guidance.weights = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # 1: the conditional score
     guidance.schedules = ("constant",)  # of a run; with the options of config.guidance.schedule
@@ -305,6 +306,16 @@ def _study(config: Config) -> None:
     posterior.n_measurements = default(int)  # 4 of a mixture; or 16 test images
     posterior.n_samples = default(int)  # for each measurement: 500, or 19 of an image
     posterior.noise_std = default(float)  # of the measurements: 0.3, or 0.1 of images
+    gain = study.discriminator = Section()
+    gain.weights = (0.5, 1.0, 1.67, 2.0)  # of guidance, on mixtures
+    gain.steps = ()  # checkpoints of the discriminator; (): all
+    gain.solver = "heun"
+    gain.nfe = 35
+    gain.n_samples = 2000  # guided samples of each checkpoint
+    gain.n_data = 1000  # test samples that the gain is measured on
+    step = study.one_step = Section()
+    step.n_levels = 18  # noise levels of EDM's grid, between which steps are made
+    step.n_samples = 1000
 
 
 def _data(config: Config) -> None:

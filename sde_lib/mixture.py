@@ -92,6 +92,17 @@ class GaussianMixture:
 
         return log_prob
 
+    def marginal_log_prob(self, sde: SDE) -> Callable[[Array, Array], PerSample]:
+        """The log density of x_t under `sde` in nats, as a function of x [B, D] and t [B]."""
+
+        def log_prob(x: Array, t: Array) -> PerSample:
+            alpha = sde.alpha(t)
+            variance = (alpha * self.std) ** 2 + sde.sigma(t) ** 2
+            parts = jax.nn.logsumexp(self._log_parts(x, alpha, variance), axis=1)
+            return parts - 0.5 * x.shape[1] * jnp.log(2 * jnp.pi * variance)
+
+        return log_prob
+
     def score_fn(self, sde: SDE) -> ScoreFn:
         """Exact score of x_t under `sde`, for x of [B, D]."""
         both = self.score_and_energy(sde).both
@@ -118,6 +129,27 @@ class GaussianMixture:
         component = jax.random.choice(key_component, len(weights), (n,), p=weights)
         noise = jax.random.normal(key_noise, (n, len(self.means[0])))
         return self._means[component] + self.std * noise
+
+    def marginal(self, sde: SDE, t: float) -> "GaussianMixture":
+        """The distribution of x_t under `sde`, which is a mixture too."""
+        alpha, sigma = (float(each(jnp.float32(t))) for each in (sde.alpha, sde.sigma))
+        means = tuple(map(tuple, (alpha * np.asarray(self.means)).tolist()))
+        return GaussianMixture(self.weights, means, float(np.hypot(alpha * self.std, sigma)))
+
+    def quadrature(
+        self, order: int = 16
+    ) -> tuple[Float[np.ndarray, "n dims"], Float[np.ndarray, " n"]]:
+        """Points and weights of expectations over x_0: `order` nodes an axis for each component.
+
+        It is Gauss-Hermite quadrature, for few dimensions: there are K order^D points.
+        """
+        nodes, weights = np.polynomial.hermite_e.hermegauss(order)
+        axes = [nodes] * len(self.means[0]), [weights / weights.sum()] * len(self.means[0])
+        grid, products = (np.stack(np.meshgrid(*a, indexing="ij"), -1) for a in axes)
+        grid = grid.reshape(-1, len(self.means[0]))
+        points = np.asarray(self.means)[:, None] + self.std * grid
+        share = np.asarray(self.weights)[:, None] * products.prod(-1).ravel()
+        return points.reshape(-1, grid.shape[1]), share.ravel()
 
     @property
     def mean(self) -> Float[np.ndarray, " dims"]:

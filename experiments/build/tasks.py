@@ -149,8 +149,8 @@ def discriminator(config: Config, mesh: Mesh) -> Discriminator:
     if config.model.pretrained:
         theirs, folder = encoder_config(config), Path(config.model.pretrained)
         encoder = lambda: related.weights(theirs, folder)[0]  # noqa: E731
-    about: Any = partial(read_about, source), source, encoder
-    return Discriminator(*_classifier_fields(config, mesh), *about, n_conditions)
+    about: Any = partial(read_about, source), source, encoder, n_conditions
+    return Discriminator(*_classifier_fields(config, mesh), *about)
 
 
 def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:

@@ -353,6 +353,24 @@ class Lines(NamedTuple):
     level: float | None = None
 
 
+def save_lines(
+    path: Path, panels: Sequence[Lines], columns: int, about: dict[str, str], log: bool = True
+) -> Path:
+    """Saves curves in rows of `columns` panels; the axes are logarithmic unless log is False."""
+    figure, axes = _panels(len(panels), columns, "")
+    for panel, (title, label, curves, dotted, level) in zip(axes, panels, strict=False):
+        for k, (name, points) in enumerate(curves.items()):
+            panel.plot(*zip(*points, strict=True), ".-", color=f"C{k}", linewidth=1, label=name)
+            panel.plot(*np.transpose(dotted.get(name, np.zeros((0, 2)))), ":", color=f"C{k}")
+        if level is not None:
+            panel.axhline(level, color="0.5", linewidth=1, zorder=0)
+        panel.set(title=title, xlabel=label)
+        if log:
+            panel.set(xscale="log", yscale="log")
+        panel.legend(fontsize=8, frameon=False)
+    return _save(figure, path, about)
+
+
 def save_estimates(
     path: Path,
     mesh: Float[np.ndarray, "m 2"],

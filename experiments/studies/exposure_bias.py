@@ -29,6 +29,7 @@ average only; mode ablate finds the samples nearest to the data.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ from models.config import Config
 from samplers.solver import NoiseLevelSolver
 from sde_lib.checks import check_at_least
 
+LOG = logging.getLogger(__name__)
 TRAINING = "training"
 ARMS = {False: ("EDM", "EDM-ES"), True: ("EDM-G++", "SEDM-G++")}  # by whether one guides
 NOT_HERE = (  # config fields that no arm has
@@ -174,6 +176,9 @@ def run(request: Request) -> None:
     stem = f"exposure_bias_{subject.model.step}_seed{config.seed}"
     print(files.write_table(folder / f"{stem}.csv", header, rows))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
+    norms = [*map(norm_panel, panels)]
+    drawn = charts.save_lines(folder / f"{stem}_norms.png", norms, len(options.nfe), about)
+    LOG.info("norms of the predicted noise: %s", drawn)
     path = folder / f"{stem}.png"
     print(charts.save_ratios(path, [*map(panel, panels)], len(options.nfe), about))
 
@@ -303,6 +308,27 @@ def line(arm: Arm) -> str:
 def percent(mean: Mean) -> str:
     """The mean and its error in percent."""
     return f"{100 * mean.value:+.3f} +- {100 * mean.error:.3f}%"
+
+
+def norm_panel(arms: Sequence[Arm]) -> charts.Lines:
+    """The norms that the solver is given over the noise levels; those before guidance too.
+
+    The later evaluations of a step are dotted.
+    """
+    curves, dotted = {}, {}
+    for arm in arms:
+        named = {arm.name: "solver_norm"}
+        if arm.name in ARMS[True]:
+            named = {f"{arm.name}, before guidance": "norm"} | named
+        for name, field in named.items():
+            for lines, first in ((curves, True), (dotted, False)):
+                lines[name] = [
+                    (point.noise_level, getattr(point, field))
+                    for point in arm.points
+                    if (point.evaluation == 1) == first
+                ]
+    about = f"{arms[0].solver}, NFE {arms[0].nfe}: norm of the predicted noise"
+    return charts.Lines(about, "noise level", curves, {k: v for k, v in dotted.items() if v})
 
 
 def panel(arms: Sequence[Arm]) -> charts.Ratios:

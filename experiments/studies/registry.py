@@ -6,8 +6,10 @@ from experiments.commands.request import Request
 from sde_lib.checks import check_name
 
 STUDIES = {
+    "discriminator": "experiments.studies.discriminator.study",
     "guidance": "experiments.studies.guidance.study",
     "memorisation": "experiments.studies.audit.memorisation",
+    "one_step": "experiments.studies.exposure.one_step",
     "posterior": "experiments.studies.posterior.study",
 }
 """Modules of studies by name, each with run(request). A new one is a file and a line here."""

@@ -183,6 +183,20 @@ def test_a_perfect_discriminator_makes_the_trajectory_that_of_the_data(scaled_la
     np.testing.assert_allclose(norms["network"][:, 0], length * 80 / (1.1**2 + 80**2), rtol=1e-5)
 
 
+def test_norms_are_drawn_before_and_after_guidance():
+    def arm(name, norm):
+        points = [
+            exposure_bias.Point(0, number, 3.0 - number, norm, 0, 1, 0, norm / 2, 0)
+            for number in (1, 2)
+        ]
+        return exposure_bias.Arm("heun", 3, name, exposure_bias.Scale(1.0), Mean(0, 0), points)
+
+    drawn = exposure_bias.norm_panel([arm("training", 4.0), arm("EDM", 6.0), arm("EDM-G++", 8.0)])
+    plain, both = {"training": [(2.0, 2.0)], "EDM": [(2.0, 3.0)]}, "EDM-G++, before guidance"
+    assert drawn.curves == plain | {both: [(2.0, 8.0)], "EDM-G++": [(2.0, 4.0)]}
+    assert drawn.dotted[both] == [(1.0, 8.0)]
+
+
 def test_the_error_of_a_gap_is_its_spread():
     random = np.random.RandomState(0)
     own = random.chisquare(5, (400, 100, 3)) * [1, 2, 3]
@@ -236,6 +250,7 @@ def test_a_study_that_was_stopped_continues(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines() == printed
 
     about, _, plain, scaled, table, picture = printed
+    assert Path(picture.replace(".png", "_norms.png")).exists()
     assert "their exact score, under EDM" in about
     assert plain.split()[:4] == ["euler", "13", "EDM", "1.00000"]
     rows = list(csv.DictReader(Path(table).read_text().splitlines()))

@@ -1,0 +1,1 @@
+"""Mode study, config.study.name = "discriminator": the gain of a discriminator's guidance."""

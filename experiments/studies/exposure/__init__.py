@@ -1,0 +1,1 @@
+"""Studies of exposure bias, the difference between sampling and training."""
