@@ -139,16 +139,17 @@ def steps(model: Pipeline, data: Any, levels: Levels) -> list[Step]:
         return errors(model.params, values, first)
 
     found = parts.over(model.mesh, data, size, batch)
-    each = zip(levels[:-1], levels[1:], found["squares"].T, found["excess"].T, strict=True)
-    return [_step(*map(float, ends), squares, excess) for *ends, squares, excess in each]
+    ends = zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True)
+    columns = zip(ends, found["squares"].T, found["excess"].T, strict=True)
+    return [_step(start, end, squares, excess) for (start, end), squares, excess in columns]
 
 
 def _step(start: float, end: float, squares: np.ndarray, excess: np.ndarray) -> Step:
     c, square = 1 - (end / start) ** 2, float(np.mean(squares, dtype=np.float64))
     measured = Mean.of(np.asarray(excess, np.float64))
-    excess_by_formulas: Any = c**2 * square, (2 * c - c**2) * square
-    about: Any = start, end, square**0.5, c * square**0.5
-    return Step(*about, *measured, *excess_by_formulas)
+    errors = square**0.5, c * square**0.5
+    formulas = c**2 * square, (2 * c - c**2) * square
+    return Step(start, end, *errors, measured.value, measured.error, *formulas)
 
 
 def panel(rows: list[Step]) -> charts.Lines:
