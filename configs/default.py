@@ -170,6 +170,7 @@ def _guidance(config: Config) -> None:
     scaling = guidance.epsilon_scaling = Section()  # of the predicted noise, divided by b(t)
     scaling.scale = default(float)  # b at t = 0
     scaling.slope = default(float)  # change of b with t
+    scaling.step_slope = default(float)  # change of b with the number of the sampler's step
     scaling.guided = default(bool)  # divide the noise after the discriminator's guidance
     shift = guidance.time_shift = Section()
     shift.window = default(float)  # how far in t the network's time may follow the variance

@@ -10,13 +10,14 @@ ScoreAndEnergy goes on under gradient, discriminator and epsilon_scaling, and is
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from samplers.base import Scores
@@ -297,6 +298,22 @@ def linear(k: float | Array, b0: float | Array) -> Weight:
     if isinstance(k, Real) and not math.isfinite(k):
         raise ValueError(f"k is {k}: it must be finite")
     return b0 if _same(k, 0) else lambda t: k * t + b0
+
+
+def step_number(sde: SDE, levels: Sequence[float]) -> Callable[[PerSample], PerSample]:
+    """The number of a sampler's step as a function of t: 0 at its first noise level, 1 at the next.
+
+    Between two levels it is interpolated in log sigma / alpha. So lambda_i = k i + b of Ning et al.
+    2023 is epsilon_scaling with lambda t: k * step_number(sde, levels)(t) + b.
+
+    Args:
+        sde: the forward SDE.
+        levels: the sampler's own (NoiseLevelSolver.own_levels), from high to low.
+    """
+    given = np.asarray(levels, np.float64)
+    given = given[np.append(True, np.diff(given) < 0) & (given > 0)]
+    places, numbers = jnp.asarray(-np.log(given), float), jnp.arange(len(given), dtype=float)
+    return lambda t: jnp.interp(-jnp.log(sde.noise_level(t)), places, numbers)
 
 
 def time_shift(score_fn: ScoreFn, sde: SDE, window: float, cutoff: float) -> ScoreFn:

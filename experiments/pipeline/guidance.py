@@ -9,10 +9,11 @@ GUIDES.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.pipeline.labels import check_labels
 from samplers import guidance
@@ -20,7 +21,7 @@ from samplers.base import Scores
 from samplers.guidance_schedules import Schedule
 from sde_lib import SDE, ScoreAndVariance
 from sde_lib.batch import Batch, PerSample
-from sde_lib.checks import check_in, check_positive
+from sde_lib.checks import check_in, check_positive, known
 
 LogRatio = Callable[..., PerSample]
 """log_ratio(params, x, t): log d / (1 - d) of a discriminator d, [B]; or with class_labels too"""
@@ -77,32 +78,67 @@ class TimeShift:
 
 @dataclasses.dataclass(frozen=True)
 class EpsilonScaling:
-    """Division of the predicted noise by b(t) = scale + slope t (Ning et al. 2023).
+    """Division of the predicted noise by b = scale + slope t + step_slope i (Ning et al. 2023).
+
+    i is the number of the sampler's step: 0 at its first noise level, 1 at the next.
 
     Attributes:
-        scale: b at t = 0.
+        scale: b at t = 0, or in the first step.
         slope: the change of b with t.
+        step_slope: the change of b with i.
+        levels: the sampler's noise levels, for i; `of_sampler` gives them.
     """
 
     scale: Any = 1.0
-    slope: float = 0.0
+    slope: Any = 0.0
+    step_slope: Any = 0.0
+    levels: tuple[float, ...] = ()
     params: Any = ()
     needs_noise_level: ClassVar[bool] = False
 
     @property
     def changes(self) -> bool:
         """False if the guide changes no score."""
-        return (self.scale, self.slope) != (1.0, 0.0)
+        return (self.scale, self.slope, self.step_slope) != (1.0, 0.0, 0.0)
+
+    @property
+    def by_steps(self) -> bool:
+        """True if b may change with the step; a traced slope may."""
+        return not known(self.step_slope) or self.step_slope != 0
 
     def __post_init__(self):
         check_positive(**{f"{FIELD}.epsilon_scaling.scale": self.scale})
-        check_in("(-inf, inf)", **{f"{FIELD}.epsilon_scaling.slope": self.slope})
+        slopes = {name: getattr(self, name) for name in ("slope", "step_slope")}
+        check_in("(-inf, inf)", **{f"{FIELD}.epsilon_scaling.{k}": v for k, v in slopes.items()})
+
+    def of_sampler(self, sampler: Any, sde: SDE) -> Self:
+        """The same with the sampler's noise levels, if it needs them.
+
+        Raises:
+            ValueError: a sampler that chooses its steps itself.
+        """
+        if not self.by_steps:
+            return self
+        if not hasattr(sampler, "own_levels"):
+            raise ValueError(
+                f"{FIELD}.epsilon_scaling.step_slope is {self.step_slope}, but the sampler "
+                f"{type(sampler).__name__} has no fixed steps: set it to 0, or take another sampler"
+            )
+        levels = tuple(np.asarray(sampler.own_levels(sde), float).tolist())
+        return dataclasses.replace(self, levels=levels)
 
     def apply(self, scores: Scores, params: Any, sde: SDE, indices: jax.Array) -> Scores:
         last = self.scale + self.slope * sde.t_max
         check_positive(**{f"{FIELD}.epsilon_scaling: scale + {sde.t_max:g} slope": last})
-        b = guidance.linear(self.slope, self.scale)
+        b = self._by_steps(sde) if self.by_steps else guidance.linear(self.slope, self.scale)
         return jax.tree.map(lambda fn: guidance.epsilon_scaling(fn, b), scores)
+
+    def _by_steps(self, sde: SDE) -> Callable[[PerSample], PerSample]:
+        n = len(self.levels) - 1
+        last = self.scale + self.step_slope * n
+        check_positive(**{f"{FIELD}.epsilon_scaling: scale + {n} step_slope": last})
+        number = guidance.step_number(sde, self.levels)
+        return lambda t: self.scale + self.slope * t + self.step_slope * number(t)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -239,6 +275,14 @@ GUIDES: dict[str, type] = {
     "classifier": Classifier,
     "clip": Clip,
 }
+
+
+def of_sampler(guides: Sequence[Guide], sampler: Any, sde: SDE) -> tuple[Guide, ...]:
+    """The guides with what they need to know of the sampler."""
+    return tuple(
+        guide.of_sampler(sampler, sde) if isinstance(guide, EpsilonScaling) else guide
+        for guide in guides
+    )
 
 
 def apply(

@@ -152,7 +152,8 @@ class TrainedModel:
         check_at_least(0, **{"config.sampling.batch_size": self.batch_size})
         check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
         self.classifier_free.check(self.conditions)
-        guidance.check(self.guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
+        guides = guidance.of_sampler(self.guides, self.sampler, self.sde)
+        guidance.check(guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
         if self.classifier_free.schedule.varies and not self.sde.is_scalar:
             raise ValueError(
                 "config.guidance.schedule goes by the noise level, which the SDE "
@@ -347,7 +348,8 @@ class TrainedModel:
     def guided(self, scores: Scores, guide_params: Sequence[Any], indices: jax.Array) -> Scores:
         """Inside jit: the scores of the samples of these indices with all guides applied."""
         own = devices.gather(self.mesh, guide_params)
-        scores = guidance.apply(self.guides, scores, own, self.sde, indices)
+        guides = guidance.of_sampler(self.guides, self.sampler, self.sde)
+        scores = guidance.apply(guides, scores, own, self.sde, indices)
         return jax.tree.map(partial(devices.spread, self.mesh), scores)
 
     def identity(self) -> str:

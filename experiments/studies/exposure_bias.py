@@ -66,6 +66,7 @@ NOT_HERE = (  # config fields that no arm has
     *("sampling.noise_removal", "sampling.label", "sampling.labels", "sampling.s_churn"),
     *("guidance.classifier_free.weight", "guidance.classifier_free.negative_label"),
     *("guidance.classifier.run", "guidance.time_shift.window"),
+    "guidance.epsilon_scaling.step_slope",
 )
 CONFIDENT = 1.96  # standard errors: a band of 95%
 WIDTH = 20

@@ -289,6 +289,17 @@ def test_epsilon_scaling_mends_a_model_that_predicts_too_much_noise():
     assert np.abs(heun(wrong, (64, 2)) - exact).max() > 0.05
 
 
+@pytest.mark.parametrize("denoise", [True, False])
+def test_the_number_of_a_step_counts_the_sampler_s_levels(denoise):
+    sde = SDES["vp"]
+    levels = samplers.Heun(n_steps=5, denoise=denoise).own_levels(sde)
+    number = guidance.step_number(sde, levels)
+    begun = levels[:5]
+    np.testing.assert_allclose(number(sde.inverse_noise_level(begun)), np.arange(5), atol=1e-3)
+    between = np.sqrt(begun[1] * begun[2])
+    assert number(sde.inverse_noise_level(jnp.array([between])))[0] == pytest.approx(1.5, abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["ve", "vp", "edm", "flow"])
 def test_time_shift_takes_the_noise_of_the_time_that_fits_the_variance(name):
     """Samples with the standard deviation sigma(tau) at t; beyond the window, its end."""

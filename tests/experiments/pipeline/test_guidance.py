@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,6 +62,31 @@ def test_the_weights_of_a_guide_are_arguments_of_the_program():
     assert [guide.params["w"].shape for guide in model.guides] == [(3,)]
 
 
+def test_the_predicted_noise_is_scaled_by_the_step():
+    """b = 1.1 + 0.05 i of Euler's steps: those of a score that is divided by hand."""
+    ours = config(**{"discriminator.run": "", "epsilon_scaling.scale": 1.1})
+    ours.guidance.epsilon_scaling.step_slope = 0.05
+    model = guided(ours)
+    sde, solver = model.sde, samplers.Euler(n_steps=4)
+    model = model.replace(sampler=solver)
+    levels = solver.own_levels(sde)[:4]
+
+    def score_fn(x, t):
+        return -x
+
+    def by_hand(x, t):
+        i = jnp.argmin(jnp.abs(jnp.log(sde.noise_level(t)[0]) - jnp.log(jnp.asarray(levels))))
+        return -x / (1.1 + 0.05 * i)
+
+    scores = model.guided(score_fn, [guide.params for guide in model.guides], jnp.arange(3))
+    found, expected = (
+        solver(jax.random.key(0), sde, scores_, (3, 2)).x for scores_ in (scores, by_hand)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="ProbabilityFlow has no fixed steps: set it to 0, or"):
+        model.replace(sampler=samplers.ProbabilityFlow())
+
+
 def test_no_guidance_changes_nothing():
     model = guided(config(**{"discriminator.run": ""}))
     assert model.guides == ()
@@ -101,6 +127,8 @@ def test_a_label_asked_for_is_the_classifier_s():
     [
         ({"epsilon_scaling.scale": 0.0}, "epsilon_scaling.scale is 0.0: it must be positive"),
         ({"epsilon_scaling.slope": -2.0}, r"epsilon_scaling: scale \+ 1 slope is -1.0"),
+        ({"epsilon_scaling.step_slope": -0.5}, r"scaling: scale \+ 4 step_slope is -1.0"),
+        ({"epsilon_scaling.step_slope": float("nan")}, "epsilon_scaling.step_slope is nan"),
         ({"discriminator.weight": -1.0}, "discriminator.weight is -1.0: it must be at least 0"),
         ({"discriminator.weight_2nd_order": float("inf")}, "weight_2nd_order is inf: it must be"),
         ({"time_shift.window": -0.1}, "time_shift.window is -0.1"),
