@@ -36,6 +36,7 @@
 | edm_discriminator_published   |       |      |         |          |  49,319,681 |
 | edm_discriminator_conditional |       |      |         |          |  49,324,801 |
 | sedm_gpp                      |  1.73 |      |         |          |  55,733,891 |
+| sedm_gpp_50k                  |  1.73 |      |         |          |  55,733,891 |
 | iddpm                         |  3.19 |      |         |     3.17 |  52,546,438 |
 | iddpm_vlb                     | 11.47 |      |         |     2.94 |  52,546,438 |
 | vdm                           |  7.41 |      |         |     2.65 |  30,586,243 |
@@ -74,7 +75,9 @@ samples of edm_ddpmpp_conditional too (they report 1.64). Weight decay is decoup
 a part of the gradient, to which 1e-7 of the weights makes no difference.
 
 FILE holds Inception weights (docs/guide.md). --mode=exposure_bias and --mode=ablate, with
-the same workdir, help to choose the epsilon scaling and the guidance scales.
+the same workdir, help to choose the epsilon scaling and the guidance scales. sedm_gpp_50k has the
+numbers of a full study: --mode=ablate chooses by 10,000 samples and reports five sets of 50,000,
+and --mode=evaluate measures three. That is days of an accelerator.
 
 The last five rows have figures of their own papers: Nichol and Dhariwal 2021 (improved DDPM by
 L_hybrid and by L_vlb, with 4000 steps of sampling), Kingma et al. 2021 (VDM, 1000 steps), Kim et
@@ -110,6 +113,7 @@ from configs.published import (
     FOURIER,
     NCSNPP,
     OF_CLASSES,
+    PROTOCOL,
     PUBLISHED_DISCRIMINATOR,
     SEDM_GPP,
     SUBVP,
@@ -163,6 +167,7 @@ VARIANTS = {
     "edm_discriminator_published": (PUBLISHED_DISCRIMINATOR,),
     "edm_discriminator_conditional": (PUBLISHED_DISCRIMINATOR, OF_CLASSES),
     "sedm_gpp": (EDM, EDM_DDPMPP, SEDM_GPP),
+    "sedm_gpp_50k": (EDM, EDM_DDPMPP, SEDM_GPP, PROTOCOL),
     "iddpm": (IDDPM, IDDPM_CIFAR10),
     "iddpm_vlb": (IDDPM, IDDPM_CIFAR10, IDDPM_VLB),
     "vdm": (VDM,),

@@ -205,6 +205,7 @@ def _eval(config: Config) -> None:
     evaluation.bound_steps = 1000
     evaluation.enable_sampling = True  # sample quality
     evaluation.num_samples = 50_000
+    evaluation.n_seeds = 1  # sets of so many samples, each of a seed; their means are printed
     evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
     evaluation.statistics = ""  # published ones of the data, mu and sigma, for FID without data
     evaluation.metrics = ()  # further names in experiments/evaluation/metrics.py
@@ -276,10 +277,14 @@ def _ablate(config: Config) -> None:
     ablate = config.ablate = Section()
     ablate.solvers = ("euler", "heun")
     ablate.nfe = (13, 21, 35)
-    ablate.weights = (1.0, 1.67, 2.5)  # of the discriminator's guidance
-    ablate.scales = (1.0004, 1.005, 1.02, 1.05)  # of the predicted noise
-    ablate.n_samples = 2000
+    ablate.weights = (1.0, 1.67, 2.0, 3.0, 4.0)  # of the discriminator's guidance
+    ablate.scales = (1.0004, 1.005, 1.02, 1.05, 1.1, 1.2)  # of the predicted noise
+    ablate.step_slopes = ()  # of an arm of its own: changes of the scale with the step,
+    ablate.slopes = ()  # and with t; neither: no such arm
+    ablate.n_samples = 2000  # in a set to choose by
+    ablate.n_report = default(int)  # in a set that is reported: as many
     ablate.n_seeds = 3  # sample sets that are reported, beside the one for choosing
+    ablate.n_shown = 8  # samples of each arm in a picture, from the same noise; 0: no picture
 
 
 def _study(config: Config) -> None:

@@ -121,6 +121,20 @@ SEDM_GPP: Part = {  # epsilon scaling and discriminator guidance
     "guidance.discriminator.weight_2nd_order": 0.0,
     "guidance.epsilon_scaling.scale": 1.0004,
 }
+PROTOCOL: Part = {  # arms are chosen by 10,000 samples and reported by 50,000, five seeds each
+    "ablate.solvers": ("heun",),
+    "ablate.nfe": (35,),
+    "ablate.weights": (0.5, 1.0, 1.67, 2.0, 2.5, 3.0, 4.0),
+    "ablate.scales": (1.0002, 1.0004, 1.0006, 1.001, 1.002, 1.005, 1.02, 1.05, 1.2),
+    "ablate.step_slopes": (-2e-5, 2e-5),
+    "ablate.slopes": (-1e-5, 1e-5),  # t is sigma, up to 80
+    "ablate.n_samples": 10_000,
+    "ablate.n_report": 50_000,
+    "ablate.n_seeds": 5,
+    "eval.num_samples": 50_000,
+    "eval.n_seeds": 3,
+    "sampling.batch_size": 0,
+}
 EDM_DISCRIMINATOR: Part = {  # a head on the encoder of a score network
     "training.n_iters": 50_000,  # 64 epochs of the data, and as many of samples
     "training.batch_size": 128,

@@ -39,7 +39,7 @@ FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
 ALWAYS = ("model.name", "seed", "training.sde")  # fields of the config that every card has
 PERCEPTUAL = "perceptual.json"
 COUNTS = (  # of at least 1, or more where they are used
-    *("sampling.n_samples", "eval.batch_size", "eval.num_samples"),
+    *("sampling.n_samples", "eval.batch_size", "eval.num_samples", "eval.n_seeds"),
     *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
     *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds", "serve.port"),
     *("study.posterior.n_measurements", "study.posterior.n_samples"),
@@ -347,6 +347,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
         feature_function(components.feature_shape(config), config.eval.features, pipeline.scaling),
         config.eval.num_samples,
         Path(config.eval.statistics) if config.eval.statistics else None,
+        config.eval.n_seeds,
     )
 
 

@@ -5,7 +5,7 @@ What takes long is kept in parts: an evaluation that was stopped continues where
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Subject:
         losses: the training loss of each sample.
         features: gives the features of images, for sample quality.
         n_samples: samples drawn for sample quality.
+        n_seeds: sets of them, of the seeds from the pipeline's on.
         statistics: published statistics of the data, which samples are compared with in place of
             the data; None: the data.
     """
@@ -60,6 +61,7 @@ class Subject:
     features: FeatureFunction
     n_samples: int
     statistics: Path | None = None
+    n_seeds: int = 1
 
     @property
     def test(self) -> tuple[Any, Any]:
@@ -165,6 +167,30 @@ def variational_bound(subject: Subject) -> Figures:
 
 
 def sample_quality(subject: Subject) -> Figures:
+    """The quality of a set of samples; of several sets, which have a seed each, the means.
+
+    A mean has its standard error over the seeds, the least and all values.
+    """
+    if subject.n_seeds == 1:
+        return quality_of_set(subject)
+    seeds = range(subject.pipeline.seed, subject.pipeline.seed + subject.n_seeds)
+    sets = []
+    for seed in seeds:
+        own = subject.pipeline.asked(seed, None, None)
+        sets.append(quality_of_set(dataclasses.replace(subject, pipeline=own)))
+    return {name: over_seeds([figures[name] for figures in sets], seeds) for name in sets[0]}
+
+
+def over_seeds(figures: Sequence[Figure], seeds: Sequence[int]) -> Figure:
+    """The mean of a figure over seeds, with its standard error, the least and all values."""
+    values = np.array([figure.value for figure in figures])
+    about = {name: value for name, value in figures[0].about.items() if name != "seed"}
+    about |= {"minimum": f"{values.min():.4g}", "seeds": f"{seeds[0]} to {seeds[-1]}"}
+    about["each"] = " ".join(f"{value:.4g}" for value in values)
+    return Figure(values.mean(), values.std(ddof=1) / np.sqrt(len(values)), about)
+
+
+def quality_of_set(subject: Subject) -> Figures:
     """Distances, precision, recall, density and coverage of samples. Latents are decoded first.
 
     With published statistics in place of the data, it is the Fréchet distance alone.

@@ -133,7 +133,7 @@ def save_grids(path: Path, panels: dict[str, Grid], columns: int, about: dict[st
     for axes, (title, (curves, chosen)) in zip(all_axes, panels.items(), strict=True):
         for name, points in curves.items():
             axes.plot(*zip(*sorted(points), strict=True), ".-", linewidth=1, label=name)
-        for marker, (arm, point) in zip("os^D", chosen.items(), strict=False):
+        for marker, (arm, point) in zip("os^Dv", chosen.items(), strict=False):
             style = {"fillstyle": "none", "color": "black", "linestyle": "none"}
             axes.plot(*point, marker, markersize=9, label=arm, **style)
         axes.set(title=title, xlabel="b")
@@ -257,11 +257,16 @@ def save_series(
 
 
 def save_point_path(
-    path: Path, frames: Float[np.ndarray, "frames n 2"], about: dict[str, str]
+    path: Path,
+    frames: Float[np.ndarray, "frames n 2"],
+    about: dict[str, str],
+    titles: Sequence[str] = (),
 ) -> Path:
-    """Saves the samples on their way from noise (left) to data (right)."""
-    figure, panels = _subplots(1, len(frames), figsize=(2 * len(frames), 2.2))
-    for axes, points in zip(panels, frames, strict=True):
+    """Saves sets of points side by side, such as samples on their way from noise to data."""
+    size = 2 * len(frames), 2.2
+    figure, panels = _subplots(1, len(frames), figsize=size, squeeze=False)
+    for axes, points, title in zip(panels[0], frames, titles or [""] * len(frames), strict=True):
+        axes.set_title(title, fontsize=9)
         axes.scatter(*points.T, s=1, alpha=0.5)
         axes.set_aspect("equal")
         axes.tick_params(labelsize=6)

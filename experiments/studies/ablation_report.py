@@ -9,13 +9,18 @@ import scipy.special
 from experiments.runs import charts
 from experiments.studies.statistics import Mean
 
-EDM, SCALED, GUIDED, BOTH = "EDM", "EDM-ES", "EDM-G++", "SEDM-G++"
+EDM, SCALED, SLOPED, GUIDED, BOTH = "EDM", "EDM-ES", "EDM-ES-k", "EDM-G++", "SEDM-G++"
 CLAIMS = ((SCALED, EDM), (GUIDED, EDM), (BOTH, SCALED), (BOTH, GUIDED))
 """Pairs of arms of which the first should be the better."""
+FURTHER = ((SLOPED, SCALED),)
+"""Likewise, of arms that are there if they are asked for."""
 
 
 class Run(NamedTuple):
-    """A set of samples; role: "choose" or "report"."""
+    """A set of samples; role: "choose" or "report".
+
+    Noise is divided by b + step_slope i + slope t, with i the number of the step.
+    """
 
     solver: str
     nfe: int
@@ -27,6 +32,13 @@ class Run(NamedTuple):
     frechet: float
     kernel: float
     kernel_error: float
+    step_slope: float = 0.0
+    slope: float = 0.0
+    n_samples: int = 0
+
+
+CHOSEN = {"w": "w", "b": "b", "step_slope": "slope in steps", "slope": "slope in t"}
+"""Fields of a Run that arms choose, and their names."""
 
 
 def reported(runs: Sequence[Run]) -> dict[tuple[str, int], dict[str, list[Run]]]:
@@ -45,12 +57,21 @@ def difference(arms: dict[str, list[Run]], arm: str, other: str) -> Mean:
 
 
 def table(runs: Sequence[Run]) -> Iterator[str]:
-    """A header, and a line for each solver, NFE and arm: means, and the distance of every seed."""
+    """A header, and a line for each solver, NFE and arm: means, and the distance of every seed.
+
+    Slopes have a column if an arm chose one.
+    """
     names = ("Fréchet distance", "less EDM's", "kernel distance")
+    slopes = {
+        name: f"{CHOSEN[name]:>16}"
+        for name in ("step_slope", "slope")
+        if any(getattr(run, name) for run in runs)
+    }
     yield (
         f"{'solver':<8}{'NFE':>4}  {'arm':<9}{'w':>6}{'b':>8}"
+        + "".join(slopes.values())
         + "".join(f"{name:>24}" for name in names)
-        + "  Fréchet distance of each seed"
+        + f"{'least':>10}  Fréchet distance of each seed"
     )
     for (solver, nfe), arms in reported(runs).items():
         for arm, sets in arms.items():
@@ -58,10 +79,12 @@ def table(runs: Sequence[Run]) -> Iterator[str]:
                 Mean.of([getattr(run, name) for run in sets]) for name in ("frechet", "kernel")
             )
             less = "-" if arm == EDM else difference(arms, arm, EDM)
+            least = min(run.frechet for run in sets)
             yield (
                 f"{solver:<8}{nfe:>4}  {arm:<9}{sets[0].w:>6g}{sets[0].b:>8g}"
+                + "".join(f"{getattr(sets[0], name):>16g}" for name in slopes)
                 + "".join(f"  {figure!s:>22}" for figure in (frechet, less, kernel))
-                + "  "
+                + f"{least:>10.4g}  "
                 + " ".join(f"{run.frechet:.4g}" for run in sets)
             )
 
@@ -76,7 +99,7 @@ def verdicts(runs: Sequence[Run]) -> Iterator[str]:
             f"{arm} {means[arm]:.4g}" for arm in sorted(arms, key=lambda arm: means[arm])
         )
         yield f"{solver} {nfe}: {ordering}"
-        for arm, other in CLAIMS:
+        for arm, other in (*CLAIMS, *FURTHER):
             if arm in arms:
                 less = difference(arms, arm, other)
                 certain = abs(less.value) > scipy.special.stdtrit(n_seeds - 1, 0.975) * less.error
@@ -89,11 +112,11 @@ def open_ends(runs: Sequence[Run]) -> Iterator[str]:
     """A line for each arm that chose the first or last of several values: beyond may be better."""
     for run, *_ in (sets for arms in reported(runs).values() for sets in arms.values()):
         tried = [other for other in runs if other[:3] == run[:3] and other.role == "choose"]
-        for name in ("w", "b"):
+        for name, title in CHOSEN.items():
             values = {getattr(other, name) for other in tried}
             for end, beyond in ((max(values), "larger"), (min(values), "smaller")):
                 if len(values) > 1 and getattr(run, name) == end:
-                    yield f"{run.solver} {run.nfe}: {run.arm} may be better with a {beyond} {name}"
+                    yield f"{run.solver} {run.nfe}: {run.arm} may be better with a {beyond} {title}"
 
 
 def arm_panels(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
@@ -110,7 +133,10 @@ def grid_panels(runs: Sequence[Run]) -> dict[str, charts.Grid]:
     for run in runs:
         if run.role == "choose":
             curves, chosen = panels.setdefault(f"{run.solver}, NFE {run.nfe}", charts.Grid({}, {}))
-            point = run.b, run.frechet
-            curves.setdefault(f"w = {run.w:g}", []).append(point)
+            point, curve = (run.b, run.frechet), f"w = {run.w:g}"
+            for name in ("step_slope", "slope"):
+                value = getattr(run, name)
+                curve += f", {CHOSEN[name]} {value:g}" if value else ""
+            curves.setdefault(curve, []).append(point)
             chosen[run.arm] = min(chosen.get(run.arm, point), point, key=lambda point: point[1])
     return panels

@@ -14,6 +14,7 @@ import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
 from experiments.build import components, pipelines, related, tasks
 from experiments.build.fields import configs
+from experiments.studies import ablation
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import make_train_step
 from models import published
@@ -126,6 +127,7 @@ edm_ncsnpp              200 .5  512 1e-3 .13 .12  18 32  56397955
 edm_ddpmpp_conditional  200 .5  512 1e-3 .13 .12  18 32  55735299
 edm_ncsnpp_conditional  200 .5  512 1e-3 .13 .12  18 32  56400771
 sedm_gpp                200 .5  512 1e-3 .13 .12  18 32  55733891
+sedm_gpp_50k            200 .5  512 1e-3 .13 .12  18 32  55733891
 """,
     ffhq: """
 edm_ddpmpp              200 .5  256 2e-4 .05 .15  40 64  61805571
@@ -312,6 +314,19 @@ def test_sedm_gpp_is_edm_with_the_published_guides():
     assert components.sampler(config) == samplers.EDM(n_steps=18)
     assert components.sampler(config).nfe == 35
     config.guidance = plain.guidance
+    assert config == plain
+
+
+def test_a_study_of_50_000_samples_is_a_preset():
+    config, plain = (cifar10.get_config(name) for name in ("sedm_gpp_50k", "sedm_gpp"))
+    options = ablation.Options(**config.ablate.to_dict())
+    assert options.sizes == {"choose": 10_000, "report": 50_000}
+    assert (options.n_seeds, config.eval.num_samples, config.eval.n_seeds) == (5, 50_000, 3)
+    assert {2.0, 4.0} <= set(options.weights)
+    assert {1.0004, 1.2} <= set(options.scales)
+    assert "EDM-ES-k" in options.arms(guided=True)
+    for name in ("ablate", "eval", "sampling"):
+        config[name] = plain[name]
     assert config == plain
 
 

@@ -63,7 +63,7 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
     ((name, solver),) = subjects.solvers(config, [options.solver], [options.nfe])
     model = subjects.unguided(request)
     data = test_data(model, options.n_data)
-    about = *ablation.features(request, model), options.n_samples
+    about = ablation.features(request, model)
     kept = request.folder / "discriminator" / str(model.step)
     rows = []
     for step in progress.track([0, *steps], "discriminator", "checkpoint"):
@@ -74,9 +74,8 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
             own = subjects.corrections(asked, model)
             assert own.discriminator is not None
             w, score = own.discriminator.weight, held_out_gain(model, own, data)
-        distances = ablation.make_measure(model, own, *about, kept)(
-            name, solver, w, 1.0, model.seed
-        )
+        sets, setting = ablation.Sets(model, own, *about, kept), ablation.Setting(w, 1.0)
+        distances = sets.measure(name, solver, setting, model.seed, options.n_samples)
         rows.append(Row(step, *score, *distances[:3]))
     return model, rows
 

@@ -134,6 +134,26 @@ def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch):
     assert distance.value == pytest.approx(expected, rel=0.05)
 
 
+def test_several_seeds_give_all_values_their_mean_error_and_minimum(tmp_path, dataset, monkeypatch):
+    """Those of seeds 42, 43, 44, as each would be measured alone."""
+    values = {42: 3.0, 43: 1.0, 44: 2.0}
+
+    def of_set(subject):
+        seed = subject.pipeline.seed
+        assert subject.pipeline.folder == tmp_path
+        return {"fid": Figure(values[seed], None, {"samples": 100, "seed": seed})}
+
+    monkeypatch.setattr(metrics, "quality_of_set", of_set)
+    measured = dataclasses.replace(subject(tmp_path, dataset), n_seeds=3)
+    figure = metrics.sample_quality(measured)["fid"]
+    assert (figure.value, figure.error) == pytest.approx((2.0, 1 / np.sqrt(3)))
+    assert figure.about == {
+        **{"samples": 100, "minimum": "1", "seeds": "42 to 44", "each": "3 1 2"}
+    }
+    alone = dataclasses.replace(measured, n_seeds=1)
+    assert metrics.sample_quality(alone)["fid"] == Figure(3.0, None, {"samples": 100, "seed": 42})
+
+
 def test_other_weights_are_evaluated_anew(tmp_path, dataset):
     """Of the same run and step; and the same weights are not."""
     measured = subject(tmp_path / "run", dataset)

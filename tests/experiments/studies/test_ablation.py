@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import itertools
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from configs import points
 from experiments.build import components
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
+from experiments.data.scaling import Scaling
 from experiments.evaluation import reference
 from experiments.evaluation.quality import Moments, frechet_distance
 from experiments.pipeline import draw
@@ -224,12 +226,85 @@ def test_one_program_draws_the_samples_of_mode_sample_with_these_numbers(scaled_
     drawn = ablation.make_draw(model, corrections, 64)
     others = [drawn(w, b, model.seed, 0) for w, b in ((0.0, 1.0), (0.7, 1.0), (0.0, 1.02))]
     n = len(traced)
-    x = drawn(0.7, 1.02, model.seed, 0)
+    x = drawn(0.7, 1.02, model.seed, 0, 0.002, 0.05)
     assert len(traced) == n > 0
     assert all(np.abs(x - other).max() > 1e-3 for other in others)
-    guides = (EpsilonScaling(1.02), guide)
+    guides = (EpsilonScaling(1.02, slope=0.05, step_slope=0.002), guide)
     guided = model.replace(guides=guides[::-1] if scaled_last else guides)
     np.testing.assert_allclose(x, draw.make_draw(guided, 64)(0).x, atol=1e-5)
+
+
+def distance_of(setting, seed, n):
+    """A distance that is least at w = 2, b = 1.1 and a slope of 0.01; more samples change it."""
+    away = abs(setting.w - 2) + abs(setting.b - 1.1) + abs(setting.step_slope - 0.01)
+    return reference.Distances(away + 0.001 * seed + 1 / n, 0.1, 0.01, 20)
+
+
+def test_settings_are_chosen_by_some_samples_and_reported_by_more():
+    scales, weights = (1.02, 1.1, 1.2), (1.0, 2.0, 4.0)
+    options = ablation.Options(("heun",), (31,), weights, scales, 100, 2, (0.01, -0.01), (), 500)
+    arms, sizes = options.arms(guided=True), []
+    assert {arm: len(tried) for arm, tried in arms.items()} == {
+        **{"EDM": 1, "EDM-ES": 3, "EDM-ES-k": 8, "EDM-G++": 3, "SEDM-G++": 9}
+    }
+
+    def measure(name, solver, setting, seed, n):
+        sizes.append((seed, n))
+        return distance_of(setting, seed, n)
+
+    solver = components.solver(make_config(), "heun", 31)
+    runs = list(ablation.study(arms, [("heun", solver)], range(5, 8), measure, options.sizes))
+    assert set(sizes) == {(5, 100), (6, 500), (7, 500)}
+    chosen = {run.arm: (run.w, run.b, run.step_slope) for run in runs if run.role == "report"}
+    assert chosen["EDM-ES-k"] == (0, 1.1, 0.01)
+    assert chosen["SEDM-G++"] == (2, 1.1, 0)
+    assert {run.n_samples for run in runs if run.role == "report"} == {500}
+    header, *lines = ablation_report.table(runs)
+    assert "slope in steps" in header
+    assert "slope in t" not in header
+    (line,) = (line for line in lines if " EDM-ES-k " in line)
+    least = min(run.frechet for run in runs if run.arm == "EDM-ES-k" and run.role == "report")
+    assert f"{least:.4g}  " in line
+    assert any("EDM-ES-k less EDM-ES: " in line for line in ablation_report.verdicts(runs))
+    ends = list(ablation_report.open_ends(runs))
+    assert ends == ["heun 31: EDM-ES-k may be better with a larger slope in steps"]
+    curves = ablation_report.grid_panels(runs)["heun, NFE 31"].curves
+    assert "w = 0, slope in steps 0.01" in curves
+
+
+def test_arms_without_slopes_and_sets_of_one_size():
+    plain = ablation.Options(("heun",), (31,), (1.0,), (1.02,), 100, 2)
+    assert "EDM-ES-k" not in plain.arms(guided=True)
+    assert plain.sizes == {"choose": 100, "report": 100}
+    both = dataclasses.replace(plain, slopes=(0.1,), step_slopes=(0.2,)).arms(guided=False)
+    slopes = [(b, *rest) for _, b, *rest in both["EDM-ES-k"]]
+    assert slopes == [(1.0, 0.2, 0.0), (1.0, 0.0, 0.1), (1.02, 0.2, 0.0), (1.02, 0.0, 0.1)]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (2,)])
+def test_arms_are_shown_side_by_side_from_one_noise(tmp_path, shape):
+    asked = []
+
+    class Drawn:
+        scaling = Scaling(256 if len(shape) == 3 else None, True, False)
+
+        def samples(self, solver, setting, seed, n):
+            asked.append((setting.w, seed, n))
+            return np.zeros((n, *shape), "f4")
+
+    def run(arm, w, seed):
+        return ablation_report.Run("heun", 31, arm, w, 1.0, "report", seed, 1.0, 0.0, 0.0)
+
+    runs = [run(arm, w, seed) for arm, w in (("EDM", 0.0), ("EDM-G++", 2.0)) for seed in (43, 44)]
+    solvers = [("heun", components.solver(make_config(), "heun", 31))]
+    about = {"Parameters": "{}"}
+    sets: Any = Drawn()
+    (path,) = ablation.show(sets, runs, solvers, 3, tmp_path / "ablation_7", about)
+    assert path.name == "ablation_7_heun_31.png"
+    assert asked == [(0.0, 43, 3), (2.0, 43, 3)]
+    with Image.open(path) as image:
+        assert image.width > 50
+    assert not list(ablation.show(sets, runs, solvers, 0, tmp_path / "ablation_7", about))
 
 
 def test_verdicts_name_the_best_and_the_doubt():
@@ -268,6 +343,11 @@ def test_verdicts_name_the_best_and_the_doubt():
         ("ablate.scales", (), "config.ablate.scales is empty"),
         ("ablate.scales", (0.0,), "config.ablate.scales is 0.0: it must be positive"),
         ("ablate.n_samples", 10, "config.ablate.n_samples is 10: it must be at least 20"),
+        ("ablate.n_report", 10, "config.ablate.n_report is 10: it must be at least 20"),
+        ("ablate.n_shown", -1, "config.ablate.n_shown is -1: it must be at least 0"),
+        ("ablate.slopes", (float("inf"),), "config.ablate.slopes is inf"),
+        ("ablate.step_slopes", (float("nan"),), "config.ablate.step_slopes is nan"),
+        ("guidance.epsilon_scaling.step_slope", 0.1, "no arm has config.guidance.epsilon_scaling"),
         ("ablate.n_seeds", 1, "config.ablate.n_seeds is 1: it must be at least 2"),
         ("guidance.time_shift.window", 0.1, "no arm has config.guidance.time_shift.window = 0.1"),
         ("sampling.eta", 1.0, "'euler' has no such option"),

@@ -95,9 +95,13 @@ def test_checkpoints_are_compared(tmp_path, monkeypatch, capsys):
     """The ratio is half of the optimal one at step 10, and the optimal one at step 20."""
     config = config_of(nfe=13, n_samples=500, n_data=100)
 
-    def make_measure(model, corrections, *about):
-        distance = 1.0 - float(corrections.params or 0.0)
-        return lambda name, solver, w, b, seed: Distances(distance, 0.1, 0.01, 20)
+    class Sets:
+        def __init__(self, model, corrections, *about):
+            self.distance = 1.0 - float(corrections.params or 0.0)
+
+        def measure(self, name, solver, setting, seed, n):
+            assert n == 500
+            return Distances(self.distance, 0.1, 0.01, 20)
 
     config.guidance.discriminator.run = str(tmp_path / "run")
     asked = []
@@ -108,7 +112,7 @@ def test_checkpoints_are_compared(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(subject, "unguided", lambda request: pipeline())
     monkeypatch.setattr(subject, "corrections", corrections)
-    monkeypatch.setattr(ablation, "make_measure", make_measure)
+    monkeypatch.setattr(ablation, "Sets", Sets)
     monkeypatch.setattr(ablation, "features", lambda request, model: ())
     monkeypatch.setattr(related, "steps", lambda folder: [10, 20])
     monkeypatch.setattr(folders, "has_run", lambda folder: True)
