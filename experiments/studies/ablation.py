@@ -182,9 +182,10 @@ def study(
     """For each solver and arm the runs to choose by, of the first seed; then those to report."""
 
     def measured(name, solver, arm, setting, role, seed) -> Run:
-        distances, n = measure(name, solver, setting, seed, sizes[role]), sizes[role]
-        w, b, *slopes = setting
-        return Run(name, solver.nfe, arm, w, b, role, seed, *distances[:3], *slopes, n)
+        n = sizes[role]
+        about = name, solver.nfe, arm, setting.w, setting.b, role, seed
+        distances = measure(name, solver, setting, seed, n)[:3]
+        return Run(*about, *distances, setting.step_slope, setting.slope, n)
 
     for (name, solver), arm in itertools.product(solvers, arms):
         tried = []
