@@ -67,7 +67,8 @@ edm_discriminator_published is the discriminator of Kim et al. 2023, in place of
 EDM's own encoder: an encoder of guided-diffusion, of which 2,883,841 parameters are trained, on the
 features of a classifier of ImageNet. That comes first:
 
-    $main --mode=import --checkpoint=32x32_classifier.pt --workdir=runs/imagenet32-classifier
+    python -m experiments.main --mode=import --checkpoint=32x32_classifier.pt \\
+        --workdir=runs/imagenet32-classifier
 
 It learns from 50,000 samples and all 50,000 images. They report an FID of 1.77 with it, without
 epsilon scaling; that is not reproduced here. edm_discriminator_conditional sees the classes of the

@@ -155,6 +155,8 @@ def shrunk(config):
         config.training.at_end = ()
     config.ablate.update(n_samples=20, n_seeds=2)
     config.study.posterior.update(dims=(2,), nfe=(4,), n_samples=19, n_measurements=1)
+    config.study.discriminator.update(nfe=5, n_samples=20, n_data=20, weights=(1.0,))
+    config.study.one_step.update(n_levels=3, n_samples=8)
     if config.sampling.method in ("predictor_corrector", "ddpm"):
         config.sampling.n_steps = 25  # the least of VP is 21
     if "hidden_size" in config.model:
