@@ -152,7 +152,8 @@ PUBLISHED_DISCRIMINATOR: Part = {  # of Kim et al. 2023: all samples and data, 6
     "training.sde": "vpsde",  # t from 1e-5 to 1; the discriminator goes by the noise level
     "training.n_iters": 46_875,
     "training.batch_size": 128,
-    "training.snapshot_freq": 3906,  # 5 epochs
+    "training.snapshot_freq": 3906,  # 5 epochs; the checkpoints are kept
+    "training.snapshot_freq_for_preemption": 3906,
     "noise_density.name": "log_uniform",
     "data.generated": "runs/cifar10-edm_ddpmpp/generated.npz",
     "data.generated_test_fraction": 0.0,

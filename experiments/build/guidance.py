@@ -165,6 +165,11 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
     theirs = related.config(config, folder, field, "discriminator")
     model = components.noise_model(theirs, sde, related.shape(theirs))
     related.check_noise(config, theirs, folder, "discriminator", model.preconditioning.any_sde)
+    if theirs.model.class_conditional and theirs.data.num_classes < config.data.num_classes:
+        raise ValueError(
+            f"the discriminator in {folder} knows {theirs.data.num_classes} classes, but "
+            f"config.data.num_classes is {config.data.num_classes}: train one of the model's own"
+        )
     log_odds = _log_odds(folder, params)
     step = config.guidance.discriminator.step
     weights, _ = related.weights(theirs, folder, step)

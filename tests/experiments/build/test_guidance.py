@@ -232,6 +232,11 @@ def test_an_imported_discriminator_of_classes_needs_a_model_of_classes(pair):
     config = edm_config(guidance__discriminator__run=run, model__class_conditional=False)
     with pytest.raises(ValueError, match="knows classes, which the model does not"):
         guidance.guides(config, pipelines.components.sde(config), {})
+    config = edm_config(guidance__discriminator__run=run, data__num_classes=1001)
+    with pytest.raises(
+        ValueError, match=r"knows 1000 classes, but config.data.num_classes is 1001"
+    ):
+        guidance.guides(config, pipelines.components.sde(config), {})
     config = edm_config(guidance__discriminator__run=run, data__centered=False)
     with pytest.raises(ValueError, match="the range of data of the discriminator"):
         guidance.guides(config, pipelines.components.sde(config), {})

@@ -1,0 +1,34 @@
+"""The published form of discriminator guidance, on digits."""
+
+import models
+from configs import cifar10, digits, digits_guidance
+from experiments.build import components, related, tasks
+from experiments.build.fields import configs
+
+
+def test_the_discriminator_is_trained_as_the_published_one():
+    ours = digits_guidance.get_config()
+    theirs = cifar10.get_config("edm_discriminator_published")
+    for section in ("optim", "noise_density"):
+        assert ours[section] == theirs[section]
+    assert components.training(ours).average == components.training(theirs).average
+    assert ours.data.generated_test_fraction == 0
+    assert components.sde(ours) == components.sde(theirs)
+    for config in (ours, theirs):
+        network = models.create(config)
+        assert type(network.reader).__name__ == "ADMHead"
+        assert type(network.encoder).__name__ == "ADMClassifier"
+        related.skeleton(config)
+
+
+def test_it_reads_the_features_of_its_classifier_and_guides_edm(tmp_path):
+    classifier = digits_guidance.get_config("classifier")
+    assert type(tasks.task(classifier)).__name__ == "Classifier"
+    configs.save(classifier, tmp_path)
+    ours, guided = digits_guidance.get_config(), digits.get_config("edm")
+    ours.model.pretrained = str(tmp_path)
+    assert tasks.encoder_config(ours).model.name == "adm_classifier"
+    assert ours.data.generated == "runs/digits-edm/generated.npz"
+    scalings = [components.scaling(config) for config in (ours, guided)]
+    assert scalings[0] == scalings[1]
+    assert models.preconditioning(ours, components.sde(ours)).any_sde
