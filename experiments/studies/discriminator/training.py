@@ -16,8 +16,8 @@ from experiments.pipeline.draw import batch_size
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, parts, progress
-from experiments.studies import ablation
 from experiments.studies import subject as subjects
+from experiments.studies.discriminator import sets
 from experiments.studies.statistics import Mean
 from experiments.studies.subject import Corrections
 from samplers.guidance import GUIDED_TIMES
@@ -63,7 +63,7 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
     ((name, solver),) = subjects.solvers(config, [options.solver], [options.nfe])
     model = subjects.unguided(request)
     data = test_data(model, options.n_data)
-    about = ablation.features(request, model)
+    about = sets.features(request, model)
     kept = request.folder / "discriminator" / str(model.step)
     rows = []
     for step in progress.track([0, *steps], "discriminator", "checkpoint"):
@@ -74,8 +74,8 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
             own = subjects.corrections(asked, model)
             assert own.discriminator is not None
             w, score = own.discriminator.weight, held_out_gain(model, own, data)
-        sets, setting = ablation.Sets(model, own, *about, kept), ablation.Setting(w, 1.0)
-        distances = sets.measure(name, solver, setting, model.seed, options.n_samples)
+        made, setting = sets.Sets(model, own, *about, kept), sets.Setting(w, 1.0)
+        distances = made.measure(name, solver, setting, model.seed, options.n_samples)
         rows.append(Row(step, *score, *distances[:3]))
     return model, rows
 

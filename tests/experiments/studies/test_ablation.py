@@ -286,7 +286,7 @@ def test_arms_are_shown_side_by_side_from_one_noise(tmp_path, shape):
     asked = []
 
     class Drawn:
-        scaling = Scaling(256 if len(shape) == 3 else None, True, False)
+        scaling, can_be_shown = Scaling(256 if len(shape) == 3 else None, True, False), True
 
         def samples(self, solver, setting, seed, n):
             asked.append((setting.w, seed, n))
@@ -347,6 +347,8 @@ def test_verdicts_name_the_best_and_the_doubt():
         ("ablate.n_shown", -1, "config.ablate.n_shown is -1: it must be at least 0"),
         ("ablate.slopes", (float("inf"),), "config.ablate.slopes is inf"),
         ("ablate.step_slopes", (float("nan"),), "config.ablate.step_slopes is nan"),
+        ("ablate.step_slopes", (-0.1,), r"epsilon_scaling: scale \+ 31 step_slope is -2.1"),
+        ("ablate.slopes", (-2.0,), r"epsilon_scaling: scale \+ 1 slope is -1"),
         ("guidance.epsilon_scaling.step_slope", 0.1, "no arm has config.guidance.epsilon_scaling"),
         ("ablate.n_seeds", 1, "config.ablate.n_seeds is 1: it must be at least 2"),
         ("guidance.time_shift.window", 0.1, "no arm has config.guidance.time_shift.window = 0.1"),

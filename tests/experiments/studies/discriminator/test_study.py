@@ -16,8 +16,8 @@ from experiments.data.dataset import Dataset
 from experiments.evaluation.reference import Distances
 from experiments.pipeline.guidance import Discriminator
 from experiments.runs import folder as folders
-from experiments.studies import ablation, registry, subject
-from experiments.studies.discriminator import mixtures, study, training
+from experiments.studies import registry, subject
+from experiments.studies.discriminator import mixtures, sets, study, training
 from experiments.studies.subject import Corrections
 from sde_lib import EDM, GaussianMixture, gain
 
@@ -112,8 +112,8 @@ def test_checkpoints_are_compared(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(subject, "unguided", lambda request: pipeline())
     monkeypatch.setattr(subject, "corrections", corrections)
-    monkeypatch.setattr(ablation, "Sets", Sets)
-    monkeypatch.setattr(ablation, "features", lambda request, model: ())
+    monkeypatch.setattr(sets, "Sets", Sets)
+    monkeypatch.setattr(sets, "features", lambda request, model: ())
     monkeypatch.setattr(related, "steps", lambda folder: [10, 20])
     monkeypatch.setattr(folders, "has_run", lambda folder: True)
     registry.run(Request(config, tmp_path))
