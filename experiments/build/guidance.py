@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+import models
 from experiments.build import components, published, related
 from experiments.build.fields import sections
 from experiments.pipeline.classifier_free import ClassifierFree
@@ -163,8 +164,9 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
     folder = Path(config.guidance.discriminator.run)
     field = "config.guidance.discriminator.run"
     theirs = related.config(config, folder, field, "discriminator")
+    any_sde = models.preconditioning(theirs, components.sde(theirs)).any_sde
+    related.check_noise(config, theirs, folder, "discriminator", any_sde)
     model = components.noise_model(theirs, sde, related.shape(theirs))
-    related.check_noise(config, theirs, folder, "discriminator", model.preconditioning.any_sde)
     if theirs.model.class_conditional and theirs.data.num_classes < config.data.num_classes:
         raise ValueError(
             f"the discriminator in {folder} knows {theirs.data.num_classes} classes, but "
