@@ -99,31 +99,38 @@ class Truth:
         return float(mean), float(covariance / np.linalg.norm(theirs.covariance)), float(distance)
 
 
-def save_table(path: Path, results: Sequence[Any], missing: str = "not finite") -> None:
+def save_table(
+    path: Path, results: Sequence[Any], missing: str = "not finite", digits: str = ".3f"
+) -> None:
     """Prints the results as a markdown table, and saves it beside the JSON lines.
 
     Args:
         path: of the JSON lines.
         results: named tuples of one kind.
         missing: a cell's text in place of None.
+        digits: the format of floats.
     """
-    text = "\n".join(table(results, missing))
+    text = "\n".join(table(results, missing, digits))
     print(text)
     files.write_text(path.with_suffix(".md"), text + "\n")
     print(path)
     print(path.with_suffix(".md"))
 
 
-def table(results: Sequence[Any], missing: str = "not finite") -> Iterator[str]:
+def table(
+    results: Sequence[Any], missing: str = "not finite", digits: str = ".3f"
+) -> Iterator[str]:
     """A markdown table with a line for each result."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return missing
+        return f"{value:{digits}}" if isinstance(value, float) else str(value)
+
     rows = [[name.replace("_", " ") for name in results[0]._fields]]
-    rows += [[missing if value is None else _cell(value) for value in result] for result in results]
+    rows += [[cell(value) for value in result] for result in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield f"| {' | '.join(cells)} |"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -22,7 +22,7 @@ from experiments.commands.request import Request
 from experiments.runs import charts, files, pictures
 from experiments.runs import folder as folders
 from experiments.studies.discriminator import mixtures, training
-from experiments.studies.posterior.study import save_table
+from experiments.studies.statistics import save_table
 from experiments.studies.subject import check_not_empty
 from sde_lib.checks import check_at_least, check_positive
 
@@ -59,7 +59,7 @@ class Options:
 def save(path: Path, rows: Sequence[Any]) -> None:
     """Saves results as JSON lines and as a table, which is printed too."""
     files.write_lines(path, [row._asdict() for row in rows])
-    save_table(path, rows, ".4g")
+    save_table(path, rows, digits=".4g")
 
 
 def run(request: Request) -> None:

@@ -31,8 +31,7 @@ from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, files, parts, pictures
 from experiments.studies import subject as subjects
 from experiments.studies.exposure_bias import training_data
-from experiments.studies.posterior.study import save_table
-from experiments.studies.statistics import Mean
+from experiments.studies.statistics import Mean, save_table
 from samplers.noise_levels import Levels, levels_at, noise_levels
 from sde_lib.batch import expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least
@@ -98,7 +97,7 @@ def run(request: Request) -> None:
     rows = steps(model, training_data(subject, options.n_samples), levels)
     path = folder / f"one_step_{model.step}_seed{model.seed}.jsonl"
     files.write_lines(path, [row._asdict() for row in rows])
-    save_table(path, rows, ".3g")
+    save_table(path, rows, digits=".3g")
     about = pictures.provenance(config=config.to_dict(), seed=model.seed, samples=subject.about)
     print(charts.save_lines(path.with_suffix(".png"), [panel(rows)], 1, about))
 
