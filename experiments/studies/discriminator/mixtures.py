@@ -60,11 +60,11 @@ def gains(
 
     def at(weight: float) -> Gain:
         guided = guidance.gradient(score, log_ratio, weight)
-        divergence = own - np.dot(shares, np.asarray(flow(jnp.float32(weight)), np.float64))
+        scores = gain.score_gain(sde, data, score, guided)
         density = gain.density_gain(
             data, model, lambda x: data.log_prob(x) - model.log_prob(x), weight
         )
-        scores = gain.score_gain(sde, data, score, guided)
+        divergence = own - np.dot(shares, np.asarray(flow(jnp.float32(weight)), np.float64))
         return Gain(weight, first, scores, float(density), float(first - divergence))
 
     return [at(float(weight)) for weight in weights]

@@ -138,6 +138,16 @@ def test_the_study_of_mixtures_saves_a_table(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith("discriminator_mixtures.md")
 
 
+def test_an_sde_without_a_noise_level_is_refused(tmp_path):
+    config = config_of()
+    config.training.sde = "cld"
+    with pytest.raises(ValueError, match="CLD has no noise level"):
+        registry.run(Request(config, tmp_path))
+    config.study.name = "one_step"
+    with pytest.raises(ValueError, match="noise level"):
+        registry.run(Request(config, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
