@@ -104,7 +104,7 @@ def optimal_log_ratio(
     sde: SDE, data: GaussianMixture, model: GaussianMixture
 ) -> Callable[[Array, Array], PerSample]:
     """log p_t / q_t as a function of x and t: log d / (1 - d) of the optimal discriminator."""
-    ours, theirs = (each.marginal_log_prob(sde) for each in (data, model))
+    ours, theirs = (each.noisy_log_prob(sde) for each in (data, model))
     return lambda x, t: ours(x, t) - theirs(x, t)
 
 

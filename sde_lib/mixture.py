@@ -92,17 +92,6 @@ class GaussianMixture:
 
         return log_prob
 
-    def marginal_log_prob(self, sde: SDE) -> Callable[[Array, Array], PerSample]:
-        """The log density of x_t under `sde` in nats, as a function of x [B, D] and t [B]."""
-
-        def log_prob(x: Array, t: Array) -> PerSample:
-            alpha = sde.alpha(t)
-            variance = (alpha * self.std) ** 2 + sde.sigma(t) ** 2
-            parts = jax.nn.logsumexp(self._log_parts(x, alpha, variance), axis=1)
-            return parts - 0.5 * x.shape[1] * jnp.log(2 * jnp.pi * variance)
-
-        return log_prob
-
     def score_fn(self, sde: SDE) -> ScoreFn:
         """Exact score of x_t under `sde`, for x of [B, D]."""
         both = self.score_and_energy(sde).both

@@ -82,7 +82,7 @@ def test_quadrature_has_the_moments_of_the_mixture_and_marginals_are_mixtures():
     np.testing.assert_allclose(covariance, DATA.covariance)
     sde, t = SDES["vp"], 0.3
     x, times = jnp.array([[1.0, 1.0], [0.0, -1.0]]), jnp.full(2, t)
-    log_prob = DATA.marginal_log_prob(sde)(x, times)
+    log_prob = DATA.noisy_log_prob(sde)(x, times)
     np.testing.assert_allclose(DATA.marginal(sde, t).log_prob(x), log_prob, rtol=1e-5)
 
 
