@@ -281,6 +281,9 @@ def _ablate(config: Config) -> None:
     ablate.scales = (1.0004, 1.005, 1.02, 1.05, 1.1, 1.2)  # of the predicted noise
     ablate.step_slopes = ()  # of an arm of its own: changes of the scale with the step,
     ablate.slopes = ()  # and with t; neither: no such arm
+    ablate.windows = ()  # of an arm of its own: widths in t of the solver's time shift,
+    ablate.cutoffs = (0.0,)  # above these times
+    ablate.input_perturbation = ""  # of an arm of its own: the run of a model trained with it
     ablate.n_samples = 2000  # in a set to choose by
     ablate.n_report = default(int)  # in a set that is reported: as many
     ablate.n_seeds = 3  # sample sets that are reported, beside the one for choosing

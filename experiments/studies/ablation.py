@@ -5,11 +5,14 @@
 
 The arms are EDM, EDM-ES (epsilon scaling: Ning et al. 2023), EDM-G++ (discriminator guidance: Kim
 et al. 2023) and SEDM-G++ (both), for each solver and number of network evaluations (NFE); with
-config.ablate.step_slopes or slopes also EDM-ES-k, epsilon scaling with a slope. The guidance weight
-w and the scale b of the predicted noise are chosen for each arm by the least Fréchet distance on
-one set of n_samples samples. The reported distances are of other sets, of n_report samples, which
-start from the same noise in all arms. The other options are those of config.sampling and
-config.guidance; their own w and b do not count. A study that was stopped continues.
+config.ablate.step_slopes or slopes also EDM-ES-k, epsilon scaling with a slope. EDM-TS is the time
+shift in the solver (Li et al. 2023), with config.ablate.windows. EDM-IP is the model of another
+run, trained with input perturbation (Ning et al. 2023b): config.ablate.input_perturbation. Each arm
+chooses its numbers, such as the guidance weight w and the scale b of the predicted noise, by the
+least Fréchet distance on one set of n_samples samples. The reported distances are of other sets, of
+n_report samples, which start from the same noise in all arms. The other options are those of
+config.sampling and config.guidance; their own w and b do not count. A study that was stopped
+continues.
 """
 
 import dataclasses
@@ -19,19 +22,32 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.build import related
 from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.evaluation.metrics import LEAST
 from experiments.evaluation.reference import Distances
 from experiments.pipeline.guidance import EpsilonScaling
+from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, files, pictures, progress
 from experiments.studies import ablation_report as report
 from experiments.studies import subject as subjects
-from experiments.studies.ablation_report import BOTH, EDM, GUIDED, SCALED, SLOPED, Run
+from experiments.studies.ablation_report import (
+    BOTH,
+    CHOSEN,
+    EDM,
+    GUIDED,
+    PERTURBED,
+    SCALED,
+    SHIFTED,
+    SLOPED,
+    Run,
+)
 from experiments.studies.discriminator.sets import Sets, Setting, features
 from experiments.studies.discriminator.sets import make_draw as make_draw
 from experiments.studies.subject import Corrections
 from samplers.solver import NoiseLevelSolver
+from samplers.time_shift import Shifting
 from sde_lib.checks import check_at_least, check_in, check_positive
 
 NOT_HERE = (  # config fields that no arm has, or that config.ablate has instead
@@ -61,6 +77,9 @@ class Options:
         slopes: likewise with t; the arm chooses one of all.
         n_report: samples in a set that is reported; None: n_samples.
         n_shown: samples of each arm in a picture.
+        windows: widths of the time shift, to choose from in an arm of its own; (): no such arm.
+        cutoffs: times up to which nothing is shifted, likewise.
+        input_perturbation: the folder of a run that was trained with it; "": no such arm.
     """
 
     solvers: tuple[str, ...]
@@ -73,6 +92,9 @@ class Options:
     slopes: tuple[float, ...] = ()
     n_report: int | None = None
     n_shown: int = 0
+    windows: tuple[float, ...] = ()
+    cutoffs: tuple[float, ...] = (0.0,)
+    input_perturbation: str = ""
 
     def __post_init__(self):
         values = {name: getattr(self, name) for name in ("solvers", "nfe", "weights", "scales")}
@@ -83,6 +105,11 @@ class Options:
         for name in ("step_slopes", "slopes"):
             for value in getattr(self, name):
                 check_in("(-inf, inf)", **{f"config.ablate.{name}": value})
+        for value in self.windows:
+            check_positive(**{"config.ablate.windows": value})
+        subjects.check_not_empty("ablate", cutoffs=self.cutoffs)
+        for value in self.cutoffs:
+            check_positive(or_zero=True, **{"config.ablate.cutoffs": value})
         check_at_least(LEAST, **{"config.ablate.n_samples": self.n_samples})
         check_at_least(LEAST, **{"config.ablate.n_report": self.sizes["report"]})
         check_at_least(2, **{"config.ablate.n_seeds": self.n_seeds})
@@ -105,6 +132,11 @@ class Options:
             arms[SLOPED] = [
                 Setting(0.0, b, *k) for b, k in itertools.product((1.0, *scales), slopes)
             ]
+        if self.windows:
+            pairs = itertools.product(self.windows, self.cutoffs)
+            arms[SHIFTED] = [Setting(0.0, 1.0, window=w, cutoff=c) for w, c in pairs]
+        if self.input_perturbation:
+            arms[PERTURBED] = [Setting(0.0, 1.0, perturbed=True)]
         if guided:
             arms[GUIDED] = [Setting(w, 1.0) for w in weights]
             arms[BOTH] = list(itertools.starmap(Setting, itertools.product(weights, scales)))
@@ -123,17 +155,20 @@ def run(request: Request) -> None:
     for field in subjects.set_fields(config, NOT_HERE):
         raise ValueError(f"no arm has config.{field} = {sections.get(config, field)!r}")
     solvers = subjects.solvers(config, options.solvers, options.nfe)
+    check_shift(options, [solver for _, solver in solvers])
     model = subjects.unguided(request)
     corrections = subjects.corrections(config, model)
-    sets = Sets(
-        model, corrections, *features(request, model), folder / "ablation" / str(model.step)
-    )
+    kept, about_data = folder / "ablation" / str(model.step), features(request, model)
+    sets = Sets(model, corrections, *about_data, kept)
+    if options.input_perturbation:
+        other = perturbed(request, Path(options.input_perturbation))
+        sets.perturbed = Sets(other, Corrections(), *about_data, kept / "perturbed")
     arms = options.arms(guided=corrections.discriminator is not None)
     if BOTH not in arms:
         print(f"without config.guidance.discriminator.run: {GUIDED} and {BOTH} are left out")
     for (_, solver), tried in itertools.product(solvers, arms.values()):
-        for _, b, step_slope, slope in tried:  # refuses slopes by which b is not positive
-            scaling = EpsilonScaling(b, slope, step_slope)
+        for setting in tried:  # refuses slopes by which b is not positive
+            scaling = EpsilonScaling(setting.b, setting.slope, setting.step_slope)
             Corrections().applied(model.replace(sampler=solver), scaling, ())
     seeds = range(model.seed, model.seed + options.n_seeds + 1)
     n_sets = len(solvers) * sum(len(tried) + options.n_seeds for tried in arms.values())
@@ -164,7 +199,8 @@ def study(
         n = sizes[role]
         about = name, solver.nfe, arm, setting.w, setting.b, role, seed
         distances = measure(name, solver, setting, seed, n)[:3]
-        return Run(*about, *distances, setting.step_slope, setting.slope, n)
+        shift = setting.window, setting.cutoff
+        return Run(*about, *distances, setting.step_slope, setting.slope, n, *shift)
 
     for (name, solver), arm in itertools.product(solvers, arms):
         tried = []
@@ -192,7 +228,8 @@ def show(
     for name, solver in solvers if n and sets.can_be_shown else ():
         columns = {}
         for arm, (run, *_) in cells[name, solver.nfe].items():
-            setting = Setting(run.w, run.b, run.step_slope, run.slope)
+            numbers = {name: getattr(run, name) for name in CHOSEN}
+            setting = Setting(**numbers, perturbed=arm == PERTURBED)
             columns[arm] = sets.samples(solver, setting, run.seed, n)
         path = stem.with_name(f"{stem.name}_{name}_{solver.nfe}.png")
         drawn = np.stack([*columns.values()], axis=1)
@@ -202,3 +239,32 @@ def show(
         else:
             paths = sets.scaling.to_grey(drawn).swapaxes(0, 1)
             yield charts.save_point_path(path, paths, about, list(columns))
+
+
+def check_shift(options: Options, solvers: Sequence[NoiseLevelSolver]) -> None:
+    """Raises ValueError for a time shift that a solver of the study does not have."""
+    for solver in solvers if options.windows else ():
+        if not isinstance(solver, Shifting):
+            raise ValueError(
+                f"config.ablate.windows is {options.windows}, but {type(solver).__name__} has no "
+                "time shift: leave it out, or take 'euler', 'heun', 'edm', 'ddim' or "
+                "'euler_ancestral'"
+            )
+
+
+def perturbed(request: Request, folder: Path) -> Pipeline:
+    """The model of another run, trained with input perturbation on the same data and noise.
+
+    Raises:
+        ValueError: there is no such run, or one without input perturbation.
+    """
+    config, field = request.config, "config.ablate.input_perturbation"
+    theirs = related.config(config, folder, field, "score")
+    if not theirs.objective.input_perturbation:
+        raise ValueError(
+            f"{field} is {str(folder)!r}, which was trained without it: give a run with "
+            "config.objective.input_perturbation, such as 0.1"
+        )
+    related.check_noise(config, theirs, folder, "model with input perturbation")
+    theirs.sampling, theirs.seed = config.sampling, config.seed
+    return subjects.unguided(dataclasses.replace(request, config=theirs, folder=folder))

@@ -10,16 +10,18 @@ from experiments.runs import charts
 from experiments.studies.statistics import Mean
 
 EDM, SCALED, SLOPED, GUIDED, BOTH = "EDM", "EDM-ES", "EDM-ES-k", "EDM-G++", "SEDM-G++"
+SHIFTED, PERTURBED = "EDM-TS", "EDM-IP"
 CLAIMS = ((SCALED, EDM), (GUIDED, EDM), (BOTH, SCALED), (BOTH, GUIDED))
 """Pairs of arms of which the first should be the better."""
-FURTHER = ((SLOPED, SCALED),)
+FURTHER = ((SLOPED, SCALED), (SHIFTED, EDM), (PERTURBED, EDM))
 """Likewise, of arms that are there if they are asked for."""
 
 
 class Run(NamedTuple):
     """A set of samples; role: "choose" or "report".
 
-    Noise is divided by b + step_slope i + slope t, with i the number of the step.
+    Noise is divided by b + step_slope i + slope t, with i the number of the step. window and cutoff
+    are those of the time shift.
     """
 
     solver: str
@@ -35,10 +37,18 @@ class Run(NamedTuple):
     step_slope: float = 0.0
     slope: float = 0.0
     n_samples: int = 0
+    window: float = 0.0
+    cutoff: float = 0.0
 
 
-CHOSEN = {"w": "w", "b": "b", "step_slope": "slope in steps", "slope": "slope in t"}
-"""Fields of a Run that arms choose, and their names."""
+RARE = {
+    "step_slope": "slope in steps",
+    "slope": "slope in t",
+    "window": "window",
+    "cutoff": "cutoff",
+}
+CHOSEN = {"w": "w", "b": "b"} | RARE
+"""Fields of a Run that arms choose, and their names; those of RARE only in some arms."""
 
 
 def reported(runs: Sequence[Run]) -> dict[tuple[str, int], dict[str, list[Run]]]:
@@ -59,12 +69,12 @@ def difference(arms: dict[str, list[Run]], arm: str, other: str) -> Mean:
 def table(runs: Sequence[Run]) -> Iterator[str]:
     """A header, and a line for each solver, NFE and arm: means, and the distance of every seed.
 
-    Slopes have a column if an arm chose one.
+    Numbers of RARE have a column if an arm chose one.
     """
     names = ("Fréchet distance", "less EDM's", "kernel distance")
     slopes = {
-        name: f"{CHOSEN[name]:>16}"
-        for name in ("step_slope", "slope")
+        name: f"{title:>16}"
+        for name, title in RARE.items()
         if any(getattr(run, name) for run in runs)
     }
     yield (
@@ -134,9 +144,9 @@ def grid_panels(runs: Sequence[Run]) -> dict[str, charts.Grid]:
         if run.role == "choose":
             curves, chosen = panels.setdefault(f"{run.solver}, NFE {run.nfe}", charts.Grid({}, {}))
             point, curve = (run.b, run.frechet), f"w = {run.w:g}"
-            for name in ("step_slope", "slope"):
+            for name, title in RARE.items():
                 value = getattr(run, name)
-                curve += f", {CHOSEN[name]} {value:g}" if value else ""
+                curve += f", {title} {value:g}" if value else ""
             curves.setdefault(curve, []).append(point)
             chosen[run.arm] = min(chosen.get(run.arm, point), point, key=lambda point: point[1])
     return panels

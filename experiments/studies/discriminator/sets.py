@@ -1,5 +1,6 @@
 """Sets of samples of a model with its corrections, and their distances to the data."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,20 +26,24 @@ from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import Batch
 
 Draw = Callable[..., Batch]
-"""draw(w, b, seed, first index, step_slope, slope), without slopes if they are 0"""
+"""draw(w, b, seed, first index, step_slope, slope, window, cutoff); the last may be left out"""
 
 
 class Setting(NamedTuple):
     """The numbers that an arm chooses.
 
     w: guidance weight. The predicted noise is divided by b + step_slope i + slope t, where i is the
-    number of the sampler's step.
+    number of the sampler's step. window and cutoff: of the time shift. perturbed: by the model that
+    was trained with input perturbation.
     """
 
     w: float
     b: float
     step_slope: float = 0.0
     slope: float = 0.0
+    window: float = 0.0
+    cutoff: float = 0.0
+    perturbed: bool = False
 
 
 def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Reference]:
@@ -55,6 +60,8 @@ def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Refere
 
 class Sets:
     """Sets of samples by their settings, and their distances to the data, which are kept.
+
+    `perturbed` are the sets of the model that was trained with input perturbation, if there is one.
 
     Args:
         model: without guides.
@@ -75,6 +82,7 @@ class Sets:
         self.model, self.corrections, self.fn, self.truth = model, corrections, fn, truth
         self.folder, self.decoder = folder, model.decoder
         self.scaling = self.decoder.scaling if self.decoder else model.scaling
+        self.perturbed: Sets | None = None
         self._draws: dict[Any, Draw] = {}
         self._parts: dict[Any, Parts] = {}
 
@@ -82,6 +90,8 @@ class Sets:
         self, name: str, solver: NoiseLevelSolver, setting: Setting, seed: int, n: int
     ) -> Distances:
         """The distances of n samples to the data; name is that of the solver."""
+        if setting.perturbed and self.perturbed:
+            return self.perturbed.measure(name, solver, setting._replace(perturbed=False), seed, n)
         size = batch_size(self.model, n)
         draw = self._drawer(solver, setting.w > 0, size)
 
@@ -97,6 +107,8 @@ class Sets:
 
     def samples(self, solver: NoiseLevelSolver, setting: Setting, seed: int, n: int) -> np.ndarray:
         """The first n samples of a seed, decoded. They are kept."""
+        if setting.perturbed and self.perturbed:
+            return self.perturbed.samples(solver, setting._replace(perturbed=False), seed, n)
         guided, sizes = setting.w > 0, [size for *key, size in self._draws if key[0] == solver]
 
         def compute() -> dict[str, np.ndarray]:
@@ -118,7 +130,7 @@ class Sets:
         return bool(len(shape) == 3 and self.scaling.levels) or shape == (2,)
 
     def _images(self, draw: Draw, setting: Setting, seed: int, first: int) -> np.ndarray:
-        x = devices.fetch(draw(setting.w, setting.b, seed, first, *setting[2:]))
+        x = devices.fetch(draw(setting.w, setting.b, seed, first, *setting[2:-1]))
         return self.decoder.decode(x) if self.decoder else x
 
     def _drawer(self, solver: NoiseLevelSolver, guided: bool, size: int) -> Draw:
@@ -146,30 +158,35 @@ class Sets:
 
 def _numbers(setting: Setting) -> str:
     """The numbers of a setting, for the name of a part."""
-    return "_".join(map(str, setting if any(setting[2:]) else setting[:2]))
+    if any(setting[4:]):
+        return "_".join(map(str, setting[:-1]))
+    return "_".join(map(str, setting[:4] if any(setting[2:4]) else setting[:2]))
 
 
 def make_draw(model: Pipeline, corrections: Corrections, size: int) -> Draw:
-    """draw(w, b, seed, first, step_slope, slope): `size` samples, one program for all numbers.
+    """draw(w, b, seed, first, ...): `size` samples; one program for all numbers, one with a shift.
 
     Without a discriminator, w has no effect.
     """
     sde, shape = model.sde, (size, *model.shape)
     sampler = analytic.resolved_sampler(model)
 
-    @jax.jit
-    def batch(params, discriminator_params, setting, key, conditions, first):
+    @partial(jax.jit, static_argnames="shifted")
+    def batch(params, discriminator_params, setting, key, conditions, first, shifted):
         score_fn = model.conditional_score(params, conditions)
         scaling = EpsilonScaling(setting.b, setting.slope, setting.step_slope)
         guided = corrections.applied(model, scaling, discriminator_params, setting.w)
         own = [guide.params for guide in guided.guides]
         scores = guided.guided(score_fn, own, first + jnp.arange(size))
-        return sampler(key, sde, scores, shape, first).x
+        shift = {"shift_window": setting.window, "shift_cutoff": setting.cutoff}
+        solver: Any = dataclasses.replace(sampler, **shift) if shifted else sampler
+        return solver(key, sde, scores, shape, first).x
 
-    def draw(w: float, b: float, seed: int, first: int, *slopes: float) -> Batch:
-        setting: Any = jax.tree.map(jnp.float32, Setting(w, b, *slopes))
+    def draw(w: float, b: float, seed: int, first: int, *more: Any) -> Batch:
+        numbers = Setting(w, b, *more)
+        setting: Any = jax.tree.map(jnp.float32, numbers)
         conditions = model.sample_conditions(first + np.arange(size))
         params, key = (model.params, corrections.params), jax.random.key(seed)
-        return batch(*params, setting, key, conditions, first)
+        return batch(*params, setting, key, conditions, first, shifted=numbers.window > 0)
 
     return draw

@@ -272,12 +272,67 @@ def test_settings_are_chosen_by_some_samples_and_reported_by_more():
     assert "w = 0, slope in steps 0.01" in curves
 
 
+def test_the_arm_of_the_time_shift_chooses_a_window_of_the_solver():
+    options = ablation.Options(
+        ("euler",), (31,), (1.0,), (1.02,), 100, 2, windows=(0.1, 0.2), cutoffs=(0.3, 0.5)
+    )
+    arms = options.arms(guided=False)
+    pairs = [(setting.window, setting.cutoff) for setting in arms["EDM-TS"]]
+    assert pairs == [(0.1, 0.3), (0.1, 0.5), (0.2, 0.3), (0.2, 0.5)]
+    model, solver = pipeline("euler"), components.solver(make_config(), "euler", NFE)
+    ablation.check_shift(options, [solver])
+    with pytest.raises(ValueError, match="LMS has no time shift: leave it out, or take 'euler'"):
+        ablation.check_shift(options, [components.solver(make_config(), "lms", NFE)])
+    x = ablation.make_draw(model, Corrections(), 64)(0.0, 1.0, 5, 0, 0.0, 0.0, 0.2, 0.3)
+    shifting: Any = dataclasses.replace(solver, **{"shift_window": 0.2, "shift_cutoff": 0.3})
+    shifted, plain = (
+        draw.make_draw(model.replace(sampler=each, seed=5), 64)(0).x for each in (shifting, solver)
+    )
+    np.testing.assert_allclose(x, shifted, atol=1e-5)
+    assert np.abs(x - plain).max() > 1e-3
+
+    def measure(name, solver, setting, seed, n):
+        return reference.Distances(1 + setting.window - setting.cutoff, 0.1, 0.01, 20)
+
+    runs = list(ablation.study(arms, [("euler", solver)], range(3), measure, options.sizes))
+    chosen = {run.arm: (run.window, run.cutoff) for run in runs if run.role == "report"}
+    assert chosen["EDM-TS"] == (0.1, 0.5)
+    assert any("EDM-TS less EDM: " in line for line in ablation_report.verdicts(runs))
+    assert {"window", "cutoff"} <= set(next(ablation_report.table(runs)).split())
+
+
+def test_the_arm_of_input_perturbation_is_the_model_of_another_run(tmp_path, monkeypatch):
+    config, theirs = make_config(), make_config()
+    config.ablate.input_perturbation = str(tmp_path)
+    monkeypatch.setattr(ablation.related, "config", lambda *_: theirs)
+    request = Request(config, tmp_path / "ours")
+    with pytest.raises(ValueError, match="was trained without it: give a run with"):
+        ablation.perturbed(request, tmp_path)
+    theirs.objective.input_perturbation = 0.1
+    asked = []
+    monkeypatch.setattr(ablation.subjects, "unguided", asked.append)
+    ablation.perturbed(request, tmp_path)
+    assert (asked[0].folder, asked[0].config.objective.input_perturbation) == (tmp_path, 0.1)
+
+    class Measured:
+        def measure(self, name, solver, setting, seed, n):
+            return setting
+
+    options = ablation.Options(("euler",), (31,), (1.0,), (1.02,), 100, 2, input_perturbation="run")
+    (setting,) = options.arms(guided=False)["EDM-IP"]
+    about: Any = pipeline(), Corrections(), None, None, tmp_path
+    sets, other = ablation.Sets(*about), Measured()
+    sets.perturbed = other  # pyright: ignore[reportAttributeAccessIssue]
+    solver = components.solver(make_config(), "euler", NFE)
+    assert sets.measure("euler", solver, setting, 0, 9) == ablation.Setting(0.0, 1.0)
+
+
 def test_arms_without_slopes_and_sets_of_one_size():
     plain = ablation.Options(("heun",), (31,), (1.0,), (1.02,), 100, 2)
     assert "EDM-ES-k" not in plain.arms(guided=True)
     assert plain.sizes == {"choose": 100, "report": 100}
     both = dataclasses.replace(plain, slopes=(0.1,), step_slopes=(0.2,)).arms(guided=False)
-    slopes = [(b, *rest) for _, b, *rest in both["EDM-ES-k"]]
+    slopes = [setting[1:4] for setting in both["EDM-ES-k"]]
     assert slopes == [(1.0, 0.2, 0.0), (1.0, 0.0, 0.1), (1.02, 0.2, 0.0), (1.02, 0.0, 0.1)]
 
 
