@@ -161,6 +161,7 @@ def test_a_classifier_s_weight_is_a_number():
 def test_there_is_no_time_shift_without_a_noise_level():
     config = digits.get_config("vp_score_sde")
     config.training.sde, config.guidance.time_shift.window = "cld", 0.1
+    config.sampling.update(method="symmetric_splitting")
     config.training.likelihood_weighting = config.training.importance_sampling = False
     with pytest.raises(ValueError, match=r"noise level, which .* does not have"):
         guided(config)
