@@ -5,8 +5,10 @@ from sde_lib.analytic_variance import AnalyticVariance
 from sde_lib.chains import chain
 from sde_lib.change import change_sde
 from sde_lib.cld import CLD
+from sde_lib.cross_entropy import cross_entropy, cross_entropy_loss
 from sde_lib.families import VE, VP, SubVP
 from sde_lib.gaussian_field import GaussianField
+from sde_lib.geometric_vp import GeometricVP
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from sde_lib.losses import denoising_score_matching, perturb
 from sde_lib.mixture import GaussianMixture
@@ -35,6 +37,7 @@ __all__ = [
     "Cosine",
     "GaussianField",
     "GaussianMixture",
+    "GeometricVP",
     "Linear",
     "LinearFlow",
     "LogLikelihood",
@@ -52,6 +55,8 @@ __all__ = [
     "change_sde",
     "check_score_fn",
     "continuous_bound",
+    "cross_entropy",
+    "cross_entropy_loss",
     "denoising_score_matching",
     "diffusion_loss",
     "encode_grey_levels",

@@ -34,6 +34,7 @@ def create(
     """Makes the quantile function u -> log-SNR of a density; None for "uniform", uniform in t.
 
     "log_uniform": uniform in log-SNR, like importance sampling of the likelihood weighting.
+    "log_variance": uniform in log sigma^2, of variance-preserving SDEs (LSGM, Section 3.4).
     "log_normal": EDM's (Karras et al. 2022, Table 1). Where alpha = 1 - t and sigma = t it is the
         logit-normal density of t (Esser et al. 2024, arXiv 2403.03206).
     "split_log_normal": k-diffusion's, with `std` below the mean and `std_above` above it.
@@ -65,8 +66,9 @@ def create(
     if name == "uniform":
         return None
     _check_mean(sde, mean, std, std_above)
-    if name == "log_uniform":
-        return log_uniform(sde)
+    whole = {"log_uniform": log_uniform, "log_variance": log_variance}
+    if name in whole:
+        return whole[name](sde)
     shift = math.log(sigma_data)
     shift_high = shift + math.log(max(image_size / BASE_IMAGE_SIZE, 1))
     quantiles = {
@@ -76,7 +78,7 @@ def create(
         "v_diffusion": partial(_angle, shift=shift),
         "cosine_interpolated": partial(_interpolated, shift_high=shift_high, shift=shift),
     }
-    check_name("noise density", name, {"uniform", "log_uniform", *quantiles})
+    check_name("noise density", name, {"uniform", *whole, *quantiles})
     quantile = quantiles[name]
     # A float32 draw u may be exactly 0 or 1, whose quantiles may be infinite.
     return lambda u: -2 * quantile(jnp.clip(u, 2.0**-24, 1 - 2.0**-24), *_log_levels(sde))
@@ -112,6 +114,37 @@ def log_uniform(sde: SDE) -> Quantile:
         return highest + u * (lowest - highest)
 
     return quantile
+
+
+def log_variance(sde: SDE) -> Quantile:
+    """Quantile function of the uniform density of log sigma^2, between train_t_min and t_max.
+
+    It is the importance sampling of sde_lib.cross_entropy, in closed form where
+    alpha^2 + sigma^2 = 1.
+
+    Raises:
+        ValueError: an SDE that does not preserve variance, or without noise at train_t_min.
+    """
+    log_uniform(sde)  # refuses SDEs whose log-SNR is unbounded
+    if not preserves_variance(sde):
+        raise ValueError(
+            f"{type(sde).__name__} has no importance sampling of t in closed form, as its "
+            "alpha^2 + sigma^2 is not 1: take a variance-preserving SDE, such as VP or "
+            "GeometricVP, or draw t uniformly (importance_sampling=False)"
+        )
+
+    def quantile(u: PerSample) -> PerSample:
+        least, largest = (-jax.nn.softplus(log_snr) for log_snr in log_snrs(sde))
+        return jnp.log(jnp.expm1(-(least + u * (largest - least))))
+
+    return quantile
+
+
+def preserves_variance(sde: SDE) -> bool:
+    """True if alpha^2 + sigma^2 is 1 at all times."""
+    with jax.ensure_compile_time_eval():
+        t = jnp.linspace(sde.train_t_min, sde.t_max, 16)
+        return bool(jnp.allclose(sde.alpha(t) ** 2 + sde.sigma(t) ** 2, 1.0, atol=1e-4))
 
 
 def log_snrs(sde: SDE) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ RHO = 7.0  # of EDM's steps
 
 
 @dataclasses.dataclass(frozen=True)
-class _Schedule(SDE):
+class Schedule(SDE):
     """Base of the schedules, which have closed forms of noise_level and its inverse."""
 
     def log_snr(self, t: Time) -> Array:
@@ -42,7 +42,7 @@ class _Schedule(SDE):
 
 
 @dataclasses.dataclass(frozen=True)
-class EDM(_Schedule):
+class EDM(Schedule):
     """EDM's SDE, alpha = 1 and sigma = t (Karras et al. 2022, arXiv 2206.00364).
 
     Samplers that step in t take even steps in t^(1/7) (Eq. 5): even ones in t, which is the noise
@@ -78,7 +78,7 @@ class EDM(_Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class _VanishingAlpha(_Schedule):
+class _VanishingAlpha(Schedule):
     """Base of the schedules with alpha(1) = 0. Raises ValueError unless t_max < 1."""
 
     def __post_init__(self):
@@ -278,7 +278,7 @@ class LinearFlow(_VanishingAlpha):
 
 
 @dataclasses.dataclass(frozen=True)
-class LogLinear(_Schedule):
+class LogLinear(Schedule):
     """Log-linear schedule: log-SNR linear in t (Kingma et al. 2021, VDM, arXiv 2107.00630).
 
     alpha^2 = sigmoid(-gamma) and sigma^2 = sigmoid(gamma), where gamma = -log-SNR goes from

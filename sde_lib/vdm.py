@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from sde_lib import noise_density
 from sde_lib.batch import Batch, PerSample, expand, fold_in, normal, sample_keys
@@ -82,7 +82,7 @@ def continuous_bound(
     def add(k, total):
         step_keys = fold_in(keys, k)
         u = (k + draw_uniform(step_keys)) / n_times
-        return total + _diffusion(step_keys, sde, score_fn, x0, u, schedule)[0]
+        return total + diffusion_terms(step_keys, sde, score_fn, x0, u, schedule)[0]
 
     total = jax.lax.fori_loop(0, n_times, add, jnp.zeros(len(x0)))
     encoded = encode_grey_levels(key, sde, x0, values, first_index)
@@ -124,7 +124,7 @@ def diffusion_loss(
     """
     keys = sample_keys(key, len(x0), first_index)
     u = draw_uniform(keys, stratified, first_index, n_strata)
-    return _diffusion(keys, sde, score_fn, x0, u, schedule or noise_density.log_uniform(sde))
+    return diffusion_terms(keys, sde, score_fn, x0, u, schedule or noise_density.log_uniform(sde))
 
 
 def encode_grey_levels(
@@ -157,7 +157,14 @@ def encode_grey_levels(
     return Encoded(z, -0.5 * jnp.sum(noise**2, axis=axes) - log_norm, log_p)
 
 
-def _diffusion(keys, sde: SDE, score_fn: ScoreFn, x0: Batch, u: PerSample, schedule: Quantile):
+def diffusion_terms(
+    keys: Key[Array, " batch"],
+    sde: SDE,
+    score_fn: ScoreFn,
+    x0: Batch,
+    u: PerSample,
+    schedule: Quantile,
+) -> tuple[PerSample, dict[str, PerSample]]:
     """The losses and metrics of diffusion_loss at given u, with noise z from each sample's key."""
     log_snr, slope = jax.jvp(schedule, (u,), (jnp.ones_like(u),))
     log_snr, slope, tag = _open(log_snr, slope)

@@ -41,6 +41,7 @@ EXACT = {
     "sigmoid_steep": _preserving(lambda t: _gamma(t, 0.0, 3.0, 0.3)),
     "linear": _preserving(lambda t: 1 - t),
     "log_linear": _preserving(lambda t: _sigmoid(13.3 - 18.3 * t)),
+    "geometric_vp": _preserving(lambda t: 1 - 3e-5 * (0.999 / 3e-5) ** t),
     "flow": (lambda t: 1 - t, lambda t: t),
 }
 SDES = {
@@ -53,6 +54,7 @@ SDES = {
     "sigmoid_steep": sde_lib.Sigmoid(0.0, 3.0, 0.3),
     "linear": sde_lib.Linear(),
     "log_linear": sde_lib.LogLinear(),
+    "geometric_vp": sde_lib.GeometricVP(),
     "flow": sde_lib.LinearFlow(),
 }
 
