@@ -40,7 +40,7 @@ def _training(config: Config) -> None:
     """Training: the SDE, sizes, periods and limits."""
     training = config.training = Section()
     training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
-    # "log_linear", "cld", "chain"; their numbers are in config.model, as in score_sde
+    # "log_linear", "geometric_vp", "cld", "chain"; config.model has their numbers, as in score_sde
     training.continuous = True  # False: at config.model.num_scales noise levels
     training.init_from = ""  # fine-tuning: the folder of a run, or a published file, whose averaged
     # weights a new run begins with
@@ -60,14 +60,15 @@ def _training(config: Config) -> None:
     training.max_skipped = 10  # steps in a row without a finite loss and gradient, then it stops
     training.stall_seconds = 300.0  # a longer step is warned of
     training.likelihood_weighting = False  # g^2 in place of sigma^2
-    training.importance_sampling = False  # of t, with likelihood_weighting
+    training.importance_sampling = False  # of t, with likelihood_weighting or "cross_entropy"
     training.reduce_mean = False  # mean over dimensions in place of half the sum
 
 
 def _objective(config: Config) -> None:
     """The training objective."""
     objective = config.objective = Section()
-    objective.name = "denoising"  # or "explicit", "sliced", "sliced_vr", "hybrid", "vlb", "vdm"
+    objective.name = "denoising"  # or "explicit", "sliced", "sliced_vr", "hybrid", "vlb", "vdm",
+    # "cross_entropy"
     objective.stratified = False  # one t in each of batch_size strata
     objective.soft_truncation = default(float)  # exponent k: the least t has density 1 / t^k
     objective.input_perturbation = default(float)  # extra noise of the network's input, say 0.1
@@ -407,6 +408,8 @@ def _model(config: Config) -> None:
     model.zero_terminal_snr = default(bool)  # change them so that the last level has no signal
     model.gamma_min = default(float)  # -log-SNR at t = 0 of the SDE "log_linear": -13.3,
     model.gamma_max = default(float)  # and at t = 1: 5
+    model.variance_min = default(float)  # sigma^2 at t = 0 of the SDE "geometric_vp": 3e-5,
+    model.variance_max = default(float)  # and at t = 1: 0.999
     model.cld_beta = default(float)  # of the SDE "cld": 4,
     model.cld_mass = default(float)  # 0.25,
     model.cld_gamma = default(float)  # and the variance of velocities at t = 0, in masses: 0.04
@@ -441,6 +444,18 @@ def _model(config: Config) -> None:
     model.augment_dim = 0  # augmentation labels that the network sees; EDM: 9
     model.dtype = "float32"  # of activations: "bfloat16" is faster on accelerators
     model.remat = False  # recompute activations: less memory (but not on CPU), more time
+
+
+def _latent(config: Config) -> None:
+    """Latents that diffuse in place of the data, of a map that is trained with the score model."""
+    latent = config.latent = Section()
+    latent.name = ""  # "lsgm": an encoder and a decoder; "indm": a flow
+    latent.nf = default(int)  # features of their hidden layers
+    latent.num_res_blocks = default(int)  # of "lsgm": of each half, or of each level of images
+    latent.ch_mult = ()  # likewise, of images: one for each level, each half as large: (1, 2)
+    latent.attn_resolutions = ()  # likewise
+    latent.channels = default(int)  # of the latents: 4 of images, as many numbers as vectors have
+    latent.num_layers = default(int)  # coupling layers of "indm": 8; 0 is the identity
 
 
 def _autoencoder(config: Config) -> None:
@@ -496,6 +511,7 @@ SECTIONS = (
     _image_condition,
     _prepare,
     _model,
+    _latent,
     _autoencoder,
     _optim,
 )

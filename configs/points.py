@@ -4,18 +4,25 @@
 
 Each variant is a data set: swiss_roll, moons, checkerboard or mixture. The last is a mixture of
 eight Gaussians on a circle, with known score and density (experiments/data/sources/points.py).
+lsgm and indm are of the mixture too, in latents that are trained with the score model.
 """
 
 from configs import default
 
-VARIANTS = ("swiss_roll", "moons", "checkerboard", "mixture")
+VARIANTS = ("swiss_roll", "moons", "checkerboard", "mixture", "lsgm", "indm")
+LATENT = ("lsgm", "indm")
 
 
 def get_config(variant: str = "swiss_roll") -> default.Config:
-    """The config of a variant, which names its data set."""
+    """The config of a variant, which names its data set, or the kind of its latents."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
-    config.data.dataset = variant
+    config.data.dataset = "mixture" if variant in LATENT else variant
+    if variant in LATENT:
+        config.latent.name = variant
+        config.objective.name = "cross_entropy"
+        config.training.sde = "geometric_vp"
+        config.model.parametrization = "v"
 
     training = config.training
     training.n_iters = 10_000

@@ -33,6 +33,7 @@ from models import log_variance as log_variances
 from models.config import Config
 from models.dit import DiT, check_patches
 from models.learned_schedule import SCHEDULE
+from models.mixing import MixedModel
 from samplers.guidance_schedules import Schedule
 from samplers.registry import Sampler
 from samplers.solver import NoiseLevelSolver
@@ -190,16 +191,20 @@ def loss_of(
         return lambda params: loss
     objectives = {
         "denoising": sde_lib.denoising_score_matching,
+        "cross_entropy": sde_lib.cross_entropy_loss,
         "explicit": sde_lib.explicit_score_matching,
         "sliced": sde_lib.sliced_score_matching,
         "sliced_vr": partial(sde_lib.sliced_score_matching, variance_reduction=True),
     }
     options.pop("log_variance", None)
-    options |= {
-        "noise_density": noise_density(config, sde, shape),
-        "weighting": weighting(config, sde),
-        "n_levels": n_levels(config),
-    }
+    if name == "cross_entropy":
+        _check_continuous(config)
+    else:
+        options |= {
+            "noise_density": noise_density(config, sde, shape),
+            "weighting": weighting(config, sde),
+            "n_levels": n_levels(config),
+        }
     loss = partial(objectives[name], **options | strata)
     network = log_variance(config)
 
@@ -210,6 +215,14 @@ def loss_of(
         return partial(loss, log_variance=lambda t: of_label(jnp.log(sde.noise_level(t)) / 4))
 
     return of_params
+
+
+def _check_continuous(config: Config) -> None:
+    if n_levels(config) is not None:
+        raise ValueError(
+            "config.training.continuous is False, but config.objective.name = 'cross_entropy' is "
+            "an integral over t: set it to True"
+        )
 
 
 def held_out_loss(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...] | None = None) -> Loss:
@@ -446,7 +459,8 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     encoder: Any = getattr(network, "encoder", network)
     if isinstance(encoder, DiT):
         check_patches(shape, encoder.patch_size)
-    made = NoiseModel(network, models.preconditioning(config, sde), missing(config))
+    make = MixedModel if config.latent.name == "lsgm" else NoiseModel
+    made = make(network, models.preconditioning(config, sde), missing(config))
     if config.model.name != "autoencoder":
         made.preconditioning.check(encoder)
     learned = made.preconditioning.learned_variance

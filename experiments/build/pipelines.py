@@ -6,7 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import components, conditions, data, guidance, published, related
+from experiments.build import codecs, components, conditions, data, guidance, published, related
 from experiments.build.fields import choices, configs, known_fields, migrate, sections
 from experiments.data import latents, scaling
 from experiments.pipeline.cascade import SuperResolution
@@ -110,7 +110,8 @@ def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
     """
     known_fields.check(config, extended=True)
     sde, shape = components.sde(config), related.shape(config)
-    model, sampler = components.noise_model(config, sde, shape), components.sampler(config)
+    codec, sampler = codecs.codec(config), components.sampler(config)
+    model = components.noise_model(config, sde, codec.latent_shape(shape) if codec else shape)
     loss = components.loss_of(config, sde, shape)(None)
     components.check_traced(sampler, model, loss)
     components.check_sigma_data(config)
@@ -126,6 +127,7 @@ def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
         its_conditions,
         guidance.classifier_free(config, sde, its_conditions),
         likelihood=components.likelihood(config),
+        codec=codec,
         super_resolution=super_resolution(config),
         grey_levels=grey_levels(config),
         n_levels=components.n_levels(config),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import models
-from experiments.build import components
+from experiments.build import codecs, components
 from experiments.build.fields import choices, configs, sections
 from experiments.build.published import is_published, open_
 from experiments.data import latents
@@ -20,6 +20,7 @@ from experiments.runs import folder as folders
 from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
+from experiments.tasks.joint import JointModel
 from experiments.tasks.score_model import ScoreModel
 from experiments.training import imported, init_from
 from experiments.training.checkpoints import Checkpoints, saved_steps
@@ -249,19 +250,21 @@ def skeleton(theirs: Config) -> Objective:
         losses = Losses(adversarial_weight=options.weight or 0.0)
         about = losses, None, adam, mesh, size, {}
         return Autoencoder(models.create(theirs), its_shape, scaling, *about)
-    model = components.noise_model(theirs, components.sde(theirs), its_shape)
+    codec = codecs.codec(theirs)
+    seen = codec.latent_shape(its_shape) if codec else its_shape
+    model = components.noise_model(theirs, components.sde(theirs), seen)
     if kind == "score":
         no_data: Any = None
-        pipeline = Pipeline(
-            model, None, its_shape, scaling, components.sampler(theirs), no_data, mesh=mesh
-        )
+        about = model, None, its_shape, scaling, components.sampler(theirs), no_data
+        pipeline = Pipeline(*about, codec=codec, mesh=mesh)
         beside: Any = {
             "schedule": components.learned_schedule(theirs),
             "history": components.loss_history(theirs),
             "log_variance": components.log_variance(theirs),
         }
         loss: Any = None
-        return ScoreModel(pipeline, loss, loss, adam, **beside)
+        make = JointModel if codec else ScoreModel
+        return make(pipeline, loss, loss, adam, **beside)
     about = model, its_shape, scaling, theirs.data.num_classes, None, adam, mesh, 0, size
     if kind == "discriminator":
         frozen = (lambda: None) if theirs.model.pretrained else None

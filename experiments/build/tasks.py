@@ -28,6 +28,7 @@ from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.base import Records, Task
 from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
+from experiments.tasks.joint import JointModel
 from experiments.tasks.score_model import ScoreModel
 from models import torch_import
 from models.checked import check_attention
@@ -56,6 +57,7 @@ NO_SCORE = (  # fields and sections of score models
     *("data.missing", "data.hidden_fraction"),
     "sampling.condition",
 )
+SCORE_SECTIONS = ("guidance", "image_condition", "latent")
 REPORTS = ("likelihood", "accuracy", "reconstruction", "pictures", "quality", "spectrum")
 
 
@@ -93,7 +95,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
 def score_model(config: Config, mesh: Mesh) -> ScoreModel:
     """The task of a score model. Other runs are loaded when training starts, not here."""
     model, sde = pipelines.untrained(config, mesh), components.sde(config)
-    _check_attention(config, model.shape)
+    _check_attention(config, model.diffused_shape)
 
     @cache
     def more() -> dict[str, Any]:
@@ -111,10 +113,11 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
         more()  # refuses runs that cannot guide before training starts
         return confidence_record(config)
 
-    return ScoreModel(
+    make = JointModel if model.codec else ScoreModel
+    return make(
         model,
-        components.loss_of(config, sde, model.shape),
-        components.held_out_loss(config, sde, model.shape),
+        components.loss_of(config, sde, model.diffused_shape),
+        components.held_out_loss(config, sde, model.diffused_shape),
         components.adam(config),
         components.augmentation(config),
         components.learned_schedule(config),
@@ -226,7 +229,8 @@ def _check_no_score(config: Config) -> None:
     components.sampler(config)
     for choice in (choices.OBJECTIVE, choices.WEIGHTING):
         choice.read(config)
-    fields = *NO_SCORE, *sections.fields_in("guidance"), *sections.fields_in("image_condition")
+    whole = (field for name in SCORE_SECTIONS for field in sections.fields_in(name))
+    fields = *NO_SCORE, *whole
     _check_not_set(config, fields, "score models")
 
 

@@ -121,6 +121,7 @@ def check_model(model: Pipeline, options: Options) -> None:
     if model.super_resolution:
         raise ValueError("--mode=detect does not support cascades: give another model")
     model.check_complete("mode detect")
+    model.check_diffuses_data("mode detect")
     given = {"real": options.real, "suspected": options.suspected}
     named = [f"config.detect.{name}" for name, value in given.items() if value]
     if options.distortions != ("none",):

@@ -30,7 +30,7 @@ def run(request: Request) -> None:
     config, folder = request.config, request.folder
     names = chosen(config)
     model = request.model()
-    if "bound" in names and not model.grey_levels:
+    if "bound" in names and not (model.grey_levels or model.codec):
         model.chain()  # refuses a chain that is impossible before anything is computed
     task: Any = tasks.task(config).with_scaling(model.scaling)
     task = task.with_conditions(model.conditions)

@@ -10,10 +10,12 @@ from jaxtyping import Float
 
 import sde_lib
 from experiments.pipeline import analytic
+from experiments.pipeline.codec import CODEC
 from experiments.pipeline.likelihood import exact_score_fn, grey_values, passes
 from experiments.pipeline.model import TrainedModel
-from experiments.runs import parts
+from experiments.runs import devices, parts
 from sde_lib import variational
+from sde_lib.noise_density import preserves_variance
 
 
 class Bound(NamedTuple):
@@ -101,6 +103,38 @@ def continuous(
         return {name: nats / (dims * math.log(2)) for name, nats in bound._asdict().items()}
 
     return passes(pipeline, values, partial(batch, pipeline.params), part, "VDM's bound")
+
+
+def cross_entropy(
+    pipeline: TrainedModel, values: tuple[Any, Any], part: parts.Part = parts.always
+) -> dict[str, np.ndarray]:
+    """The terms of the bound of a model with a codec, of each sample, [N] in bits/dim by name.
+
+    "latents" is the cross-entropy of the latents by denoising (sde_lib.cross_entropy), at
+    pipeline.bound_steps noise levels; "data" is that of the data given the latents, less the
+    latents' entropy: of a flow, minus its log-determinant.
+    """
+    codec, scaling, shape = pipeline.codec, pipeline.scaling, values[0].shape[1:]
+    assert codec is not None
+    levels, sde = None if codec.levels else scaling.levels, pipeline.sde
+    important = preserves_variance(sde)
+
+    @jax.jit
+    def batch(params, key, values, first_index):
+        x, conditions = values
+        x = scaling.to_model_each(key, x, first_index, dequantize=codec.levels is None)
+        score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
+        own = devices.gather(pipeline.mesh, params[CODEC])
+        encoded = codec.encode(own, sde, key, x, first_index)
+        about = key, sde, score_fn, encoded.start, important, pipeline.bound_steps, first_index
+        latents = sde_lib.cross_entropy(*about) / (math.prod(shape) * math.log(2))
+        log_prob = encoded.log_ratio - scaling.log_volume(shape)
+        return {
+            "latents": latents,
+            "data": sde_lib.bits_per_dim(log_prob, shape, scaling.range, levels),
+        }
+
+    return passes(pipeline, values, partial(batch, pipeline.params), part, "bound of latents")
 
 
 def variance_of(pipeline: TrainedModel) -> variational.Variance:

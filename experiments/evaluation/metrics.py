@@ -137,7 +137,7 @@ def bits_name(pipeline: Pipeline) -> str:
 
 
 def variational_bound(subject: Subject) -> Figures:
-    """The variational bound in bits/dim; VDM's of a model of grey levels.
+    """The variational bound in bits/dim; VDM's of a model of grey levels, LSGM's of its latents.
 
     All terms of the former are in bound_STEP_seedN.csv.
     """
@@ -147,13 +147,15 @@ def variational_bound(subject: Subject) -> Figures:
             "config.eval.enable_bound needs a model of images, and with config.data.autoencoder "
             "the data are latents: set it to False"
         )
-    if pipeline.grey_levels:
+    if pipeline.grey_levels or pipeline.codec:
         part = subject.parts("bound", pipeline.bound_steps)
-        terms = bound.continuous(pipeline, subject.test, part)
+        compute = bound.continuous if pipeline.grey_levels else bound.cross_entropy
+        terms = compute(pipeline, subject.test, part)
         bits = np.sum([*terms.values()], axis=0)
         about: dict[str, Any] = {name: f"{each.mean():.4f}" for name, each in terms.items()}
         error = bits.std(ddof=1) / np.sqrt(len(bits))
-        return {"vdm bound bits/dim": Figure(bits.mean(), error, about)}
+        name = "vdm bound bits/dim" if pipeline.grey_levels else "bound bits/dim"
+        return {name: Figure(bits.mean(), error, about)}
     levels, variance = pipeline.chain(), bound.variance_of(pipeline)
     part = subject.parts("bound", levels, variance)
     found = bound.bits_per_dim(pipeline, subject.test, variance, part)

@@ -61,7 +61,7 @@ def _program(
 def make_batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -> Callable:
     """The function of weights, key, conditions and first index that draws a batch."""
     sde = pipeline.sde
-    shape = sde.state_shape((size, *pipeline.shape))
+    shape = sde.state_shape((size, *pipeline.diffused_shape))
 
     def batch(params, guide_params, key, conditions, first_index):
         indices = first_index + jnp.arange(size)
@@ -72,7 +72,10 @@ def make_batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -
         score_fn = pipeline.conditional_score(params, conditions)
         scores = pipeline.guided(score_fn, guide_params, indices)
         states = sampler(key, sde, scores, shape, first_index, n_frames)
-        return states._replace(x=sde.data_of(states.x), path=sde.data_of(states.path))
+        x, path, log_prob = pipeline.decoded(params, states.x), states.path, states.log_prob
+        if log_prob is not None:
+            log_prob += pipeline.encoded(params, key, x, first_index)[1]
+        return states._replace(x=x, path=pipeline.decoded(params, path), log_prob=log_prob)
 
     return batch
 
@@ -165,8 +168,9 @@ def draw_paths(pipeline: TrainedModel, n: int, n_frames: int) -> np.ndarray:
     with progress.working("paths of samples"):
         path = make_draw(pipeline, n, min(n_frames, n_moves))(0).path
         frames, sde = devices.fetch(path)[:, :n], pipeline.sde
-    prior = sde.data_of(sde.prior_sample(pipeline.key, sde.state_shape(frames.shape[1:])))
-    return np.concatenate([prior[None], frames])
+    shape = sde.state_shape((n, *pipeline.diffused_shape))
+    prior = pipeline.decoded(pipeline.params, sde.prior_sample(pipeline.key, shape))
+    return np.concatenate([devices.fetch(prior)[None], frames])
 
 
 def smaller_images(pipeline: TrainedModel, n: int) -> np.ndarray:

@@ -52,7 +52,8 @@ def bits_per_dim(
     The network computes in float32, whatever its dtype. In each pass a sample is dequantised anew,
     by a key of its own; the error is that of the mean over samples. Uniform noise dequantises. A
     model of grey levels (pipeline.grey_levels), whose network has never seen uniform noise, is
-    dequantised by its own least noise (sde_lib.encode_grey_levels). The density of floats is of the
+    dequantised by its own least noise (sde_lib.encode_grey_levels). With an encoder it is the
+    variational bound, for one draw of each latent. The density of floats is of the
     data's own units. A super-resolution model is conditioned on the sample's own smaller image.
     Without noise, that leaves x a subspace, where no density is bounded: such bits only tell how
     sharply the model knows it.
@@ -143,7 +144,10 @@ def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int,
             x, log_q, log_p = sde_lib.encode_grey_levels(*about)
             log_ratio, levels = log_p - log_q, None
         else:
-            x = scaling.to_model_each(key, x, first_index, dequantize=True)
+            whole = pipeline.codec is not None and pipeline.codec.levels is not None
+            x = scaling.to_model_each(key, x, first_index, dequantize=not whole)
+            levels = None if whole else levels
+            x, log_ratio = pipeline.encoded(params, key, x, first_index)
         x, mask, conditions = split_missing(pipeline, x, conditions)
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, first_index)
         result = options.log_likelihood(key, pipeline.sde, score_fn, x, first_index, mask)
@@ -162,8 +166,10 @@ def log_prob(pipeline: TrainedModel, options: LikelihoodOptions) -> Callable:
 
     def log_prob(params, key, x, conditions):
         x, mask, conditions = split_missing(pipeline, x, conditions)
+        x, log_ratio = pipeline.encoded(params, key, x)
         score_fn = exact_score_fn(pipeline, params, key, x, conditions, 0)
-        return options.log_likelihood(key, pipeline.sde, score_fn, x, mask=mask)
+        found = options.log_likelihood(key, pipeline.sde, score_fn, x, mask=mask)
+        return found._replace(log_prob=found.log_prob + log_ratio)
 
     return log_prob
 

@@ -18,6 +18,7 @@ from experiments.data.scaling import Scaling
 from experiments.pipeline import guidance
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.classifier_free import ClassifierFree
+from experiments.pipeline.codec import CODEC, Codec
 from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import Guide
 from experiments.pipeline.labels import as_labels
@@ -109,6 +110,7 @@ class TrainedModel:
         guides: further guidance, applied in this order.
         likelihood: the options of likelihoods.
         decoder: from latents to images; None for models of the data themselves.
+        codec: the map to the latents that diffuse, trained with the score model; None: the data do.
         super_resolution: the low-resolution condition; None for other models.
         base: the model whose samples a super-resolution model makes larger; None: test images.
         grey_levels: the model is one of the grey levels themselves (VDM).
@@ -136,6 +138,7 @@ class TrainedModel:
     guides: tuple[Guide, ...] = ()
     likelihood: LikelihoodOptions = LikelihoodOptions()
     decoder: Decoder | None = None
+    codec: Codec | None = None
     super_resolution: SuperResolution | None = None
     base: "TrainedModel | None" = None
     grey_levels: bool = False
@@ -154,6 +157,7 @@ class TrainedModel:
         self.classifier_free.check(self.conditions)
         guides = guidance.of_sampler(self.guides, self.sampler, self.sde)
         guidance.check(guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
+        self._check_codec()
         if self.classifier_free.schedule.varies and not self.sde.is_scalar:
             raise ValueError(
                 "config.guidance.schedule goes by the noise level, which the SDE "
@@ -175,6 +179,28 @@ class TrainedModel:
                         "conditions: it would guide to data of all kinds"
                     )
 
+    def _check_codec(self) -> None:
+        """Raises ValueError for parts that know noisy data, where it is latents that diffuse."""
+        if self.codec is None:
+            return
+        seen = {"guidance": bool(self.guides), "model.low_res_size": bool(self.super_resolution)}
+        seen["image_condition.name"] = "image" in self.conditions.kinds
+        for field in (field for field, given in seen.items() if given):
+            raise ValueError(
+                f"config.{field} is for noisy data, but with config.latent.name the model's noisy "
+                "states are latents: leave one of them out"
+            )
+        if getattr(self.sampler, "log_prob", False) and not self.codec.exact:
+            raise ValueError(
+                "config.sampling.log_prob needs exact densities, and an encoder gives a bound of "
+                "them: leave it out, or take config.latent.name='indm'"
+            )
+
+    @property
+    def diffused_shape(self) -> tuple[int, ...]:
+        """The shape of what diffuses: of a latent of the codec, or of a sample itself."""
+        return self.codec.latent_shape(self.shape) if self.codec else self.shape
+
     @property
     def network(self) -> Any:
         """The linen module."""
@@ -191,6 +217,14 @@ class TrainedModel:
             raise ValueError(
                 f"{what} needs complete data, but this model was trained with "
                 "config.data.missing='mask': take a model of complete data"
+            )
+
+    def check_diffuses_data(self, what: str) -> None:
+        """Raises ValueError, naming what needs scores of noisy data, for a model with a codec."""
+        if self.codec:
+            raise ValueError(
+                f"{what} needs the score of noisy data, but this model was trained with "
+                "config.latent.name, and has that of noisy latents: take a model without"
             )
 
     @property
@@ -288,6 +322,25 @@ class TrainedModel:
         low_res = self.super_resolution
         made = low_res.training_conditions if training else low_res.conditions
         return conditions | made(key, x, first_index)
+
+    def encoded(
+        self, params: Any, key: jax.Array, x: jax.Array, first_index: Any = 0
+    ) -> tuple[jax.Array, jax.Array | float]:
+        """Inside jit: what diffuses, of samples x, and log p(x) less its log density, in nats."""
+        if self.codec is None:
+            return x, 0.0
+        own = devices.gather(self.mesh, params[CODEC])
+        made = self.codec.encode(own, self.sde, key, x, first_index)
+        return made.z, made.log_ratio
+
+    def decoded(self, params: Any, z: jax.Array) -> jax.Array:
+        """Inside jit: samples of states [..., B, *diffused_shape] at t = 0."""
+        z = self.sde.data_of(z)
+        if self.codec is None or not z.size:
+            return z
+        own, shape = devices.gather(self.mesh, params[CODEC]), self.diffused_shape
+        x = self.codec.decode(own, z.reshape(-1, *shape))
+        return x.reshape(*z.shape[: z.ndim - len(shape)], *x.shape[1:])
 
     def sample_conditions(self, indices: np.ndarray) -> dict[str, Any]:
         """The conditions that the samples of these indices are drawn with, [B, ...]."""

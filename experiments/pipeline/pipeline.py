@@ -213,6 +213,7 @@ def _encode(model: TrainedModel) -> Callable:
     def encode(params, x, conditions):
         conditions = model.complete(conditions, model.key, x, 0)
         score_fn = model.conditional_score(params, conditions)
+        x, _ = model.encoded(params, model.key, x)
         return editing.encode(model.sde, score_fn, x, **model.flow_tolerances())
 
     return encode
@@ -226,6 +227,6 @@ def _decode(model: TrainedModel) -> Callable:
         score_fn = model.conditional_score(params, conditions)
         start = samplers.Start(z, model.sde.t_max)
         key = jax.random.key(0)  # of nothing: the flow is deterministic from its start on
-        return flow(key, model.sde, score_fn, z.shape, start=start).x
+        return model.decoded(params, flow(key, model.sde, score_fn, z.shape, start=start).x)
 
     return decode

@@ -289,7 +289,8 @@ def _log_density(pipeline: TrainedModel) -> Callable:
     def log_prob(params, key, points):
         score_fn = pipeline.model.score_fn(devices.gather(pipeline.mesh, params))
         score_fn = devices.spread(pipeline.mesh, score_fn)
-        return options.log_likelihood(key, pipeline.sde, score_fn, points).log_prob
+        z, log_ratio = pipeline.encoded(params, key, points)
+        return options.log_likelihood(key, pipeline.sde, score_fn, z).log_prob + log_ratio
 
     return log_prob
 

@@ -144,7 +144,9 @@ def unguided(request: Request) -> Pipeline:
         )
     for field in guide_fields():
         sections.put(config, field, sections.get(sections.DEFAULT, field))
-    return dataclasses.replace(request, config=config).model()
+    model = dataclasses.replace(request, config=config).model()
+    model.check_diffuses_data("this study")
+    return model
 
 
 def classes(model: Pipeline, indices: np.ndarray) -> np.ndarray | None:

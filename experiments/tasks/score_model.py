@@ -110,7 +110,7 @@ class ScoreModel:
         } | ({"baselines": self.baselines} if vectors else {"spectrum": self.spectrum})
 
     def init(self, key: jax.Array) -> Any:
-        shape = self.model.sde.state_shape((1, *self.model.shape))
+        shape = self.model.sde.state_shape((1, *self.model.diffused_shape))
         params = self.model.model.init(key, shape)
         if self.log_variance is not None and not has_own(params):
             own = self.log_variance.init(key, jnp.zeros(1))["params"]

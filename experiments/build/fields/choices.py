@@ -40,6 +40,7 @@ SDES: Mapping[str, tuple[Any, sections.Options]] = {
         ("linear", sde_lib.Linear, ()),
         ("flow", sde_lib.LinearFlow, ()),
         ("log_linear", sde_lib.LogLinear, ("gamma_min", "gamma_max")),
+        ("geometric_vp", sde_lib.GeometricVP, ("variance_min", "variance_max")),
     )
 } | {"cld": (sde_lib.CLD, CLD_FIELDS), "chain": (sde_lib.chain, CHAIN_FIELDS)}
 DISCRETISED = ("vpsde", "cosine", "sigmoid", "linear", "log_linear")
@@ -162,6 +163,10 @@ OBJECTIVE = Choice(
         "explicit": SCORE_MATCHING,
         "sliced": SCORE_MATCHING | PROJECTIONS,
         "sliced_vr": SCORE_MATCHING | PROJECTIONS,
+        "cross_entropy": {
+            "stratified": "objective.stratified",
+            "importance_sampling": "training.importance_sampling",
+        },
         "vdm": {"stratified": "objective.stratified"},
         "hybrid": BOUND | {"vlb_weight": "objective.vlb_weight"},
         "vlb": BOUND,
@@ -172,6 +177,7 @@ NOISE_DENSITY = Choice(
     {
         "uniform": {},
         "log_uniform": {},
+        "log_variance": {},
         "log_normal": {"mean": "noise_density.mean", "std": "noise_density.std"},
         "split_log_normal": {n: f"noise_density.{n}" for n in ("mean", "std", "std_above")},
         "log_logistic": {"mean": "noise_density.mean", "std": "noise_density.std"},
@@ -225,8 +231,20 @@ IMAGE_CONDITION = Choice(
         **{name: options_of(made, "image_condition") for name, made in OPERATORS.items()},
     },
 )
+LATENT = Choice(
+    "latent.name",
+    {
+        "": {},
+        "lsgm": {
+            name: f"latent.{name}"
+            for name in ("nf", "num_res_blocks", "ch_mult", "attn_resolutions", "channels")
+        },
+        "indm": {name: f"latent.{name}" for name in ("nf", "num_layers")},
+    },
+)
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
     *(GUIDANCE_SCHEDULE, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
+    LATENT,
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

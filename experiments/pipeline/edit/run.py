@@ -193,6 +193,7 @@ def _size(pipeline: TrainedModel, n: int, options: Edit) -> int:
 def check(pipeline: TrainedModel, options: Edit) -> None:
     """Raises ValueError for a model or data that cannot be edited so."""
     task, field = TASKS[options.task], f"config.edit.task = {options.task!r}"
+    pipeline.check_diffuses_data(field)
     if not pipeline.sde.is_scalar:
         raise ValueError(
             f"mode edit does not know the SDE {type(pipeline.sde).__name__}, whose states are more "

@@ -75,6 +75,7 @@ class Drawn(NamedTuple):
 
 def check(model: Pipeline, options: Options) -> None:
     """Raises ValueError for a model without images, or with conditions, or wrong options."""
+    model.check_diffuses_data("the study of posterior samplers")
     if len(model.shape) != 3 or model.decoder is not None:
         raise ValueError(
             f"the study of posterior samplers takes models of images, and {model.folder} has "

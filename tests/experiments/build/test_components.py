@@ -289,6 +289,7 @@ def test_networks_whose_labels_are_of_another_kind_are_refused(variant, continuo
         ("sigmoid", sde_lib.Sigmoid()),
         ("linear", sde_lib.Linear()),
         ("log_linear", sde_lib.LogLinear()),
+        ("geometric_vp", sde_lib.GeometricVP()),
         ("flow", sde_lib.LinearFlow()),
     ],
 )
