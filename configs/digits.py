@@ -14,6 +14,8 @@
 | vdm          | VDM, learned schedule                      | 5 minutes     | 1.83 +- 0.014 |
 | vdm_fixed    | VDM, log-SNR linear in t                   | 5 minutes     | not measured  |
 | vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |
+| lsgm         | LSGM, latents of 4 x 4 x 4                 | 5 minutes     | not measured  |
+| indm         | INDM, 4 coupling layers before VP          | 5 minutes     | not measured  |
 | enlarge      | vp, conditional on means of 2 x 2 pixels   | 4 minutes     | 1.22 +- 0.014 |
 | complete     | vp, conditional on the left half           | 4 minutes     | 1.10 +- 0.011 |
 
@@ -66,7 +68,7 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim, and a histogr
 
 from configs import default
 from configs.default import LEFT_OUT, Part
-from configs.published import EDM_METHOD
+from configs.published import EDM_METHOD, JOINT
 
 UNET: Part = {
     "model.nf": 32,
@@ -142,6 +144,25 @@ VDM: Part = {
     "model.fourier_features": (3, 4),  # periods of two steps and one step between grey levels
     "model.parametrization": "v",
 }
+LSGM: Part = {
+    **JOINT,
+    "latent.name": "lsgm",
+    "latent.nf": 32,
+    "latent.ch_mult": (1, 2),
+    "latent.num_res_blocks": 1,
+    "data.uniform_dequantization": False,  # the decoder gives probabilities of grey levels
+    "sampling.method": "edm",
+    "sampling.n_steps": 18,
+}
+INDM: Part = {
+    **LSGM,
+    **dict.fromkeys(("latent.ch_mult", "latent.num_res_blocks"), LEFT_OUT),
+    "latent.name": "indm",
+    "latent.num_layers": 4,
+    "training.sde": "vpsde",
+    "training.importance_sampling": True,
+    "data.uniform_dequantization": True,
+}
 VLB: Part = {
     "training.continuous": False,
     "objective.name": "hybrid",
@@ -177,6 +198,8 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "vdm": (VDM,),
     "vdm_fixed": (VDM, {"model.learned_schedule": False}),
     "vlb": (VLB,),
+    "lsgm": (LSGM,),
+    "indm": (INDM,),
     "enlarge": (*VP, SEEING, {"image_condition.name": "low_res"}),
     "complete": (
         *VP,

@@ -12,6 +12,7 @@
 | latent           | latent diffusion: a small DDPM++, EDM    | 2,853,124  |
 | dit              | latent diffusion: a DiT, EDM             | 7,372,560  |
 | text             | latent, conditioned on the emoji's names | 3,718,404  |
+| lsgm             | LSGM, latents of 8 x 8 x 4               | PARAMS     |
 | small            | edm at 16 x 16 pixels                    | 1,260,547  |
 | super_resolution | edm, conditioned on 16 x 16 pixels       | 1,262,435  |
 
@@ -51,7 +52,7 @@ minute of compilation.
 
 from configs import default
 from configs.default import LEFT_OUT, Part
-from configs.published import EDM_METHOD
+from configs.published import EDM_METHOD, JOINT
 
 UNET: Part = {
     "model.nf": 64,
@@ -153,6 +154,20 @@ TEXT: Part = {
     "model.label_dropout": 0.1,
     "guidance.classifier_free.weight": 3.0,
 }
+LSGM: Part = {
+    **EDM,
+    **dict.fromkeys(("noise_density.name", "weighting.name"), LEFT_OUT),
+    **JOINT,
+    "latent.name": "lsgm",
+    "latent.nf": 16,
+    "latent.ch_mult": (1, 2, 4),
+    "latent.num_res_blocks": 1,
+    "data.uniform_dequantization": False,
+    "eval.num_samples": 1000,
+    "model.nf": 64,
+    "model.ch_mult": (1, 2),
+    "model.attn_resolutions": (),
+}
 SUPER_RESOLUTION: Part = {
     "training.n_iters": 1500,
     "model.low_res_size": 16,
@@ -167,6 +182,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "latent": (LATENT,),
     "dit": (LATENT, DIT),
     "text": (LATENT, TEXT),
+    "lsgm": (LSGM,),
     "small": (EDM, {"data.image_size": 16}),
     "super_resolution": (EDM, SUPER_RESOLUTION),
 }

@@ -22,7 +22,12 @@ def get_config(variant: str = "swiss_roll") -> default.Config:
         config.latent.name = variant
         config.objective.name = "cross_entropy"
         config.training.sde = "geometric_vp"
+        config.latent.nf = 64 if variant == "lsgm" else 16
         config.model.parametrization = "v"
+    if variant == "lsgm":
+        config.latent.num_res_blocks = 1
+    if variant == "indm":
+        config.latent.num_layers = 2
 
     training = config.training
     training.n_iters = 10_000

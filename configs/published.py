@@ -87,6 +87,15 @@ DDPMPP: Part = {**NCSNPP, "model.fir": False, "model.progressive_input": "none"}
 FOURIER: Part = {"model.embedding_type": "fourier", "model.fourier_scale": 16.0}
 DEEP: Part = {"model.num_res_blocks": 8, "training.n_iters": 950_001}
 
+# Latents trained with their score model, by the cross-entropy, with EDM's preconditioning of them.
+JOINT: Part = {
+    "training.sde": "geometric_vp",
+    "objective.name": "cross_entropy",
+    "model.parametrization": "edm",
+    "model.sigma_data": 1.0,
+    "model.log_labels": False,
+    "model.scale_by_sigma": False,
+}
 # EDM: the method and its training. Augmentation includes flips, so the data are not flipped.
 EDM_METHOD: Part = {
     "sampling.predictor": LEFT_OUT,

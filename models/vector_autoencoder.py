@@ -13,12 +13,12 @@ Vectors = Float[Array, "batch dims"]
 
 
 class ResidualMLP(nn.Module):
-    """A residual MLP of vectors that starts as the identity of the first numbers, 0 in the others.
+    """A residual MLP of vectors; the first half of its output starts as the input, the other as 0.
 
     Attributes:
         nf: features of the hidden layers.
         num_res_blocks: number of residual blocks.
-        features: numbers of its output.
+        features: numbers of its output, an even number.
     """
 
     nf: int
@@ -36,7 +36,9 @@ class ResidualMLP(nn.Module):
 
 
 def _identity(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
-    return jnp.eye(*shape, dtype=dtype)
+    n_inputs, n_outputs = shape
+    half = jnp.eye(n_inputs, n_outputs // 2, dtype=dtype)
+    return jnp.concatenate([half, jnp.zeros_like(half)], axis=1)
 
 
 class VectorAutoencoder(CheckedNetwork):
