@@ -32,6 +32,8 @@
 | edm_ncsnpp                    |  1.98 |      |         |          |  56,397,955 |
 | edm_ddpmpp_conditional        |  1.79 |      |         |          |  55,735,299 |
 | edm_ncsnpp_conditional        |  1.79 |      |         |          |  56,400,771 |
+| lsgm_nll                      |  6.89 |      |         |     2.87 | 490,894,882 |
+| indm_nll                      |  4.79 |      |         |     2.97 |  72,880,387 |
 | edm_discriminator             |       |      |         |          |  23,835,010 |
 | edm_discriminator_published   |       |      |         |          |  49,319,681 |
 | edm_discriminator_conditional |       |      |         |          |  49,324,801 |
@@ -87,6 +89,12 @@ al. 2022 (Soft Truncation: DDPM++ with the likelihood weighting, k = 1) and Dock
 own network adds its input to the noise that it predicts, and learns the ends of the noise schedule
 too. The networks of cld_sgm give an output for the positions too, which is ignored.
 
+lsgm_nll and indm_nll have the published score networks, noise and optimization, but other maps
+between images and latents, so their figures (Vahdat et al. 2021, a bound; Kim et al. 2022) are not
+theirs: an encoder and a decoder of residual blocks in place of NVAE's 4 groups of 45 channels, and
+coupling layers in place of a residual flow. LSGM was trained from an autoencoder that had been
+trained alone first, with Adamax; INDM's flow had a learning rate of its own, 1e-3.
+
 The class-conditional samples of Song et al. use classifier guidance (guidance.classifier.run)
 with the network of ve_classifier_continuous. The length of its training is not published.
 
@@ -112,6 +120,8 @@ from configs.published import (
     EDM_DISCRIMINATOR,
     EDM_NCSNPP,
     FOURIER,
+    INDM,
+    LSGM,
     NCSNPP,
     OF_CLASSES,
     PROTOCOL,
@@ -164,6 +174,8 @@ VARIANTS = {
     "edm_ncsnpp": (EDM, EDM_NCSNPP),
     "edm_ddpmpp_conditional": (EDM, EDM_DDPMPP, CONDITIONAL),
     "edm_ncsnpp_conditional": (EDM, EDM_NCSNPP, CONDITIONAL),
+    "lsgm_nll": (LSGM,),
+    "indm_nll": (INDM,),
     "edm_discriminator": (EDM, EDM_DDPMPP, EDM_DISCRIMINATOR),
     "edm_discriminator_published": (PUBLISHED_DISCRIMINATOR,),
     "edm_discriminator_conditional": (PUBLISHED_DISCRIMINATOR, OF_CLASSES),

@@ -12,7 +12,7 @@
 | latent           | latent diffusion: a small DDPM++, EDM    | 2,853,124  |
 | dit              | latent diffusion: a DiT, EDM             | 7,372,560  |
 | text             | latent, conditioned on the emoji's names | 3,718,404  |
-| lsgm             | LSGM, latents of 8 x 8 x 4               | PARAMS     |
+| lsgm             | LSGM, latents of 8 x 8 x 4               | 3,498,322  |
 | small            | edm at 16 x 16 pixels                    | 1,260,547  |
 | super_resolution | edm, conditioned on 16 x 16 pixels       | 1,262,435  |
 

@@ -96,6 +96,42 @@ JOINT: Part = {
     "model.log_labels": False,
     "model.scale_by_sigma": False,
 }
+LSGM: Part = {  # the model of the best likelihood: Vahdat et al. 2021, Appendix G
+    **NCSNPP,
+    **JOINT,
+    "training.n_iters": 366_211,  # 1,875 epochs
+    "training.batch_size": 256,
+    "sampling.predictor": "euler_maruyama",
+    "model.parametrization": "epsilon",
+    "model.sigma_data": LEFT_OUT,
+    "model.log_labels": LEFT_OUT,
+    "model.variance_min": 3e-5,
+    "model.variance_max": 0.999,
+    "model.nf": 512,
+    "model.ch_mult": (1, 1, 1),
+    "model.num_res_blocks": 8,
+    "model.progressive_input": "none",
+    "model.dropout": 0.2,
+    "latent.name": "lsgm",
+    "latent.nf": 256,
+    "latent.ch_mult": (1, 2),
+    "latent.num_res_blocks": 3,
+    "latent.channels": 180,
+    "optim.lr": 1e-4,
+}
+INDM: Part = {  # VP, for the likelihood: Kim et al. 2022
+    **VP,
+    **DDPMPP,
+    "training.reduce_mean": LEFT_OUT,
+    "training.importance_sampling": True,
+    "objective.name": "cross_entropy",
+    "data.uniform_dequantization": True,
+    "latent.name": "indm",
+    "latent.nf": 512,
+    "latent.num_layers": 32,
+    "optim.weight_decay": 0.01,
+    "optim.warmup": 0,
+}
 # EDM: the method and its training. Augmentation includes flips, so the data are not flipped.
 EDM_METHOD: Part = {
     "sampling.predictor": LEFT_OUT,

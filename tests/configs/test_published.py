@@ -152,6 +152,10 @@ edm_discriminator_conditional           49324801
 }
 
 
+LATENT = {cifar10: "lsgm_nll 490894882\nindm_nll 72880387"}
+"""Models with latents of their own, and the number of all parameters."""
+
+
 def rows(tables):
     return [
         pytest.param(module, *line.split(maxsplit=2), id=f"{module.__name__}:{line.split()[0]}")
@@ -167,7 +171,8 @@ def variants(module):
 
 @pytest.mark.parametrize("module", PUBLISHED | EDM)
 def test_the_tables_are_complete(module):
-    tables = [table.get(module, "").strip() for table in (PUBLISHED, EDM, DISCRIMINATORS, BOUNDS)]
+    own = PUBLISHED, EDM, DISCRIMINATORS, BOUNDS, LATENT
+    tables = [table.get(module, "").strip() for table in own]
     rows = [line.split() for table in tables for line in table.splitlines()]
     assert sorted(row[0] for row in rows) == sorted(module.VARIANTS)
     lines = [line.strip("| ").split() for line in module.__doc__.splitlines() if "|" in line]
@@ -304,6 +309,19 @@ def test_improved_ddpm_is_that_of_the_published_files(module, file):
         assert name in known
     rest = components.loss_of(config, components.sde(config))(None).keywords
     assert rest["vlb_weight"] == pytest.approx(1e-3 if variant == "iddpm" else 1 / 4000)
+
+
+@pytest.mark.parametrize(("module", "variant", "values"), rows(LATENT))
+def test_models_with_latents_have_the_published_fields(module, variant, values):
+    config = module.get_config(variant)
+    task = tasks.task(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == int(values)
+    lsgm = variant == "lsgm_nll"
+    assert task.model.diffused_shape == ((16, 16, 180) if lsgm else (32, 32, 3))
+    assert components.sde(config) == (sde_lib.GeometricVP() if lsgm else sde_lib.VP())
+    assert (config.model.nf, config.model.num_res_blocks) == ((512, 8) if lsgm else (128, 4))
+    assert (config.optim.lr, config.training.batch_size) == ((1e-4, 256) if lsgm else (2e-4, 128))
 
 
 def test_sedm_gpp_is_edm_with_the_published_guides():
