@@ -20,6 +20,7 @@ LEAST = {"num_layers": 0, "num_res_blocks": 0}
 """Least values of options that need not be positive."""
 NOT_HERE = {  # fields that do not go with a codec
     "data.autoencoder": "which gives latents already",
+    "data.auto": "which is advice for noise on the data",
     "data.missing": "which is for models of the data themselves",
     "data.augment": "which changes the data that the likelihood is of",
     "training.init_from": "whose weights are of a score network alone",

@@ -39,6 +39,11 @@ def run(request: Request) -> None:
             f"--format={request.format} has no masks of missing values, which this model was "
             "trained with: take --format=safetensors"
         )
+    if config.latent.name:
+        raise ValueError(
+            f"--format={request.format} holds a score network alone, and this model has a map to "
+            f"its latents too (config.latent.name={config.latent.name!r}): it stays in its run"
+        )
     fields = folders.flatten(config.to_dict())
     bare = published.skeleton(config, related.shape(config))
     form, options = chosen(known[request.format], bare, fields)

@@ -110,7 +110,8 @@ def prepared(
         dataset = data.claimed(config, folder, found)
     check_data(config, task, training, dataset)
     task = standardized(task, dataset, folder)
-    if not folders.has_run(folder) and models.kind(config) != "autoencoder":
+    latents = config.latent.name or models.kind(config) == "autoencoder"
+    if not folders.has_run(folder) and not latents:
         advice.warn(config, dataset.train)
     return task.prepare(dataset, folder) or task, dataset
 

@@ -101,19 +101,19 @@ def bits_per_dim(subject: Subject) -> Figures:
     name = bits_name(subject.pipeline)
     figures = {name: Figure(bits.mean, bits.error, about)}
     figures |= {f"{name}, error by {cause}": Figure(error) for cause, error in bits.by.items()}
-    if subject.pipeline.scaling.standardized:
+    if subject.pipeline.scaling.standardized or subject.pipeline.codec:
         error = bits.nats.std(ddof=1) / np.sqrt(len(bits.nats))
         figures["test log-likelihood"] = Figure(bits.nats.mean(), error, {"unit": "nats"})
     return figures
 
 
 def likelihood_figures(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> dict[str, str]:
-    """Texts of the mean bits/dim, and of the log-likelihood of standardised floats, by name."""
+    """Texts of the mean bits/dim, and of the log-likelihood of floats and latents, by name."""
     figures = {bits_name(pipeline): str(bits)}
     if bits.by:
         parts = (f"{cause} {error:.2g}" for cause, error in bits.by.items())
         figures["standard error by"] = ", ".join(parts)
-    if pipeline.scaling.standardized:
+    if pipeline.scaling.standardized or pipeline.codec:
         error = bits.nats.std(ddof=1) / np.sqrt(len(bits.nats))
         figures["test log-likelihood"] = f"{bits.nats.mean():.3f} +- {error:.3f} nats"
     return figures

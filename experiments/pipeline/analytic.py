@@ -31,6 +31,7 @@ def variance(pipeline: TrainedModel) -> AnalyticVariance:
         (x, conditions), key = values, jax.random.key(pipeline.seed)
         x = scaling.to_model_each(key, x, first_index)
         conditions = pipeline.complete(conditions, key, x, first_index)
+        x, _ = pipeline.encoded(params, key, x, first_index)
         params = devices.gather(mesh, params)
         score_fn = devices.spread(mesh, pipeline.model.score_fn(params, **conditions))
         about = key, sde, score_fn, x, levels, first_index
@@ -46,7 +47,8 @@ def variance(pipeline: TrainedModel) -> AnalyticVariance:
         fn, size = partial(batch, pipeline.params), pipeline.likelihood.batch_size
         result = parts.over(mesh, values, size, fn, title="variance of the steps")
         squares, noise = (result[name].mean(axis=0) for name in ("squares", "noise"))
-        interval = None if scaling.levels is None else scaling.range
+        bounded = scaling.levels is not None and pipeline.codec is None
+        interval = scaling.range if bounded else None
         made = analytic_variance.from_squares(levels, squares, noise, interval)
         return {"unknown": np.asarray(made.unknown)}
 

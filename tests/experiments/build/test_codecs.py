@@ -52,6 +52,7 @@ def test_latents_of_images_are_smaller(made, shape):
         (config("indm", latent__num_layers=-1), "config.latent.num_layers is -1"),
         (config(latent__ch_mult=(1, 2)), "config.latent.ch_mult .* which is for images"),
         (config(training__init_from="x"), "config.training.init_from is 'x'"),
+        (config(data__auto=True), "config.data.auto is True, which is advice"),
         (config(training__continuous=False), "config.training.continuous is False"),
         (
             config(training__sde="subvpsde", training__importance_sampling=True),
