@@ -4,6 +4,7 @@ A new codec is a class like those of experiments/pipeline/codec.py and a maker, 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import models
@@ -26,6 +27,8 @@ NOT_HERE = {  # fields that do not go with a codec
     "training.init_from": "whose weights are of a score network alone",
 }
 IMAGES_ALONE = ("ch_mult", "attn_resolutions")
+OF_LATENTS = ("guidance.classifier_free", "guidance.schedule")
+"""Sections of guidance that latents can have; the others know noisy data."""
 
 
 def codec(config: Config) -> Codec | None:
@@ -44,6 +47,12 @@ def codec(config: Config) -> Codec | None:
             raise ValueError(
                 f"config.{field} is {value!r}, {why}: leave it out, or leave out config.latent.name"
             )
+    for field in filter(partial(sections.is_set, config), sections.fields_in("guidance")):
+        if not field.startswith(OF_LATENTS):
+            raise ValueError(
+                f"config.{field} is {sections.get(config, field)!r}, which guides noisy data, but "
+                f"with config.latent.name={name!r} it is latents that are noisy: leave it out"
+            )
     if config.objective.name != "cross_entropy":
         raise ValueError(
             f"config.objective.name is {config.objective.name!r}, which has no bound of the "
@@ -59,6 +68,12 @@ def codec(config: Config) -> Codec | None:
 def indm(config: Config, options: dict[str, Any]) -> Flow:
     """The flow of INDM."""
     check_halves(components.data_shape(config))
+    scaling = components.scaling(config)
+    if scaling.levels and not scaling.dequantize:
+        raise ValueError(
+            "config.data.uniform_dequantization is False, but a flow is trained by the density, "
+            "which has no bound at the grey levels themselves: set it to True"
+        )
     return Flow(CouplingFlow(**options))
 
 
@@ -84,6 +99,13 @@ def lsgm(config: Config, options: dict[str, Any]) -> Coder:
             f"config.latent.ch_mult has {len(options['ch_mult'])} levels, which halve the sides "
             f"{len(options['ch_mult']) - 1} times, but the data have the shape {shape}: give fewer"
         )
+    heights = [shape[0] // 2**level for level in range(len(options["ch_mult"]))]
+    for height in options.get("attn_resolutions", ()):
+        if height not in heights:
+            raise ValueError(
+                f"config.latent.attn_resolutions has {height}, but the levels of config.latent."
+                f"ch_mult are {', '.join(map(str, heights))} pixels high: give some of these"
+            )
     network = Autoencoder(**sizes, **options, centered=config.data.centered)
     latent = *(side // factor for side in shape[:-1]), channels
     return Coder(network, latent, scaling.range, levels)
