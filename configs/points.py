@@ -4,7 +4,9 @@
 
 Each variant is a data set: swiss_roll, moons, checkerboard or mixture. The last is a mixture of
 eight Gaussians on a circle, with known score and density (experiments/data/sources/points.py).
-lsgm and indm are of the mixture too, in latents that are trained with the score model.
+lsgm and indm are of the mixture too, in latents that are trained with the score model. Within 3,000
+steps of 512 points, with model.variance_min = 1e-3, their bits/dim come within 0.05 of the exact
+ones (tests/experiments/tasks/test_joint.py). A larger flow than this one learns more slowly.
 """
 
 from configs import default

@@ -290,7 +290,7 @@ class TrainedModel:
         return made
 
     def score_fn(self, condition: Any = None, **conditions: Any) -> ScoreFn:
-        """The score function of the model, without guidance.
+        """The score function of the model, without guidance; with a codec, of its noisy latents.
 
         Args:
             condition: values [B, ...] in the data's own units, by kind, or of the only kind.
