@@ -95,7 +95,7 @@ def _times(sde: SDE, importance_sampling: bool) -> Quantile:
     """The log-SNR as a function of u in [0, 1], for the density of t."""
     noise_density.log_uniform(sde)  # refuses SDEs whose log-SNR is unbounded
     if importance_sampling:
-        return noise_density.log_variance(sde)
+        return noise_density.log_uniform_variance(sde)
     to_log_snr: Callable = sde.log_snr
     return lambda u: to_log_snr(sde.train_t_min + u * (sde.t_max - sde.train_t_min))
 

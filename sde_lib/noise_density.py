@@ -34,7 +34,7 @@ def create(
     """Makes the quantile function u -> log-SNR of a density; None for "uniform", uniform in t.
 
     "log_uniform": uniform in log-SNR, like importance sampling of the likelihood weighting.
-    "log_variance": uniform in log sigma^2, of variance-preserving SDEs (LSGM, Section 3.4).
+    "log_uniform_variance": uniform in log sigma^2, of variance-preserving SDEs (LSGM, Section 3.4).
     "log_normal": EDM's (Karras et al. 2022, Table 1). Where alpha = 1 - t and sigma = t it is the
         logit-normal density of t (Esser et al. 2024, arXiv 2403.03206).
     "split_log_normal": k-diffusion's, with `std` below the mean and `std_above` above it.
@@ -66,7 +66,7 @@ def create(
     if name == "uniform":
         return None
     _check_mean(sde, mean, std, std_above)
-    whole = {"log_uniform": log_uniform, "log_variance": log_variance}
+    whole = {"log_uniform": log_uniform, "log_uniform_variance": log_uniform_variance}
     if name in whole:
         return whole[name](sde)
     shift = math.log(sigma_data)
@@ -116,7 +116,7 @@ def log_uniform(sde: SDE) -> Quantile:
     return quantile
 
 
-def log_variance(sde: SDE) -> Quantile:
+def log_uniform_variance(sde: SDE) -> Quantile:
     """Quantile function of the uniform density of log sigma^2, between train_t_min and t_max.
 
     It is the importance sampling of sde_lib.cross_entropy, in closed form where

@@ -61,7 +61,7 @@ def test_importance_weights_integrate_to_one(sde):
     """The density of t, d log sigma^2 / dt over its range, is that of the quantile function."""
     with jax.enable_x64(True):
         u = jnp.linspace(0, 1, 40_001)
-        t = sde.inverse_log_snr(noise_density.log_variance(sde)(u))
+        t = sde.inverse_log_snr(noise_density.log_uniform_variance(sde)(u))
         rate = sde.diffusion(t) ** 2 * (sde.alpha(t) / sde.sigma(t)) ** 2  # d log sigma^2 / dt
         ends = sde.sigma(jnp.array([sde.train_t_min, sde.t_max], float))
         density = rate / (2 * jnp.log(ends[1] / ends[0]))
@@ -73,7 +73,7 @@ def test_importance_weights_integrate_to_one(sde):
 def test_importance_sampling_makes_all_times_contribute_the_same():
     """For standard normal data, the mean of the squared error by its weight is constant in t."""
     sde = SDES[1]
-    times = noise_density.log_variance(sde)
+    times = noise_density.log_uniform_variance(sde)
     u = jnp.array([0.05, 0.5, 0.95])
     log_snr, slope = jax.jvp(times, (u,), (jnp.ones_like(u),))
     error = sde.alpha(sde.inverse_log_snr(log_snr)) ** 2  # of eps, given x_t: the least possible
@@ -83,7 +83,7 @@ def test_importance_sampling_makes_all_times_contribute_the_same():
 
 def test_geometric_variance_draws_t_uniformly():
     sde, u = sde_lib.GeometricVP(), jnp.linspace(0, 1, 9)
-    t = sde.inverse_log_snr(noise_density.log_variance(sde)(u))
+    t = sde.inverse_log_snr(noise_density.log_uniform_variance(sde)(u))
     np.testing.assert_allclose(t, u, atol=1e-5)
 
 

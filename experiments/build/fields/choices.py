@@ -177,7 +177,7 @@ NOISE_DENSITY = Choice(
     {
         "uniform": {},
         "log_uniform": {},
-        "log_variance": {},
+        "log_uniform_variance": {},
         "log_normal": {"mean": "noise_density.mean", "std": "noise_density.std"},
         "split_log_normal": {n: f"noise_density.{n}" for n in ("mean", "std", "std_above")},
         "log_logistic": {"mean": "noise_density.mean", "std": "noise_density.std"},
