@@ -42,8 +42,11 @@ PERCEPTUAL = "perceptual.json"
 COUNTS = (  # of at least 1, or more where they are used
     *("sampling.n_samples", "eval.batch_size", "eval.num_samples", "eval.n_seeds"),
     *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
-    *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds", "serve.port"),
-    *("study.posterior.n_measurements", "study.posterior.n_samples"),
+    *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds", "ablate.n_report"),
+    *("study.posterior.n_measurements", "study.posterior.n_samples", "serve.port"),
+    *("study.guidance.n_samples", "study.guidance.n_seeds", "study.memorisation.n_samples"),
+    *("study.discriminator.nfe", "study.discriminator.n_samples", "study.discriminator.n_data"),
+    *("study.one_step.n_levels", "study.one_step.n_samples"),
 )
 NOISE_STD = "config.study.posterior.noise_std"
 DISCRIMINATOR = (  # fields of discriminators
@@ -83,7 +86,9 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
         check_at_least(0, **{f"config.{name}": sections.get(config, name)})
     counts = {f"config.{name}": sections.get(config, name) for name in COUNTS}
     check_at_least(1, **{name: count for name, count in counts.items() if count is not None})
+    check_at_least(0, **{"config.ablate.n_shown": config.ablate.n_shown})
     check_in("[0, inf)", True, **{NOISE_STD: config.study.posterior.noise_std})
+    check_in("(0, 1)", **{"config.study.memorisation.level": config.study.memorisation.level})
     name = config.model.name if config.model.name in TASKS else models.kind(config)
     if name != "autoencoder" and not config.data.autoencoder:
         _check_not_set(config, sections.fields_in("autoencoder"), "autoencoders")

@@ -10,6 +10,7 @@ from experiments.runs.folder import flatten
 
 MODES = {mode: about for mode, (*_, about) in main.COMMANDS.items()}
 SHIPPED = ("digits", "emoji", "points", "cifar10", "celeba", "lsun", "celebahq", "ffhq", "afhq")
+PREDICTOR = {"sampling.method": "predictor_corrector"}
 NUMBERS = [
     field
     for field, value in flatten(default.get_config().to_dict()).items()
@@ -94,11 +95,12 @@ def test_no_number_is_nan_or_far_below_its_range(field):
         ("vp", {"data.image_size": 32}, r"attn_resolutions has 4, .* are 32, 16 pixels"),
         ("vp", {"sampling.corrector": "langevin"}, r"'edm' has no such option"),
         ("vp", {"sampling.corrector": "none"}, r"'edm' has no such option"),
-        ("vp_score_sde", {"sampling.snr": 0.16}, r"corrector = 'none' has no such option"),
-        ("vp_score_sde", {"sampling.n_steps_each": 2}, r"corrector = 'none' has no such option"),
+        ("ve", PREDICTOR | {"sampling.snr": 0.16}, r"corrector = 'none' has no such option"),
+        ("ve", PREDICTOR | {"sampling.n_steps_each": 2}, r"corrector = 'none' has no such option"),
         (
-            "vp_score_sde",
-            {"sampling.predictor": "ancestral_sampling", "sampling.probability_flow": True},
+            "ve",
+            PREDICTOR
+            | {"sampling.predictor": "ancestral_sampling", "sampling.probability_flow": True},
             r"predictor = 'ancestral_sampling' has no such option",
         ),
         ("vp_score_sde", {"model.sigma_data": 0.7}, r"sigma_data is 0.7, which does nothing here"),
