@@ -57,7 +57,7 @@ def gradient(
     if _same(weight, 0):
         return score_fn
     if isinstance(score_fn, ScoreAndEnergy):
-        own = ScoreAndEnergy.of(lambda x, t: _at(weight, t, t) * log_prob(x, t))
+        own = ScoreAndEnergy.of(lambda x, t: _at(weight, t, t) * _each(log_prob, x, t))
         return ScoreAndEnergy(
             lambda x, t: jax.tree.map(jnp.add, score_fn.both(x, t), own.both(x, t))
         )
@@ -66,13 +66,7 @@ def gradient(
         score, variance = evaluate(x, t)
 
         def total(x):
-            values = log_prob(x, t)
-            if values.shape != t.shape:
-                raise ValueError(
-                    f"log_prob returned {values.shape} for x of shape {x.shape}: it must return "
-                    f"one number a sample, {t.shape}"
-                )
-            return jnp.sum(values)
+            return jnp.sum(_each(log_prob, x, t))
 
         w = _at(weight, t, x)
 
@@ -84,6 +78,17 @@ def gradient(
         return add(), variance
 
     return _guided(score_fn, guide)
+
+
+def _each(log_prob: Callable[[Array, Array], PerSample], x: Array, t: Array) -> PerSample:
+    """log_prob(x, t), [B]. Raises ValueError for another shape."""
+    values = log_prob(x, t)
+    if values.shape != t.shape:
+        raise ValueError(
+            f"log_prob returned {values.shape} for x of shape {x.shape}: it must return one number "
+            f"a sample, {t.shape}"
+        )
+    return values
 
 
 def discriminator(

@@ -21,12 +21,13 @@ from experiments.evaluation import detection
 from experiments.evaluation.detection import AUC, STATISTICS
 from experiments.evaluation.distortions import DISTORTIONS, distorted
 from experiments.pipeline import draw, show
-from experiments.pipeline.edit.files import read_images, split
+from experiments.pipeline.edit.files import listed, read_images, split
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import card, charts, files, parts, pictures
 from sde_lib.checks import check_at_least, check_name
 
 LEAST = 2  # images of a set
+REAL = "real"  # the name of the set of real images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +93,10 @@ def run(request: Request) -> None:
     real, sources = sets(model, options, request.folder)
     results: list[Result] = []
     rows: list[tuple[Any, ...]] = []
-    shown: dict[str, detection.Errors] = {}
+    shown: tuple[detection.Errors, detection.Errors] | None = None
     for distortion in options.distortions:
         mine = numbers(model, real, options, distortion, "real images")
-        rows += table(("real", distortion), mine)
+        rows += table((REAL, distortion), mine)
         for source, images in sources.items():
             theirs = numbers(model, images, options, distortion, source)
             for name in options.statistics:
@@ -105,9 +106,9 @@ def run(request: Request) -> None:
                 auc = detection.auc(*pair)
                 counts = len(pair[0]), len(pair[1])
                 results.append(Result(source, distortion, name, *counts, auc))
-                if not shown:
-                    shown = {"real": pair[0], source: pair[1]}
+                shown = shown or pair
             rows += table((source, distortion), theirs)
+    assert shown is not None
     save(request.folder, model, options, results, rows, shown)
 
 
@@ -148,16 +149,27 @@ def sets(model: Pipeline, options: Options, folder: Path) -> tuple[Images, dict[
         real = of_test_set(model, dataset, n)
     if options.suspected:
         paths = split(options.suspected)
-        return real, {Path(path).name: Images(from_files(model, [path], n), {}) for path in paths}
+        names = distinct(paths)
+        sets = [Images(from_files(model, [path], n), {}) for path in paths]
+        return real, dict(zip(names, sets, strict=True))
     kept = parts.Parts(
         folder / "evaluation" / str(model.step), "detect", [model.seed, model.identity()]
     )
 
     def drawn() -> parts.Arrays:
-        return {"images": model.to_data(draw.draw_all(model, n)[0])}
+        x = draw.draw_all(model, n)[0]
+        if model.decoder is not None:  # as a file of the image would be encoded
+            x = model.from_images(model.to_images(x))
+        return {"images": model.to_data(x)}
 
     samples = kept(f"samples_{n}", drawn)["images"]
     return real, {"samples": Images(samples, model.sample_conditions(np.arange(n)))}
+
+
+def distinct(paths: list[str]) -> list[str]:
+    """Names of folders and files: their last part, or all of it if two have the same."""
+    names = [Path(path).name for path in paths]
+    return paths if len({*names, REAL}) <= len(names) else names
 
 
 def of_test_set(model: Pipeline, dataset: Dataset, n: int) -> Images:
@@ -173,9 +185,11 @@ def of_test_set(model: Pipeline, dataset: Dataset, n: int) -> Images:
 
 
 def from_files(model: Pipeline, paths: list[str], n: int) -> Any:
-    """The first n images of files, cropped to the model's shape and resized, as its data."""
+    """n images of files at most, spread evenly, cropped to the model's shape, as its data."""
     height, width, channels = model.image_shape
-    found = read_images(paths, channels, "white")[:n]
+    every = listed(paths)
+    rows = np.linspace(0, len(every) - 1, min(n, len(every))).astype(int)
+    found = read_images([every[row] for row in rows], channels, "white")
     if len(found) < LEAST:
         raise ValueError(f"{', '.join(paths)}: {len(found)} images are too few: give at least 2")
     fitted = [
@@ -222,7 +236,7 @@ def save(
     options: Options,
     results: list[Result],
     rows: list[tuple[Any, ...]],
-    shown: dict[str, detection.Errors],
+    shown: tuple[detection.Errors, detection.Errors],
 ) -> None:
     """Prints the results; saves them, the table of all images, and the first ROC curve."""
     figures = {}
@@ -236,7 +250,8 @@ def save(
     stem = show.stem(model, "detect")
     names = [name for name in options.statistics if name != "classifier"]
     print(files.write_table(folder / f"{stem}.csv", ("set", "distortion", "index", *names), rows))
-    path, curve = folder / "samples" / f"{stem}.png", detection.roc(*shown.values())
+    path, curve = folder / "samples" / f"{stem}.png", detection.roc(*shown)
     about = pictures.provenance(**show.settings(model, **dataclasses.asdict(options)))
     title, auc = next(iter(figures.items()))
-    print(charts.save_detection(path, curve, shown, f"{title}: {auc}", about))
+    both: dict[str, detection.Errors] = {REAL: shown[0], "suspected": shown[1]}
+    print(charts.save_detection(path, curve, both, f"{title}: {auc}", about))

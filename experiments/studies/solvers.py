@@ -291,15 +291,19 @@ def agreement(drawn: Mapping[tuple[str, int], Drawn]) -> Iterator[str]:
 def save_images(
     path: Path, model: Pipeline, drawn: Mapping[tuple[str, int], Drawn], about: dict[str, str]
 ) -> Path:
-    """Saves one sample by each sampler, in a column, and each number of evaluations, in a row."""
+    """Saves one sample by each sampler: a column each, the evaluations grow from row to row.
+
+    Samples with the most evaluations are in the last row. Rows of adaptive samplers, whose numbers
+    of evaluations are others, are not those of the budgets.
+    """
     names = list(dict.fromkeys(name for name, _ in drawn))
     columns = []
     for name in names:
-        own = [each for (other, _), each in drawn.items() if other == name][: len(BUDGETS)]
+        own = [each for (other, _), each in drawn.items() if other == name][-len(BUDGETS) :]
         x = np.stack([each.x[0] for each in own]).reshape(-1, *model.shape)
         images = model.to_images(x.astype(np.float32))
         blank = np.zeros((len(BUDGETS) - len(images), *images.shape[1:]), np.uint8)
-        columns.append(np.concatenate([blank, images]))  # the most evaluations are in the last row
+        columns.append(np.concatenate([blank, images]))
     grid = np.stack(columns, axis=1)
     return pictures.save_grid(path, grid.reshape(-1, *grid.shape[2:]), len(names), about, names)
 

@@ -319,6 +319,13 @@ def test_time_shift_takes_the_noise_of_the_time_that_fits_the_variance(name):
     np.testing.assert_array_equal(shifted(x, early), score(x, early))
 
 
+def test_an_energy_s_guide_gives_one_number_a_sample():
+    plain = sde_lib.ScoreAndEnergy.of(lambda x, t: -jnp.sum(x**2, axis=1))
+    guided = guidance.gradient(plain, lambda x, t: x[:, :1], lambda t: jnp.ones_like(t))
+    with pytest.raises(ValueError, match=r"log_prob returned \(3, 1\) .* one number a sample"):
+        guided(jnp.ones((3, 2)), jnp.full(3, 0.5))
+
+
 def test_guidance_without_effect_is_the_plain_sampler_bit_for_bit():
     def score(x, t, label):
         return -jnp.sin(x - label[:, None]) / (1 + t[:, None] ** 2)

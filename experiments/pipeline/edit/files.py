@@ -44,7 +44,7 @@ def read_images(paths: Sequence[str | Path], channels: int, background: str) -> 
         ValueError: there is no such file, or it holds no image.
     """
     transform = Transform(channels=channels, background=background)
-    return [_read(path, IMAGES, transform) for path in _listed(paths)]
+    return [_read(path, IMAGES, transform) for path in listed(paths)]
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -56,7 +56,8 @@ def read_mask(path: str | Path) -> np.ndarray:
     return _read(files.expand(path), MASK, transform).pixels[..., 0] < 128
 
 
-def _listed(paths: Sequence[str | Path]) -> list[Path]:
+def listed(paths: Sequence[str | Path]) -> list[Path]:
+    """The files, and those of images in folders, by name. Raises ValueError if there are none."""
     found: list[Path] = []
     for given in paths:
         path = files.expand(given)

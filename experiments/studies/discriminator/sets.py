@@ -53,7 +53,8 @@ def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Refere
     """
     config = request.config
     found = data.images(config) if model.decoder else model.dataset()
-    fn = reference.feature_function(components.feature_shape(config), config.eval.features)
+    shape, scaling = components.feature_shape(config), model.scaling
+    fn = reference.feature_function(shape, config.eval.features, scaling)
     about = request.folder.parent / "stats", model.mesh, config.eval.batch_size
     return fn, reference.reference(config.data.dataset, found, fn, *about)
 

@@ -32,7 +32,9 @@ RUN = "config.guidance.discriminator.run"
 class Row(NamedTuple):
     """A checkpoint of the discriminator; step 0 is the model without guidance.
 
-    The gain is that of the scores, in nats, between the noise levels at which it guides.
+    The gain is that of the scores, in nats, between the noise levels at which it guides. Where the
+    weights of the first and of later evaluations differ it is that of the mean of both scores,
+    which Heun's step takes.
     """
 
     step: int
@@ -115,14 +117,15 @@ def held_out_gain(model: Pipeline, corrections: Corrections, data: Any) -> Mean:
         guided = corrections.applied(model, EpsilonScaling(), guide_params)
         own = [guide.params for guide in guided.guides]
         scores: Any = guided.guided(score_fn, own, first + jnp.arange(len(x)))
-        first_fn = scores[0] if isinstance(scores, tuple) else scores
+        fns = scores if isinstance(scores, tuple) else (scores,)
         keys = sample_keys(key, len(x), first)
 
         def at(k: jax.Array, t: jax.Array) -> jax.Array:
             z, t = normal(fold_in(keys, k), x.shape), jnp.full(len(x), t)
             mean, std = sde.marginal(x, t)
             noisy, target = mean + expand(std, x) * z, -z / expand(std, x)
-            return gain.noise_gain(sde, target, score_fn(noisy, t), first_fn(noisy, t), t)
+            mean_score = jnp.mean(jnp.stack([fn(noisy, t) for fn in fns]), axis=0)
+            return gain.noise_gain(sde, target, score_fn(noisy, t), mean_score, t)
 
         times = sde.inverse_noise_level(jnp.asarray(levels, float))
         each = jax.lax.map(lambda pair: at(*pair), (jnp.arange(len(times)), times))

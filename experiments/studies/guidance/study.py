@@ -31,9 +31,14 @@ from experiments.studies.guidance import points, trained
 from experiments.studies.guidance.options import SECTION, Options
 from experiments.studies.statistics import save_table
 from models.config import Config
+from samplers.guidance_schedules import CHANGES
 from sde_lib.checks import check_at_least
 
 HALF_WIDTH = 3.5  # of the picture
+OF_RUNS = (  # fields that have no effect without a run
+    *("study.guidance.schedules", "study.guidance.classifier", "guidance.schedule.name"),
+    *(f"guidance.schedule.{option}" for option in (*CHANGES, "power")),
+)
 
 
 def run(request: Request) -> None:
@@ -50,6 +55,8 @@ def run(request: Request) -> None:
 
 def of_points(config: Config, folder: Path) -> None:
     """The study of points with exact scores."""
+    for field in subjects.set_fields(config, OF_RUNS):
+        raise ValueError(f"config.{field} needs a run: give --workdir, or leave it out")
     options = _options(config, nfe=(99,), solvers=("heun", "euler_ancestral"), n_samples=2000)
     solvers = subjects.solvers(config, options.solvers, options.nfe)
     track = partial(progress.track, title="guidance", unit="setting")

@@ -22,7 +22,7 @@ from experiments.runs.parts import Arrays, Parts
 from experiments.studies.guidance.options import SECTION, Options
 from experiments.studies.statistics import Mean
 from experiments.studies.subject import classes
-from samplers.guidance_schedules import Schedule
+from samplers.guidance_schedules import REQUIRED, Schedule
 from samplers.solver import NoiseLevelSolver
 
 N_SHOWN = 8  # samples of a set that are kept for the picture
@@ -169,7 +169,9 @@ class Study:
         found |= quality.density_coverage(*near)._asdict()
         labels = classes(model, np.arange(n))
         if labels is not None:
-            found["diversity"] = within(rows, labels) / scale(self.truth)
+            spread = within(rows, labels)
+            if spread is not None:
+                found["diversity"] = spread / scale(self.truth)
         if judged:
             found["share"] = np.mean(np.concatenate(judged)[:n])
         if "logits" in values:
@@ -195,8 +197,19 @@ class Study:
         return devices.round_up(self.model.mesh, drawing.batch_size(self.model, n))
 
     def _named(self, name: str) -> Schedule:
-        """The schedule of this name with the options of the config's."""
-        return dataclasses.replace(self.schedule, name=name)
+        """The schedule of this name, with those of the config's options that are its own.
+
+        An option that another schedule of the study requires, such as the interval of "interval",
+        is that schedule's alone.
+        """
+        own = REQUIRED.get(name, ())
+        others = {option for other in self.options.schedules for option in REQUIRED.get(other, ())}
+        options = tuple(
+            (option, value)
+            for option, value in self.schedule.options
+            if option in own or option not in others
+        )
+        return Schedule(name, options)
 
 
 def weighted(model: Pipeline, weight: Any, schedule: Schedule) -> Pipeline:
@@ -215,13 +228,18 @@ def weighted(model: Pipeline, weight: Any, schedule: Schedule) -> Pipeline:
     return model.replace(classifier_free=dataclasses.replace(model.classifier_free, **changes))
 
 
-def within(rows: np.ndarray, labels: np.ndarray) -> float:
-    """Root mean square distance of features from the mean of their class."""
-    squares = 0.0
+def within(rows: np.ndarray, labels: np.ndarray) -> float | None:
+    """Root mean square distance of features from the mean of their class, without bias.
+
+    None if no class has two samples.
+    """
+    squares, n = 0.0, len(rows) - len(np.unique(labels))
+    if n == 0:
+        return None
     for label in np.unique(labels):
         own = rows[labels == label]
         squares += np.sum((own - own.mean(axis=0)) ** 2)
-    return math.sqrt(squares / len(rows))
+    return math.sqrt(squares / n)
 
 
 def scale(truth: Reference) -> float:

@@ -130,6 +130,12 @@ def test_files_are_compared_by_source_and_distortion(tmp_path, capsys):
     assert (both[1] < both[0]).all()  # blurred noise is nearer to the model's mean
 
 
+def test_folders_of_one_name_are_told_apart():
+    assert detect.distinct(["runs/a", "there/b.png"]) == ["a", "b.png"]
+    for paths in (["runs/a/samples", "runs/b/samples"], ["here/real"]):
+        assert detect.distinct(paths) == paths
+
+
 def test_files_need_a_model_of_images_without_conditions(tmp_path):
     class Conditional(ExactRequest):
         def model(self, step=None):

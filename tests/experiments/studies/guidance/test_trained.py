@@ -87,6 +87,29 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     assert again[0] == first[0]
 
 
+def test_schedules_have_the_options_that_are_their_own():
+    """The interval is that of "interval", the power that of "power_cosine"; the rest is all's."""
+    options = (("high", 5.0), ("low", 0.2), ("offset", 0.5), ("power", 2.0))
+    names = ("constant", "interval", "power_cosine")
+    made = dataclasses.replace(
+        study(dataclasses.replace(OPTIONS, schedules=names)), schedule=Schedule("constant", options)
+    )
+    assert [dict(made._named(name).options).keys() for name in names] == [
+        *({"offset"}, {"low", "high", "offset"}, {"offset", "power"}),
+    ]
+    alone = dataclasses.replace(made, options=OPTIONS, schedule=Schedule("constant", options[:3]))
+    assert alone._named("constant").options == options[:3]
+
+
+def test_diversity_has_no_bias_for_few_samples_of_a_class():
+    random, n = np.random.RandomState(0), 4000
+    rows = random.randn(n, 3)
+    for size in (2, 10):
+        found = trained.within(rows, np.arange(n) // size)
+        assert found == pytest.approx(np.sqrt(3), rel=0.03)
+    assert trained.within(rows, np.arange(n)) is None
+
+
 def test_a_classifier_s_weight_is_the_one_that_changes():
     guide = Classifier(log_probs, {}, 2)
     weighted = trained.weighted(model(guides=(guide,)), 3.0, Schedule("linear"))
