@@ -36,7 +36,8 @@ def make_config(rows=-1, columns=1):
     config.training.batch_size, config.training.n_iters = 32, N_STEPS
     config.optim.warmup = 10
     config.data.random_flip = True
-    config.sampling.update(n_steps=21, predictor="none", corrector="langevin", noise_removal=False)
+    config.sampling.update(method="predictor_corrector", n_steps=21)
+    config.sampling.update(predictor="none", corrector="langevin", noise_removal=False)
     return config
 
 

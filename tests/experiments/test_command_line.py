@@ -93,7 +93,7 @@ def test_flags_for_several_processes():
         ),
         ([DIGITS, "--config.model.zzz=5"], "did you mean config.model.nf or config.model.fir or"),
         ([DIGITS, "--config.lr=5"], r"did you mean config.optim.lr\? --help"),
-        ([DIGITS, "--model.nf=5"], r"--model.nf is no flag: did you mean config.model.nf\?"),
+        ([DIGITS, "--model.nf=5"], r"--model.nf is no flag: did you mean config.model.nf or"),
         ([DIGITS, "--config.xyz=5"], "config.xyz does not exist: --help lists all fields"),
         ([DIGITS, "--config.model=5"], "config.model is a section: give one of its fields"),
         ([DIGITS, "--config.optim.lr=abc"], "flag --config.optim.lr=abc: could not convert"),
@@ -346,9 +346,11 @@ def test_a_run_of_the_version_before_opens_and_is_written_anew(old, name, tmp_pa
 
 
 def test_the_old_defaults_are_the_defaults(old):
-    """But for likelihoods, whose accuracy has taken the place of tolerances."""
+    """But for likelihoods, whose accuracy takes the place of tolerances, and grids of ablate."""
     found = {name: value for name, value, _ in configs.differences(old("default"), ())}
-    assert found == {"eval.rtol": 1e-5, "eval.atol": 1e-5, "eval.probe": "rademacher"}
+    likelihood = {"eval.rtol": 1e-5, "eval.atol": 1e-5, "eval.probe": "rademacher"}
+    grids = {"ablate.weights": [1.0, 1.67, 2.5], "ablate.scales": [1.0004, 1.005, 1.02, 1.05]}
+    assert found == likelihood | grids
 
 
 def test_options_of_the_version_before_are_under_their_new_names(old):

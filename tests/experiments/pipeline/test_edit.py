@@ -110,6 +110,7 @@ def untrained(**changes):
 
 LANGEVIN = {
     "training.sde": "cld",
+    "sampling.method": "symmetric_splitting",
     "training.likelihood_weighting": False,
     "training.importance_sampling": False,
 }

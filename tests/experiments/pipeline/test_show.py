@@ -36,8 +36,8 @@ def settings_of(path):
 def test_pictures_of_images(images):
     path, way = show.save_samples(images, 5), show.save_paths(images)
     digest = images.identity()[:6]
-    assert path.name == f"samples_7_PredictorCorrector12_seed42_{digest}.png"
-    assert way.name == f"path_7_PredictorCorrector12_seed42_{digest}.png"
+    assert path.name == f"samples_7_DPMpp2MSDE12_seed42_{digest}.png"
+    assert way.name == f"path_7_DPMpp2MSDE12_seed42_{digest}.png"
     grid, frames = (Image.open(each) for each in (path, way))
     assert grid.size == (6 * (3 * 9 - 1), 6 * (2 * 9 - 1))  # 5 images in 3 columns, enlarged by 6
     assert frames.size == (6 * (11 * 9 - 1), 6 * (show.N_PATHS * 9 - 1))

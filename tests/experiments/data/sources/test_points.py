@@ -2,7 +2,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import points as configs
 from experiments.data.dataset import DataSpec
 from experiments.data.sources import points
 
@@ -11,7 +10,7 @@ def load(variant):
     return points.load(DataSpec(variant, (2,)))
 
 
-@pytest.mark.parametrize("variant", configs.VARIANTS)
+@pytest.mark.parametrize("variant", points.DRAWS)
 def test_points_are_scaled_and_reproducible(variant):
     dataset, again = load(variant), load(variant)
     assert dataset.train.shape == (points.N_POINTS, 2)
