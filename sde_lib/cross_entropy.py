@@ -14,18 +14,16 @@ all t then contribute the same.
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from sde_lib import noise_density
-from sde_lib.batch import Batch, PerSample, fold_in, sample_keys
-from sde_lib.checks import check_at_least
+from sde_lib.batch import Batch, PerSample, sample_keys
 from sde_lib.losses import draw_uniform
 from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
 from sde_lib.variational import prior_kl
-from sde_lib.vdm import diffusion_terms
+from sde_lib.vdm import diffusion_terms, mean_diffusion
 
 
 def cross_entropy_loss(
@@ -78,17 +76,9 @@ def cross_entropy(
     Raises:
         ValueError: n_times < 1, or what cross_entropy_loss refuses.
     """
-    check_at_least(1, n_times=n_times)
     times = _times(sde, importance_sampling)
     keys = sample_keys(key, len(x0), first_index)
-
-    def add(k, total):
-        step_keys = fold_in(keys, k)
-        u = (k + draw_uniform(step_keys)) / n_times
-        return total + diffusion_terms(step_keys, sde, score_fn, x0, u, times)[0]
-
-    total = jax.lax.fori_loop(0, n_times, add, jnp.zeros(len(x0)))
-    return total / n_times + _ends(sde, x0)
+    return mean_diffusion(keys, sde, score_fn, x0, times, n_times) + _ends(sde, x0)
 
 
 def _times(sde: SDE, importance_sampling: bool) -> Quantile:

@@ -75,18 +75,11 @@ def continuous_bound(
     Raises:
         ValueError: n_times < 1, or an SDE whose log-SNR is unbounded in training.
     """
-    check_at_least(1, n_times=n_times)
     schedule = noise_density.log_uniform(sde)
     keys = sample_keys(key, len(x0), first_index)
-
-    def add(k, total):
-        step_keys = fold_in(keys, k)
-        u = (k + draw_uniform(step_keys)) / n_times
-        return total + diffusion_terms(step_keys, sde, score_fn, x0, u, schedule)[0]
-
-    total = jax.lax.fori_loop(0, n_times, add, jnp.zeros(len(x0)))
+    diffusion = mean_diffusion(keys, sde, score_fn, x0, schedule, n_times)
     encoded = encode_grey_levels(key, sde, x0, values, first_index)
-    return Bound(prior_kl(sde, x0, sde.t_max), total / n_times, -encoded.log_p)
+    return Bound(prior_kl(sde, x0, sde.t_max), diffusion, -encoded.log_p)
 
 
 def diffusion_loss(
@@ -175,6 +168,29 @@ def diffusion_terms(
     axes = tuple(range(1, x0.ndim))
     loss = -0.5 * slope * jnp.sum(residual**2, axis=axes)
     return _close(loss, tag), {"t": t, "error": jnp.mean(residual**2, axis=axes)}
+
+
+def mean_diffusion(
+    keys: Key[Array, " batch"],
+    sde: SDE,
+    score_fn: ScoreFn,
+    x0: Batch,
+    schedule: Quantile,
+    n_times: int,
+) -> PerSample:
+    """The mean of the losses of diffusion_terms, at one u in each of n_times equal intervals.
+
+    Raises:
+        ValueError: n_times < 1.
+    """
+    check_at_least(1, n_times=n_times)
+
+    def add(k, total):
+        step_keys = fold_in(keys, k)
+        u = (k + draw_uniform(step_keys)) / n_times
+        return total + diffusion_terms(step_keys, sde, score_fn, x0, u, schedule)[0]
+
+    return jax.lax.fori_loop(0, n_times, add, jnp.zeros(len(x0))) / n_times
 
 
 # In the backward pass _close sends each sample's cotangent through the loss and 2 loss through the

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import ImageOps
@@ -179,9 +178,7 @@ def of_test_set(model: Pipeline, dataset: Dataset, n: int) -> Images:
             f"config.detect.n_images is {n}: it must be at most {len(dataset.test)}, the number of "
             "test images"
         )
-    rows = np.linspace(0, len(dataset.test) - 1, n).astype(int)
-    test = Images(dataset.test, model.conditions.from_data(dataset, "test"))
-    return jax.tree.map(lambda leaf: leaf[rows], test)
+    return Images(*model.test_samples(n))
 
 
 def from_files(model: Pipeline, paths: list[str], n: int) -> Any:

@@ -202,15 +202,14 @@ def quality_of_set(subject: Subject) -> Figures:
     part = Parts(folder, "samples", [pipeline.seed, pipeline.identity()])
     size = draw.batch_size(pipeline, n)
     batch = draw.ahead(draw.make_draw(pipeline, size), size, n)
-    decoder = pipeline.decoder
-    scaling = decoder.scaling if decoder else pipeline.scaling
 
     def images(first: int) -> np.ndarray:
-        x = devices.fetch(batch(first).x)
-        return decoder.decode(x) if decoder else x
+        return pipeline.to_pixels(devices.fetch(batch(first).x))
 
     published = subject.statistics and statistics(subject.statistics, fn)
-    moments, values = sampled_features(scaling, fn, images, size, n, pipeline.mesh, part)
+    moments, values = sampled_features(
+        pipeline.image_scaling, fn, images, size, n, pipeline.mesh, part
+    )
     details = {"samples": n, "features": f"{fn.name}-{fn.version}", "seed": pipeline.seed}
     if subject.statistics and published:
         distance = quality.frechet_distance(moments, published)

@@ -342,21 +342,37 @@ class TrainedModel:
         x = self.codec.decode(own, z.reshape(-1, *shape))
         return x.reshape(*z.shape[: z.ndim - len(shape)], *x.shape[1:])
 
+    def test_samples(self, n: int) -> tuple[Any, dict[str, Any]]:
+        """n samples at even distances in the test set, all if it has fewer; and their conditions.
+
+        Both are as the data set has them.
+        """
+        dataset = self.dataset()
+        rows = np.linspace(0, len(dataset.test) - 1, min(n, len(dataset.test))).astype(int)
+        test = dataset.test, self.conditions.from_data(dataset, "test")
+        return jax.tree.map(lambda leaf: leaf[rows], test)
+
     def sample_conditions(self, indices: np.ndarray) -> dict[str, Any]:
         """The conditions that the samples of these indices are drawn with, [B, ...]."""
         return self.conditions.for_samples(indices, self.dataset)
 
     def to_images(self, x: Any) -> np.ndarray:
         """Samples [..., *shape] as uint8 images; latents are decoded."""
-        if self.decoder is None:
-            return self.scaling.to_uint8(np.asarray(x))
-        return self.decoder.scaling.to_uint8(self.decoder.decode(np.asarray(x)))
+        return self.image_scaling.to_uint8(self.to_pixels(np.asarray(x)))
 
     def from_images(self, images: Any) -> np.ndarray:
         """Images [N, H, W, C] of 0 to 255 as samples [N, *shape]: the inverse of to_images."""
-        if self.decoder is None:
-            return self.scaling.from_uint8(images)
-        return self.decoder.encode(self.decoder.scaling.from_uint8(images))
+        x = self.image_scaling.from_uint8(images)
+        return self.decoder.encode(x) if self.decoder else x
+
+    def to_pixels(self, x: Any) -> Any:
+        """Samples [..., *shape] as the values that image_scaling scales: latents are decoded."""
+        return self.decoder.decode(x) if self.decoder else x
+
+    @property
+    def image_scaling(self) -> Scaling:
+        """The scaling of samples, or of the images that they are latents of."""
+        return self.decoder.scaling if self.decoder else self.scaling
 
     @property
     def image_shape(self) -> tuple[int, ...]:

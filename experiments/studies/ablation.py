@@ -43,8 +43,7 @@ from experiments.studies.ablation_report import (
     SLOPED,
     Run,
 )
-from experiments.studies.discriminator.sets import Sets, Setting, features
-from experiments.studies.discriminator.sets import make_draw as make_draw
+from experiments.studies.discriminator.sets import Sets, Setting
 from experiments.studies.subject import Corrections
 from samplers.solver import NoiseLevelSolver
 from samplers.time_shift import Shifting
@@ -54,8 +53,6 @@ NOT_HERE = (  # config fields that no arm has, or that config.ablate has instead
     *("guidance.classifier.run", "guidance.time_shift.window"),
     *("guidance.epsilon_scaling.slope", "guidance.epsilon_scaling.step_slope"),
 )
-
-
 Arms = dict[str, list[Setting]]
 """The settings that each arm chooses from."""
 Measure = Callable[[str, NoiseLevelSolver, Setting, int, int], Distances]
@@ -158,7 +155,7 @@ def run(request: Request) -> None:
     check_shift(options, [solver for _, solver in solvers])
     model = subjects.unguided(request)
     corrections = subjects.corrections(config, model)
-    kept, about_data = folder / "ablation" / str(model.step), features(request, model)
+    kept, about_data = folder / "ablation" / str(model.step), subjects.features(request, model)
     sets = Sets(model, corrections, *about_data, kept)
     if options.input_perturbation:
         other = perturbed(request, Path(options.input_perturbation))

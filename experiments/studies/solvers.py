@@ -33,7 +33,6 @@ from experiments.pipeline.draw import batch_size
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import charts, devices, files, pictures, progress
 from experiments.studies import subject as subjects
-from experiments.studies.ablation import features
 from experiments.studies.statistics import Truth, rms
 from experiments.studies.subject import Subject, evaluations
 from samplers.registry import Sampler
@@ -259,12 +258,11 @@ def draw(model: Pipeline, sampler: Sampler, n: int, seed: int) -> Drawn:
 
 def quality_of(request: Request, model: Pipeline) -> Quality:
     """The function of samples [n, D] that gives Fréchet distance and recall to the data."""
-    fn, truth = features(request, model)
-    scaling = model.decoder.scaling if model.decoder else model.scaling
+    fn, truth = subjects.features(request, model)
+    scaling = model.image_scaling
 
     def compare(x: np.ndarray) -> tuple[float, float]:
-        samples = x.reshape(-1, *model.shape).astype(np.float32)
-        grey = scaling.to_grey(model.decoder.decode(samples) if model.decoder else samples)
+        grey = scaling.to_grey(model.to_pixels(x.reshape(-1, *model.shape).astype(np.float32)))
         rows = features_of(grey, scaling.levels, fn, model.mesh)
         distance = quality.frechet_distance(quality.Moments.of(rows), truth.moments)
         return distance, quality.precision_recall(truth.features, rows[:PAIRED]).recall

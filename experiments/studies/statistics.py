@@ -99,6 +99,12 @@ class Truth:
         return float(mean), float(covariance / np.linalg.norm(theirs.covariance)), float(distance)
 
 
+def save_results(path: Path, results: Sequence[Any], digits: str = ".3f") -> None:
+    """Saves results, named tuples of one kind, as JSON lines; prints and saves their table."""
+    files.write_lines(path, [result._asdict() for result in results])
+    save_table(path, results, digits=digits)
+
+
 def save_table(
     path: Path, results: Sequence[Any], missing: str = "not finite", digits: str = ".3f"
 ) -> None:

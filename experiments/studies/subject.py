@@ -16,6 +16,9 @@ from experiments.build import components, data, guidance, related
 from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.data.sources.points import MIXTURE
+from experiments.evaluation import reference
+from experiments.evaluation.features import FeatureFunction
+from experiments.evaluation.reference import Reference
 from experiments.pipeline.guidance import (
     GUIDES,
     Classifier,
@@ -147,6 +150,26 @@ def unguided(request: Request) -> Pipeline:
     model = dataclasses.replace(request, config=config).model()
     model.check_diffuses_data("this study")
     return model
+
+
+def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Reference]:
+    """The features that samples are compared by, and those of the training data.
+
+    Samples of latents are decoded, and compared with images.
+    """
+    config = request.config
+    found = data.images(config) if model.decoder else model.dataset()
+    shape, scaling = components.feature_shape(config), model.scaling
+    fn = reference.feature_function(shape, config.eval.features, scaling)
+    about = request.folder.parent / "stats", model.mesh, config.eval.batch_size
+    return fn, reference.reference(config.data.dataset, found, fn, *about)
+
+
+def with_defaults(section: Config, **defaults: Any) -> dict[str, Any]:
+    """A study's options, with these in place of those that are not set: None, or ()."""
+    given = section.to_dict()
+    unset = {name for name in defaults if given[name] in (None, ())}
+    return given | {name: defaults[name] for name in unset}
 
 
 def classes(model: Pipeline, indices: np.ndarray) -> np.ndarray | None:

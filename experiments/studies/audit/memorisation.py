@@ -27,9 +27,9 @@ from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
 from experiments.evaluation import quality, reference
 from experiments.pipeline import draw
-from experiments.runs import card, files, pictures, progress
+from experiments.runs import card, pictures, progress
 from experiments.studies import subject as subjects
-from experiments.studies.statistics import save_table
+from experiments.studies.statistics import save_results
 from sde_lib.checks import check_at_least, check_in
 
 SECTION = "config.study.memorisation"
@@ -91,9 +91,8 @@ def run(request: Request) -> None:
     model = request.model()
     model.check_complete("the study of memorisation")
     found: Dataset = data.images(config) if model.decoder else model.dataset()
-    scaling = model.decoder.scaling if model.decoder else model.scaling
-    x = draw.draw_all(model, options.n_samples)[0]
-    samples = scaling.to_grey(model.decoder.decode(x) if model.decoder else x)
+    scaling = model.image_scaling
+    samples = scaling.to_grey(model.to_pixels(draw.draw_all(model, options.n_samples)[0]))
     labels = subjects.classes(model, np.arange(len(samples)))
     shape = components.feature_shape(config)
     fn = reference.feature_function(shape, config.eval.features, scaling)
@@ -116,8 +115,7 @@ def run(request: Request) -> None:
             path = request.folder / f"{stem}_{name}.png"
             printed.append(str(save_pairs(path, scaling, found.train, sets, about)))
     path = request.folder / f"{stem}.jsonl"
-    files.write_lines(path, [result._asdict() for result in results])
-    save_table(path, results)
+    save_results(path, results)
     shares = figures(results, options.level)
     print("\n".join([*printed, *(f"{name}: {text}" for name, text in shares.items())]))
     card.update(request.folder, model.step, shares)

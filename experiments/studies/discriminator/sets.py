@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build import components, data
-from experiments.commands.request import Request
 from experiments.evaluation import reference
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.reference import Distances, Reference
 from experiments.pipeline import analytic
-from experiments.pipeline.draw import batch_size
+from experiments.pipeline.draw import batch_size, make_batch
 from experiments.pipeline.guidance import EpsilonScaling
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
@@ -24,9 +22,6 @@ from experiments.runs.parts import Parts
 from experiments.studies.subject import Corrections
 from samplers.solver import NoiseLevelSolver
 from sde_lib.batch import Batch
-
-Draw = Callable[..., Batch]
-"""draw(w, b, seed, first index, step_slope, slope, window, cutoff); the last may be left out"""
 
 
 class Setting(NamedTuple):
@@ -46,17 +41,8 @@ class Setting(NamedTuple):
     perturbed: bool = False
 
 
-def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Reference]:
-    """The features that samples are compared by, and those of the training data.
-
-    Samples of latents are decoded, and compared with images.
-    """
-    config = request.config
-    found = data.images(config) if model.decoder else model.dataset()
-    shape, scaling = components.feature_shape(config), model.scaling
-    fn = reference.feature_function(shape, config.eval.features, scaling)
-    about = request.folder.parent / "stats", model.mesh, config.eval.batch_size
-    return fn, reference.reference(config.data.dataset, found, fn, *about)
+Draw = Callable[[Setting, int, int], Batch]
+"""draw(setting, seed, first index)"""
 
 
 class Sets:
@@ -81,8 +67,7 @@ class Sets:
         folder: Path,
     ):
         self.model, self.corrections, self.fn, self.truth = model, corrections, fn, truth
-        self.folder, self.decoder = folder, model.decoder
-        self.scaling = self.decoder.scaling if self.decoder else model.scaling
+        self.folder, self.scaling = folder, model.image_scaling
         self.perturbed: Sets | None = None
         self._draws: dict[Any, Draw] = {}
         self._parts: dict[Any, Parts] = {}
@@ -97,8 +82,9 @@ class Sets:
         draw = self._drawer(solver, setting.w > 0, size)
 
         def compute() -> dict[str, np.ndarray]:
-            drawn = self.scaling, self.fn, partial(self._images, draw, setting, seed), size, n
-            moments, values = reference.sampled_features(*drawn, self.model.mesh, title="")
+            images = partial(self._images, draw, setting, seed)
+            drawn = self.scaling, self.fn, images, size, n, self.model.mesh
+            moments, values = reference.sampled_features(*drawn, title="")
             found = reference.distances(moments, values["features"], self.truth, seed)
             return {name: np.asarray(value) for name, value in found._asdict().items()}
 
@@ -131,8 +117,7 @@ class Sets:
         return bool(len(shape) == 3 and self.scaling.levels) or shape == (2,)
 
     def _images(self, draw: Draw, setting: Setting, seed: int, first: int) -> np.ndarray:
-        x = devices.fetch(draw(setting.w, setting.b, seed, first, *setting[2:-1]))
-        return self.decoder.decode(x) if self.decoder else x
+        return self.model.to_pixels(devices.fetch(draw(setting, seed, first)))
 
     def _drawer(self, solver: NoiseLevelSolver, guided: bool, size: int) -> Draw:
         key = solver, guided, size
@@ -165,29 +150,25 @@ def _numbers(setting: Setting) -> str:
 
 
 def make_draw(model: Pipeline, corrections: Corrections, size: int) -> Draw:
-    """draw(w, b, seed, first, ...): `size` samples; one program for all numbers, one with a shift.
+    """draw(setting, seed, first): `size` samples; one program for all numbers, one with a shift.
 
     Without a discriminator, w has no effect.
     """
-    sde, shape = model.sde, (size, *model.shape)
     sampler = analytic.resolved_sampler(model)
 
     @partial(jax.jit, static_argnames="shifted")
     def batch(params, discriminator_params, setting, key, conditions, first, shifted):
-        score_fn = model.conditional_score(params, conditions)
         scaling = EpsilonScaling(setting.b, setting.slope, setting.step_slope)
         guided = corrections.applied(model, scaling, discriminator_params, setting.w)
         own = [guide.params for guide in guided.guides]
-        scores = guided.guided(score_fn, own, first + jnp.arange(size))
         shift = {"shift_window": setting.window, "shift_cutoff": setting.cutoff}
         solver: Any = dataclasses.replace(sampler, **shift) if shifted else sampler
-        return solver(key, sde, scores, shape, first).x
+        return make_batch(guided, solver, size, 0)(params, own, key, conditions, first).x
 
-    def draw(w: float, b: float, seed: int, first: int, *more: Any) -> Batch:
-        numbers = Setting(w, b, *more)
-        setting: Any = jax.tree.map(jnp.float32, numbers)
+    def draw(setting: Setting, seed: int, first: int) -> Batch:
+        numbers: Any = jax.tree.map(jnp.float32, setting)
         conditions = model.sample_conditions(first + np.arange(size))
         params, key = (model.params, corrections.params), jax.random.key(seed)
-        return batch(*params, setting, key, conditions, first, shifted=numbers.window > 0)
+        return batch(*params, numbers, key, conditions, first, shifted=setting.window > 0)
 
     return draw

@@ -13,18 +13,17 @@ data. Step 0 is the model without guidance.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from experiments.build import components
 from experiments.commands.request import Request
-from experiments.runs import charts, files, pictures
+from experiments.runs import charts, pictures
 from experiments.runs import folder as folders
 from experiments.studies.discriminator import mixtures, training
-from experiments.studies.statistics import save_table
+from experiments.studies.statistics import save_results
 from experiments.studies.subject import check_not_empty
 from sde_lib.checks import check_at_least, check_positive
+
+DIGITS = ".4g"  # of the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +55,6 @@ class Options:
         check_at_least(training.LEAST, **counts)
 
 
-def save(path: Path, rows: Sequence[Any]) -> None:
-    """Saves results as JSON lines and as a table, which is printed too."""
-    files.write_lines(path, [row._asdict() for row in rows])
-    save_table(path, rows, digits=".4g")
-
-
 def run(request: Request) -> None:
     """Measures the gains; prints the table, and saves it.
 
@@ -73,10 +66,11 @@ def run(request: Request) -> None:
     options = Options(**config.study.discriminator.to_dict())
     if not folders.has_run(folder):
         sde = components.sde(config)
-        save(folder / "discriminator_mixtures.jsonl", mixtures.gains(sde, options.weights))
+        gains = mixtures.gains(sde, options.weights)
+        save_results(folder / "discriminator_mixtures.jsonl", gains, DIGITS)
         return
     model, rows = training.measure(request, options)
     path = folder / f"discriminator_{model.step}_seed{model.seed}.jsonl"
-    save(path, rows)
+    save_results(path, rows, DIGITS)
     about = pictures.provenance(config=config.to_dict(), seed=model.seed, step=model.step)
     print(charts.save_lines(path.with_suffix(".png"), training.panels(rows), 2, about, log=False))

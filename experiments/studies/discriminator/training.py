@@ -64,8 +64,8 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
         )
     ((name, solver),) = subjects.solvers(config, [options.solver], [options.nfe])
     model = subjects.unguided(request)
-    data = test_data(model, options.n_data)
-    about = sets.features(request, model)
+    data = model.test_samples(options.n_data)
+    about = subjects.features(request, model)
     kept = request.folder / "discriminator" / str(model.step)
     rows = []
     for step in progress.track([0, *steps], "discriminator", "checkpoint"):
@@ -80,15 +80,6 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
         distances = made.measure(name, solver, setting, model.seed, options.n_samples)
         rows.append(Row(step, *score, *distances[:3]))
     return model, rows
-
-
-def test_data(model: Pipeline, n: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """n samples at most, spread over the test data, and their conditions."""
-    dataset = model.dataset()
-    n = min(n, len(dataset.test))
-    rows = np.linspace(0, len(dataset.test) - 1, n).astype(int)
-    conditions = model.conditions.from_data(dataset, "test")
-    return dataset.test[rows], {name: values[rows] for name, values in conditions.items()}
 
 
 def guided_ends(sde: SDE, discriminator: Any) -> tuple[float, float]:

@@ -28,10 +28,10 @@ import numpy as np
 from experiments.commands.request import Request
 from experiments.pipeline.draw import batch_size
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import charts, files, parts, pictures
+from experiments.runs import charts, parts, pictures
 from experiments.studies import subject as subjects
 from experiments.studies.exposure_bias import training_data
-from experiments.studies.statistics import Mean, save_table
+from experiments.studies.statistics import Mean, save_results
 from samplers.noise_levels import Levels, levels_at, noise_levels
 from sde_lib.batch import expand, fold_in, normal, sample_keys
 from sde_lib.checks import check_at_least
@@ -96,8 +96,7 @@ def run(request: Request) -> None:
     levels = noise_levels(sde, "karras", *ends, options.n_levels, None, denoise=True)
     rows = steps(model, training_data(subject, options.n_samples), levels)
     path = folder / f"one_step_{model.step}_seed{model.seed}.jsonl"
-    files.write_lines(path, [row._asdict() for row in rows])
-    save_table(path, rows, digits=".3g")
+    save_results(path, rows, ".3g")
     about = pictures.provenance(config=config.to_dict(), seed=model.seed, samples=subject.about)
     print(charts.save_lines(path.with_suffix(".png"), [panel(rows)], 1, about))
 

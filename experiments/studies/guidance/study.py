@@ -26,7 +26,6 @@ from experiments.runs import charts, files, pictures, progress
 from experiments.runs import folder as folders
 from experiments.runs.parts import Parts
 from experiments.studies import subject as subjects
-from experiments.studies.ablation import features
 from experiments.studies.guidance import points, trained
 from experiments.studies.guidance.options import SECTION, Options
 from experiments.studies.statistics import save_table
@@ -57,7 +56,10 @@ def of_points(config: Config, folder: Path) -> None:
     """The study of points with exact scores."""
     for field in subjects.set_fields(config, OF_RUNS):
         raise ValueError(f"config.{field} needs a run: give --workdir, or leave it out")
-    options = _options(config, nfe=(99,), solvers=("heun", "euler_ancestral"), n_samples=2000)
+    defaults = subjects.with_defaults(
+        config.study.guidance, nfe=(99,), solvers=("heun", "euler_ancestral"), n_samples=2000
+    )
+    options = Options(**defaults)
     solvers = subjects.solvers(config, options.solvers, options.nfe)
     track = partial(progress.track, title="guidance", unit="setting")
     results: list[points.Result] = []
@@ -78,13 +80,16 @@ def of_points(config: Config, folder: Path) -> None:
 def of_run(request: Request) -> None:
     """The study of a trained model."""
     config, folder = request.config, request.folder
-    options = _options(config, nfe=(35,), solvers=("heun",), n_samples=1000)
+    defaults = subjects.with_defaults(
+        config.study.guidance, nfe=(35,), solvers=("heun",), n_samples=1000
+    )
+    options = Options(**defaults)
     check_at_least(LEAST, **{f"{SECTION}.n_samples": options.n_samples})
     solvers = subjects.solvers(config, options.solvers, options.nfe)
     model = request.model()
     if model.super_resolution:
         raise ValueError("the study of guidance knows no super-resolution: give another run")
-    fn, truth = features(request, model)
+    fn, truth = subjects.features(request, model)
     judge = _judge(config, options, model)
     inputs = [model.identity(), options.n_samples, fn.name, fn.version, truth.path.name]
     inputs += [judge.params if judge else "", config.guidance.schedule.to_dict()]
@@ -153,10 +158,3 @@ def _judge(config: Config, options: Options, model: Any) -> Classifier | None:
     own = config.copy_and_resolve_references()
     sections.put(own, "guidance.classifier.run", options.classifier)
     return guidance.classifier(own, model.sde, model.params)
-
-
-def _options(config: Config, **defaults: Any) -> Options:
-    """The options, with the defaults of one of the two parts of the study."""
-    given = config.study.guidance.to_dict()
-    unset = {name for name in defaults if given[name] in (None, ())}
-    return Options(**given | {name: defaults[name] for name in unset})

@@ -148,7 +148,7 @@ class Study:
 
     def compute(self, draw: Draw, weight: float, seed: int) -> Arrays:
         """The statistics of one set of samples."""
-        model, n, decoder = self.model, self.options.n_samples, self.model.decoder
+        model, n = self.model, self.options.n_samples
         judged, shown = [], []
 
         def images(first: int) -> np.ndarray:
@@ -156,10 +156,9 @@ class Study:
             if self.judge is not None:
                 judged.append(self.judged(x, first))
             shown.append(x[:N_SHOWN])
-            return decoder.decode(x) if decoder else x
+            return model.to_pixels(x)
 
-        scaling = decoder.scaling if decoder else model.scaling
-        drawn = scaling, self.fn, images, self.size, n, model.mesh
+        drawn = model.image_scaling, self.fn, images, self.size, n, model.mesh
         moments, values = reference.sampled_features(*drawn, title="")
         rows = values["features"]
         distances = reference.distances(moments, rows, self.truth, seed)

@@ -42,7 +42,10 @@ def run(request: Request) -> None:
 
 def on_mixtures(config: Config, folder: Path) -> None:
     """The study on mixtures with known posteriors."""
-    options = _options(config, n_measurements=4, n_samples=500, noise_std=0.3)
+    defaults = subjects.with_defaults(
+        config.study.posterior, n_measurements=4, n_samples=500, noise_std=0.3
+    )
+    options = Options(**defaults)
     solvers = subjects.solvers(config, options.solvers, options.nfe)
     sde, results = components.sde(config), list[Result]()
     path = folder / f"posterior_seed{config.seed}.jsonl"
@@ -63,7 +66,10 @@ def on_mixtures(config: Config, folder: Path) -> None:
 def on_images(request: Request) -> None:
     """The study on the test images of a run."""
     config = request.config
-    options = _options(config, n_measurements=16, n_samples=19, noise_std=0.1)
+    defaults = subjects.with_defaults(
+        config.study.posterior, n_measurements=16, n_samples=19, noise_std=0.1
+    )
+    options = Options(**defaults)
     solvers = subjects.solvers(config, options.solvers, options.nfe)
     model = subjects.unguided(request)
     images.check(model, options)
@@ -80,13 +86,6 @@ def on_images(request: Request) -> None:
     details = pictures.provenance(config=config.to_dict(), seed=config.seed)
     for k, drawn in enumerate(shown.values()):
         print(images.save_pictures(path.with_name(f"{path.stem}_{k}.png"), model, drawn, details))
-
-
-def _options(config: Config, **defaults: float) -> Options:
-    """The options, with the defaults of one of the two parts of the study."""
-    values = config.study.posterior.to_dict()
-    given = {name: value for name, value in values.items() if value is not None}
-    return Options(**defaults | given)  # pyright: ignore[reportArgumentType]
 
 
 def panels(results: Sequence[Result]) -> list[charts.Curves]:

@@ -25,6 +25,7 @@ from experiments.pipeline import draw
 from experiments.pipeline.guidance import Discriminator, EpsilonScaling
 from experiments.runs import files
 from experiments.studies import ablation, ablation_report, subject
+from experiments.studies.discriminator.sets import Setting, make_draw
 from experiments.studies.statistics import Mean
 from experiments.studies.subject import Corrections
 from models import NoiseModel, Preconditioning
@@ -207,7 +208,7 @@ def test_a_study_that_was_stopped_continues_and_measures_nothing_twice(
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_without_weight_and_scale_samples_are_those_of_mode_sample(solver):
     model = pipeline(solver)
-    x = ablation.make_draw(model, Corrections(), 64)(0.0, 1.0, model.seed, 64)
+    x = make_draw(model, Corrections(), 64)(Setting(0.0, 1.0), model.seed, 64)
     plain = draw.make_draw(model, 64)(64)
     assert int(plain.nfe) == NFE
     np.testing.assert_array_equal(x, plain.x)
@@ -223,10 +224,12 @@ def test_one_program_draws_the_samples_of_mode_sample_with_these_numbers(scaled_
 
     guide = Discriminator(counted, jnp.ones(()), weight=0.7, weight_2nd_order=1.0)
     corrections = Corrections(guide, scaled_last)
-    drawn = ablation.make_draw(model, corrections, 64)
-    others = [drawn(w, b, model.seed, 0) for w, b in ((0.0, 1.0), (0.7, 1.0), (0.0, 1.02))]
+    drawn = make_draw(model, corrections, 64)
+    others = [
+        drawn(Setting(*numbers), model.seed, 0) for numbers in ((0.0, 1.0), (0.7, 1.0), (0.0, 1.02))
+    ]
     n = len(traced)
-    x = drawn(0.7, 1.02, model.seed, 0, 0.002, 0.05)
+    x = drawn(Setting(0.7, 1.02, 0.002, 0.05), model.seed, 0)
     assert len(traced) == n > 0
     assert all(np.abs(x - other).max() > 1e-3 for other in others)
     guides = (EpsilonScaling(1.02, slope=0.05, step_slope=0.002), guide)
@@ -283,7 +286,7 @@ def test_the_arm_of_the_time_shift_chooses_a_window_of_the_solver():
     ablation.check_shift(options, [solver])
     with pytest.raises(ValueError, match="LMS has no time shift: leave it out, or take 'euler'"):
         ablation.check_shift(options, [components.solver(make_config(), "lms", NFE)])
-    x = ablation.make_draw(model, Corrections(), 64)(0.0, 1.0, 5, 0, 0.0, 0.0, 0.2, 0.3)
+    x = make_draw(model, Corrections(), 64)(Setting(0.0, 1.0, window=0.2, cutoff=0.3), 5, 0)
     shifting: Any = dataclasses.replace(solver, **{"shift_window": 0.2, "shift_cutoff": 0.3})
     shifted, plain = (
         draw.make_draw(model.replace(sampler=each, seed=5), 64)(0).x for each in (shifting, solver)

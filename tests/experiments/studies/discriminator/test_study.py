@@ -69,7 +69,7 @@ def guide(weight):
 
 def test_the_gain_on_data_with_noise_is_that_of_the_scores():
     model = pipeline()
-    data = training.test_data(model, 4000)
+    data = model.test_samples(4000)
     found = training.held_out_gain(model, Corrections(guide(1.0)), data)
     assert abs(found.value - DIVERGENCE) < 4 * found.error < 0.3 * DIVERGENCE
     none = training.held_out_gain(model, Corrections(guide(0.0)), data)
@@ -113,7 +113,7 @@ def test_checkpoints_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subject, "unguided", lambda request: pipeline())
     monkeypatch.setattr(subject, "corrections", corrections)
     monkeypatch.setattr(sets, "Sets", Sets)
-    monkeypatch.setattr(sets, "features", lambda request, model: ())
+    monkeypatch.setattr(subject, "features", lambda request, model: ())
     monkeypatch.setattr(related, "steps", lambda folder: [10, 20])
     monkeypatch.setattr(folders, "has_run", lambda folder: True)
     registry.run(Request(config, tmp_path))
