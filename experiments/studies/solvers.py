@@ -50,6 +50,7 @@ LOOSER = samplers.ProbabilityFlow(rtol=1e-4, atol=1e-5)
 EXACT_FACTOR = 10  # times as many exact samples, where they cost nothing
 N_FLOORS = 5  # sets of exact samples whose errors are averaged
 N_KEPT = 64  # samples of each sampler by which they are compared with each other
+LETTER = 7  # pixels of a title's letter
 SAME = 1e-4  # RMS between samples that differ by rounding alone
 
 
@@ -303,7 +304,9 @@ def save_images(
         blank = np.zeros((len(BUDGETS) - len(images), *images.shape[1:]), np.uint8)
         columns.append(np.concatenate([blank, images]))
     grid = np.stack(columns, axis=1)
-    return pictures.save_grid(path, grid.reshape(-1, *grid.shape[2:]), len(names), about, names)
+    larger = -(-LETTER * max(map(len, names)) // grid.shape[3])  # the names fit above the columns
+    images = grid.reshape(-1, *grid.shape[2:]).repeat(larger, axis=1).repeat(larger, axis=2)
+    return pictures.save_grid(path, images, len(names), about, names)
 
 
 def table(reference: Reference, results: Sequence[Result]) -> Iterator[str]:
