@@ -55,8 +55,8 @@ evaluations per sample. They call DDPM++ "VP" and NCSN++ "VE".
 
 sedm_gpp samples edm_ddpmpp with epsilon scaling (Ning et al. 2023) and discriminator guidance (Kim
 et al. 2023). Its FID of 1.73, at 35 network evaluations, is reported in a thesis and is not
-reproduced here. These commands run it from published weights (docs/guide.md says how to make
-edm.npz; without the options of the first command, edm_ddpmpp is trained):
+reproduced here. These commands run it from the published weights in edm.npz
+(docs/howto/weights.md); without the options of the first command, edm_ddpmpp is trained:
 
     main="python -m experiments.main --config=configs/cifar10.py"
     $main:edm_ddpmpp --mode=import --checkpoint=edm.npz
@@ -77,7 +77,7 @@ epsilon scaling; that is not reproduced here. edm_discriminator_conditional sees
 samples of edm_ddpmpp_conditional too (they report 1.64). Weight decay is decoupled here; theirs is
 a part of the gradient, to which 1e-7 of the weights makes no difference.
 
-FILE holds Inception weights (docs/guide.md). --mode=exposure_bias and --mode=ablate, with
+FILE holds Inception weights (docs/howto/evaluation.md). --mode=exposure_bias and --mode=ablate, with
 the same workdir, help to choose the epsilon scaling and the guidance scales. sedm_gpp_50k has the
 numbers of a full study: --mode=ablate chooses by 10,000 samples and reports five sets of 50,000,
 and --mode=evaluate measures three. That is days of an accelerator.

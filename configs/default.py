@@ -2,7 +2,7 @@
 
 Sections and fields are score_sde's where it has them. A section holds the options of a component:
 `name`, `method`, `task` or `run` chooses it, and None leaves an option at the component's default.
-An option of a component that is not chosen is refused. docs/config.md lists renamed fields.
+An option of a component that is not chosen is refused. The site (docs/) lists renamed fields.
 """
 
 import difflib

@@ -195,20 +195,27 @@ def help_text(modes: Mapping[str, str]) -> str:
 
 def config_help() -> str:
     """Every field of configs/default.py, with its default and its comment."""
-    sections_of, lines = {"config": "config"}, []
+    return "\n".join(
+        f"  {f'--config.{name}={value}':<46}  {comment}".rstrip()
+        for name, value, comment in described_fields()
+    )
+
+
+def described_fields() -> list[tuple[str, str, str]]:
+    """Name, default and comment of every field of configs/default.py, as they are written there."""
+    sections_of, found = {"config": ""}, []
     for line in inspect.getsource(default).splitlines():
         made = re.match(r"\s+(\w+) = (\w+)\.(\w+) = Section\(\)", line)
         if made:
-            sections_of[made[1]] = f"{sections_of[made[2]]}.{made[3]}"
+            sections_of[made[1]] = f"{sections_of[made[2]]}{made[3]}."
             continue
-        if lines and (comment := re.match(r"\s+# (.*)", line)):  # continues that of a field
-            lines[-1] += f" {comment[1]}"
+        if found and (comment := re.match(r"\s+# (.*)", line)):  # continues that of a field
+            found[-1][2] += f" {comment[1]}"
         field = re.match(r"\s+(\w+)\.(\w+) = (.*?)(?:  # (.*))?$", line)
         if field and field[1] in sections_of:
             value = "None" if field[3].startswith("default(") else field[3]
-            name = f"--{sections_of[field[1]]}.{field[2]}={value}"
-            lines.append(f"  {name:<46}  {field[4] or ''}".rstrip())
-    return "\n".join(lines)
+            found.append([f"{sections_of[field[1]]}{field[2]}", value, field[4] or ""])
+    return [(name, value, comment) for name, value, comment in found]
 
 
 def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:

@@ -90,7 +90,7 @@ def known_at(x: Batch, t: PerSample, score: Batch) -> ScoreFn:
         if other_x is not x or other_t is not t:
             raise ValueError(
                 "a predictor or corrector evaluates the score at another point than the x and t "
-                "that it gets: make it a sampler of its own (docs/guide.md, Samplers)"
+                "that it gets: make it a sampler of its own (docs/extend/sampler.md)"
             )
         return score
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CODE = ("configs", "experiments", "models", "samplers", "sde_lib")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = [path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))]
 COMMAND = re.compile(r"python3? -m (experiments[^`\n#]*|pytest[^`\n#]*)")
 TEMPLATES = ("[:VARIANT]", "--mode=MODE", "{")  # of no one command
@@ -16,7 +16,6 @@ NAMES = {  # in place of names that stand for any
     "classifier.py": {"RUN": "runs/digits-classifier", "MODEL": "runs/digits"},
     "discriminator.py": {"RUN": "runs/digits-discriminator", "MODEL": "runs/digits-edm"},
     "score_model.py": {"RUN": "runs/digits"},
-    "guide.md": {"FOLDER": "runs/digits-discriminator"},
     "cifar10.py": {"FILE": "inception.npz"},
 }
 

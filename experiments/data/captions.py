@@ -40,7 +40,7 @@ class ByteReader:
         if captions is None:
             raise ValueError(
                 "config.model.text is 'bytes', but the data have no captions: take data with some "
-                "(docs/guide.md, Data), or leave config.model.text empty"
+                "(docs/howto/own_data.md), or leave config.model.text empty"
             )
         return text.encode(["" if each is None else str(each) for each in captions], self.length)
 

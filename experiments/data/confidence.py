@@ -22,7 +22,7 @@ def check(dataset: Dataset) -> Dataset:
         raise ValueError(
             "config.model.label_confidence needs a confidence of each label: give the folder of a "
             "trained classifier as config.data.confidence, or an .npz file with arrays "
-            "'train_confidence' and 'test_confidence' (docs/guide.md, Data)"
+            "'train_confidence' and 'test_confidence' (docs/howto/own_data.md)"
         )
     return dataset
 

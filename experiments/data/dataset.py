@@ -138,7 +138,7 @@ class Dataset:
                 raise ValueError(
                     f"the {split} data have no labels of all samples, which a classifier and a "
                     "class-conditional model need: supply integers from 0 on, in the way of the "
-                    "data set's kind (docs/guide.md, Data)"
+                    "data set's kind (docs/howto/own_data.md)"
                 )
         if self.n_classes > n_classes:
             raise ValueError(

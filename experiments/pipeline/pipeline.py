@@ -192,8 +192,12 @@ class Pipeline(TrainedModel):
             task: a name in experiments.pipeline.edit.TASKS, such as "inpaint".
             mask: of "inpaint": a name in MASKS, an image file that is white where results are made,
                 or an array [H, W] that is True where the images are known.
-            seed, sampler, guidance: as of `sample`.
-            label, prompt, condition: as of `sample`, for the images in turn.
+            seed: as of `sample`.
+            sampler: as of `sample`.
+            label: as of `sample`, for the images in turn.
+            prompt: as of `sample`, for the images in turn.
+            guidance: as of `sample`.
+            condition: as of `sample`, for the images in turn.
             crop: "center" cuts images to the model's aspect ratio; "none" squeezes them.
             **options: further fields of experiments.pipeline.edit.Edit, such as strength.
 

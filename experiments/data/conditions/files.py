@@ -33,7 +33,7 @@ def read(path: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
     if not kinds:
         raise ValueError(
             f"{FIELD} is {path!r}, but the model has no conditions: leave it out, or train a model "
-            "with some (docs/guide.md, Conditions)"
+            "with some (docs/howto/conditions.md)"
         )
     if not file.exists():
         raise ValueError(f"{FIELD} is {path!r}, which does not exist: give {EXPECTED}")

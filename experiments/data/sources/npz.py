@@ -40,7 +40,7 @@ def load(spec: DataSpec) -> Dataset:
     path = Path(spec.path)
     if not spec.path or not zipfile.is_zipfile(path):
         raise ValueError(f"config.data.path = {spec.path!r} must be an .npz file of {LAYOUT}")
-    with open_arrays(path, "an intact .npz file of plain arrays (docs/guide.md, Data)") as file:
+    with open_arrays(path, "an intact .npz file of plain arrays (docs/howto/own_data.md)") as file:
         about, classes = numbered_labels(dict(file), "bSU")
         made = dataset_of(path, about, spec, 256)
     if not classes:

@@ -84,7 +84,7 @@ class Attributes:
         if rows is None:
             raise ValueError(
                 f"config.model.attributes is {self.classes}, but the data have no attributes: take "
-                "data with some (docs/guide.md, Conditions), or set it to ()"
+                "data with some (docs/howto/conditions.md), or set it to ()"
             )
         found = tuple(len(names) for names in dataset.attributes)
         fits = len(found) == len(self.classes)

@@ -163,7 +163,7 @@ class Image:
         if rows is None:
             raise ValueError(
                 f"{FIELD}.name is 'data', but the data have no images beside the samples: take "
-                "data with some (docs/guide.md, Conditions), or make them by 'low_res', 'grey' or "
+                "data with some (docs/howto/conditions.md), or make them by 'low_res', 'grey' or "
                 "'masked'"
             )
         if rows.shape[1:] != self.shape:

@@ -85,7 +85,7 @@ class Vector:
         if rows is None:
             raise ValueError(
                 f"config.model.vector_dim is {self.size}, but the data have no vectors: take data "
-                "with some (docs/guide.md, Conditions), or set it to 0"
+                "with some (docs/howto/conditions.md), or set it to 0"
             )
         return self._rows(f"the vectors of the {split} data", rows)
 

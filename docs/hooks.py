@@ -1,0 +1,83 @@
+"""What the site makes while it is built: the table of contents, formulas, and the config's page."""
+
+import html
+import re
+from fnmatch import fnmatch
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+from experiments import command_line
+from experiments.build.fields.migrate import RENAMED
+
+FORMULA = re.compile(
+    r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
+)  # pymdownx.arithmatex writes them
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the config's page, and fills in the lines of `nav` that have a *."""
+    files.append(File.generated(config, "config.md", content=config_page()))
+    pages = sorted(file.src_uri for file in files.documentation_pages())
+    named = set(re.findall(r"[\w/]+\.md", str(config.nav)))
+    config.nav = _filled(config.nav, [page for page in pages if page not in named])
+    return files
+
+
+def _filled(nav: Any, pages: list[str]) -> Any:
+    """The nav, where a pattern is replaced by the pages that match it."""
+    if isinstance(nav, dict):
+        return {title: _filled(below, pages) for title, below in nav.items()}
+    if isinstance(nav, list):
+        filled = []
+        for line in nav:
+            whole = isinstance(line, str) and "*" in line
+            filled += [p for p in pages if fnmatch(p, line)] if whole else [_filled(line, pages)]
+        return filled
+    return nav
+
+
+def on_page_content(page_html: str, **_: Any) -> str:
+    """Formulas as MathML, which browsers draw without a script; a wrong one ends the build."""
+
+    def mathml(found: re.Match[str]) -> str:
+        display = "block" if found[1] == "div" else "inline"
+        return convert(html.unescape(found[2]), display=display)
+
+    return FORMULA.sub(mathml, page_html)
+
+
+def config_page() -> str:
+    """The page of all fields, by sections, and of the fields that were renamed."""
+    lines, section = [INTRODUCTION], None
+    for name, value, comment in command_line.described_fields():
+        above, _, field = name.rpartition(".")
+        if above != section:
+            lines += [
+                "",
+                f"## {above or 'config'}",
+                "",
+                "| field | default | |",
+                "| --- | --- | --- |",
+            ]
+            section = above
+        lines.append(f"| `{field}` | `{_cell(value)}` | {_cell(comment)} |")
+    lines += ["", "## Renamed fields", "", RENAMED_FIELDS, "", "| old | new |", "| --- | --- |"]
+    lines += [f"| `{old}` | `{new}` |" for old, (new, _) in RENAMED.items()]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """The text as a cell of a table."""
+    return html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*")
+
+
+INTRODUCTION = """# Config
+
+A section of the config holds the options of one component. The field that chooses the component is
+`name`, `method`, `task` or `run`. An option of a component that is not chosen is refused. So are a
+field that does not exist, a number out of its range and a value of a wrong type. `None` stands for
+the component's own default. Set a field on the command line as `--config.section.field=value`."""
+RENAMED_FIELDS = """A run's folder that an earlier version wrote still opens: its `config.json` is
+migrated when it is read. On the command line, an old name is an error that gives the new one."""

@@ -1,0 +1,77 @@
+"""README.md and the pages of docs/: their Python runs, and their links and pictures exist."""
+
+import re
+from pathlib import Path
+
+import named_commands
+import pytest
+import saved_runs
+import tiny_configs
+from named_commands import ROOT
+
+BLOCK = re.compile(r"^```python( notest)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+?)(#[^)\s]*)?\)")
+GENERATED = {ROOT / "docs/config.md"}  # while the site is built
+WITH_BLOCKS = [path for path in named_commands.PAGES if "```python\n" in path.read_text()]
+
+
+def name(path):
+    """The page's path in the repository."""
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A user's folder with runs/digits, and the weights that pages read."""
+    folder = tmp_path_factory.mktemp("place")
+    saved_runs.save(tiny_configs.digits_config(), folder / "runs/digits")
+    (folder / "model.safetensors").symlink_to(ROOT / "tests/golden" / WEIGHTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+WEIGHTS = "diffusers_ddpm_tiny/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize("path", WITH_BLOCKS, ids=name)
+def test_python_of_a_page_runs(path, place):
+    """The blocks of a page share their names, from top to bottom."""
+    names = {"__name__": "__main__"}
+    for notest, source in BLOCK.findall(path.read_text()):
+        code = compile(source, f"{name(path)}: {source.splitlines()[0]}", "exec")
+        if not notest:
+            exec(code, names)
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+@pytest.mark.parametrize("path", named_commands.PAGES, ids=name)
+def test_links_of_a_page_lead_to_files(path):
+    """Anchors are checked by the strict build of the site."""
+    for target, _ in LINK.findall(re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)):
+        if not re.match(r"https?:", target):
+            found = (path.parent / target).resolve()
+            assert found.exists() or found in GENERATED, target
+
+
+def test_every_file_that_a_page_names_exists():
+    """Paths in code marks, such as `sde_lib/gain.py`."""
+    for path in named_commands.PAGES:
+        named = re.findall(
+            r"`?((?:sde_lib|samplers|models|configs|experiments)/[\w/]+\.py)", path.read_text()
+        )
+        assert [file for file in named if not (ROOT / file).exists()] == [], name(path)
+
+
+def test_every_page_of_a_folder_has_one_title():
+    for path in named_commands.PAGES[1:]:
+        text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+        assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1, name(path)
+
+
+def test_pictures_are_small():
+    large = [path for path in (ROOT / "docs").rglob("*.png") if path.stat().st_size > 80_000]
+    assert [Path(path).name for path in large] == []
