@@ -8,7 +8,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from models.adm_blocks import EPSILON, SCALE, ZERO, ADMNetwork, dense
-from models.conditions import ClassLabels
+from models.conditions import ClassLabels, encode_labels
 from models.layers import Embedding, attend, check_halvings, group_norm, nin
 from models.resample import Image, side_axes
 
@@ -105,17 +105,11 @@ class ADMHead(ADMEncoder):
         """Logits of samples, which is 0, and of data.
 
         Raises:
-            ValueError: it is conditioned on classes, and class_labels are missing.
+            ValueError: class_labels are missing, or it is not conditioned on classes.
         """
         own = self._embed_noise(self._sinusoids(labels))
-        if self.num_classes:
-            if class_labels is None and not self.is_initializing():
-                raise ValueError(
-                    f"a discriminator of {self.num_classes} classes was given no class_labels: "
-                    "give an integer for each image"
-                )
-            seen = jnp.zeros(len(h), int) if class_labels is None else class_labels
-            classes = nn.one_hot(seen, self.num_classes)
+        classes, *_ = encode_labels(self, len(h), class_labels, None, None)
+        if classes is not None:
             normal = initializers.normal(1.0)
             embed = dense(own.shape[-1], normal, use_bias=False, name="class_embedding")
             own += embed(classes)

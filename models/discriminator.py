@@ -8,8 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from models.checked import CheckedNetwork
-from models.conditions import ClassLabels
-from models.layers import Embedding, ResnetBlock, group_norm
+from models.conditions import ClassLabels, encode_labels
+from models.layers import Dense, Embedding, ResnetBlock, group_norm
 from models.mlp import Points
 from models.resample import Image, side_axes
 
@@ -22,12 +22,15 @@ class Discriminator(CheckedNetwork):
         frozen: train the head only; the encoder keeps another run's weights.
         dropout: dropout probability of the head in training.
         reader: a network in place of the head, such as ADMHead.
+        num_classes: classes of the data, with which the head is conditioned; 0: none. A reader has
+            its own number.
     """
 
     encoder: nn.Module
     frozen: bool = False
     dropout: float = 0.0
     reader: nn.Module | None = None
+    num_classes: int = 0
 
     @nn.compact
     def __call__(
@@ -39,14 +42,16 @@ class Discriminator(CheckedNetwork):
     ) -> Float[Array, "batch 2"]:
         """The logits. x and labels are scaled as the encoder was trained with them.
 
-        Class labels are for a head that is conditioned on them (ADMHead).
+        Raises:
+            ValueError: class_labels are missing, or the head is not conditioned on classes.
         """
         encoder: Any = self.encoder
         h, temb = encoder(x, labels, train and not self.frozen, features=True)
         if self.frozen and train:  # outside training the gradient in x is kept: guidance needs it
             h, temb = lax.stop_gradient((h, temb))
         own = {"parent": self, "name": "head"}  # parameters of any head are of this name
-        head: Any = self.reader.clone(**own) if self.reader else Head(self.dropout, name="head")
+        reader = self.reader
+        head: Any = reader.clone(**own) if reader else Head(self.dropout, self.num_classes, **own)
         return head(h, temb, labels, train, class_labels)
 
 
@@ -57,9 +62,12 @@ class Head(nn.Module):
 
     Attributes:
         dropout: dropout probability in training.
+        num_classes: classes of the data, each with an embedding that is added to that of the noise
+            level; 0: none.
     """
 
     dropout: float
+    num_classes: int = 0
 
     @nn.compact
     def __call__(
@@ -71,6 +79,11 @@ class Head(nn.Module):
         class_labels: ClassLabels | None = None,
     ) -> Float[Array, "batch 2"]:
         channels = h.shape[-1]
+        classes, *_ = encode_labels(self, len(h), class_labels, None, None)
+        if classes is not None:
+            width = channels if temb is None else temb.shape[-1]
+            embedding = Dense(width, use_bias=False, name="class_embedding")(classes)
+            temb = embedding if temb is None else temb + embedding
         if h.ndim == 2:  # points are treated as images of one pixel
             h = h[:, None, None]
         block = ResnetBlock(channels, nn.swish, "ddpm", self.dropout, True, 0.0)

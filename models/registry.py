@@ -151,8 +151,6 @@ def _discriminator(config: Config) -> Discriminator:
         check_name("config.model.head", head, HEADS)
     conditions = {"text": "text", "low_res_size": "smaller images", "vector_dim": "vectors"}
     conditions["attributes"] = "attributes"
-    if not head:
-        conditions["class_conditional"] = "classes"
     for field, what in conditions.items():
         if options.get(field):
             raise ValueError(
@@ -162,11 +160,15 @@ def _discriminator(config: Config) -> Discriminator:
     bare = config.copy_and_resolve_references()
     bare.model.class_conditional = False  # of the head alone
     encoder = _network(bare, options.encoder)
-    reader, frozen = _head(config) if head else None, bool(options.get("pretrained"))
-    return Discriminator(encoder, frozen, options.get("dropout", 0.0), reader)
+    classes = 0
+    if options.get("class_conditional"):
+        classes = config.data.num_classes
+        check_at_least(1, **{"config.data.num_classes": classes})
+    reader, frozen = _head(config, classes) if head else None, bool(options.get("pretrained"))
+    return Discriminator(encoder, frozen, options.get("dropout", 0.0), reader, classes)
 
 
-def _head(config: Config) -> ADMHead:
+def _head(config: Config, classes: int) -> ADMHead:
     """The head that is an encoder of the features."""
     options = config.model
     fields = {field.name for field in dataclasses.fields(ADMHead)}
@@ -178,10 +180,6 @@ def _head(config: Config) -> ADMHead:
         for name, value in given.items()
         if name in fields - DERIVED
     }
-    classes = 0
-    if options.get("class_conditional"):
-        classes = config.data.num_classes
-        check_at_least(1, **{"config.data.num_classes": classes})
     return ADMHead(**values, num_classes=classes)
 
 

@@ -124,7 +124,7 @@ def test_a_head_can_be_an_encoder_of_the_features_with_classes():
     params = weights.random(discriminator, IMAGES, LABELS)
     assert "Dense_2" not in params["encoder"]  # the classifier's own last layer
     assert params["head"]["class_embedding"]["kernel"].shape == (5, 48)
-    with pytest.raises(ValueError, match="of 5 classes was given no class_labels: give an integer"):
+    with pytest.raises(ValueError, match="with 5 classes was given no class_labels: give an integer"):
         jax.eval_shape(lambda: discriminator.apply({"params": params}, IMAGES, LABELS))
 
     @jax.jit
@@ -135,6 +135,31 @@ def test_a_head_can_be_an_encoder_of_the_features_with_classes():
     np.testing.assert_array_equal(none[:, 0], 0)
     assert none[1, 1] == some[1, 1]
     assert none[0, 1] != some[0, 1]
+
+
+def test_the_small_head_sees_classes_beside_the_noise_level():
+    """Class -1 is the head without its embedding; an encoder of points has one too."""
+    plain, ours = config(""), config("")
+    ours.model.class_conditional, ours.data.num_classes = True, 3
+    x, labels = jax.random.normal(jax.random.key(0), (2, 2)), jnp.ones(2)
+    discriminator = models.create(ours)
+    params = weights.random(discriminator, x, labels)
+    head = {name: each for name, each in params["head"].items() if name != "class_embedding"}
+    assert params["head"]["class_embedding"]["kernel"].shape == (3, 8)
+
+    @jax.jit
+    def logits(classes):
+        return discriminator.apply({"params": params}, x, labels, class_labels=classes)
+
+    none, some = (logits(jnp.array(classes)) for classes in ((-1, 2), (0, 2)))
+    np.testing.assert_array_equal(none[1], some[1])
+    assert np.abs(none[0] - some[0]).max() > 1e-3
+    without = models.create(plain).apply({"params": params | {"head": head}}, x, labels)
+    np.testing.assert_allclose(none[0], without[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="class_labels were given to a network without classes"):
+        jax.eval_shape(
+            lambda: models.create(plain).init(jax.random.key(0), x, labels, class_labels=labels)
+        )
 
 
 def test_the_encoder_gets_the_inputs_of_its_own_training():
@@ -156,7 +181,7 @@ def test_the_encoder_gets_the_inputs_of_its_own_training():
     [
         ({"encoder": "wideresnt"}, "config.model.encoder.*did you mean 'wideresnet'"),
         ({"encoder": "ddpm"}, "config.model.encoder 'ddpm' is unknown"),
-        ({"class_conditional": True}, "a discriminator sees no classes"),
+        ({"class_conditional": True}, "config.data.num_classes is 0: it must be at least 1"),
         ({"text": "bytes"}, "a discriminator sees no text: set it to ''"),
         ({"head": "adm"}, "config.model.head 'adm' is unknown: choose one of adm_classifier"),
     ],
