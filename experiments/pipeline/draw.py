@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 import samplers
 from experiments.pipeline import analytic
@@ -20,6 +21,7 @@ from experiments.runs import devices, hosts, progress
 
 LOG = logging.getLogger(__name__)
 TRIAL = 8  # samples in the batch whose memory is measured
+SHARE = 0.8  # of the free memory
 MOST = 1024
 MOST_ON_CPU = 64
 
@@ -80,45 +82,62 @@ def make_batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -
     return batch
 
 
-def batch_size(pipeline: TrainedModel, n: int, share: float = 0.8) -> int:
+def batch_size(pipeline: TrainedModel, n: int) -> int:
     """The number of samples to draw at a time, of n: a multiple of the number of devices.
 
-    It is config.sampling.batch_size; for 0, as many as a share of the free memory holds. XLA says
-    what a batch of TRIAL takes. The number is a power of two for each device, up to MOST, or to
-    MOST_ON_CPU on a CPU.
+    It is config.sampling.batch_size; for 0, as many as the free memory holds (`fitting`).
+    """
+
+    def lower(size: int) -> Any:
+        program, arguments = _program(pipeline, size)
+        return program.lower(*arguments(0))
+
+    return devices.round_up(pipeline.mesh, size_of(pipeline, n, lower))
+
+
+def size_of(pipeline: TrainedModel, n: int, lower: Callable[[int], Any], n_states: int = 1) -> int:
+    """The number of samples to make at a time, of n, each of n_states states, such as particles.
+
+    So many states are config.sampling.batch_size; for 0, as many samples as the free memory holds
+    of the program lower(size) (`fitting`).
+    """
+    if pipeline.batch_size:
+        return min(n, max(1, pipeline.batch_size // n_states))
+    return min(n, fitting(pipeline.mesh, lower, n, n_states))
+
+
+def fitting(mesh: Mesh, lower: Callable[[int], Any], n: int, n_states: int = 1) -> int:
+    """The number of samples at a time that a SHARE of the free memory holds.
+
+    XLA says what the program of a batch of TRIAL takes, whatever is in it: gradients, a decoder.
+    The number is a power of two for each device, up to MOST states, or to MOST_ON_CPU on a CPU.
+
+    Args:
+        mesh: the devices.
+        lower: lower(size) is the lowered program of a batch.
+        n: samples in all.
+        n_states: states of each sample, such as particles.
 
     Raises:
         ValueError: the memory does not hold one sample a device.
     """
-    mesh = pipeline.mesh
-    if pipeline.batch_size:
-        return devices.round_up(mesh, min(pipeline.batch_size, n))
-    trial = devices.round_up(mesh, min(TRIAL, n))
+    most = MOST_ON_CPU if mesh.devices.flat[0].platform == "cpu" else MOST
+    most = max(1, most // n_states)
+    trial = devices.round_up(mesh, min(max(1, TRIAL // n_states), n))
     with progress.working("memory of a batch"):
-        program, arguments = _program(pipeline, trial)
-        memory: Any = program.lower(*arguments(0)).compile().memory_analysis()
+        memory: Any = lower(trial).compile().memory_analysis()
     taken = (memory.temp_size_in_bytes + memory.output_size_in_bytes) * mesh.size
     free = devices.free_bytes(mesh) * mesh.size
-    most = MOST_ON_CPU if mesh.devices.flat[0].platform == "cpu" else MOST
-    fits = hosts.agree(int(min(share * free * trial / taken, most * mesh.size)))
+    fits = hosts.agree(int(min(SHARE * free * trial / taken, most * mesh.size)))
     if fits < mesh.size:
         raise ValueError(
             f"a batch of {trial} samples takes {taken >> 20} MiB, and {free >> 20} MiB are free: "
             "free memory, take more devices or a smaller model, or set config.sampling.batch_size "
             "yourself"
         )
-    each = 1 << ((fits // mesh.size).bit_length() - 1)
-    size = devices.round_up(mesh, min(each * mesh.size, n))
-    LOG.info("config.sampling.batch_size=0: batches of %d, by the free memory", size)
+    size = (1 << ((fits // mesh.size).bit_length() - 1)) * mesh.size
+    LOG.info("config.sampling.batch_size=0: batches of %d, by the free memory", min(size, n))
     return size
-
-
-def with_gradients(pipeline: TrainedModel, n: int, n_states: int = 1) -> int:
-    """The number of samples to draw at a time, of n, with gradients of the network.
-
-    They keep its activations. Each sample has n_states states, such as particles.
-    """
-    return min(n, max(1, batch_size(pipeline, n * n_states, share=0.2) // n_states))
 
 
 def ahead(draw: Callable[[int], Any], size: int, end: int) -> Callable[[int], Any]:

@@ -61,7 +61,7 @@ def edit_samples(
     pipeline = _labelled(pipeline, rows)
     x, weights = _framed(pipeline, x, options, weights)
     init = _initial(pipeline, x, options, weights)
-    batch = pipeline.program(_batch, options, analytic.resolved_sampler(pipeline), decoder)
+    batch: Any = pipeline.program(_batch, options, analytic.resolved_sampler(pipeline), decoder)
     pixels, decoder_params = x, None
     if decoder:
         pixels = decoder.decode(x) if images is None else images
@@ -69,15 +69,16 @@ def edit_samples(
     guide_params = [guide.params for guide in pipeline.guides if not isinstance(guide, Clip)]
     conditions = pipeline.conditions.for_edits(len(x), rows, pipeline.dataset)
 
-    def compute(first: int, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def arguments(first: int, size: int) -> tuple:
+        chosen = np.minimum(first + np.arange(size + pairs), len(x) - 1)
         values = jax.tree.map(lambda leaf: leaf[chosen], (conditions, x, init, weights, pixels))
         about = pipeline.params, guide_params, decoder_params, pipeline.key
-        return devices.fetch(batch(*about, values, chosen, first * options.n_results))
+        return *about, values, chosen, first * options.n_results
 
     n, results = len(x) - pairs, []
-    size = _size(pipeline, n, options)
+    size = _size(pipeline, n, options, lambda size: batch.lower(*arguments(0, size)))
     for first in progress.track(range(0, n, size), options.task):
-        columns = compute(first, np.minimum(first + np.arange(size + pairs), len(x) - 1))
+        columns = devices.fetch(batch(*arguments(first, size)))
         results.append({title: rows[: n - first] for title, rows in columns.items()})
     columns = {title: np.concatenate([row[title] for row in results]) for title in results[0]}
     made = [column for title, column in columns.items() if title != "given"]  # it may have gaps
@@ -182,10 +183,10 @@ def _initial(
     return masks.filled(x, weights)
 
 
-def _size(pipeline: TrainedModel, n: int, options: Edit) -> int:
-    """The number of images to edit at a time, of n."""
+def _size(pipeline: TrainedModel, n: int, options: Edit, lower: Callable[[int], Any]) -> int:
+    """The number of images to edit at a time, of n, by lower(size), the program of a batch."""
     n_states = options.n_results * getattr(options.method, "n_particles", 1)  # of an image
-    size = draw.with_gradients(pipeline, n, n_states)
+    size = draw.size_of(pipeline, n, lower, n_states)
     on_cpu = pipeline.mesh.devices.flat[0].platform == "cpu"
     return min(size, max(1, ON_CPU // n_states)) if on_cpu else size
 

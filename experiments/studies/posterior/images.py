@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.pipeline.draw import with_gradients
+from experiments.pipeline import draw as drawing
 from experiments.pipeline.edit import MASKS
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices, pictures
@@ -143,16 +143,20 @@ def draw(
         FloatingPointError: a sample is not finite.
     """
     y = np.repeat(y, options.n_samples, axis=0)
-    size = with_gradients(model, len(y), getattr(setting.method, "n_particles", 1))
     noise_std = noise_for(setting.method, options.noise_std)
 
     @jax.jit
     def run(params: Any, y: Array, first: Array) -> tuple[Array, Any]:
         score_fn = model.conditional_score(params, {})
-        about = model.sde, score_fn, setting.operator, y, (size, *model.shape), noise_std, first
+        about = model.sde, score_fn, setting.operator, y, (len(y), *model.shape), noise_std, first
         made = setting.method(model.key, setting.solver, *about)
         return made.x, made.nfe
 
+    def lower(size: int) -> Any:
+        rows = jax.ShapeDtypeStruct((size, *y.shape[1:]), jnp.float32)
+        return run.lower(model.params, rows, jnp.int32(0))
+
+    size = drawing.size_of(model, len(y), lower, getattr(setting.method, "n_particles", 1))
     padded = np.concatenate([y, y[:size]])
     parts = [
         devices.fetch(run(model.params, jnp.asarray(padded[k : k + size]), jnp.int32(k)))

@@ -7,7 +7,7 @@ from exact_models import not_a_number, pipeline
 import samplers
 from configs import digits, points
 from experiments.build import pipelines
-from experiments.pipeline import edit
+from experiments.pipeline import draw, edit
 from experiments.pipeline.edit import Edit
 
 
@@ -60,6 +60,23 @@ def test_results_do_not_depend_on_how_many_rows_are_made_at_a_time(model, x, tas
     assert together.keys() == alone.keys()
     for title, column in together.items():
         np.testing.assert_allclose(column, alone[title], atol=1e-3)
+
+
+def test_batches_of_size_0_fit_the_memory_of_the_edit_itself(model, x, monkeypatch):
+    """A posterior sampler takes derivatives of the network: more memory than plain samples."""
+    found = {}
+
+    def fitting(mesh, lower, n, n_states):
+        memory = lower(4).compile().memory_analysis()
+        found[n_states] = memory.temp_size_in_bytes
+        return 2
+
+    monkeypatch.setattr(draw, "fitting", fitting)
+    whole = model.edit(x, "inpaint", n_results=2)
+    fitted = model.replace(batch_size=0).edit(x, "inpaint", n_results=2)
+    np.testing.assert_allclose(fitted["result 2"], whole["result 2"], atol=1e-3)
+    model.replace(batch_size=0).edit(x, "variations", n_results=1)
+    assert found[2] > 2.5 * found[1]  # twice as many states, and their derivatives
 
 
 def test_variations_of_strength_0_are_the_original(model, x):
