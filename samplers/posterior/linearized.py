@@ -19,7 +19,7 @@ class Linearized(ScoreMethod):
 
     It is the method itself for linear operators. For others it is as good as the tangent is over
     the spread of x_0 given x_t, which shrinks towards the end. Give noise where y has more values
-    than x: without it no x may have that measurement, and the linear system no solution.
+    than x: without it the samples follow the nearest measurement that an x has.
 
     Attributes:
         method: of linear operators, such as MomentMatching().

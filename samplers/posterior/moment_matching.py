@@ -52,11 +52,7 @@ class MomentMatching(ScoreMethod):
         mean, jacobian, other = jax.linearize(denoise, x, has_aux=True)
         residual = y - operator(mean)
         transpose = jax.linear_transpose(operator, x)
-        scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), residual).astype(x.dtype)
-
-        def moved(direction: Batch) -> tuple[Batch, Batch, Batch]:
-            (pulled,) = transpose(direction)
-            shift = jacobian(pulled)
-            return pulled, shift, scale * operator(shift) + noise_std**2 * direction
-
-        return solve(moved, residual, x, self.n_iterations), other
+        scale = (sde.sigma(t) ** 2 / sde.alpha(t)).astype(x.dtype)  # C = scale J
+        about = residual, noise_std**2 / scale, x, self.n_iterations
+        shift = solve(operator, lambda r: transpose(r)[0], jacobian, *about)
+        return shift / expand(scale, x), other

@@ -2,7 +2,8 @@
 
 x_0 given x_t is taken for N(m, r_t^2 I), with m = E[x_0 | x_t] by Tweedie's formula. The guide is
 J^T A^T (r_t^2 A A^T + noise_std^2 I)^-1 (y - A m), with J = dm/dx (Eq. 7). It is
-J^T A^+ (y - A m) / r_t^2 for exact measurements, hence the name (Eq. 8).
+J^T A^+ (y - A m) / r_t^2 for exact measurements, hence the name (Eq. 8). A y that no x has is then
+taken for the nearest that one has.
 """
 
 import dataclasses
@@ -56,11 +57,8 @@ class PiGDM(ScoreMethod):
         mean, backward, other = jax.vjp(denoise, x, has_aux=True)
         residual = y - operator(mean)
         transpose = jax.linear_transpose(operator, x)
-        variance = expand(variance_given_x(sde, t, self.data_std), residual).astype(x.dtype)
-
-        def moved(direction: Batch) -> tuple[Batch, Batch, Batch]:
-            (pulled,) = transpose(direction)
-            return pulled, pulled, variance * operator(pulled) + noise_std**2 * direction
-
-        (guide,) = backward(solve(moved, residual, x, self.n_iterations))
+        variance = variance_given_x(sde, t, self.data_std).astype(x.dtype)
+        about = residual, noise_std**2 / variance, x, self.n_iterations
+        shift = solve(operator, lambda r: transpose(r)[0], lambda g: g, *about)
+        (guide,) = backward(shift / expand(variance, x))
         return guide, other
