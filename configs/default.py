@@ -316,6 +316,7 @@ def _study(config: Config) -> None:
     posterior.n_measurements = default(int)  # 4 of a mixture; or 16 test images
     posterior.n_samples = default(int)  # for each measurement: 500, or 19 of an image
     posterior.noise_std = default(float)  # of the measurements: 0.3, or 0.1 of images
+    posterior.operators = ()  # of images: left_half, half_size, blur, grey; (): the first two
     gain = study.discriminator = Section()
     gain.weights = (0.5, 1.0, 1.67, 2.0)  # of guidance, on mixtures
     gain.steps = ()  # checkpoints of the discriminator; (): all

@@ -28,6 +28,7 @@ class Options:
         n_measurements: measurements that are averaged over.
         n_samples: samples for each of them.
         noise_std: standard deviation of the measurements' noise.
+        operators: names in images.OPERATORS; () for left_half, and half_size of even sides.
 
     Raises:
         ValueError: an unknown method, an impossible number, or nothing to compare.
@@ -40,6 +41,7 @@ class Options:
     n_measurements: int
     n_samples: int
     noise_std: float
+    operators: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_not_empty(

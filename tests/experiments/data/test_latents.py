@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import saved_runs
 from PIL import Image
+from toy_latents import SCALE, make_autoencoder
 
 import samplers
 from configs import digits
@@ -30,28 +31,10 @@ from models.parametrization import Preconditioning
 from sde_lib import VP
 from sde_lib.batch import expand
 
-SCALE = 0.3  # the encoder's latents are means of 2 x 2 pixels times this
 SDE, MESH = VP(), devices.make_mesh()
 GREY = np.random.RandomState(0).randint(0, 17, (40, 2, 2, 1)).repeat(2, 1).repeat(2, 2)
 GREY = GREY.astype(np.uint8)
 IMAGES = Dataset(GREY[:32], GREY[32:], 17, np.arange(32) % 2)
-
-
-class Means(nn.Module):
-    """A linear autoencoder; it is exact for images that are constant on squares of 2 x 2."""
-
-    @nn.compact
-    def __call__(self, x, encodes=True):
-        scale = self.param("scale", nn.initializers.constant(SCALE), ())
-        if encodes:
-            return scale * nn.avg_pool(x, (2, 2), strides=(2, 2)), None
-        return jnp.repeat(jnp.repeat(x / scale, 2, axis=1), 2, axis=2)
-
-    def encode(self, x):
-        return self(x)
-
-    def decode(self, z):
-        return self(z, encodes=False)
 
 
 class Certain(nn.Module):
@@ -61,11 +44,6 @@ class Certain(nn.Module):
     def __call__(self, x, labels, train=False):
         known, t = self.param("known", nn.initializers.zeros, x.shape[1:]), labels / 999
         return (x - expand(SDE.alpha(t), x) * known) / expand(SDE.sigma(t), x)
-
-
-def make_autoencoder(folder, scale=SCALE, step=1):
-    params = {"scale": jnp.asarray(scale)}
-    return latents.Autoencoder(Means(), params, step, folder / "autoencoder", Scaling(17), MESH, 32)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,19 @@
 """Gaussian images: PiGDM is exact for them, so its intervals are calibrated."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from closed_forms import Gaussian
 from exact_models import grey_images, pipeline
+from toy_latents import SCALE, make_autoencoder
 
 from configs import digits
 from experiments.build import components
+from experiments.data import latents
 from experiments.data.dataset import Dataset
+from experiments.data.scaling import Scaling
 from experiments.studies.posterior import images
 from experiments.studies.posterior.methods import Options
 from samplers import Heun, measurement, posterior
@@ -44,6 +49,50 @@ def test_intervals_of_an_exact_method_hold_the_truth_as_often_as_they_say(model)
 def test_intervals_of_dps_hold_it_too_seldom(model):
     _, result = images.measure(model, OPTIONS, setting(posterior.DPS(None)))
     assert result.coverage_90 < 0.87
+
+
+@pytest.fixture(scope="module")
+def of_latents(tmp_path_factory):
+    """Latents [2, 2, 3] of N(0, 0.3^2), each of which decodes to four pixels of twice its value."""
+    config, folder = digits.get_config(), tmp_path_factory.mktemp("latents")
+    x = DATA.sample(jax.random.key(0), (120, 2, 2, 3))
+    x = np.asarray(x)
+    zero, std = np.zeros(3, np.float32), np.full(3, 2 * SCALE, np.float32)
+    decoder = latents.Decoder(make_autoencoder(folder), zero, std)
+    about = {"shape": (2, 2, 3), "scaling": Scaling(None), "decoder": decoder, "folder": folder}
+    score_fn = DATA.score_fn(components.sde(config))
+    return pipeline(config, score_fn, Dataset(x[:80], x[80:], None), **about)
+
+
+def test_intervals_are_of_the_pixels_of_latents(of_latents):
+    """PiGDM by the decoder's tangent is exact: the decoder is linear, the latents Gaussian."""
+    options = dataclasses.replace(OPTIONS, operators=("grey", "blur"))
+    images.check(of_latents, options)
+    found = images.settings(of_latents, options, [("heun", Heun(20))])
+    assert [each.measurement for each in found] == ["grey", "blur"]
+    drawn, result = images.measure(of_latents, options, found[0])
+    assert drawn.samples.shape == (24, 19, 4, 4, 3)
+    assert abs(result.coverage_50 - 0.5) < 0.07
+    assert abs(result.coverage_90 - 0.9) < 0.05
+    prior = 0.6**2
+    measured = 1 / (1 / (prior / 3) + 4 / OPTIONS.noise_std**2)  # of the mean of three channels
+    assert abs(result.std - np.sqrt(prior * 2 / 3 + measured)) < 0.04  # of 20 steps
+    replaced = dataclasses.replace(options, methods=("replacement", "dps"))
+    labels = [each.label for each in images.settings(of_latents, replaced, [("heun", Heun(20))])]
+    assert not [label for label in labels if label.startswith("replacement")]
+    assert len(labels) == 6
+
+
+@pytest.mark.parametrize(
+    ("operators", "message"),
+    [
+        (("gray",), "operators 'gray' is unknown: did you mean 'grey'"),
+        (("grey",), r"has 'grey', which is not for images of the shape \(8, 8, 1\)"),
+    ],
+)
+def test_operators_that_do_not_fit_are_refused(model, operators, message):
+    with pytest.raises(ValueError, match=message):
+        images.check(model, dataclasses.replace(OPTIONS, operators=operators))
 
 
 def test_ranks_of_uniform_samples_are_covered_exactly():

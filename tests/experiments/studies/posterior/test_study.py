@@ -94,7 +94,7 @@ def test_the_images_of_a_run_take_its_folder_alone(tmp_path, capsys):
         ]
     )
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("| half the size")]
+    assert [line for line in lines if line.startswith("| half_size")]
     assert folders.has_run(tmp_path)
     (path,) = tmp_path.glob("posterior_*.jsonl")
     rows = [json.loads(row) for row in path.open()]
