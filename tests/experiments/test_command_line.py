@@ -208,6 +208,18 @@ def test_none_is_the_default_of_every_optional_field():
     assert (config.sampling.n_steps, config.noise_density.mean) == (None, None)
 
 
+def test_none_takes_the_place_of_the_numbers_of_a_saved_run(tmp_path):
+    config = parsed(
+        f"{DIGITS}:edm", "--config.sampling.sigma_max=40", "--config.eval.rtol=1"
+    ).config
+    configs.save(config, tmp_path)
+    names = "sampling.sigma_max", "sampling.n_steps", "eval.rtol"
+    assert None not in [sections.get(configs.load(tmp_path), name) for name in names]
+    nones = (f"--config.{name}=None" for name in names)
+    given = requested("--mode=sample", f"--workdir={tmp_path}", *nones)
+    assert [sections.get(given.config, name) for name in names] == [None] * 3
+
+
 @pytest.mark.parametrize(
     ("field", "expected"),
     [
