@@ -124,7 +124,9 @@ def test_a_head_can_be_an_encoder_of_the_features_with_classes():
     params = weights.random(discriminator, IMAGES, LABELS)
     assert "Dense_2" not in params["encoder"]  # the classifier's own last layer
     assert params["head"]["class_embedding"]["kernel"].shape == (5, 48)
-    with pytest.raises(ValueError, match="with 5 classes was given no class_labels: give an integer"):
+    with pytest.raises(
+        ValueError, match="with 5 classes was given no class_labels: give an integer"
+    ):
         jax.eval_shape(lambda: discriminator.apply({"params": params}, IMAGES, LABELS))
 
     @jax.jit
