@@ -79,6 +79,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     components.augmentation(config)
     components.likelihood(config)
     components.edit(config)
+    choices.STUDY.check(config)
     components.fit(config)
     components.transform(config)
     sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))

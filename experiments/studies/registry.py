@@ -2,8 +2,8 @@
 
 import importlib
 
+from experiments.build.fields import choices
 from experiments.commands.request import Request
-from sde_lib.checks import check_name
 
 STUDIES = {
     "discriminator": "experiments.studies.discriminator.study",
@@ -12,15 +12,17 @@ STUDIES = {
     "one_step": "experiments.studies.exposure.one_step",
     "posterior": "experiments.studies.posterior.study",
 }
-"""Modules of studies by name, each with run(request). A new one is a file and a line here."""
+"""Modules of studies by name, each with run(request).
+
+A new one is a file, a line here, and a section of its options in configs/default.py.
+"""
 
 
 def run(request: Request) -> None:
     """Runs the study.
 
     Raises:
-        ValueError: an unknown study, or an impossible option of it.
+        ValueError: an unknown study, an option of another one, or an impossible one of its own.
     """
-    name = request.config.study.name
-    check_name("config.study.name", name, STUDIES)
+    name, _ = choices.STUDY.read(request.config)
     importlib.import_module(STUDIES[name]).run(request)

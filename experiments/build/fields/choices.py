@@ -242,9 +242,18 @@ LATENT = Choice(
         "indm": {name: f"latent.{name}" for name in ("nf", "num_layers")},
     },
 )
+STUDY = Choice(
+    "study.name",
+    {
+        name: {option: f"study.{name}.{option}" for option in section}
+        for name, section in sections.DEFAULT.study.items()
+        if name != "name"
+    },
+)
+"""Each study has the options of the section of its name."""
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
     *(GUIDANCE_SCHEDULE, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
-    LATENT,
+    *(LATENT, STUDY),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
