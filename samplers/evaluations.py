@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from samplers.base import Scores
-from sde_lib import ScoreAndEnergy, ScoreAndVariance, ScoreFn
+from sde_lib import ScoreAndEnergy, ScoreAndVariance, ScoreFn, loops
 from sde_lib.batch import Batch, PerSample
 
 PAIRS = ScoreAndVariance, ScoreAndEnergy
@@ -80,7 +80,7 @@ def run(score_fn: Scores, state: Any, parts: Sequence[Steps]) -> Any:
     none = jnp.zeros((most, *x.shape), x.dtype)
     second = jnp.zeros((most, len(x)), x.dtype) if paired is ScoreAndEnergy else none
     carry = state, (none, second) if paired else none
-    return jax.lax.fori_loop(0, len(table), body, carry)[0]
+    return loops.fori_loop(len(table), body, carry)[0]
 
 
 def known_at(x: Batch, t: PerSample, score: Batch) -> ScoreFn:

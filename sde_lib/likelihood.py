@@ -19,17 +19,17 @@ second keeps the error of every step small, which a network that is rough in tim
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from sde_lib import derivatives
+from sde_lib import derivatives, loops
 from sde_lib.batch import Batch, PerSample, as_float, as_number, expand, math_of, sample_keys
 from sde_lib.checks import check_in, check_known, check_tolerance, precision
 from sde_lib.missing import check_mask, count_observed, observed_score
-from sde_lib.multistep import MOST_STEPS, solve_even
+from sde_lib.multistep import MOST_STEPS, even_steps, solve_even
 from sde_lib.probes import Probe, draw, with_divergence
 from sde_lib.sde import SDE, ScoreFn, Time, check_ends, check_score_fn, log_normal
 from sde_lib.solve import solve_ode
@@ -165,45 +165,88 @@ def _refine(
     1 + r times the square of the finer grid's error, where r is the ratio of the numbers of steps.
     In a smoother field the error is smaller than that. Derivatives are those of the last grid.
     """
+    if loops.is_cut():
+        return _search(field, result, y0, ends, first_steps, allowed)[1]
     time = jnp.full(len(y0[0]), as_float(ends[0]))
     field, of_field = derivatives.hoisted(field, time, y0)
     result, of_result = derivatives.hoisted(result, y0, jnp.asarray(0))
 
-    def size(difference):
-        ratio = jnp.abs(difference) / allowed
-        return jnp.maximum(jnp.mean(ratio), jnp.max(ratio) / WORST)
-
-    def solve(n, backward, y0, ends, of_field):
-        start, end = ends
-        return solve_even(lambda *point: field(*point, *of_field), y0, start, end, n, backward)
-
     def search(y0, ends, of_field, of_result):
-        def attempt(carry):
-            n, n_before, _, before = carry
-            fine, coarse = solve(n, False, y0, ends, of_field)
-            found = result(fine, before.nfe + n + 1, *of_result)
-            by_coarse = size(found.log_prob - result(coarse, n, *of_result).log_prob)
-            by_before = size(found.log_prob - before.log_prob) / jnp.sqrt(1 + n / n_before)
-            error = jnp.where(before.nfe == 0, by_coarse, by_before)
-            finer = 2 * (n * jnp.clip(error, *GROWTH) / 2).astype(n.dtype) + 2
-            return finer, n, error, found
-
-        zero = jnp.zeros_like(allowed)
-        nothing = LogLikelihood(zero, jnp.zeros_like(y0[0]), jnp.asarray(0), zero)
-        start = jnp.asarray(first_steps), jnp.asarray(1), jnp.inf, nothing
-        unfinished = lambda carry: (carry[2] > 1) & (carry[0] <= MOST_STEPS)  # noqa: E731
-        _, n, error, found = jax.lax.while_loop(unfinished, attempt, start)
-        log_prob = jnp.where(error <= 1, found.log_prob, jnp.nan)
-        return n, found._replace(log_prob=log_prob)
+        own = (lambda *point: field(*point, *of_field)), (lambda *end: result(*end, *of_result))
+        return _search(*own, y0, ends, first_steps, allowed)
 
     def last(backward, known, y0, ends, of_field, of_result):
-        n, found = known
-        fine, _ = solve(n, backward, y0, ends, of_field)
+        (n, found), (start, end) = known, ends
+        own = lambda *point: field(*point, *of_field)  # noqa: E731
+        fine, _ = solve_even(own, y0, start, end, n, backward)
         made = result(fine, found.nfe, *of_result)
         return n, made._replace(probe_error=jax.lax.stop_gradient(made.probe_error))
 
     ways = partial(last, False), partial(last, True)
     return derivatives.both_ways(search, *ways, y0, ends, of_field, of_result)[1]
+
+
+class _Grid(NamedTuple):
+    """The state of a search for a grid that is fine enough.
+
+    Attributes:
+        i: index of the next step on this grid.
+        n: number of its steps.
+        solution: the state of solve_even on it.
+        n_before, error, found: of the grid before, its steps, the error as a share of what is
+            allowed, and the result, with all evaluations so far.
+    """
+
+    i: Array
+    n: Array
+    solution: Any
+    n_before: Array
+    error: Array
+    found: LogLikelihood
+
+
+def _search(
+    field: Callable,
+    result: Callable[..., LogLikelihood],
+    y0: tuple[Batch, Array],
+    ends: tuple[float | Array, float | Array],
+    first_steps: int,
+    allowed: PerSample,
+) -> tuple[Array, LogLikelihood]:
+    """The number of steps of the first grid that is fine enough, and its result: see _refine.
+
+    It is one loop over all evaluations, so that it can be run in segments.
+    """
+
+    def size(difference):
+        ratio = jnp.abs(difference) / allowed
+        return jnp.maximum(jnp.mean(ratio), jnp.max(ratio) / WORST)
+
+    def finer(grid):
+        (fine, coarse, _), n, before = grid.solution, grid.n, grid.found
+        found = result(fine, before.nfe + n + 1)
+        by_coarse = size(found.log_prob - result(coarse, n).log_prob)
+        by_before = size(found.log_prob - before.log_prob) / jnp.sqrt(1 + n / grid.n_before)
+        error = jnp.where(before.nfe == 0, by_coarse, by_before)
+        more = 2 * (n * jnp.clip(error, *GROWTH) / 2).astype(n.dtype) + 2
+        return _Grid(jnp.zeros_like(n), more, first_state, n, error, found)
+
+    def step(grid):
+        one, _ = even_steps(field, y0, *ends, grid.n)
+        moved = grid._replace(i=grid.i + 1, solution=one(grid.i, grid.solution))
+        return jax.lax.cond(grid.i == grid.n, finer, lambda grid: grid, moved)
+
+    def share(grid):
+        return (grid.found.nfe + grid.i) / (grid.found.nfe + grid.n + 1)
+
+    n, zero = jnp.asarray(first_steps), jnp.zeros_like(allowed)
+    _, first_state = even_steps(field, y0, *ends, n)
+    nothing = LogLikelihood(zero, jnp.zeros_like(y0[0]), jnp.asarray(0), zero)
+    start = _Grid(jnp.asarray(0), n, first_state, jnp.asarray(1), jnp.asarray(jnp.inf), nothing)
+    unfinished = lambda grid: (grid.error > 1) & (grid.n <= MOST_STEPS)  # noqa: E731
+    end = loops.while_loop(unfinished, step, start, share)
+    log_prob = jnp.where(end.error <= 1, end.found.log_prob, jnp.nan)
+    return end.n_before, end.found._replace(log_prob=log_prob)
 
 
 class _Time(NamedTuple):

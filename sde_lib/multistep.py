@@ -29,8 +29,8 @@ State = PyTree[Float[Array, "batch ..."]]
 def solve_even(
     field: Callable[[Array, Any], Any],
     y0: State,
-    t0: float,
-    t1: float,
+    t0: float | Array,
+    t1: float | Array,
     n_steps: int | Array,
     backward: bool = False,
 ) -> tuple[State, State]:
@@ -47,6 +47,26 @@ def solve_even(
         y at t1, and y by every second of the same evaluations, in steps of twice the size. Where
         the error falls with the steps, it is less than the difference of the two.
     """
+    step, start = even_steps(field, y0, t0, t1, n_steps)
+    if not backward:
+        return jax.lax.fori_loop(0, n_steps + 1, step, start)[:2]
+    unfinished = lambda carry: carry[0] <= n_steps  # noqa: E731
+    counted = lambda carry: (carry[0] + 1, step(*carry))  # noqa: E731
+    about = unfinished, counted, (jnp.asarray(0), start), MOST_STEPS + 1
+    return derivatives.while_loop(*about, backward)[1][:2]
+
+
+def even_steps(
+    field: Callable[[Array, Any], Any],
+    y0: State,
+    t0: float | Array,
+    t1: float | Array,
+    n_steps: int | Array,
+) -> tuple[Callable[[Array, Any], Any], Any]:
+    """The step of solve_even, a function of its index and the state, and the first state.
+
+    A state begins with the two solutions. After step n_steps they are those of solve_even.
+    """
     batch, h = len(jax.tree.leaves(y0)[0]), (t1 - t0) / n_steps
 
     def step(i, carry):
@@ -60,13 +80,7 @@ def solve_even(
         return y, coarse, points[:4]
 
     nothing = jax.tree.map(jnp.zeros_like, y0)
-    start = y0, y0, (nothing,) * 4
-    if not backward:
-        return jax.lax.fori_loop(0, n_steps + 1, step, start)[:2]
-    unfinished = lambda carry: carry[0] <= n_steps  # noqa: E731
-    counted = lambda carry: (carry[0] + 1, step(*carry))  # noqa: E731
-    about = unfinished, counted, (jnp.asarray(0), start), MOST_STEPS + 1
-    return derivatives.while_loop(*about, backward)[1][:2]
+    return step, (y0, y0, (nothing,) * 4)
 
 
 def _row(weights: Float[np.ndarray, "rows 3"], i: Int[Array, ""]) -> Float[Array, "3"]:

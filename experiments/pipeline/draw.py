@@ -18,6 +18,7 @@ from experiments.pipeline import analytic
 from experiments.pipeline.cascade import smaller
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, hosts, progress
+from experiments.runs.segments import InSegments
 
 LOG = logging.getLogger(__name__)
 TRIAL = 8  # samples in the batch whose memory is measured
@@ -46,9 +47,9 @@ def make_draw(
 
 def _program(
     pipeline: TrainedModel, size: int, n_frames: int = 0
-) -> tuple[Any, Callable[[int], tuple]]:
+) -> tuple[InSegments, Callable[[int], tuple]]:
     """The compiled function that draws a batch, and its arguments by the first sample's index."""
-    batch: Any = pipeline.program(make_batch, analytic.resolved_sampler(pipeline), size, n_frames)
+    batch = pipeline.program(make_batch, analytic.resolved_sampler(pipeline), size, n_frames)
     guide_params = [guide.params for guide in pipeline.guides]
     smaller_images = _make_smaller_images(pipeline, size)
 

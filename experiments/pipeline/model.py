@@ -23,6 +23,7 @@ from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import Guide
 from experiments.pipeline.labels import as_labels
 from experiments.runs import devices, parts
+from experiments.runs.segments import InSegments
 from models import NoiseModel
 from samplers.base import Scores
 from samplers.registry import Sampler
@@ -249,15 +250,15 @@ class TrainedModel:
         """The model with the moments of its data, which its conditions may need too."""
         return self.replace(scaling=scaling, conditions=self.conditions.with_scaling(scaling))
 
-    def program(self, make: Callable[..., Callable], *options: Any) -> Callable:
-        """The compiled function make(model, *options), made once.
+    def program(self, make: Callable[..., Callable], *options: Any) -> InSegments:
+        """The compiled function make(model, *options), made once; it shows its progress.
 
         It is shared with models that differ in their weights or seed alone. These are arguments of
         the function, and the model that `make` gets has no weights.
         """
         key = make, *options
         if key not in self.programs:
-            self.programs[key] = jax.jit(make(self.replace(params=None), *options))
+            self.programs[key] = InSegments(make(self.replace(params=None), *options), self.mesh)
         return self.programs[key]
 
     def asked(self, seed: int | None, label: Any, prompt: Any, condition: Any = None) -> Self:

@@ -61,7 +61,7 @@ def edit_samples(
     pipeline = _labelled(pipeline, rows)
     x, weights = _framed(pipeline, x, options, weights)
     init = _initial(pipeline, x, options, weights)
-    batch: Any = pipeline.program(_batch, options, analytic.resolved_sampler(pipeline), decoder)
+    batch = pipeline.program(_batch, options, analytic.resolved_sampler(pipeline), decoder)
     pixels, decoder_params = x, None
     if decoder:
         pixels = decoder.decode(x) if images is None else images

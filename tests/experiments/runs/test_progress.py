@@ -39,6 +39,26 @@ def test_lines_come_as_often_as_asked_for(soon, caplog, monkeypatch):
     assert re.fullmatch(r"timing: run 0 of 2, \d+ s", caplog.messages[2])
 
 
+def test_progress_shows_the_share_of_the_item_in_work():
+    with progress.working("sampling", 4, "batch") as bar:
+        progress.show_share(0.256)
+        assert bar.shown == 0.26
+        bar.update()
+        assert (bar.n, bar.shown) == (1, 1)
+        progress.show_share(0.5)
+        progress.show_share(0.1)  # of the next computation: it never falls
+        assert bar.shown == 1.5
+    progress.show_share(0.7)
+
+
+def test_one_long_computation_logs_its_share(soon, caplog):
+    with progress.working("log-likelihood"):
+        progress.show_share(0.25)
+        while not caplog.messages:
+            time.sleep(0.01)
+    assert re.fullmatch(r"log-likelihood: 25%, \d+ s, time left .*", caplog.messages[0])
+
+
 def test_short_work_is_silent(caplog, capsys):
     caplog.set_level("INFO", "experiments")
     assert list(progress.track([1, 2, 3], "sampling")) == [1, 2, 3]

@@ -1,0 +1,80 @@
+"""Compiled functions whose long loops run in segments of about a second, with their progress."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.runs import devices, hosts, progress
+from sde_lib import loops
+from sde_lib.checks import known
+
+SECONDS = 1.0  # that a segment takes
+FIRST_STEPS = 8  # the first segment's; its time decides on the length of the others
+
+
+class InSegments:
+    """fn(*args), compiled, whose first loop (sde_lib.loops) runs in segments.
+
+    The result is that of one program, to the last bit. The next segment starts before the last one
+    is waited for, so the device is never idle; the call returns before its last segment is done.
+    All hosts run segments of the same length. Inside another compiled function it is fn alone.
+    """
+
+    def __init__(self, fn: Callable, mesh: Mesh):
+        self._fn, self._mesh, self._steps = fn, mesh, 0
+        start, advance, finish = loops.cut(fn)
+        self._start = jax.jit(lambda *args: self._placed(start(*args)))
+        self._advance = jax.jit(lambda *args: self._placed(advance(*args)))
+        self._finish = jax.jit(finish)
+
+    def __call__(self, *args: Any) -> Any:
+        if not known(*args):
+            return self._fn(*args)
+        segment = self._start(*args)
+        if not isinstance(segment, loops.Segment):
+            return segment
+        segment = self._advance(segment.state, self._n_steps(), *args)
+        began = time.monotonic()
+        while True:
+            following = self._advance(segment.state, self._n_steps(), *args)
+            unfinished, share = jax.device_get((segment.unfinished, segment.share))
+            progress.show_share(float(share))
+            if not self._steps:
+                seconds = max(time.monotonic() - began, 1e-6)
+                self._steps = hosts.agree(max(1, int(FIRST_STEPS * SECONDS / seconds)))
+            if not unfinished:
+                return self._finish(following.state, *args)
+            segment = following
+
+    def lower(self, *args: Any) -> Any:
+        """The lowered program of a segment, or of the whole function without a loop."""
+        segment = jax.eval_shape(self._start, *args)
+        if not isinstance(segment, loops.Segment):
+            return self._start.lower(*args)
+        return self._advance.lower(segment.state, self._n_steps(), *args)
+
+    def _n_steps(self) -> np.int32:
+        return np.int32(self._steps or FIRST_STEPS)
+
+    def _placed(self, segment: Any) -> Any:
+        """Inside jit: the segment, its state spread over the devices as the next one takes it.
+
+        The first axis that they divide is split: that of the batch or, in an array with a row for
+        each of several evaluations, the second one.
+        """
+        if not isinstance(segment, loops.Segment):
+            return segment
+
+        def place(leaf: jax.Array) -> jax.Array:
+            axes = (axis for axis, n in enumerate(leaf.shape[:2]) if n and n % self._mesh.size == 0)
+            axis = next(axes, None)
+            whole = NamedSharding(self._mesh, P())
+            sharding = whole if axis is None else devices.batch_sharding(self._mesh, axis)
+            return jax.lax.with_sharding_constraint(leaf, sharding)
+
+        return segment._replace(state=jax.tree.map(place, segment.state))

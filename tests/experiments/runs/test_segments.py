@@ -1,0 +1,78 @@
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.runs import devices, hosts, segments
+from experiments.runs.segments import InSegments
+from sde_lib import loops
+
+X = np.linspace(-1, 1, 12, dtype="f4").reshape(4, 3)
+N_STEPS = 100
+
+
+def steps(x, shift):
+    """A hundred steps of a batch, whose state has arrays of several kinds."""
+
+    def step(k, state):
+        y, table, count = state
+        return jnp.sin(y) + shift, table.at[k % 2].set(y), count + 1
+
+    first = 2 * x, jnp.zeros((2, *x.shape)), 0
+    y, table, count = loops.fori_loop(N_STEPS, step, first)
+    return y + jnp.sum(table, 0), count
+
+
+@pytest.fixture(scope="module")
+def made():
+    return InSegments(steps, devices.make_mesh())
+
+
+def test_the_result_is_that_of_one_program(made):
+    whole = jax.jit(steps)(X, 0.1)
+    for _ in range(2):
+        jax.tree.map(np.testing.assert_array_equal, made(X, 0.1), whole)
+
+
+def test_segments_take_a_second_of_steps_all_alike(monkeypatch):
+    """The first segments have FIRST_STEPS; a step of half a second makes two for the others."""
+    seen = []
+    monkeypatch.setattr(segments.progress, "show_share", seen.append)
+    clock = iter([0.0, segments.FIRST_STEPS / 2])
+    monkeypatch.setattr(segments, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    InSegments(steps, devices.make_mesh())(X, 0.1)
+    first = segments.FIRST_STEPS / N_STEPS
+    assert seen[:3] == pytest.approx([first, 2 * first, 2 * first + 0.02])
+    assert seen[-1] == 1
+    assert len(seen) == 2 + (N_STEPS - 2 * segments.FIRST_STEPS) / 2
+
+
+def test_each_part_is_compiled_once(made):
+    for shift in (0.1, 0.2):
+        made(X, shift)
+    programs = made._start, made._advance, made._finish
+    assert [program._cache_size() for program in programs] == [1, 1, 1]
+
+
+def test_all_hosts_take_the_first_one_s_number_of_steps(monkeypatch):
+    monkeypatch.setattr(hosts, "agree", lambda value: 7)
+    host = InSegments(steps, devices.make_mesh())
+    host(X, 0.1)
+    assert host._steps == 7
+
+
+def test_without_a_loop_or_inside_jit_it_is_the_function(made):
+    assert InSegments(lambda x: x + 1, devices.make_mesh())(1) == 2
+    inside = jax.jit(lambda x: made(x, 0.1))(X)
+    jax.tree.map(np.testing.assert_array_equal, inside, jax.jit(steps)(X, 0.1))
+
+
+def test_the_lowered_program_is_that_of_a_segment(made):
+    def output(program):
+        return program.lower(X, *(0.1,) * (program is made)).compile().memory_analysis()
+
+    assert output(made).output_size_in_bytes >= 3 * X.nbytes
+    none = InSegments(lambda x: x + 1, devices.make_mesh())
+    assert output(none).output_size_in_bytes == X.nbytes
