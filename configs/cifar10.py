@@ -77,10 +77,10 @@ epsilon scaling; that is not reproduced here. edm_discriminator_conditional sees
 samples of edm_ddpmpp_conditional too (they report 1.64). Weight decay is decoupled here; theirs is
 a part of the gradient, to which 1e-7 of the weights makes no difference.
 
-FILE holds Inception weights (docs/howto/evaluation.md). --mode=exposure_bias and --mode=ablate, with
-the same workdir, help to choose the epsilon scaling and the guidance scales. sedm_gpp_50k has the
-numbers of a full study: --mode=ablate chooses by 10,000 samples and reports five sets of 50,000,
-and --mode=evaluate measures three. That is days of an accelerator.
+FILE holds Inception weights (docs/howto/evaluation.md). --mode=exposure_bias and --mode=ablate,
+with the same workdir, help to choose the epsilon scaling and the guidance scales. sedm_gpp_50k has
+the numbers of a full study: --mode=ablate chooses by 10,000 samples and reports five sets of
+50,000, and --mode=evaluate measures three. That is days of an accelerator.
 
 The last five rows have figures of their own papers: Nichol and Dhariwal 2021 (improved DDPM by
 L_hybrid and by L_vlb, with 4000 steps of sampling), Kingma et al. 2021 (VDM, 1000 steps), Kim et

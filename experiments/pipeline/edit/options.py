@@ -40,7 +40,8 @@ class Edit:
         noise_level: sigma / alpha of the start, in place of a strength.
         posterior: the method for samples given a measurement, a name in samplers.posterior.METHODS.
         n_iterations: of conjugate gradients, an option of "moment_matching" and "pigdm"; None: 1 in
-            "impute", where more make a rough network worse (docs/howto/missing_values.md), and the method's own.
+            "impute", where more make a rough network worse (docs/howto/missing_values.md), and the
+            method's own.
         step_size, data_std, n_particles, resample_below: options of the methods; None: their own.
 
     Raises:

@@ -127,10 +127,15 @@ def settings(model: Pipeline, options: Options, solvers: Solvers) -> list[Settin
     data_std = float(np.std(_to_model(model, train[rows])))
     methods = list(variants(options.methods, data_std))
     if model.decoder:
-        methods = [
-            (label, Linearized(method) if method.linear else method)
+        tangents = {
+            label: Linearized(method)
             for label, method in methods
-            if isinstance(method, ScoreMethod) or not method.linear
+            if isinstance(method, ScoreMethod)
+        }
+        methods = [
+            (label, tangents[label] if method.linear else method)
+            for label, method in methods
+            if label in tangents or not method.linear
         ]
     return [
         Setting(about, OPERATORS[about](shape), label, method, name, solver)
