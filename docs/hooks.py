@@ -8,8 +8,8 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
-from experiments import command_line
 from experiments.build.fields.migrate import RENAMED
+from experiments.commands.usage.help import described_fields
 
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
@@ -51,7 +51,7 @@ def on_page_content(page_html: str, **_: Any) -> str:
 def config_page() -> str:
     """The page of all fields, by sections, and of the fields that were renamed."""
     lines, section = [INTRODUCTION], None
-    for name, value, comment in command_line.described_fields():
+    for name, value, comment in described_fields():
         above, _, field = name.rpartition(".")
         if above != section:
             lines += [

@@ -6,7 +6,6 @@
 
 import ast
 import dataclasses
-import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from experiments import config_file
 from experiments.build import published
 from experiments.build.fields import choices, configs, known_fields, sections
 from experiments.commands.request import Request
+from experiments.commands.usage import help as usage
 from experiments.runs import files, hosts
 from experiments.runs import folder as folders
 from models.config import Config
@@ -34,7 +34,9 @@ WITHOUT_RUN = (
     "stats",
     "inspect",
     "prepare",
+    "configs",
 )  # modes that need no trained model
+WITHOUT_CONFIG = ("study", "configs")  # modes that need neither a config nor a run
 FIELD = re.compile(r"--?(?:no)?config\.([^=]*)=?(.*)")  # an argument that sets a field
 HELP = {"--help", "-h", "--helpfull", "--helpshort"}
 FLAGS = {  # name: (function that defines it, default, description)
@@ -83,7 +85,7 @@ class Arguments:
 
 
 def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
-    """The arguments of a process; --help prints the usage, and ends it.
+    """The arguments of a process; --help [WORD ...] prints the usage or fields, and ends it.
 
     Args:
         argv: the program and its arguments.
@@ -93,7 +95,9 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         ValueError: a flag, mode, config or field that does not exist, or a value of a wrong type.
     """
     if HELP & set(argv):
-        print(help_text(modes))
+        words = [word for word in argv[1:] if not word.startswith("-")]
+        words += ["all"] * ("--helpfull" in argv)
+        print(usage.help_text(modes, {name: about for name, (*_, about) in FLAGS.items()}, words))
         sys.exit(0)
     values = _flag_values()
     rest = _parse(values, argv, known_only=True)
@@ -105,7 +109,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     elif values.mode == "prepare":
         config = config_file.read(*config_file.parts(file)) if file else default.get_config()
         folder = _output(values.data, values.output)
-    elif values.mode == "study" and file is None and not _has_run(values.workdir):
+    elif values.mode in WITHOUT_CONFIG and file is None and not _has_run(values.workdir):
         config, folder = default.get_config(), files.expand(values.workdir or "runs/study")
     else:
         config, folder = _config(file, values.workdir)
@@ -178,44 +182,6 @@ def check_processes(arguments: Arguments) -> None:
     hosts.check_alike(about | fields)
     if arguments.mode == "train":
         hosts.check_shared(arguments.folder)
-
-
-def help_text(modes: Mapping[str, str]) -> str:
-    """The usage, the modes, the flags, and every field of the config with its default."""
-    commands = "\n".join(f"  {name:<18}{about}" for name, about in modes.items())
-    its_flags = "\n".join(f"  --{name:<16}{about}" for name, (_, _, about) in FLAGS.items())
-    return (
-        "python -m experiments.main [--mode=train] --config=FILE.py[:VARIANT] [--workdir=FOLDER]\n"
-        "python -m experiments.main --mode=MODE --workdir=FOLDER [--config.FIELD=VALUE ...]\n\n"
-        f"modes:\n{commands}\n\nflags:\n{its_flags}\n\n"
-        "fields of the config, --config.FIELD=VALUE, with their defaults (None: the component's\n"
-        f"own; configs/ has the experiments):\n{config_help()}"
-    )
-
-
-def config_help() -> str:
-    """Every field of configs/default.py, with its default and its comment."""
-    return "\n".join(
-        f"  {f'--config.{name}={value}':<46}  {comment}".rstrip()
-        for name, value, comment in described_fields()
-    )
-
-
-def described_fields() -> list[tuple[str, str, str]]:
-    """Name, default and comment of every field of configs/default.py, as they are written there."""
-    sections_of, found = {"config": ""}, []
-    for line in inspect.getsource(default).splitlines():
-        made = re.match(r"\s+(\w+) = (\w+)\.(\w+) = Section\(\)", line)
-        if made:
-            sections_of[made[1]] = f"{sections_of[made[2]]}{made[3]}."
-            continue
-        if found and (comment := re.match(r"\s+# (.*)", line)):  # continues that of a field
-            found[-1][2] += f" {comment[1]}"
-        field = re.match(r"\s+(\w+)\.(\w+) = (.*?)(?:  # (.*))?$", line)
-        if field and field[1] in sections_of:
-            value = "None" if field[3].startswith("default(") else field[3]
-            found.append([f"{sections_of[field[1]]}{field[2]}", value, field[4] or ""])
-    return [(name, value, comment) for name, value, comment in found]
 
 
 def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:

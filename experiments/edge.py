@@ -24,24 +24,24 @@ from experiments.runs import hosts, interrupt
 
 NO_ROOM = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|out of memory", re.I)
-OURS = {"configs", "experiments", "models", "samplers", "sde_lib"}
+OURS = {"configs", "experiments", "models", "samplers", "sde_lib", "score_sde_jax"}
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 LONGEST = 400  # characters of a library's message
 DRAWN = "lower config.sampling.batch_size"
 SCORED = "lower config.eval.batch_size"
 TRAINED = "raise config.training.n_microbatches, or lower config.training.batch_size in a new run"
 HELD = "lower config.model.nf, or split the state over devices (config.mesh.fsdp)"
-SMALLER = {  # module that ran out of memory: what takes less
-    "experiments.data": "give fewer or smaller data (config.data.image_size)",
-    "experiments.pipeline.draw": DRAWN,
-    "experiments.pipeline.edit": DRAWN,
-    "experiments.pipeline.likelihood": SCORED,
-    "experiments.evaluation.metrics": f"{DRAWN} and config.eval.batch_size",
-    "experiments.evaluation": SCORED,
-    "experiments.tasks.held_out": SCORED,
-    "experiments.training.checkpoints": HELD,
-    "experiments.training.state": HELD,
-    "experiments.training": TRAINED,
+SMALLER = {  # module of experiments that ran out of memory: what takes less
+    "data": "give fewer or smaller data (config.data.image_size)",
+    "pipeline.draw": DRAWN,
+    "pipeline.edit": DRAWN,
+    "pipeline.likelihood": SCORED,
+    "evaluation.metrics": f"{DRAWN} and config.eval.batch_size",
+    "evaluation": SCORED,
+    "tasks.held_out": SCORED,
+    "training.checkpoints": HELD,
+    "training.state": HELD,
+    "training": TRAINED,
 }
 OTHERWISE = f"{TRAINED}, if it trains; {SCORED}, if it evaluates; {DRAWN}, if it samples"
 
@@ -104,8 +104,8 @@ def _explains_itself(error: Exception) -> bool:
 def _smaller(error: Exception) -> str:
     """Advice that takes less memory, by the innermost module that has some."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        names = _module(frame).split(".")
-        for length in (3, 2):
+        names = _module(frame).partition("experiments.")[2].split(".")
+        for length in (2, 1):
             if found := SMALLER.get(".".join(names[:length])):
                 return found
     return OTHERWISE

@@ -1,13 +1,22 @@
 """README.md and the pages of docs/: their Python runs, and their links and pictures exist."""
 
+import contextlib
 import re
 from pathlib import Path
+from unittest import mock
 
 import named_commands
 import pytest
 import saved_runs
 import tiny_configs
 from named_commands import ROOT
+
+from experiments.build.tasks import TASKS
+from experiments.data.sources import SOURCES
+from experiments.evaluation.metrics import METRICS
+from experiments.pipeline.guidance import GUIDES
+from models.registry import MODELS
+from samplers.registry import SAMPLERS
 
 BLOCK = re.compile(r"^```python( notest)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+?)(#[^)\s]*)?\)")
@@ -24,7 +33,9 @@ def name(path):
 def place(tmp_path_factory):
     """A user's folder with runs/digits, and the weights that pages read."""
     folder = tmp_path_factory.mktemp("place")
-    saved_runs.save(tiny_configs.digits_config(), folder / "runs/digits")
+    config = tiny_configs.digits_config()
+    config.model.update(class_conditional=False, label_dropout=0.0)
+    saved_runs.save(config, folder / "runs/digits")
     (folder / "model.safetensors").symlink_to(ROOT / "tests/golden" / WEIGHTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -34,6 +45,19 @@ def place(tmp_path_factory):
 WEIGHTS = "diffusers_ddpm_tiny/diffusion_pytorch_model.safetensors"
 
 
+REGISTRIES = (SAMPLERS, MODELS, GUIDES, SOURCES, METRICS, TASKS)
+
+
+@pytest.fixture
+def registries():
+    """What a page registers is gone after it."""
+    with contextlib.ExitStack() as stack:
+        for registry in REGISTRIES:
+            stack.enter_context(mock.patch.dict(registry))
+        yield
+
+
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("path", WITH_BLOCKS, ids=name)
 def test_python_of_a_page_runs(path, place):
     """The blocks of a page share their names, from top to bottom."""

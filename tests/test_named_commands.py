@@ -248,7 +248,7 @@ class RandomWeights(published.Published):
 def run(argv, provided):
     """Runs a command of experiments.main, after those that make what it needs."""
     argv = [NUMBER.sub("16", re.sub(r"=/(mnt/)?shared/", "=shared/", flag)) for flag in argv]
-    if not any(map(starts, argv)) and "--mode=prepare" not in argv:
+    if not any(map(starts, argv)) and not {"--mode=prepare", "--mode=configs"} & set(argv):
         (folder,) = (flag.removeprefix("--workdir=") for flag in argv if "--workdir" in flag)
         provided(Path(folder))
     given = parsed(argv)

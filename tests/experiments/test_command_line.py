@@ -94,7 +94,7 @@ def test_flags_for_several_processes():
         ([DIGITS, "--config.model.zzz=5"], "did you mean config.model.nf or config.model.fir or"),
         ([DIGITS, "--config.lr=5"], r"did you mean config.optim.lr\? --help"),
         ([DIGITS, "--model.nf=5"], r"--model.nf is no flag: did you mean config.model.nf or"),
-        ([DIGITS, "--config.xyz=5"], "config.xyz does not exist: --help lists all fields"),
+        ([DIGITS, "--config.xyz=5"], "config.xyz does not exist: --help all lists every field"),
         ([DIGITS, "--config.model=5"], "config.model is a section: give one of its fields"),
         ([DIGITS, "--config.optim.lr=abc"], "flag --config.optim.lr=abc: could not convert"),
         (
@@ -158,19 +158,37 @@ def test_home_is_understood_in_every_path(tmp_path, monkeypatch):
     assert configs.load(request.folder).to_dict() == request.config.to_dict()
 
 
-def test_help_lists_modes_flags_and_every_field(capsys):
+def printed_help(capsys, *words):
     with pytest.raises(SystemExit) as ended:
-        parsed("--help")
+        parsed("--help", *words)
     assert ended.value.code == 0
-    text = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_help_lists_modes_flags_and_sections_on_two_screens(capsys):
+    text = printed_help(capsys)
     assert all(re.search(rf"(?m)^  {mode} ", text) for mode in MODES)
     assert all(f"  --{name} " in text for name in command_line.FLAGS)
-    listed = re.findall(r"(?m)^  --config\.([\w.]+)=", command_line.config_help())
+    flat = flatten(default.get_config().to_dict())
+    assert all(f"\n  {field.split('.')[0]} " in text for field in flat if "." in field)
+    assert len(text.splitlines()) < 90
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_help_of_words_lists_fields(capsys):
+    text = printed_help(capsys, "all")
+    listed = re.findall(r"(?m)^  --config\.([\w.]+)=", text)
     assert sorted(listed) == sorted(flatten(default.get_config().to_dict()))
     assert "--config.sampling.snr=None" in text
     (about,) = re.findall(r"(?m)^  --config\.training\.sde='vpsde' +(.*)", text.replace('"', "'"))
     assert about.startswith("or 'vesde'")
     assert "'cld'" in about
+    own = printed_help(capsys, "noise_density.", "xyz").splitlines()
+    assert [line.split("=")[0] for line in own] == [
+        f"  --config.noise_density.{name}" for name in ("name", "mean", "std", "std_above")
+    ]
+    with pytest.raises(ValueError, match=r"--help xyz: no field has such a name"):
+        parsed("--help", "xyz")
 
 
 def test_another_sampler_starts_from_its_own_defaults():

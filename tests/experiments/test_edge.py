@@ -111,7 +111,7 @@ def test_out_of_memory_names_the_field_to_lower(tmp_path, module, advice, error)
 
 
 def test_the_modules_with_an_advice_exist():
-    assert all(importlib.util.find_spec(name) for name in edge.SMALLER)
+    assert all(importlib.util.find_spec(f"experiments.{name}") for name in edge.SMALLER)
 
 
 def test_the_traceback_goes_where_there_is_a_folder_that_can_be_written(

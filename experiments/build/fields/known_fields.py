@@ -59,7 +59,8 @@ def unknown(field: str, known: Iterable[str]) -> ValueError:
     """The error for a field that does not exist, or no longer; it suggests the nearest one."""
     if new := migrate.new_name(field):
         return ValueError(f"config.{field} is now config.{new}")
-    return ValueError(f"config.{field} does not exist: {near(field, known)}--help lists all fields")
+    hint = f"{near(field, known)}--help all lists every field"
+    return ValueError(f"config.{field} does not exist: {hint}")
 
 
 def near(name: str, fields: Iterable[str]) -> str:
