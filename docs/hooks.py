@@ -2,7 +2,9 @@
 
 import html
 import re
+import sys
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -11,6 +13,10 @@ from mkdocs.structure.files import File, Files
 from experiments.build.fields.migrate import RENAMED
 from experiments.commands.usage.help import described_fields
 
+sys.path.insert(0, str(Path(__file__).parent))
+import imports
+
+IMPORTS = "<!-- imports -->"
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
 )  # pymdownx.arithmatex writes them
@@ -36,6 +42,11 @@ def _filled(nav: Any, pages: list[str]) -> Any:
             filled += [p for p in pages if fnmatch(p, line)] if whole else [_filled(line, pages)]
         return filled
     return nav
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The architecture page's table of imports."""
+    return markdown.replace(IMPORTS, imports.table()) if IMPORTS in markdown else markdown
 
 
 def on_page_content(page_html: str, **_: Any) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import runpy
 from pathlib import Path
 from unittest import mock
 
@@ -94,6 +95,18 @@ def test_every_page_of_a_folder_has_one_title():
     for path in named_commands.PAGES[1:]:
         text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
         assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1, name(path)
+
+
+def test_the_table_of_imports_has_all_marks_below_its_diagonal():
+    imports = runpy.run_path(str(ROOT / "docs/imports.py"))
+    rows = [line.split("|")[2:-1] for line in imports["table"]().splitlines()[2:]]
+    names = [row[0].strip(" `") for row in rows]
+    assert {"sde_lib", "models", "experiments.training", "experiments.main"} <= set(names)
+    marks = {(k, m) for k, row in enumerate(rows) for m, cell in enumerate(row[1:]) if cell.strip()}
+    assert (names.index("samplers"), names.index("sde_lib")) in marks
+    assert all(other < own for own, other in marks)
+    with pytest.raises(ValueError, match="packages import each other: a, b"):
+        imports["_in_order"]({"a": {"b"}, "b": {"a"}, "c": set()})
 
 
 def test_pictures_are_small():
