@@ -296,7 +296,8 @@ def _study(config: Config) -> None:
     study = config.study = Section()
     study.name = "posterior"  # samplers of a posterior, on mixtures or on the images of a run;
     # "guidance", on points or by a run; "memorisation", of a run; "discriminator", what its
-    # guidance gains; or "one_step", the error of one reverse step
+    # guidance gains; "one_step", the error of one reverse step; or the pictures "forward",
+    # "schedules", "trajectories" and "langevin"
     guidance = study.guidance = Section()
     guidance.weights = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # 1: the conditional score
     guidance.schedules = ("constant",)  # of a run; with the options of config.guidance.schedule
@@ -330,6 +331,19 @@ def _study(config: Config) -> None:
 
 
 def _data(config: Config) -> None:
+    forward = study.forward = Section()
+    forward.sdes = ("vpsde", "subvpsde", "vesde", "flow")  # a row each
+    forward.n_times = 6  # from 0 to t_max
+    forward.n_images = 1  # the first of the test set
+    schedules = study.schedules = Section()
+    schedules.n_levels = 1000  # of the chains
+    ways = study.trajectories = Section()
+    ways.steps = 500  # of the reverse SDE
+    ways.n_samples = 2000
+    ways.n_paths = 12  # in the picture
+    langevin = study.langevin = Section()
+    langevin.n_iters = 1500  # training steps of the score
+    langevin.n_samples = 1000
     """The data set."""
     data = config.data = Section()
     data.dataset = ""  # a name in experiments/data/sources

@@ -141,6 +141,13 @@ SMALL = {
     "model": {"nf": 8, "num_res_blocks": 1, "attn_resolutions": (), "blocks_per_group": 1},
     "optim": {"warmup": 0},
 }
+STUDIES = {  # options of studies, which are the defaults too: none of them counts as set
+    "posterior": {"dims": (2,), "nfe": (4,), "n_samples": 19, "n_measurements": 1},
+    "discriminator": {"nfe": 5, "n_samples": 20, "n_data": 20, "weights": (1.0,)},
+    "one_step": {"n_levels": 3, "n_samples": 8},
+    "trajectories": {"steps": 100, "n_samples": 100},
+    "langevin": {"n_iters": 20, "n_samples": 20},
+}
 SIDE = 16  # of images in place of larger ones
 NUMBER = re.compile(r"(?<=\.n_samples=)\d{3,}$")
 
@@ -156,9 +163,8 @@ def shrunk(config):
     if config.data.dataset != "digits":
         config.training.at_end = ()
     config.ablate.update(n_samples=20, n_seeds=2)
-    config.study.posterior.update(dims=(2,), nfe=(4,), n_samples=19, n_measurements=1)
-    config.study.discriminator.update(nfe=5, n_samples=20, n_data=20, weights=(1.0,))
-    config.study.one_step.update(n_levels=3, n_samples=8)
+    for name, values in STUDIES.items():
+        config.study[name].update(values)
     if config.sampling.method in ("predictor_corrector", "ddpm"):
         config.sampling.n_steps = 25  # the least of VP is 21
     if "hidden_size" in config.model:
@@ -215,6 +221,9 @@ def user(tmp_path_factory):
         patch.setattr(config_file, "read", lambda *names: shrunk(read(*names)))
         patch.setitem(sources.SOURCES, "emoji", sources.SOURCES["emoji"]._replace(load=emoji))
         patch.setattr(published, "open_", opened)
+        for name, values in STUDIES.items():
+            for option, value in values.items():
+                patch.setitem(sections.DEFAULT.study[name], option, value)
         patch.setattr(features, "load", lambda _: None)
         patch.setattr(features, "inception_v3", lambda _: features.random_conv())
         patch.setattr(show, "_density", lambda *_: np.zeros((2, 2)))

@@ -48,6 +48,9 @@ COUNTS = (  # of at least 1, or more where they are used
     *("study.discriminator.nfe", "study.discriminator.n_samples", "study.discriminator.n_data"),
     *("study.one_step.n_levels", "study.one_step.n_samples"),
 )
+    *("study.forward.n_times", "study.forward.n_images", "study.schedules.n_levels"),
+    *("study.trajectories.steps", "study.trajectories.n_samples", "study.trajectories.n_paths"),
+    *("study.langevin.n_iters", "study.langevin.n_samples"),
 NOISE_STD = "config.study.posterior.noise_std"
 DISCRIMINATOR = (  # fields of discriminators
     *("data.generated", "data.generated_test_fraction"),

@@ -14,6 +14,7 @@ from experiments.runs import files, hosts
 
 PAIRED = 5  # columns whose pairs are shown
 CHANNELS = 3  # of series that are shown
+FEW = 40  # points of a curve, fewer than which have marks
 WORST = 4.0  # error of samples that still resemble data
 TICKS = (5, 10, 20, 50, 100, 200)  # network evaluations, of samplers alone
 
@@ -278,14 +279,18 @@ def save_point_paths(
     panels: dict[str, Float[np.ndarray, "frames n 2"]],
     n_paths: int,
     mesh: Float[np.ndarray, "m 2"],
-    field: Float[np.ndarray, "m 2"],
+    field: Float[np.ndarray, "*panels m 2"],
     half_width: float,
     about: dict[str, str],
 ) -> Path:
-    """Saves panels by title: a field's arrows, all last points, and n_paths samples' paths."""
+    """Saves panels by title: a field's arrows, all last points, and n_paths samples' paths.
+
+    There is one field for all panels, or one for each.
+    """
     figure, axes = _subplots(1, len(panels), figsize=(6 * len(panels), 6.3), squeeze=False)
-    for panel, (title, frames) in zip(axes[0], panels.items(), strict=True):
-        panel.quiver(*mesh.T, *field.T, color="0.7", width=0.002)
+    fields = np.broadcast_to(field, (len(panels), *mesh.shape))
+    for panel, (title, frames), own in zip(axes[0], panels.items(), fields, strict=True):
+        panel.quiver(*mesh.T, *own.T, color="0.7", width=0.002)
         panel.scatter(*frames[-1].T, s=6, color="black", alpha=0.35, linewidths=0)
         for k in range(n_paths):
             (line,) = panel.plot(*frames[:, k].T, linewidth=0.9, alpha=0.8)
@@ -340,6 +345,55 @@ def save_clouds(
     return _save(figure, path, about)
 
 
+def save_maps(
+    path: Path,
+    rows: dict[str, dict[str, Float[np.ndarray, "side side"]]],
+    about: dict[str, str],
+) -> Path:
+    """Saves densities by the titles of their row and column, each from 0 to its maximum."""
+    first = next(iter(rows.values()))
+    size = 1.4 * len(first) + 0.5, 1.4 * len(rows) + 0.3
+    figure, all_axes = _subplots(len(rows), len(first), figsize=size, squeeze=False)
+    for axes, title in zip(all_axes[0], first, strict=True):
+        axes.set_title(title, fontsize=9)
+    for axes_of_row, (name, maps) in zip(all_axes, rows.items(), strict=True):
+        axes_of_row[0].set_ylabel(name)
+        for axes, density in zip(axes_of_row, maps.values(), strict=True):
+            axes.contourf(density, np.linspace(0, density.max(), 13))
+            axes.set(xticks=[], yticks=[])
+            axes.set_aspect("equal")
+    return _save(figure, path, about)
+
+
+class Ways(NamedTuple):
+    """A panel of ways x(t): the density of x_t, [x, t], and paths [n, times] over it."""
+
+    title: str
+    density: Float[np.ndarray, "side times"]
+    paths: Float[np.ndarray, "n times"]
+
+
+def save_ways(
+    path: Path,
+    panels: Sequence[Ways],
+    times: Float[np.ndarray, " times"],
+    half_width: float,
+    about: dict[str, str],
+) -> Path:
+    """Saves ways of numbers over time, each in the colour of its place at the last time."""
+    size = 4 * len(panels) + 0.5, 3.4
+    figure, all_axes = _subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for axes, (title, density, paths) in zip(all_axes[0], panels, strict=True):
+        x = np.linspace(-half_width, half_width, len(density))
+        levels = np.linspace(0, 1, 9)
+        axes.contourf(times, x, density / density.max(axis=0), levels, cmap="Greys", alpha=0.6)
+        for way in paths[np.argsort(paths[:, -1])]:
+            axes.plot(times, way, linewidth=0.9)
+        axes.set(title=title, xlabel="t", ylim=(-half_width, half_width))
+    all_axes[0, 0].set_ylabel("x")
+    return _save(figure, path, about)
+
+
 class Estimate(NamedTuple):
     """A panel of an estimated field: its arrows on a mesh, and a map of its error."""
 
@@ -363,9 +417,11 @@ def save_lines(
 ) -> Path:
     """Saves curves in rows of `columns` panels; the axes are logarithmic unless log is False."""
     figure, axes = _panels(len(panels), columns, "")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     for panel, (title, label, curves, dotted, level) in zip(axes, panels, strict=False):
-        for k, (name, points) in enumerate(curves.items()):
-            panel.plot(*zip(*points, strict=True), ".-", color=f"C{k}", linewidth=1, label=name)
+        for name, points in curves.items():
+            k, line = names.index(name), ".-" if len(points) < FEW else "-"
+            panel.plot(*zip(*points, strict=True), line, color=f"C{k}", linewidth=1, label=name)
             panel.plot(*np.transpose(dotted.get(name, np.zeros((0, 2)))), ":", color=f"C{k}")
         if level is not None:
             panel.axhline(level, color="0.5", linewidth=1, zorder=0)
@@ -400,7 +456,7 @@ def save_estimates(
         panel.set(xticks=[], yticks=[])
     above.colorbar(axes[0].images[0], ax=axes, shrink=0.7, label="sigma |score - exact|")
     for panel, (title, label, curves, dotted, level) in zip(
-        below.subplots(1, len(lines)), lines, strict=True
+        below.subplots(1, len(lines), squeeze=False)[0], lines, strict=True
     ):
         ticks = [x for x, _ in next(iter(curves.values()))]
         few = len(ticks) < 10

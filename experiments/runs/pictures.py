@@ -32,8 +32,9 @@ def save_grid(
     columns: int,
     about: dict[str, str],
     titles: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> Path:
-    """Saves images row by row in `columns` columns, under the columns' titles if they are given.
+    """Saves images row by row in `columns` columns, with titles of columns and names of rows.
 
     Images that are neither grey nor RGB are shown as their channels side by side.
     """
@@ -52,6 +53,13 @@ def save_grid(
         draw = ImageDraw.Draw(picture)
         for column, title in enumerate(titles):
             draw.text((column * (width + 1) * scale + 1, 1), title, fill="white")
+    if names:
+        margin = 8 + max(int(ImageDraw.Draw(picture).textlength(name)) for name in names)
+        picture = ImageOps.expand(picture, (margin, 0, 0, 0))
+        draw, first = ImageDraw.Draw(picture), TITLE_HEIGHT * bool(titles)
+        for row, name in enumerate(names):
+            if name != names[row - 1] or not row:
+                draw.text((1, first + row * (height + 1) * scale + 1), name, fill="white")
     save_image(path, picture, about)
     return path
 

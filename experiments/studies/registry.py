@@ -7,10 +7,14 @@ from experiments.commands.request import Request
 
 STUDIES = {
     "discriminator": "experiments.studies.discriminator.study",
+    "forward": "experiments.studies.pictures.forward",
     "guidance": "experiments.studies.guidance.study",
+    "langevin": "experiments.studies.pictures.learned_langevin",
     "memorisation": "experiments.studies.audit.memorisation",
     "one_step": "experiments.studies.exposure.one_step",
     "posterior": "experiments.studies.posterior.study",
+    "schedules": "experiments.studies.pictures.schedules",
+    "trajectories": "experiments.studies.pictures.trajectories",
 }
 """Modules of studies by name, each with run(request).
 

@@ -38,6 +38,14 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
         lambda path: charts.save_estimates(
             path, POINTS, [ESTIMATE] * 2, np.eye(8), [LINES] * 2, 3.0, ABOUT
         ),
+        lambda path: charts.save_maps(path, {"a": {"t = 0": np.eye(8)}}, ABOUT),
+        lambda path: charts.save_ways(
+            path,
+            [charts.Ways("flow", np.eye(8), POINTS[:8, :1] * np.ones(8))],
+            np.arange(8),
+            3.0,
+            ABOUT,
+        ),
     ],
     ids=[
         "loss",
@@ -51,6 +59,8 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
         "grids",
         "roc",
         "estimates",
+        "maps",
+        "ways",
     ],
 )
 def test_every_chart_says_that_a_model_made_it_and_how(save, tmp_path, monkeypatch):

@@ -35,6 +35,20 @@ def test_other_channels_are_grey_tiles_from_left_to_right(tmp_path, channels):
     assert (single.mode, single.size) == ("L", (7 * channels, 6))
 
 
+def test_names_stand_left_of_their_rows(tmp_path):
+    images = np.zeros((4, 48, 48, 3), np.uint8)
+    bare = pictures.save_grid(tmp_path / "a.png", images, 2, ABOUT, ["left", "right"])
+    named = pictures.save_grid(
+        tmp_path / "b.png", images, 2, ABOUT, ["left", "right"], ["up", "low"]
+    )
+    (plain, grid) = (np.asarray(Image.open(path)) for path in (bare, named))
+    margin = grid.shape[1] - plain.shape[1]
+    assert margin > 8
+    np.testing.assert_array_equal(grid[:, margin:], plain)
+    words = grid[:, :margin].max(axis=(1, 2))
+    assert words[14:62].max() == words[63:].max() == 255
+
+
 def test_titles_stand_above_their_columns(tmp_path):
     images = np.zeros((2, 48, 48, 3), np.uint8)
     path = pictures.save_grid(tmp_path / "g.png", images, 2, ABOUT, ["left", "right"])
