@@ -59,6 +59,7 @@ def _training(config: Config) -> None:
     training.sinks = ("jsonl", "tensorboard")  # of metrics; also "wandb"
     training.max_skipped = 10  # steps in a row without a finite loss and gradient, then it stops
     training.stall_seconds = 300.0  # a longer step is warned of
+    training.device_watts = default(float)  # power of a device, for the energy in the model card
     training.likelihood_weighting = False  # g^2 in place of sigma^2
     training.importance_sampling = False  # of t, with likelihood_weighting or "cross_entropy"
     training.reduce_mean = False  # mean over dimensions in place of half the sum

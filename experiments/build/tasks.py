@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 import models
 from experiments.build import components, data, pipelines, related
 from experiments.build.fields import choices, configs, known_fields, sections
+from experiments.data.inspection import content
 from experiments.data.sources import SOURCES
 from experiments.evaluation import metrics
 from experiments.evaluation.features import load as load_features
@@ -90,6 +91,8 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
         check_at_least(0, **{f"config.{name}": sections.get(config, name)})
     counts = {f"config.{name}": sections.get(config, name) for name in COUNTS}
     check_at_least(1, **{name: count for name, count in counts.items() if count is not None})
+    if (watts := config.training.device_watts) is not None:
+        check_in("(0, inf)", **{"config.training.device_watts": watts})
     check_at_least(0, **{"config.ablate.n_shown": config.ablate.n_shown})
     check_in("[0, inf)", True, **{NOISE_STD: config.study.posterior.noise_std})
     check_in("(0, 1)", **{"config.study.memorisation.level": config.study.memorisation.level})
@@ -379,21 +382,22 @@ def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts
         about.purpose,
         about.use,
         limits,
-        _data_facts(config, dataset),
+        data_facts(config, dataset),
         configs.differences(config, ALWAYS),
         n_params,
         config.training.batch_size,
         len(dataset.train),
         config.training.log_freq,
     )
+        config.training.device_watts,
 
 
-def _data_facts(config: Config, dataset: Any) -> dict[str, str]:
-    """The facts of a model card about the data."""
+def data_facts(config: Config, dataset: Any) -> dict[str, str]:
+    """The facts about the data: rows of a data card, and of a model card."""
     data_, shape = config.data, dataset.train.shape[1:]
     source = SOURCES[data_.dataset]
     kind = models.data_kind(components.data_shape(config))
-    unit = f"latents of {kind}" if data_.autoencoder else kind
+    unit = f"latents of {kind}" if dataset.latents else kind
     levels = f", {dataset.levels} grey levels" if dataset.levels else ""
     numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
     unknown = f"the files in `{data_.path}`" if data_.path else "not known"
@@ -411,5 +415,6 @@ def _data_facts(config: Config, dataset: Any) -> dict[str, str]:
     if config.model.text:
         rows["Texts"] = data_.embeddings or "captions"
     if data_.generated:
+    rows |= content.rows(dataset)
         rows["Samples"] = f"of a model, in `{data_.generated}`, are class 0"
     return rows

@@ -32,7 +32,8 @@ class Facts(NamedTuple):
     flags of the command that uses the model. limits: sentences; "{passes}" in them becomes how many
     times each sample was seen. data: rows of the section on data. config: (field, value, default)
     of the fields that differ from the defaults. n_params: parameters. batch_size: samples a step.
-    n_train: training samples. log_freq: steps between lines of timing.jsonl.
+    n_train: training samples. log_freq: steps between lines of timing.jsonl. watts: power of a
+    device, for an estimate of energy; None: no estimate.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Facts(NamedTuple):
     batch_size: int
     n_train: int
     log_freq: int
+    watts: float | None = None
 
 
 def describe(facts: Facts, folder: Path, step: int) -> str:
@@ -162,9 +164,21 @@ def _compute(
         "Samples seen": f"{step * facts.batch_size:,}, {passes:,.3g} times the training set",
         "Devices": f"{devices}, when this was written",
         "Time": f"{took}, without evaluations and pictures between them (timing.jsonl)",
+        "Energy": _energy(seconds, facts.watts),
         "Arithmetic": "not counted: `--mode=plan` tells that of a step",
     }
     return _list(f"{name}: {value}" for name, value in rows.items())
+
+
+def _energy(device_seconds: float, watts: float | None) -> str:
+    """The energy of the timed steps, with the assumption that it rests on."""
+    if watts is None:
+        return "not estimated: `config.training.device_watts` gives the power of a device"
+    return (
+        f"{device_seconds * watts / 3.6e6:.3g} kWh, if each device draws {watts:g} W all that time "
+        "(config.training.device_watts, not measured); the host, cooling, evaluations and "
+        "earlier attempts are not in it"
+    )
 
 
 def _origin(origin: Mapping[str, Any]) -> dict[str, str]:

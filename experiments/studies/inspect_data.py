@@ -1,10 +1,10 @@
-"""Mode inspect: measures of the training data, and the numbers of the noise that they advise."""
+"""Mode inspect: a data card, measures of the data, and the noise that they advise."""
 
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.build import data
+from experiments.build import data, tasks
 from experiments.build.fields import configs
 from experiments.build.inspection import advice
 from experiments.commands.request import Request
@@ -14,10 +14,11 @@ from experiments.runs import folder as folders
 
 COLUMNS = ("quantity", "measured", "config", "advice", "reason")
 RECORD = "inspect.json"
+CARD = "data_card.md"
 
 
 def run(request: Request) -> None:
-    """Prints the table, and writes it to the run's folder if there is a run.
+    """Prints the data card and the table; writes both to the run's folder if there is a run.
 
     Raises:
         ValueError: the folder holds a run of another config, or all samples are equal.
@@ -28,11 +29,16 @@ def run(request: Request) -> None:
         found = data.images(config)
     measures = advice.measured(config, found)
     rows = advice.table(config, measures)
-    for line in (*_about(measures), "", *_lines(rows)):
+    facts = tasks.data_facts(config, found)
+    card = [f"{name}: {text}" for name, text in facts.items()]
+    for line in (*card, "", *_about(measures), "", *_lines(rows)):
         print(line)
     if folders.has_run(folder):
-        about = {"measures": dataclasses.asdict(measures), "advice": rows}
+        text = "\n".join(f"- {line}" for line in card)
+        files.write_text(folder / CARD, f"# Data `{config.data.dataset}`\n\n{text}\n")
+        about = {"measures": dataclasses.asdict(measures), "facts": facts, "advice": rows}
         files.write_json(folder / RECORD, about)
+        print(folder / CARD)
         print(folder / RECORD)
 
 

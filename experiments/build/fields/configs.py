@@ -24,7 +24,7 @@ USE = (  # fields that may change when a trained model is used
     *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
     *("training.log_freq", "training.eval_freq", "training.quality_freq"),
     *("training.snapshot_freq", "training.snapshot_freq_for_preemption"),
-    *("training.max_skipped", "training.stall_seconds"),
+    *("training.max_skipped", "training.stall_seconds", "training.device_watts"),
 )
 RECORDED = (  # numbers of the optimizer and of the average: changes are recorded with the step
     *("optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"),

@@ -6,7 +6,7 @@ They are of a random subset of the samples, whose size is a part of the result.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -154,8 +154,13 @@ def distances(x: Float[np.ndarray, "n d"]) -> tuple[float, Float[np.ndarray, " n
 
 def copies(values: np.ndarray) -> int:
     """The number of samples that repeat another one before them."""
-    rows = (np.ascontiguousarray(row).data for row in values)
-    return len(values) - len({hashlib.blake2b(row, digest_size=16).digest() for row in rows})
+    return len(values) - len(set(digests(values)))
+
+
+def digests(values: np.ndarray) -> Iterator[bytes]:
+    """A digest of each sample's bytes."""
+    for row in values:
+        yield hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()
 
 
 def spectrum(x: Float[np.ndarray, "n *shape"]) -> Spectrum | None:

@@ -39,6 +39,9 @@ def test_a_card_says_what_the_run_was():
         "- Licence: CC BY 4.0",
         "- Numbers: 1,500 images to train on, 297 to test on, each 8 x 8 x 1, 17 grey levels",
         "- Labels: 10 classes",
+        "- Balance of classes: 150 samples of each",
+        "- Copies: 1,499 of 1,500 training samples repeat another one, and 297 of 297 test samples "
+        "are training samples too",
     ]
     assert section(text, "Compute")[:5] == [
         "- Parameters: 748,737",
@@ -48,6 +51,7 @@ def test_a_card_says_what_the_run_was():
         "- Time: 7,200 device seconds (2 hours) in 300 steps, without evaluations and pictures "
         "between them (timing.jsonl)",
     ]
+    assert section(text, "Compute")[5].startswith("- Energy: not estimated")
     assert "17.1 times on average" in "\n".join(section(text, "Limits"))
     rows = section(text, "Config")
     assert "| `seed` | `7` | `42` |" in rows
@@ -73,6 +77,17 @@ def test_limits_and_use_are_those_of_the_kind(module, variant, said, unsaid):
     text = text_of(module.get_config(variant))
     assert said in text
     assert unsaid not in text
+
+
+def test_the_energy_is_device_seconds_by_the_given_power():
+    """7,200.4 device seconds of 350 W are 0.7 kWh."""
+    config = digits.get_config("edm")
+    config.training.device_watts = 350.0
+    (row,) = (row for row in section(text_of(config), "Compute") if row.startswith("- Energy"))
+    assert row.startswith("- Energy: 0.7 kWh, if each device draws 350 W all that time")
+    config.training.device_watts = 0.0
+    with pytest.raises(ValueError, match="device_watts is 0"):
+        text_of(config)
 
 
 def test_the_source_of_files_is_their_path():
@@ -102,8 +117,8 @@ def test_the_source_of_files_is_their_path():
 )
 def test_a_card_says_where_the_first_weights_are_from_and_their_licence(origin, row, licence):
     text = card.card(facts(digits.get_config()), 400, "1 x cpu", 0, 0.0, {}, origin)
-    last = f"- First weights: {row}" if row else "- Labels: none"
-    assert section(text, "Data")[-1] == last
+    last = f"- First weights: {row}" if row else "- Copies: "
+    assert section(text, "Data")[-1].startswith(last)
     assert licence in section(text, "Licence")[0]
 
 

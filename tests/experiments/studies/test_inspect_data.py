@@ -16,6 +16,7 @@ def test_a_config_alone_is_enough(tmp_path, capsys):
     header = next(line for line in printed.splitlines() if line.startswith("quantity"))
     assert header.split() == ["quantity", "measured", "config", "advice", "reason"]
     assert "Technique 1" in printed
+    assert "Balance of classes: 159 samples of class 0, the largest, to 142 of 6" in printed
     assert not (tmp_path / "none").exists()
 
 
@@ -25,6 +26,7 @@ def test_a_run_keeps_what_was_found(tmp_path, capsys):
     configs.save(config, tmp_path)
     main.main(["main", "--mode=inspect", f"--workdir={tmp_path}"])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "inspect.json")
+    assert "- Copies: 0 of 20,000" in (tmp_path / "data_card.md").read_text()
     kept = json.loads((tmp_path / "inspect.json").read_text())
     assert kept["measures"]["n"] == 4096
     assert {row["quantity"] for row in kept["advice"]} >= {"SDE", "largest distance"}
