@@ -112,7 +112,7 @@ def _sampling(config: Config) -> None:
     sampling.embeddings = ""  # of a model with embeddings: a file of "prompt", "negative_prompt"
     sampling.condition = ""  # a file of the conditions to draw samples for, in turn: .npy, .csv, or
     # .npz by kind ("class", "vector", ...); "": those of the test set
-    sampling.confidence = default(float)  # in the class, of a model with label_confidence
+    sampling.confidence = default(float)  # in the class or prompt, of a model with label_confidence
     sampling.low_res = ""  # of a super-resolution model: the run of the smaller images
     sampling.low_res_noise = 0.0  # standard deviation of the noise that is added to these
     sampling.n_steps = default(int)  # 1000 of "predictor_corrector", 18 of "edm", ...
@@ -379,6 +379,7 @@ def _data(config: Config) -> None:
     data.confidence = ""  # the folder of a classifier, for confidences of the labels
     data.generated = ""  # of a discriminator: the .npz file that mode generate made
     data.generated_test_fraction = default(float)  # share of these samples that is not trained on:
+    data.least_confidence = default(float)  # training samples below it are left out
     # that of the data's own test set; 0: all are trained on
     data.centered = True  # scale to [-1, 1]; otherwise [0, 1]
     data.random_flip = False
@@ -440,7 +441,7 @@ def _model(config: Config) -> None:
     model.num_res_blocks = 4
     model.class_conditional = False  # the network sees the class, of data.num_classes
     model.label_dropout = 0.0  # probability of the null condition in training
-    model.label_confidence = False  # the network sees the confidence of the class too
+    model.label_confidence = False  # the network sees the confidence of the class or caption too
     model.text = ""  # captions: "bytes", or "embeddings" of data.embeddings
     model.text_length = 64  # the most bytes of a caption
     model.text_width = 128

@@ -18,6 +18,7 @@
 | indm         | INDM, 4 coupling layers before VP          | 7 minutes     | 1.91 +- 0.015 |
 | enlarge      | vp, conditional on means of 2 x 2 pixels   | 4 minutes     | 1.22 +- 0.014 |
 | complete     | vp, conditional on the left half           | 4 minutes     | 1.10 +- 0.011 |
+| captions     | vp, captions with confidences              | 5 minutes     | not measured  |
 
 The network of vp sees log(sigma / alpha) / 4, EDM's label, which is smooth in time. It trains to
 better bits/dim than that of vp_score_sde, which sees 999 t. Its likelihood takes 49 network
@@ -37,6 +38,8 @@ errors of networks that are rough in time, so these take dpmpp_2m_sde.
 
 enlarge and complete make digits of a part of them (config.image_condition): of those of the test
 set, or of --config.sampling.condition=FILE. Their bits/dim are of the digit given that part.
+
+captions reads captions.jsonl, which docs/howto/caption_confidence.md makes.
 
 classifier (1 minute) classifies noisy digits, for classifier guidance of vp; edm_classifier does so
 for edm. discriminator (2 minutes) separates samples of edm from data, for discriminator guidance of
@@ -147,6 +150,14 @@ VDM: Part = {
     "model.fourier_features": (3, 4),  # periods of two steps and one step between grey levels
     "model.parametrization": "v",
 }
+CAPTIONS: Part = {
+    "model.text": "bytes",
+    "model.text_length": 8,
+    "model.text_width": 32,
+    "model.text_depth": 1,
+    "model.label_confidence": True,
+    "data.conditions": "captions.jsonl",
+}
 LSGM: Part = {
     **JOINT,
     "latent.name": "lsgm",
@@ -209,6 +220,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
         SEEING,
         {"image_condition.name": "masked", "image_condition.mask": "left"},
     ),
+    "captions": (*VP, SEEING, CAPTIONS),
     "classifier": (LIKELIHOOD, CLASSIFIER),
     "edm_classifier": (EDM, CLASSIFIER, LOG_UNIFORM),
     "discriminator": (EDM, LOG_UNIFORM, DISCRIMINATOR),

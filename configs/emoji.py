@@ -12,6 +12,7 @@
 | latent           | latent diffusion: a small DDPM++, EDM    | 2,853,124  |
 | dit              | latent diffusion: a DiT, EDM             | 7,372,560  |
 | text             | latent, conditioned on the emoji's names | 3,718,404  |
+| text_confidence  | text, with the confidence in each name   |            |
 | lsgm             | LSGM, latents of 8 x 8 x 4               | 3,498,322  |
 | small            | edm at 16 x 16 pixels                    | 1,260,547  |
 | super_resolution | edm, conditioned on 16 x 16 pixels       | 1,262,435  |
@@ -154,6 +155,10 @@ TEXT: Part = {
     "model.label_dropout": 0.1,
     "guidance.classifier_free.weight": 3.0,
 }
+CONFIDENCE: Part = {
+    "model.label_confidence": True,
+    "data.conditions": "emoji-captions.jsonl",  # captions with confidences, for all emoji
+}
 LSGM: Part = {
     **EDM,
     **dict.fromkeys(("noise_density.name", "weighting.name"), LEFT_OUT),
@@ -182,6 +187,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "latent": (LATENT,),
     "dit": (LATENT, DIT),
     "text": (LATENT, TEXT),
+    "text_confidence": (LATENT, TEXT, CONFIDENCE),
     "lsgm": (LSGM,),
     "small": (EDM, {"data.image_size": 16}),
     "super_resolution": (EDM, SUPER_RESOLUTION),

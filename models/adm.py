@@ -29,7 +29,7 @@ class ADM(ADMNetwork):
         heads_upsample: attention heads of the decoder; 0: as in the encoder.
         num_classes: number of classes for class conditioning; 0: unconditional.
         augment_dim: number of augmentation labels (EDM: 9); 0: none.
-        label_confidence: condition on the confidence of each class label.
+        label_confidence: condition on the confidence of each class label, or caption.
         text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
         text_length: maximum length of a caption, in bytes.
         text_width: features per token.

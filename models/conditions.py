@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from models.layers import Embedding, positional_embedding
 from models.resample import Image
@@ -87,7 +87,10 @@ def encode(network: Any, x: Image, given: Mapping[str, Array | None]) -> Encoded
             f"condition: conditions are {', '.join(KEYWORDS)}"
         )
     named = (given.get(name) for name in ("class_labels", "augment_labels", "confidences"))
-    classes, augments, confidence = encode_labels(network, len(x), *named)
+    classes, augments, confidences = named
+    if classes is None and confidences is not None and given.get("text") is not None:
+        confidences = jnp.where(_has_text(given["text"]), confidences, 0.0)
+    classes, augments, confidence = encode_labels(network, len(x), classes, augments, confidences)
     features: dict[str, Any] = {"class": classes, "confidence": confidence, "augment": augments}
     caption = embed_text(network, len(x), given.get("text"))
     features["text"] = None if caption is None else caption.pooled
@@ -111,13 +114,14 @@ def encode_labels(
     """Encodes class labels (one-hot), augmentation labels (unchanged), confidences (sinusoids).
 
     The class label -1 means unconditional: a row of zeros, with confidence 0. In a network with
-    null_class it is a class more, the last one. Confidences in [0, 1] are embedded like times
-    (Dufour et al. 2024). An encoding is None if the network does not take that condition, or if no
-    augmentation labels are given. Initialisation uses zeros for all.
+    null_class it is a class more, the last one. Without classes the confidences are of captions.
+    Confidences in [0, 1] are embedded like times (Dufour et al. 2024). An encoding is None if the
+    network does not take that condition, or if no augmentation labels are given. Initialisation
+    uses zeros for all.
 
     Args:
-        network: a module with those of the fields num_classes, augment_dim and label_confidence
-            that it knows.
+        network: a module with those of the fields num_classes, augment_dim, text and
+            label_confidence that it knows.
         batch: number of samples B.
         class_labels: [B] integers from -1 to num_classes - 1.
         augment_labels: [B, augment_dim].
@@ -141,16 +145,23 @@ def encode_labels(
         has_null = bool(num_classes and getattr(network, "null_class", False))
         rows = jnp.where(class_labels < 0, num_classes, class_labels) if has_null else class_labels
         classes = nn.one_hot(rows, num_classes + has_null)
-    if class_labels is None or confidences is None:
+    if confidences is None:
         return classes, augment_labels, None
-    known = jnp.where(class_labels < 0, 0.0, confidences)
-    return classes, augment_labels, positional_embedding(999 * known, network.nf)
+    if class_labels is not None:
+        confidences = jnp.where(class_labels < 0, 0.0, confidences)
+    return classes, augment_labels, positional_embedding(999 * confidences, network.nf)
+
+
+def _has_text(text: Array) -> Bool[Array, " batch"]:
+    """True for each caption that is not empty."""
+    return jnp.any(text != 0, axis=tuple(range(1, text.ndim)))
 
 
 def _label_fields(network: Any) -> tuple[int, int, bool]:
     """The classes and augmentation labels of a network, and whether it takes confidences."""
     classes, augments = (getattr(network, name, 0) for name in ("num_classes", "augment_dim"))
-    return classes, augments, bool(classes and getattr(network, "label_confidence", False))
+    known = classes or getattr(network, "text", "")
+    return classes, augments, bool(known and getattr(network, "label_confidence", False))
 
 
 def _check_labels(
@@ -175,7 +186,7 @@ def _check_labels(
         )
     if (confidences is None) == takes_confidences:
         raise ValueError(
-            "a network takes confidences if and only if it is class-conditional with "
+            "a network takes confidences if and only if it knows classes or text, with "
             f"config.model.label_confidence=True (here: {takes_confidences}), but confidences were "
             f"{'omitted' if confidences is None else 'given'}"
         )

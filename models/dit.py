@@ -67,7 +67,7 @@ class DiT(CheckedNetwork):
         shared_embedding: all blocks see the same embedding of noise level and class. If False, each
             block but the first has layers of its own for it, as diffusers trains them.
         augment_dim: number of augmentation labels (EDM: 9); 0: none.
-        label_confidence: condition on the confidence of each class label.
+        label_confidence: condition on the confidence of each class label, or caption.
         text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
         text_length: maximum length of a caption, in bytes.
         text_width: features per token.

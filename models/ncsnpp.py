@@ -59,7 +59,7 @@ class NCSNpp(CheckedNetwork):
         embedding_features: features of the label embedding that the blocks see; 0: 4 nf.
         num_classes: number of classes for class conditioning; 0: unconditional.
         augment_dim: number of augmentation labels (EDM: 9); 0: none.
-        label_confidence: condition on the confidence of each class label.
+        label_confidence: condition on the confidence of each class label, or caption.
         text: kind of caption, "bytes" or "embeddings" (models.text); "": no captions.
         text_length: maximum length of a caption, in bytes.
         text_width: features per token.

@@ -184,6 +184,8 @@ def files_of_a_user(folder):
     images = random.randint(256, size=(60, SIDE, SIDE, 3), dtype=np.uint8)
     labels = {"train_labels": np.arange(40) % 10, "test_labels": np.arange(20) % 10}
     np.savez(folder / "images.npz", train=images[:40], test=images[40:], **labels)
+    caption = json.dumps({"text": "seven", "confidence": 0.5})
+    (folder / "captions.jsonl").write_text(f"{caption}\n" * 1797)  # of all digits
     for argv in MAIN:
         for name in re.findall(r"--data=(\S+)", " ".join(argv)):
             (folder / name).mkdir()

@@ -44,15 +44,21 @@ def class_label(config: Config) -> ClassLabel | None:
 
 
 def label_confidence(config: Config) -> Confidence | None:
-    """The confidence of the class, of a model with config.model.label_confidence."""
+    """The confidence of the class or caption, of a model with config.model.label_confidence."""
     if not config.model.label_confidence:
         if sections.is_set(config, "sampling.confidence"):
             raise ValueError("config.sampling.confidence needs a model with label_confidence")
-        if config.data.confidence:
-            raise ValueError("config.data.confidence needs config.model.label_confidence=True")
+        if config.data.confidence and config.data.least_confidence is None:
+            raise ValueError(
+                "config.data.confidence needs config.model.label_confidence=True, or "
+                "config.data.least_confidence"
+            )
         return None
-    if not config.model.class_conditional:
-        raise ValueError("config.model.label_confidence needs config.model.class_conditional=True")
+    if not (config.model.class_conditional or config.model.text):
+        raise ValueError(
+            "config.model.label_confidence needs config.model.class_conditional=True or "
+            "config.model.text"
+        )
     confidence = config.sampling.confidence
     return Confidence(1.0 if confidence is None else confidence)
 

@@ -123,9 +123,10 @@ def dataset(config: Config, found: Dataset | None = None) -> Dataset:
         found = latents.encode_dataset(found, autoencoder(config), normalisation(config))
     if models.kind(config) == "discriminator":
         return discriminated(config, found)
-    if config.model.label_confidence:
+    least = config.data.least_confidence
+    if config.model.label_confidence or least is not None:
         found = with_confidence(config, found)
-    return found
+    return found if least is None else confidence.above(found, least)
 
 
 def autoencoder(config: Config) -> latents.Autoencoder:
@@ -171,7 +172,7 @@ def claim_latents(config: Config, folder: Path) -> None:
 
 
 def with_confidence(config: Config, found: Dataset) -> Dataset:
-    """The data with a confidence of each label: their own, or by a classifier."""
+    """The data with a confidence of each label or caption: their own, or by a classifier."""
     if not config.data.confidence:
         return confidence.check(found)
     folder = Path(config.data.confidence)

@@ -93,6 +93,8 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     check_at_least(1, **{name: count for name, count in counts.items() if count is not None})
     if (watts := config.training.device_watts) is not None:
         check_in("(0, inf)", **{"config.training.device_watts": watts})
+    if (least := config.data.least_confidence) is not None:
+        check_in("[0, 1]", **{"config.data.least_confidence": least})
     check_at_least(0, **{"config.ablate.n_shown": config.ablate.n_shown})
     check_in("[0, inf)", True, **{NOISE_STD: config.study.posterior.noise_std})
     check_in("(0, 1)", **{"config.study.memorisation.level": config.study.memorisation.level})

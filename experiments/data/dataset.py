@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.data.lazy_arrays import LazyArray
+from experiments.data.lazy_arrays import LazyArray, take
 from experiments.data.lazy_images import LazyImages
 from sde_lib import GaussianField
 from sde_lib.checks import check_at_least, check_in
@@ -130,6 +130,19 @@ class Dataset:
     def conditions(self, split: Split) -> dict[str, Any]:
         """The conditions of one split by kind, but for labels, confidences and captions."""
         return self.train_conditions if split == "train" else self.test_conditions
+
+    def only(self, split: Split, rows: Int[np.ndarray, " kept"]) -> "Dataset":
+        """The data set with these rows of one split, and their labels and conditions."""
+        values = getattr(self, split)
+        lazy = isinstance(values, LazyImages)
+        kept = dataclasses.replace(values, keys=values.keys[rows]) if lazy else take(values, rows)
+        changes: dict[str, Any] = {split: kept}
+        for name in ("labels", "confidence", "captions"):
+            each = getattr(self, f"{split}_{name}")
+            changes |= {} if each is None else {f"{split}_{name}": each[rows]}
+        of_split = self.conditions(split).items()
+        changes[f"{split}_conditions"] = {kind: take(each, rows) for kind, each in of_split}
+        return dataclasses.replace(self, **changes)
 
     def check_labels(self, n_classes: int) -> None:
         """Raises ValueError unless both splits have labels, all below n_classes."""

@@ -21,7 +21,7 @@ from experiments.data.dataset import (
     split_advice,
 )
 from experiments.data.image_files import rescaling
-from experiments.data.lazy_arrays import LazyArray, check_finite, complete, take
+from experiments.data.lazy_arrays import LazyArray, check_finite, complete
 from experiments.data.lazy_images import LazyImages
 from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
@@ -180,15 +180,10 @@ def _readable(spec: DataSpec, dataset: Dataset, split: Split) -> Dataset:
     good = hosts.everywhere(good)
     if good.all():
         return dataset
-    changes: dict[str, Any] = {split: dataclasses.replace(values, keys=values.keys[good])}
-    for name in ("labels", "confidence", "captions"):
-        rows = getattr(dataset, f"{split}_{name}")
-        changes |= {} if rows is None else {f"{split}_{name}": rows[good]}
-    of_split = dataset.conditions(split).items()
-    changes[f"{split}_conditions"] = {kind: take(v, np.flatnonzero(good)) for kind, v in of_split}
     which = f"{', '.join(list(broken.values())[:3])}{' ...' if len(broken) > 3 else ''}"
     note = f"left out: {np.sum(~good)} unreadable {split} images, {which}"
-    return dataclasses.replace(dataset, **changes, notes=(*dataset.notes, note))
+    kept = dataset.only(split, np.flatnonzero(good))
+    return dataclasses.replace(kept, notes=(*dataset.notes, note))
 
 
 def _check_shape(spec: DataSpec, what: str, shape: tuple[int, ...]) -> None:

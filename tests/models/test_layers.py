@@ -206,6 +206,24 @@ def test_confidence_changes_the_output_of_a_class_only(name):
     assert np.abs(unsure - nothing).max(axis=(1, 2, 3)).min() > least
 
 
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_confidence_changes_the_output_of_a_caption_only(name):
+    """Of a network that knows text and no classes; the empty caption has none."""
+    options = {"text": "bytes", "text_length": 4, "text_width": 8, "text_depth": 1}
+    network = CONDITIONAL[name].clone(label_confidence=True, **options)
+    params = weights.random(network, X, LABELS)
+
+    @jax.jit
+    def run(text, confidences):
+        given = {"text": jnp.array(text), "confidences": jnp.array(confidences)}
+        return network.apply({"params": params}, X, LABELS, **given)
+
+    known, none = [[1, 2, 0, 0], [3, 0, 0, 0]], [[0] * 4] * 2
+    sure, unsure = run(known, [1.0, 0.3]), run(known, [0.0, 0.0])
+    assert np.abs(sure - unsure).max(axis=(1, 2, 3)).min() > 1e-3 * np.abs(sure).max()
+    np.testing.assert_array_equal(run(none, [1.0, 0.3]), run(none, [0.0, 0.0]))
+
+
 @pytest.mark.parametrize("name", ["ncsnpp", "adm"])
 def test_low_resolution_image_and_its_noise_level_condition_the_output(name):
     """With zero weights for them, it is the network without low_res."""

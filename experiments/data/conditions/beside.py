@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from experiments.data.dataset import SPLITS, Dataset, split
 from experiments.runs.files import open_arrays, reading
 
 FIELD = "config.data.conditions"
-KINDS = ("vector", "attributes", "image", "embeddings", "text")
+KINDS = ("vector", "attributes", "image", "embeddings", "text", "confidence")
 EXPECTED = (
     f"an .npz file of arrays named {', '.join(KINDS)}, with a row for each sample, or the same "
-    "with train_ and test_ before their names; or a .txt or .jsonl file of captions, a line each"
+    "with train_ and test_ before their names; or a .txt or .jsonl file of captions, a line each, "
+    'in .jsonl also {"text": ..., "confidence": ...}'
 )
 
 
@@ -54,6 +56,9 @@ def with_file(dataset: Dataset, path: str) -> Dataset:
     changes: dict[str, Any] = {f"{name}_conditions": found[name] for name in SPLITS}
     if all("text" in found[name] for name in SPLITS):
         changes |= {f"{name}_captions": found[name].pop("text") for name in SPLITS}
+    if all("confidence" in found[name] for name in SPLITS):
+        for name in SPLITS:
+            changes[f"{name}_confidence"] = np.asarray(found[name].pop("confidence"), np.float32)
     return dataclasses.replace(dataset, **changes)
 
 
@@ -62,8 +67,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     if suffix in (".txt", ".jsonl"):
         with reading(path, EXPECTED):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-            texts = lines if suffix == ".txt" else [str(json.loads(line) or "") for line in lines]
-        return {"text": np.array(texts, dtype=object)}
+            values = lines if suffix == ".txt" else [json.loads(line) for line in lines]
+        return _captions(values)
     if suffix != ".npz":
         raise ValueError(f"{FIELD} is {str(path)!r}: give {EXPECTED}")
     with open_arrays(path, EXPECTED) as file:
@@ -72,3 +77,28 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         name: values.astype(np.float32) if values.dtype.kind == "f" and values.ndim > 2 else values
         for name, values in arrays.items()
     }
+
+
+def _captions(lines: Sequence[Any]) -> dict[str, np.ndarray]:
+    """The captions of .jsonl lines, and their confidences if lines are objects.
+
+    Raises:
+        ValueError: captions with and without a confidence, or a confidence that is no number.
+    """
+    rated = [isinstance(line, dict) for line in lines]
+    if not any(rated):
+        return {"text": np.array([str(line or "") for line in lines], dtype=object)}
+    bare = [k for k, line in enumerate(lines) if not _is_rated(line)]
+    if bare:
+        raise ValueError(
+            f"{FIELD}: line {bare[0] + 1} is {lines[bare[0]]!r}; where one line has a confidence, "
+            'each must be {"text": ..., "confidence": a number in [0, 1]}'
+        )
+    texts = np.array([str(line["text"] or "") for line in lines], dtype=object)
+    return {"text": texts, "confidence": np.array([float(line["confidence"]) for line in lines])}
+
+
+def _is_rated(line: Any) -> bool:
+    """True for {"text": ..., "confidence": a number}."""
+    known = isinstance(line, dict) and line.keys() == {"text", "confidence"}
+    return known and isinstance(line["confidence"], int | float)

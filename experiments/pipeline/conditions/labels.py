@@ -1,4 +1,4 @@
-"""Conditions on labels: the class of a sample, and the confidence in it."""
+"""Conditions on labels: the class of a sample, and the confidence in its class or caption."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -72,10 +72,10 @@ class ClassLabel:
 
 @dataclasses.dataclass(frozen=True)
 class Confidence:
-    """The confidence of a sample's label (Dufour et al. 2024, arXiv 2405.20324).
+    """The confidence of a sample's label or caption (Dufour et al. 2024, arXiv 2405.20324).
 
     Attributes:
-        confidence: the label confidence to draw samples with.
+        confidence: the confidence to draw samples with.
 
     Raises:
         ValueError: a confidence outside [0, 1].

@@ -22,6 +22,7 @@ from experiments.pipeline.conditions.base import (
 )
 from experiments.pipeline.conditions.image import Image
 from experiments.pipeline.conditions.labels import ClassLabel
+from experiments.pipeline.conditions.text import Text
 from experiments.runs import files
 from experiments.runs import folder as folders
 from sde_lib.batch import expand, fold_in, sample_keys
@@ -65,11 +66,12 @@ class Conditions:
     def has_unconditional(self) -> bool:
         """True if the model can give an unconditional score.
 
-        It was trained with dropout, or it has classes with confidences alone. In the second case
-        the score of the same class at confidence 0 stands for the unconditional one.
+        It was trained with dropout, or it has classes or texts with confidences alone. In the
+        second case the score of the same class or text at confidence 0 stands for the unconditional
+        one.
         """
-        classes = all(isinstance(member, ClassLabel) for member in self.droppable)
-        return bool(self.dropout) or (len(self.droppable) < len(self.members) and classes)
+        named = all(isinstance(member, ClassLabel | Text) for member in self.droppable)
+        return bool(self.dropout) or (len(self.droppable) < len(self.members) and named)
 
     @property
     def has_classes(self) -> bool:
@@ -134,7 +136,7 @@ class Conditions:
         """The values of the unconditional score: confidences 0, classes and texts null.
 
         A model with confidences that was trained without dropout has not learned a null class: its
-        class stays, at confidence 0 (Dufour et al. 2024).
+        class or text stays, at confidence 0 (Dufour et al. 2024).
         """
         n = len(next(iter(values.values())))
         fixed = [member for member in self.members if not member.droppable]

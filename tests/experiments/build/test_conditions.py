@@ -33,6 +33,16 @@ def test_a_model_has_the_conditions_of_its_config():
     assert several.labels == (4, 2)
 
 
+def test_captions_can_have_confidences_and_then_guidance_needs_no_dropout():
+    whole = made(model__text="bytes", model__label_confidence=True, sampling__confidence=0.7)
+    assert whole.has_unconditional
+    values = {"text": np.ones((2, 64), np.int32), "confidences": np.full(2, 0.7, np.float32)}
+    unconditional = whole.unconditional(values)
+    np.testing.assert_array_equal(unconditional["text"], values["text"])
+    np.testing.assert_array_equal(unconditional["confidences"], [0, 0])
+    assert not made(model__text="bytes").has_unconditional
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -43,7 +53,10 @@ def test_a_model_has_the_conditions_of_its_config():
         ),
         ({"sampling__confidence": 1.0}, "sampling.confidence needs a model with label_confidence"),
         ({"data__confidence": "x"}, "data.confidence needs config.model.label_confidence=True"),
-        ({"model__label_confidence": True}, "needs config.model.class_conditional=True"),
+        (
+            {"model__label_confidence": True},
+            "needs config.model.class_conditional=True or config.model.text",
+        ),
         ({"sampling__prompt": "fox"}, "prompt is 'fox', but the model knows no text"),
         (
             {"guidance__classifier_free__negative_prompt": "fox"},

@@ -46,8 +46,41 @@ def test_a_classifier_s_confidence_is_its_probability_of_the_label():
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_training_samples_below_a_threshold_are_left_out():
+    """With their labels and captions; the test data stay."""
+    rated = dataclasses.replace(
+        DIGITS,
+        train_confidence=np.arange(100) / 100,
+        test_confidence=np.zeros(30),
+        train_captions=np.array([f"number {k}" for k in range(100)], dtype=object),
+        train_conditions={"vector": np.arange(100)[:, None]},
+    )
+    kept = confidence.above(rated, 0.9)
+    np.testing.assert_array_equal(kept.train, DIGITS.train[90:])
+    np.testing.assert_array_equal(kept.train_labels, DIGITS.train_labels[90:])
+    np.testing.assert_array_equal(kept.train_conditions["vector"][:, 0], np.arange(90, 100))
+    assert list(kept.train_captions) == [f"number {k}" for k in range(90, 100)]
+    assert len(kept.test) == 30
+    assert kept.notes[-1].startswith("left out: 90 of 100 training samples")
+    with pytest.raises(ValueError, match=r"1 of 100 training samples .* the largest is 0.99"):
+        confidence.above(rated, 0.99)
+    with pytest.raises(ValueError, match=r"least_confidence is 1.5"):
+        confidence.above(rated, 1.5)
+
+
+def test_a_config_can_filter_without_a_model_of_confidences():
+    ours = config()
+    ours.model.label_confidence = False
+    ours.data.least_confidence = 0.5
+    own = np.arange(100) / 99, np.zeros(30)
+    rated = dataclasses.replace(DIGITS, train_confidence=own[0], test_confidence=own[1])
+    assert len(data.dataset(ours, rated).train) == 50
+    with pytest.raises(ValueError, match="least_confidence need a confidence of "):
+        data.dataset(ours, DIGITS)
+
+
 def test_the_data_s_own_confidences_are_taken_or_missed():
-    with pytest.raises(ValueError, match="needs a confidence of each label: give the folder"):
+    with pytest.raises(ValueError, match="a confidence of each label or caption: give the folder"):
         confidence.check(DIGITS)
     own = np.ones(len(DIGITS.train)), np.zeros(len(DIGITS.test))
     dataset = dataclasses.replace(DIGITS, train_confidence=own[0], test_confidence=own[1])

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -68,3 +70,39 @@ def test_files_that_do_not_fit_are_refused(data, tmp_path, arrays, message):
         data(tmp_path / "about.npz")
     with pytest.raises(ValueError, match="which does not exist"):
         data(tmp_path / "none.npz")
+
+
+def test_captions_have_confidences_beside_them(data, tmp_path):
+    """In a .jsonl file of objects, or in an .npz file."""
+    confidence = np.linspace(0, 1, 20)
+    path = tmp_path / "captions.jsonl"
+    lines = [{"text": f"caption {k}", "confidence": c} for k, c in enumerate(confidence)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    np.savez(tmp_path / "x.npz", confidence=confidence)
+    for file in (path, tmp_path / "x.npz"):
+        found = data(file)
+        for part in ("train", "test"):
+            rows = getattr(found, part)[:, 0].astype(int)
+            np.testing.assert_allclose(
+                getattr(found, f"{part}_confidence"), confidence[rows], rtol=1e-6
+            )
+    assert list(data(path).test_captions) == [f"caption {int(x)}" for x in found.test[:, 0]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('"bare"', r"line 2 is 'bare'; .* each must be"),
+        ('{"text": "b", "confidence": "high"}', "line 2 is .*'high'"),
+        (
+            '{"text": "b", "confidence": 1.5}',
+            r"confidences from .* to 1.5: they must be in \[0, 1\]",
+        ),
+    ],
+)
+def test_captions_with_impossible_confidences_are_refused(data, tmp_path, line, message):
+    path = tmp_path / "captions.jsonl"
+    first = '{"text": "a", "confidence": 0.5}'
+    path.write_text("\n".join([first, line, *[first] * 18]))
+    with pytest.raises(ValueError, match=message):
+        data(path)
