@@ -210,7 +210,8 @@ def _eval(config: Config) -> None:
     evaluation.n_seeds = 1  # sets of so many samples, each of a seed; their means are printed
     evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
     evaluation.statistics = ""  # published ones of the data, mu and sigma, for FID without data
-    evaluation.metrics = ()  # further names in experiments/evaluation/metrics.py
+    evaluation.metrics = ()  # further ones: "class_quality", "class_likelihood", "alignment"
+    evaluation.embeddings = ""  # of "alignment": a file of embeddings of the captions
 
 
 def _edit(config: Config) -> None:
@@ -307,6 +308,7 @@ def _study(config: Config) -> None:
     guidance.n_samples = default(int)  # in a set: 1000, or 2000 of points
     guidance.n_seeds = 3  # sets of each setting
     guidance.classifier = ""  # the run of an independent classifier, that judges the samples
+    guidance.negatives = ()  # prompts or classes to guide away from, of another grid of images
     memorisation = study.memorisation = Section()
     memorisation.n_samples = 1000
     memorisation.level = 0.01  # share of the held-out data that are nearer than the threshold
@@ -329,9 +331,6 @@ def _study(config: Config) -> None:
     step = study.one_step = Section()
     step.n_levels = 18  # noise levels of EDM's grid, between which steps are made
     step.n_samples = 1000
-
-
-def _data(config: Config) -> None:
     forward = study.forward = Section()
     forward.sdes = ("vpsde", "subvpsde", "vesde", "flow")  # a row each
     forward.n_times = 6  # from 0 to t_max
@@ -345,6 +344,9 @@ def _data(config: Config) -> None:
     langevin = study.langevin = Section()
     langevin.n_iters = 1500  # training steps of the score
     langevin.n_samples = 1000
+
+
+def _data(config: Config) -> None:
     """The data set."""
     data = config.data = Section()
     data.dataset = ""  # a name in experiments/data/sources
@@ -377,9 +379,9 @@ def _data(config: Config) -> None:
     data.latent_std = ()  # likewise, before it is 1
     data.embeddings = ""  # of the captions: an .npz file of arrays "train" and "test"
     data.confidence = ""  # the folder of a classifier, for confidences of the labels
+    data.least_confidence = default(float)  # training samples below it are left out
     data.generated = ""  # of a discriminator: the .npz file that mode generate made
     data.generated_test_fraction = default(float)  # share of these samples that is not trained on:
-    data.least_confidence = default(float)  # training samples below it are left out
     # that of the data's own test set; 0: all are trained on
     data.centered = True  # scale to [-1, 1]; otherwise [0, 1]
     data.random_flip = False

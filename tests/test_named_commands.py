@@ -221,11 +221,11 @@ def user(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(config_file, "read", lambda *names: shrunk(read(*names)))
-        patch.setitem(sources.SOURCES, "emoji", sources.SOURCES["emoji"]._replace(load=emoji))
-        patch.setattr(published, "open_", opened)
         for name, values in STUDIES.items():
             for option, value in values.items():
                 patch.setitem(sections.DEFAULT.study[name], option, value)
+        patch.setitem(sources.SOURCES, "emoji", sources.SOURCES["emoji"]._replace(load=emoji))
+        patch.setattr(published, "open_", opened)
         patch.setattr(features, "load", lambda _: None)
         patch.setattr(features, "inception_v3", lambda _: features.random_conv())
         patch.setattr(show, "_density", lambda *_: np.zeros((2, 2)))

@@ -48,10 +48,10 @@ COUNTS = (  # of at least 1, or more where they are used
     *("study.guidance.n_samples", "study.guidance.n_seeds", "study.memorisation.n_samples"),
     *("study.discriminator.nfe", "study.discriminator.n_samples", "study.discriminator.n_data"),
     *("study.one_step.n_levels", "study.one_step.n_samples"),
-)
     *("study.forward.n_times", "study.forward.n_images", "study.schedules.n_levels"),
     *("study.trajectories.steps", "study.trajectories.n_samples", "study.trajectories.n_paths"),
     *("study.langevin.n_iters", "study.langevin.n_samples"),
+)
 NOISE_STD = "config.study.posterior.noise_std"
 DISCRIMINATOR = (  # fields of discriminators
     *("data.generated", "data.generated_test_fraction"),
@@ -366,6 +366,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
         config.eval.num_samples,
         Path(config.eval.statistics) if config.eval.statistics else None,
         config.eval.n_seeds,
+        Path(config.eval.embeddings) if config.eval.embeddings else None,
     )
 
 
@@ -390,8 +391,8 @@ def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts
         config.training.batch_size,
         len(dataset.train),
         config.training.log_freq,
-    )
         config.training.device_watts,
+    )
 
 
 def data_facts(config: Config, dataset: Any) -> dict[str, str]:
@@ -416,7 +417,7 @@ def data_facts(config: Config, dataset: Any) -> dict[str, str]:
         rows["Found"] = "; ".join(dataset.notes)
     if config.model.text:
         rows["Texts"] = data_.embeddings or "captions"
-    if data_.generated:
     rows |= content.rows(dataset)
+    if data_.generated:
         rows["Samples"] = f"of a model, in `{data_.generated}`, are class 0"
     return rows

@@ -10,7 +10,7 @@ import jax
 from experiments.build import components, data, related, tasks
 from experiments.commands.request import Request
 from experiments.evaluation.figure import Figures
-from experiments.evaluation.metrics import LEAST, METRICS
+from experiments.evaluation.metrics import DRAWN, LEAST, METRICS
 from experiments.evaluation.reference import check_data, feature_function, reference
 from experiments.runs import card, files
 from sde_lib.checks import check_at_least, check_name
@@ -37,7 +37,7 @@ def run(request: Request) -> None:
     losses = jax.jit(task.metrics)
     without_data = names == ["sampling"] and config.eval.statistics
     dataset = None if without_data else model.dataset()
-    if "sampling" in names and dataset and not config.eval.statistics:
+    if set(names) & set(DRAWN) and dataset and not config.eval.statistics:
         check_data(dataset)
     failures: list[Exception] = []
     steps = related.steps(folder) if config.eval.checkpoints == "all" else [model.step]
@@ -79,10 +79,15 @@ def chosen(config: Any) -> list[str]:
                 "config.eval.enable_bound needs a model of images, and with "
                 "config.data.autoencoder the data are latents: set it to False"
             )
-    if "sampling" in names:
+    if set(names) & set(DRAWN):
         check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})
         components.check_features(config)
         feature_function(components.feature_shape(config), options.features)
+    if bool(options.embeddings) != ("alignment" in names):
+        raise ValueError(
+            f"config.eval.embeddings is {options.embeddings!r}: config.eval.metrics = "
+            "('alignment',) needs it, and nothing else does; give both or neither"
+        )
     return names
 
 

@@ -14,13 +14,14 @@ import jax
 import numpy as np
 
 from experiments.data.dataset import Dataset, identity
-from experiments.data.lazy_arrays import complete_samples
-from experiments.evaluation import bound, quality
+from experiments.data.lazy_arrays import complete
+from experiments.evaluation import alignment, bound, by_class, quality
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.figure import Figure, Figures
 from experiments.evaluation.quality import Moments
 from experiments.evaluation.reference import (
     PAIRED,
+    Reference,
     distances,
     reference,
     sampled_features,
@@ -51,6 +52,7 @@ class Subject:
         n_seeds: sets of them, of the seeds from the pipeline's on.
         statistics: published statistics of the data, which samples are compared with in place of
             the data; None: the data.
+        embeddings: a file of embeddings of captions (evaluation/alignment.py); None for none.
     """
 
     pipeline: Pipeline
@@ -62,6 +64,7 @@ class Subject:
     n_samples: int
     statistics: Path | None = None
     n_seeds: int = 1
+    embeddings: Path | None = None
 
     @property
     def test(self) -> tuple[Any, Any]:
@@ -93,9 +96,7 @@ def test_loss(subject: Subject) -> Figures:
 
 def bits_per_dim(subject: Subject) -> Figures:
     """Bits/dim of the test set; every sample's are in likelihood_STEP_seedN.csv."""
-    options = dataclasses.replace(subject.pipeline.likelihood, n_repeats=1)  # a part is one pass
-    part = subject.parts("bits", options)
-    bits = likelihood.bits_per_dim(subject.pipeline, subject.test, part)
+    bits = _bits(subject)
     save_likelihoods(subject.pipeline, bits)
     about = {"nfe": bits.nfe} | ({"given": bits.given} if bits.given else {})
     name = bits_name(subject.pipeline)
@@ -105,6 +106,12 @@ def bits_per_dim(subject: Subject) -> Figures:
         error = bits.nats.std(ddof=1) / np.sqrt(len(bits.nats))
         figures["test log-likelihood"] = Figure(bits.nats.mean(), error, {"unit": "nats"})
     return figures
+
+
+def _bits(subject: Subject) -> likelihood.BitsPerDim:
+    """Bits/dim of the test set, of which finished passes are kept."""
+    options = dataclasses.replace(subject.pipeline.likelihood, n_repeats=1)  # a part is one pass
+    return likelihood.bits_per_dim(subject.pipeline, subject.test, subject.parts("bits", options))
 
 
 def likelihood_figures(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> dict[str, str]:
@@ -198,18 +205,8 @@ def quality_of_set(subject: Subject) -> Figures:
     With published statistics in place of the data, it is the Fréchet distance alone.
     """
     pipeline, fn, n = subject.pipeline, subject.features, subject.n_samples
-    folder = subject.folder / "evaluation" / str(pipeline.step)
-    part = Parts(folder, "samples", [pipeline.seed, pipeline.identity()])
-    size = draw.batch_size(pipeline, n)
-    batch = draw.ahead(draw.make_draw(pipeline, size), size, n)
-
-    def images(first: int) -> np.ndarray:
-        return pipeline.to_pixels(devices.fetch(batch(first).x))
-
     published = subject.statistics and statistics(subject.statistics, fn)
-    moments, values = sampled_features(
-        pipeline.image_scaling, fn, images, size, n, pipeline.mesh, part
-    )
+    moments, values = _sampled(subject)
     details = {"samples": n, "features": f"{fn.name}-{fn.version}", "seed": pipeline.seed}
     if subject.statistics and published:
         distance = quality.frechet_distance(moments, published)
@@ -222,18 +219,84 @@ def quality_of_set(subject: Subject) -> Figures:
     return figures
 
 
+def class_quality(subject: Subject) -> Figures:
+    """Distance, precision and recall of each class; the recall alone of a model without classes.
+
+    Raises:
+        ValueError: data without labels, or too few of each class.
+    """
+    images, name = _comparable(subject), subject.images.class_name
+    labels = images.train_labels
+    if labels is None:
+        raise ValueError(
+            f"config.eval.metrics has 'class_quality', but {subject.name!r} has no classes: leave "
+            "it out"
+        )
+    truth = _truth(subject, images)
+    kept = np.linspace(0, len(images.train) - 1, len(truth.features)).astype(int)
+    rows = _sampled(subject)[1]["features"]
+    drawn = draw.classes(subject.pipeline, np.arange(len(rows)))
+    data = truth.features, labels[kept]
+    return by_class.of_samples(subject.features, data, rows, drawn, name)
+
+
+def class_likelihood(subject: Subject) -> Figures:
+    """Bits/dim of the test samples of each class.
+
+    Raises:
+        ValueError: data without labels.
+    """
+    labels, name = subject.dataset.test_labels, subject.dataset.class_name
+    if labels is None:
+        raise ValueError(
+            f"config.eval.metrics has 'class_likelihood', but {subject.name!r} has no classes: "
+            "leave it out"
+        )
+    bits = _bits(subject)
+    return by_class.of_likelihoods(bits_name(subject.pipeline), bits.each, labels, name)
+
+
+def caption_alignment(subject: Subject) -> Figures:
+    """The agreement of samples with their captions, by embeddings that a user gives."""
+    assert subject.embeddings is not None  # commands.evaluate.chosen checks it
+    embeddings = alignment.Embeddings.read(subject.embeddings)
+    return alignment.figures(embeddings, _sampled(subject)[1]["features"])
+
+
+def _sampled(subject: Subject) -> tuple[Moments, Arrays]:
+    """The moments of the features of the samples, and their features and logits."""
+    pipeline, fn, n = subject.pipeline, subject.features, subject.n_samples
+    folder = subject.folder / "evaluation" / str(pipeline.step)
+    part = Parts(folder, "samples", [pipeline.seed, pipeline.identity()])
+    size = draw.batch_size(pipeline, n)
+    batch = draw.ahead(draw.make_draw(pipeline, size), size, n)
+
+    def images(first: int) -> np.ndarray:
+        return pipeline.to_pixels(devices.fetch(batch(first).x))
+
+    return sampled_features(pipeline.image_scaling, fn, images, size, n, pipeline.mesh, part)
+
+
+def _comparable(subject: Subject) -> Dataset:
+    """The data that samples are compared with, without those that have missing values."""
+    images = subject.images
+    if not subject.pipeline.missing:
+        return images
+    return images.only("train", np.arange(len(images.train))[complete(images.train)])
+
+
+def _truth(subject: Subject, images: Dataset) -> Reference:
+    """The statistics of the training data."""
+    about = subject.name, images, subject.features, subject.folder.parent / "stats"
+    return reference(*about, subject.pipeline.mesh, subject.pipeline.likelihood.batch_size)
+
+
 def _against_data(
     subject: Subject, moments: Moments, values: Arrays, details: dict[str, Any]
 ) -> Figures:
-    """The statistics of samples and training data, from the samples' features and moments.
-
-    Training data with missing values are left out.
-    """
-    pipeline, fn, images = subject.pipeline, subject.features, subject.images
-    if pipeline.missing:
-        images = dataclasses.replace(images, train=complete_samples(images.train))
-    about = subject.name, images, fn, subject.folder.parent / "stats"
-    truth = reference(*about, pipeline.mesh, pipeline.likelihood.batch_size)
+    """The statistics of samples and training data, from the samples' features and moments."""
+    pipeline, fn = subject.pipeline, subject.features
+    truth = _truth(subject, _comparable(subject))
     details = {"samples": moments.n, "data": truth.moments.n} | details
     distance = distances(moments, values["features"], truth, pipeline.seed)
     kernel = distance.kernel, distance.kernel_error, details | {"subset": distance.subset}
@@ -252,4 +315,9 @@ METRICS: dict[str, Callable[[Subject], Figures]] = {
     "bpd": bits_per_dim,
     "bound": variational_bound,
     "sampling": sample_quality,
+    "class_quality": class_quality,
+    "class_likelihood": class_likelihood,
+    "alignment": caption_alignment,
 }
+"""Figures by name; those of DRAWN need samples."""
+DRAWN = ("sampling", "class_quality", "alignment")

@@ -16,6 +16,8 @@ from jax.sharding import Mesh
 import samplers
 from experiments.pipeline import analytic
 from experiments.pipeline.cascade import smaller
+from experiments.pipeline.guidance import Classifier
+from experiments.pipeline.labels import labels_in_turn
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, hosts, progress
 from experiments.runs.segments import InSegments
@@ -236,3 +238,11 @@ def _make_smaller_images(
         return own | {"smaller": shrink(dataset.test[rows], indices[0])}
 
     return in_turn
+
+
+def classes(pipeline: TrainedModel, indices: np.ndarray) -> np.ndarray | None:
+    """The classes that the samples of these indices are drawn to; None without classes."""
+    for guide in pipeline.guides:
+        if isinstance(guide, Classifier):
+            return labels_in_turn(guide.labels, guide.n_classes, indices)
+    return pipeline.sample_conditions(indices).get("class_labels")

@@ -19,14 +19,7 @@ from experiments.data.sources.points import MIXTURE
 from experiments.evaluation import reference
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.reference import Reference
-from experiments.pipeline.guidance import (
-    GUIDES,
-    Classifier,
-    Discriminator,
-    EpsilonScaling,
-    Guide,
-)
-from experiments.pipeline.labels import labels_in_turn
+from experiments.pipeline.guidance import GUIDES, Discriminator, EpsilonScaling, Guide
 from experiments.pipeline.pipeline import Pipeline
 from models.config import Config
 from samplers.registry import Sampler
@@ -170,14 +163,6 @@ def with_defaults(section: Config, **defaults: Any) -> dict[str, Any]:
     given = section.to_dict()
     unset = {name for name in defaults if given[name] in (None, ())}
     return given | {name: defaults[name] for name in unset}
-
-
-def classes(model: Pipeline, indices: np.ndarray) -> np.ndarray | None:
-    """The classes that the samples of these indices are drawn to; None without classes."""
-    for guide in model.guides:
-        if isinstance(guide, Classifier):
-            return labels_in_turn(guide.labels, guide.n_classes, indices)
-    return model.sample_conditions(indices).get("class_labels")
 
 
 def guide_fields() -> list[str]:

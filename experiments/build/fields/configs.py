@@ -44,7 +44,10 @@ ADVISED = (  # fields that config.data.auto sets by the data
     *("model.sigma_max", "model.sigma_min", "model.sigma_data"),
     *("noise_density.mean", "noise_density.std"),
 )
-PATHS = (*RUNS, "ablate.input_perturbation", "eval.features", "eval.statistics", "edit.mask")
+PATHS = (
+    *(*RUNS, "ablate.input_perturbation", "edit.mask"),
+    *("eval.features", "eval.statistics", "eval.embeddings"),
+)
 
 
 def expand_paths(config: Config) -> None:

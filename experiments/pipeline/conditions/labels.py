@@ -49,6 +49,18 @@ class ClassLabel:
         """A copy that draws these classes in turn; -1: all classes of the model."""
         return dataclasses.replace(self, labels=as_labels(label))
 
+    def against(self, negative: str) -> "ClassLabel":
+        """A copy that guides away from the class of this number; "" for none.
+
+        Raises:
+            ValueError: no number, or none of a class that is not drawn.
+        """
+        if negative and not negative.isdecimal():
+            raise ValueError(
+                f"the negative class is {negative!r}: it must be the number of a class"
+            )
+        return dataclasses.replace(self, negative_label=int(negative) if negative else -1)
+
     def given(self, values: int | Sequence[int]) -> Arrays:
         labels = as_labels(values)
         check_labels(labels, self.n_classes)

@@ -58,6 +58,22 @@ class Text:
         prompts = (prompt,) if isinstance(prompt, str) else prompt
         return dataclasses.replace(self, reader=self.reader.asked(prompts))
 
+    def against(self, negative: str) -> "Text":
+        """A copy that guides away from this text; "" for none.
+
+        Raises:
+            ValueError: a text that is too long, or a model that reads embeddings.
+        """
+        if not hasattr(self.reader, "negative_prompt"):
+            raise ValueError(
+                f"the negative prompt is {negative!r}, but this model reads embeddings: give "
+                "'negative_prompt' in the file of config.sampling.embeddings"
+            )
+        return dataclasses.replace(
+            self,
+            reader=dataclasses.replace(self.reader, negative_prompt=negative),  # pyright: ignore
+        )
+
     def given(self, values: str | Sequence[str] | Any) -> Arrays:
         return {"text": self.asked(values).reader.prompts()}
 

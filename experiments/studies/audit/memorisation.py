@@ -28,7 +28,6 @@ from experiments.data.scaling import Scaling
 from experiments.evaluation import quality, reference
 from experiments.pipeline import draw
 from experiments.runs import card, pictures, progress
-from experiments.studies import subject as subjects
 from experiments.studies.statistics import save_results
 from sde_lib.checks import check_at_least, check_in
 
@@ -93,7 +92,7 @@ def run(request: Request) -> None:
     found: Dataset = data.images(config) if model.decoder else model.dataset()
     scaling = model.image_scaling
     samples = scaling.to_grey(model.to_pixels(draw.draw_all(model, options.n_samples)[0]))
-    labels = subjects.classes(model, np.arange(len(samples)))
+    labels = draw.classes(model, np.arange(len(samples)))
     shape = components.feature_shape(config)
     fn = reference.feature_function(shape, config.eval.features, scaling)
     spaces: dict[str, Rows] = {

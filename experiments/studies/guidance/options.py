@@ -21,6 +21,8 @@ class Options:
         n_samples: in a set.
         n_seeds: sets of each setting, from the same noise in all settings.
         classifier: the run of a classifier that judges the samples; "" for none.
+        negatives: prompts, or numbers of classes, to guide away from, one at a time; of a trained
+            model alone.
 
     Raises:
         ValueError: an unknown schedule, an impossible number, or nothing to compare.
@@ -33,6 +35,7 @@ class Options:
     n_samples: int
     n_seeds: int
     classifier: str = ""
+    negatives: tuple[str | int, ...] = ()
 
     def __post_init__(self):
         names = ("weights", "schedules", "solvers", "nfe")

@@ -20,13 +20,14 @@ import numpy as np
 from experiments.build import components, guidance
 from experiments.build.fields import sections
 from experiments.commands.request import Request
+from experiments.evaluation.alignment import Embeddings
 from experiments.evaluation.metrics import LEAST
 from experiments.pipeline.guidance import Classifier
 from experiments.runs import charts, files, pictures, progress
 from experiments.runs import folder as folders
 from experiments.runs.parts import Parts
 from experiments.studies import subject as subjects
-from experiments.studies.guidance import points, trained
+from experiments.studies.guidance import negatives, points, trained
 from experiments.studies.guidance.options import SECTION, Options
 from experiments.studies.statistics import save_table
 from models.config import Config
@@ -35,7 +36,8 @@ from sde_lib.checks import check_at_least
 
 HALF_WIDTH = 3.5  # of the picture
 OF_RUNS = (  # fields that have no effect without a run
-    *("study.guidance.schedules", "study.guidance.classifier", "guidance.schedule.name"),
+    *("study.guidance.schedules", "study.guidance.classifier", "study.guidance.negatives"),
+    *("guidance.schedule.name", "eval.embeddings"),
     *(f"guidance.schedule.{option}" for option in (*CHANGES, "power")),
 )
 
@@ -86,16 +88,8 @@ def of_run(request: Request) -> None:
     options = Options(**defaults)
     check_at_least(LEAST, **{f"{SECTION}.n_samples": options.n_samples})
     solvers = subjects.solvers(config, options.solvers, options.nfe)
-    model = request.model()
-    if model.super_resolution:
-        raise ValueError("the study of guidance knows no super-resolution: give another run")
-    fn, truth = subjects.features(request, model)
-    judge = _judge(config, options, model)
-    inputs = [model.identity(), options.n_samples, fn.name, fn.version, truth.path.name]
-    inputs += [judge.params if judge else "", config.guidance.schedule.to_dict()]
-    parts = Parts(folder / "guidance" / str(model.step), "sets", inputs)
-    schedule = components.guidance_schedule(config, model.sde)
-    study = trained.Study(model, schedule, options, fn, truth, judge, parts)
+    study = _study(request, options)
+    model = study.model
     settings = study.settings(solvers)
     sets = len(settings) * len(options.weights) * options.n_seeds
     print(f"{sets} sets of {options.n_samples} samples, {options.nfe} guided evaluations each")
@@ -117,6 +111,27 @@ def of_run(request: Request) -> None:
         rows = grid.reshape(-1, *grid.shape[2:])
         target = path.with_name(f"{path.stem}_{k}.png")
         print(pictures.save_grid(target, rows, len(columns), about, titles))
+    if options.negatives:
+        target = path.with_name(f"{path.stem}_negatives.png")
+        print(negatives.save(target, study, settings[0], options.negatives, about))
+
+
+def _study(request: Request, options: Options) -> trained.Study:
+    """The study of the run's model, whose options are checked before anything is drawn."""
+    config, folder, model = request.config, request.folder, request.model()
+    if model.super_resolution:
+        raise ValueError("the study of guidance knows no super-resolution: give another run")
+    if options.negatives:
+        negatives.models(model, options.negatives)  # refuses impossible ones
+    fn, truth = subjects.features(request, model)
+    judge, file = _judge(config, options, model), config.eval.embeddings
+    embeddings = Embeddings.read(Path(file)) if file else None
+    inputs = [model.identity(), options.n_samples, fn.name, fn.version, truth.path.name]
+    inputs += [judge.params if judge else "", config.guidance.schedule.to_dict()]
+    inputs += [embeddings.captions] if embeddings else []
+    parts = Parts(folder / "guidance" / str(model.step), "sets", inputs)
+    schedule = components.guidance_schedule(config, model.sde)
+    return trained.Study(model, schedule, options, fn, truth, judge, parts, embeddings)
 
 
 def curves(results: Sequence[trained.Result]) -> list[charts.Errors]:

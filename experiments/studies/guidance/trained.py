@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evaluation import quality, reference
+from experiments.evaluation import alignment, quality, reference
+from experiments.evaluation.alignment import Embeddings
 from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.reference import PAIRED, Reference
 from experiments.pipeline import analytic
@@ -21,7 +22,6 @@ from experiments.runs import devices
 from experiments.runs.parts import Arrays, Parts
 from experiments.studies.guidance.options import SECTION, Options
 from experiments.studies.statistics import Mean
-from experiments.studies.subject import classes
 from samplers.guidance_schedules import REQUIRED, Schedule
 from samplers.solver import NoiseLevelSolver
 
@@ -56,6 +56,7 @@ class Result(NamedTuple):
         diversity: root mean square distance of features within a class, over that of all data.
         share: fraction of samples that the independent classifier takes for their class.
         inception_score: of features with logits.
+        alignment: of samples with their captions, by a user's embeddings (evaluation/alignment.py).
     """
 
     schedule: str
@@ -71,6 +72,7 @@ class Result(NamedTuple):
     diversity: Mean | None = None
     share: Mean | None = None
     inception_score: Mean | None = None
+    alignment: Mean | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,6 +87,7 @@ class Study:
         truth: the training data.
         judge: an independent classifier; None for none.
         parts: keeps what was measured.
+        embeddings: of captions, in the space of the features; None for none.
     """
 
     model: Pipeline
@@ -94,8 +97,14 @@ class Study:
     truth: Reference
     judge: Classifier | None
     parts: Parts
+    embeddings: Embeddings | None = None
 
     def __post_init__(self):
+        if self.embeddings is not None and self.embeddings.images is not None:
+            raise ValueError(
+                "config.eval.embeddings has 'images', which are of one set of samples, and a study "
+                "draws many: give embeddings of captions alone, in the space of the features"
+            )
         for name in self.options.schedules:
             weighted(self.model, 2.0, self._named(name))  # checks that there is something to guide
 
@@ -166,7 +175,7 @@ class Study:
         found: dict[str, Any] = {"frechet": distances.frechet, "kernel": distances.kernel}
         found |= quality.precision_recall(*near)._asdict()
         found |= quality.density_coverage(*near)._asdict()
-        labels = classes(model, np.arange(n))
+        labels = drawing.classes(model, np.arange(n))
         if labels is not None:
             spread = within(rows, labels)
             if spread is not None:
@@ -175,6 +184,8 @@ class Study:
             found["share"] = np.mean(np.concatenate(judged)[:n])
         if "logits" in values:
             found["inception_score"] = quality.inception_score(values["logits"]).mean
+        if self.embeddings is not None:
+            found["alignment"] = alignment.figures(self.embeddings, rows)["alignment"].value
         return {name: np.asarray(value) for name, value in found.items()} | {
             "images": model.to_images(np.concatenate(shown)[:N_SHOWN])
         }
@@ -182,7 +193,7 @@ class Study:
     def judged(self, x: np.ndarray, first: int) -> np.ndarray:
         """True for each sample that the classifier takes for its class, [B]."""
         assert self.judge is not None
-        labels = classes(self.model, first + np.arange(len(x)))
+        labels = drawing.classes(self.model, first + np.arange(len(x)))
         if labels is None:
             raise ValueError(f"{SECTION}.classifier judges classes, but the model has none")
         t = jnp.full(len(x), self.model.sde.t_min)

@@ -185,3 +185,38 @@ def test_a_new_metric_is_a_function_and_a_line(tmp_path, dataset, monkeypatch):
     config.eval.metrics = ("tpy",)
     with pytest.raises(ValueError, match="did you mean 'toy'"):
         evaluate.chosen(config)
+
+
+def test_classes_have_figures_of_their_own(tmp_path, dataset):
+    """Of two halves of one Gaussian by a model without classes: recall alone, near that of all."""
+    halves = np.arange(N) % 2
+    labelled = dataclasses.replace(dataset, train_labels=halves, test_labels=halves)
+    measured = dataclasses.replace(
+        subject(tmp_path / "run", dataset), dataset=labelled, images=labelled
+    )
+    figures = metrics.class_quality(measured)
+    assert figures.keys() == {f"class {k}, recall(random_conv_v1)" for k in (0, 1)}
+    assert all(figure.value > 0.5 for figure in figures.values())
+    bits = metrics.class_likelihood(measured)
+    whole = metrics.bits_per_dim(measured)["test bits/dim"].value
+    assert np.mean([figure.value for figure in bits.values()]) == pytest.approx(whole)
+    bare = dataclasses.replace(measured, dataset=dataset, images=dataset)
+    for name in ("class_quality", "class_likelihood"):
+        with pytest.raises(ValueError, match=f"{name}', but 'gaussian' has no classes"):
+            metrics.METRICS[name](bare)
+
+
+def test_the_alignment_takes_a_file_of_embeddings(tmp_path, dataset):
+    """Embeddings of samples that are those of their captions: the score is 100."""
+    rows = np.eye(4)[np.arange(100) % 4]
+    np.savez(tmp_path / "x.npz", captions=np.eye(4), images=rows)
+    measured = subject(tmp_path / "run", dataset)
+    measured = dataclasses.replace(measured, embeddings=tmp_path / "x.npz")
+    assert metrics.caption_alignment(measured)["alignment"].value == pytest.approx(100)
+    config = digits.get_config()
+    config.eval.metrics = ("alignment",)
+    with pytest.raises(ValueError, match=r"eval.embeddings is ''.* needs it"):
+        evaluate.chosen(config)
+    config.eval.update(metrics=(), embeddings="x.npz")
+    with pytest.raises(ValueError, match=r"eval.embeddings is 'x.npz'"):
+        evaluate.chosen(config)
