@@ -505,6 +505,8 @@ def _optim(config: Config) -> None:
     optim.eps = 1e-8
     optim.weight_decay = 0.0
     optim.warmup = 5000
+    optim.schedule = "constant"  # of the learning rate after the warm-up; or "inverse_sqrt"
+    optim.decay_start = default(int)  # of "inverse_sqrt": the last step of the full rate, 70,000
     optim.grad_clip = 1.0
     optim.freeze = ()  # regular expressions: a parameter whose whole name, such as "Conv_0/kernel",
     # matches one is not trained

@@ -7,8 +7,10 @@ are those of the paper.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -48,6 +50,22 @@ def normalized_weight(kernel: Array) -> Array:
     inputs = tuple(range(kernel.ndim - 1))
     n = np.prod(kernel.shape[:-1])
     return kernel / (EPSILON + _rms(kernel, inputs)) / np.sqrt(n).astype(np.float32)
+
+
+# Equation 66
+def force_normalization(params: Any) -> Any:
+    """The parameters with every weight's root mean square over its inputs at 1.
+
+    The output of a network does not depend on these magnitudes, but the effect of an update does:
+    weights that grow learn ever more slowly, each at a rate of its own.
+    """
+
+    def normalize(path: Any, leaf: Array) -> Array:
+        if path[-1].key != "kernel":
+            return leaf
+        return leaf / (EPSILON + _rms(leaf, tuple(range(leaf.ndim - 1))))
+
+    return jax.tree_util.tree_map_with_path(normalize, params)
 
 
 # Equation 81
@@ -216,6 +234,9 @@ class EDM2(CheckedNetwork):
     fir_kernel: Sequence[float] = (1, 1)
     remat: bool = False
     dtype: str = "float32"
+
+    project = staticmethod(force_normalization)
+    """Training puts the parameters there after each step."""
 
     @nn.compact
     def __call__(

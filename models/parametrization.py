@@ -42,6 +42,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from models.config import Config
+from models.magnitudes import block_magnitudes
 from models.missing import input_shape, with_mask
 from models.ncsnv2 import NCSNv2
 from models.registry import network_class
@@ -391,6 +392,24 @@ class NoiseModel:
             apply = with_mask(apply, observed)
         score_fn = self.preconditioning.score_fn(apply)
         return score_fn if observed is None else observed_score(score_fn, observed)
+
+    @property
+    def projection(self) -> Callable[[Any], Any] | None:
+        """The network's `project`, where training puts its parameters after each step, if any."""
+        return getattr(self.network, "project", None)
+
+    def magnitudes(
+        self, params: Any, x: jax.Array, t: jax.Array, **conditions: Any
+    ) -> dict[str, PerSample]:
+        """The root mean square of each block's output for x [B, ...] at t, [B] by block.
+
+        A model of data with missing values gives {}, and so does a network that is no module.
+        """
+        if self.missing or not isinstance(self.network, nn.Module):
+            return {}
+        options = {name: value for name, value in conditions.items() if value is not None}
+        inputs = self.preconditioning.network_inputs(x, t)
+        return block_magnitudes(self.network, params, *inputs, **options)
 
     def outputs(self, params: Any, **options: Any) -> Callable[[jax.Array, jax.Array], Any]:
         """The network's own output as a function of (x, t), such as a classifier's logits."""

@@ -28,6 +28,7 @@ from experiments.runs import devices
 from experiments.training.objective import Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
 from experiments.training.options import Average, Training
+from experiments.training.schedules import SCHEDULES
 from models import NoiseModel
 from models import log_variance as log_variances
 from models.config import Config
@@ -508,8 +509,10 @@ def adam(config: Config) -> Adam:
     """The optimizer that config.optim describes."""
     optim = config.optim
     check_name("config.optim.optimizer", optim.optimizer, OPTIMIZERS)
-    fields = (field.name for field in dataclasses.fields(OPTIMIZERS[optim.optimizer]))
-    return OPTIMIZERS[optim.optimizer](**{name: optim[name] for name in fields})
+    fields = {field.name for field in dataclasses.fields(OPTIMIZERS[optim.optimizer])}
+    values = {name: optim[name] for name in fields - {"schedule"}}
+    name, options = choices.LEARNING_RATE.read(config)
+    return OPTIMIZERS[optim.optimizer](**values, schedule=SCHEDULES[name](**options))
 
 
 def training(config: Config) -> Training:

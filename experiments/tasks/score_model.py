@@ -19,6 +19,7 @@ from experiments.evaluation import metrics as figures
 from experiments.evaluation import spectrum as spectra
 from experiments.evaluation.baselines import log_likelihoods
 from experiments.pipeline import show
+from experiments.pipeline.codec import CODEC
 from experiments.pipeline.conditions import ClassLabel, Conditions, Text
 from experiments.pipeline.likelihood import bits_per_dim, split_missing
 from experiments.pipeline.pipeline import Pipeline
@@ -27,14 +28,19 @@ from experiments.runs import folder as folders
 from experiments.tasks.base import Description, Records, Report, Values
 from experiments.tasks.held_out import means, means_along_time
 from experiments.training.objective import RAW_IMAGES, Loss
-from experiments.training.optimizer import Adam
+from experiments.training.optimizer import Adam, Project
 from experiments.training.state import TrainState
 from models import LearnedSchedule, LogVariance
 from models.learned_schedule import SCHEDULE
 from models.log_variance import LOG_VARIANCE, has_own
 from sde_lib import loss_history, missing
+from sde_lib.batch import fold_in, normal, sample_keys
 
 """loss(key, sde, score_fn, x, first_index=...) -> losses [B], metrics [B]"""
+BESIDE = (SCHEDULE, CODEC)
+"""Parts of the parameters that are not the network's."""
+MAGNITUDE = "magnitude/"
+"""Before the names of blocks, in names of metrics."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,13 +98,26 @@ class ScoreModel:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """Adam; a learned schedule has its own loss, so its gradient is clipped on its own."""
-        adam = self.adam.create()
+        adam = self.adam.create(self.projection)
         if self.schedule is None:
             return adam
         parts: Any = {"network": adam, SCHEDULE: adam}
         return optax.partition(
             parts, lambda params: {name: name if name in parts else "network" for name in params}
         )
+
+    @property
+    def projection(self) -> Project | None:
+        """The projection of the network's own parameters, of all that are trained."""
+        project = self.model.model.projection
+        if project is None:
+            return None
+
+        def of_network(params: Any) -> Any:
+            own = {name: value for name, value in params.items() if name not in BESIDE}
+            return {**params, **project(own)}
+
+        return of_network
 
     @property
     def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]:
@@ -178,9 +197,10 @@ class ScoreModel:
         return state
 
     def metrics(self, params, key, batch, first_index):
-        """The held-out loss of each sample, its "t", and its "error".
+        """The held-out loss of each sample, its "t", its "error", and magnitudes of activations.
 
-        The error is the mean square of sigma score + z. It is 1 for a score of 0.
+        The error is the mean square of sigma score + z. It is 1 for a score of 0. Magnitudes are
+        those of NoiseModel.magnitudes at the same t.
         """
         model, (x, given) = self.model, batch
         x = model.scaling.to_model_each(key, x, first_index)
@@ -192,12 +212,23 @@ class ScoreModel:
         params = devices.gather(model.mesh, params)
         score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
         losses, metrics = self.held_out_loss(key, model.sde, score_fn, x, **options)
-        return {"loss": losses} | metrics
+        found = {"loss": losses} | metrics
+        if "t" in metrics:
+            # The noise is that of the loss, so XLA evaluates the network once.
+            keys = fold_in(sample_keys(key, len(x), first_index), 1)
+            z = normal(keys, model.sde.state_shape(x.shape))
+            noised = model.sde.noised(x, metrics["t"], z), metrics["t"]
+            sizes = model.model.magnitudes(params, *noised, **conditions)
+            found |= {f"{MAGNITUDE}{block}": size for block, size in sizes.items()}
+        return found
 
     def held_out(self, result: Mapping[str, Any]) -> dict[str, float]:
         summary = means(result, ("loss",))
         if "error" in result:
             summary |= means_along_time(self.model.sde, result["t"], "error", result["error"])
+        sizes = [float(result[name].mean()) for name in result if name.startswith(MAGNITUDE)]
+        if sizes:
+            summary |= {"eval_magnitude_min": min(sizes), "eval_magnitude_max": max(sizes)}
         return summary
 
     def trained(self, params: Any, step: int, dataset: Dataset, folder: Path) -> Pipeline:

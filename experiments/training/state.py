@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from experiments.runs import devices
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.objective import Objective
+from experiments.training.schedules import Constant
 
 
 class TrainState(NamedTuple):
@@ -58,12 +59,12 @@ def restore(
 ) -> TrainState | None:
     """The newest state that can be read, or that of a step; None if none was saved.
 
-    Warm-up may come and go: an optimizer that has it counts its steps, and another does not, but
-    its checkpoints can be read.
+    Warm-up and schedules may come and go: an optimizer whose learning rate changes counts its
+    steps, and another does not, but its checkpoints can be read.
 
     Args:
         checkpoints: of the run.
-        objective: the task; its `adam`, if it has one, is the optimizer whose warm-up may change.
+        objective: the task; its `adam`, if it has one, is the optimizer whose rate may change.
         like: its abstract state.
         step: of the checkpoint; None: the newest.
 
@@ -73,7 +74,8 @@ def restore(
     adam = getattr(objective, "adam", None)
     if adam is None:
         return checkpoints.restore(like, step)
-    adam = dataclasses.replace(adam, warmup=0 if adam.warmup else 1)
+    other = {"warmup": 0, "schedule": Constant()} if adam.counts_steps else {"warmup": 1}
+    adam = dataclasses.replace(adam, **other)
     init = partial(init_opt_state, dataclasses.replace(objective, adam=adam))
     opt_state = jax.eval_shape(init, like.params)
     mesh = like.step.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]

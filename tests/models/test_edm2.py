@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +11,17 @@ from models.edm2 import (
     EDM2,
     MPConv,
     MPFourier,
+    force_normalization,
     mp_concatenate,
     mp_silu,
     mp_sum,
     normalized_weight,
     pixel_norm,
 )
+from models.magnitudes import block_magnitudes
 
 SMALL = EDM2(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), num_head_channels=8)
+TINY = SMALL.clone(ch_mult=(1,), num_res_blocks=0, attn_resolutions=())
 X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([-0.5, 1.0])
 NORMAL = np.random.RandomState(0).standard_normal((2, 500, 400)).astype("f4")
@@ -69,9 +74,36 @@ def test_a_weight_s_magnitude_changes_nothing_but_its_gradient():
     np.testing.assert_allclose(inner, 0, atol=1e-2)
 
 
+def test_forced_normalisation_changes_the_weights_and_no_output():
+    """Equation 66: all kernels, and nothing else, have the norm sqrt(inputs) for each output."""
+    params = jax.tree.map(lambda leaf: 3 * leaf, weights.random(TINY, X, LABELS))
+    forced = force_normalization(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(forced):
+        if path[-1].key == "kernel":
+            rms = np.sqrt(np.mean(np.square(leaf), axis=tuple(range(leaf.ndim - 1))))
+            np.testing.assert_allclose(rms, 1, rtol=1e-3)
+        else:
+            before = functools.reduce(lambda tree, key: tree[key.key], path, params)
+            np.testing.assert_array_equal(leaf, before)
+    one, other = (TINY.apply({"params": tree}, X, LABELS) for tree in (params, forced))
+    np.testing.assert_allclose(one, other, atol=2e-3 * np.abs(one).max())
+
+
+def test_activations_have_magnitudes_near_1_at_initialisation():
+    """Of white noise and of images without detail, in each of the ten blocks."""
+    network, labels = SMALL.clone(nf=32, num_head_channels=32), jnp.linspace(-1, 1, 16)
+    x = jax.random.normal(jax.random.key(0), (16, 8, 8, 1))
+    smooth = jnp.broadcast_to(jnp.sign(x[:, :1, :1]), x.shape)
+    params = network.init(jax.random.key(0), x[:1], labels[:1])["params"]
+    for images in (x, smooth):
+        found = block_magnitudes(network, params, images, labels)
+        assert len(found) == 10
+        for block, sizes in found.items():
+            assert float(jnp.mean(sizes)) == pytest.approx(1, abs=0.2), block
+
+
 def test_the_output_starts_at_zero_and_training_lowers_the_loss():
-    network = SMALL.clone(ch_mult=(1,), num_res_blocks=0, attn_resolutions=())
-    network = network.clone(num_classes=3, dropout=0.1, logvar_channels=4)
+    network = TINY.clone(num_classes=3, dropout=0.1, logvar_channels=4)
     classes = jnp.array([0, -1])
     params = jax.jit(network.init)(jax.random.key(0), X, LABELS)["params"]
     optimizer = optax.adam(1e-2)

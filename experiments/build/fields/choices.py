@@ -14,6 +14,7 @@ import sde_lib
 from experiments.build.fields import sections
 from experiments.build.fields.sections import Choice, options_of
 from experiments.pipeline.edit.tasks import TASKS
+from experiments.training.schedules import SCHEDULES
 from models.operators import OPERATORS
 from samplers import guidance_schedules
 from samplers.posterior import METHODS
@@ -251,9 +252,13 @@ STUDY = Choice(
     },
 )
 """Each study has the options of the section of its name."""
+LEARNING_RATE = Choice(
+    "optim.schedule",
+    Registered(lambda: SCHEDULES, lambda name: options_of(SCHEDULES[name], "optim")),
+)
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
     *(GUIDANCE_SCHEDULE, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
-    *(LATENT, STUDY),
+    *(LATENT, STUDY, LEARNING_RATE),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

@@ -28,7 +28,7 @@ USE = (  # fields that may change when a trained model is used
 )
 RECORDED = (  # numbers of the optimizer and of the average: changes are recorded with the step
     *("optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"),
-    *("optim.warmup", "optim.grad_clip", "optim.nan_to_num"),
+    *("optim.warmup", "optim.grad_clip", "optim.nan_to_num", "optim.schedule", "optim.decay_start"),
     *("model.ema_rate", "model.ema_halflife", "model.ema_rampup"),
 )
 RESUME = tuple(name for name in USE if name != "seed") + RECORDED

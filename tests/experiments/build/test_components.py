@@ -112,6 +112,8 @@ def check(config):
         ("weighting.bias", 1.0, "'variance' has no such option"),
         ("optim.lr", 0.0, "must be positive"),
         ("optim.optimizer", "SGD", "'SGD' is unknown"),
+        ("optim.schedule", "inverse", "did you mean 'inverse_sqrt'"),
+        ("optim.decay_start", 100, "'constant' has no such option"),
         ("training.batch_size", 0, "config.training.batch_size is 0"),
         ("training.continuous", False, "leave it out at n_levels"),
         ("eval.probe", "gausian", "did you mean 'gaussian'"),

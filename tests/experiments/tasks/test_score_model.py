@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import weights
 from toys import MESH, first_state, options
 
 import models
@@ -169,6 +170,42 @@ def test_the_log_variance_of_an_edm2_is_its_own():
     config.model.logvar_channels = 16
     with pytest.raises(ValueError, match=r"log_variance is 8, config\.model\.logvar_channels 16"):
         tasks.task(config)
+
+
+def edm2():
+    """The task of a network of EDM2 with two blocks."""
+    config = digits.get_config("edm2")
+    config.model.update(nf=8, num_res_blocks=0, ch_mult=(1,), attn_resolutions=())
+    return tasks.task(config)
+
+
+def test_an_edm2_keeps_weights_of_norm_1_in_training():
+    """Its own and those of u, but no other part's; gains are free."""
+    task = edm2()
+    params = weights.drawn(jax.eval_shape(task.init, jax.random.key(0)))
+    params |= {"codec": {"kernel": 2 * jnp.ones(1)}, "out_gain": jnp.zeros(())}
+    state = task.optimizer.init(params)
+    for _ in range(2):  # the learning rate begins at 0
+        updates, state = task.optimizer.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    own = {name: leaf for name, leaf in params.items() if name != "codec"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+        if path[-1].key == "kernel":
+            rms = np.sqrt(np.mean(np.square(leaf), axis=tuple(range(leaf.ndim - 1))))
+            np.testing.assert_allclose(rms, 1, rtol=1e-3)
+    assert float(params["codec"]["kernel"][0]) == pytest.approx(2, abs=1e-3)
+    assert score_model(Recorder()).projection is None
+
+
+def test_magnitudes_of_activations_are_logged():
+    task, images = edm2(), np.random.RandomState(0).randint(0, 17, (6, 8, 8, 1)).astype("u1")
+    params = weights.drawn(jax.eval_shape(task.init, jax.random.key(0)))
+    found = task.metrics(params, jax.random.key(0), (images, {}), 0)
+    blocks = [np.asarray(found[f"magnitude/Block_{k}"]) for k in (0, 1, 2)]
+    logged = task.held_out({name: np.asarray(value) for name, value in found.items()})
+    means = [float(block.mean()) for block in blocks]
+    assert [block.shape for block in blocks] == [(6,)] * 3
+    assert (logged["eval_magnitude_min"], logged["eval_magnitude_max"]) == (min(means), max(means))
 
 
 def test_labels_are_checked_and_records_are_written_before_training(tmp_path):

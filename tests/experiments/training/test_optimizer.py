@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import optax
 import pytest
 
 from experiments.training.optimizer import Adam
+from experiments.training.schedules import InverseSqrt
 
 
 def updates(adam, grads):
@@ -35,6 +38,50 @@ def test_the_rate_rises_over_the_warm_up():
     assert [float(adam.rate(step)) for step in (0, 1, 4, 9)] == [0.0, 0.5, 2.0, 2.0]
     assert float(Adam(lr=2.0, warmup=0).rate(0)) == 2.0
     np.testing.assert_allclose(updates(adam, [1.0] * 6), [0, -0.5, -1, -1.5, -2, -2], rtol=1e-4)
+
+
+def test_the_rate_falls_as_the_inverse_square_root_after_its_ramp():
+    """Karras et al. 2024, Equation 67, times the linear ramp."""
+    adam, steps = Adam(lr=2.0, warmup=2, schedule=InverseSqrt(4)), (0, 1, 4, 16, 400)
+    expected = [0, 1, 2, 1, 0.2]
+    np.testing.assert_allclose([adam.rate(step) for step in steps], expected, rtol=1e-6)
+    plain = Adam(lr=2.0, warmup=0, schedule=InverseSqrt(1))
+    np.testing.assert_allclose(updates(plain, [1.0] * 4)[1:], [-2, -(2**0.5), -2 / 3**0.5], 1e-4)
+    with pytest.raises(ValueError, match=r"config\.optim\.decay_start is 0"):
+        InverseSqrt(0)
+
+
+def on_circle(params):
+    """Weights of norm 1; other parameters stay as they are."""
+    return {"w": params["w"] / jnp.linalg.norm(params["w"]), "gain": params["gain"]}
+
+
+def test_parameters_are_projected_after_each_step():
+    params = {"w": jnp.array([0.6, 0.8]), "gain": jnp.ones(())}
+    grads = {"w": jnp.array([0.8, 0.6]), "gain": jnp.ones(())}
+    adam = Adam(0.1, warmup=0, grad_clip=0.0)
+    plain, bound = adam.create(), adam.create(on_circle)
+    state = bound.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(plain.init(params))
+    free = optax.apply_updates(params, plain.update(grads, state, params)[0])
+    for _ in range(3):
+        update, state = bound.update(grads, state, params)
+        params = optax.apply_updates(params, update)
+        if free is not None:
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), params, on_circle(free))
+            free = None
+    np.testing.assert_allclose(jnp.linalg.norm(params["w"]), 1, rtol=1e-6)
+    np.testing.assert_allclose(params["gain"], 0.7, rtol=1e-4)
+
+
+def test_frozen_parameters_are_not_projected():
+    params = {"w": jnp.array([3.0, 4.0]), "gain": jnp.ones(())}
+    project = lambda params: jax.tree.map(lambda leaf: 0.5 * leaf, params)  # noqa: E731
+    frozen = Adam(0.1, warmup=0, freeze=("w",)).create(project)
+    update, _ = frozen.update(params, frozen.init(params), params)
+    after = optax.apply_updates(params, update)
+    np.testing.assert_array_equal(after["w"], params["w"])
+    np.testing.assert_allclose(after["gain"], 0.5 * 0.9, rtol=1e-5)
 
 
 def test_the_gradient_is_clipped_by_its_norm():

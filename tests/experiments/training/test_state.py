@@ -8,14 +8,22 @@ from toys import MESH, Toy, first_state, options, program
 from experiments.training import state
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.optimizer import Adam
+from experiments.training.schedules import InverseSqrt
 from experiments.training.step import make_batches
 
 
 @pytest.mark.parametrize("freeze", [(), ("unused",)])
-@pytest.mark.parametrize(("before", "after"), [(0, 5), (5, 0), (5, 7)])
-def test_warm_up_may_come_and_go(tmp_path, before, after, freeze):
+@pytest.mark.parametrize(
+    ("before", "after"), [(0, 5), (5, 0), (5, 7), (0, InverseSqrt(3)), (InverseSqrt(3), 0)]
+)
+def test_warm_up_and_schedules_may_come_and_go(tmp_path, before, after, freeze):
     """An optimizer that begins to count its steps begins at that of the state."""
-    one, other = (Toy(Adam(lr=0.1, warmup=n, freeze=freeze)) for n in (before, after))
+
+    def toy(rate):
+        options = {"warmup": rate} if isinstance(rate, int) else {"warmup": 0, "schedule": rate}
+        return Toy(Adam(lr=0.1, **options, freeze=freeze))
+
+    one, other = toy(before), toy(after)
     saved = first_state(one)._replace(step=jax.numpy.asarray(9, "int32"))
     like = state.abstract_state(other, 0, MESH)
     with closing(Checkpoints(tmp_path)) as checkpoints:
@@ -26,7 +34,7 @@ def test_warm_up_may_come_and_go(tmp_path, before, after, freeze):
     assert found is not None
     assert jax.tree.structure(found) == jax.tree.structure(like)
     jax.tree.map(np.testing.assert_array_equal, found.params, saved.params)
-    if (before, after) == (0, 5):
+    if before == 0:
         adam = found.opt_state.inner_states[False].inner_state if freeze else found.opt_state
         assert int(adam[1][2].count) == 9
     training = options(n_iters=10, optimizer=other.adam)

@@ -9,7 +9,10 @@ from experiments.build.fields import choices, known_fields, sections
 from experiments.runs.folder import flatten
 
 MODES = {mode: about for mode, (*_, about) in main.COMMANDS.items()}
-SHIPPED = ("digits", "emoji", "points", "cifar10", "celeba", "lsun", "celebahq", "ffhq", "afhq")
+SHIPPED = (
+    *("digits", "emoji", "points", "cifar10", "celeba", "lsun", "celebahq", "ffhq", "afhq"),
+    *("imagenet64", "imagenet512"),
+)
 PREDICTOR = {"sampling.method": "predictor_corrector"}
 NUMBERS = [
     field
@@ -75,7 +78,12 @@ def test_shipped_configs_set_nothing_in_vain(name):
         config = module.get_config(variant)
         known_fields.check(config)
         known_fields.check_network(config)
-        for choice in (choices.SAMPLER, choices.PREDICTOR, choices.CORRECTOR):
+        for choice in (
+            choices.SAMPLER,
+            choices.PREDICTOR,
+            choices.CORRECTOR,
+            choices.LEARNING_RATE,
+        ):
             choice.check(config)
 
 
