@@ -11,18 +11,20 @@
 | autoencoder      | KL, latents of 8 x 8 x 4                 | 644,507    |
 | latent           | latent diffusion: a small DDPM++, EDM    | 2,853,124  |
 | dit              | latent diffusion: a DiT, EDM             | 7,372,560  |
+| edm2             | latent diffusion: a small EDM2           | 2,9        |
 | text             | latent, conditioned on the emoji's names | 3,718,404  |
 | text_confidence  | text, with the confidence in each name   |            |
 | lsgm             | LSGM, latents of 8 x 8 x 4               | 3,498,322  |
 | small            | edm at 16 x 16 pixels                    | 1,260,547  |
 | super_resolution | edm, conditioned on 16 x 16 pixels       | 1,262,435  |
 
-latent, dit and text model the latents of autoencoder. Train it first:
+latent, dit, edm2 and text model the latents of autoencoder. Train it first:
 
     main="python -m experiments.main --config=configs/emoji.py"
     $main:autoencoder
     $main:latent
     $main:dit
+    $main:edm2
     $main:text
     $main:text --mode=sample --prompt="woman light skin tone, people"
 
@@ -53,7 +55,7 @@ minute of compilation.
 
 from configs import default
 from configs.default import LEFT_OUT, Part
-from configs.published import EDM_METHOD, JOINT
+from configs.published import EDM2_METHOD, EDM_METHOD, JOINT
 
 UNET: Part = {
     "model.nf": 64,
@@ -148,6 +150,17 @@ DIT: Part = {
     "model.num_heads": 4,
     "model.conditioning": "adaln_zero",
 }
+EDM2: Part = {
+    **dict.fromkeys((*UNET, *DDPMPP), LEFT_OUT),
+    **EDM2_METHOD,
+    "sampling.n_steps": 18,
+    "model.nf": 64,
+    "model.ch_mult": (1, 2),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (),
+    "optim.lr": 1e-2,
+    "optim.decay_start": 400,
+}
 TEXT: Part = {
     "model.text": "bytes",
     "model.text_length": 96,
@@ -186,6 +199,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "autoencoder": (AUTOENCODER,),
     "latent": (LATENT,),
     "dit": (LATENT, DIT),
+    "edm2": (LATENT, EDM2),
     "text": (LATENT, TEXT),
     "text_confidence": (LATENT, TEXT, CONFIDENCE),
     "lsgm": (LSGM,),

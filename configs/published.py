@@ -251,6 +251,54 @@ EDM_NCSNPP: Part = {
     "model.fir": True,
     "model.progressive_input": "residual",
 }
+# EDM2: the method and its training (Karras et al. 2024, config G; Appendix B and Table 6).
+EDM2_METHOD: Part = {
+    **EDM_METHOD,
+    "training.reduce_mean": True,
+    "objective.log_variance": 128,
+    "sampling.n_steps": 32,
+    "model.log_labels": LEFT_OUT,
+    "model.name": "edm2",
+    "model.logvar_channels": 128,
+    "optim.beta2": 0.99,
+    "optim.schedule": "inverse_sqrt",
+    "optim.grad_clip": -1.0,
+    "optim.nan_to_num": True,
+}
+EDM2: Part = {  # of ImageNet
+    **EDM2_METHOD,
+    "training.batch_size": 2048,
+    "data.dataset": "folder",
+    "data.random_flip": False,
+    "data.num_classes": 1000,
+    "model.ch_mult": (1, 2, 3, 4),
+    "model.num_res_blocks": 3,
+    "model.attn_resolutions": (16, 8),
+    "model.num_head_channels": 64,
+    "model.class_conditional": True,
+    "optim.warmup": 4883,  # 10 million images
+}
+EDM2_SIZES: dict[str, Part] = {
+    size: {"model.nf": channels, "model.dropout": dropout, "optim.lr": rate}
+    for size, channels, dropout, rate in (
+        ("xs", 128, 0.0, 0.012),
+        ("s", 192, 0.0, 0.01),
+        ("m", 256, 0.1, 0.009),
+        ("l", 320, 0.1, 0.008),
+        ("xl", 384, 0.1, 0.007),
+        ("xxl", 448, 0.1, 0.0065),
+    )
+}
+
+
+def edm2_variants(part: Part, mebi_images: dict[str, int]) -> dict[str, tuple[Part, ...]]:
+    """Variants "edm2_SIZE" of a data set, by the length of training in 2^20 images."""
+    return {
+        f"edm2_{size}": (EDM2, part, EDM2_SIZES[size], {"training.n_iters": length * 2**20 // 2048})
+        for size, length in mebi_images.items()
+    }
+
+
 EDM_ADM: Part = {
     "model.log_labels": LEFT_OUT,
     "model.name": "adm",

@@ -1,4 +1,4 @@
-"""The published experiments: cifar10, celeba, lsun, celebahq, ffhq, afhq and imagenet64."""
+"""The published experiments: cifar10, celeba, lsun, celebahq, ffhq, afhq, imagenet64 and 512."""
 
 import functools
 
@@ -11,13 +11,14 @@ import pytest
 import models
 import samplers
 import sde_lib
-from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, lsun
+from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, imagenet512, lsun
 from experiments.build import components, pipelines, related, tasks
 from experiments.build.fields import configs
 from experiments.studies import ablation
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import make_train_step
 from models import published
+from models.published.nvidia.edm2 import LATENTS
 from models.published.openai.cards import DIFFUSION
 
 # Read from score_sde's files one by one. The columns are a name in SAMPLERS, FIELDS ("-" where one
@@ -143,6 +144,31 @@ edm_adm                2500 50 4096 1e-4 .10   0 256 64 295899267
 }
 
 
+# Read from the table of training parameters in Karras et al. 2024 and from the options in EDM2's
+# repository: 2^20 images in all, and EDM2_FIELDS. Numbers of parameters are theirs where they
+# print them, in tenths of millions: 124.7, 280.2, 497.8, 777.5, 1119.3, 1523.2.
+EDM2_FIELDS = (
+    *("optim.lr", "model.nf", "model.dropout", "optim.decay_start"),
+    *("noise_density.mean", "noise_density.std"),
+)
+EDM2 = {
+    imagenet64: """
+edm2_xs   1024 .0120 128  0 35000 -.8 1.6  124711461
+edm2_s    1024 .0100 192  0 35000 -.8 1.6  280210021
+edm2_m    2048 .0090 256 .1 35000 -.8 1.6  497803941
+edm2_l    1024 .0080 320 .1 35000 -.8 1.6  777493221
+edm2_xl    640 .0070 384 .1 35000 -.8 1.6 1119277861
+""",
+    imagenet512: """
+edm2_xs   2048 .0120 128  0 70000 -.4 1.0  124713765
+edm2_s    2048 .0100 192  0 70000 -.4 1.0  280213477
+edm2_m    2048 .0090 256 .1 70000 -.4 1.0  497808549
+edm2_l    1792 .0080 320 .1 70000 -.4 1.0  777498981
+edm2_xl   1280 .0070 384 .1 70000 -.4 1.0 1119284773
+edm2_xxl   896 .0065 448 .1 70000 -.4 1.0 1523165925
+""",
+}
+AUTOENCODERS = {imagenet512: "autoencoder 83653863"}
 DISCRIMINATORS = {
     cifar10: """
 edm_discriminator                       23835010
@@ -169,9 +195,9 @@ def variants(module):
     return [line.split()[0] for line in PUBLISHED[module].strip().splitlines()]
 
 
-@pytest.mark.parametrize("module", PUBLISHED | EDM)
+@pytest.mark.parametrize("module", PUBLISHED | EDM | EDM2)
 def test_the_tables_are_complete(module):
-    own = PUBLISHED, EDM, DISCRIMINATORS, BOUNDS, LATENT
+    own = PUBLISHED, EDM, EDM2, AUTOENCODERS, DISCRIMINATORS, BOUNDS, LATENT
     tables = [table.get(module, "").strip() for table in own]
     rows = [line.split() for table in tables for line in table.splitlines()]
     assert sorted(row[0] for row in rows) == sorted(module.VARIANTS)
@@ -268,6 +294,47 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
     assert network.num_classes == classes.get(module, 0)
     assert network.centered
     assert parameters(network.clone(dropout=0.0), config.data.image_size) == int(size)
+
+
+@pytest.mark.parametrize(("module", "variant", "mebi_images", "values"), rows(EDM2))
+def test_edm2_s_fields_and_network(module, variant, mebi_images, values):
+    config, latents = module.get_config(variant), module is imagenet512
+    *values, size = values.split()
+    for field, value in zip(EDM2_FIELDS, values, strict=True):
+        section, name = field.split(".")
+        assert config[section][name] == float(value)
+    assert config.training.n_iters * 2048 == int(mebi_images) * 2**20
+    assert config.training.batch_size == 2048
+    assert config.optim.warmup == pytest.approx(10e6 / 2048, abs=1)
+    adam = components.adam(config)
+    assert (adam.beta1, adam.beta2, adam.eps, adam.weight_decay) == (0.9, 0.99, 1e-8, 0)
+    assert (adam.grad_clip, config.optim.nan_to_num) == (-1, True)
+    end = adam.lr * (int(mebi_images) * 512 / adam.schedule.decay_start) ** -0.5
+    assert float(adam.rate(config.training.n_iters)) == pytest.approx(end, rel=1e-5)
+    assert (config.objective.log_variance, config.training.reduce_mean) == (128, True)
+    assert config.model.sigma_data == 0.5
+    assert components.sampler(config) == samplers.EDM(n_steps=32)
+    assert bool(config.data.autoencoder) == latents
+    assert not config.data.random_flip
+    assert not config.data.uniform_dequantization
+    network = models.create(config)
+    assert (network.num_classes, network.logvar_channels) == (1000, 128)
+    assert network.project is not None
+    assert parameters(network.clone(dropout=0.0), 64, 4 if latents else 3) == int(size)
+    if not latents:
+        check(config)
+
+
+def test_latents_of_imagenet_are_those_of_stable_diffusion_s_autoencoder():
+    config, latent = (imagenet512.get_config(name) for name in ("autoencoder", "edm2_s"))
+    assert parameters(models.create(config), 512) == int(AUTOENCODERS[imagenet512].split()[1])
+    assert components.latent_shape(config) == (64, 64, 4)
+    assert {name: config.data[name] for name in related.SHARED} == {
+        name: latent.data[name] for name in related.SHARED
+    }
+    assert components.scaling(config).range == (0, 1)
+    assert (latent.data.latent_mean, latent.data.latent_std) == tuple(LATENTS)
+    published.FORMATS["autoencoder_kl"].table(published.skeleton(config))
 
 
 @pytest.mark.parametrize(("module", "variant", "objective", "values"), rows(BOUNDS))
