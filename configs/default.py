@@ -52,6 +52,8 @@ def _training(config: Config) -> None:
     training.snapshot_freq = 50_000  # steps between pictures, and between checkpoints kept for good
     training.snapshot_freq_for_preemption = 10_000  # steps between checkpoints to resume from
     training.eval_freq = 5_000  # steps between evaluations on held-out data
+    training.ema_freq = 0  # steps between snapshots of the averages, with model.ema_profile =
+    # "power"; 0: 1/32 of n_iters
     training.quality_freq = 0  # steps between evaluations of sample quality; 0: none
     training.at_end = ("likelihood", "accuracy", "reconstruction", "pictures")  # reports after the
     # last step: each task makes those that it has; also "quality", of vectors "baselines", and
@@ -210,6 +212,8 @@ def _eval(config: Config) -> None:
     evaluation.n_seeds = 1  # sets of so many samples, each of a seed; their means are printed
     evaluation.features = ""  # Inception's weights, a .pth or .npz file; "": random features
     evaluation.statistics = ""  # published ones of the data, mu and sigma, for FID without data
+    evaluation.ema_length = ()  # of a run with model.ema_profile = "power": the length of the
+    # average of the weights; several in mode evaluate; (): the first of model.ema_lengths
     evaluation.metrics = ()  # further ones: "class_quality", "class_likelihood", "alignment"
     evaluation.embeddings = ""  # of "alignment": a file of embeddings of the captions
 
@@ -436,7 +440,11 @@ def _model(config: Config) -> None:
     model.label_scale = 1.0  # factor of its noise labels
     model.parametrization = "score_sde"  # or a name in models/parametrization.py
     model.sigma_data = 0.5  # standard deviation of the data
-    model.ema_rate = 0.9999
+    model.ema_profile = "exponential"  # of the average of the weights; or "power", of which any
+    # length can be chosen after training (config.eval.ema_length)
+    model.ema_lengths = (0.05, 0.1)  # of the profiles "power", as shares of the training; the first
+    # is the model's
+    model.ema_rate = 0.9999  # of "exponential": the share that a step keeps
     model.ema_halflife = 0.0  # of the average, in images; replaces ema_rate if positive
     model.ema_rampup = 0.05  # the most that ema_halflife may be, as a share of the images so far
     model.nf = 128

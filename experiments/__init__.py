@@ -10,13 +10,20 @@ training -> data -> runs -> (models, samplers -> sde_lib).
 from typing import Any
 
 
-def load(source: Any, step: int | None = None, overrides: dict[str, Any] | None = None) -> Any:
+def load(
+    source: Any,
+    step: int | None = None,
+    overrides: dict[str, Any] | None = None,
+    ema_length: float | None = None,
+) -> Any:
     """A trained model as one object, an experiments.pipeline.pipeline.Pipeline.
 
     Args:
         source: the folder of a run.
         step: of the checkpoint; None: the last.
         overrides: values of config fields by their full names, such as {"sampling.method": "edm"}.
+        ema_length: of the average of the weights, as a share of the training, of a run with
+            config.model.ema_profile = "power"; None: the first of its config.model.ema_lengths.
 
     Raises:
         ValueError: there is no run, or one of a model that is no score model; an override that is
@@ -24,4 +31,4 @@ def load(source: Any, step: int | None = None, overrides: dict[str, Any] | None 
     """
     from experiments.build import pipelines  # Python starts fast without
 
-    return pipelines.load(source, step, overrides)
+    return pipelines.load(source, step, overrides, ema_length)

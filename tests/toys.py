@@ -94,10 +94,10 @@ def options(**changes):
     return Training(**small | changes)
 
 
-def first_state(objective, seed=0):
+def first_state(objective, seed=0, n_averages=1):
     """The state before the first step."""
     params = objective.init(jax.random.key(seed))
-    made = state.with_params(objective, 0, params, params)
+    made = state.with_params(objective, 0, params, params, n_averages)
     # Copies: a compiled program is given the buffers, each of them once.
     return jax.device_put(jax.tree.map(jnp.array, made), devices.state_shardings(MESH, made))
 

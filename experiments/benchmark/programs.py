@@ -38,7 +38,7 @@ class Trainer:
     def __init__(self, config: Config):
         task, mesh = tasks.task(config), components.mesh(config)
         self.training = components.training(config)
-        abstract = abstract_state(task, config.seed, mesh)
+        abstract = abstract_state(task, config.seed, mesh, self.training.average.count)
         self.program = compiled(make_program(task, self.training, mesh), abstract)
         self.state = init_state(task, config.seed, abstract)
         endless = dataclasses.replace(self.training, n_iters=MOST)

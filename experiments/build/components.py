@@ -25,6 +25,7 @@ from experiments.pipeline.edit import Edit, Fit
 from experiments.pipeline.labels import as_labels
 from experiments.pipeline.model import LikelihoodOptions
 from experiments.runs import devices
+from experiments.training.averages.power import PowerAverage
 from experiments.training.objective import Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
 from experiments.training.options import Average, Training
@@ -517,9 +518,9 @@ def adam(config: Config) -> Adam:
 
 def training(config: Config) -> Training:
     """The options of training."""
-    options, model = config.training, config.model
+    options = config.training
     own = {field.name for field in dataclasses.fields(Training)} & set(options)
-    made = Training(
+    return Training(
         **{name: options[name] for name in own - {"sinks"}},
         sinks=tuple(options.sinks),
         random_flip=config.data.random_flip,
@@ -527,11 +528,18 @@ def training(config: Config) -> Training:
         resident_bytes=config.data.resident_bytes,
         max_unreadable=config.data.max_unreadable,
         seed=config.seed,
-        average=Average(model.ema_rate, model.ema_halflife, model.ema_rampup),
+        average=average(config),
         optimizer=adam(config),
     )
+
+
+def average(config: Config) -> Average | PowerAverage:
+    """The averages of the weights that training keeps."""
+    name, options = choices.AVERAGE.read(config)
+    if name == "power":
+        return PowerAverage(tuple(options["lengths"]))
     sections.check_needed(config, "model", "ema_halflife", ("ema_rampup",))
-    return made
+    return Average(**options)
 
 
 def likelihood(config: Config) -> LikelihoodOptions:

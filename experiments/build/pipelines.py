@@ -17,7 +17,10 @@ from sde_lib.checks import check_name
 
 
 def load(
-    source: str | Path, step: int | None = None, overrides: dict[str, Any] | None = None
+    source: str | Path,
+    step: int | None = None,
+    overrides: dict[str, Any] | None = None,
+    ema_length: float | None = None,
 ) -> Pipeline:
     """A trained model, from its run's folder or from a published file, folder or name.
 
@@ -25,18 +28,26 @@ def load(
         source: a run's folder; or what mode import takes.
         step: of the checkpoint; None: the last.
         overrides: values of config fields by their full names, such as "sampling.method".
+        ema_length: the override "eval.ema_length", one length.
 
     Raises:
         ValueError: there is no such model, or one that is no score model; an override that is
             unknown, or that a trained model cannot have.
     """
-    path, overrides = files.expand(source), overrides or {}
+    path, overrides = files.expand(source), dict(overrides or {})
+    if ema_length is not None:
+        overrides["eval.ema_length"] = (ema_length,)
     if published.is_published(path):
         if step is not None:
             raise ValueError(f"step is {step}, but {source} is no run with checkpoints: omit it")
         found = published.open_(path)
         config = related.in_latents(with_overrides(found.config(), overrides))
         check_score(config, path)
+        if (length := average_length(config)) is not None:
+            raise ValueError(
+                f"config.eval.ema_length is {length}, but {source} is a published model, without "
+                "snapshots of its averages: leave it out"
+            )
         made = untrained(config)
         about = {"step": found.found.step or 0, "decoder": data.published_decoder(config)}
         made = made.replace(params=found.params(config, made.shape), **about)
@@ -82,7 +93,29 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     check_score(config, folder)
     configs.check_same(config, folder, configs.USE)
     made = untrained(config)  # refuses what is impossible before the weights are read
-    return _with_weights(made, config, folder, *related.weights(config, folder, step))
+    weights = related.weights(config, folder, step, average_length(config))
+    return _with_weights(made, config, folder, *weights)
+
+
+def average_length(config: Config) -> float | None:
+    """The length of the average that config.eval.ema_length asks for; None: the checkpoint's."""
+    lengths = config.eval.ema_length
+    if len(lengths) > 1:
+        raise ValueError(
+            f"config.eval.ema_length is {lengths}: give one length here; --mode=evaluate compares "
+            "several"
+        )
+    return lengths[0] if lengths else None
+
+
+def with_weights(
+    model: Pipeline, config: Config, folder: Path, step: int | None = None
+) -> Pipeline:
+    """A model with the weights of another step or length of its run, and its compiled programs."""
+    length = average_length(config)
+    params, step = related.weights(config, folder, step, length)
+    more = guidance_of(config, params) if model.guides else {}
+    return model.replace(params=params, step=step, ema_length=length, **more)
 
 
 def as_config(model: Pipeline, config: Config, folder: Path) -> Pipeline:
@@ -92,7 +125,8 @@ def as_config(model: Pipeline, config: Config, folder: Path) -> Pipeline:
 
 
 def _with_weights(made: Pipeline, config: Config, folder: Path, params: Any, step: int) -> Pipeline:
-    made = made.replace(params=params, step=step, folder=folder, decoder=decoder(config, folder))
+    about: Any = {"step": step, "ema_length": average_length(config), "folder": folder}
+    made = made.replace(params=params, decoder=decoder(config, folder), **about)
     made = made.replace(conditions=made.conditions.of_run(folder))
     made = made.with_scaling(scaling.of_run(made.scaling, folder))
     related.check_moments(config, made.scaling)

@@ -1,11 +1,14 @@
 """Other runs that a config refers to: their configs, checked, and their weights."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import models
 from experiments.build import codecs, components
@@ -23,6 +26,8 @@ from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.joint import JointModel
 from experiments.tasks.score_model import ScoreModel
 from experiments.training import imported, init_from
+from experiments.training.averages import snapshots
+from experiments.training.averages.power import check_lengths
 from experiments.training.checkpoints import Checkpoints, saved_steps
 from experiments.training.objective import Objective
 from experiments.training.state import abstract_state, restore
@@ -220,24 +225,62 @@ def steps(folder: Path) -> list[int]:
     return found
 
 
-def weights(theirs: Config, folder: Path, step: int | None = None) -> tuple[Any, int]:
+def weights(
+    theirs: Config, folder: Path, step: int | None = None, length: float | None = None
+) -> tuple[Any, int]:
     """The averaged weights of a run, and the step that they are from: the last, or `step`.
 
+    Args:
+        theirs: the run's config.
+        folder: the run's.
+        step: of the checkpoint; None: the last.
+        length: of the average, made of the run's snapshots; None: the average of the checkpoint.
+
     Raises:
-        ValueError: there are no weights, or none that can be read.
+        ValueError: there are no weights, or none that can be read, or none of this length.
     """
+    if length is not None:
+        check_length(theirs, folder, length, step)
     there = steps(folder)
     if step is not None and step not in there:
         raise ValueError(f"{folder} has no checkpoint of step {step}: it has {there}")
-    task = skeleton(theirs)
-    like = abstract_state(task, theirs.seed, components.mesh(theirs))
+    task, n_averages = skeleton(theirs), components.average(theirs).count
+    like = abstract_state(task, theirs.seed, components.mesh(theirs), n_averages)
     published = imported.step_of(folder)
     if published is not None and published == (there[-1] if step is None else step):
         return imported.read(folder, like.ema_params), published
     with closing(Checkpoints(folder, read_only=True)) as checkpoints:
         state = restore(checkpoints, task, like, step)
     assert state is not None  # restore raises where there are checkpoints and none can be read
-    return state.ema_params, int(state.step)
+    if length is None:
+        return state.ema_params, int(state.step)
+    sources = _sources(theirs, folder, int(state.step), (state.ema_params, *state.averages))
+    arrays = snapshots.average(sources, length)
+    places: Any = flatten_dict(jax.tree.map(lambda leaf: leaf.sharding, state.ema_params), sep="/")
+    return unflatten_dict(jax.device_put(arrays, places), sep="/"), int(state.step)
+
+
+def check_length(theirs: Config, folder: Path, length: float, step: int | None = None) -> None:
+    """Raises ValueError for a length of the average that a run's checkpoint cannot give."""
+    check_lengths("config.eval.ema_length", (length,))
+    there, profile = steps(folder), theirs.model.ema_profile
+    if profile != "power" or imported.step_of(folder) == (there[-1] if step is None else step):
+        raise ValueError(
+            f"config.eval.ema_length is {length}, but the weights in {folder} come with one average"
+            " alone, without snapshots: leave it out, or train a run with "
+            "config.model.ema_profile='power'"
+        )
+    snapshots.shares(_sources(theirs, folder, there[-1] if step is None else step), length)
+
+
+def _sources(
+    theirs: Config, folder: Path, step: int, averages: Sequence[Any] = ()
+) -> list[snapshots.Source]:
+    """The averages of a run up to a checkpoint's step: of its snapshots, and the checkpoint's."""
+    earlier = [source for source in snapshots.stored(folder) if source.step < step]
+    lengths = tuple(theirs.model.ema_lengths)
+    last = snapshots.Source(step, lengths, lambda: list(map(snapshots.named, averages)))
+    return [*earlier, last]
 
 
 def skeleton(theirs: Config) -> Objective:

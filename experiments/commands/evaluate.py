@@ -1,18 +1,21 @@
 """Mode evaluate: the figures of each checkpoint; mode stats: what samples are compared with."""
 
 import dataclasses
+import itertools
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from experiments.build import components, data, related, tasks
+from experiments.build import components, data, pipelines, related, tasks
 from experiments.commands.request import Request
+from experiments.evaluation import lengths
 from experiments.evaluation.figure import Figures
-from experiments.evaluation.metrics import DRAWN, LEAST, METRICS
+from experiments.evaluation.metrics import DRAWN, LEAST, METRICS, Subject
 from experiments.evaluation.reference import check_data, feature_function, reference
-from experiments.runs import card, files
+from experiments.runs import card, files, pictures
 from sde_lib.checks import check_at_least, check_name
 
 LOG = logging.getLogger(__name__)
@@ -21,15 +24,21 @@ LOG = logging.getLogger(__name__)
 def run(request: Request) -> None:
     """Evaluates the last checkpoint, or all: prints the figures, and writes evaluation.jsonl.
 
-    The file is written after each metric. A metric that fails takes no other along.
+    The file is written after each metric. A metric that fails takes no other along. Several lengths
+    of the average (config.eval.ema_length) are compared in a table and a chart of each checkpoint.
 
     Raises:
-        ValueError: no checkpoint, or too few images for a statistic.
+        ValueError: no checkpoint, too few images for a statistic, or a length of the average that
+            the run's snapshots cannot give.
         FloatingPointError: a likelihood or a sample is not finite.
     """
     config, folder = request.config, request.folder
     names = chosen(config)
-    model = request.model()
+    of_lengths = [_with_length(request, length) for length in config.eval.ema_length] or [request]
+    model = of_lengths[0].model()
+    steps = related.steps(folder) if config.eval.checkpoints == "all" else [model.step]
+    for step, length in itertools.product(steps, config.eval.ema_length):
+        related.check_length(config, folder, length, step)
     if "bound" in names and not (model.grey_levels or model.codec):
         model.chain()  # refuses a chain that is impossible before anything is computed
     task: Any = tasks.task(config).with_scaling(model.scaling)
@@ -40,24 +49,59 @@ def run(request: Request) -> None:
     if set(names) & set(DRAWN) and dataset and not config.eval.statistics:
         check_data(dataset)
     failures: list[Exception] = []
-    steps = related.steps(folder) if config.eval.checkpoints == "all" else [model.step]
     for step in steps:
-        model = model if step == model.step else request.model(step)
-        subject, figures = tasks.subject(config, model, dataset, losses), {}
-        for name in names:
-            try:
-                new = METRICS[name](subject)
-            except (FloatingPointError, jax.errors.JaxRuntimeError) as error:
-                LOG.warning("step %d: no %s: %s", step, name, error)
-                failures.append(error)  # other metrics may have room, or finite samples
-                continue
-            for what, figure in new.items():
-                print(f"step {step}: {what} {figure}", flush=True)
-            figures |= new
-            _record(request, step, figures)
-            card.update(folder, step, {name: str(figure) for name, figure in figures.items()})
+        found: dict[float, Figures] = {}
+        for each in of_lengths:
+            if (step, pipelines.average_length(each.config)) != (model.step, model.ema_length):
+                model = pipelines.with_weights(model, each.config, folder, step)
+            subject = tasks.subject(config, model, dataset, losses)
+            figures = measured(each, subject, names, failures)
+            if model.ema_length is not None:
+                found[model.ema_length] = figures
+        if len(found) > 1:
+            about = pictures.provenance(config=config.to_dict(), seed=config.seed, step=step)
+            stem = folder / f"ema_length_{step}_seed{config.seed}"
+            print("\n".join(lengths.report(found, stem, about)))
     if failures:
         raise failures[0]
+
+
+def measured(
+    request: Request, subject: Subject, names: Sequence[str], failures: list[Exception]
+) -> Figures:
+    """The figures of a model, printed and recorded one metric after the other.
+
+    Args:
+        request: of the evaluation, with the length of the average, if there is one.
+        subject: the model.
+        names: of the metrics.
+        failures: gets the errors of metrics that failed.
+    """
+    model, figures = subject.pipeline, {}
+    which = f"step {model.step}"
+    if model.ema_length is not None:
+        which += f", EMA length {model.ema_length:g}"
+    for name in names:
+        try:
+            new = METRICS[name](subject)
+        except (FloatingPointError, jax.errors.JaxRuntimeError) as error:
+            LOG.warning("%s: no %s: %s", which, name, error)
+            failures.append(error)  # other metrics may have room, or finite samples
+            continue
+        for what, figure in new.items():
+            print(f"{which}: {what} {figure}", flush=True)
+        figures |= new
+        _record(request, model.step, figures)
+        texts = {name: str(figure) for name, figure in figures.items()}
+        card.update(request.folder, model.step, texts, model.ema_length)
+    return figures
+
+
+def _with_length(request: Request, length: float) -> Request:
+    """The request with one length of the average."""
+    config = request.config.copy_and_resolve_references()
+    config.eval.ema_length = (length,)
+    return dataclasses.replace(request, config=config)
 
 
 def chosen(config: Any) -> list[str]:

@@ -18,4 +18,4 @@ def run(request: Request) -> None:
     for name, figure in found.items():
         print(f"{name} {figure}")
     print(table.with_suffix(".npz"))
-    card.update(request.folder, model.step, found)
+    card.update(request.folder, model.step, found, model.ema_length)

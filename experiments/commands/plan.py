@@ -130,7 +130,7 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
         name: abstract((*shape, *values.shape[1:]), values.dtype)
         for name, values in task.example_conditions().items()
     }
-    state = abstract_state(task, config.seed, mesh)
+    state = abstract_state(task, config.seed, mesh, training.average.count)
     training.optimizer.check_freeze(state.params)
     step = compiled(make_train_step(task, training, mesh), state)
     return state, step.lower(state, batch, conditions)

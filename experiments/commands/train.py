@@ -29,6 +29,8 @@ from experiments.runs import folder as folders
 from experiments.tasks.base import Task
 from experiments.tasks.held_out import make_evaluation
 from experiments.training import imported, loop, watch
+from experiments.training.averages import snapshots
+from experiments.training.averages.power import PowerAverage
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.init_from import warm_start
 from experiments.training.options import Training
@@ -48,6 +50,11 @@ def run(request: Request) -> None:
             gradient.
     """
     folder = request.folder
+    if request.config.eval.ema_length:
+        raise ValueError(
+            f"config.eval.ema_length is {tuple(request.config.eval.ema_length)}, which is of a "
+            "trained model: leave it out here, and give it to --mode=evaluate or --mode=sample"
+        )
     config, found = advice.settled(request.config, folder)
     task = tasks.task(config)  # first, because it checks the fields
     training, mesh = components.training(config), components.mesh(config)
@@ -55,7 +62,7 @@ def run(request: Request) -> None:
     configs.check_same(config, folder, configs.RESUME)
     changes = configs.changes(config, folder)
     check_reports(config, task)
-    abstract = abstract_state(task, config.seed, mesh)
+    abstract = abstract_state(task, config.seed, mesh, training.average.count)
     training.optimizer.check_freeze(abstract.params)
     initial = related.initial(config, folder, abstract.params)
     with folders.locked(folder):
@@ -75,6 +82,7 @@ def run(request: Request) -> None:
             state = state or imported.start(task, folder, abstract)
             state = state or first_state(config, task, abstract, initial)
             begun = int(state.step)
+            snapshots.remove_after(folder, begun)
             folders.record_changes(folder, begun, changes)
             configs.save(config, folder)
             if initial:
@@ -182,6 +190,15 @@ def periodic(
         report = task.reports["quality"](state.ema_params, step, dataset, folder)
         return {f"quality_{name}": float(text.split()[0]) for name, text in report.figures.items()}
 
+    average = training.average
+    if isinstance(average, PowerAverage):
+
+        def save_averages(step: int, state: TrainState) -> list[Path]:
+            averages = state.ema_params, *state.averages
+            snapshots.write(folder, step, average.lengths, averages)
+            return []
+
+        made.insert(0, (training.ema_period, save_averages))
     made.append((training.snapshot_freq, save_pictures))
     if training.quality_freq:
         made.append((training.quality_freq, quality))

@@ -133,7 +133,7 @@ def save_likelihoods(pipeline: Pipeline, bits: likelihood.BitsPerDim) -> Path:
     their log probability), and "bits_per_dim".
     """
     assert pipeline.folder is not None
-    path = pipeline.folder / f"likelihood_{pipeline.step}_seed{pipeline.seed}.csv"
+    path = pipeline.folder / f"likelihood_{pipeline.version}_seed{pipeline.seed}.csv"
     files.write_arrays(path.with_suffix(".npz"), log_prob=bits.nats, bits_per_dim=bits.each)
     return files.write_table(path, ["index", "bits_per_dim"], list(enumerate(bits.each.tolist())))
 
@@ -169,7 +169,7 @@ def variational_bound(subject: Subject) -> Figures:
     terms = {"prior": found.prior, "diffusion": found.diffusion.sum()}
     terms |= {"reconstruction": found.reconstruction}
     rows = list(zip(levels, [found.reconstruction, *found.diffusion], strict=True))
-    path = subject.folder / f"bound_{pipeline.step}_seed{pipeline.seed}.csv"
+    path = subject.folder / f"bound_{pipeline.version}_seed{pipeline.seed}.csv"
     files.write_table(path, ["log_snr", "bits_per_dim"], rows)
     about = {name: round(float(value), 5) for name, value in terms.items()}
     return {"bound bits/dim": Figure(found.mean, found.error, about)}

@@ -35,7 +35,9 @@ from sde_lib.sde import score_and_variance
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
 ACCURACY = 0.001  # bits/dim: likelihoods are printed with three decimals
-ARGUMENTS = {"params", "seed", "step", "folder", "dataset", "decoder"}  # fields no program knows
+ARGUMENTS = {  # fields no program knows
+    *("params", "seed", "step", "ema_length", "folder", "dataset", "decoder"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,7 @@ class TrainedModel:
         seed: of all randomness.
         batch_size: samples drawn at a time; 0: as many as fit the memory (draw.batch_size).
         step: the training step that the parameters are from.
+        ema_length: of their average, if it was chosen after training; None: the checkpoint's.
         folder: the run's folder; None without one.
         programs: compiled functions, see `program`.
 
@@ -149,6 +152,7 @@ class TrainedModel:
     seed: int = 42
     batch_size: int = 64
     step: int = 0
+    ema_length: float | None = None
     folder: Path | None = None
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -206,6 +210,11 @@ class TrainedModel:
     def network(self) -> Any:
         """The linen module."""
         return self.model.network
+
+    @property
+    def version(self) -> str:
+        """The step, and the length of the average if it was chosen, as names of files have it."""
+        return f"{self.step}" if self.ema_length is None else f"{self.step}_ema{self.ema_length:g}"
 
     @property
     def missing(self) -> bool:

@@ -42,6 +42,7 @@ def settings(pipeline: Pipeline, **details: Any) -> dict[str, Any]:
     return {
         "run": str(pipeline.folder or ""),
         "step": pipeline.step,
+        **({} if pipeline.ema_length is None else {"ema_length": pipeline.ema_length}),
         "seed": pipeline.seed,
         "sde": str(pipeline.sde),
         "sampler": str(pipeline.sampler),
@@ -61,7 +62,7 @@ def stem(pipeline: Pipeline, kind: str) -> str:
     guides = [type(guide).__name__.lower() for guide in pipeline.guides]
     if pipeline.classifier_free.changes(pipeline.conditions):
         guides.insert(0, f"cfg{pipeline.classifier_free.weight:g}")
-    names = [kind, str(pipeline.step), f"{sampler}{n_steps}", *guides, f"seed{pipeline.seed}"]
+    names = [kind, pipeline.version, f"{sampler}{n_steps}", *guides, f"seed{pipeline.seed}"]
     return "_".join([*names, pipeline.identity()[:6]])
 
 

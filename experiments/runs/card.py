@@ -57,15 +57,21 @@ def describe(facts: Facts, folder: Path, step: int) -> str:
     return card(facts, step, devices, *timed, _figures(folder, step), folders.origin(folder))
 
 
-def update(folder: Path, step: int, measured: Mapping[str, str]) -> None:
-    """Adds figures, by name, to the card of a checkpoint, if it has one."""
+def update(
+    folder: Path, step: int, measured: Mapping[str, str], ema_length: float | None = None
+) -> None:
+    """Adds figures, by name, to the card of a checkpoint, if it has one.
+
+    ema_length: of the average that was measured, if it is not the checkpoint's.
+    """
     path = folder / "checkpoints" / str(step) / CARD
     if not hosts.is_first() or not path.exists() or not measured:
         return
     above, _, table = path.read_text(encoding="utf-8").partition(FIGURES)
     rows = [row.strip("| ").split(" | ") for row in table.strip().splitlines()[2:]]
     figures: Figures = {name: values for name, *values in rows}
-    figures |= {name: (value, f"{step:,}") for name, value in measured.items()}
+    average = "" if ema_length is None else f" (EMA length {ema_length:g})"
+    figures |= {name + average: (value, f"{step:,}") for name, value in measured.items()}
     try:
         files.write_text(path, above + _figures_section(figures))
     except OSError as error:

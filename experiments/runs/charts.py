@@ -477,6 +477,22 @@ def save_estimates(
     return _save(figure, path, about)
 
 
+def save_by_length(
+    path: Path, panels: dict[str, list[tuple[float, float, float]]], about: dict[str, str]
+) -> Path:
+    """Saves (length of the average, value, standard error) of each figure, a panel each."""
+    columns = min(len(panels), 3)
+    figure, axes = _panels(len(panels), columns, "")
+    for panel, (name, points) in zip(axes, panels.items(), strict=False):
+        length, value, error = np.transpose(points)
+        panel.errorbar(length, value, error, marker="o", markersize=4, capsize=2)
+        panel.set_title(name, fontsize=10)
+        panel.set(xlabel="EMA length")
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    return _save(figure, path, about)
+
+
 def _panels(n: int, columns: int, label: str, **options: Any) -> tuple[Any, list[Any]]:
     """A figure of n panels in rows of `columns`; the first of each row has the label."""
     rows = -(-n // columns)

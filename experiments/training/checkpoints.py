@@ -20,6 +20,7 @@ from experiments.runs.card import CARD
 
 LOG = logging.getLogger(__name__)
 KEEP = 3
+EMPTY = "averages", ()
 
 
 @cache
@@ -89,7 +90,7 @@ class Checkpoints:
         with self._surviving():
             self._good = self.latest_step()
             if step != self._good:
-                self._open().save(step, args=ocp.args.StandardSave(state))
+                self._open().save(step, args=ocp.args.StandardSave(_fields(state)))
 
     def wait(self) -> None:
         """Waits for the last write; logs a warning if it failed."""
@@ -141,9 +142,10 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, like: Any) -> tuple[Any | None, Exception | None]:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(like))
         try:
-            return self._open().restore(step, args=ocp.args.StandardRestore(abstract)), None
+            found = self._open().restore(step, args=ocp.args.StandardRestore(abstract))
+            return (like._replace(**found) if hasattr(like, "_replace") else found), None
         except Exception as error:  # orbax raises many kinds for a damaged folder
             return None, error
 
@@ -214,6 +216,16 @@ class Checkpoints:
                     manager.close()
             shutil.rmtree(self._unfinished(), ignore_errors=True)
             LOG.warning("%s; training continues, and the next save tries again", self._problem)
+
+
+def _fields(state: Any) -> Any:
+    """A state as it is saved: its fields by name, but for `averages` without any.
+
+    Checkpoints from before there were several averages have no such field.
+    """
+    if not hasattr(state, "_asdict"):
+        return state
+    return {name: value for name, value in state._asdict().items() if (name, value) != EMPTY}
 
 
 def _reason(error: Exception) -> str:

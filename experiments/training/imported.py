@@ -89,5 +89,5 @@ def start(objective: Objective, folder: Path, abstract: TrainState) -> TrainStat
     if step is None:
         return None
     last, averaged = read(folder, abstract.params, LAST), read(folder, abstract.ema_params)
-    made = with_params(objective, step, last, averaged)
+    made = with_params(objective, step, last, averaged, 1 + len(abstract.averages))
     return jax.device_put(made, jax.tree.map(lambda leaf: leaf.sharding, abstract))

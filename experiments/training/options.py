@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments.runs.metrics import check_sinks
+from experiments.training.averages.power import PowerAverage
 from experiments.training.optimizer import Adam
 from sde_lib.checks import check_at_least, check_in, check_types
 
 PERIODS = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption")
+OPTIONAL = ("quality_freq", "ema_freq")  # periods that may be 0
+N_SNAPSHOTS = 32  # of the averages: lengths from 0.03 to 0.2 then miss their profiles by 1%
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +43,19 @@ class Average:
                     f"config.model.ema_{name} is {getattr(self, name)}: it must be 0 or more"
                 )
 
-    def decay(self, step: jax.Array, batch_size: int) -> jax.Array:
-        """The share of the average that is kept at a step."""
+    @property
+    def count(self) -> int:
+        """The number of averages: one."""
+        return 1
+
+    def new_weights(self, step: jax.Array, batch_size: int) -> tuple[jax.Array, ...]:
+        """The share of the new weights in the average after a step, counted from 0."""
         if not self.halflife:
-            return jnp.minimum(self.rate, (1 + step) / (10 + step))
+            return (1 - jnp.minimum(self.rate, (1 + step) / (10 + step)),)
         halflife = jnp.asarray(self.halflife)
         if self.rampup:
             halflife = jnp.minimum(halflife, step * (batch_size * self.rampup))
-        return 0.5 ** (batch_size / halflife)
+        return (1 - 0.5 ** (batch_size / halflife),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Training:
     log_freq: int = 50
     eval_freq: int = 5_000
     quality_freq: int = 0
+    ema_freq: int = 0
     snapshot_freq: int = 50_000
     snapshot_freq_for_preemption: int = 10_000
     max_skipped: int = 10
@@ -75,7 +84,7 @@ class Training:
     max_unreadable: float = 0.0
     seed: int = 42
     sinks: tuple[str, ...] = ("jsonl", "tensorboard")
-    average: Average = Average()
+    average: Average | PowerAverage = Average()
     optimizer: Adam = Adam()
 
     def __post_init__(self):
@@ -83,7 +92,7 @@ class Training:
         counts = ("n_iters", "batch_size", "n_microbatches", "steps_per_jit", *PERIODS)
         named = {f"config.training.{name}": getattr(self, name) for name in counts}
         check_at_least(1, **named, **{"config.training.max_skipped": self.max_skipped})
-        check_at_least(0, **{"config.training.quality_freq": self.quality_freq})
+        check_at_least(0, **{f"config.training.{name}": getattr(self, name) for name in OPTIONAL})
         check_at_least(0, sys.maxsize, **{"config.data.resident_bytes": self.resident_bytes})
         check_at_least(0, 2**32 - 1, **{"config.seed": self.seed})  # JAX keeps 32 bits
         if not 0 < self.stall_seconds < threading.TIMEOUT_MAX:
@@ -92,7 +101,7 @@ class Training:
                 f"less than {threading.TIMEOUT_MAX:.0f}"
             )
         k = self.steps_per_jit
-        periods = {name: getattr(self, name) for name in (*PERIODS, "quality_freq")}
+        periods = {name: getattr(self, name) for name in (*PERIODS, *OPTIONAL)}
         wrong = [f"config.training.{name} = {n}" for name, n in periods.items() if n % k]
         if wrong:
             raise ValueError(
@@ -100,6 +109,12 @@ class Training:
                 f"{k}"
             )
         check_sinks(self.sinks)
+
+    @property
+    def ema_period(self) -> int:
+        """Steps between snapshots of the averages: ema_freq, or about 1/32 of the training."""
+        k = self.steps_per_jit
+        return self.ema_freq or max(k, self.n_iters // N_SNAPSHOTS // k * k)
 
     def batch_shape(self, mesh: Mesh) -> tuple[int, int]:
         """(microbatches, samples in each).

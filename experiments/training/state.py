@@ -19,13 +19,15 @@ from experiments.training.schedules import Constant
 class TrainState(NamedTuple):
     """The step, the weights, their average, and the optimizer's state.
 
-    opt_state is a pair with the objective's carry, if the objective has one.
+    opt_state is a pair with the objective's carry, if the objective has one. averages are further
+    averages of the weights, if the training has more than one.
     """
 
     step: jax.Array
     params: Any
     ema_params: Any
     opt_state: Any
+    averages: tuple[Any, ...] = ()
 
 
 def init_state(objective: Objective, seed: int, abstract: TrainState) -> TrainState:
@@ -36,13 +38,16 @@ def init_state(objective: Objective, seed: int, abstract: TrainState) -> TrainSt
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = partial(_initial, objective, seed)
+    init = partial(_initial, objective, seed, 1 + len(abstract.averages))
     return jax.jit(init, out_shardings=shardings, compiler_options=options)()
 
 
-def abstract_state(objective: Objective, seed: int, mesh: Mesh) -> TrainState:
-    """Shapes, types and shardings of the state, as jax.ShapeDtypeStruct."""
-    return _placed(jax.eval_shape(lambda: _initial(objective, seed)), mesh)
+def abstract_state(objective: Objective, seed: int, mesh: Mesh, n_averages: int = 1) -> TrainState:
+    """Shapes, types and shardings of the state, as jax.ShapeDtypeStruct.
+
+    n_averages: of the weights, as many as training.average has.
+    """
+    return _placed(jax.eval_shape(lambda: _initial(objective, seed, n_averages)), mesh)
 
 
 def _placed(abstract: Any, mesh: Mesh) -> Any:
@@ -105,10 +110,12 @@ def is_sound(state: Any) -> bool:
         return False
 
 
-def with_params(objective: Objective, step: int, params: Any, ema_params: Any) -> TrainState:
-    """A state of given weights with a fresh optimizer."""
-    opt_state = init_opt_state(objective, params)
-    return TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state)
+def with_params(
+    objective: Objective, step: int, params: Any, ema_params: Any, n_averages: int = 1
+) -> TrainState:
+    """A state of given weights with a fresh optimizer; all averages begin with ema_params."""
+    opt_state, more = init_opt_state(objective, params), (ema_params,) * (n_averages - 1)
+    return TrainState(jnp.asarray(step, jnp.int32), params, ema_params, opt_state, more)
 
 
 def with_weights(state: TrainState, weights: Any) -> TrainState:
@@ -120,7 +127,8 @@ def with_weights(state: TrainState, weights: Any) -> TrainState:
     def put(state, weights):
         params = flatten_dict(state.params) | flatten_dict(weights)
         params = unflatten_dict(params)
-        return state._replace(params=params, ema_params=params)
+        averages = (params,) * len(state.averages)
+        return state._replace(params=params, ema_params=params, averages=averages)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(put, out_shardings=shardings)(state, weights)
@@ -132,6 +140,6 @@ def init_opt_state(objective: Objective, params: Any) -> Any:
     return opt_state if carry is None else (opt_state, carry)
 
 
-def _initial(objective: Objective, seed: int) -> TrainState:
+def _initial(objective: Objective, seed: int, n_averages: int) -> TrainState:
     params = objective.init(jax.random.key(seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, params, init_opt_state(objective, params))
+    return with_params(objective, 0, params, params, n_averages)

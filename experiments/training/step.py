@@ -53,14 +53,15 @@ def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Ste
             grads = jax.tree.map(partial(jnp.nan_to_num, posinf=HUGE, neginf=-HUGE), grads)
         updates, opt_state = optimizer.update(grads, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = training.average.decay(state.step, training.batch_size)
-        # In this form the average of weights that do not change is exact.
-        ema_params = jax.tree.map(
-            lambda new, old: old + (1 - decay) * (new - old), params, state.ema_params
-        )
+        weights = training.average.new_weights(state.step, training.batch_size)
+        averages = [
+            # In this form the average of weights that do not change is exact.
+            jax.tree.map(lambda new, old, w=w: old + w * (new - old), params, average)
+            for w, average in zip(weights, (state.ema_params, *state.averages), strict=True)
+        ]
         if carry is not None:
             opt_state = opt_state, objective.update_carry(carry, aux)
-        new = TrainState(state.step, params, ema_params, opt_state)
+        new = TrainState(state.step, params, averages[0], opt_state, tuple(averages[1:]))
 
         norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
         metrics = {"loss": loss, **norms}

@@ -147,6 +147,14 @@ ENCODER = Choice(
     within=("model.name", "discriminator"),
 )
 
+AVERAGE = Choice(
+    "model.ema_profile",
+    {
+        "exponential": {name: f"model.ema_{name}" for name in ("rate", "halflife", "rampup")},
+        "power": {"lengths": "model.ema_lengths", "freq": "training.ema_freq"},
+    },
+)
+
 SCORE_MATCHING = {  # score_sde's names stay in config.training
     **{name: f"training.{name}" for name in ("likelihood_weighting", "importance_sampling")},
     "reduce_mean": "training.reduce_mean",
@@ -259,6 +267,6 @@ LEARNING_RATE = Choice(
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
     *(GUIDANCE_SCHEDULE, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
-    *(LATENT, STUDY, LEARNING_RATE),
+    *(LATENT, STUDY, LEARNING_RATE, AVERAGE),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance

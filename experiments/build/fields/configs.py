@@ -22,7 +22,7 @@ USE = (  # fields that may change when a trained model is used
     "model.scan_blocks",
     *("data.conditions", "data.max_unreadable", "training.at_end", "training.sinks"),
     *("training.n_iters", "training.n_microbatches", "training.steps_per_jit"),
-    *("training.log_freq", "training.eval_freq", "training.quality_freq"),
+    *("training.log_freq", "training.eval_freq", "training.quality_freq", "training.ema_freq"),
     *("training.snapshot_freq", "training.snapshot_freq_for_preemption"),
     *("training.max_skipped", "training.stall_seconds", "training.device_watts"),
 )

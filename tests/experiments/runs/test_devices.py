@@ -106,6 +106,14 @@ def test_shares_of_the_state_are_equal_to_a_fiftieth(name, n):
     assert whole / n <= share <= 1.02 * whole / n
 
 
+def test_further_averages_are_split_as_the_first():
+    state = state_of("digits")
+    state = state._replace(averages=(state.ema_params,))
+    shardings = devices.state_shardings(AbstractMesh((1, 8), devices.AXES), state)
+    assert shardings.averages[0] == shardings.ema_params
+    assert any(place.spec == P(None, "fsdp") for place in jax.tree.leaves(shardings.averages))
+
+
 def test_an_axis_that_the_devices_do_not_divide_is_left_whole():
     tree = {"out": jnp.zeros((3, 3, 64, 3)), "odd": jnp.zeros((3, 9)), "kernel": jnp.zeros((8, 80))}
     shardings = devices.state_shardings(AbstractMesh((1, 8), devices.AXES), tree)

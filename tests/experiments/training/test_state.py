@@ -1,4 +1,5 @@
 from contextlib import closing
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -56,3 +57,36 @@ def test_a_checkpoint_that_is_damaged_is_not_taken_for_one_of_the_other_kind(tmp
     assert found is not None
     assert int(found.step) == 1
     assert "checkpoint 2 cannot be read" in caplog.text
+
+
+class OldState(NamedTuple):
+    """The state as it was when there was one average alone."""
+
+    step: Any
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def test_checkpoints_from_before_there_were_several_averages_can_be_read(tmp_path):
+    saved = first_state(Toy())
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, OldState(*saved[:4]))
+    with closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        found = state.restore(checkpoints, Toy(), state.abstract_state(Toy(), 0, MESH))
+    assert found is not None
+    assert jax.tree.structure(found) == jax.tree.structure(saved)
+    jax.tree.map(np.testing.assert_array_equal, found, saved)
+
+
+def test_several_averages_are_kept(tmp_path):
+    like = state.abstract_state(Toy(), 0, MESH, n_averages=3)
+    saved = state.init_state(Toy(), 0, like)
+    saved = saved._replace(averages=jax.tree.map(lambda leaf: leaf + 1, saved.averages))
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, saved)
+    with closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        found = state.restore(checkpoints, Toy(), like)
+    assert found is not None
+    assert len(found.averages) == 2
+    jax.tree.map(np.testing.assert_array_equal, found, saved)

@@ -10,6 +10,8 @@ from experiments.data import batches
 from experiments.data.scaling import Scaling
 from experiments.runs import devices
 from experiments.training import step as steps
+from experiments.training.averages.power import PowerAverage
+from experiments.training.averages.power_function import beta, gamma_of
 from experiments.training.objective import RAW_IMAGES
 from experiments.training.optimizer import Adam
 from experiments.training.options import Average
@@ -23,7 +25,9 @@ def train_step(objective, **changes):
 
 def repeat(objective, n, batch, **changes):
     """The states after 0, ..., n steps on one batch, and the metrics of the last."""
-    step, states, metrics = train_step(objective, **changes), [first_state(objective)], {}
+    n_averages = options(**changes).average.count
+    states, metrics = [first_state(objective, n_averages=n_averages)], {}
+    step = train_step(objective, **changes)
     for _ in range(n):
         state, metrics = step(states[-1], batch)
         states.append(state)
@@ -46,6 +50,19 @@ def test_the_average_is_that_of_its_recurrence(toy):
         kept = min(rate, (1 + k) / (10 + k))
         average = kept * average + (1 - kept) * np.asarray(state.params["mean"])
     np.testing.assert_allclose(state.ema_params["mean"], average, rtol=1e-5)
+
+
+def test_power_function_averages_are_those_of_their_recurrence():
+    """The first step forgets the initial weights; the lengths decide on the rest (Eq. 127)."""
+    lengths = 0.05, 0.1, 0.25
+    states, _ = repeat(Toy(), 6, POINTS[None, :8], average=PowerAverage(lengths))
+    for k, length in enumerate(lengths):
+        average = np.zeros(2)
+        for t, state in enumerate(states[1:], 1):
+            kept = beta(gamma_of(length), t)
+            average = kept * average + (1 - kept) * np.asarray(state.params["mean"])
+            found = (state.ema_params, *state.averages)[k]["mean"]
+            np.testing.assert_allclose(found, average, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rampup", [0.0, 0.5])
