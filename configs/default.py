@@ -71,7 +71,7 @@ def _objective(config: Config) -> None:
     """The training objective."""
     objective = config.objective = Section()
     objective.name = "denoising"  # or "explicit", "sliced", "sliced_vr", "hybrid", "vlb", "vdm",
-    # "cross_entropy"
+    # "cross_entropy"; "consistency" or "mean_flow", whose models sample in few steps
     objective.stratified = False  # one t in each of batch_size strata
     objective.soft_truncation = default(float)  # exponent k: the least t has density 1 / t^k
     objective.input_perturbation = default(float)  # extra noise of the network's input, say 0.1
@@ -80,6 +80,13 @@ def _objective(config: Config) -> None:
     objective.n_projections = default(int)  # for each sample, in "sliced" and "sliced_vr"
     objective.vlb_weight = default(float)  # of the bound, in "hybrid"
     objective.loss_history = default(int)  # losses kept of each level, by which t is drawn
+    objective.teacher = ""  # of "consistency", which it makes distillation: a trained run
+    objective.stage_steps = default(int)  # steps after which the two levels come closer: 1000
+    objective.first_stage = default(int)  # 0 begins by denoising, 1 suits trained weights
+    objective.last_stage = default(int)  # stays until the end: 8
+    objective.huber = default(float)  # constant of the loss for one dimension: 0.00054
+    objective.interval_share = default(float)  # of "mean_flow": samples with r < t, 0.25
+    objective.power = default(float)  # of its adaptive weight: 1
 
 
 def _noise_density(config: Config) -> None:

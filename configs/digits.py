@@ -179,6 +179,27 @@ INDM: Part = {
     "training.importance_sampling": True,
     "data.uniform_dequantization": True,
 }
+CONSISTENCY: Part = {
+    "weighting.name": LEFT_OUT,  # the objective has its own
+    "objective.name": "consistency",
+    "objective.stage_steps": 200,
+    "noise_density.mean": -0.8,
+    "noise_density.std": 1.6,
+    "sampling.method": "consistency",
+    "sampling.n_steps": 2,
+    "eval.enable_bpd": False,  # it has no score
+}
+MEAN_FLOW: Part = {
+    **CONSISTENCY,
+    **dict.fromkeys(("objective.stage_steps", "eval.enable_bpd"), LEFT_OUT),
+    "training.sde": "flow",
+    "objective.name": "mean_flow",
+    "noise_density.mean": -0.4,
+    "noise_density.std": 1.0,
+    "model.parametrization": "velocity",
+    "model.label_scale": 0.004,  # labels up to 4, in which the network is smooth
+    "sampling.method": "mean_flow",
+}
 VLB: Part = {
     "training.continuous": False,
     "objective.name": "hybrid",
@@ -211,6 +232,8 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "long": (LIKELIHOOD, LONG),
     "edm": (EDM,),
     "edm2": (EDM, EDM2),
+    "consistency": (EDM, CONSISTENCY),
+    "meanflow": (EDM, MEAN_FLOW),
     "vdm": (VDM,),
     "vdm_fixed": (VDM, {"model.learned_schedule": False}),
     "vlb": (VLB,),

@@ -11,15 +11,20 @@ ones (tests/experiments/tasks/test_joint.py). A larger flow than this one learns
 
 from configs import default
 
-VARIANTS = ("swiss_roll", "moons", "checkerboard", "mixture", "lsgm", "indm")
+VARIANTS = (
+    *("swiss_roll", "moons", "checkerboard", "mixture"),
+    *("lsgm", "indm", "consistency", "meanflow"),
+)
 LATENT = ("lsgm", "indm")
+FEW_STEPS = {"consistency": "edm", "meanflow": "flow"}
+"""SDEs of the variants that sample in few steps."""
 
 
 def get_config(variant: str = "swiss_roll") -> default.Config:
     """The config of a variant, which names its data set, or the kind of its latents."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
-    config.data.dataset = "mixture" if variant in LATENT else variant
+    config.data.dataset = "mixture" if variant in (*LATENT, *FEW_STEPS) else variant
     if variant in LATENT:
         config.latent.name = variant
         config.objective.name = "cross_entropy"
@@ -54,4 +59,15 @@ def get_config(variant: str = "swiss_roll") -> default.Config:
     config.model.ema_rate = 0.999
     config.optim.lr = 1e-3
     config.optim.warmup = 100
+    if variant in FEW_STEPS:
+        training.sde = FEW_STEPS[variant]
+        config.objective.name = config.sampling.method = variant.replace("meanf", "mean_f")
+        config.sampling.n_steps = 1
+        config.noise_density.name = "log_normal"
+        config.noise_density.mean, config.noise_density.std = -0.4, 1.6
+    if variant == "consistency":
+        config.model.parametrization, config.model.sigma_data = "edm", 1.0
+        config.eval.enable_bpd = False
+    if variant == "meanflow":
+        config.model.parametrization = "velocity"
     return config

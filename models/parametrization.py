@@ -33,7 +33,7 @@ independent of x (Dockhorn et al. 2022, Section 3.2).
 import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -348,6 +348,8 @@ class NoiseModel:
     preconditioning: Preconditioning
     missing: bool = False
 
+    gives: ClassVar[str] = "score"  # or a name in models/few_steps.py
+
     @property
     def sde(self) -> SDE:
         """The forward SDE."""
@@ -380,9 +382,7 @@ class NoiseModel:
         Raises:
             ValueError: a mask for a model of complete data.
         """
-        options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
-        options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
-        apply: Any = partial(self.network.apply, {"params": params}, train=train, **options)
+        apply = self.applied(params, train, dropout_key, **conditions)
         if not self.missing and observed is not None:
             raise ValueError(
                 "observed is given, but the model was trained on complete data: leave it out, or "
@@ -410,6 +410,14 @@ class NoiseModel:
         options = {name: value for name, value in conditions.items() if value is not None}
         inputs = self.preconditioning.network_inputs(x, t)
         return block_magnitudes(self.network, params, *inputs, **options)
+
+    def applied(
+        self, params: Any, train: bool, dropout_key: PRNGKeyArray | None, **conditions: Any
+    ) -> Network:
+        """The network F(x, label) with its parameters and conditions, as of `score_fn`."""
+        options: dict[str, Any] = {k: v for k, v in conditions.items() if v is not None}
+        options["rngs"] = {} if dropout_key is None else {"dropout": dropout_key}
+        return partial(self.network.apply, {"params": params}, train=train, **options)  # pyright: ignore[reportReturnType]
 
     def outputs(self, params: Any, **options: Any) -> Callable[[jax.Array, jax.Array], Any]:
         """The network's own output as a function of (x, t), such as a classifier's logits."""

@@ -206,6 +206,13 @@ def _network(config: Config, name: str) -> nn.Module:
                 f"{name!r} sees no images beside x: {LABELLED}"
             )
         values["image_channels"] = channels
+    if config.get("objective", {}).get("name") == "mean_flow":
+        if "vector_dim" not in fields:
+            raise ValueError(
+                f"config.objective.name is 'mean_flow', but the network {name!r} sees no second "
+                f"time: {NEEDS['vector_dim'][1]}"
+            )
+        values["vector_dim"] = options.get("vector_dim", 0) + 1  # t - r
     if "num_outputs" in fields:
         values["num_outputs"] = config.data.num_classes
     if name == "autoencoder":

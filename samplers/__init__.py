@@ -13,6 +13,8 @@ from samplers.dpmpp_sde import DPMpp2SAncestral, DPMppSDE
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral, FreshNoise
 from samplers.euler_maruyama import EulerMaruyama
+from samplers.few_steps.consistency import Consistency
+from samplers.few_steps.mean_flow import MeanFlow
 from samplers.lms import LMS, LMSAncestral
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -32,6 +34,7 @@ __all__ = [
     "SAMPLERS",
     "AdaptiveSDE",
     "AnnealedLangevin",
+    "Consistency",
     "DPM2Ancestral",
     "DPMAdaptive",
     "DPMFast",
@@ -48,6 +51,7 @@ __all__ = [
     "FreshNoise",
     "Heun",
     "LMSAncestral",
+    "MeanFlow",
     "PredictorCorrector",
     "ProbabilityFlow",
     "Samples",

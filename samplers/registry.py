@@ -13,6 +13,8 @@ from samplers.dpmpp_sde import DPMpp2SAncestral, DPMppSDE
 from samplers.edm import EDM, Heun
 from samplers.euler import DDIM, DDPM, Euler, EulerAncestral, FreshNoise
 from samplers.euler_maruyama import EulerMaruyama
+from samplers.few_steps.consistency import Consistency
+from samplers.few_steps.mean_flow import MeanFlow
 from samplers.lms import LMS, LMSAncestral
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -27,6 +29,7 @@ Sampler = (
     | AnnealedLangevin
     | DPMAdaptive
     | EulerMaruyama
+    | MeanFlow
     | NoiseLevelSolver
     | PredictorCorrector
     | ProbabilityFlow
@@ -37,6 +40,7 @@ Sampler = (
 SAMPLERS: dict[str, Any] = {
     "adaptive_sde": AdaptiveSDE,
     "annealed_langevin": AnnealedLangevin,
+    "consistency": Consistency,
     "ddim": DDIM,
     "ddpm": DDPM,
     "dpm_2": DPM2,
@@ -58,6 +62,7 @@ SAMPLERS: dict[str, Any] = {
     "heun": Heun,
     "lms": LMS,
     "lms_ancestral": LMSAncestral,
+    "mean_flow": MeanFlow,
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
     "stochastic_runge_kutta": StochasticRungeKutta,

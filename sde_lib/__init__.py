@@ -7,6 +7,7 @@ from sde_lib.change import change_sde
 from sde_lib.cld import CLD
 from sde_lib.cross_entropy import cross_entropy, cross_entropy_loss
 from sde_lib.families import VE, VP, SubVP
+from sde_lib.few_steps import Curriculum, MeanFlow, consistency_loss, mean_flow_loss
 from sde_lib.gaussian_field import GaussianField
 from sde_lib.geometric_vp import GeometricVP
 from sde_lib.likelihood import LogLikelihood, bits_per_dim, log_likelihood
@@ -35,6 +36,7 @@ __all__ = [
     "VP",
     "AnalyticVariance",
     "Cosine",
+    "Curriculum",
     "GaussianField",
     "GaussianMixture",
     "GeometricVP",
@@ -42,6 +44,7 @@ __all__ = [
     "LinearFlow",
     "LogLikelihood",
     "LogLinear",
+    "MeanFlow",
     "ScoreAndEnergy",
     "ScoreAndVariance",
     "ScoreFn",
@@ -54,6 +57,7 @@ __all__ = [
     "chain",
     "change_sde",
     "check_score_fn",
+    "consistency_loss",
     "continuous_bound",
     "cross_entropy",
     "cross_entropy_loss",
@@ -63,6 +67,7 @@ __all__ = [
     "explicit_score_matching",
     "from_betas",
     "log_likelihood",
+    "mean_flow_loss",
     "missing",
     "noise_density",
     "perturb",

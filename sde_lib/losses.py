@@ -96,7 +96,7 @@ def perturb(
         tau = smallest_time(jax.random.fold_in(key, BATCH_KEY), sde, soft_truncation)
         share = 1 - _probability_below(tau, sde, noise_density)
         u = 1 - (1 - u) * share
-    t = _time_at(u, sde, noise_density, n_levels)
+    t = time_at(u, sde, noise_density, n_levels)
     z = noise = normal(fold_in(keys, 1), sde.state_shape(x0.shape))
     if input_perturbation:
         noise = z + input_perturbation * normal(fold_in(keys, 2), z.shape)
@@ -104,8 +104,8 @@ def perturb(
     return Noisy(sde.noised(x0, t, noise), t, z, sde.sigma(t), weight)
 
 
-def _time_at(
-    u: PerSample, sde: SDE, noise_density: Quantile | None, n_levels: int | None
+def time_at(
+    u: PerSample, sde: SDE, noise_density: Quantile | None, n_levels: int | None = None
 ) -> PerSample:
     """The u-quantile of t: of n_levels discrete levels, of a density, or uniform."""
     if n_levels:

@@ -30,7 +30,7 @@ from experiments.training.objective import Loss
 from experiments.training.optimizer import OPTIMIZERS, Adam
 from experiments.training.options import Average, Training
 from experiments.training.schedules import SCHEDULES
-from models import NoiseModel
+from models import NoiseModel, few_steps
 from models import log_variance as log_variances
 from models.config import Config
 from models.dit import DiT, check_patches
@@ -191,6 +191,9 @@ def loss_of(
             levels=None if scale.dequantize else scale.levels,
         )
         return lambda params: loss
+    if name in choices.FEW_STEPS:
+        few_steps = _few_steps_loss(config, sde, shape, name, options)
+        return lambda params: few_steps
     objectives = {
         "denoising": sde_lib.denoising_score_matching,
         "cross_entropy": sde_lib.cross_entropy_loss,
@@ -219,11 +222,38 @@ def loss_of(
     return of_params
 
 
+def _few_steps_loss(
+    config: Config,
+    sde: sde_lib.SDE,
+    shape: tuple[int, ...] | None,
+    name: str,
+    options: dict[str, Any],
+) -> Loss:
+    """The loss of a consistency model, without its teacher, or of a mean flow."""
+    _check_continuous(config)
+    if config.data.missing:
+        raise ValueError(
+            f"config.objective.name = {name!r} needs complete data, but config.data.missing is "
+            f"{config.data.missing!r}: leave one of them out"
+        )
+    options.pop("teacher", None)
+    options |= {
+        "noise_density": noise_density(config, sde, shape),
+        "stratified": config.objective.stratified,
+        "n_strata": config.training.batch_size,
+    }
+    if name == "mean_flow":
+        return partial(sde_lib.mean_flow_loss, **options)
+    stages = {field.name for field in dataclasses.fields(sde_lib.Curriculum)} & options.keys()
+    curriculum = sde_lib.Curriculum(**{stage: options.pop(stage) for stage in stages})
+    return partial(sde_lib.consistency_loss, curriculum=curriculum, **options)
+
+
 def _check_continuous(config: Config) -> None:
     if n_levels(config) is not None:
         raise ValueError(
-            "config.training.continuous is False, but config.objective.name = 'cross_entropy' is "
-            "an integral over t: set it to True"
+            "config.training.continuous is False, but config.objective.name = "
+            f"{config.objective.name!r} is an integral over t: set it to True"
         )
 
 
@@ -462,6 +492,7 @@ def noise_model(config: Config, sde: sde_lib.SDE, shape: tuple[int, ...]) -> Noi
     if isinstance(encoder, DiT):
         check_patches(shape, encoder.patch_size)
     make = MixedModel if config.latent.name == "lsgm" else NoiseModel
+    make = few_steps.MODELS.get(config.objective.name, make)
     made = make(network, models.preconditioning(config, sde), missing(config))
     if config.model.name != "autoencoder":
         made.preconditioning.check(encoder)
@@ -610,6 +641,8 @@ def check_traced(sampler: Any, model: NoiseModel, loss: Loss | None) -> None:
     score_fn: sde_lib.ScoreFn = lambda x, t: x  # noqa: E731
     if model.preconditioning.learned_variance:
         score_fn = sde_lib.ScoreAndVariance(lambda x, t: (x, x))
+    if model.gives == "mean_flow":
+        score_fn = sde_lib.MeanFlow(score_fn, lambda x, r, t: x)
     if model.preconditioning.name == "energy":
         score_fn = sde_lib.ScoreAndEnergy.of(lambda x, t: jnp.sum(x**2, axis=1))
     if getattr(sampler, "variance", None) == "analytic":

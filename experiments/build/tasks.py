@@ -13,7 +13,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import components, data, pipelines, related
+from experiments.build import components, data, pipelines, related, teachers
 from experiments.build.fields import choices, configs, known_fields, sections
 from experiments.data.inspection import content
 from experiments.data.sources import SOURCES
@@ -29,6 +29,7 @@ from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.base import Records, Task
 from experiments.tasks.classifier import Classifier
 from experiments.tasks.discriminator import Discriminator
+from experiments.tasks.few_steps import Consistency, MeanFlow
 from experiments.tasks.joint import JointModel
 from experiments.tasks.score_model import ScoreModel
 from models import torch_import
@@ -125,10 +126,10 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
                 "leave it out of mode train"
             )
         more()  # refuses runs that cannot guide before training starts
-        return confidence_record(config)
+        return confidence_record(config) | teacher_record(config)
 
     make = JointModel if model.codec else ScoreModel
-    return make(
+    return MAKERS.get(config.objective.name, lambda _: make)(config)(
         model,
         components.loss_of(config, sde, model.diffused_shape),
         components.held_out_loss(config, sde, model.diffused_shape),
@@ -145,6 +146,18 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
         config.data.hidden_fraction,
         components.log_variance(config),
     )
+
+
+def consistency(config: Config) -> Callable[..., ScoreModel]:
+    """The task of a consistency model, with the teacher in config.objective.teacher."""
+    return partial(Consistency, teacher=teachers.teacher(config))
+
+
+MAKERS: dict[str, Callable[[Config], Callable[..., ScoreModel]]] = {
+    "consistency": consistency,
+    "mean_flow": lambda config: MeanFlow,
+}
+"""Tasks of score models whose objective has one of its own, by config.objective.name."""
 
 
 def classifier(config: Config, mesh: Mesh) -> Classifier:
@@ -334,6 +347,13 @@ def confidence_record(config: Config) -> Records:
     return _record(config, "data.confidence", "the confidences", "confidence.json")
 
 
+def teacher_record(config: Config) -> Records:
+    """The record of the teacher of a consistency model; {} without one."""
+    if not config.objective.teacher:
+        return {}
+    return _record(config, "objective.teacher", "a teacher", "teacher.json", "score")
+
+
 def perceptual_record(config: Config) -> Records:
     """The record of the network of the perceptual distance; {} without one."""
     if not config.autoencoder.perceptual.run:
@@ -341,12 +361,14 @@ def perceptual_record(config: Config) -> Records:
     return _record(config, "autoencoder.perceptual.run", "the perceptual distance", PERCEPTUAL)
 
 
-def _record(config: Config, field: str, what: str, name: str) -> Records:
+def _record(
+    config: Config, field: str, what: str, name: str, kind: str = "classifier"
+) -> Records:
     path = Path(sections.get(config, field))
     if path.is_file():
         about: dict[str, Any] = {"model": hashlib.sha256(path.read_bytes()).hexdigest()}
     else:
-        theirs = related.config(config, path, f"config.{field}", "classifier")
+        theirs = related.config(config, path, f"config.{field}", kind)
         params, step = related.weights(theirs, path)
         about = {"model": parts.digest(params), "step": step}
     changed = f"the model was trained with {what} of another model than that now in {path}"

@@ -215,7 +215,12 @@ def each_pass(
 def exact_score_fn(
     pipeline: TrainedModel, params: Any, key: jax.Array, x: Any, conditions: Any, first_index: Any
 ) -> sde_lib.ScoreFn:
-    """Inside jit: the model's score in float32, with the conditions of the samples x."""
+    """Inside jit: the model's score in float32, with the conditions of the samples x.
+
+    Raises:
+        ValueError: a model without a score.
+    """
+    pipeline.check_has_score("a likelihood (config.eval.enable_bpd)")
     conditions = pipeline.complete(conditions, key, x, first_index)
     params = devices.gather(pipeline.mesh, params)
     score_fn = pipeline.model.in_float32().score_fn(params, **conditions)

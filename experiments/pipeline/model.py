@@ -163,6 +163,7 @@ class TrainedModel:
         guides = guidance.of_sampler(self.guides, self.sampler, self.sde)
         guidance.check(guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
         self._check_codec()
+        self._check_few_steps()
         if self.classifier_free.schedule.varies and not self.sde.is_scalar:
             raise ValueError(
                 "config.guidance.schedule goes by the noise level, which the SDE "
@@ -201,6 +202,23 @@ class TrainedModel:
                 "them: leave it out, or take config.latent.name='indm'"
             )
 
+    def _check_few_steps(self) -> None:
+        """Raises ValueError for a sampler or guidance that the network's output does not suit."""
+        gives, needs = self.model.gives, getattr(self.sampler, "needs", "score")
+        if gives != needs and (gives, needs) != ("mean_flow", "score"):
+            name = type(self.sampler).__name__
+            takes = repr(gives) if gives != "score" else "one that follows a score, such as 'edm'"
+            raise ValueError(
+                f"config.sampling.method makes the sampler {name}, which is for models of the kind "
+                f"{needs!r}, and config.objective.name makes this one of the kind {gives!r}: set "
+                f"config.sampling.method to {takes}"
+            )
+        if needs != "score" and (self.guides or self.classifier_free.changes(self.conditions)):
+            raise ValueError(
+                f"config.guidance guides a score, and the sampler {type(self.sampler).__name__} "
+                "does not follow one: leave it out"
+            )
+
     @property
     def diffused_shape(self) -> tuple[int, ...]:
         """The shape of what diffuses: of a latent of the codec, or of a sample itself."""
@@ -229,8 +247,18 @@ class TrainedModel:
                 "config.data.missing='mask': take a model of complete data"
             )
 
+    def check_has_score(self, what: str) -> None:
+        """Raises ValueError, naming what needs a score, for a consistency model."""
+        if self.model.gives == "consistency":
+            raise ValueError(
+                f"{what} needs a score, but this model was trained with config.objective.name="
+                "'consistency', and only maps noise to samples: take the run that it was "
+                "initialised from, or train one with config.objective.name='denoising'"
+            )
+
     def check_diffuses_data(self, what: str) -> None:
-        """Raises ValueError, naming what needs scores of noisy data, for a model with a codec."""
+        """Raises ValueError, naming what needs scores of noisy data, for a model without them."""
+        self.check_has_score(what)
         if self.codec:
             raise ValueError(
                 f"{what} needs the score of noisy data, but this model was trained with "

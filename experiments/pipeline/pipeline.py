@@ -143,6 +143,7 @@ class Pipeline(TrainedModel):
 
     def encode(self, x: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The points of the prior, [N, *shape], that the probability flow takes samples x to."""
+        self.check_has_score("encoding")
         conditions |= self.conditions.given(condition, len(x))
         with progress.working("encoding"):
             program = self.program(_encode)
@@ -150,6 +151,7 @@ class Pipeline(TrainedModel):
 
     def decode(self, z: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The samples, [N, *shape], that the probability flow takes points z of the prior to."""
+        self.check_has_score("decoding")
         conditions |= self.conditions.given(condition, len(z))
         with progress.working("decoding"):
             program = self.program(_decode)

@@ -69,7 +69,7 @@ def stem(pipeline: Pipeline, kind: str) -> str:
 def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path:
     """Saves the picture of n samples: a grid of images, or other samples beside the data.
 
-    Points in the plane are shown with the learned density, vectors by pairs of their first columns,
+    Points in the plane are shown with the learned density, if the model has one, vectors by pairs of their first columns,
     series as lines, volumes by their middle slices. They are drawn here, unless they are given as
     draw.draw_all gives them.
     """
@@ -89,7 +89,7 @@ def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path
             return charts.save_series(path, sets, about)
         return charts.save_pairs(path, sets, dataset.columns, about)
     half_width = 1.1 * float(np.abs(points).max())
-    density = _density(pipeline, half_width)
+    density = _density(pipeline, half_width) if pipeline.model.gives != "consistency" else None
     about = _write_settings(pipeline, path, **details)
     return charts.save_points(path, points, x, density, half_width, about)
 

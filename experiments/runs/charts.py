@@ -168,17 +168,20 @@ def save_points(
     path: Path,
     data: Float[np.ndarray, "n 2"],
     samples: Float[np.ndarray, "m 2"],
-    density: Float[np.ndarray, "side side"],
+    density: Float[np.ndarray, "side side"] | None,
     half_width: float,
     about: dict[str, str],
 ) -> Path:
-    """Saves data, samples and learned density side by side, where |x|, |y| < half_width."""
-    figure, panels = _subplots(1, 3, figsize=(12, 4.2))
-    for axes, title in zip(panels, ("data", "samples", "learned density"), strict=True):
+    """Saves data, samples and learned density, if any, beside each other: |x|, |y| < half_width."""
+    titles = ("data", "samples", *(("learned density",) if density is not None else ()))
+    figure, panels = _subplots(1, len(titles), figsize=(4 * len(titles), 4.2))
+    for axes, title in zip(panels, titles, strict=True):
         axes.set(title=title, xlim=(-half_width, half_width), ylim=(-half_width, half_width))
         axes.set_aspect("equal")
     panels[0].scatter(*data.T, s=1, alpha=0.5)
     panels[1].scatter(*samples.T, s=1, alpha=0.5)
+    if density is None:
+        return _save(figure, path, about)
     extent = (-half_width, half_width, -half_width, half_width)
     brightest = np.percentile(density, 99.9)  # a few wild points would hide the rest
     drawn = panels[2].imshow(density, origin="lower", extent=extent, vmax=brightest)

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sde_lib import ScoreFn, ScorePair
+from sde_lib import MeanFlow, ScoreFn, ScorePair
 
 AXES = ("data", "fsdp")
 WHOLE = 0.01  # leaves that make up this share of a device's part of the state are not split
@@ -74,13 +74,16 @@ def gather(mesh: Mesh, tree: Any) -> Any:
 
 def spread(mesh: Mesh, score_fn: ScoreFn) -> ScoreFn:
     """Inside jit: splits the batches of score_fn over the devices, if these divide the batch."""
+    if isinstance(score_fn, MeanFlow):
+        return MeanFlow(spread(mesh, score_fn.score), spread(mesh, score_fn.average))
     pair = isinstance(score_fn, ScorePair)
     fn = score_fn.both if pair else score_fn
 
-    def spread_fn(x: jax.Array, t: jax.Array) -> Any:
-        place = batch_sharding(mesh) if len(x) % mesh.size == 0 else NamedSharding(mesh, P())
-        x, t = jax.lax.with_sharding_constraint((x, t), place)
-        return jax.lax.with_sharding_constraint(fn(x, t), place)
+    def spread_fn(*arguments: jax.Array) -> Any:
+        even = len(arguments[0]) % mesh.size == 0
+        place = batch_sharding(mesh) if even else NamedSharding(mesh, P())
+        arguments = jax.lax.with_sharding_constraint(arguments, place)
+        return jax.lax.with_sharding_constraint(fn(*arguments), place)
 
     return type(score_fn)(spread_fn) if pair else spread_fn
 

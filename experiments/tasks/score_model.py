@@ -162,7 +162,7 @@ class ScoreModel:
                 conditions = conditions | {RAW_IMAGES: images}
         conditions = model.complete(conditions, keys["loss"], x, first_index, training=True)
         conditions = model.conditions.drop(keys["labels"], conditions, first_index) | labels
-        options = {"first_index": first_index}
+        options = {"first_index": first_index} | self.loss_options(keys, conditions)
         if model.missing:
             x, mask = missing.split_missing(x)
             mask = missing.hide(keys["labels"], mask, self.hidden_fraction, first_index)
@@ -173,6 +173,10 @@ class ScoreModel:
         losses, metrics = self.loss_of(params)(keys["loss"], model.sde, score_fn, x, **options)
         aux = {} if carry is None else (metrics["level"], metrics["bits"])
         return jnp.mean(losses), aux
+
+    def loss_options(self, keys: Any, conditions: dict[str, Any]) -> dict[str, Any]:
+        """Further arguments of the training loss, by a step's keys and the network's conditions."""
+        return {}
 
     def with_scaling(self, scaling: Scaling) -> Self:
         return dataclasses.replace(self, model=self.model.with_scaling(scaling))

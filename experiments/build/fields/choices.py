@@ -164,6 +164,7 @@ SCORE_MATCHING = {  # score_sde's names stay in config.training
     "soft_truncation": "objective.soft_truncation",
 }
 PROJECTIONS = {"n_projections": "objective.n_projections"}
+DENSITY = {"noise_density": "noise_density.name", "stratified": "objective.stratified"}
 BOUND = {name: f"objective.{name}" for name in ("stratified", "loss_history")}
 OBJECTIVE = Choice(
     "objective.name",
@@ -177,6 +178,12 @@ OBJECTIVE = Choice(
             "importance_sampling": "training.importance_sampling",
         },
         "vdm": {"stratified": "objective.stratified"},
+        "consistency": {
+            name: f"objective.{name}"
+            for name in ("teacher", "stage_steps", "first_stage", "last_stage", "huber")
+        }
+        | DENSITY,
+        "mean_flow": {name: f"objective.{name}" for name in ("interval_share", "power")} | DENSITY,
         "hybrid": BOUND | {"vlb_weight": "objective.vlb_weight"},
         "vlb": BOUND,
     },
@@ -270,3 +277,4 @@ CHOICES = (
     *(LATENT, STUDY, LEARNING_RATE, AVERAGE),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
+FEW_STEPS = ("consistency", "mean_flow")  # objectives of a model that samples in few steps

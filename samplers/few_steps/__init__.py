@@ -1,0 +1,1 @@
+"""Samplers of models that are trained to sample in few steps."""
