@@ -17,6 +17,7 @@ from models.parametrization import Coefficients, NoiseModel
 from sde_lib import MeanFlow
 from sde_lib.batch import Batch, PerSample, expand
 
+
 @dataclasses.dataclass(frozen=True)
 class ConsistencyModel(NoiseModel):
     """A network whose estimate of the data is the end of the probability flow."""

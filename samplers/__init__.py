@@ -18,7 +18,7 @@ from samplers.few_steps.mean_flow import MeanFlow
 from samplers.lms import LMS, LMSAncestral
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
-from samplers.registry import SAMPLERS, create
+from samplers.registry import FEW_STEPS, SAMPLERS, create
 from samplers.stochastic_runge_kutta import AdaptiveSDE, StochasticRungeKutta
 from samplers.symmetric_splitting import SymmetricSplitting
 from samplers.unipc import UniPC
@@ -29,6 +29,7 @@ __all__ = [
     "DDPM",
     "DPM2",
     "EDM",
+    "FEW_STEPS",
     "LMS",
     "PREDICTORS",
     "SAMPLERS",

@@ -71,6 +71,10 @@ SAMPLERS: dict[str, Any] = {
 }
 
 
+FEW_STEPS = ("consistency", "mean_flow")
+"""Samplers of models that are trained for them."""
+
+
 def create(name: str, **options) -> Sampler:
     """Makes the sampler `name` in SAMPLERS. The options are its fields.
 

@@ -12,7 +12,8 @@ from experiments.build import components
 
 MAIN = ("predictor_corrector", "euler_maruyama", "heun", "probability_flow")
 CLD_ONLY = ("symmetric_splitting",)
-OTHERS = tuple(name for name in samplers.SAMPLERS if name not in (*MAIN, *CLD_ONLY))
+TRAINED_FOR = (*CLD_ONLY, *samplers.FEW_STEPS)
+OTHERS = tuple(name for name in samplers.SAMPLERS if name not in (*MAIN, *TRAINED_FOR))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from experiments.data.scaling import Scaling
 from experiments.data.sources import SOURCES
 from experiments.pipeline.edit import Edit, Fit
 from experiments.pipeline.labels import as_labels
-from experiments.pipeline.model import LikelihoodOptions
+from experiments.pipeline.model import LikelihoodOptions, check_kind
 from experiments.runs import devices
 from experiments.training.averages.power import PowerAverage
 from experiments.training.objective import Loss
@@ -637,6 +637,7 @@ def augmentation(config: Config) -> float:
 
 def check_traced(sampler: Any, model: NoiseModel, loss: Loss | None) -> None:
     """Raises ValueError for a sampler or a loss that does not go with the SDE, by tracing them."""
+    check_kind(sampler, model)
     sde, x = model.sde, jnp.zeros((1, 2))
     score_fn: sde_lib.ScoreFn = lambda x, t: x  # noqa: E731
     if model.preconditioning.learned_variance:

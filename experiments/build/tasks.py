@@ -361,9 +361,7 @@ def perceptual_record(config: Config) -> Records:
     return _record(config, "autoencoder.perceptual.run", "the perceptual distance", PERCEPTUAL)
 
 
-def _record(
-    config: Config, field: str, what: str, name: str, kind: str = "classifier"
-) -> Records:
+def _record(config: Config, field: str, what: str, name: str, kind: str = "classifier") -> Records:
     path = Path(sections.get(config, field))
     if path.is_file():
         about: dict[str, Any] = {"model": hashlib.sha256(path.read_bytes()).hexdigest()}

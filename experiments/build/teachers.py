@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+import jax
 
 from experiments.build import components, related
 from experiments.runs import devices
@@ -32,8 +33,8 @@ def teacher(config: Config) -> Callable[[], Teacher] | None:
 
     @cache
     def load() -> Teacher:
-        params, _ = related.weights(theirs, folder)
-        params = devices.fetch(params)  # a train step closes over them
+        with jax.ensure_compile_time_eval():  # a train step is traced here
+            params = devices.fetch(related.weights(theirs, folder)[0])
         return lambda conditions: model.score_fn(params, **conditions)
 
     return load

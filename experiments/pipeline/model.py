@@ -97,6 +97,19 @@ class LikelihoodOptions:
         return dataclasses.replace(self, rtol=None, atol=None, accuracy=accuracy)
 
 
+def check_kind(sampler: Any, model: NoiseModel) -> None:
+    """Raises ValueError for a sampler of another kind of model; a mean flow has a score too."""
+    gives, needs = model.gives, getattr(sampler, "needs", "score")
+    if gives == needs or (gives, needs) == ("mean_flow", "score"):
+        return
+    takes = "one that follows a score, such as 'edm'" if gives == "score" else repr(gives)
+    raise ValueError(
+        f"config.sampling.method makes the sampler {type(sampler).__name__}, which is for models "
+        f"of the kind {needs!r}, and this model, by config.objective.name, is of the kind "
+        f"{gives!r}: set config.sampling.method to {takes}"
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedModel:
     """A score model with its weights, and everything that sampling and scoring need beside it.
@@ -204,15 +217,8 @@ class TrainedModel:
 
     def _check_few_steps(self) -> None:
         """Raises ValueError for a sampler or guidance that the network's output does not suit."""
-        gives, needs = self.model.gives, getattr(self.sampler, "needs", "score")
-        if gives != needs and (gives, needs) != ("mean_flow", "score"):
-            name = type(self.sampler).__name__
-            takes = repr(gives) if gives != "score" else "one that follows a score, such as 'edm'"
-            raise ValueError(
-                f"config.sampling.method makes the sampler {name}, which is for models of the kind "
-                f"{needs!r}, and config.objective.name makes this one of the kind {gives!r}: set "
-                f"config.sampling.method to {takes}"
-            )
+        check_kind(self.sampler, self.model)
+        needs = getattr(self.sampler, "needs", "score")
         if needs != "score" and (self.guides or self.classifier_free.changes(self.conditions)):
             raise ValueError(
                 f"config.guidance guides a score, and the sampler {type(self.sampler).__name__} "

@@ -69,9 +69,9 @@ def stem(pipeline: Pipeline, kind: str) -> str:
 def save_samples(pipeline: Pipeline, n: int, drawn: Drawn | None = None) -> Path:
     """Saves the picture of n samples: a grid of images, or other samples beside the data.
 
-    Points in the plane are shown with the learned density, if the model has one, vectors by pairs of their first columns,
-    series as lines, volumes by their middle slices. They are drawn here, unless they are given as
-    draw.draw_all gives them.
+    Points in the plane are shown with the learned density, if the model has one, vectors by pairs
+    of their first columns, series as lines, volumes by their middle slices. They are drawn here,
+    unless they are given as draw.draw_all gives them.
     """
     x, nfe, *_ = drawn or draw.draw_all(pipeline, n)
     path, details = _path(pipeline, "samples", ".png"), {"n_samples": n, "nfe": nfe}

@@ -1,6 +1,6 @@
 """Models that sample in few steps: consistency models and mean flows.
 
-Both are score models but for their loss and what their network's output means (models/few_steps.py).
+They differ from score models in the loss, and in what the network gives (models/few_steps.py).
 """
 
 import dataclasses

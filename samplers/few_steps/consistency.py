@@ -1,10 +1,11 @@
 """Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, Algorithm 1)."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Self
 
 from samplers.euler import FreshNoise
-from samplers.noise_levels import Grid, Levels, noise_levels
+from samplers.noise_levels import Grid, Levels
 from sde_lib import SDE
 
 
@@ -13,8 +14,7 @@ class Consistency(FreshNoise):
     """One estimate of the data from the prior, then rounds of fresh noise and another estimate.
 
     It is FreshNoise at other levels: those of a grid of one step more, without the last one, where
-    there is nothing left to estimate. One step is enough for a consistency model. More steps correct
-    some of its errors.
+    there is nothing left to estimate. One step is enough; more correct some of the model's errors.
 
     Fields: see NoiseLevelSolver; sigma_min is the level where the grid would end.
     """
@@ -25,7 +25,13 @@ class Consistency(FreshNoise):
     needs: ClassVar[str] = "consistency"
 
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
-        if not isinstance(self.grid, str) or not self.denoise:
-            return super().levels(sde, high, low)
-        about = self.n_levels + 1, self.rho, self.denoise
-        return noise_levels(sde, self.grid, high, low, *about)[:-1]
+        return self._open(lambda sampler: FreshNoise.levels(sampler, sde, high, low))
+
+    def own_levels(self, sde: SDE) -> Levels:
+        return self._open(lambda sampler: FreshNoise.own_levels(sampler, sde))
+
+    def _open(self, levels_of: Callable[[Self], Levels]) -> Levels:
+        """The levels of a grid by name of one step more, without the last one."""
+        if not (isinstance(self.grid, str) and self.denoise):
+            return levels_of(self)
+        return levels_of(dataclasses.replace(self, n_steps=self.n_steps + 1))[:-1]

@@ -72,7 +72,7 @@ def consistency_loss(
     sde: SDE,
     score_fn: ScoreFn,
     x0: Batch,
-    curriculum: Curriculum = Curriculum(),  # noqa: B008
+    curriculum: Curriculum = Curriculum(),
     step: int | Int[Array, ""] | None = None,
     teacher: ScoreFn | None = None,
     huber: float = 0.00054,

@@ -67,10 +67,11 @@ def test_the_flow_takes_noised_data_back_by_the_closed_form():
     np.testing.assert_allclose(back, end_mean + end_std / std * (x - mean), atol=1e-4)
 
 
-OWN_LOOP = sorted(  # samplers that do not share the loop of NoiseLevelSolver; one is for CLD only
+OWN_LOOP = sorted(  # samplers that do not share the loop of NoiseLevelSolver, of any score
     name
     for name, kind in samplers.SAMPLERS.items()
-    if kind.__call__ is not NoiseLevelSolver.__call__ and name != "symmetric_splitting"
+    if kind.__call__ is not NoiseLevelSolver.__call__
+    and name not in ("symmetric_splitting", "mean_flow")
 )
 
 

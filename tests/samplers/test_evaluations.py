@@ -12,7 +12,7 @@ from samplers.evaluations import Steps
 from samplers.predictor_corrector import PREDICTORS
 from sde_lib.sde import ScoreAndVariance
 
-BY_DIFFRAX = {"adaptive_sde", "probability_flow", "stochastic_runge_kutta"}  # with its own loops
+OWN_LOOPS = {"adaptive_sde", "probability_flow", "stochastic_runge_kutta", "mean_flow"}
 SHAPE = (3, 2)
 
 
@@ -82,7 +82,7 @@ def test_a_predictor_that_evaluates_elsewhere_is_refused(monkeypatch):
         trace(sampler, lambda x, t: -x)
 
 
-@pytest.mark.parametrize("name", sorted(set(samplers.SAMPLERS) - BY_DIFFRAX))
+@pytest.mark.parametrize("name", sorted(set(samplers.SAMPLERS) - OWN_LOOPS))
 def test_a_sampler_holds_the_network_once(name):
     """It is traced for the check of its shape, and for the loop."""
     calls = []

@@ -21,6 +21,7 @@ def test_unknown_names_and_options_are_refused_with_the_near_one():
 
 @pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
 def test_every_sampler_computes_in_float64_if_jax_does(name):
+    steps = {"n_steps": 3} if name in samplers.FEW_STEPS else {}
     sde = sde_lib.CLD() if name == "symmetric_splitting" else sde_lib.VP()
     seen = set()
 
@@ -28,9 +29,11 @@ def test_every_sampler_computes_in_float64_if_jax_does(name):
         seen.add((x.dtype.name, t.dtype.name))
         return -x
 
+    model = sde_lib.MeanFlow(score_fn, lambda x, r, t: score_fn(x, t))
     with jax.enable_x64(True):
         shape = sde.state_shape((2, 2))
-        draw = lambda key: samplers.create(name)(key, sde, score_fn, shape, n_frames=2)  # noqa: E731
+        sampler = samplers.create(name, **steps)
+        draw = lambda key: sampler(key, sde, model, shape, n_frames=2)  # noqa: E731
         samples = jax.eval_shape(draw, jax.random.key(0))
     assert seen == {("float64", "float64")}
     assert {samples.x.dtype.name, samples.path.dtype.name} == {"float64"}

@@ -36,7 +36,13 @@ RESUME = tuple(name for name in USE if name != "seed") + RECORDED
 RUNS = (  # fields that hold the folder of another run, or a file, which may be moved
     *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
     "data.conditions",
-    *("model.pretrained", "objective.teacher", "autoencoder.perceptual.run", "sampling.low_res", "training.init_from"),
+    *(
+        "model.pretrained",
+        "objective.teacher",
+        "autoencoder.perceptual.run",
+        "sampling.low_res",
+        "training.init_from",
+    ),
     *("sampling.embeddings", "sampling.condition"),
     *("guidance.classifier.run", "guidance.discriminator.run"),
 )

@@ -109,4 +109,6 @@ def test_what_has_no_average_velocities_is_refused():
         average_velocity(lambda x, t: x)
     for options, message in (((1.5,), "interval_share is 1.5"), ((0.5, -1.0), "power is -1")):
         with pytest.raises(ValueError, match=message):
-            mean_flow_loss(jax.random.key(0), SDES["vp"], exact(SDES["vp"]), jnp.ones((2, 2)), *options)
+            mean_flow_loss(
+                jax.random.key(0), SDES["vp"], exact(SDES["vp"]), jnp.ones((2, 2)), *options
+            )
