@@ -191,7 +191,7 @@ CONSISTENCY: Part = {
 }
 MEAN_FLOW: Part = {
     **CONSISTENCY,
-    **dict.fromkeys(("objective.stage_steps", "eval.enable_bpd"), LEFT_OUT),
+    **dict.fromkeys(("objective.stage_steps", "eval.enable_bpd", "model.sigma_data"), LEFT_OUT),
     "training.sde": "flow",
     "objective.name": "mean_flow",
     "noise_density.mean": -0.4,

@@ -47,10 +47,13 @@ class MeanFlowModel(NoiseModel):
         params: Any,
         train: bool = False,
         dropout_key: PRNGKeyArray | None = None,
-        vectors: jax.Array | None = None,
+        observed: jax.Array | None = None,
         **conditions: Any,
     ) -> MeanFlow:
         """The score, by the velocity at r = t, with average velocities; see NoiseModel.score_fn."""
+        vectors = conditions.pop("vectors", None)
+        if observed is not None:
+            raise ValueError("observed is given, but mean flows are of complete data: leave it out")
 
         def network(interval: PerSample) -> Any:
             numbers = interval[:, None]

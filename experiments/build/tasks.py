@@ -126,7 +126,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
                 "leave it out of mode train"
             )
         more()  # refuses runs that cannot guide before training starts
-        return confidence_record(config) | teacher_record(config)
+        return {**confidence_record(config), **teacher_record(config)}
 
     make = JointModel if model.codec else ScoreModel
     return MAKERS.get(config.objective.name, lambda _: make)(config)(

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sde_lib import MeanFlow, ScoreFn, ScorePair
+from sde_lib import MeanFlow, ScorePair
 
 AXES = ("data", "fsdp")
 WHOLE = 0.01  # leaves that make up this share of a device's part of the state are not split
@@ -72,8 +72,11 @@ def gather(mesh: Mesh, tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
-def spread(mesh: Mesh, score_fn: ScoreFn) -> ScoreFn:
-    """Inside jit: splits the batches of score_fn over the devices, if these divide the batch."""
+def spread(mesh: Mesh, score_fn: Any) -> Any:
+    """Inside jit: splits the batches of a score function over the devices that divide the batch.
+
+    Any function of arrays [B, ...] is spread likewise; a pair or a MeanFlow stays what it is.
+    """
     if isinstance(score_fn, MeanFlow):
         return MeanFlow(spread(mesh, score_fn.score), spread(mesh, score_fn.average))
     pair = isinstance(score_fn, ScorePair)

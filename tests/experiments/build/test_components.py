@@ -30,6 +30,8 @@ def vp_config():
 @pytest.mark.parametrize("module", [digits, points])
 def test_every_config_builds(module):
     kinds = {"classifier": "Classifier", "edm_classifier": "Classifier"}
+    kinds |= {"lsgm": "JointModel", "indm": "JointModel"}
+    kinds |= {"consistency": "Consistency", "meanflow": "MeanFlow"}
     for variant in module.VARIANTS:
         if variant != "discriminator":  # which needs samples of another run
             made = tasks.task(module.get_config(variant))
