@@ -1,6 +1,7 @@
-"""What the site makes while it is built: the table of contents, formulas, and the config's page."""
+"""What the site makes while it is built: contents, formulas, the config's page and tutorials."""
 
 import html
+import json
 import re
 import sys
 from fnmatch import fnmatch
@@ -25,6 +26,9 @@ FORMULA = re.compile(
 def on_files(files: Files, config: Any) -> Files:
     """Adds the config's page, and fills in the lines of `nav` that have a *."""
     files.append(File.generated(config, "config.md", content=config_page()))
+    for notebook in sorted(Path(config.docs_dir, "tutorials").glob("*.ipynb")):
+        page = notebook_page(notebook)
+        files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=page))
     pages = sorted(file.src_uri for file in files.documentation_pages())
     named = set(re.findall(r"[\w/]+\.md", str(config.nav)))
     config.nav = _filled(config.nav, [page for page in pages if page not in named])
@@ -57,6 +61,18 @@ def on_page_content(page_html: str, **_: Any) -> str:
         return convert(html.unescape(found[2]), display=display)
 
     return FORMULA.sub(mathml, page_html)
+
+
+def notebook_page(path: Path) -> str:
+    """The page of a notebook: its text and its code."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+    parts.insert(
+        1, f"Download the [notebook]({path.name}), and run it in a clone of the repository."
+    )
+    return "\n\n".join(parts)
 
 
 def config_page() -> str:
