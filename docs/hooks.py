@@ -57,8 +57,10 @@ def on_page_content(page_html: str, **_: Any) -> str:
     """Formulas as MathML, which browsers draw without a script; a wrong one ends the build."""
 
     def mathml(found: re.Match[str]) -> str:
-        display = "block" if found[1] == "div" else "inline"
-        return convert(html.unescape(found[2]), display=display)
+        if found[1] == "span":
+            return convert(html.unescape(found[2]))
+        block = convert(html.unescape(found[2]), display="block")
+        return f'<div class="formula">{block}</div>'  # scrolls on a narrow screen
 
     return FORMULA.sub(mathml, page_html)
 
