@@ -18,7 +18,7 @@
 | indm         | INDM, 4 coupling layers before VP          | 7 minutes     | 1.91 +- 0.015 |
 | enlarge      | vp, conditional on means of 2 x 2 pixels   | 4 minutes     | 1.22 +- 0.014 |
 | complete     | vp, conditional on the left half           | 4 minutes     | 1.10 +- 0.011 |
-| captions     | vp, captions with confidences              | 5 minutes     | not measured  |
+| captions     | vp, captions with confidences              | not measured  | not measured  |
 
 The network of vp sees log(sigma / alpha) / 4, EDM's label, which is smooth in time. It trains to
 better bits/dim than that of vp_score_sde, which sees 999 t. Its likelihood takes 49 network

@@ -7,6 +7,8 @@
 Without a run, classes of points in the plane are guided by their exact scores, and compared with
 the class and with the tilted density (points.py). With a run, each scale is measured for each
 schedule and solver, over several sets of samples from the same noise in all settings (trained.py).
+config.study.guidance.negatives adds a grid of images that are guided away from each of these
+classes or prompts. config.eval.embeddings adds the agreement of samples with their captions.
 A study of a run that was stopped continues.
 """
 
