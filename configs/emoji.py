@@ -158,7 +158,7 @@ EDM2: Part = {
     "model.ch_mult": (1, 2),
     "model.num_res_blocks": 1,
     "model.attn_resolutions": (),
-    "optim.lr": 1e-2,
+    "optim.lr": 0.017,
     "optim.decay_start": 400,
 }
 TEXT: Part = {

@@ -5,6 +5,7 @@ make updates small or computations in half precision overflow (Karras et al. 202
 Section 2 and Figure 3). EDM2 keeps them near 1.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -31,19 +32,11 @@ def block_magnitudes(
     def is_block(module: nn.Module, method: str) -> bool:
         return method == "__call__" and len(module.path) == 1 and "Block" in type(module).__name__
 
-    _, state = network.apply(
-        {"params": params},
-        *inputs,
-        **options,
-        capture_intermediates=is_block,
-        mutable=["intermediates"],
-    )
-    outputs = {
-        name: found["__call__"][0]
-        for name, found in state.get("intermediates", {}).items()
-        if isinstance(found["__call__"][0], jax.Array)
-    }
-    return {name: _rms(output) for name, output in outputs.items()}
+    apply: Any = partial(network.apply, {"params": params})
+    capture = {"capture_intermediates": is_block, "mutable": ["intermediates"]}
+    _, state = apply(*inputs, **options, **capture)
+    found = {name: calls["__call__"][0] for name, calls in state.get("intermediates", {}).items()}
+    return {name: _rms(out) for name, out in found.items() if isinstance(out, jax.Array)}
 
 
 def _rms(x: Array) -> Float[Array, " batch"]:

@@ -138,7 +138,13 @@ SMALL = {
     "eval": {"batch_size": 50, "rtol": 0.1, "atol": 0.1, "num_samples": 20, "bound_steps": 20},
     "exposure_bias": {"solvers": ("euler",), "nfe": (5,), "n_samples": 8},
     "ablate": {"solvers": ("euler",), "nfe": (5,), "weights": (1.0,), "scales": (1.01,)},
-    "model": {"nf": 8, "num_res_blocks": 1, "attn_resolutions": (), "blocks_per_group": 1},
+    "model": {
+        "nf": 8,
+        "num_res_blocks": 1,
+        "attn_resolutions": (),
+        "blocks_per_group": 1,
+        "norm_groups": 4,
+    },
     "optim": {"warmup": 0},
 }
 STUDIES = {  # options of studies, which are the defaults too: none of them counts as set
