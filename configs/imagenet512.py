@@ -15,8 +15,9 @@
 | edm2_xxl    |  1.91, 0.070 |                   1.81, 0.015, 1.2 |   458,752 | 1,523,165,925 |
 
 FID is reported by Karras et al. 2024 (Table 2): the least of three, with 63 evaluations of each
-network. The length is that of the average of the weights, as a share of the training. Guidance is
-by an unconditional network of size XS, and a step sees 2048 images.
+network. The length is that of the average of the weights, as a share of the training
+(config.eval.ema_length). Guidance is by an unconditional network of size XS, and a step sees 2048
+images.
 
 autoencoder is Stable Diffusion's: sd-vae-ft-mse is the folder of stabilityai/sd-vae-ft-mse. EDM2
 gives it images in [0, 1].

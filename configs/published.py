@@ -268,6 +268,7 @@ EDM2_METHOD: Part = {
 EDM2: Part = {  # of ImageNet
     **EDM2_METHOD,
     "training.batch_size": 2048,
+    "training.ema_freq": 4096,  # 8 x 2^20 images
     "data.dataset": "folder",
     "data.random_flip": False,
     "data.num_classes": 1000,
@@ -276,6 +277,7 @@ EDM2: Part = {  # of ImageNet
     "model.attn_resolutions": (16, 8),
     "model.num_head_channels": 64,
     "model.class_conditional": True,
+    "model.ema_profile": "power",
     "optim.warmup": 4883,  # 10 million images
 }
 EDM2_SIZES: dict[str, Part] = {

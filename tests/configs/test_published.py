@@ -304,7 +304,9 @@ def test_edm2_s_fields_and_network(module, variant, mebi_images, values):
         section, name = field.split(".")
         assert config[section][name] == float(value)
     assert config.training.n_iters * 2048 == int(mebi_images) * 2**20
-    assert config.training.batch_size == 2048
+    training = components.training(config)
+    assert (training.batch_size, training.ema_period * 2048) == (2048, 2**23)
+    assert training.average.lengths == (0.05, 0.1)
     assert config.optim.warmup == pytest.approx(10e6 / 2048, abs=1)
     adam = components.adam(config)
     assert (adam.beta1, adam.beta2, adam.eps, adam.weight_decay) == (0.9, 0.99, 1e-8, 0)
