@@ -16,6 +16,8 @@
 | vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |
 | lsgm         | LSGM, latents of 4 x 4 x 4                 | 8 minutes     | 1.90 +- 0.017 |
 | indm         | INDM, 4 coupling layers before VP          | 7 minutes     | 1.91 +- 0.015 |
+| consistency  | consistency model, from edm if asked       | 8 minutes     | has no score  |
+| meanflow     | mean flow                                  | not measured  | not measured  |
 | enlarge      | vp, conditional on means of 2 x 2 pixels   | 4 minutes     | 1.22 +- 0.014 |
 | complete     | vp, conditional on the left half           | 4 minutes     | 1.10 +- 0.011 |
 | captions     | vp, captions with confidences              | not measured  | not measured  |
@@ -65,6 +67,8 @@ was not used in training either: the least noise is a seventh of a step between 
 
 The figures of lsgm and indm are those of 1,234 and 1,542 steps, in 300 seconds of processor time.
 In the same time vp has 1.874 and vdm 1.822 (docs/studies/variational.md).
+
+consistency and meanflow sample in one to four steps: docs/howto/few_steps.md has the distances.
 
 long was measured at 5,153 of its 25,000 steps, after ten minutes: 1.85 +- 0.014.
 
@@ -182,16 +186,18 @@ INDM: Part = {
 CONSISTENCY: Part = {
     "weighting.name": LEFT_OUT,  # the objective has its own
     "objective.name": "consistency",
-    "objective.stage_steps": 200,
+    "objective.stage_steps": 150,
+    "objective.last_stage": 6,
     "noise_density.mean": -0.8,
     "noise_density.std": 1.6,
+    "training.n_iters": 1400,
+    "optim.lr": 1e-3,
     "sampling.method": "consistency",
-    "sampling.n_steps": 2,
+    "sampling.n_steps": 1,
     "eval.enable_bpd": False,  # it has no score
 }
 MEAN_FLOW: Part = {
-    **CONSISTENCY,
-    **dict.fromkeys(("objective.stage_steps", "eval.enable_bpd", "model.sigma_data"), LEFT_OUT),
+    **dict.fromkeys(("weighting.name", "model.sigma_data"), LEFT_OUT),
     "training.sde": "flow",
     "objective.name": "mean_flow",
     "noise_density.mean": -0.4,
@@ -199,6 +205,7 @@ MEAN_FLOW: Part = {
     "model.parametrization": "velocity",
     "model.label_scale": 0.004,  # labels up to 4, in which the network is smooth
     "sampling.method": "mean_flow",
+    "sampling.n_steps": 1,
 }
 VLB: Part = {
     "training.continuous": False,

@@ -171,6 +171,19 @@ def test_a_trained_run_is_where_tuning_begins(runs, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), theirs, own)
 
 
+def test_a_mean_flow_may_begin_with_a_flow(tmp_path, caplog):
+    flow = config("mixture", training__sde="flow", model__parametrization="velocity")
+    train.run(Request(flow, tmp_path / "flow"))
+    made = config("meanflow", training__init_from=str(tmp_path / "flow"), training__n_iters=1)
+    made.optim.lr = 1e-12
+    with caplog.at_level("INFO"):
+        train.run(Request(made, tmp_path / "tuned"))
+    assert "made anew: vector_embedding" in caplog.text
+    theirs, own = (pipelines.load(tmp_path / name).params for name in ("flow", "tuned"))
+    kept = {name: own[name] for name in theirs}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), dict(theirs), kept)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
