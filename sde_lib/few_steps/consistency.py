@@ -30,7 +30,7 @@ LAST_BY_DEFAULT = 8
 
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
-    """The lower noise level r of a pair, by the training step (Geng et al. 2024, Eq. 19).
+    """The lower noise level r of a pair, by the training step (Geng et al. 2024, Section 3).
 
     In stage a, 1 - r / l is (1 + k sigmoid(-b l)) / 2^a with k = 8 and b = 1, but at most 1.
 
@@ -81,7 +81,7 @@ def consistency_loss(
     """The loss of consistency training or, with a teacher, of consistency distillation.
 
     It is (sqrt(d^2 + c^2) - c) / (l - r) with d the distance of the two estimates and
-    c = huber sqrt(dimensions) (Song & Dhariwal 2023, arXiv 2310.14189, Sections 3.3 and 3.5).
+    c = huber sqrt(dimensions) (Song & Dhariwal 2023, arXiv 2310.14189, Sections 3.1 and 3.3).
     There is no average of weights in the target, whose gradient is stopped (Section 3.2).
 
     Args:

@@ -62,7 +62,7 @@ def mean_flow_loss(
     """The loss of a mean flow: the mean square of u - (v - (t - r) d/dt u), weighted.
 
     The part in brackets has no gradient. The weight is 1 / (error + 0.001)^power, without gradient
-    (Geng et al. 2025, Eq. 22).
+    (Geng et al. 2025, Section 4.3).
 
     Args:
         key: randomness of the noise and the two times; sample i's depends on key and i alone
@@ -107,7 +107,7 @@ def average_and_target(
     r: PerSample,
     t: PerSample,
 ) -> tuple[Batch, Batch]:
-    """u(x, r, t), and its target v - (t - r) d/dt u, which has no gradient (Eq. 9 to 11)."""
+    """u(x, r, t), and its target v - (t - r) d/dt u, which has no gradient (Eq. 9 and 10)."""
     own, rate = jax.jvp(lambda x, t: average(x, r, t), (x, t), (v, jnp.ones_like(t)))
     length = (t - r).reshape(-1, *(1,) * (x.ndim - 1))
     return own, jax.lax.stop_gradient(v - length * rate)
