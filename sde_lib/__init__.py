@@ -1,6 +1,6 @@
 """Score-based generative modelling: forward SDEs, training objectives, likelihoods and bounds."""
 
-from sde_lib import analytic_variance, missing, noise_density, variational, weighting
+from sde_lib import analytic_variance, missing, noise_density, transport, variational, weighting
 from sde_lib.analytic_variance import AnalyticVariance
 from sde_lib.chains import chain
 from sde_lib.change import change_sde
@@ -73,6 +73,7 @@ __all__ = [
     "perturb",
     "sliced_score_matching",
     "solve_ode",
+    "transport",
     "variational",
     "variational_bound",
     "variational_loss",

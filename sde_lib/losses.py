@@ -17,6 +17,8 @@ from sde_lib.checks import check_positive
 from sde_lib.missing import check_mask, count_observed, observed_score
 from sde_lib.noise_density import Quantile
 from sde_lib.sde import SDE, ScoreFn
+from sde_lib.transport.couplings import Coupling
+from sde_lib.transport.paths import noise_at
 from sde_lib.weighting import Weighting
 
 BATCH_KEY = 2**32 - 1  # folded in instead of a sample's index: for draws that a batch shares
@@ -56,6 +58,9 @@ def perturb(
     importance_sampling: bool = False,
     weighting: Weighting | None = None,
     soft_truncation: float | None = None,
+    coupling: Coupling | None = None,
+    source: Batch | None = None,
+    bridge: bool = False,
 ) -> Noisy:
     """Adds noise of a random level to data, and weights the squared error of the predicted noise.
 
@@ -80,11 +85,17 @@ def perturb(
             g^2 / sigma^2, uniformly in log-SNR: same expectation, a lower variance.
         weighting: w as a function of the log-SNR (sde_lib.weighting), instead of the two above.
         soft_truncation: exponent k of the density of a random smallest time (smallest_time).
+        coupling: pairs data with noise, or the source, within groups of x0, on which sample i's
+            noise then depends (sde_lib.transport); None: independently.
+        source: the states at t_max, of the shape of x0, in place of those of normal noise.
+        bridge: x_t is a draw of the SDE between its ends (sde_lib.transport.bridges), and not the
+            point alpha x_0 + sigma z_1 between them. Without source and coupling it is the same.
 
     Raises:
         ValueError: importance_sampling without likelihood_weighting; two densities of t, or two
             weightings; n_levels for an SDE without discrete levels; a negative input_perturbation
-            or soft_truncation; soft_truncation with n_levels, or with train_t_min = 0.
+            or soft_truncation; soft_truncation with n_levels, or with train_t_min = 0; a coupling
+            or a source under an SDE whose state is more than the data; a source of another shape.
     """
     densities = noise_density, importance_sampling, n_levels, soft_truncation
     _check_options(likelihood_weighting, weighting, *densities)
@@ -98,6 +109,8 @@ def perturb(
         u = 1 - (1 - u) * share
     t = time_at(u, sde, noise_density, n_levels)
     z = noise = normal(fold_in(keys, 1), sde.state_shape(x0.shape))
+    if coupling is not None or source is not None:
+        z = noise = noise_at(keys, sde, x0, t, z, coupling, source, bridge)
     if input_perturbation:
         noise = z + input_perturbation * normal(fold_in(keys, 2), z.shape)
     weight = share * _weight(sde, t, likelihood_weighting, importance_sampling, weighting)

@@ -111,3 +111,55 @@ def langevin_score_fn(sde, gaussian):
         return jnp.concatenate([jnp.zeros_like(of_v), of_v], axis=-1)
 
     return score
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianBridge:
+    """Bridges of an SDE between x_0 ~ N(m_0, v_0 I) and x_1 ~ N(m_1, v_1 I) with a covariance c.
+
+    By default c is that of the Schroedinger bridge: the plan of entropy e has
+    c = (sqrt(4 v_0 v_1 + e^2) - e) / 2 (Bunne et al. 2023, arXiv 2202.05722, Table 1).
+    """
+
+    sde: sde_lib.SDE
+    ends: tuple[Gaussian, Gaussian]
+    covariance: float | None = None
+
+    @property
+    def c(self):
+        if self.covariance is not None:
+            return self.covariance
+        e, (a, b) = sde_lib.transport.entropy(self.sde), self.ends
+        return 0.5 * (np.sqrt(4 * a.std**2 * b.std**2 + e**2) - e)
+
+    def weights(self, t):
+        """(p, q, v): given its ends x_t is N(p x_0 + q x_1, v), by conditioning the SDE on x_1."""
+        end = jnp.asarray(self.sde.t_max)
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        a = self.sde.alpha(end) / alpha
+        q = sigma**2 * a / self.sde.sigma(end) ** 2
+        return alpha - q * a * alpha, q, sigma**2 * (1 - a * q)
+
+    def moments(self, t):
+        """Mean and variance of x_t."""
+        (p, q, v), (m0, m1) = self.weights(t), self.ends
+        variance = (p * m0.std) ** 2 + (q * m1.std) ** 2 + 2 * p * q * self.c + v
+        return p * m0.mean + q * m1.mean, variance
+
+    def denoised(self, end, x, t):
+        """E[x_0 | x_t] for end = 0, E[x_1 | x_t] for end = 1."""
+        p, q, _ = self.weights(t)
+        mean, variance = self.moments(t)
+        own = self.ends[end]
+        both = (p, q) if end == 0 else (q, p)
+        gain = (both[0] * own.std**2 + both[1] * self.c) / variance
+        return own.mean + expand(gain, x) * (x - expand(mean, x))
+
+    def score_fn(self):
+        """-E[z | x_t] / sigma: what samplers of the reverse SDE are given."""
+
+        def score(x, t):
+            alpha, sigma = (expand(c, x) for c in (self.sde.alpha(t), self.sde.sigma(t)))
+            return (alpha * self.denoised(0, x, t) - x) / sigma**2
+
+        return score
