@@ -15,6 +15,7 @@ from samplers.euler import DDIM, DDPM, Euler, EulerAncestral, FreshNoise
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.few_steps.consistency import Consistency
 from samplers.few_steps.mean_flow import MeanFlow
+from samplers.free_diffusion import FreeDiffusion
 from samplers.lms import LMS, LMSAncestral
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -49,6 +50,7 @@ __all__ = [
     "Euler",
     "EulerAncestral",
     "EulerMaruyama",
+    "FreeDiffusion",
     "FreshNoise",
     "Heun",
     "LMSAncestral",

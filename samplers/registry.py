@@ -15,6 +15,7 @@ from samplers.euler import DDIM, DDPM, Euler, EulerAncestral, FreshNoise
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.few_steps.consistency import Consistency
 from samplers.few_steps.mean_flow import MeanFlow
+from samplers.free_diffusion import FreeDiffusion
 from samplers.lms import LMS, LMSAncestral
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -58,6 +59,7 @@ SAMPLERS: dict[str, Any] = {
     "euler": Euler,
     "euler_ancestral": EulerAncestral,
     "euler_maruyama": EulerMaruyama,
+    "free_diffusion": FreeDiffusion,
     "fresh_noise": FreshNoise,
     "heun": Heun,
     "lms": LMS,

@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_forms import Gaussian
+
+import samplers
+import sde_lib
+from samplers.noise_share import check_eta, eta
+
+FLOW = ("ddim", "dpm_2", "dpm_adaptive", "dpm_fast", "dpm_solver", "dpmpp_2m", "dpmpp_2s", "edm")
+FLOW += ("euler", "heun", "lms", "probability_flow", "unipc")
+OTHERS = ("annealed_langevin", "fresh_noise", "symmetric_splitting", "predictor_corrector")
+OTHERS += ("free_diffusion", "consistency", "mean_flow")
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_sampler_has_the_eta_of_its_equation(name):
+    expected = 0.0 if name in FLOW else None if name in OTHERS else 1.0
+    assert eta(samplers.create(name)) == expected
+
+
+def test_options_change_eta():
+    flow = samplers.PredictorCorrector(9, "euler_maruyama", "none", probability_flow=True)
+    assert eta(flow) == 0
+    assert eta(samplers.PredictorCorrector(9, "euler_maruyama", "none")) == 1
+    assert eta(samplers.EDM(s_churn=5.0)) is None
+    assert eta(samplers.create("dpmpp_2m_sde", eta=0.3)) == 0.3
+
+
+@pytest.mark.parametrize("name", ["heun", "ddim", "euler_ancestral"])
+def test_eta_0_is_without_noise(name):
+    sde, key = sde_lib.VP(), jax.random.key
+    start = samplers.Start(jnp.ones((2, 1)), 0.5)
+    sampler, score_fn = samplers.create(name, n_steps=3), Gaussian().score_fn(sde)
+    one, other = (sampler(key(i), sde, score_fn, (2, 1), start=start).x for i in (0, 1))
+    assert np.array_equal(one, other) == (eta(sampler) == 0)
+
+
+def test_a_sampler_of_another_eta_is_refused():
+    check_eta(samplers.EDM(), 0.0, "a model")
+    check_eta(samplers.EDM(s_churn=9.0), None, "a model")
+    with pytest.raises(ValueError, match=r"EDM does not sample by the probability flow"):
+        check_eta(samplers.EDM(s_churn=9.0), 0.0, "a model")
+    with pytest.raises(ValueError, match=r"does not sample by the reverse SDE .* a bridge: set"):
+        check_eta(samplers.EDM(), 1.0, "a bridge")
