@@ -40,7 +40,8 @@ def _training(config: Config) -> None:
     """Training: the SDE, sizes, periods and limits."""
     training = config.training = Section()
     training.sde = "vpsde"  # or "vesde", "subvpsde", "edm", "cosine", "sigmoid", "linear", "flow",
-    # "log_linear", "geometric_vp", "cld", "chain"; config.model has their numbers, as in score_sde
+    # "log_linear", "geometric_vp", "brownian", "cld", "chain"; config.model has their numbers, as
+    # in score_sde
     training.continuous = True  # False: at config.model.num_scales noise levels
     training.init_from = ""  # fine-tuning: the folder of a run, or a published file, whose averaged
     # weights a new run begins with
@@ -77,6 +78,8 @@ def _objective(config: Config) -> None:
     objective.input_perturbation = default(float)  # extra noise of the network's input, say 0.1
     objective.log_variance = default(int)  # of the loss, learned in "denoising": Fourier features
     # of the noise level that it sees (EDM2: 128)
+    objective.bridge = default(bool)  # of "denoising": noisy states are those of the SDE between
+    # samples of the data and of the source, or of coupled noise
     objective.n_projections = default(int)  # for each sample, in "sliced" and "sliced_vr"
     objective.vlb_weight = default(float)  # of the bound, in "hybrid"
     objective.loss_history = default(int)  # losses kept of each level, by which t is drawn
@@ -98,6 +101,24 @@ def _noise_density(config: Config) -> None:
     density.std_above = default(float)  # above the mean, in "split_log_normal"
 
 
+def _coupling(config: Config) -> None:
+    """The coupling of data and noise in training."""
+    coupling = config.coupling = Section()
+    coupling.name = ""  # independent; "assignment", of least distance; or "sinkhorn", entropic
+    coupling.group = default(int)  # samples that are coupled with each other: 64
+    coupling.entropy = default(float)  # of "sinkhorn", in units of |x - z|^2: 0.05 of its half mean
+
+
+def _source(config: Config) -> None:
+    """Samples from which paths start, in place of normal noise."""
+    source = config.source = Section()
+    source.name = ""  # noise; "samples", of a data set of their own; "pairs", a row beside each
+    # sample, the array "source" of config.data.conditions; "image", that of image_condition;
+    # "reflow", samples of another model in place of the data, each with its noise
+    source.dataset = default(str)  # of "samples": as data.dataset
+    source.path = default(str)  # of "samples" as data.path; of "reflow" a file of --mode=generate
+
+
 def _weighting(config: Config) -> None:
     """The weighting of the loss over noise levels."""
     weighting = config.weighting = Section()
@@ -115,6 +136,7 @@ def _sampling(config: Config) -> None:
     sampling.batch_size = 64  # samples at a time; 0: as many as fit the memory
     sampling.single = False  # mode sample also writes a PNG file for each sample,
     sampling.arrays = False  # and an .npz file of all
+    sampling.pairs = False  # mode generate also keeps the noise of each sample, for "reflow"
     sampling.label = -1  # the class to draw or to guide to; -1: all in turn
     sampling.labels = ()  # several classes, in turn
     sampling.prompt = ""  # of a model with text, one a line; "": captions of the test set
@@ -144,6 +166,7 @@ def _sampling(config: Config) -> None:
     sampling.sigma_max = default(float)  # first noise level sigma / alpha
     sampling.sigma_min = default(float)  # last noise level
     sampling.eta = default(float)  # share of the noise that a step adds: 0 for none
+    sampling.diffusion = default(str)  # of "free_diffusion": "constant", "sigma", "sine", "bump"
     sampling.order = default(int)
     sampling.variant = default(str)  # of "unipc": "bh1" or "bh2"
     sampling.clip = default(float)  # of "ddim": the largest absolute value of the estimate of x_0
@@ -440,6 +463,7 @@ def _model(config: Config) -> None:
     model.gamma_max = default(float)  # and at t = 1: 5
     model.variance_min = default(float)  # sigma^2 at t = 0 of the SDE "geometric_vp": 3e-5,
     model.variance_max = default(float)  # and at t = 1: 0.999
+    model.brownian_scale = default(float)  # of the SDE "brownian": standard deviation at t = 1
     model.cld_beta = default(float)  # of the SDE "cld": 4,
     model.cld_mass = default(float)  # 0.25,
     model.cld_gamma = default(float)  # and the variance of velocities at t = 0, in masses: 0.04
@@ -533,6 +557,8 @@ SECTIONS = (
     _training,
     _objective,
     _noise_density,
+    _coupling,
+    _source,
     _weighting,
     _sampling,
     _guidance,

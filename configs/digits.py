@@ -13,12 +13,15 @@
 | edm2         | EDM2                                       | 10 minutes    | not measured  |
 | vdm          | VDM, learned schedule                      | 5 minutes     | 1.83 +- 0.014 |
 | vdm_fixed    | VDM, log-SNR linear in t                   | 5 minutes     | not measured  |
+| flow         | flow matching                              | 5 minutes     | not measured  |
+| coupled      | flow, with the nearest noise of a batch    | 5 minutes     | not measured  |
 | vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |
 | lsgm         | LSGM, latents of 4 x 4 x 4                 | 8 minutes     | 1.90 +- 0.017 |
 | indm         | INDM, 4 coupling layers before VP          | 7 minutes     | 1.91 +- 0.015 |
 | consistency  | consistency model, from edm if asked       | 8 minutes     | has no score  |
 | meanflow     | mean flow                                  | not measured  | not measured  |
 | enlarge      | vp, conditional on means of 2 x 2 pixels   | 4 minutes     | 1.22 +- 0.014 |
+| enlarge_bridge | enlarge by bridges from the means        | 4 minutes     | none          |
 | complete     | vp, conditional on the left half           | 4 minutes     | 1.10 +- 0.011 |
 | captions     | vp, captions with confidences              | not measured  | not measured  |
 
@@ -207,6 +210,25 @@ MEAN_FLOW: Part = {
     "sampling.method": "mean_flow",
     "sampling.n_steps": 1,
 }
+FLOW: Part = {
+    "training.sde": "flow",
+    "weighting.name": "velocity",
+    "model.parametrization": "velocity",
+    "sampling.method": "dpmpp_2m",
+    "sampling.n_steps": 20,
+    "sampling.grid": "ddim",
+}
+BRIDGE: Part = {
+    "training.sde": "brownian",
+    "objective.bridge": True,
+    "noise_density.name": "uniform",
+    "sampling.method": "dpmpp_2m_sde",
+    "sampling.n_steps": 40,
+    "sampling.grid": "log_snr",
+    "training.n_iters": 1400,
+    "eval.enable_bpd": False,
+}
+COUPLED: Part = {"coupling.name": "assignment", "coupling.group": 64}
 VLB: Part = {
     "training.continuous": False,
     "objective.name": "hybrid",
@@ -243,10 +265,17 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "meanflow": (EDM, MEAN_FLOW),
     "vdm": (VDM,),
     "vdm_fixed": (VDM, {"model.learned_schedule": False}),
+    "flow": (FLOW,),
+    "coupled": (FLOW, COUPLED),
     "vlb": (VLB,),
     "lsgm": (LSGM,),
     "indm": (INDM,),
     "enlarge": (*VP, SEEING, {"image_condition.name": "low_res"}),
+    "enlarge_bridge": (
+        EDM,
+        BRIDGE,
+        {"image_condition.name": "low_res", "source.name": "image"},
+    ),
     "complete": (
         *VP,
         SEEING,

@@ -11,24 +11,58 @@ ones (tests/experiments/tasks/test_joint.py). A larger flow than this one learns
 consistency and meanflow are of the mixture as well, and draw it in one step. The sliced Wasserstein
 distance of 8,000 samples to the data is 0.12 and 0.15 after 5,000 steps with model.nf = 64; that of
 data to data is 0.03. A score model trained likewise has 0.48 at four steps of dpmpp_2m.
+
+flow and coupled are of the mixture by flow matching, with independent noise and with the noise of
+the least distance in each group of 64. from_moons is the coupled flow from the moons to the
+mixture, and bridge the Schroedinger bridge between the same two (docs/howto/couplings.md).
 """
 
 from configs import default
 
-VARIANTS = (
-    *("swiss_roll", "moons", "checkerboard", "mixture"),
-    *("lsgm", "indm", "consistency", "meanflow"),
-)
+DATA_SETS = ("swiss_roll", "moons", "checkerboard", "mixture")
 LATENT = ("lsgm", "indm")
+FLOW: default.Part = {
+    "training.sde": "flow",
+    "model.parametrization": "velocity",
+    "weighting.name": "velocity",
+    "sampling.method": "dpmpp_2m",
+    "sampling.n_steps": 20,
+    "sampling.grid": "ddim",
+}
+COUPLED: default.Part = {"coupling.name": "assignment", "coupling.group": 64}
+FROM_MOONS: default.Part = {
+    "source.name": "samples",
+    "source.dataset": "moons",
+    "eval.enable_bpd": False,
+}
+BRIDGE: default.Part = {
+    "training.sde": "brownian",
+    "objective.bridge": True,
+    "coupling.name": "sinkhorn",
+    "coupling.group": 128,
+    "model.parametrization": "edm",
+    "model.sigma_data": 1.4,
+    "weighting.name": "edm",
+    "sampling.method": "dpmpp_2m_sde",
+    "sampling.grid": "log_snr",
+    "sampling.n_steps": 40,
+}
+FLOWS = {
+    "flow": (FLOW,),
+    "coupled": (FLOW, COUPLED),
+    "from_moons": (FLOW, COUPLED, FROM_MOONS),
+    "bridge": (BRIDGE, FROM_MOONS),
+}
 FEW_STEPS = {"consistency": "edm", "meanflow": "flow"}
 """SDEs of the variants that sample in few steps."""
+VARIANTS = (*DATA_SETS, *LATENT, *FLOWS, *FEW_STEPS)
 
 
 def get_config(variant: str = "swiss_roll") -> default.Config:
-    """The config of a variant, which names its data set, or the kind of its latents."""
+    """The config of a variant, which names its data set, its latents or its flow."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
-    config.data.dataset = "mixture" if variant in (*LATENT, *FEW_STEPS) else variant
+    config.data.dataset = variant if variant in DATA_SETS else "mixture"
     if variant in LATENT:
         config.latent.name = variant
         config.objective.name = "cross_entropy"
@@ -76,4 +110,6 @@ def get_config(variant: str = "swiss_roll") -> default.Config:
         config.eval.enable_bpd = False
     if variant == "meanflow":
         config.model.parametrization = "velocity"
+    for part in FLOWS.get(variant, ()):
+        config.update_from_flattened_dict(part)
     return config

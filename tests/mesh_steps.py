@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from flax import serialization
 
+import sde_lib
 from configs import digits
 from experiments.build import components, data, tasks
 from experiments.pipeline.draw import draw_all
 from experiments.runs import devices, hosts
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import compiled, make_batches, make_program
+from sde_lib.transport import Assignment
 
 N_STEPS = 15
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
@@ -81,6 +83,14 @@ def samples(config, params, batch_size=8):
     return draw_all(model.replace(params=params), 10)[0]
 
 
+def coupled(mesh):
+    """Noise of 32 samples that is assigned in groups of 16, whatever part of them a device has."""
+    x = np.random.RandomState(0).randn(32, 3).astype(np.float32)
+    place, sde = devices.batch_sharding(mesh), sde_lib.LinearFlow()
+    pair = jax.jit(lambda x: sde_lib.perturb(jax.random.key(0), sde, x, coupling=Assignment(16)).z)
+    return devices.fetch(pair(devices.put(place, x, np.arange(32))))
+
+
 def main(folder, *arguments):
     meshes = [text for text in arguments if re.fullmatch(r"\d+x\d+", text)]
     if len(arguments) > len(meshes):
@@ -90,6 +100,7 @@ def main(folder, *arguments):
         config = make_config(*map(int, text.split("x")))
         result, _ = steps(config)
         result["samples"] = samples(config, params)
+        result["coupled"] = coupled(components.mesh(config))
         if hosts.is_first():
             np.savez(Path(folder) / f"{jax.process_count()}_{text}.npz", **result)
 

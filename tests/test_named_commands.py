@@ -164,6 +164,8 @@ def shrunk(config):
     for section, values in SMALL.items():
         known = [n for n in values if n in config[section] and f"{section}.{n}" not in foreign]
         config[section].update({name: values[name] for name in known})
+    if config.coupling.name:
+        config.coupling.group = 4
     if config.latent.name:
         config.latent.nf = 8
     if config.data.dataset != "digits":

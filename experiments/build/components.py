@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 import models
 import samplers
 import sde_lib
+from experiments.build import couplings
 from experiments.build.fields import choices, sections
 from experiments.build.missing import missing
 from experiments.data import augment
@@ -201,7 +202,9 @@ def loss_of(
         "sliced": sde_lib.sliced_score_matching,
         "sliced_vr": partial(sde_lib.sliced_score_matching, variance_reduction=True),
     }
-    options.pop("log_variance", None)
+    for option in ("log_variance", "coupling", "bridge"):
+        options.pop(option, None)
+    options |= couplings.losses(config, sde) if name == "denoising" else {}
     if name == "cross_entropy":
         _check_continuous(config)
     else:

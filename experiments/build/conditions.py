@@ -4,14 +4,18 @@ A maker gives a condition, or None if the config has none of its kind. A new con
 with a class like those of experiments/pipeline/conditions and a maker, and a line here.
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from experiments.build import components
+from experiments.build import components, couplings
 from experiments.build.components import labels
 from experiments.build.fields import choices, sections
 from experiments.data.captions import FILE, ByteReader, EmbeddingReader
 from experiments.data.conditions import files
+from experiments.data.dataset import Dataset, DataSpec
+from experiments.data.load import load
 from experiments.pipeline.conditions import (
     Attributes,
     ClassLabel,
@@ -19,6 +23,7 @@ from experiments.pipeline.conditions import (
     Conditions,
     Confidence,
     Image,
+    Source,
     Text,
     Vector,
 )
@@ -147,6 +152,67 @@ def image(config: Config) -> Image | None:
     return Image(seen, own, operator, source, scaling.centered, config.seed)
 
 
+def source(config: Config) -> Source | None:
+    """The source, of a model with config.source.name."""
+    name, options = choices.SOURCE.read(config)
+    if not name:
+        return None
+    couplings.check(config, couplings.SOURCED, "source.name")
+    if config.objective.name != "denoising":
+        raise ValueError(
+            f"config.source.name is {name!r}, but config.objective.name {config.objective.name!r} "
+            "has normal noise: set it to 'denoising'"
+        )
+    about = components.data_shape(config), components.scaling(config)
+    if name == "image":
+        _check_image_source(config, about[0])
+    if name != "samples":
+        return Source(*about, name)
+    if "dataset" not in options:
+        raise ValueError(
+            "config.source.name is 'samples', but config.source.dataset is not set: give the data "
+            "set that they are from, as config.data.dataset does"
+        )
+    beside: dict[str, Any] = {"condition_columns": (), "attribute_columns": (), "n_classes": 0}
+    beside |= {"label_column": "", "caption_column": "", "conditions": "", "captions": False}
+    spec = dataclasses.replace(
+        components.data_spec(config),
+        name=options["dataset"],
+        path=options.get("path", ""),
+        **beside,
+    )
+    most = config.data.resident_bytes
+    return Source(*about, name, cache(lambda: _source_data(spec, about[1].levels, most)))
+
+
+def _check_image_source(config: Config, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for condition images from which samples cannot start."""
+    kind = config.image_condition.name
+    if kind in ("", "masked") or operators.image_channels(config) != shape[-1]:
+        raise ValueError(
+            f"config.source.name is 'image', and config.image_condition.name {kind!r}: take "
+            f"'low_res', or 'data' with images of {shape[-1]} channels, as samples start from them"
+        )
+
+
+def _source_data(spec: DataSpec, levels: int | None, most: int) -> Dataset:
+    """The data set of a source. Raises ValueError for other values, or more than `most` bytes."""
+    dataset = load(spec)
+    n_bytes = getattr(dataset.train, "nbytes", None)
+    if n_bytes is None or n_bytes > most:
+        raise ValueError(
+            f"config.source.dataset = {spec.name!r} has {n_bytes or 'an unknown number of'} bytes, "
+            f"and config.data.resident_bytes = {most} are the most, as every device holds it: give "
+            "fewer samples in memory, or pairs beside the data"
+        )
+    if dataset.levels != levels:
+        raise ValueError(
+            f"config.source.dataset = {spec.name!r} has values of {dataset.levels or 'no'} grey "
+            f"levels, the data of {levels or 'none'}: they must be of one kind"
+        )
+    return dataset
+
+
 CONDITIONS: dict[str, Callable[[Config], Condition | None]] = {
     "class": class_label,
     "confidence": label_confidence,
@@ -154,6 +220,7 @@ CONDITIONS: dict[str, Callable[[Config], Condition | None]] = {
     "vector": vector,
     "attributes": attributes,
     "image": image,
+    "source": source,
 }
 
 

@@ -13,14 +13,14 @@ import numpy as np
 import models
 from experiments.build import components, related
 from experiments.data import confidence, latents
-from experiments.data.dataset import SPLITS, Dataset
+from experiments.data.dataset import SPLITS, Dataset, split
 from experiments.data.lazy_arrays import LazyArray
 from experiments.data.lazy_images import POOL, LazyImages
 from experiments.data.load import load
 from experiments.data.scaling import of_run
 from experiments.runs import devices, files, parts
 from experiments.runs import folder as folders
-from experiments.runs.samples import read_classes, read_samples
+from experiments.runs.samples import read_classes, read_noise, read_samples
 from experiments.tasks.discriminator import with_samples
 from models.config import Config
 
@@ -86,8 +86,9 @@ def identity(config: Config, found: Dataset) -> dict[str, Any]:
     for kind in sorted(found.train_conditions):
         values = [_content(found.conditions(split).get(kind)) for split in SPLITS]
         about[f"condition_{kind}"] = parts.digest(values)
-    if config.data.embeddings:
-        about["embeddings"] = hashlib.sha256(Path(config.data.embeddings).read_bytes()).hexdigest()
+    for name, path in (("embeddings", config.data.embeddings), ("source", config.source.path)):
+        if path and Path(path).is_file():
+            about[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return about
 
 
@@ -123,6 +124,8 @@ def dataset(config: Config, found: Dataset | None = None) -> Dataset:
         found = latents.encode_dataset(found, autoencoder(config), normalisation(config))
     if models.kind(config) == "discriminator":
         return discriminated(config, found)
+    if config.source.name == "reflow":
+        return reflowed(config, found)
     least = config.data.least_confidence
     if config.model.label_confidence or least is not None:
         found = with_confidence(config, found)
@@ -196,12 +199,7 @@ def discriminated(config: Config, real: Dataset) -> Dataset:
     path = Path(config.data.generated)
     about, samples = read_samples(path)
     any_sde = models.preconditioning(config, components.sde(config)).any_sde
-    for name, ours in sample_identity(config).items():
-        if about[name] != ours and not (name == "sde" and any_sde):
-            raise ValueError(
-                f"the samples in {path} are of a model with {name} = {about[name]}, here it is "
-                f"{ours}: take the config of that model, and generate with it"
-            )
+    _check_samples(config, about, path, any_sde)
     n_classes = config.data.num_classes if config.model.class_conditional else 0
     classes = None
     if n_classes:
@@ -213,6 +211,35 @@ def discriminated(config: Config, real: Dataset) -> Dataset:
                 f"config.data.num_classes is {n_classes}: set it to that of their model"
             )
     return with_samples(real, samples, path, config.data.generated_test_fraction, classes)
+
+
+def reflowed(config: Config, real: Dataset) -> Dataset:
+    """Samples of a model in place of the data, each with the noise that it was drawn from.
+
+    The last ones are the test set, by config.data.test_fraction.
+    """
+    path = Path(config.source.path or "")
+    about, samples = read_samples(path)
+    _check_samples(config, about, path)
+    noise = read_noise(path)
+    train, test = split(len(samples), config.data.test_fraction)
+    made: dict[str, Any] = {
+        "train_conditions": {"source": noise[train]},
+        "test_conditions": {"source": noise[test]},
+    }
+    return Dataset(samples[train], samples[test], real.levels, real=real, **made)
+
+
+def _check_samples(
+    config: Config, about: dict[str, Any], path: Path, any_sde: bool = False
+) -> None:
+    """Raises ValueError for samples of a model of other noise or data; `any_sde` allows another."""
+    for name, ours in sample_identity(config).items():
+        if about[name] != ours and not (name == "sde" and any_sde):
+            raise ValueError(
+                f"the samples in {path} are of a model with {name} = {about[name]}, here it is "
+                f"{ours}: take the config of that model, and generate with it"
+            )
 
 
 def sample_identity(config: Config) -> dict[str, Any]:

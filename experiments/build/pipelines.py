@@ -6,7 +6,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import codecs, components, conditions, data, guidance, published, related
+from experiments.build import (
+    codecs,
+    components,
+    conditions,
+    couplings,
+    data,
+    guidance,
+    published,
+    related,
+)
 from experiments.build.fields import choices, configs, known_fields, migrate, sections
 from experiments.data import latents, scaling
 from experiments.pipeline.cascade import SuperResolution
@@ -169,6 +178,7 @@ def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
         mesh=mesh or components.mesh(config),
         seed=config.seed,
         batch_size=config.sampling.batch_size,
+        only_eta=couplings.only_eta(config),
     )
 
 

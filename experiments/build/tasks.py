@@ -375,7 +375,8 @@ def _record(config: Config, field: str, what: str, name: str, kind: str = "class
 
 def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics.Subject:
     """A model to be measured by experiments/evaluation/metrics.py; dataset None: without data."""
-    images = data.images(config) if config.data.autoencoder and dataset else dataset
+    real = dataset and (dataset.real or dataset)
+    images = data.images(config) if config.data.autoencoder and dataset else real
     return metrics.Subject(
         pipeline,
         dataset,

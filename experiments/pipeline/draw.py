@@ -76,7 +76,9 @@ def make_batch(pipeline: TrainedModel, sampler: Any, size: int, n_frames: int) -
 
         score_fn = pipeline.conditional_score(params, conditions)
         scores = pipeline.guided(score_fn, guide_params, indices)
-        states = sampler(key, sde, scores, shape, first_index, n_frames)
+        source = pipeline.conditions.start(conditions)
+        start = None if source is None else samplers.Start(source, sde.t_max)
+        states = sampler(key, sde, scores, shape, first_index, n_frames, start)
         x, path, log_prob = pipeline.decoded(params, states.x), states.path, states.log_prob
         if log_prob is not None:
             log_prob += pipeline.encoded(params, key, x, first_index)[1]
@@ -190,8 +192,10 @@ def draw_paths(pipeline: TrainedModel, n: int, n_frames: int) -> np.ndarray:
     with progress.working("paths of samples"):
         path = make_draw(pipeline, n, min(n_frames, n_moves))(0).path
         frames, sde = devices.fetch(path)[:, :n], pipeline.sde
-    shape = sde.state_shape((n, *pipeline.diffused_shape))
-    prior = pipeline.decoded(pipeline.params, sde.prior_sample(pipeline.key, shape))
+    first = pipeline.conditions.start(pipeline.sample_conditions(np.arange(n)))
+    if first is None:
+        first = sde.prior_sample(pipeline.key, sde.state_shape((n, *pipeline.diffused_shape)))
+    prior = pipeline.decoded(pipeline.params, first)
     return np.concatenate([devices.fetch(prior)[None], frames])
 
 

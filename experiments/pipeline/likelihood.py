@@ -134,6 +134,8 @@ def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int,
     """The function of weights, key, data of this shape and first index that gives their bits."""
     scaling = pipeline.scaling
 
+    pipeline.check_flow_from_noise("a likelihood")
+
     def batch(params, key, values, first_index):
         x, conditions = values
         log_ratio, levels, mask = 0.0, scaling.levels, None
@@ -163,6 +165,8 @@ def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int,
 
 def log_prob(pipeline: TrainedModel, options: LikelihoodOptions) -> Callable:
     """The function of weights, key, samples in model space and conditions that scores them."""
+
+    pipeline.check_flow_from_noise("a likelihood")
 
     def log_prob(params, key, x, conditions):
         x, mask, conditions = split_missing(pipeline, x, conditions)

@@ -19,13 +19,14 @@ from experiments.pipeline import guidance
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.codec import CODEC, Codec
-from experiments.pipeline.conditions import Conditions
+from experiments.pipeline.conditions import SOURCE, Conditions
 from experiments.pipeline.guidance import Guide
 from experiments.pipeline.labels import as_labels
 from experiments.runs import devices, parts
 from experiments.runs.segments import InSegments
 from models import NoiseModel
 from samplers.base import Scores
+from samplers.noise_share import check_eta
 from samplers.registry import Sampler
 from sde_lib import SDE, ScoreAndVariance, ScoreFn, variational
 from sde_lib.checks import check_at_least, check_name, check_types
@@ -34,10 +35,16 @@ from sde_lib.probes import Probe
 from sde_lib.sde import score_and_variance
 
 STAGE = 1 << 31  # folded in with an image's size: no sample has such an index
+COUPLED = "a model that was trained with a coupling, a source or bridges"
 ACCURACY = 0.001  # bits/dim: likelihoods are printed with three decimals
 ARGUMENTS = {  # fields no program knows
     *("params", "seed", "step", "ema_length", "folder", "dataset", "decoder"),
 }
+
+
+def without_source(conditions: dict[str, Any]) -> dict[str, Any]:
+    """The conditions that the network sees."""
+    return {name: value for name, value in conditions.items() if name != SOURCE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +145,8 @@ class TrainedModel:
         step: the training step that the parameters are from.
         ema_length: of their average, if it was chosen after training; None: the checkpoint's.
         folder: the run's folder; None without one.
+        only_eta: the only amount of noise of samplers of this score: 0 after training with
+            couplings or a source, 1 with bridges (sde_lib.transport); None: any.
         programs: compiled functions, see `program`.
 
     Raises:
@@ -167,6 +176,7 @@ class TrainedModel:
     step: int = 0
     ema_length: float | None = None
     folder: Path | None = None
+    only_eta: float | None = None
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -177,6 +187,9 @@ class TrainedModel:
         guidance.check(guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
         self._check_codec()
         self._check_few_steps()
+        check_eta(self.sampler, self.only_eta, COUPLED)
+        if self.guides:
+            self.check_diffuses_data("config.guidance")
         if self.classifier_free.schedule.varies and not self.sde.is_scalar:
             raise ValueError(
                 "config.guidance.schedule goes by the noise level, which the SDE "
@@ -263,12 +276,29 @@ class TrainedModel:
             )
 
     def check_diffuses_data(self, what: str) -> None:
-        """Raises ValueError, naming what needs scores of noisy data, for a model without them."""
+        """Raises ValueError, naming what needs scores of noisy data, for a model without these.
+
+        Such is a model of few steps, one with a codec, or one with a coupling.
+        """
         self.check_has_score(what)
         if self.codec:
             raise ValueError(
                 f"{what} needs the score of noisy data, but this model was trained with "
                 "config.latent.name, and has that of noisy latents: take a model without"
+            )
+        if self.only_eta is not None:
+            raise ValueError(
+                f"{what} needs the score of noisy data, which {COUPLED} does not have: take a "
+                "model with independent noise"
+            )
+
+    def check_flow_from_noise(self, what: str) -> None:
+        """Raises ValueError, naming what needs it, for a model without a flow from normal noise."""
+        if self.conditions.has_source or self.only_eta == 1:
+            raise ValueError(
+                f"{what} needs the probability flow from normal noise, but this model was trained "
+                "with a source or with bridges: take a model without config.source.name and "
+                "config.objective.bridge"
             )
 
     @property
@@ -341,7 +371,7 @@ class TrainedModel:
             **conditions: arrays [B, ...] by the network's keyword, such as class_labels.
         """
         conditions |= self.conditions.given(condition)
-        return self.model.score_fn(self.params, **conditions)
+        return self.model.score_fn(self.params, **without_source(conditions))
 
     def complete(
         self,
@@ -440,8 +470,8 @@ class TrainedModel:
 
     def score_of(self, params: Any, conditions: dict[str, Any]) -> ScoreFn:
         """Inside jit: the score of samples with these conditions, evaluated on all devices."""
-        params = devices.gather(self.mesh, params)
-        return devices.spread(self.mesh, self.model.score_fn(params, **conditions))
+        params, seen = devices.gather(self.mesh, params), without_source(conditions)
+        return devices.spread(self.mesh, self.model.score_fn(params, **seen))
 
     def conditional_score(self, params: Any, conditions: dict[str, Any]) -> ScoreFn:
         """Inside jit: the same with classifier-free guidance, if the model is sampled with it."""

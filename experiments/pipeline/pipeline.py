@@ -216,6 +216,8 @@ class Pipeline(TrainedModel):
 def _encode(model: TrainedModel) -> Callable:
     """The function of weights, samples and conditions that gives points of the prior."""
 
+    model.check_flow_from_noise("encoding")
+
     def encode(params, x, conditions):
         conditions = model.complete(conditions, model.key, x, 0)
         score_fn = model.conditional_score(params, conditions)
@@ -227,6 +229,7 @@ def _encode(model: TrainedModel) -> Callable:
 
 def _decode(model: TrainedModel) -> Callable:
     """The function of weights, points of the prior and conditions that gives samples."""
+    model.check_flow_from_noise("decoding")
     flow = samplers.ProbabilityFlow(**model.flow_tolerances())
 
     def decode(params, z, conditions):

@@ -41,6 +41,22 @@ def read_classes(path: Path) -> np.ndarray:
     )
 
 
+def read_noise(path: Path) -> np.ndarray:
+    """The noise that each sample of a set was drawn from, in model space at t_max.
+
+    Raises:
+        ValueError: a set without it.
+    """
+    with files.open_arrays(path, EXPECTED) as file:
+        if "noise" in file:
+            with files.reading(path, EXPECTED):
+                return np.asarray(file["noise"], np.float32)
+    raise ValueError(
+        f"{path} holds samples without their noise: make it by --mode=generate with "
+        "--config.sampling.pairs=True"
+    )
+
+
 def read_samples(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     """The settings and the samples of a set."""
     about = read_about(path)

@@ -20,7 +20,7 @@ from experiments.evaluation import spectrum as spectra
 from experiments.evaluation.baselines import log_likelihoods
 from experiments.pipeline import show
 from experiments.pipeline.codec import CODEC
-from experiments.pipeline.conditions import ClassLabel, Conditions, Text
+from experiments.pipeline.conditions import SOURCE, ClassLabel, Conditions, Text
 from experiments.pipeline.likelihood import bits_per_dim, split_missing
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import devices
@@ -122,11 +122,15 @@ class ScoreModel:
     @property
     def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]:
         vectors = len(self.shape) == 1 and self.autoencoder is None
-        return {
-            "likelihood": self.likelihood,
-            "pictures": self.final_pictures,
-            "quality": self.sample_quality,
-        } | ({"baselines": self.baselines} if vectors else {"spectrum": self.spectrum})
+        has_flow = not self.model.conditions.has_source and self.model.only_eta != 1
+        return (
+            ({"likelihood": self.likelihood} if has_flow else {})
+            | {
+                "pictures": self.final_pictures,
+                "quality": self.sample_quality,
+            }
+            | ({"baselines": self.baselines} if vectors else {"spectrum": self.spectrum})
+        )
 
     def init(self, key: jax.Array) -> Any:
         shape = self.model.sde.state_shape((1, *self.model.diffused_shape))
@@ -167,6 +171,7 @@ class ScoreModel:
             x, mask = missing.split_missing(x)
             mask = missing.hide(keys["labels"], mask, self.hidden_fraction, first_index)
             options["mask"] = conditions["observed"] = mask
+        options |= {SOURCE: conditions.pop(SOURCE)} if SOURCE in conditions else {}
         score_fn = model.model.score_fn(params, True, keys["dropout"], **conditions)
         if carry is not None:
             options["probabilities"] = loss_history.probabilities(carry)
@@ -213,6 +218,7 @@ class ScoreModel:
         x, mask, conditions = split_missing(model, x, conditions)
         if mask is not None:
             options["mask"] = mask
+        options |= {SOURCE: conditions.pop(SOURCE)} if SOURCE in conditions else {}
         params = devices.gather(model.mesh, params)
         score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
         losses, metrics = self.held_out_loss(key, model.sde, score_fn, x, **options)

@@ -20,6 +20,7 @@ from samplers import guidance_schedules
 from samplers.posterior import METHODS
 from samplers.predictor_corrector import correctors
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
+from sde_lib.transport import COUPLINGS
 
 PRECISION = ("eval.accuracy",), ("eval.rtol", "eval.atol")
 """Fields of which one group takes the place of the other."""
@@ -28,6 +29,7 @@ CHAIN_FIELDS = {
     "zero_terminal_snr": "model.zero_terminal_snr",
     **{name: f"model.{name}" for name in ("beta_start", "beta_end", "betas")},
 }
+BROWNIAN_FIELDS = {"scale": "model.brownian_scale"}
 CLD_FIELDS = {"beta": "model.cld_beta", "mass": "model.cld_mass", "gamma": "model.cld_gamma"}
 SDES: Mapping[str, tuple[Any, sections.Options]] = {
     name: (sde, {option: f"model.{option}" for option in options})
@@ -43,7 +45,11 @@ SDES: Mapping[str, tuple[Any, sections.Options]] = {
         ("log_linear", sde_lib.LogLinear, ("gamma_min", "gamma_max")),
         ("geometric_vp", sde_lib.GeometricVP, ("variance_min", "variance_max")),
     )
-} | {"cld": (sde_lib.CLD, CLD_FIELDS), "chain": (sde_lib.chain, CHAIN_FIELDS)}
+} | {
+    "brownian": (sde_lib.transport.Brownian, BROWNIAN_FIELDS),
+    "cld": (sde_lib.CLD, CLD_FIELDS),
+    "chain": (sde_lib.chain, CHAIN_FIELDS),
+}
 DISCRETISED = ("vpsde", "cosine", "sigmoid", "linear", "log_linear")
 """SDEs whose discrete training is that of DDPM's chain."""
 SDE = Choice("training.sde", {name: fields for name, (_, fields) in SDES.items()})
@@ -169,7 +175,9 @@ BOUND = {name: f"objective.{name}" for name in ("stratified", "loss_history")}
 OBJECTIVE = Choice(
     "objective.name",
     {
-        "denoising": SCORE_MATCHING | {"log_variance": "objective.log_variance"},
+        "denoising": SCORE_MATCHING
+        | {"log_variance": "objective.log_variance", "coupling": "coupling.name"}
+        | {"bridge": "objective.bridge"},
         "explicit": SCORE_MATCHING,
         "sliced": SCORE_MATCHING | PROJECTIONS,
         "sliced_vr": SCORE_MATCHING | PROJECTIONS,
@@ -199,6 +207,20 @@ NOISE_DENSITY = Choice(
         "log_logistic": {"mean": "noise_density.mean", "std": "noise_density.std"},
         "v_diffusion": {},
         "cosine_interpolated": {},
+    },
+)
+COUPLING = Choice(
+    "coupling.name",
+    {"": {}, **{name: options_of(made, "coupling") for name, made in COUPLINGS.items()}},
+)
+SOURCE = Choice(
+    "source.name",
+    {
+        "": {},
+        "pairs": {},
+        "image": {},
+        "reflow": {"path": "source.path"},
+        "samples": {name: f"source.{name}" for name in ("dataset", "path")},
     },
 )
 WEIGHTING = Choice(
@@ -274,7 +296,7 @@ LEARNING_RATE = Choice(
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
     *(GUIDANCE_SCHEDULE, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
-    *(LATENT, STUDY, LEARNING_RATE, AVERAGE),
+    *(LATENT, STUDY, LEARNING_RATE, AVERAGE, COUPLING, SOURCE),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
 FEW_STEPS = ("consistency", "mean_flow")  # objectives of a model that samples in few steps

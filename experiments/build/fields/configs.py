@@ -35,7 +35,7 @@ RESUME = tuple(name for name in USE if name != "seed") + RECORDED
 """Fields that may change when a training is resumed."""
 RUNS = (  # fields that hold the folder of another run, or a file, which may be moved
     *("data.autoencoder", "data.confidence", "data.generated", "data.embeddings", "data.path"),
-    "data.conditions",
+    *("data.conditions", "source.path"),
     *(
         "model.pretrained",
         "objective.teacher",

@@ -12,7 +12,7 @@ from experiments.data.dataset import SPLITS, Dataset, split
 from experiments.runs.files import open_arrays, reading
 
 FIELD = "config.data.conditions"
-KINDS = ("vector", "attributes", "image", "embeddings", "text", "confidence")
+KINDS = ("vector", "attributes", "image", "source", "embeddings", "text", "confidence")
 EXPECTED = (
     f"an .npz file of arrays named {', '.join(KINDS)}, with a row for each sample, or the same "
     "with train_ and test_ before their names; or a .txt or .jsonl file of captions, a line each, "

@@ -15,7 +15,7 @@ from experiments.runs.files import open_arrays
 PARTS = {"train", "test"}
 LABELS = {"labels", "train_labels", "test_labels"}
 CONFIDENCES = {"confidence", "train_confidence", "test_confidence"}
-KINDS = ("vector", "attributes", "image", "embeddings")  # of conditions
+KINDS = ("vector", "attributes", "image", "source", "embeddings")  # of conditions
 CONDITIONS = {f"{part}condition_{kind}": kind for kind in KINDS for part in ("", "train_", "test_")}
 CAPTIONS = {"captions", "train_captions", "test_captions"}
 ABOUT = LABELS | CONFIDENCES | CAPTIONS | CONDITIONS.keys()

@@ -10,11 +10,13 @@ from experiments.pipeline.conditions.attributes import Attributes
 from experiments.pipeline.conditions.base import Arrays, Condition, Load
 from experiments.pipeline.conditions.image import Image
 from experiments.pipeline.conditions.labels import ClassLabel, Confidence
+from experiments.pipeline.conditions.source import SOURCE, Source
 from experiments.pipeline.conditions.text import Text, TextReader
 from experiments.pipeline.conditions.vector import Vector
 from experiments.pipeline.conditions.whole import Conditions
 
 __all__ = [
+    "SOURCE",
     "Arrays",
     "Attributes",
     "ClassLabel",
@@ -23,6 +25,7 @@ __all__ = [
     "Confidence",
     "Image",
     "Load",
+    "Source",
     "Text",
     "TextReader",
     "Vector",

@@ -22,6 +22,7 @@ from experiments.pipeline.conditions.base import (
 )
 from experiments.pipeline.conditions.image import Image
 from experiments.pipeline.conditions.labels import ClassLabel
+from experiments.pipeline.conditions.source import Source
 from experiments.pipeline.conditions.text import Text
 from experiments.runs import files
 from experiments.runs import folder as folders
@@ -63,6 +64,11 @@ class Conditions:
         return tuple(member for member in self.members if member.droppable)
 
     @property
+    def _fixed(self) -> list[Condition]:
+        """The members that the network always sees."""
+        return [each for each in self.members if not (each.droppable or isinstance(each, Source))]
+
+    @property
     def has_unconditional(self) -> bool:
         """True if the model can give an unconditional score.
 
@@ -71,12 +77,26 @@ class Conditions:
         one.
         """
         named = all(isinstance(member, ClassLabel | Text) for member in self.droppable)
-        return bool(self.dropout) or (len(self.droppable) < len(self.members) and named)
+        return bool(self.dropout) or (bool(self._fixed) and named)
 
     @property
     def has_classes(self) -> bool:
         """True if the model is conditioned on classes."""
         return any(isinstance(member, ClassLabel) for member in self.members)
+
+    @property
+    def has_source(self) -> bool:
+        """True if samples start from those of a source, and not from noise."""
+        return self.source is not None and self.source.origin != "reflow"
+
+    @property
+    def source(self) -> Source | None:
+        """The member that is a source."""
+        return next((member for member in self.members if isinstance(member, Source)), None)
+
+    def start(self, values: Arrays) -> Any | None:
+        """The states that samples with these values start from; None: those of the prior."""
+        return self.source and self.source.start(values)
 
     @property
     def has_negative(self) -> bool:
@@ -105,7 +125,7 @@ class Conditions:
         values: Arrays = {}
         for member in self.members:
             asked = not isinstance(member, Given) or member.is_asked
-            if not asked and getattr(member, "operator", None):
+            if not asked and _need_not_be_given(member):
                 continue
             if not asked and rows is not None:
                 own = member.from_data(dataset(), "test")
@@ -139,9 +159,8 @@ class Conditions:
         class or text stays, at confidence 0 (Dufour et al. 2024).
         """
         n = len(next(iter(values.values())))
-        fixed = [member for member in self.members if not member.droppable]
-        values = values | _joined(member.null(n) for member in fixed)
-        return values | self._nulls(values) if self.dropout or not fixed else values
+        values = values | _joined(member.null(n) for member in self._fixed)
+        return values | self._nulls(values) if self.dropout or not self._fixed else values
 
     def negative(self, values: Arrays) -> Arrays | None:
         """The values to guide away from; None if no negative condition is given.
@@ -220,7 +239,8 @@ class Conditions:
     def given(self, condition: Any, n: int | None = None) -> Arrays:
         """The network's arrays of values that a user gives, a row for each sample; {} for None.
 
-        Images that are made of the samples need not be given: `complete` makes them.
+        Images that are made of the samples need not be given: `complete` makes them. The network
+        does not see a source.
 
         Args:
             condition: values as of `named`, of one row, which holds for all samples, or n.
@@ -232,7 +252,7 @@ class Conditions:
         wanted = self.named(condition)
         if not wanted:
             return {}
-        made = {kind for kind, member in self.kinds.items() if getattr(member, "operator", None)}
+        made = {kind for kind, member in self.kinds.items() if _need_not_be_given(member)}
         for kind in self.kinds.keys() - wanted.keys() - made:
             raise ValueError(f"condition has no {kind!r}, which this model needs: give it too")
         values = _joined(member.given(wanted[k]) for k, member in self.kinds.items() if k in wanted)
@@ -279,7 +299,7 @@ class Conditions:
     def with_scaling(self, scaling: Scaling) -> "Conditions":
         """The conditions of data with this scaling."""
         members: Any = (
-            member.with_scaling(scaling) if isinstance(member, Image) else member
+            member.with_scaling(scaling) if isinstance(member, Image | Source) else member
             for member in self.members
         )
         return dataclasses.replace(self, members=tuple(members))
@@ -295,6 +315,10 @@ class Conditions:
     def _nulls(self, values: Arrays) -> Arrays:
         n = len(next(iter(values.values())))
         return _joined(member.null(n) for member in self.droppable)
+
+
+def _need_not_be_given(member: Any) -> bool:
+    return isinstance(member, Source) or bool(getattr(member, "operator", None))
 
 
 def _no_data() -> Dataset:

@@ -1,12 +1,20 @@
+import jax
 import numpy as np
 import pytest
 import saved_runs
 
+import samplers
 from configs import points
 from experiments.commands import generate
 from experiments.commands.request import Request
 from experiments.pipeline import draw
-from experiments.runs.samples import read_about, read_classes, read_samples, write_samples
+from experiments.runs.samples import (
+    read_about,
+    read_classes,
+    read_noise,
+    read_samples,
+    write_samples,
+)
 
 
 @pytest.fixture
@@ -31,6 +39,15 @@ def test_samples_are_the_model_s_from_noise_that_no_other_mode_draws(run, capsys
     assert about["sde"].startswith("VP(")
     assert about["sampling"]["n_samples"] == 10
     assert (about["step"], about["seed"], about["levels"]) == (20, 42, None)
+
+
+def test_pairs_hold_the_noise_that_each_sample_was_drawn_from(run):
+    run.config.sampling.pairs = True
+    _, samples = generated(run)
+    model = run.request().model()
+    start = samplers.Start(read_noise(run.folder / "generated.npz"), model.sde.t_max)
+    about = jax.random.key(0), model.sde, model.score_fn(), samples.shape
+    np.testing.assert_allclose(samples, model.sampler(*about, start=start).x, atol=1e-4)
 
 
 def test_a_cut_off_set_continues_and_a_whole_one_stays(run, monkeypatch):

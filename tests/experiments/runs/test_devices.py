@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from processes import free_address, start
 
 from configs import cifar10, digits
-from experiments.build import tasks
+from experiments.build import components, tasks
 from experiments.runs import devices
 from experiments.training.state import abstract_state
 
@@ -24,7 +24,8 @@ def one_device():
     """The results of one device, and its weights."""
     config = mesh_steps.make_config()
     result, params = mesh_steps.steps(config)
-    return result | {"samples": mesh_steps.samples(config, params)}, params
+    more = {"coupled": mesh_steps.coupled(components.mesh(config))}
+    return result | more | {"samples": mesh_steps.samples(config, params)}, params
 
 
 def results(folder, params, runs):
@@ -39,6 +40,7 @@ def results(folder, params, runs):
 
 def check_equal(ours, theirs):
     np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-5)
+    np.testing.assert_array_equal(ours["coupled"], theirs["coupled"])
     scale = np.abs(theirs["samples"]).max()
     np.testing.assert_allclose(ours["samples"], theirs["samples"], atol=1e-5 * scale)
 
