@@ -190,6 +190,16 @@ def _guidance(config: Config) -> None:
     free.negative_prompt = default(str)  # a text to guide away from
     free.negative_terms = default(int)  # 3, or 2 to do without the unconditional score
     free.channels = default(int)  # that are guided, the first ones: all; 3 as DiT was published
+    auto = guidance.auto = Section()  # guidance by a worse model of the same data
+    auto.run = ""  # the folder of its run; "": the model's own, at the step or length below
+    auto.step = default(int)  # the training step of its checkpoint: the last
+    auto.ema_length = default(float)  # of the average of its weights, as of eval.ema_length
+    auto.weight = default(float)  # 2; 1: the model alone
+    form = guidance.form = Section()  # of classifier-free guidance and autoguidance
+    form.name = "linear"  # a name in samplers.guidance.FORMS
+    form.phi = default(float)  # of "rescale": share of the rescaled estimate of x_0, 0.7
+    form.eta = default(float)  # of "projected": factor of the part along the estimate of x_0, 0
+    form.threshold = default(float)  # of "projected": largest norm of the estimates' difference
     classifier = guidance.classifier = Section()
     classifier.run = ""  # the folder of a trained classifier
     classifier.weight = default(float)
@@ -211,7 +221,7 @@ def _guidance(config: Config) -> None:
     shift.cutoff = default(float)  # the least t for that
     clip = guidance.clip = Section()  # of the estimate of x_0
     clip.limit = default(float)  # its largest absolute value: 1 as DDPM was published
-    schedule = guidance.schedule = Section()  # of classifier-free and classifier guidance
+    schedule = guidance.schedule = Section()  # of classifier-free, classifier and autoguidance
     schedule.name = "constant"  # a name in samplers.guidance.SCHEDULES
     schedule.power = default(float)  # of "power_cosine"
     schedule.least = default(float)  # of any schedule: the weight is clamped to [least, most],
@@ -331,9 +341,9 @@ def _study(config: Config) -> None:
     """Mode study: the study and its options."""
     study = config.study = Section()
     study.name = "posterior"  # samplers of a posterior, on mixtures or on the images of a run;
-    # "guidance", on points or by a run; "memorisation", of a run; "discriminator", what its
-    # guidance gains; "one_step", the error of one reverse step; or the pictures "forward",
-    # "schedules", "trajectories" and "langevin"
+    # "guidance", on points or by a run; "autoguidance", on points; "memorisation", of a run;
+    # "discriminator", what its guidance gains; "one_step", the error of one reverse step; or the
+    # pictures "forward", "schedules", "trajectories" and "langevin"
     guidance = study.guidance = Section()
     guidance.weights = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # 1: the conditional score
     guidance.schedules = ("constant",)  # of a run; with the options of config.guidance.schedule
@@ -343,6 +353,11 @@ def _study(config: Config) -> None:
     guidance.n_seeds = 3  # sets of each setting
     guidance.classifier = ""  # the run of an independent classifier, that judges the samples
     guidance.negatives = ()  # prompts or classes to guide away from, of another grid of images
+    auto = study.autoguidance = Section()
+    auto.weights = (1.5, 2.0, 3.0)  # 1: the model alone
+    auto.n_samples = 4000  # in a set
+    auto.n_seeds = 3  # sets of each setting
+    auto.n_iters = 4096  # of the trained networks; 0: none, exact scores alone
     memorisation = study.memorisation = Section()
     memorisation.n_samples = 1000
     memorisation.level = 0.01  # share of the held-out data that are nearer than the threshold

@@ -27,7 +27,7 @@ NOT_HERE = {  # fields that do not go with a codec
     "training.init_from": "whose weights are of a score network alone",
 }
 IMAGES_ALONE = ("ch_mult", "attn_resolutions")
-OF_LATENTS = ("guidance.classifier_free", "guidance.schedule")
+OF_LATENTS = ("guidance.classifier_free", "guidance.schedule", "guidance.form")
 """Sections of guidance that latents can have; the others know noisy data."""
 
 

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 import models
 from experiments.build import components, published, related
-from experiments.build.fields import sections
+from experiments.build.fields import choices, sections
+from experiments.pipeline.autoguidance import Autoguidance
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.conditions import Conditions
 from experiments.pipeline.guidance import GUIDES, Classifier, Discriminator, Guide, LogRatio
@@ -25,8 +26,9 @@ from experiments.runs import folder as folders
 from experiments.runs import parts
 from experiments.tasks.discriminator import RECORD
 from models.config import Config
-from samplers.guidance_schedules import Schedule
+from samplers.guidance import FORMS, Form
 from sde_lib import SDE
+from sde_lib.checks import check_at_least, check_in
 
 LOG = logging.getLogger(__name__)
 MOST_LOG_RATIO = math.log((1 - 1e-5) / 1e-5)  # of d in [1e-5, 1 - 1e-5] (Kim et al. 2023)
@@ -34,20 +36,28 @@ NEEDS = {"classifier": "run", "discriminator": "run", "time_shift": "window"}
 
 
 def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> ClassifierFree:
-    """Classifier-free guidance. If only a classifier guides, the schedule is the classifier's."""
+    """Classifier-free guidance. If only another model guides, schedule and form are its own."""
     names = ("weight", "negative_terms", "channels")
     options = {name: f"guidance.classifier_free.{name}" for name in names}
-    schedule = components.guidance_schedule(config, sde)
-    if config.guidance.classifier.run or not conditions.droppable:
-        if schedule.varies and not config.guidance.classifier.run:
+    schedule, given = components.guidance_schedule(config, sde), sections.given(config, options)
+    own: dict[str, Any] = {"schedule": schedule, "form": form(config)}
+    auto = has_auto(config)
+    others = bool(config.guidance.classifier.run) or auto
+    if others or not conditions.droppable:
+        if schedule.varies and not others:
             raise ValueError(
                 "config.guidance.schedule is set, but there is nothing to guide: "
-                "give config.guidance.classifier_free.weight of a model with conditions, or "
-                "config.guidance.classifier.run, or leave it out"
+                "give config.guidance.classifier_free.weight of a model with conditions, "
+                "config.guidance.classifier.run or config.guidance.auto.run, or leave it out"
             )
-        if not sections.is_set(config, "guidance.classifier_free.weight"):
-            schedule = Schedule()
-    made = ClassifierFree(**sections.given(config, options), schedule=schedule)
+        own = own if "weight" in given else {}
+    made = ClassifierFree(**given, **own)
+    named = config.guidance.form.name
+    if named != "linear" and not (auto or made.changes(conditions)):
+        raise ValueError(
+            f"config.guidance.form.name is {named!r}, which does nothing without guidance by two "
+            f"scores: give config.{options['weight']} or config.guidance.auto.run, or leave it out"
+        )
     terms = sections.get(config, options["negative_terms"])
     if terms is not None and not conditions.has_negative:
         raise ValueError(
@@ -60,6 +70,66 @@ def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> Classif
             f" give config.{options['weight']}, or leave it out"
         )
     return made
+
+
+def form(config: Config) -> Form:
+    """The form of classifier-free guidance and autoguidance."""
+    name, options = choices.GUIDANCE_FORM.read(config)
+    return FORMS[name](**options)
+
+
+def has_auto(config: Config) -> bool:
+    """True if a worse model guides.
+
+    Raises:
+        ValueError: a weight without such a model, or a step or length out of range.
+    """
+    options = config.guidance.auto
+    check_at_least(0, **{"config.guidance.auto.step": options.step or 0})
+    check_in("(0, inf)", True, **{"config.guidance.auto.ema_length": options.ema_length})
+    if options.step is None and options.ema_length is None:
+        sections.check_needed(config, "guidance.auto", "run", options)
+        return bool(options.run)
+    return True
+
+
+def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidance | None:
+    """Autoguidance by the run in config.guidance.auto.run, or by the model's own, less trained.
+
+    Args:
+        config: of the model that is guided.
+        sde: its SDE.
+        params: its parameters.
+        own: its run's folder; None without one.
+
+    Raises:
+        ValueError: no such run or step; a model of another SDE, of other data or conditions; or the
+            very model that is guided.
+    """
+    if not has_auto(config):
+        return None
+    run, step = config.guidance.auto.run, config.guidance.auto.step
+    if not (run or own):
+        raise ValueError(
+            "config.guidance.auto has a step or ema_length, but the model is not from a run with "
+            "checkpoints: give config.guidance.auto.run too"
+        )
+    folder = Path(run) if run else own
+    assert folder is not None
+    theirs = related.config(config, folder, "config.guidance.auto.run", "score")
+    related.check_noise(config, theirs, folder, "guide model")
+    related.check_equal(config, theirs, folder, "guide model", ["conditions"])
+    model = components.noise_model(theirs, sde, related.shape(theirs))
+    weights, step = related.weights(theirs, folder, step, config.guidance.auto.ema_length)
+    if parts.digest(weights) == parts.digest(params):
+        raise ValueError(
+            f"the guide model, {folder} at step {step}, is the model itself: set "
+            "config.guidance.auto.step to an earlier one, ema_length to another average, or run to "
+            "the folder of a worse model"
+        )
+    options = sections.given(config, {"weight": "guidance.auto.weight"})
+    schedule = components.guidance_schedule(config, sde)
+    return Autoguidance(model, weights, **options, schedule=schedule, form=form(config))
 
 
 def guides(config: Config, sde: SDE, params: Any = None) -> tuple[Guide, ...]:

@@ -139,7 +139,7 @@ def _with_weights(made: Pipeline, config: Config, folder: Path, params: Any, ste
     made = made.replace(conditions=made.conditions.of_run(folder))
     made = made.with_scaling(scaling.of_run(made.scaling, folder))
     related.check_moments(config, made.scaling)
-    return made.replace(**guidance_of(config, params))
+    return made.replace(**guidance_of(config, params, folder))
 
 
 def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
@@ -182,12 +182,20 @@ def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
     )
 
 
-def guidance_of(config: Config, params: Any) -> dict[str, Any]:
+def guidance_of(config: Config, params: Any, folder: Path | None = None) -> dict[str, Any]:
     """The fields of a Pipeline that other runs give: its guides, and its base in a cascade.
 
-    `params` are those of the model, whose samples a discriminator that guides must know.
+    Args:
+        config: of the model.
+        params: its parameters, whose samples a discriminator that guides must know.
+        folder: its run's, whose earlier checkpoint may guide; None without one.
     """
-    return {"guides": guidance.guides(config, components.sde(config), params), "base": base(config)}
+    sde = components.sde(config)
+    return {
+        "guides": guidance.guides(config, sde, params),
+        "auto": guidance.auto(config, sde, params, folder),
+        "base": base(config),
+    }
 
 
 def decoder(config: Config, folder: Path) -> latents.Decoder | None:

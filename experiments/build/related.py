@@ -130,10 +130,24 @@ def shape(ours: Config) -> tuple[int, ...]:
     return components.latent_shape(autoencoder_config(ours))
 
 
+def conditions(ours: Config) -> dict[str, Any]:
+    """The conditions of a score model, as the fields that a model without any leaves unset."""
+    fields = [field for field in CONDITIONS if sections.is_set(ours, field)]
+    classes = ("data.num_classes",) if ours.model.class_conditional else ()
+    return {field: sections.get(ours, field) for field in (*fields, *classes)}
+
+
+CONDITIONS = (
+    *("model.class_conditional", "model.label_confidence", "model.text", "model.text_length"),
+    *("model.text_width", "model.vector_dim", "model.attributes", "model.low_res_size"),
+    *("image_condition.name", "data.missing", "latent.name"),
+)
+"""Fields of a score model's conditions, and of what else it sees beside noisy data."""
 ASPECTS: dict[str, Callable[[Config], Any]] = {
     "SDE": components.sde,
     "shape of data": shape,
     "range of data": lambda config: components.scaling(config).range,
+    "conditions": conditions,
     "number of classes": lambda config: config.data.num_classes,
     "autoencoder": lambda config: config.data.autoencoder,
     "latents": lambda config: (tuple(config.data.latent_mean), tuple(config.data.latent_std)),
@@ -175,7 +189,10 @@ def in_latents(published: Config) -> Config:
     return made
 
 
-WORK_WITH = ("guidance.classifier.run", "guidance.discriminator.run", "sampling.low_res")
+WORK_WITH = (
+    *("guidance.auto.run", "guidance.classifier.run", "guidance.discriminator.run"),
+    "sampling.low_res",
+)
 """Fields that hold runs which see the same model space."""
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 import models
 from experiments.build import components, data, pipelines, related, teachers
+from experiments.build import guidance as build_guidance
 from experiments.build.fields import choices, configs, known_fields, sections
 from experiments.data.inspection import content
 from experiments.data.sources import SOURCES
@@ -47,6 +48,7 @@ COUNTS = (  # of at least 1, or more where they are used
     *("exposure_bias.n_samples", "ablate.n_samples", "ablate.n_seeds", "ablate.n_report"),
     *("study.posterior.n_measurements", "study.posterior.n_samples", "serve.port"),
     *("study.guidance.n_samples", "study.guidance.n_seeds", "study.memorisation.n_samples"),
+    *("study.autoguidance.n_samples", "study.autoguidance.n_seeds"),
     *("study.discriminator.nfe", "study.discriminator.n_samples", "study.discriminator.n_data"),
     *("study.one_step.n_levels", "study.one_step.n_samples"),
     *("study.forward.n_times", "study.forward.n_images", "study.schedules.n_levels"),
@@ -88,7 +90,7 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
     components.fit(config)
     components.transform(config)
     sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
-    for name in ("data.num_classes", "sampling.batch_size"):
+    for name in ("data.num_classes", "sampling.batch_size", "study.autoguidance.n_iters"):
         check_at_least(0, **{f"config.{name}": sections.get(config, name)})
     counts = {f"config.{name}": sections.get(config, name) for name in COUNTS}
     check_at_least(1, **{name: count for name, count in counts.items() if count is not None})
@@ -123,6 +125,11 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
         if config.guidance.discriminator.run:
             raise ValueError(
                 "config.guidance.discriminator.run guides a trained model, whose samples it knows: "
+                "leave it out of mode train"
+            )
+        if build_guidance.has_auto(config):
+            raise ValueError(
+                "config.guidance.auto.run guides a trained model, which is better than its guide: "
                 "leave it out of mode train"
             )
         more()  # refuses runs that cannot guide before training starts

@@ -35,8 +35,8 @@ def run(request: Request) -> None:
         FloatingPointError: a sample is not finite.
     """
     config, model, n = request.config, request.model(), request.config.sampling.n_samples
-    if model.guides:
-        name = type(model.guides[0]).__name__
+    if found := [*filter(None, [model.auto]), *model.guides]:
+        name = type(found[0]).__name__
         raise ValueError(
             f"config.guidance sets {name}, but --mode=generate draws samples without guidance: "
             "leave it out"

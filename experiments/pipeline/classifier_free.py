@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.pipeline.conditions import Conditions
 from samplers import guidance
+from samplers.guidance import Form, Linear
 from samplers.guidance_schedules import Schedule
 from sde_lib import SDE
 from sde_lib.checks import check_at_least, check_positive, known
@@ -23,6 +24,7 @@ class ClassifierFree:
         negative_terms: with a negative condition, 3: s_u + w (s_c - s_n); 2: s_n + w (s_c - s_n).
         schedule: of the weight.
         channels: number of channels that are guided, the first ones; None: all. (DiT guides three.)
+        form: how the scores are combined.
 
     Raises:
         ValueError: a negative weight, other numbers of terms, or fewer channels than one.
@@ -32,6 +34,7 @@ class ClassifierFree:
     negative_terms: int = 3
     schedule: Schedule = Schedule()
     channels: int | None = None
+    form: Form = Linear()
 
     def __post_init__(self):
         check_positive(or_zero=True, **{"config.guidance.classifier_free.weight": self.weight})
@@ -42,6 +45,11 @@ class ClassifierFree:
                 f"config.guidance.classifier_free.negative_terms is {self.negative_terms}: it must "
                 "be 3, or 2 to do without the unconditional score"
             )
+
+    @property
+    def needs_noise_level(self) -> bool:
+        """True if the guidance depends on the noise level, which must be one for all dimensions."""
+        return self.schedule.varies or not isinstance(self.form, Linear)
 
     def changes(self, conditions: Conditions) -> bool:
         """True if the guided score differs from the conditional one.
@@ -62,6 +70,13 @@ class ClassifierFree:
                 "one, give config.guidance.classifier.run"
             )
         names = {type(member).__name__ for member in conditions.droppable}
+        bounded = getattr(self.form, "threshold", None)
+        if bounded and conditions.has_negative and self.negative_terms == 3:
+            raise ValueError(
+                "config.guidance.form.threshold bounds the difference of two scores, and a "
+                "negative condition makes three: set "
+                "config.guidance.classifier_free.negative_terms=2"
+            )
         two_terms = conditions.has_negative and self.negative_terms == 2 and "Text" not in names
         if not (two_terms or conditions.has_unconditional):
             raise ValueError(
@@ -85,4 +100,5 @@ class ClassifierFree:
             None if two_terms else conditions.unconditional(values),
             negative,
             self.channels,
+            guidance.bound(self.form, sde),
         )

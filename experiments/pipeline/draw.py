@@ -58,7 +58,7 @@ def _program(
     def arguments(first_index: int) -> tuple:
         indices = first_index + np.arange(size)
         conditions = pipeline.sample_conditions(indices) | smaller_images(indices)
-        return pipeline.params, guide_params, pipeline.key, conditions, first_index
+        return pipeline.weights, guide_params, pipeline.key, conditions, first_index
 
     return batch, arguments
 

@@ -15,7 +15,8 @@ import sde_lib
 from experiments.data.dataset import Dataset
 from experiments.data.latents import Decoder
 from experiments.data.scaling import Scaling
-from experiments.pipeline import guidance
+from experiments.pipeline import autoguidance, guidance
+from experiments.pipeline.autoguidance import Autoguidance
 from experiments.pipeline.cascade import SuperResolution
 from experiments.pipeline.classifier_free import ClassifierFree
 from experiments.pipeline.codec import CODEC, Codec
@@ -130,6 +131,7 @@ class TrainedModel:
         dataset: loads the model's data, with labels and confidences if it is conditioned on them.
         conditions: of the samples, and in training.
         classifier_free: guidance by these conditions.
+        auto: guidance by a worse model; None for none.
         guides: further guidance, applied in this order.
         likelihood: the options of likelihoods.
         decoder: from latents to images; None for models of the data themselves.
@@ -161,6 +163,7 @@ class TrainedModel:
     dataset: Callable[[], Dataset]
     conditions: Conditions = Conditions()
     classifier_free: ClassifierFree = ClassifierFree()
+    auto: Autoguidance | None = None
     guides: tuple[Guide, ...] = ()
     likelihood: LikelihoodOptions = LikelihoodOptions()
     decoder: Decoder | None = None
@@ -190,9 +193,10 @@ class TrainedModel:
         check_eta(self.sampler, self.only_eta, COUPLED)
         if self.guides:
             self.check_diffuses_data("config.guidance")
-        if self.classifier_free.schedule.varies and not self.sde.is_scalar:
+        needed = any(each and each.needs_noise_level for each in (self.classifier_free, self.auto))
+        if needed and not self.sde.is_scalar:
             raise ValueError(
-                "config.guidance.schedule goes by the noise level, which the SDE "
+                "config.guidance.schedule and form go by the noise level, which the SDE "
                 f"{type(self.sde).__name__} does not have: leave it out"
             )
         free = self.classifier_free
@@ -215,7 +219,10 @@ class TrainedModel:
         """Raises ValueError for parts that know noisy data, where it is latents that diffuse."""
         if self.codec is None:
             return
-        seen = {"guidance": bool(self.guides), "model.low_res_size": bool(self.super_resolution)}
+        seen = {
+            "guidance": bool(self.guides or self.auto),
+            "model.low_res_size": bool(self.super_resolution),
+        }
         seen["image_condition.name"] = "image" in self.conditions.kinds
         for field in (field for field, given in seen.items() if given):
             raise ValueError(
@@ -232,11 +239,17 @@ class TrainedModel:
         """Raises ValueError for a sampler or guidance that the network's output does not suit."""
         check_kind(self.sampler, self.model)
         needs = getattr(self.sampler, "needs", "score")
-        if needs != "score" and (self.guides or self.classifier_free.changes(self.conditions)):
+        guided = self.guides or self.auto or self.classifier_free.changes(self.conditions)
+        if needs != "score" and guided:
             raise ValueError(
                 f"config.guidance guides a score, and the sampler {type(self.sampler).__name__} "
                 "does not follow one: leave it out"
             )
+
+    @property
+    def weights(self) -> Any:
+        """The arrays that conditional_score takes: the parameters, and those of a guide model."""
+        return {**self.params, autoguidance.KEY: self.auto.params} if self.auto else self.params
 
     @property
     def diffused_shape(self) -> tuple[int, ...]:
@@ -470,19 +483,30 @@ class TrainedModel:
 
     def score_of(self, params: Any, conditions: dict[str, Any]) -> ScoreFn:
         """Inside jit: the score of samples with these conditions, evaluated on all devices."""
-        params, seen = devices.gather(self.mesh, params), without_source(conditions)
-        return devices.spread(self.mesh, self.model.score_fn(params, **seen))
+        return self._spread(self.model, params, conditions)
 
-    def conditional_score(self, params: Any, conditions: dict[str, Any]) -> ScoreFn:
+    def _spread(self, model: NoiseModel, params: Any, conditions: dict[str, Any]) -> ScoreFn:
+        params, seen = devices.gather(self.mesh, params), without_source(conditions)
+        return devices.spread(self.mesh, model.score_fn(params, **seen))
+
+    def corrected_score(self, weights: Any, conditions: dict[str, Any]) -> ScoreFn:
+        """Inside jit: score_of with autoguidance, if the model is sampled with it."""
+        if not self.auto:
+            return self.score_of(weights, conditions)
+        own = {name: part for name, part in weights.items() if name != autoguidance.KEY}
+        guide_fn = self._spread(self.auto.model, weights[autoguidance.KEY], conditions)
+        return self.auto.guide(self.score_of(own, conditions), guide_fn, self.sde)
+
+    def conditional_score(self, weights: Any, conditions: dict[str, Any]) -> ScoreFn:
         """Inside jit: the same with classifier-free guidance, if the model is sampled with it."""
         free = self.classifier_free
         if not free.changes(self.conditions):
-            return self.score_of(params, conditions)
-        params = devices.gather(self.mesh, params)  # here, and not in every call
-        learned = isinstance(self.score_of(params, conditions), ScoreAndVariance)
+            return self.corrected_score(weights, conditions)
+        weights = devices.gather(self.mesh, weights)  # here, and not in every call
+        learned = isinstance(self.corrected_score(weights, conditions), ScoreAndVariance)
 
         def score(x: jax.Array, t: jax.Array, conditions: dict[str, Any]) -> Any:
-            fn = self.score_of(params, conditions)
+            fn = self.corrected_score(weights, conditions)
             return score_and_variance(fn)(x, t) if learned else fn(x, t)
 
         guided = free.guide(score, conditions, self.conditions, self.sde)
@@ -511,4 +535,6 @@ class TrainedModel:
         if getattr(self.sampler, "variance", None) == "analytic":
             made.append(str(self.bound_steps))
         options = [self.sampler, self.classifier_free, guides]
-        return parts.digest([self.params, options, values, negative, made])
+        if self.auto:
+            options += [self.auto.weight, self.auto.schedule, self.auto.form]
+        return parts.digest([self.weights, options, values, negative, made])

@@ -54,7 +54,8 @@ class Pipeline(TrainedModel):
             sampler: a sampler, or its name; None: the model's.
             label: the class to draw, or several in turn; of a model with classes.
             prompt: a text to draw, or several in turn; of a model with texts.
-            guidance: the scale of classifier-free guidance.
+            guidance: the scale of autoguidance, or of classifier-free guidance without a guide
+                model.
             condition: values to draw samples for, in turn: those of the model's one kind, or a
                 mapping by kind, such as {"vector": [[0.5, 2.0]]}. None: as the config says.
             log_prob: return (samples, log densities [n] in nats, in model space), by the
@@ -86,8 +87,9 @@ class Pipeline(TrainedModel):
             made = samplers.create(sampler) if isinstance(sampler, str) else sampler
             model = model.replace(sampler=made)
         if guidance is not None:
-            free = dataclasses.replace(self.classifier_free, weight=guidance)
-            model = model.replace(classifier_free=free)
+            name = "auto" if self.auto else "classifier_free"
+            guide: Any = dataclasses.replace(getattr(self, name), weight=guidance)
+            model = model.replace(**{name: guide})
         return model
 
     def with_log_prob(self, chosen: bool) -> Self:
@@ -147,7 +149,7 @@ class Pipeline(TrainedModel):
         conditions |= self.conditions.given(condition, len(x))
         with progress.working("encoding"):
             program = self.program(_encode)
-            return jax.block_until_ready(program(self.params, jnp.asarray(x, float), conditions))
+            return jax.block_until_ready(program(self.weights, jnp.asarray(x, float), conditions))
 
     def decode(self, z: Any, condition: Any = None, **conditions: Any) -> jax.Array:
         """The samples, [N, *shape], that the probability flow takes points z of the prior to."""
@@ -155,7 +157,7 @@ class Pipeline(TrainedModel):
         conditions |= self.conditions.given(condition, len(z))
         with progress.working("decoding"):
             program = self.program(_decode)
-            return jax.block_until_ready(program(self.params, jnp.asarray(z, float), conditions))
+            return jax.block_until_ready(program(self.weights, jnp.asarray(z, float), conditions))
 
     def impute(self, x: Any, n_results: int = 1, **options: Any) -> np.ndarray:
         """Samples of the missing values of data x [N, *shape], given the observed ones.

@@ -47,6 +47,7 @@ def settings(pipeline: Pipeline, **details: Any) -> dict[str, Any]:
         "sde": str(pipeline.sde),
         "sampler": str(pipeline.sampler),
         "classifier_free": str(pipeline.classifier_free),
+        "autoguidance": str(pipeline.auto or ""),
         "guides": guides,
         "conditions": members,
         "super_resolution": str(pipeline.super_resolution or ""),
@@ -62,6 +63,8 @@ def stem(pipeline: Pipeline, kind: str) -> str:
     guides = [type(guide).__name__.lower() for guide in pipeline.guides]
     if pipeline.classifier_free.changes(pipeline.conditions):
         guides.insert(0, f"cfg{pipeline.classifier_free.weight:g}")
+    if pipeline.auto:
+        guides.insert(0, f"auto{pipeline.auto.weight:g}")
     names = [kind, pipeline.version, f"{sampler}{n_steps}", *guides, f"seed{pipeline.seed}"]
     return "_".join([*names, pipeline.identity()[:6]])
 

@@ -6,6 +6,7 @@ from experiments.build.fields import choices
 from experiments.commands.request import Request
 
 STUDIES = {
+    "autoguidance": "experiments.studies.guidance.toy",
     "discriminator": "experiments.studies.discriminator.study",
     "forward": "experiments.studies.pictures.forward",
     "guidance": "experiments.studies.guidance.study",

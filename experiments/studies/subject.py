@@ -167,7 +167,7 @@ def with_defaults(section: Config, **defaults: Any) -> dict[str, Any]:
 
 def guide_fields() -> list[str]:
     """The config fields of all guides."""
-    own = {name: sections.DEFAULT.guidance.get(name) or () for name in GUIDES}
+    own = {name: sections.DEFAULT.guidance.get(name) or () for name in (*GUIDES, "auto")}
     return [f"guidance.{name}.{option}" for name, options in own.items() for option in options]
 
 

@@ -17,6 +17,7 @@ from experiments.pipeline.edit.tasks import TASKS
 from experiments.training.schedules import SCHEDULES
 from models.operators import OPERATORS
 from samplers import guidance_schedules
+from samplers.guidance import FORMS
 from samplers.posterior import METHODS
 from samplers.predictor_corrector import correctors
 from sde_lib.chains import SCHEDULES as BETA_SCHEDULES
@@ -242,6 +243,10 @@ GUIDANCE_SCHEDULE = Choice(
         for name in guidance_schedules.SCHEDULES
     },
 )
+GUIDANCE_FORM = Choice(
+    "guidance.form.name",
+    Registered(lambda: FORMS, lambda name: options_of(FORMS[name], "guidance.form")),
+)
 EDIT = Choice(
     "edit.task",
     {name: {option: f"edit.{option}" for option in task.options} for name, task in TASKS.items()},
@@ -295,8 +300,8 @@ LEARNING_RATE = Choice(
 )
 CHOICES = (
     *(SDE, BETAS, SAMPLER, PREDICTOR, CORRECTOR, OBJECTIVE, NOISE_DENSITY, WEIGHTING),
-    *(GUIDANCE_SCHEDULE, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER, IMAGE_CONDITION),
-    *(LATENT, STUDY, LEARNING_RATE, AVERAGE, COUPLING, SOURCE),
+    *(GUIDANCE_SCHEDULE, GUIDANCE_FORM, EDIT, POSTERIOR, REGULARIZATION, NETWORK, ENCODER),
+    *(IMAGE_CONDITION, LATENT, STUDY, LEARNING_RATE, AVERAGE, COUPLING, SOURCE),
 )
 VARIATIONAL = ("hybrid", "vlb")  # objectives of a model that learns the variance
 FEW_STEPS = ("consistency", "mean_flow")  # objectives of a model that samples in few steps

@@ -44,7 +44,7 @@ RUNS = (  # fields that hold the folder of another run, or a file, which may be 
         "training.init_from",
     ),
     *("sampling.embeddings", "sampling.condition"),
-    *("guidance.classifier.run", "guidance.discriminator.run"),
+    *("guidance.auto.run", "guidance.classifier.run", "guidance.discriminator.run"),
 )
 ADVISED = (  # fields that config.data.auto sets by the data
     *("model.sigma_max", "model.sigma_min", "model.sigma_data"),

@@ -72,7 +72,7 @@ def edit_samples(
     def arguments(first: int, size: int) -> tuple:
         chosen = np.minimum(first + np.arange(size + pairs), len(x) - 1)
         values = jax.tree.map(lambda leaf: leaf[chosen], (conditions, x, init, weights, pixels))
-        about = pipeline.params, guide_params, decoder_params, pipeline.key
+        about = pipeline.weights, guide_params, decoder_params, pipeline.key
         return *about, values, chosen, first * options.n_results
 
     n, results = len(x) - pairs, []

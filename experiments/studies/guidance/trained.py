@@ -146,7 +146,7 @@ class Study:
             conditions = model.sample_conditions(first + np.arange(size))
             own = [guide.params for guide in model.guides]
             key = model.replace(seed=seed).key
-            return program(jnp.float32(weight), model.params, own, key, conditions, first)
+            return program(jnp.float32(weight), model.weights, own, key, conditions, first)
 
         return draw
 
@@ -223,12 +223,14 @@ class Study:
 
 
 def weighted(model: Pipeline, weight: Any, schedule: Schedule) -> Pipeline:
-    """The model with this guidance scale and schedule, of its classifier if one guides it.
+    """The model with this scale and schedule, of its guide model or classifier if one guides it.
 
     Raises:
         ValueError: a model without a condition to guide by, or one without an unconditional score.
     """
     changes = {"weight": weight, "schedule": schedule}
+    if model.auto:
+        return model.replace(auto=dataclasses.replace(model.auto, **changes))
     if any(isinstance(guide, Classifier) for guide in model.guides):
         guides = (
             dataclasses.replace(guide, **changes) if isinstance(guide, Classifier) else guide
