@@ -161,7 +161,7 @@ def _sampling(config: Config) -> None:
     sampling.probe = default(str)  # for these: "exact" (up to 64 dimensions), "hierarchical", ...
     sampling.n_probes = default(int)  # 1
     sampling.step_size = default(float)  # of "annealed_langevin"
-    sampling.grid = default(str)  # a name in samplers.noise_levels.GRIDS
+    sampling.grid = default(str)  # a name in samplers.noise_levels.GRIDS, or a file of study "grid"
     sampling.rho = default(float)  # of the grids "karras" and "polyexponential"
     sampling.sigma_max = default(float)  # first noise level sigma / alpha
     sampling.sigma_min = default(float)  # last noise level
@@ -342,8 +342,9 @@ def _study(config: Config) -> None:
     study = config.study = Section()
     study.name = "posterior"  # samplers of a posterior, on mixtures or on the images of a run;
     # "guidance", on points or by a run; "autoguidance", on points; "memorisation", of a run;
-    # "discriminator", what its guidance gains; "one_step", the error of one reverse step; or the
-    # pictures "forward", "schedules", "trajectories" and "langevin"
+    # "discriminator", what its guidance gains; "one_step", the error of one reverse step; "grid",
+    # noise levels that fit a run; or the pictures "forward", "schedules", "trajectories" and
+    # "langevin"
     guidance = study.guidance = Section()
     guidance.weights = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # 1: the conditional score
     guidance.schedules = ("constant",)  # of a run; with the options of config.guidance.schedule
@@ -358,6 +359,12 @@ def _study(config: Config) -> None:
     auto.n_samples = 4000  # in a set
     auto.n_seeds = 3  # sets of each setting
     auto.n_iters = 4096  # of the trained networks; 0: none, exact scores alone
+    grid = study.grid = Section()
+    grid.solvers = ("euler", "dpmpp_2m")
+    grid.nfe = (6, 8, 10, 12, 18)  # network evaluations a sample
+    grid.order = 1  # of the local errors: 1, or 2
+    grid.n_fine = 100  # steps of the fine solution, between whose levels the grids choose
+    grid.n_samples = 128  # trajectories
     memorisation = study.memorisation = Section()
     memorisation.n_samples = 1000
     memorisation.level = 0.01  # share of the held-out data that are nearer than the threshold

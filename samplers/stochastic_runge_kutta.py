@@ -157,6 +157,11 @@ class StochasticRungeKutta(_RungeKutta):
             self.n_steps, self.grid, self.rho, self.sigma_max, self.sigma_min, self.denoise
         )
 
+    @property
+    def n_levels(self) -> int:
+        """Number of levels in the grid."""
+        return self._ends().n_levels
+
     def own_levels(self, sde: SDE) -> Levels:
         """Noise levels at which the steps from the prior begin, and the one where the last ends."""
         return self._ends().own_levels(sde)

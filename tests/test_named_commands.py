@@ -154,6 +154,7 @@ STUDIES = {  # options of studies, which are the defaults too: none of them coun
     "trajectories": {"steps": 100, "n_samples": 100},
     "langevin": {"n_iters": 20, "n_samples": 20},
     "autoguidance": {"n_samples": 20, "n_seeds": 2, "n_iters": 2},
+    "grid": {"nfe": (5,), "n_fine": 20, "n_samples": 8},
 }
 SIDE = 16  # of images in place of larger ones
 NUMBER = re.compile(r"(?<=\.n_samples=)\d{3,}$")

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 import models
 import samplers
 import sde_lib
-from experiments.build import couplings
+from experiments.build import couplings, grids
 from experiments.build.fields import choices, sections
 from experiments.build.missing import missing
 from experiments.data import augment
@@ -88,7 +89,21 @@ def sampler(config: Config) -> Sampler:
     defaults = {key: value for key, value in choices.SAMPLING_DEFAULTS.items() if key in known}
     if options.get("log_prob"):
         del defaults["denoise"]  # the densities are those of the flow's own samples
-    return samplers.create(name, **defaults | options)
+    return samplers.create(name, **_with_levels(config, name, defaults | options))
+
+
+def _with_levels(config: Config, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a sampler, with the levels in the file that config.sampling.grid may name."""
+    grid = options.get("grid")
+    plain = samplers.create(name, **{k: v for k, v in options.items() if not _is_file(v)})
+    if not (_is_file(grid) and hasattr(plain, "n_levels")):
+        return options
+    return options | {"grid": grids.levels(Path(str(grid)), sde(config), plain.n_levels)}
+
+
+def _is_file(value: Any) -> bool:
+    """True for the path of a file of grids."""
+    return isinstance(value, str) and value.endswith(grids.ENDING)
 
 
 def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
@@ -117,15 +132,17 @@ def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
     options = {k: v for k, v in values.items() if v is not None} | {"denoise": True}
 
     def create(n_steps: int) -> Any:
-        return samplers.create(name, **options | {"n_steps": n_steps})
+        return samplers.create(name, **plain | {"n_steps": n_steps})
 
+    plain = {key: value for key, value in options.items() if not _is_file(value)}
     made = next(solver for solver in map(create, range(nfe, 0, -1)) if solver.nfe <= nfe)
     if made.nfe != nfe:
         raise ValueError(
             f"{name} makes {made.nfe} network evaluations in {made.n_steps} steps and "
             f"{create(made.n_steps + 1).nfe} in one more, never {nfe}: choose one of those"
         )
-    return made
+    chosen = _with_levels(config, name, options | {"n_steps": made.n_steps})
+    return samplers.create(name, **chosen)
 
 
 def noise_density(

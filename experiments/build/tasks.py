@@ -49,6 +49,7 @@ COUNTS = (  # of at least 1, or more where they are used
     *("study.posterior.n_measurements", "study.posterior.n_samples", "serve.port"),
     *("study.guidance.n_samples", "study.guidance.n_seeds", "study.memorisation.n_samples"),
     *("study.autoguidance.n_samples", "study.autoguidance.n_seeds"),
+    *("study.grid.order", "study.grid.n_fine", "study.grid.n_samples"),
     *("study.discriminator.nfe", "study.discriminator.n_samples", "study.discriminator.n_data"),
     *("study.one_step.n_levels", "study.one_step.n_samples"),
     *("study.forward.n_times", "study.forward.n_images", "study.schedules.n_levels"),

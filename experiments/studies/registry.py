@@ -9,6 +9,7 @@ STUDIES = {
     "autoguidance": "experiments.studies.guidance.toy",
     "discriminator": "experiments.studies.discriminator.study",
     "forward": "experiments.studies.pictures.forward",
+    "grid": "experiments.studies.grid.study",
     "guidance": "experiments.studies.guidance.study",
     "langevin": "experiments.studies.pictures.learned_langevin",
     "memorisation": "experiments.studies.audit.memorisation",

@@ -51,7 +51,7 @@ ADVISED = (  # fields that config.data.auto sets by the data
     *("noise_density.mean", "noise_density.std"),
 )
 PATHS = (
-    *(*RUNS, "ablate.input_perturbation", "edit.mask"),
+    *(*RUNS, "sampling.grid", "ablate.input_perturbation", "edit.mask"),
     *("eval.features", "eval.statistics", "eval.embeddings"),
 )
 

@@ -1,0 +1,1 @@
+"""The study of step grids: noise levels that fit the trajectories of a model."""
