@@ -7,7 +7,7 @@ with a class like those of experiments/pipeline/conditions and a maker, and a li
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from experiments.build import components, couplings
 from experiments.build.components import labels
@@ -27,6 +27,7 @@ from experiments.pipeline.conditions import (
     Text,
     Vector,
 )
+from experiments.pipeline.conditions.source import Origin
 from models import operators
 from models.config import Config
 
@@ -167,7 +168,7 @@ def source(config: Config) -> Source | None:
     if name == "image":
         _check_image_source(config, about[0])
     if name != "samples":
-        return Source(*about, name)
+        return Source(*about, cast(Origin, name))
     if "dataset" not in options:
         raise ValueError(
             "config.source.name is 'samples', but config.source.dataset is not set: give the data "

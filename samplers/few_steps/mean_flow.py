@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from samplers.base import Samples, Start, check_frames, starting_point
+from samplers.base import Samples, Scores, Start, check_frames, starting_point
 from sde_lib import SDE, check_score_fn
 from sde_lib.checks import check_at_least, check_types
 from sde_lib.few_steps.mean_flow import MeanFlow as Velocities
@@ -41,7 +41,7 @@ class MeanFlow:
         self,
         key: PRNGKeyArray,
         sde: SDE,
-        score_fn: Velocities,
+        score_fn: Scores | Velocities,
         shape: Sequence[int],
         first_index: int | Array = 0,
         n_frames: int = 0,

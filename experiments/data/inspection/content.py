@@ -158,7 +158,7 @@ def _attribute_text(found: Balance, names: Sequence[str]) -> str:
     return f"{', '.join(listed)}{more}; as varied as {found.effective:.3g} classes of one size"
 
 
-def _caption_rows(captions: Sequence[Any]) -> Iterator[tuple[str, str]]:
+def _caption_rows(captions: Sequence[Any] | np.ndarray) -> Iterator[tuple[str, str]]:
     captions = captions[:MOST_CAPTIONS]
     counts, pairs = words(captions)
     if not counts:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def models(model: Pipeline, negatives: Sequence[str | int]) -> dict[str, Pipelin
         )
     made = {}
     for negative in ("", *map(str, negatives)):
-        own = list(members)
+        own: list[Any] = list(members)
         own[place] = own[place].against(negative)
         conditions = dataclasses.replace(model.conditions, members=tuple(own))
         made[negative or NONE] = model.replace(conditions=conditions)

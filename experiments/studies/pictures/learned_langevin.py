@@ -85,10 +85,9 @@ def run(request: Request) -> None:
         if (result.dynamics, result.score) != ("annealed", "exact"):
             share, title = result.upper_mode.value, f"{result.dynamics}, {result.score} score"
             panels[f"{title}: {share:.0%} in the upper mode of {result.truth:.0%}"] = frames
-            mesh, field = arrows(learned if result.score == "learned" else exact)
-            fields.append(field)
+            fields.append(arrows(learned if result.score == "learned" else exact))
     save_table(path, results)
-    rest = mesh, np.stack(fields), HALF_WIDTH, about
+    rest = fields[0][0], np.stack([field for _, field in fields]), HALF_WIDTH, about
     print(charts.save_point_paths(path.with_suffix(".png"), panels, N_PATHS, *rest))
 
 

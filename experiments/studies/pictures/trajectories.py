@@ -90,7 +90,7 @@ def draw(key: jax.Array, sde: SDE, n: int, n_steps: int) -> dict[str, Ways]:
     score_fn, shape = MIXTURE.score_fn(sde), (n, 1)
     start = sde.prior_sample(prior_key, shape)
     reverse = {"reverse SDE": EulerMaruyama(n_steps), "flow": ProbabilityFlow()}
-    ways = {"forward SDE": np.asarray(forward(forward_key, sde, n))}
+    ways = {"forward SDE": forward(forward_key, sde, n)}
     for name, sampler in reverse.items():
         made = jax.jit(lambda key, sampler=sampler: sampler(key, sde, score_fn, shape, 0, N_FRAMES))
         path = np.concatenate(
@@ -116,7 +116,7 @@ def forward(key: jax.Array, sde: SDE, n: int) -> Ways:
         return x, x
 
     _, path = jax.lax.scan(step, x, (factor, added, jax.random.split(key, N_FRAMES)))
-    return jnp.concatenate([x[None], path])
+    return np.concatenate([x[None], path])
 
 
 def quantiles(mixture: GaussianMixture, shares: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -160,7 +160,7 @@ def measure(name: str, sde: SDE, ways: Ways) -> Result:
     exact = quantiles(last, cumulative(first, start))
     return Result(
         name,
-        float(spearmanr(start, end).statistic),
+        float(spearmanr(start, end)[0]),
         float(np.mean(np.abs(np.sort(end) - places))),
         float(np.mean(chance)),
         float(np.sqrt(np.mean((end - exact) ** 2))),
