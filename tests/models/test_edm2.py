@@ -92,11 +92,15 @@ def test_forced_normalisation_changes_the_weights_and_no_output():
 def test_activations_have_magnitudes_near_1_at_initialisation():
     """Of white noise and of images without detail, in each of the ten blocks."""
     network, labels = SMALL.clone(nf=32, num_head_channels=32), jnp.linspace(-1, 1, 16)
-    x = jax.random.normal(jax.random.key(0), (16, 8, 8, 1))
+    x, random = jax.random.normal(jax.random.key(0), (16, 8, 8, 1)), np.random.default_rng(0)
     smooth = jnp.broadcast_to(jnp.sign(x[:, :1, :1]), x.shape)
-    params = network.init(jax.random.key(0), x[:1], labels[:1])["params"]
+    params = jax.tree.map(  # gains are numbers, and 0
+        lambda leaf: random.standard_normal(leaf.shape, "f4") * bool(leaf.shape),
+        weights.shapes(network, x, labels),
+    )
+    magnitudes = jax.jit(functools.partial(block_magnitudes, network, params))
     for images in (x, smooth):
-        found = block_magnitudes(network, params, images, labels)
+        found = magnitudes(images, labels)
         assert len(found) == 10
         for block, sizes in found.items():
             assert float(jnp.mean(sizes)) == pytest.approx(1, abs=0.2), block
