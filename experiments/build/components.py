@@ -95,7 +95,7 @@ def sampler(config: Config) -> Sampler:
 def _with_levels(config: Config, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a sampler, with the levels in the file that config.sampling.grid may name."""
     grid = options.get("grid")
-    plain = samplers.create(name, **{k: v for k, v in options.items() if not _is_file(v)})
+    plain: Any = samplers.create(name, **{k: v for k, v in options.items() if not _is_file(v)})
     if not (_is_file(grid) and hasattr(plain, "n_levels")):
         return options
     return options | {"grid": grids.levels(Path(str(grid)), sde(config), plain.n_levels)}
@@ -141,8 +141,10 @@ def solver(config: Config, name: str, nfe: int) -> NoiseLevelSolver:
             f"{name} makes {made.nfe} network evaluations in {made.n_steps} steps and "
             f"{create(made.n_steps + 1).nfe} in one more, never {nfe}: choose one of those"
         )
-    chosen = _with_levels(config, name, options | {"n_steps": made.n_steps})
-    return samplers.create(name, **chosen)
+    chosen: Any = samplers.create(
+        name, **_with_levels(config, name, options | {"n_steps": made.n_steps})
+    )
+    return chosen
 
 
 def noise_density(

@@ -10,6 +10,7 @@ endpoint, at other starts than those that the grids are made of, beside that of 
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -120,16 +121,14 @@ def made_solvers(config: Config, options: Options) -> list[tuple[str, int, Noise
     made = []
     for name in options.solvers:
         check_name(f"{SECTION}.solvers", name, SOLVERS)
-        own = []
+        create: Any = partial(samplers.create, name)
         for nfe in options.nfe:
-            n = nfe
-            while n and (solver := samplers.create(name, n_steps=n)).nfe > nfe:
-                n -= 1
-            own.append((name, solver.nfe, solver))
-        made += dict.fromkeys(own)
+            steps = (create(n_steps=n) for n in range(nfe, 0, -1))
+            solver = next(solver for solver in steps if solver.nfe <= nfe)
+            made.append((name, solver.nfe, solver))
     for _, _, solver in made:
         subjects.evaluations(solver, components.sde(config))
-    return made
+    return list(dict.fromkeys(made))
 
 
 def trajectories(model: Pipeline, n_fine: int, n: int) -> Trajectories:
