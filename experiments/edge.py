@@ -20,7 +20,8 @@ from types import FrameType
 
 import jax
 
-from experiments.runs import hosts, interrupt
+from experiments.runs import hosts
+from experiments.runs.long import interrupt
 
 NO_ROOM = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|out of memory", re.I)

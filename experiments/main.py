@@ -18,7 +18,8 @@ import absl.logging
 import jax
 
 from experiments import command_line, edge
-from experiments.runs import hosts, interrupt
+from experiments.runs import hosts
+from experiments.runs.long import interrupt
 
 COMMANDS = {  # mode: (module of experiments.commands or .studies, function, description)
     "train": ("commands.train", "run", "train a model; continue where the last run stopped"),

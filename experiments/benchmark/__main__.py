@@ -49,7 +49,8 @@ from experiments.benchmark import (
 )
 from experiments.benchmark.measure import Figure
 from experiments.benchmark.presets import PRESETS, Preset
-from experiments.runs import files, interrupt
+from experiments.runs import files
+from experiments.runs.long import interrupt
 
 FIGURES: dict[str, Callable[[Preset, int], Iterator[Figure]]] = {
     "start": start.figures,  # comes first: its commands need the device's memory

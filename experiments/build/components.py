@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 import models
 import samplers
 import sde_lib
-from experiments.build import couplings, grids
+from experiments.build import grids
+from experiments.build.checks import couplings
+from experiments.build.checks.missing import missing
 from experiments.build.fields import choices, sections
-from experiments.build.missing import missing
 from experiments.data import augment
 from experiments.data.dataset import DataSpec
 from experiments.data.prepare.picture import Transform

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
-from experiments.build import components, couplings
+from experiments.build import components
+from experiments.build.checks import couplings
 from experiments.build.components import labels
 from experiments.build.fields import choices, sections
 from experiments.data.captions import FILE, ByteReader, EmbeddingReader

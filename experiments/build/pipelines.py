@@ -10,12 +10,12 @@ from experiments.build import (
     codecs,
     components,
     conditions,
-    couplings,
     data,
     guidance,
     published,
     related,
 )
+from experiments.build.checks import couplings
 from experiments.build.fields import choices, configs, known_fields, migrate, sections
 from experiments.data import latents, scaling
 from experiments.pipeline.cascade import SuperResolution

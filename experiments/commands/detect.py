@@ -16,9 +16,9 @@ from PIL import ImageOps
 
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
-from experiments.evaluation import detection
-from experiments.evaluation.detection import AUC, STATISTICS
-from experiments.evaluation.distortions import DISTORTIONS, distorted
+from experiments.evaluation.detect import detection
+from experiments.evaluation.detect.detection import AUC, STATISTICS
+from experiments.evaluation.detect.distortions import DISTORTIONS, distorted
 from experiments.pipeline import draw, show
 from experiments.pipeline.edit.files import listed, read_images, split
 from experiments.pipeline.pipeline import Pipeline

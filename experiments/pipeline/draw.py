@@ -20,7 +20,7 @@ from experiments.pipeline.guidance import Classifier
 from experiments.pipeline.labels import labels_in_turn
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, hosts, progress
-from experiments.runs.segments import InSegments
+from experiments.runs.long.segments import InSegments
 
 LOG = logging.getLogger(__name__)
 TRIAL = 8  # samples in the batch whose memory is measured

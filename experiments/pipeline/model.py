@@ -24,7 +24,7 @@ from experiments.pipeline.conditions import SOURCE, Conditions
 from experiments.pipeline.guidance import Guide
 from experiments.pipeline.labels import as_labels
 from experiments.runs import devices, parts
-from experiments.runs.segments import InSegments
+from experiments.runs.long.segments import InSegments
 from models import NoiseModel
 from samplers.base import Scores
 from samplers.noise_share import check_eta

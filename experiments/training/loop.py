@@ -15,7 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from experiments.runs import hosts, interrupt, progress
+from experiments.runs import hosts, progress
+from experiments.runs.long import interrupt
 from experiments.runs.metrics import Metrics
 from experiments.training import watch
 from experiments.training.checkpoints import Checkpoints

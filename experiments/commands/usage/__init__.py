@@ -1,1 +1,1 @@
-"""What the program says of itself: --help, and the list of configs."""
+"""Answers about the program itself: --help, and the list of configs."""

@@ -8,7 +8,6 @@ from types import ModuleType
 
 from configs import default
 from experiments.commands.request import Request
-from experiments.config_file import NO_EXPERIMENTS
 
 PLAIN = ("description", "data")  # titles of columns that need no naming
 
@@ -16,10 +15,9 @@ PLAIN = ("description", "data")  # titles of columns that need no naming
 def run(_: Request) -> None:
     """Prints every config with the first line of its docstring, and its variants."""
     for path in sorted(Path(str(default.__file__)).parent.glob("*.py")):
-        if path.name not in NO_EXPERIMENTS:
-            module = importlib.import_module(f"configs.{path.stem}")
-            if hasattr(module, "get_config"):
-                print(described(module), end="\n\n")
+        module = importlib.import_module(f"configs.{path.stem}")
+        if hasattr(module, "get_config") and hasattr(module, "VARIANTS"):
+            print(described(module), end="\n\n")
     print("Train one by --config=configs/FILE.py:VARIANT; without VARIANT, the default.")
 
 

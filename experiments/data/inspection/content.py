@@ -89,7 +89,7 @@ def associations(columns: dict[str, Int[np.ndarray, " n"]]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: -pair.strength)
 
 
-def words(captions: Sequence[Any]) -> tuple[dict[str, int], list[Pair]]:
+def words(captions: Sequence[Any] | np.ndarray) -> tuple[dict[str, int], list[Pair]]:
     """Captions that have each word, the frequent ones first; and the pairs of the highest lift.
 
     The lift is the share of the captions with both words over the product of their shares. It is

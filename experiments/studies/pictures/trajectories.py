@@ -160,7 +160,7 @@ def measure(name: str, sde: SDE, ways: Ways) -> Result:
     exact = quantiles(last, cumulative(first, start))
     return Result(
         name,
-        float(spearmanr(start, end)[0]),
+        float(np.asarray(spearmanr(start, end))[0]),
         float(np.mean(np.abs(np.sort(end) - places))),
         float(np.mean(chance)),
         float(np.sqrt(np.mean((end - exact) ** 2))),

@@ -11,7 +11,7 @@ from configs import digits, points
 from experiments.commands import detect
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
-from experiments.evaluation import detection
+from experiments.evaluation.detect import detection
 
 N = 297
 

@@ -4,7 +4,8 @@ import pytest
 from test_components import changed
 
 from configs import digits, points
-from experiments.build import couplings, pipelines, tasks
+from experiments.build import pipelines, tasks
+from experiments.build.checks import couplings
 from sde_lib import LinearFlow
 from sde_lib.transport import Assignment, Sinkhorn
 

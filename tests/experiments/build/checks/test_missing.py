@@ -2,8 +2,8 @@ import pytest
 from tiny_configs import digits_config, points_config
 
 from experiments.build import components, tasks
+from experiments.build.checks.missing import missing
 from experiments.build.fields import sections
-from experiments.build.missing import missing
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.runs import devices, hosts, segments
-from experiments.runs.segments import InSegments
+from experiments.runs import devices, hosts
+from experiments.runs.long import segments
+from experiments.runs.long.segments import InSegments
 from sde_lib import loops
 
 X = np.linspace(-1, 1, 12, dtype="f4").reshape(4, 3)

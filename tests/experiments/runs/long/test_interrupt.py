@@ -7,7 +7,7 @@ from processes import ROOT
 
 SCRIPT = """
 import hashlib, signal
-from experiments.runs import interrupt
+from experiments.runs.long import interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background
 interrupt.listen()
 {first}

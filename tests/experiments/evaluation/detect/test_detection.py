@@ -6,7 +6,7 @@ from exact_models import not_a_number, pipeline
 from sklearn import metrics
 
 from configs import digits
-from experiments.evaluation import detection
+from experiments.evaluation.detect import detection
 from samplers import Euler
 from samplers.noise_levels import levels_at
 

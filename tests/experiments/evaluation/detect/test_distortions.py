@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.evaluation.distortions import DISTORTIONS, distorted
+from experiments.evaluation.detect.distortions import DISTORTIONS, distorted
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,0 +1,1 @@
+"""Detection of generated images: statistics, and the distortions that they should survive."""
