@@ -387,6 +387,11 @@ def _study(config: Config) -> None:
     step = study.one_step = Section()
     step.n_levels = 18  # noise levels of EDM's grid, between which steps are made
     step.n_samples = 1000
+    _pictures(study)
+
+
+def _pictures(study: Section) -> None:
+    """Studies that draw what the papers draw."""
     forward = study.forward = Section()
     forward.sdes = ("vpsde", "subvpsde", "vesde", "flow")  # a row each
     forward.n_times = 6  # from 0 to t_max

@@ -192,15 +192,7 @@ def loss_of(
         "n_strata": config.training.batch_size,
     }
     if name == "vdm":
-        schedule = learned_schedule(config)
-
-        def vdm(params: Any) -> Loss:
-            if params is None or schedule is None:
-                return partial(sde_lib.diffusion_loss, **strata)
-            gamma: Any = partial(schedule.apply, {"params": params[SCHEDULE]})
-            return partial(sde_lib.diffusion_loss, **strata, schedule=lambda u: -gamma(u))
-
-        return vdm
+        return _vdm_loss(config, strata)
     if name in choices.VARIATIONAL:
         vlb_weight = 1e-3 if config.objective.vlb_weight is None else config.objective.vlb_weight
         scale = scaling(config)
@@ -243,6 +235,19 @@ def loss_of(
         return partial(loss, log_variance=lambda t: of_label(jnp.log(sde.noise_level(t)) / 4))
 
     return of_params
+
+
+def _vdm_loss(config: Config, strata: dict[str, Any]) -> Callable[[Any], Loss]:
+    """The diffusion loss by the parameters, those of a learned schedule among them."""
+    schedule = learned_schedule(config)
+
+    def vdm(params: Any) -> Loss:
+        if params is None or schedule is None:
+            return partial(sde_lib.diffusion_loss, **strata)
+        gamma: Any = partial(schedule.apply, {"params": params[SCHEDULE]})
+        return partial(sde_lib.diffusion_loss, **strata, schedule=lambda u: -gamma(u))
+
+    return vdm
 
 
 def _few_steps_loss(

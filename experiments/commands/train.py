@@ -50,11 +50,7 @@ def run(request: Request) -> None:
             gradient.
     """
     folder = request.folder
-    if request.config.eval.ema_length:
-        raise ValueError(
-            f"config.eval.ema_length is {tuple(request.config.eval.ema_length)}, which is of a "
-            "trained model: leave it out here, and give it to --mode=evaluate or --mode=sample"
-        )
+    _check_no_length(request.config)
     config, found = advice.settled(request.config, folder)
     task = tasks.task(config)  # first, because it checks the fields
     training, mesh = components.training(config), components.mesh(config)
@@ -105,6 +101,14 @@ def run(request: Request) -> None:
             LOG.info("stopped and saved at step %d: run the same command to go on", step)
             return
         report(config, task, state, dataset, folder, trained=int(state.step) > begun)
+
+
+def _check_no_length(config: Any) -> None:
+    if config.eval.ema_length:
+        raise ValueError(
+            f"config.eval.ema_length is {tuple(config.eval.ema_length)}, which is of a trained "
+            "model: leave it out here, and give it to --mode=evaluate or --mode=sample"
+        )
 
 
 def prepared(
