@@ -51,15 +51,11 @@ class MeanFlowModel(NoiseModel):
         **conditions: Any,
     ) -> MeanFlow:
         """The score, by the velocity at r = t, with average velocities; see NoiseModel.score_fn."""
-        vectors = conditions.pop("vectors", None)
         if observed is not None:
             raise ValueError("observed is given, but mean flows are of complete data: leave it out")
 
         def network(interval: PerSample) -> Any:
-            numbers = interval[:, None]
-            if vectors is not None:
-                numbers = jnp.concatenate([vectors, numbers], axis=1)
-            return self.applied(params, train, dropout_key, vectors=numbers, **conditions)
+            return self.applied(params, train, dropout_key, **_with_interval(conditions, interval))
 
         def score(x: Batch, t: PerSample) -> Batch:
             return self.preconditioning.score_fn(network(jnp.zeros_like(t)))(x, t)
@@ -70,6 +66,12 @@ class MeanFlowModel(NoiseModel):
 
         return MeanFlow(score, average)
 
+    def magnitudes(
+        self, params: Any, x: Batch, t: PerSample, **conditions: Any
+    ) -> dict[str, PerSample]:
+        """Those of NoiseModel.magnitudes, for the velocity at t."""
+        return super().magnitudes(params, x, t, **_with_interval(conditions, jnp.zeros_like(t)))
+
     def _coefficients(self, t: PerSample) -> Coefficients:
         """A and B of the velocity f x - g^2 score / 2, and c of the input."""
         if self.preconditioning.name == "velocity":
@@ -77,6 +79,13 @@ class MeanFlowModel(NoiseModel):
         a, b, c = self.preconditioning.coefficients(t)
         half = 0.5 * self.sde.diffusion(t) ** 2
         return self.sde.drift_coefficient(t) - half * a, -half * b, c
+
+
+def _with_interval(conditions: dict[str, Any], interval: PerSample) -> dict[str, Any]:
+    """The conditions with t - r as one more number of the network's vector."""
+    vectors, number = conditions.get("vectors"), interval[:, None]
+    numbers = number if vectors is None else jnp.concatenate([vectors, number], axis=1)
+    return conditions | {"vectors": numbers}
 
 
 MODELS = {"consistency": ConsistencyModel, "mean_flow": MeanFlowModel}

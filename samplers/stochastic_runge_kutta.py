@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import diffrax
-import jax
 import jax.numpy as jnp
 import lineax
 import numpy as np
@@ -24,7 +23,7 @@ from samplers.noise_levels import Grid, Levels, levels_at
 from samplers.solver import BROWNIAN, enter, model_at, warn_of_untrained
 from samplers.space_time_path import SpaceTimePath
 from samplers.stochastic import MOST_ETA, check_range
-from sde_lib import SDE, ScoreFn, check_score_fn, derivatives
+from sde_lib import SDE, ScoreFn, check_score_fn, derivatives, loops
 from sde_lib.batch import Batch, expand, fold_in, numpy_of, sample_keys
 from sde_lib.checks import check_at_least, check_known, check_tolerance, check_types, known
 from sde_lib.solve import MAX_STEPS, worst_sample
@@ -189,7 +188,7 @@ class StochasticRungeKutta(_RungeKutta):
                 frames = frames.at[k * n_frames // n_moves].set(v)
             return v, frames
 
-        v, frames = jax.lax.fori_loop(0, n_moves, body, (v, jnp.zeros((n_frames, *v.shape))))
+        v, frames = loops.fori_loop(n_moves, body, (v, jnp.zeros((n_frames, *v.shape))))
         last = -(-np.arange(1, n_frames + 1) * n_moves // max(n_frames, 1))
         return v, frames, times[last], n_moves
 

@@ -1,6 +1,7 @@
 """Configs of models that train in seconds."""
 
 from configs import default, digits, points
+from experiments.build.fields import choices, sections
 
 
 def points_config():
@@ -42,4 +43,12 @@ def table_config(path):
     config.sampling.method = "ddim"
     config.sampling.update(n_steps=12, n_samples=4, batch_size=4)
     config.eval.update(batch_size=10, rtol=0.1, atol=0.1, probe="exact")
+    return config
+
+
+def changed(config, changes):
+    """The config with these fields, and without options of components that they replace."""
+    before = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    sections.reset_options(config, before, choices.CHOICES, changes)
     return config

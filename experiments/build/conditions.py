@@ -168,6 +168,11 @@ def source(config: Config) -> Source | None:
     about = components.data_shape(config), components.scaling(config)
     if name == "image":
         _check_image_source(config, about[0])
+    if name == "reflow" and not options.get("path"):
+        raise ValueError(
+            "config.source.name is 'reflow', but config.source.path is not set: give the file that "
+            "--mode=generate --config.sampling.pairs=True wrote"
+        )
     if name != "samples":
         return Source(*about, cast(Origin, name))
     if "dataset" not in options:

@@ -119,6 +119,13 @@ def dataset(config: Config, found: Dataset | None = None) -> Dataset:
         config: of the model.
         found: its images; None: they are loaded.
     """
+    least = config.data.least_confidence
+    drawn = models.kind(config) == "discriminator" or config.source.name == "reflow"
+    if least is not None and drawn:
+        raise ValueError(
+            f"config.data.least_confidence is {least!r}, but samples of a model, which have no "
+            "confidence, are among the data: leave it out"
+        )
     found = found or images(config)
     if config.data.autoencoder:
         found = latents.encode_dataset(found, autoencoder(config), normalisation(config))
@@ -126,7 +133,6 @@ def dataset(config: Config, found: Dataset | None = None) -> Dataset:
         return discriminated(config, found)
     if config.source.name == "reflow":
         return reflowed(config, found)
-    least = config.data.least_confidence
     if config.model.label_confidence or least is not None:
         found = with_confidence(config, found)
     return found if least is None else confidence.above(found, least)

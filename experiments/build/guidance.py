@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 import models
 from experiments.build import components, published, related
+from experiments.build.checks import couplings
 from experiments.build.fields import choices, sections
 from experiments.pipeline.autoguidance import Autoguidance
 from experiments.pipeline.classifier_free import ClassifierFree
@@ -119,6 +120,12 @@ def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidanc
     theirs = related.config(config, folder, "config.guidance.auto.run", "score")
     related.check_noise(config, theirs, folder, "guide model")
     related.check_equal(config, theirs, folder, "guide model", ["conditions"])
+    kinds = [(c.objective.name == "consistency", couplings.only_eta(c)) for c in (config, theirs)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"the guide model, {folder}, and the model have scores of different kinds: give a run "
+            "with the same config.objective, config.coupling and config.source"
+        )
     model = components.noise_model(theirs, sde, related.shape(theirs))
     weights, step = related.weights(theirs, folder, step, config.guidance.auto.ema_length)
     if parts.digest(weights) == parts.digest(params):

@@ -123,7 +123,8 @@ def with_weights(
     """A model with the weights of another step or length of its run, and its compiled programs."""
     length = average_length(config)
     params, step = related.weights(config, folder, step, length)
-    more = guidance_of(config, params) if model.guides else {}
+    guided = model.guides or model.auto
+    more = guidance_of(config, params, folder) if guided else {}
     return model.replace(params=params, step=step, ema_length=length, **more)
 
 

@@ -50,6 +50,11 @@ def _check(config: Config, theirs: Config, folder: Path) -> None:
             f"{theirs.latent.name or name!r} and has no probability flow of data: give a run of "
             "the objective 'denoising'"
         )
+    if theirs.objective.bridge or theirs.source.name not in ("", "reflow"):
+        raise ValueError(
+            f"config.objective.teacher, {folder}, was trained with a source or with bridges, and "
+            "has no probability flow from noise: give another run"
+        )
     related.check_noise(config, theirs, folder, "teacher")
     for field in ALIKE:
         here, there = (each.model.get(field) or None for each in (config, theirs))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 import sde_lib
 from experiments.data.lazy_arrays import check_finite
-from experiments.pipeline.model import LikelihoodOptions, TrainedModel
+from experiments.pipeline.model import LikelihoodOptions, TrainedModel, without_source
 from experiments.runs import devices, parts
 from sde_lib import missing
 
@@ -227,7 +227,7 @@ def exact_score_fn(
     pipeline.check_has_score("a likelihood (config.eval.enable_bpd)")
     conditions = pipeline.complete(conditions, key, x, first_index)
     params = devices.gather(pipeline.mesh, params)
-    score_fn = pipeline.model.in_float32().score_fn(params, **conditions)
+    score_fn = pipeline.model.in_float32().score_fn(params, **without_source(conditions))
     return devices.spread(pipeline.mesh, score_fn)
 
 

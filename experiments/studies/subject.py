@@ -6,7 +6,7 @@ This is the studies' part of the door: what it returns knows no config.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -52,6 +52,7 @@ class ExactModel:
 
     mixture: GaussianMixture
     sde: SDE
+    gives: ClassVar[str] = "score"
 
     def score_fn(self, params: Any, **conditions: Any) -> ScoreFn:
         """The exact score. It has no parameters and no conditions."""

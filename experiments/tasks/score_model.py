@@ -223,7 +223,7 @@ class ScoreModel:
         score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
         losses, metrics = self.held_out_loss(key, model.sde, score_fn, x, **options)
         found = {"loss": losses} | metrics
-        if "t" in metrics:
+        if "t" in metrics and model.only_eta is None:  # couplings and sources have other noise
             # The noise is that of the loss, so XLA evaluates the network once.
             keys = fold_in(sample_keys(key, len(x), first_index), 1)
             z = normal(keys, model.sde.state_shape(x.shape))

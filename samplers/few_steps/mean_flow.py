@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from samplers.base import Samples, Scores, Start, check_frames, starting_point
-from sde_lib import SDE, check_score_fn
+from sde_lib import SDE, check_score_fn, loops
 from sde_lib.checks import check_at_least, check_types
 from sde_lib.few_steps.mean_flow import MeanFlow as Velocities
 from sde_lib.few_steps.mean_flow import average_velocity
@@ -68,5 +67,5 @@ class MeanFlow:
             return x, frames
 
         frames = jnp.zeros((n_frames, *shape))
-        x, frames = jax.lax.fori_loop(0, n, step, (x, frames))
+        x, frames = loops.fori_loop(n, step, (x, frames))
         return Samples(x, n, frames)

@@ -1,10 +1,10 @@
 import jax
 import numpy as np
 import pytest
-from test_components import changed
+from tiny_configs import changed
 
 from configs import points
-from experiments.build import data, tasks
+from experiments.build import data, pipelines, tasks
 from experiments.commands import generate
 from experiments.pipeline.conditions import SOURCE
 from experiments.runs.samples import write_samples
@@ -46,6 +46,21 @@ def test_samples_of_reflow_start_from_the_prior(pairs):
     model = tasks.task(config(source__name="reflow", source__path=str(pairs))).model
     assert SOURCE not in model.sample_conditions(np.arange(3))
     assert (model.only_eta, model.conditions.has_source) == (0.0, False)
+
+
+def test_a_reflow_model_encodes_and_scores_data_without_their_noise(pairs):
+    own = config(source__name="reflow", source__path=str(pairs))
+    params = tasks.task(own).init(jax.random.key(0))
+    model = pipelines.untrained(own).replace(params=params)
+    x = np.ones((2, 2), np.float32)
+    assert np.isfinite(model.log_likelihood(x, accuracy=0.1).log_prob).all()
+    assert np.isfinite(model.encode(x)).all()
+
+
+def test_samples_of_a_model_have_no_confidence(pairs):
+    own = config(source__name="reflow", source__path=str(pairs), data__least_confidence=0.5)
+    with pytest.raises(ValueError, match=r"least_confidence is 0.5, but samples of a model"):
+        data.dataset(own)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ def losses(config: Config, sde: sde_lib.SDE) -> dict[str, Any]:
     if not name:
         return {"bridge": True} if bridge else {}
     check(config, COUPLED, "coupling.name")
+    if config.source.name in ("pairs", "reflow"):
+        raise ValueError(
+            f"config.source.name is {config.source.name!r}, whose samples are paired already: "
+            "leave out config.coupling.name"
+        )
     if name == "sinkhorn" and bridge and "entropy" not in options:
         options["entropy"] = transport.entropy(sde, from_noise=not sourced)
     made = transport.create(name, **options)

@@ -97,7 +97,8 @@ def words(captions: Sequence[Any] | np.ndarray) -> tuple[dict[str, int], list[Pa
     """
     sets = [frozenset(WORD.findall(str(caption or "").lower())) for caption in captions]
     counts = collections.Counter(itertools.chain.from_iterable(sets))
-    frequent = {word for word, _ in counts.most_common(MOST_WORDS)}
+    ranked = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    frequent = set(itertools.islice(ranked, MOST_WORDS))
     both = collections.Counter(
         pair for each in sets for pair in itertools.combinations(sorted(each & frequent), 2)
     )
@@ -106,7 +107,7 @@ def words(captions: Sequence[Any] | np.ndarray) -> tuple[dict[str, int], list[Pa
         for (a, b), n in both.items()
         if n >= LEAST
     ]
-    return dict(counts.most_common()), sorted(pairs, key=lambda pair: (-pair.strength, pair))
+    return ranked, sorted(pairs, key=lambda pair: (-pair.strength, pair))
 
 
 def shared(train: np.ndarray, test: np.ndarray) -> int:

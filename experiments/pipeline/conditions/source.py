@@ -78,6 +78,8 @@ class Source:
             return values
         if self.origin == "image":
             return values | {SOURCE: values["images"]}
+        if self.origin == "reflow" and RAW_SOURCE not in values:
+            return values  # its noise is known in training alone
         if self.load is None:
             others = {name: value for name, value in values.items() if name != RAW_SOURCE}
             return others | {SOURCE: self._scaled(values[RAW_SOURCE])}

@@ -2,21 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_configs import changed
 
 import samplers
 import sde_lib
 from configs import cifar10, digits, points
 from experiments.build import components, pipelines, tasks
-from experiments.build.fields import choices, sections
+from experiments.build.fields import choices
 from experiments.pipeline.edit import Edit
-
-
-def changed(config, changes):
-    """The config with these fields, and without options of components that they replace."""
-    before = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(changes)
-    sections.reset_options(config, before, choices.CHOICES, changes)
-    return config
 
 
 def vp_config():

@@ -93,6 +93,10 @@ def test_schedules_and_updates_are_the_guide_s(run):
             r"the conditions of the guide model in .* is {'model.vector_dim': 3}, here {}",
         ),
         (
+            {"coupling__name": "assignment", "coupling__group": 8},
+            "the guide model, .*, and the model have scores of different kinds",
+        ),
+        (
             {"model__name": "discriminator", "model__encoder": "mlp"},
             "that is no score model; give the folder of a trained one",
         ),

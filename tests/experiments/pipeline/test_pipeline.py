@@ -145,7 +145,7 @@ def test_programs_are_compiled_once_for_all_weights_and_seeds():
     np.testing.assert_array_equal(same.encode(np.ones((2, 2))), z)
     assert np.abs(same.sample(2, seed=7) - x).max() > 0.1
     assert len(model.programs) == compiled
-    assert all(program._cache_size() == 1 for program in model.programs.values())
+    assert all(program._start._cache_size() == 1 for program in model.programs.values())
     shorter = model.replace(sampler=samplers.create("heun", n_steps=2))
     assert not shorter.programs
     assert np.abs(shorter.sample(2) - x).max() > 1e-3
@@ -270,7 +270,7 @@ def test_parts_that_do_not_go_together_are_refused(gaussian, fields, message):
         ({"guides": (TimeShift(0.1),)}, "TimeShift goes by the noise level, which CLD.* does not"),
         (
             {"classifier_free": ClassifierFree(2.0, schedule=SCHEDULE), "conditions": CLASSES},
-            "config.guidance.schedule goes by the noise level, which the SDE CLD does not have",
+            "config.guidance.schedule and form go by the noise level, which the SDE CLD does not",
         ),
     ],
 )

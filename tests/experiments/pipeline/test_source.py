@@ -3,7 +3,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from test_components import changed
+from tiny_configs import changed
 
 from configs import digits, points
 from experiments.build import pipelines, tasks

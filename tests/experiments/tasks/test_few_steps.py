@@ -206,6 +206,14 @@ def test_a_teacher_of_other_data_is_refused(runs, changes, message):
         teachers.teacher(made)
 
 
+def test_a_teacher_with_a_source_is_refused(runs, tmp_path):
+    theirs = configs.load(runs["teacher"])
+    theirs.source.name = "pairs"
+    configs.save(theirs, tmp_path)
+    with pytest.raises(ValueError, match="was trained with a source or with bridges"):
+        teachers.teacher(config("consistency", objective__teacher=str(tmp_path)))
+
+
 def test_a_teacher_of_another_shape_or_kind_is_refused(runs, tmp_path):
     made = config("consistency", objective__teacher=str(runs["consistency"]))
     with pytest.raises(ValueError, match="has no probability flow of data"):

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from test_components import changed
+from tiny_configs import changed
 
 from configs import digits, points
 from experiments.build import pipelines, tasks
@@ -46,6 +46,7 @@ def test_the_loss_pairs_within_groups():
         ({"sampling__method": "euler_maruyama"}, r"the only equation for a model .* coupling"),
         ({"sampling__method": "edm", "sampling__s_churn": 5.0}, "does not sample by the prob"),
         ({"model__vector_dim": 3}, "config.model.vector_dim is 3, a condition"),
+        ({"source__name": "pairs"}, "source.name is 'pairs', whose samples are paired already"),
         ({"eval__enable_bound": True}, "config.eval.enable_bound is True, the variational"),
     ],
 )
@@ -83,6 +84,7 @@ def test_a_bridge_from_samples_has_the_entropy_of_its_sde():
         ("from_moons", {"sampling.method": "euler_maruyama"}, "does not sample by the prob"),
         ("from_moons", {"source.dataset": None}, "config.source.dataset is not set"),
         ("from_moons", {"eval.enable_bound": True}, "enable_bound is True, the variational bound"),
+        ("flow", {"source.name": "reflow"}, "'reflow', but config.source.path is not set"),
         ("flow", {"objective.bridge": True}, "config.objective.bridge is True, but without"),
         ("flow", {"source.dataset": "moons"}, "config.source.dataset is 'moons', but config.sou"),
     ],

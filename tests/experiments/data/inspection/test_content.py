@@ -67,7 +67,9 @@ def test_the_rows_say_what_is_rare_together_and_twice():
     )
     assert rows["Balance of attribute 0"].startswith("no 6, yes 4;")
     assert rows["Together"].endswith("class and attribute 0 1.00")
-    assert rows["Words"].startswith("2, of which 0 occur once; in most captions: a 100.0%")
+    assert rows["Words"].startswith(
+        "2, of which 0 occur once; in most captions: a 100.0%, fox 100.0%"
+    )
     assert rows["Copies"] == (
         "2 of 10 training samples repeat another one, and 1 of 5 test samples are training samples "
         "too"
