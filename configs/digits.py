@@ -13,15 +13,15 @@
 | edm2         | EDM2                                       | 10 minutes    | not measured  |
 | vdm          | VDM, learned schedule                      | 5 minutes     | 1.83 +- 0.014 |
 | vdm_fixed    | VDM, log-SNR linear in t                   | 5 minutes     | not measured  |
-| flow         | flow matching                              | 5 minutes     | not measured  |
-| coupled      | flow, with the nearest noise of a batch    | 5 minutes     | not measured  |
+| flow         | flow matching                              | not measured  | not measured  |
+| coupled      | flow, with the nearest noise of a batch    | not measured  | not measured  |
 | vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |
 | lsgm         | LSGM, latents of 4 x 4 x 4                 | 8 minutes     | 1.90 +- 0.017 |
 | indm         | INDM, 4 coupling layers before VP          | 7 minutes     | 1.91 +- 0.015 |
 | consistency  | consistency model, from edm if asked       | 8 minutes     | has no score  |
 | meanflow     | mean flow                                  | not measured  | not measured  |
 | enlarge      | vp, conditional on means of 2 x 2 pixels   | 4 minutes     | 1.22 +- 0.014 |
-| enlarge_bridge | enlarge by bridges from the means        | 4 minutes     | none          |
+| enlarge_bridge | enlarge by bridges from the means        | not measured  | none          |
 | complete     | vp, conditional on the left half           | 4 minutes     | 1.10 +- 0.011 |
 | captions     | vp, captions with confidences              | not measured  | not measured  |
 
