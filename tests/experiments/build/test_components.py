@@ -91,7 +91,7 @@ def check(config):
         ("model.beta_max", 0.05, "needs 0 < beta_min < beta_max"),
         ("model.ema_rate", 1.0, "must be in"),
         ("model.ema_halflife", -1.0, "ema_halflife is -1.0: it must be 0 or more"),
-        ("model.ema_rampup", -0.1, "ema_rampup is -0.1: it must be 0 or more"),
+        ("model.ema_rampup", -0.1, "ema_rampup is -0.1, which does nothing without config.model.e"),
         ("objective.input_perturbation", -0.1, "perturbation is -0.1: it must be at least 0"),
         ("model.label_dropout", 1.5, "label_dropout is 1.5: it must be a probability"),
         ("model.label_dropout", 0.1, "needs config.model.class_conditional=True"),

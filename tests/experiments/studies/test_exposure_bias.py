@@ -40,6 +40,8 @@ def make_config(**exposure_bias):
 class Model:
     """A model with a known score."""
 
+    gives = "score"
+
     def __init__(self, score_fn):
         self.sde, self.score_fn = EDM(), lambda params, **conditions: score_fn
 

@@ -50,7 +50,7 @@ def log_ratio(weight, x, t):
 
 
 class Model:
-    sde, preconditioning = EDM(), None
+    sde, preconditioning, gives = EDM(), None, "score"
 
     def score_fn(self, params, **conditions):
         return MODEL.score_fn(EDM())

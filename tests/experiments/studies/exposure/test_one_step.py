@@ -18,6 +18,8 @@ N = 20_000
 
 
 class Model:
+    gives = "score"
+
     def __init__(self, factor):
         self.factor, self.sde, self.preconditioning = factor, EDM(), None
 
