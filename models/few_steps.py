@@ -69,7 +69,7 @@ class MeanFlowModel(NoiseModel):
     def magnitudes(
         self, params: Any, x: Batch, t: PerSample, **conditions: Any
     ) -> dict[str, PerSample]:
-        """Those of NoiseModel.magnitudes, for the velocity at t."""
+        """Magnitudes as of NoiseModel.magnitudes, for the velocity at t."""
         return super().magnitudes(params, x, t, **_with_interval(conditions, jnp.zeros_like(t)))
 
     def _coefficients(self, t: PerSample) -> Coefficients:
