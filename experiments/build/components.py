@@ -96,8 +96,10 @@ def sampler(config: Config) -> Sampler:
 def _with_levels(config: Config, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a sampler, with the levels in the file that config.sampling.grid may name."""
     grid = options.get("grid")
-    plain: Any = samplers.create(name, **{k: v for k, v in options.items() if not _is_file(v)})
-    if not (_is_file(grid) and hasattr(plain, "n_levels")):
+    if not _is_file(grid):
+        return options
+    plain: Any = samplers.create(name, **{k: v for k, v in options.items() if k != "grid"})
+    if not hasattr(plain, "n_levels"):
         return options
     return options | {"grid": grids.levels(Path(str(grid)), sde(config), plain.n_levels)}
 
@@ -205,8 +207,8 @@ def loss_of(
         )
         return lambda params: loss
     if name in choices.FEW_STEPS:
-        few_steps = _few_steps_loss(config, sde, shape, name, options)
-        return lambda params: few_steps
+        loss = _few_steps_loss(config, sde, shape, name, options | strata)
+        return lambda params: loss
     objectives = {
         "denoising": sde_lib.denoising_score_matching,
         "cross_entropy": sde_lib.cross_entropy_loss,
@@ -265,11 +267,7 @@ def _few_steps_loss(
             f"{config.data.missing!r}: leave one of them out"
         )
     options.pop("teacher", None)
-    options |= {
-        "noise_density": noise_density(config, sde, shape),
-        "stratified": config.objective.stratified,
-        "n_strata": config.training.batch_size,
-    }
+    options["noise_density"] = noise_density(config, sde, shape)
     if name == "mean_flow":
         return partial(sde_lib.mean_flow_loss, **options)
     stages = {field.name for field in dataclasses.fields(sde_lib.Curriculum)} & options.keys()

@@ -3,7 +3,7 @@
 Their metadata are those of pictures.py: a model made what they show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -333,19 +333,12 @@ def save_clouds(
     about: dict[str, str],
 ) -> Path:
     """Saves sets of points in the plane by the titles of their row and column."""
-    first = next(iter(rows.values()))
-    size = 2 * len(first) + 0.5, 2 * len(rows) + 0.3
-    figure, all_axes = _subplots(len(rows), len(first), figsize=size, squeeze=False)
-    for axes, title in zip(all_axes[0], first, strict=True):
-        axes.set_title(title, fontsize=10)
-    for axes_of_row, (name, clouds) in zip(all_axes, rows.items(), strict=True):
-        axes_of_row[0].set_ylabel(name)
-        for axes, points in zip(axes_of_row, clouds.values(), strict=True):
-            axes.scatter(*points.T, s=1, alpha=0.4, linewidths=0)
-            axes.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width))
-            axes.set(xticks=[], yticks=[])
-            axes.set_aspect("equal")
-    return _save(figure, path, about)
+
+    def scatter(axes: Any, points: np.ndarray) -> None:
+        axes.scatter(*points.T, s=1, alpha=0.4, linewidths=0)
+        axes.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width))
+
+    return _save_panels(path, rows, scatter, 2.0, 10, about)
 
 
 def save_maps(
@@ -354,15 +347,31 @@ def save_maps(
     about: dict[str, str],
 ) -> Path:
     """Saves densities by the titles of their row and column, each from 0 to its maximum."""
+
+    def contours(axes: Any, density: np.ndarray) -> None:
+        axes.contourf(density, np.linspace(0, density.max(), 13))
+
+    return _save_panels(path, rows, contours, 1.4, 9, about)
+
+
+def _save_panels(
+    path: Path,
+    rows: dict[str, dict[str, Any]],
+    draw: Callable[[Any, Any], None],
+    side: float,
+    fontsize: int,
+    about: dict[str, str],
+) -> Path:
+    """Saves square panels without ticks, each drawn by draw(axes, values), `side` inches wide."""
     first = next(iter(rows.values()))
-    size = 1.4 * len(first) + 0.5, 1.4 * len(rows) + 0.3
+    size = side * len(first) + 0.5, side * len(rows) + 0.3
     figure, all_axes = _subplots(len(rows), len(first), figsize=size, squeeze=False)
     for axes, title in zip(all_axes[0], first, strict=True):
-        axes.set_title(title, fontsize=9)
-    for axes_of_row, (name, maps) in zip(all_axes, rows.items(), strict=True):
+        axes.set_title(title, fontsize=fontsize)
+    for axes_of_row, (name, panels) in zip(all_axes, rows.items(), strict=True):
         axes_of_row[0].set_ylabel(name)
-        for axes, density in zip(axes_of_row, maps.values(), strict=True):
-            axes.contourf(density, np.linspace(0, density.max(), 13))
+        for axes, values in zip(axes_of_row, panels.values(), strict=True):
+            draw(axes, values)
             axes.set(xticks=[], yticks=[])
             axes.set_aspect("equal")
     return _save(figure, path, about)
