@@ -18,10 +18,40 @@ mixture, and bridge the Schroedinger bridge between the same two (docs/howto/cou
 """
 
 from configs import default
+from configs.default import Part
 
-DATA_SETS = ("swiss_roll", "moons", "checkerboard", "mixture")
-LATENT = ("lsgm", "indm")
-FLOW: default.Part = {
+BASE: Part = {
+    "training.n_iters": 10_000,
+    "training.batch_size": 512,
+    "training.log_freq": 100,
+    "training.snapshot_freq": 5_000,
+    "training.snapshot_freq_for_preemption": 2_500,
+    "training.eval_freq": 2_500,
+    "objective.stratified": True,
+    "sampling.n_samples": 4096,
+    "sampling.batch_size": 4096,
+    "sampling.n_steps": 500,
+    "eval.batch_size": 2048,
+    "eval.probe": "exact",
+    "eval.num_samples": 20_000,
+    "eval.rtol": 1e-4,
+    "eval.atol": 1e-4,
+    "model.name": "mlp",
+    "model.num_res_blocks": 3,
+    "model.fourier_scale": 1.0,
+    "model.ema_rate": 0.999,
+    "optim.lr": 1e-3,
+    "optim.warmup": 100,
+}
+MIXTURE: Part = {"data.dataset": "mixture"}
+LATENT: Part = {
+    "objective.name": "cross_entropy",
+    "training.sde": "geometric_vp",
+    "model.parametrization": "v",
+}
+LSGM: Part = {"latent.name": "lsgm", "latent.nf": 64, "latent.num_res_blocks": 1}
+INDM: Part = {"latent.name": "indm", "latent.nf": 16, "latent.num_layers": 2}
+FLOW: Part = {
     "training.sde": "flow",
     "model.parametrization": "velocity",
     "weighting.name": "velocity",
@@ -29,13 +59,13 @@ FLOW: default.Part = {
     "sampling.n_steps": 20,
     "sampling.grid": "ddim",
 }
-COUPLED: default.Part = {"coupling.name": "assignment", "coupling.group": 64}
-FROM_MOONS: default.Part = {
+COUPLED: Part = {"coupling.name": "assignment", "coupling.group": 64}
+FROM_MOONS: Part = {
     "source.name": "samples",
     "source.dataset": "moons",
     "eval.enable_bpd": False,
 }
-BRIDGE: default.Part = {
+BRIDGE: Part = {
     "training.sde": "brownian",
     "objective.bridge": True,
     "coupling.name": "sinkhorn",
@@ -47,69 +77,44 @@ BRIDGE: default.Part = {
     "sampling.grid": "log_snr",
     "sampling.n_steps": 40,
 }
-FLOWS = {
-    "flow": (FLOW,),
-    "coupled": (FLOW, COUPLED),
-    "from_moons": (FLOW, COUPLED, FROM_MOONS),
-    "bridge": (BRIDGE, FROM_MOONS),
+CONSISTENCY: Part = {
+    "training.sde": "edm",
+    "objective.name": "consistency",
+    "objective.stage_steps": 1600,
+    "objective.last_stage": 4,
+    "noise_density.name": "log_normal",
+    "noise_density.mean": 0.5,
+    "noise_density.std": 2.0,
+    "sampling.method": "consistency",
+    "sampling.n_steps": 1,
+    "model.parametrization": "edm",
+    "model.sigma_data": 1.0,
+    "eval.enable_bpd": False,
 }
-FEW_STEPS = {"consistency": "edm", "meanflow": "flow"}
-"""SDEs of the variants that sample in few steps."""
-VARIANTS = (*DATA_SETS, *LATENT, *FLOWS, *FEW_STEPS)
+MEANFLOW: Part = {
+    "training.sde": "flow",
+    "objective.name": "mean_flow",
+    "noise_density.name": "log_normal",
+    "noise_density.mean": -0.4,
+    "noise_density.std": 1.6,
+    "sampling.method": "mean_flow",
+    "sampling.n_steps": 1,
+    "model.parametrization": "velocity",
+}
+VARIANTS: dict[str, tuple[Part, ...]] = {
+    **{name: ({"data.dataset": name},) for name in ("swiss_roll", "moons", "checkerboard")},
+    "mixture": (MIXTURE,),
+    "lsgm": (MIXTURE, LATENT, LSGM),
+    "indm": (MIXTURE, LATENT, INDM),
+    "flow": (MIXTURE, FLOW),
+    "coupled": (MIXTURE, FLOW, COUPLED),
+    "from_moons": (MIXTURE, FLOW, COUPLED, FROM_MOONS),
+    "bridge": (MIXTURE, BRIDGE, FROM_MOONS),
+    "consistency": (MIXTURE, CONSISTENCY),
+    "meanflow": (MIXTURE, MEANFLOW),
+}
 
 
 def get_config(variant: str = "swiss_roll") -> default.Config:
-    """The config of a variant, which names its data set, its latents or its flow."""
-    default.check_variant(variant, VARIANTS)
-    config = default.get_config()
-    config.data.dataset = variant if variant in DATA_SETS else "mixture"
-    if variant in LATENT:
-        config.latent.name = variant
-        config.objective.name = "cross_entropy"
-        config.training.sde = "geometric_vp"
-        config.latent.nf = 64 if variant == "lsgm" else 16
-        config.model.parametrization = "v"
-    if variant == "lsgm":
-        config.latent.num_res_blocks = 1
-    if variant == "indm":
-        config.latent.num_layers = 2
-
-    training = config.training
-    training.n_iters = 10_000
-    training.batch_size = 512
-    training.log_freq = 100
-    training.snapshot_freq = 5_000
-    training.snapshot_freq_for_preemption = 2_500
-    training.eval_freq = 2_500
-    config.objective.stratified = True
-
-    config.sampling.n_samples = 4096
-    config.sampling.batch_size = 4096
-    config.sampling.n_steps = 500
-    config.eval.batch_size = 2048
-    config.eval.probe = "exact"
-    config.eval.num_samples = 20_000
-    config.eval.rtol = config.eval.atol = 1e-4
-
-    config.model.name = "mlp"
-    config.model.num_res_blocks = 3
-    config.model.fourier_scale = 1.0
-    config.model.ema_rate = 0.999
-    config.optim.lr = 1e-3
-    config.optim.warmup = 100
-    if variant in FEW_STEPS:
-        training.sde = FEW_STEPS[variant]
-        config.objective.name = config.sampling.method = variant.replace("meanf", "mean_f")
-        config.sampling.n_steps = 1
-        config.noise_density.name = "log_normal"
-        config.noise_density.mean, config.noise_density.std = -0.4, 1.6
-    if variant == "consistency":
-        config.noise_density.mean, config.noise_density.std = 0.5, 2.0
-        config.objective.stage_steps, config.objective.last_stage = 1600, 4
-        config.model.parametrization, config.model.sigma_data = "edm", 1.0
-        config.eval.enable_bpd = False
-    if variant == "meanflow":
-        config.model.parametrization = "velocity"
-    for part in FLOWS.get(variant, ()):
-        config.update_from_flattened_dict(part)
-    return config
+    """The config of a variant, which names its data set or its method on the mixture."""
+    return default.experiment(BASE, VARIANTS, variant)
