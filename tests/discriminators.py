@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from configs import points
-from experiments.build import components, data, related
+from experiments.build import data, related
+from experiments.build.components import specs
 from experiments.build.fields import configs
 from experiments.runs.samples import write_samples
 from experiments.training.checkpoints import Checkpoints
@@ -48,5 +49,5 @@ def save_samples(folder, config=None, n=N_FAKES, **about):
     """Writes a set of samples of a config's model."""
     config = config or model_config()
     about = data.sample_identity(config) | {"model": "", "step": 1} | about
-    samples = np.random.RandomState(0).randn(n, *components.data_shape(config)).astype("f4")
+    samples = np.random.RandomState(0).randn(n, *specs.data_shape(config)).astype("f4")
     write_samples(folder / "generated.npz", about, samples=samples)

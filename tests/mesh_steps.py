@@ -13,7 +13,8 @@ from flax import serialization
 
 import sde_lib
 from configs import digits
-from experiments.build import components, data, tasks
+from experiments.build import data, tasks
+from experiments.build.components import optimization
 from experiments.pipeline.draw import draw_all
 from experiments.runs import devices, hosts
 from experiments.training.state import abstract_state, init_state
@@ -45,7 +46,11 @@ def make_config(rows=-1, columns=1):
 
 def steps(config):
     """Losses of the steps, bytes moved by each kind of collective and of state; the weights."""
-    task, training, dataset = tasks.task(config), components.training(config), data.dataset(config)
+    task, training, dataset = (
+        tasks.task(config),
+        optimization.training(config),
+        data.dataset(config),
+    )
     abstract = abstract_state(task, config.seed, task.mesh)
     state = init_state(task, config.seed, abstract)
     batches = list(make_batches(task.values(dataset, "train"), training, task.mesh, 0))
@@ -100,7 +105,7 @@ def main(folder, *arguments):
         config = make_config(*map(int, text.split("x")))
         result, _ = steps(config)
         result["samples"] = samples(config, params)
-        result["coupled"] = coupled(components.mesh(config))
+        result["coupled"] = coupled(optimization.mesh(config))
         if hosts.is_first():
             np.savez(Path(folder) / f"{jax.process_count()}_{text}.npz", **result)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import samplers
 from experiments.benchmark.subject import Subject
-from experiments.build import components
+from experiments.build.components import specs
 
 MAIN = ("predictor_corrector", "euler_maruyama", "heun", "probability_flow")
 CLD_ONLY = ("symmetric_splitting",)
@@ -79,7 +79,7 @@ class Preset:
         """
         if not self.random_images:
             return self
-        path, shape = folder / "images.npz", components.data_shape(self.started.config())
+        path, shape = folder / "images.npz", specs.data_shape(self.started.config())
         shape = (self.random_images, *shape)
         np.savez(path, images=np.random.RandomState(0).randint(256, size=shape, dtype=np.uint8))
 

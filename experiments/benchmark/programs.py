@@ -15,7 +15,8 @@ import optax
 from experiments.benchmark import measure
 from experiments.benchmark.measure import Run
 from experiments.benchmark.subject import Subject
-from experiments.build import components, data, tasks
+from experiments.build import data, tasks
+from experiments.build.components import objectives, optimization
 from experiments.pipeline.draw import make_draw
 from experiments.training import loop
 from experiments.training.checkpoints import Checkpoints
@@ -36,8 +37,8 @@ class Trainer:
     """
 
     def __init__(self, config: Config):
-        task, mesh = tasks.task(config), components.mesh(config)
-        self.training = components.training(config)
+        task, mesh = tasks.task(config), optimization.mesh(config)
+        self.training = optimization.training(config)
         abstract = abstract_state(task, config.seed, mesh, self.training.average.count)
         self.program = compiled(make_program(task, self.training, mesh), abstract)
         self.state = init_state(task, config.seed, abstract)
@@ -67,8 +68,8 @@ class Bare:
 
     def __init__(self, subject: Subject):
         config, (model, params, shape) = subject.config(), subject.network()
-        loss = components.loss_of(config, model.sde)(None)
-        optimizer = components.adam(config).create()
+        loss = objectives.loss_of(config, model.sde)(None)
+        optimizer = optimization.adam(config).create()
 
         def objective(params, key, x):
             score_fn = model.score_fn(params, True, key)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.build import components, pipelines, related
+from experiments.build import pipelines, related
+from experiments.build.components import diffusion, networks
 from experiments.build.fields import choices, sections
 from experiments.pipeline.pipeline import Pipeline
 from models import NoiseModel
@@ -46,8 +47,8 @@ class Subject:
     def network(self) -> "Network":
         """The experiment's network, of any kind of model."""
         config = self.config()
-        sde, shape = components.sde(config), related.shape(config)
-        model = components.noise_model(config, sde, shape)
+        sde, shape = diffusion.sde(config), related.shape(config)
+        model = networks.noise_model(config, sde, shape)
         init = jax.jit(model.init, static_argnums=1)
         params = init(jax.random.key(config.seed), sde.state_shape((1, *shape)))
         return Network(model, params, shape)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import models
-from experiments.build import components
+from experiments.build.components import specs
 from experiments.build.fields import choices, sections
 from experiments.pipeline.codec import Codec, Coder, Flow
 from models.autoencoder import Autoencoder
@@ -67,8 +67,8 @@ def codec(config: Config) -> Codec | None:
 
 def indm(config: Config, options: dict[str, Any]) -> Flow:
     """The flow of INDM."""
-    check_halves(components.data_shape(config))
-    scaling = components.scaling(config)
+    check_halves(specs.data_shape(config))
+    scaling = specs.scaling(config)
     if scaling.levels and not scaling.dequantize:
         raise ValueError(
             "config.data.uniform_dequantization is False, but a flow is trained by the density, "
@@ -79,7 +79,7 @@ def indm(config: Config, options: dict[str, Any]) -> Flow:
 
 def lsgm(config: Config, options: dict[str, Any]) -> Coder:
     """The encoder and decoder of LSGM, whose decoder gives means and log-variances."""
-    shape, scaling = components.data_shape(config), components.scaling(config)
+    shape, scaling = specs.data_shape(config), specs.scaling(config)
     levels = None if scaling.dequantize else scaling.levels
     channels = options.pop("channels", shape[-1] if len(shape) == 1 else 4)
     sizes: dict[str, Any] = {"latent_channels": channels, "channels": 2 * shape[-1]}

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
-from experiments.build import components
 from experiments.build.checks import couplings
-from experiments.build.components import labels
+from experiments.build.components import sampling, specs
 from experiments.build.fields import choices, sections
 from experiments.data.captions import FILE, ByteReader, EmbeddingReader
 from experiments.data.conditions import files
@@ -38,9 +37,9 @@ def class_label(config: Config) -> ClassLabel | None:
     negative = config.guidance.classifier_free.negative_label
     if config.model.class_conditional:
         return ClassLabel(
-            config.data.num_classes, labels(config), -1 if negative is None else negative
+            config.data.num_classes, sampling.labels(config), -1 if negative is None else negative
         )
-    given = labels(config) and not config.guidance.classifier.run
+    given = sampling.labels(config) and not config.guidance.classifier.run
     if negative not in (None, -1) or given:
         name = "sampling.label" if given else "guidance.classifier_free.negative_label"
         raise ValueError(
@@ -141,7 +140,7 @@ def image(config: Config) -> Image | None:
                 f"config.image_condition.name is {name!r}, which does not go with config.{field} = "
                 f"{value!r}: the network sees images of the sides of the data; leave one out"
             )
-    shape, scaling = components.data_shape(config), components.scaling(config)
+    shape, scaling = specs.data_shape(config), specs.scaling(config)
     if name == "grey" and not scaling.levels:
         raise ValueError(
             "config.image_condition.name is 'grey', which is for images of grey levels, and the "
@@ -165,7 +164,7 @@ def source(config: Config) -> Source | None:
             f"config.source.name is {name!r}, but config.objective.name {config.objective.name!r} "
             "has normal noise: set it to 'denoising'"
         )
-    about = components.data_shape(config), components.scaling(config)
+    about = specs.data_shape(config), specs.scaling(config)
     if name == "image":
         _check_image_source(config, about[0])
     if name == "reflow" and not options.get("path"):
@@ -183,7 +182,7 @@ def source(config: Config) -> Source | None:
     beside: dict[str, Any] = {"condition_columns": (), "attribute_columns": (), "n_classes": 0}
     beside |= {"label_column": "", "caption_column": "", "conditions": "", "captions": False}
     spec = dataclasses.replace(
-        components.data_spec(config),
+        specs.data_spec(config),
         name=options["dataset"],
         path=options.get("path", ""),
         **beside,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-from experiments.build import components, related
+from experiments.build import related
+from experiments.build.components import diffusion, networks, optimization, specs
 from experiments.data import confidence, latents
 from experiments.data.dataset import SPLITS, Dataset, split
 from experiments.data.lazy_arrays import LazyArray
@@ -30,7 +31,7 @@ SEEN = 1024  # encoded images of a split that the digest of the data reads
 
 def images(config: Config) -> Dataset:
     """The images, or points, that config.data describes."""
-    return load(components.data_spec(config))
+    return load(specs.data_spec(config))
 
 
 def lazily(config: Config) -> Any:
@@ -147,8 +148,8 @@ def autoencoder(config: Config) -> latents.Autoencoder:
     folder = Path(config.data.autoencoder)
     theirs = related.autoencoder_config(config)
     params, step = related.weights(theirs, folder)
-    about = models.create(theirs), params, step, folder, of_run(components.scaling(theirs), folder)
-    return latents.Autoencoder(*about, components.mesh(config), config.eval.batch_size)
+    about = models.create(theirs), params, step, folder, of_run(specs.scaling(theirs), folder)
+    return latents.Autoencoder(*about, optimization.mesh(config), config.eval.batch_size)
 
 
 def normalisation(config: Config) -> latents.Normalisation | None:
@@ -188,15 +189,15 @@ def with_confidence(config: Config, found: Dataset) -> Dataset:
     theirs = related.config(config, folder, "config.data.confidence", "classifier")
     aspects = ("shape of data", "number of classes")
     related.check_equal(config, theirs, folder, "classifier", aspects)
-    sde, mesh = components.sde(theirs), components.mesh(config)
-    model = components.noise_model(theirs, sde, related.shape(theirs))
+    sde, mesh = diffusion.sde(theirs), optimization.mesh(config)
+    model = networks.noise_model(theirs, sde, related.shape(theirs))
     params, _ = related.weights(theirs, folder)
 
     def probabilities(x: jax.Array) -> jax.Array:
         logits = model.outputs(devices.gather(mesh, params))
         return nn.softmax(logits(x, jnp.full(len(x), sde.train_t_min)))
 
-    about = of_run(components.scaling(theirs), folder), theirs.seed, mesh, config.eval.batch_size
+    about = of_run(specs.scaling(theirs), folder), theirs.seed, mesh, config.eval.batch_size
     return confidence.by_classifier(found, probabilities, *about)
 
 
@@ -204,7 +205,7 @@ def discriminated(config: Config, real: Dataset) -> Dataset:
     """The data, of class 1, and the samples of config.data.generated, of class 0."""
     path = Path(config.data.generated)
     about, samples = read_samples(path)
-    any_sde = models.preconditioning(config, components.sde(config)).any_sde
+    any_sde = models.preconditioning(config, diffusion.sde(config)).any_sde
     _check_samples(config, about, path, any_sde)
     n_classes = config.data.num_classes if config.model.class_conditional else 0
     classes = None
@@ -250,9 +251,9 @@ def _check_samples(
 
 def sample_identity(config: Config) -> dict[str, Any]:
     """Returns the noise and format of the data, which samples must share to be told from them."""
-    scaling = components.scaling(config)
+    scaling = specs.scaling(config)
     return {
-        "sde": str(components.sde(config)),
+        "sde": str(diffusion.sde(config)),
         "shape": list(related.shape(config)),
         "levels": scaling.levels,
         "range": list(scaling.range),

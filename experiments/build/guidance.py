@@ -16,8 +16,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 import models
-from experiments.build import components, published, related
+from experiments.build import published, related
 from experiments.build.checks import couplings
+from experiments.build.components import diffusion, networks, sampling
 from experiments.build.fields import choices, sections
 from experiments.pipeline.autoguidance import Autoguidance
 from experiments.pipeline.classifier_free import ClassifierFree
@@ -40,7 +41,7 @@ def classifier_free(config: Config, sde: SDE, conditions: Conditions) -> Classif
     """Classifier-free guidance. If only another model guides, schedule and form are its own."""
     names = ("weight", "negative_terms", "channels")
     options = {name: f"guidance.classifier_free.{name}" for name in names}
-    schedule, given = components.guidance_schedule(config, sde), sections.given(config, options)
+    schedule, given = sampling.guidance_schedule(config, sde), sections.given(config, options)
     own: dict[str, Any] = {"schedule": schedule, "form": form(config)}
     auto = has_auto(config)
     others = bool(config.guidance.classifier.run) or auto
@@ -126,7 +127,7 @@ def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidanc
             f"the guide model, {folder}, and the model have scores of different kinds: give a run "
             "with the same config.objective, config.coupling and config.source"
         )
-    model = components.noise_model(theirs, sde, related.shape(theirs))
+    model = networks.noise_model(theirs, sde, related.shape(theirs))
     weights, step = related.weights(theirs, folder, step, config.guidance.auto.ema_length)
     if parts.digest(weights) == parts.digest(params):
         raise ValueError(
@@ -135,7 +136,7 @@ def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidanc
             "the folder of a worse model"
         )
     options = sections.given(config, {"weight": "guidance.auto.weight"})
-    schedule = components.guidance_schedule(config, sde)
+    schedule = sampling.guidance_schedule(config, sde)
     return Autoguidance(model, weights, **options, schedule=schedule, form=form(config))
 
 
@@ -199,15 +200,15 @@ def classifier(config: Config, sde: SDE, params: Any) -> Classifier:
     folder = Path(config.guidance.classifier.run)
     theirs = related.config(config, folder, "config.guidance.classifier.run", "classifier")
     related.check_noise(config, theirs, folder, "classifier")
-    model = components.noise_model(theirs, sde, related.shape(theirs))
+    model = networks.noise_model(theirs, sde, related.shape(theirs))
     weights, _ = related.weights(theirs, folder)
 
     def log_probs(params: Any, x: Any, t: Any) -> Any:
         return nn.log_softmax(model.outputs(params)(x, t))
 
     options = sections.given(config, {"weight": "guidance.classifier.weight"})
-    schedule = components.guidance_schedule(config, sde)
-    about = log_probs, weights, theirs.data.num_classes, components.labels(config)
+    schedule = sampling.guidance_schedule(config, sde)
+    about = log_probs, weights, theirs.data.num_classes, sampling.labels(config)
     return Classifier(*about, **options, schedule=schedule)
 
 
@@ -227,7 +228,7 @@ def discriminator(config: Config, sde: SDE, params: Any) -> Discriminator:
                 f"the discriminator in {config.guidance.discriminator.run} knows classes, which "
                 "the model does not: give one of an unconditional model"
             )
-        options |= {"labels": components.labels(config), "n_classes": config.data.num_classes}
+        options |= {"labels": sampling.labels(config), "n_classes": config.data.num_classes}
     return Discriminator(log_ratio, weights, **options)
 
 
@@ -241,9 +242,9 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
     folder = Path(config.guidance.discriminator.run)
     field = "config.guidance.discriminator.run"
     theirs = related.config(config, folder, field, "discriminator")
-    any_sde = models.preconditioning(theirs, components.sde(theirs)).any_sde
+    any_sde = models.preconditioning(theirs, diffusion.sde(theirs)).any_sde
     related.check_noise(config, theirs, folder, "discriminator", any_sde)
-    model = components.noise_model(theirs, sde, related.shape(theirs))
+    model = networks.noise_model(theirs, sde, related.shape(theirs))
     if theirs.model.class_conditional and theirs.data.num_classes < config.data.num_classes:
         raise ValueError(
             f"the discriminator in {folder} knows {theirs.data.num_classes} classes, but "

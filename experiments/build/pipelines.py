@@ -6,16 +6,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import (
-    codecs,
-    components,
-    conditions,
-    data,
-    guidance,
-    published,
-    related,
-)
+from experiments.build import codecs, conditions, data, guidance, published, related
 from experiments.build.checks import couplings
+from experiments.build.components import (
+    diffusion,
+    networks,
+    objectives,
+    optimization,
+    sampling,
+    specs,
+)
 from experiments.build.fields import choices, configs, known_fields, migrate, sections
 from experiments.data import latents, scaling
 from experiments.pipeline.cascade import SuperResolution
@@ -153,30 +153,30 @@ def untrained(config: Config, mesh: Mesh | None = None) -> Pipeline:
         mesh: the devices; None: as config.mesh arranges those that are here.
     """
     known_fields.check(config, extended=True)
-    sde, shape = components.sde(config), related.shape(config)
-    codec, sampler = codecs.codec(config), components.sampler(config)
-    model = components.noise_model(config, sde, codec.latent_shape(shape) if codec else shape)
-    loss = components.loss_of(config, sde, shape)(None)
-    components.check_traced(sampler, model, loss)
-    components.check_sigma_data(config)
+    sde, shape = diffusion.sde(config), related.shape(config)
+    codec, sampler = codecs.codec(config), sampling.sampler(config)
+    model = networks.noise_model(config, sde, codec.latent_shape(shape) if codec else shape)
+    loss = objectives.loss_of(config, sde, shape)(None)
+    networks.check_traced(sampler, model, loss)
+    networks.check_sigma_data(config)
     guidance.given_options(config)
     its_conditions = conditions.conditions(config)
     return Pipeline(
         model,
         None,
         shape,
-        components.scaling(config),
+        specs.scaling(config),
         sampler,
         data.lazily(config),
         its_conditions,
         guidance.classifier_free(config, sde, its_conditions),
-        likelihood=components.likelihood(config),
+        likelihood=sampling.likelihood(config),
         codec=codec,
         super_resolution=super_resolution(config),
         grey_levels=grey_levels(config),
-        n_levels=components.n_levels(config),
+        n_levels=diffusion.n_levels(config),
         bound_steps=config.eval.bound_steps,
-        mesh=mesh or components.mesh(config),
+        mesh=mesh or optimization.mesh(config),
         seed=config.seed,
         batch_size=config.sampling.batch_size,
         only_eta=couplings.only_eta(config),
@@ -191,7 +191,7 @@ def guidance_of(config: Config, params: Any, folder: Path | None = None) -> dict
         params: its parameters, whose samples a discriminator that guides must know.
         folder: its run's, whose earlier checkpoint may guide; None without one.
     """
-    sde = components.sde(config)
+    sde = diffusion.sde(config)
     return {
         "guides": guidance.guides(config, sde, params),
         "auto": guidance.auto(config, sde, params, folder),
@@ -210,7 +210,7 @@ def grey_levels(config: Config) -> bool:
     """True for a model of the grey levels themselves: the objective "vdm"."""
     if config.objective.name != "vdm":
         return False
-    if components.scaling(config).levels not in range(1, 257):  # it sums over all of them
+    if specs.scaling(config).levels not in range(1, 257):  # it sums over all of them
         raise ValueError(
             "config.objective.name = 'vdm' is for data of at most 256 grey levels: for floats and "
             "latents, set likelihood_weighting and importance_sampling, its diffusion loss"
@@ -248,7 +248,7 @@ def super_resolution(config: Config) -> SuperResolution | None:
                     " which are of classes and texts already: give config.sampling.low_res, the "
                     "folder of a run, or leave it out"
                 )
-    shape = components.data_shape(config)
+    shape = specs.data_shape(config)
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ValueError(
             f"config.model.low_res_size is {model.low_res_size}: it is for square images, and the "
@@ -272,8 +272,8 @@ def base(config: Config) -> Pipeline | None:
     theirs = related.config(config, folder, "config.sampling.low_res", "score")
     size, options = config.model.low_res_size, config.sampling
     needed = {
-        "shape of images": ((size, size, components.data_shape(config)[-1]), related.shape(theirs)),
-        "range of data": (components.scaling(config).range, components.scaling(theirs).range),
+        "shape of images": ((size, size, specs.data_shape(config)[-1]), related.shape(theirs)),
+        "range of data": (specs.scaling(config).range, specs.scaling(theirs).range),
     }
     if config.model.class_conditional:
         needed["number of classes"] = config.data.num_classes, theirs.data.num_classes

@@ -11,7 +11,15 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import models
-from experiments.build import codecs, components
+from experiments.build import codecs
+from experiments.build.components import (
+    diffusion,
+    networks,
+    objectives,
+    optimization,
+    sampling,
+    specs,
+)
 from experiments.build.fields import choices, configs, sections
 from experiments.build.published import is_published, open_
 from experiments.data import latents
@@ -126,8 +134,8 @@ def check_equal(
 def shape(ours: Config) -> tuple[int, ...]:
     """The shape of one sample in model space: of an image or its latent, or (2,) for points."""
     if not ours.data.autoencoder:
-        return components.data_shape(ours)
-    return components.latent_shape(autoencoder_config(ours))
+        return specs.data_shape(ours)
+    return specs.latent_shape(autoencoder_config(ours))
 
 
 def conditions(ours: Config) -> dict[str, Any]:
@@ -144,9 +152,9 @@ CONDITIONS = (
 )
 """Fields of a score model's conditions, and of what else it sees beside noisy data."""
 ASPECTS: dict[str, Callable[[Config], Any]] = {
-    "SDE": components.sde,
+    "SDE": diffusion.sde,
     "shape of data": shape,
-    "range of data": lambda config: components.scaling(config).range,
+    "range of data": lambda config: specs.scaling(config).range,
     "conditions": conditions,
     "number of classes": lambda config: config.data.num_classes,
     "autoencoder": lambda config: config.data.autoencoder,
@@ -177,7 +185,7 @@ def in_latents(published: Config) -> Config:
     theirs = config(published, folder, "config.data.autoencoder", "autoencoder")
     if all(made.data[name] == theirs.data[name] for name in SHARED):  # it is that of images
         return made
-    expected, found = components.data_shape(published), components.latent_shape(theirs)
+    expected, found = specs.data_shape(published), specs.latent_shape(theirs)
     if expected != found:
         raise ValueError(
             f"the model is of latents of the shape {expected}, but those of the autoencoder in "
@@ -261,8 +269,8 @@ def weights(
     there = steps(folder)
     if step is not None and step not in there:
         raise ValueError(f"{folder} has no checkpoint of step {step}: it has {there}")
-    task, n_averages = skeleton(theirs), components.average(theirs).count
-    like = abstract_state(task, theirs.seed, components.mesh(theirs), n_averages)
+    task, n_averages = skeleton(theirs), optimization.average(theirs).count
+    like = abstract_state(task, theirs.seed, optimization.mesh(theirs), n_averages)
     published = imported.step_of(folder)
     if published is not None and published == (there[-1] if step is None else step):
         return imported.read(folder, like.ema_params), published
@@ -302,8 +310,8 @@ def _sources(
 
 def skeleton(theirs: Config) -> Objective:
     """A run's task without other runs' weights: enough for the shapes of its state."""
-    its_shape, scaling, adam = shape(theirs), components.scaling(theirs), components.adam(theirs)
-    mesh, size = components.mesh(theirs), theirs.eval.batch_size
+    its_shape, scaling, adam = shape(theirs), specs.scaling(theirs), optimization.adam(theirs)
+    mesh, size = optimization.mesh(theirs), theirs.eval.batch_size
     kind = models.kind(theirs)
     if kind == "autoencoder":
         options = theirs.autoencoder.adversarial
@@ -312,15 +320,15 @@ def skeleton(theirs: Config) -> Objective:
         return Autoencoder(models.create(theirs), its_shape, scaling, *about)
     codec = codecs.codec(theirs)
     seen = codec.latent_shape(its_shape) if codec else its_shape
-    model = components.noise_model(theirs, components.sde(theirs), seen)
+    model = networks.noise_model(theirs, diffusion.sde(theirs), seen)
     if kind == "score":
         no_data: Any = None
-        about = model, None, its_shape, scaling, components.sampler(theirs), no_data
+        about = model, None, its_shape, scaling, sampling.sampler(theirs), no_data
         pipeline = Pipeline(*about, codec=codec, mesh=mesh)
         beside: Any = {
-            "schedule": components.learned_schedule(theirs),
-            "history": components.loss_history(theirs),
-            "log_variance": components.log_variance(theirs),
+            "schedule": diffusion.learned_schedule(theirs),
+            "history": objectives.loss_history(theirs),
+            "log_variance": objectives.log_variance(theirs),
         }
         loss: Any = None
         make = JointModel if codec else ScoreModel
@@ -416,7 +424,7 @@ def _published(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
 
 
 def _model(ours: Config) -> init_from.Model:
-    state_shape = components.sde(ours).state_shape((1, *shape(ours)))
+    state_shape = diffusion.sde(ours).state_shape((1, *shape(ours)))
     seen = input_shape(state_shape[1:], bool(ours.data.missing))
     beside = ours.model.learned_schedule, ours.objective.log_variance or 0
     return init_from.Model(models.create(ours), seen, *beside)

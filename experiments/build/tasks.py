@@ -13,8 +13,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import components, data, pipelines, related, teachers
+from experiments.build import data, pipelines, related, teachers
 from experiments.build import guidance as build_guidance
+from experiments.build.components import (
+    diffusion,
+    networks,
+    objectives,
+    optimization,
+    sampling,
+    specs,
+)
 from experiments.build.fields import choices, configs, known_fields, sections
 from experiments.data.inspection import content
 from experiments.data.sources import SOURCES
@@ -83,13 +91,13 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
         ValueError: anything in the config that training cannot have.
     """
     known_fields.check(config, extended=True)
-    components.training(config)  # checks its numbers
-    components.augmentation(config)
-    components.likelihood(config)
-    components.edit(config)
+    optimization.training(config)  # checks its numbers
+    specs.augmentation(config)
+    sampling.likelihood(config)
+    sampling.edit(config)
     choices.STUDY.check(config)
-    components.fit(config)
-    components.transform(config)
+    sampling.fit(config)
+    specs.transform(config)
     sections.check_needed(config, "model", "text", ("text_length", "text_width", "text_depth"))
     for name in ("data.num_classes", "sampling.batch_size", "study.autoguidance.n_iters"):
         check_at_least(0, **{f"config.{name}": sections.get(config, name)})
@@ -107,12 +115,12 @@ def task(config: Config, mesh: Mesh | None = None) -> Task:
         _check_not_set(config, sections.fields_in("autoencoder"), "autoencoders")
     if name != "discriminator":
         _check_not_set(config, DISCRIMINATOR, "discriminators")
-    return TASKS[name](config, mesh or components.mesh(config))
+    return TASKS[name](config, mesh or optimization.mesh(config))
 
 
 def score_model(config: Config, mesh: Mesh) -> ScoreModel:
     """The task of a score model. Other runs are loaded when training starts, not here."""
-    model, sde = pipelines.untrained(config, mesh), components.sde(config)
+    model, sde = pipelines.untrained(config, mesh), diffusion.sde(config)
     _check_attention(config, model.diffused_shape)
 
     @cache
@@ -139,12 +147,12 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
     make = JointModel if model.codec else ScoreModel
     return MAKERS.get(config.objective.name, lambda _: make)(config)(
         model,
-        components.loss_of(config, sde, model.diffused_shape),
-        components.held_out_loss(config, sde, model.diffused_shape),
-        components.adam(config),
-        components.augmentation(config),
-        components.learned_schedule(config),
-        components.loss_history(config),
+        objectives.loss_of(config, sde, model.diffused_shape),
+        objectives.held_out_loss(config, sde, model.diffused_shape),
+        optimization.adam(config),
+        specs.augmentation(config),
+        diffusion.learned_schedule(config),
+        objectives.loss_history(config),
         config.data.num_classes if config.model.class_conditional else 0,
         records,
         Path(config.data.autoencoder) if config.data.autoencoder else None,
@@ -152,7 +160,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
         lambda pipeline, dataset, losses: subject(config, pipeline, dataset, losses),
         config.sampling.n_samples,
         config.data.hidden_fraction,
-        components.log_variance(config),
+        objectives.log_variance(config),
     )
 
 
@@ -199,8 +207,8 @@ def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
             "config.data.autoencoder gives latents, which are not for the network 'autoencoder': "
             "leave it out"
         )
-    models.check_shape(config, components.data_shape(config))
-    _check_attention(config, components.data_shape(config))
+    models.check_shape(config, specs.data_shape(config))
+    _check_attention(config, specs.data_shape(config))
     _, options = choices.REGULARIZATION.read(config)
     options.pop("codebook_size", None)
     section = config.autoencoder
@@ -214,11 +222,11 @@ def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
     losses = Losses(**options, **sections.given(config, names))
     return Autoencoder(
         models.create(config),
-        components.data_shape(config),
-        components.scaling(config),
+        specs.data_shape(config),
+        specs.scaling(config),
         losses,
         perceptual_distance(config) if section.perceptual.run else None,
-        components.adam(config),
+        optimization.adam(config),
         mesh,
         config.eval.batch_size,
         {"config": config.to_dict(), "seed": config.seed},
@@ -235,16 +243,16 @@ TASKS: dict[str, Callable[[Config, Mesh], Task]] = {
 
 
 def _classifier_fields(config: Config, mesh: Mesh) -> tuple[Any, ...]:
-    sde, shape = components.sde(config), related.shape(config)
+    sde, shape = diffusion.sde(config), related.shape(config)
     _check_attention(config, shape)
     n_classes = 2 if models.kind(config) == "discriminator" else config.data.num_classes
     return (
-        components.noise_model(config, sde, shape),
+        networks.noise_model(config, sde, shape),
         shape,
-        components.scaling(config),
+        specs.scaling(config),
         n_classes,
-        components.noise_density(config, sde, shape),
-        components.adam(config),
+        objectives.noise_density(config, sde, shape),
+        optimization.adam(config),
         mesh,
         config.seed,
         config.eval.batch_size,
@@ -261,7 +269,7 @@ def _check_attention(config: Config, shape: tuple[int, ...]) -> None:
 
 def _check_no_score(config: Config) -> None:
     """Raises ValueError for options of score models, or of components that are not chosen."""
-    components.sampler(config)
+    sampling.sampler(config)
     for choice in (choices.OBJECTIVE, choices.WEIGHTING):
         choice.read(config)
     whole = (field for name in SCORE_SECTIONS for field in sections.fields_in(name))
@@ -288,7 +296,7 @@ def encoder_config(config: Config) -> Config:
     """
     folder = Path(config.model.pretrained)
     theirs = related.beside(config, folder)
-    own, its = (models.preconditioning(each, components.sde(each)) for each in (config, theirs))
+    own, its = (models.preconditioning(each, diffusion.sde(each)) for each in (config, theirs))
     alike = own.any_sde and own.sees_alike(its)
     related.check_noise(config, theirs, folder, "encoder", any_sde=alike)
     if theirs.model.class_conditional:
@@ -325,7 +333,7 @@ def perceptual_distance(config: Config) -> perceptual.Distance:
     """
     path = Path(config.autoencoder.perceptual.run)
     if path.is_file():
-        shape = components.data_shape(config)
+        shape = specs.data_shape(config)
         if len(shape) != 3:
             raise ValueError(
                 f"config.autoencoder.perceptual.run is {str(path)!r}, weights of Inception, which "
@@ -333,7 +341,7 @@ def perceptual_distance(config: Config) -> perceptual.Distance:
                 "classifier of them, or leave it out"
             )
         params = torch_import.inception(load_features(path))
-        return perceptual.distance(perceptual.inception_layers(params, components.scaling(config)))
+        return perceptual.distance(perceptual.inception_layers(params, specs.scaling(config)))
     if not path.exists():
         raise ValueError(
             f"config.autoencoder.perceptual.run is {str(path)!r}: give a file of Inception's "
@@ -342,7 +350,7 @@ def perceptual_distance(config: Config) -> perceptual.Distance:
     theirs = related.config(config, path, "config.autoencoder.perceptual.run", "classifier")
     aspects = ("shape of data", "range of data")
     related.check_equal(config, theirs, path, "classifier", aspects)
-    model = components.noise_model(theirs, components.sde(theirs), related.shape(theirs))
+    model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
     params, _ = related.weights(theirs, path)
     params = devices.fetch(params)  # a train step closes over them
     return perceptual.distance(perceptual.classifier_layers(model, params))
@@ -391,7 +399,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
         images,
         config.data.dataset,
         losses,
-        feature_function(components.feature_shape(config), config.eval.features, pipeline.scaling),
+        feature_function(specs.feature_shape(config), config.eval.features, pipeline.scaling),
         config.eval.num_samples,
         Path(config.eval.statistics) if config.eval.statistics else None,
         config.eval.n_seeds,
@@ -402,7 +410,7 @@ def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics
 def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts:
     """The facts of a model card that are known when training starts."""
     about, data_ = task.describe(), config.data
-    what = models.describe(components.data_shape(config))
+    what = models.describe(specs.data_shape(config))
     limits = [
         f"It knows {what} like those of `{data_.dataset}`, and nothing else: what is rare or "
         "one-sided there is so here.",
@@ -428,7 +436,7 @@ def data_facts(config: Config, dataset: Any) -> dict[str, str]:
     """The facts about the data: rows of a data card, and of a model card."""
     data_, shape = config.data, dataset.train.shape[1:]
     source = SOURCES[data_.dataset]
-    kind = models.data_kind(components.data_shape(config))
+    kind = models.data_kind(specs.data_shape(config))
     unit = f"latents of {kind}" if dataset.latents else kind
     levels = f", {dataset.levels} grey levels" if dataset.levels else ""
     numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax
 
-from experiments.build import components, related
+from experiments.build import related
+from experiments.build.components import diffusion, networks
 from experiments.runs import devices
 from experiments.tasks.few_steps import Teacher
 from models.config import Config
@@ -29,7 +30,7 @@ def teacher(config: Config) -> Callable[[], Teacher] | None:
     folder = Path(config.objective.teacher)
     theirs = related.config(config, folder, "config.objective.teacher", "score")
     _check(config, theirs, folder)
-    model = components.noise_model(theirs, components.sde(theirs), related.shape(theirs))
+    model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
 
     @cache
     def load() -> Teacher:

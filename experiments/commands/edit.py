@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build import components
+from experiments.build.components import sampling
 from experiments.commands.request import Request
 from experiments.data.lazy_arrays import complete
 from experiments.pipeline import edit, show
@@ -25,7 +25,7 @@ def run(request: Request) -> None:
         FloatingPointError: a result is not finite.
     """
     config = request.config
-    options, fit, model = components.edit(config), components.fit(config), request.model()
+    options, fit, model = sampling.edit(config), sampling.fit(config), request.model()
     edit.check(model, options)
     if options.task == "impute":
         impute(model, options, config.edit.n_images)

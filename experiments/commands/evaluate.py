@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from experiments.build import components, data, pipelines, related, tasks
+from experiments.build import data, pipelines, related, tasks
+from experiments.build.components import optimization, specs
 from experiments.commands.request import Request
 from experiments.evaluation import lengths
 from experiments.evaluation.figure import Figures
@@ -125,8 +126,8 @@ def chosen(config: Any) -> list[str]:
             )
     if set(names) & set(DRAWN):
         check_at_least(LEAST, **{"config.eval.num_samples": options.num_samples})
-        components.check_features(config)
-        feature_function(components.feature_shape(config), options.features)
+        specs.check_features(config)
+        feature_function(specs.feature_shape(config), options.features)
     if bool(options.embeddings) != ("alignment" in names):
         raise ValueError(
             f"config.eval.embeddings is {options.embeddings!r}: config.eval.metrics = "
@@ -139,8 +140,8 @@ def run_stats(request: Request) -> None:
     """Makes the statistics of the training data that samples are compared with."""
     config = request.config
     dataset, name = data.images(config), config.data.dataset
-    fn = feature_function(components.feature_shape(config), config.eval.features)
-    folder, mesh = request.folder.parent / "stats", components.mesh(config)
+    fn = feature_function(specs.feature_shape(config), config.eval.features)
+    folder, mesh = request.folder.parent / "stats", optimization.mesh(config)
     made = reference(name, dataset, fn, folder, mesh, config.eval.batch_size)
     print(f"{made.moments.n} of {name!r}: {made.path}")
 

@@ -14,7 +14,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import optimization
 from experiments.commands.cost import compiled as compiled_text
 from experiments.commands.request import Request
 from experiments.runs import devices
@@ -49,7 +50,7 @@ def run(request: Request) -> None:
             memory, an unknown topology, or no libtpu.
     """
     config, topology = request.config, request.topology
-    mesh = components.mesh(config, _slice(topology) if topology else None)
+    mesh = optimization.mesh(config, _slice(topology) if topology else None)
     state, lowered = _lower(config, mesh)
     device, batch_size = mesh.devices.flat[0], config.training.batch_size
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -99,7 +100,7 @@ def flops(config: Config) -> float:
     alone.mesh.data = alone.mesh.fsdp = alone.training.n_microbatches = 1  # loops count once
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
-        return costs(_lower(alone, components.mesh(alone, [cpu]))[1])
+        return costs(_lower(alone, optimization.mesh(alone, [cpu]))[1])
 
 
 def costs(lowered: jax.stages.Lowered) -> float:
@@ -119,7 +120,7 @@ def bytes_each(tree: Any) -> int:
 
 def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     """The abstract state, and the train step before XLA."""
-    task, training = tasks.task(config, mesh), components.training(config)
+    task, training = tasks.task(config, mesh), optimization.training(config)
     if task.scaling.standardized:
         zeros_and_ones = {"mean": [0.0] * task.shape[-1], "std": [1.0] * task.shape[-1]}
         task = task.with_scaling(task.scaling.with_moments(zeros_and_ones))

@@ -1,6 +1,6 @@
 """Mode prepare: a data set of whatever image files there are, with a report."""
 
-from experiments.build import components
+from experiments.build.components import specs
 from experiments.commands.request import Request
 from experiments.data.prepare import make, report
 from experiments.data.prepare.listing import list_images
@@ -18,7 +18,7 @@ def run(request: Request) -> None:
     options, data = request.config.prepare, files.expand(request.data or "")
     if not request.data:
         raise ValueError("give --data=FOLDER of images, a .zip of them, or a table that names them")
-    transform = components.transform(request.config)
+    transform = specs.transform(request.config)
     output = request.folder
     make.check_output(data, output)
     with progress.working(f"listing {data}"):

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 import models
-from experiments.build import components, data, related, tasks
+from experiments.build import data, related, tasks
+from experiments.build.components import optimization, specs
 from experiments.build.fields import configs
 from experiments.build.inspection import advice
 from experiments.commands.request import Request
@@ -53,7 +54,7 @@ def run(request: Request) -> None:
     _check_no_length(request.config)
     config, found = advice.settled(request.config, folder)
     task = tasks.task(config)  # first, because it checks the fields
-    training, mesh = components.training(config), components.mesh(config)
+    training, mesh = optimization.training(config), optimization.mesh(config)
     training.batch_shape(mesh)
     configs.check_same(config, folder, configs.RESUME)
     changes = configs.changes(config, folder)
@@ -159,8 +160,8 @@ def check_reports(config: Any, task: Task) -> None:
         )
     if _measures_quality(config, task):
         check_at_least(LEAST, **{"config.eval.num_samples": config.eval.num_samples})
-        components.check_features(config)
-        reference.feature_function(components.feature_shape(config), config.eval.features)
+        specs.check_features(config)
+        reference.feature_function(specs.feature_shape(config), config.eval.features)
 
 
 def check_data(config: Any, task: Task, training: Training, dataset: Dataset) -> None:
@@ -181,7 +182,7 @@ def periodic(
     config: Any, task: Task, dataset: Dataset, training: Training, folder: Path
 ) -> list[loop.Periodic]:
     """The evaluations and pictures during training."""
-    mesh = components.mesh(config)
+    mesh = optimization.mesh(config)
     about = task, dataset, mesh, config.seed, config.eval.batch_size
     made: list[loop.Periodic] = [(training.eval_freq, make_evaluation(*about))]
 

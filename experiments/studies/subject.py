@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import samplers
-from experiments.build import components, data, guidance, related
+from experiments.build import data, guidance, related
+from experiments.build.components import diffusion, optimization, sampling, specs
 from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.data.sources.points import MIXTURE
@@ -110,16 +111,16 @@ def subject(request: Request) -> Subject:
 
 def exact(config: Config) -> Subject:
     """The data set "mixture" with its exact score, under the config's SDE."""
-    mixture, sde, key = MIXTURE, components.sde(config), jax.random.key(config.seed + 1)
+    mixture, sde, key = MIXTURE, diffusion.sde(config), jax.random.key(config.seed + 1)
     known: Any = ExactModel(mixture, sde)
     model = Pipeline(
         known,
         {},
         related.shape(config),
-        components.scaling(config),
-        components.sampler(config),
+        specs.scaling(config),
+        sampling.sampler(config),
         data.lazily(config),
-        mesh=components.mesh(config),
+        mesh=optimization.mesh(config),
         seed=config.seed,
         batch_size=config.sampling.batch_size,
     )
@@ -153,7 +154,7 @@ def features(request: Request, model: Pipeline) -> tuple[FeatureFunction, Refere
     """
     config = request.config
     found = data.images(config) if model.decoder else model.dataset()
-    shape, scaling = components.feature_shape(config), model.scaling
+    shape, scaling = specs.feature_shape(config), model.scaling
     fn = reference.feature_function(shape, config.eval.features, scaling)
     about = request.folder.parent / "stats", model.mesh, config.eval.batch_size
     return fn, reference.reference(config.data.dataset, found, fn, *about)
@@ -200,9 +201,9 @@ def solvers(
         ValueError: no solver of noise levels, an impossible number, or a solver that does not go
             with the SDE or with a discriminator.
     """
-    sde, made = components.sde(config), []
+    sde, made = diffusion.sde(config), []
     for name, nfe in itertools.product(names, counts):
-        solver = components.solver(config, name, nfe)
+        solver = sampling.solver(config, name, nfe)
         if config.guidance.discriminator.run and not solver.takes_tuple:
             raise ValueError(
                 f"{name} does not tell the first evaluation of a step from the others, which a "

@@ -2,7 +2,8 @@
 
 import models
 from configs import cifar10, digits, digits_guidance
-from experiments.build import components, related, tasks
+from experiments.build import related, tasks
+from experiments.build.components import diffusion, optimization, specs
 from experiments.build.fields import configs
 
 
@@ -11,9 +12,9 @@ def test_the_discriminator_is_trained_as_the_published_one():
     theirs = cifar10.get_config("edm_discriminator_published")
     for section in ("optim", "noise_density"):
         assert ours[section] == theirs[section]
-    assert components.training(ours).average == components.training(theirs).average
+    assert optimization.training(ours).average == optimization.training(theirs).average
     assert ours.data.generated_test_fraction == 0
-    assert components.sde(ours) == components.sde(theirs)
+    assert diffusion.sde(ours) == diffusion.sde(theirs)
     for config in (ours, theirs):
         network = models.create(config)
         assert type(network.reader).__name__ == "ADMHead"
@@ -29,6 +30,6 @@ def test_it_reads_the_features_of_its_classifier_and_guides_edm(tmp_path):
     ours.model.pretrained = str(tmp_path)
     assert tasks.encoder_config(ours).model.name == "adm_classifier"
     assert ours.data.generated == "runs/digits-edm/generated.npz"
-    scalings = [components.scaling(config) for config in (ours, guided)]
+    scalings = [specs.scaling(config) for config in (ours, guided)]
     assert scalings[0] == scalings[1]
-    assert models.preconditioning(ours, components.sde(ours)).any_sde
+    assert models.preconditioning(ours, diffusion.sde(ours)).any_sde

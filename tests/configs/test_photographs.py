@@ -2,7 +2,8 @@ import jax
 import pytest
 
 from configs import photographs
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import optimization
 from experiments.training.state import abstract_state
 
 
@@ -11,4 +12,4 @@ def test_every_variant_builds(variant):
     config = photographs.get_config(variant)
     task = tasks.task(config)
     assert task.shape == (48, 64, 3)
-    assert jax.tree.leaves(abstract_state(task, 0, components.mesh(config)).params)
+    assert jax.tree.leaves(abstract_state(task, 0, optimization.mesh(config)).params)

@@ -12,7 +12,8 @@ import models
 import samplers
 import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, imagenet512, lsun
-from experiments.build import components, pipelines, related, tasks
+from experiments.build import pipelines, related, tasks
+from experiments.build.components import diffusion, objectives, optimization, sampling, specs
 from experiments.build.fields import configs
 from experiments.studies import ablation
 from experiments.training.state import abstract_state, init_state
@@ -285,10 +286,10 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
     assert (density.name, density.mean, density.std) == ("log_normal", None, None)
     assert (model.parametrization, model.sigma_data, model.ema_rampup) == ("edm", 0.5, 0.05)
     assert (optim.grad_clip, optim.nan_to_num, optim.beta2) == (-1, True, 0.999)
-    sampler = components.sampler(config)
+    sampler = sampling.sampler(config)
     assert isinstance(sampler, samplers.EDM)
     assert (sampler.grid, sampler.rho, sampler.alpha) == ("karras", None, 1.0)
-    assert components.sde(config) == sde_lib.EDM(t_min=0.002, t_max=80.0)
+    assert diffusion.sde(config) == sde_lib.EDM(t_min=0.002, t_max=80.0)
     network = models.create(config)
     classes = {cifar10: 10 * ("conditional" in variant), imagenet64: 1000}
     assert network.num_classes == classes.get(module, 0)
@@ -304,18 +305,18 @@ def test_edm2_s_fields_and_network(module, variant, mebi_images, values):
         section, name = field.split(".")
         assert config[section][name] == float(value)
     assert config.training.n_iters * 2048 == int(mebi_images) * 2**20
-    training = components.training(config)
+    training = optimization.training(config)
     assert (training.batch_size, training.ema_period * 2048) == (2048, 2**23)
     assert training.average.lengths == (0.05, 0.1)
     assert config.optim.warmup == pytest.approx(10e6 / 2048, abs=1)
-    adam = components.adam(config)
+    adam = optimization.adam(config)
     assert (adam.beta1, adam.beta2, adam.eps, adam.weight_decay) == (0.9, 0.99, 1e-8, 0)
     assert (adam.grad_clip, config.optim.nan_to_num) == (-1, True)
     end = adam.lr * (int(mebi_images) * 512 / adam.schedule.decay_start) ** -0.5
     assert float(adam.rate(config.training.n_iters)) == pytest.approx(end, rel=1e-5)
     assert (config.objective.log_variance, config.training.reduce_mean) == (128, True)
     assert config.model.sigma_data == 0.5
-    assert components.sampler(config) == samplers.EDM(n_steps=32)
+    assert sampling.sampler(config) == samplers.EDM(n_steps=32)
     assert bool(config.data.autoencoder) == latents
     assert not config.data.random_flip
     assert not config.data.uniform_dequantization
@@ -330,11 +331,11 @@ def test_edm2_s_fields_and_network(module, variant, mebi_images, values):
 def test_latents_of_imagenet_are_those_of_stable_diffusion_s_autoencoder():
     config, latent = (imagenet512.get_config(name) for name in ("autoencoder", "edm2_s"))
     assert parameters(models.create(config), 512) == int(AUTOENCODERS[imagenet512].split()[1])
-    assert components.latent_shape(config) == (64, 64, 4)
+    assert specs.latent_shape(config) == (64, 64, 4)
     assert {name: config.data[name] for name in related.SHARED} == {
         name: latent.data[name] for name in related.SHARED
     }
-    assert components.scaling(config).range == (0, 1)
+    assert specs.scaling(config).range == (0, 1)
     assert (latent.data.latent_mean, latent.data.latent_std) == tuple(LATENTS)
     published.FORMATS["autoencoder_kl"].table(published.skeleton(config))
 
@@ -376,7 +377,7 @@ def test_improved_ddpm_is_that_of_the_published_files(module, file):
     known = " ".join(tensor.name for tensor in names)
     for name in ("input_blocks.4.0.op.weight", "middle_block.1.qkv.weight", "out.2.bias"):
         assert name in known
-    rest = components.loss_of(config, components.sde(config))(None).keywords
+    rest = objectives.loss_of(config, diffusion.sde(config))(None).keywords
     assert rest["vlb_weight"] == pytest.approx(1e-3 if variant == "iddpm" else 1 / 4000)
 
 
@@ -388,7 +389,7 @@ def test_models_with_latents_have_the_published_fields(module, variant, values):
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == int(values)
     lsgm = variant == "lsgm_nll"
     assert task.model.diffused_shape == ((16, 16, 180) if lsgm else (32, 32, 3))
-    assert components.sde(config) == (sde_lib.GeometricVP() if lsgm else sde_lib.VP())
+    assert diffusion.sde(config) == (sde_lib.GeometricVP() if lsgm else sde_lib.VP())
     assert (config.model.nf, config.model.num_res_blocks) == ((512, 8) if lsgm else (128, 4))
     assert (config.optim.lr, config.training.batch_size) == ((1e-4, 256) if lsgm else (2e-4, 128))
 
@@ -398,8 +399,8 @@ def test_sedm_gpp_is_edm_with_the_published_guides():
     scaling, discriminator = config.guidance.epsilon_scaling, config.guidance.discriminator
     assert (scaling.scale, scaling.guided) == (1.0004, None)
     assert (discriminator.weight, discriminator.weight_2nd_order) == (1.67, 0)
-    assert components.sampler(config) == samplers.EDM(n_steps=18)
-    assert components.sampler(config).nfe == 35
+    assert sampling.sampler(config) == samplers.EDM(n_steps=18)
+    assert sampling.sampler(config).nfe == 35
     config.guidance = plain.guidance
     assert config == plain
 
@@ -459,12 +460,12 @@ def test_the_published_discriminator_reads_the_published_classifier(tmp_path):
 
 def test_the_published_discriminator_is_trained_as_published():
     config = cifar10.get_config("edm_discriminator_published")
-    training, adam = components.training(config), components.adam(config)
+    training, adam = optimization.training(config), optimization.adam(config)
     assert training.n_iters == 60 * 100_000 // training.batch_size
     assert (adam.lr, adam.weight_decay, adam.warmup, adam.grad_clip) == (3e-4, 1e-7, 0, -1)
     assert (training.random_flip, training.average.rate, config.data.augment) == (False, 0, 0)
     assert config.data.generated_test_fraction == 0
-    sde = components.sde(config)
+    sde = diffusion.sde(config)
     assert (sde, sde.train_t_min, sde.t_max) == (sde_lib.VP(0.1, 20.0), 1e-5, 1)
     assert config.noise_density.name == "log_uniform"
 
@@ -496,21 +497,21 @@ def test_edm_networks_have_the_published_names(module, variant, names):
 
 
 def test_imagenet_is_sampled_stochastically_with_511_evaluations():
-    sampling = imagenet64.get_config().sampling
-    churn = sampling.s_churn, sampling.s_tmin, sampling.s_tmax, sampling.s_noise
-    assert (2 * sampling.n_steps - 1, *churn) == (511, 40, 0.05, 50, 1.003)
+    options = imagenet64.get_config().sampling
+    churn = options.s_churn, options.s_tmin, options.s_tmax, options.s_noise
+    assert (2 * options.n_steps - 1, *churn) == (511, 40, 0.05, 50, 1.003)
 
 
 def test_a_published_train_step_keeps_its_shapes():
     """With one block a level: fewer layers to trace, and the same kinds."""
     config = cifar10.get_config("edm_ddpmpp_conditional")
     config.model.num_res_blocks = 1
-    task, mesh = tasks.task(config), components.mesh(config)
+    task, mesh = tasks.task(config), optimization.mesh(config)
     state = abstract_state(task, config.seed, mesh)
     shape = (1, config.training.batch_size)
     images = jax.ShapeDtypeStruct((*shape, 32, 32, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct(shape, jnp.int32)
-    step = make_train_step(task, components.training(config), mesh)
+    step = make_train_step(task, optimization.training(config), mesh)
     after, metrics = jax.eval_shape(step, state, images, {"class_labels": labels})
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert metrics["loss"].shape == ()
@@ -521,8 +522,8 @@ def test_a_published_train_step_keeps_its_shapes():
 def test_a_published_train_step_runs(variant):
     config = cifar10.get_config(variant)
     config.training.batch_size = 2
-    task, mesh = tasks.task(config), components.mesh(config)
-    step = jax.jit(make_train_step(task, components.training(config), mesh), donate_argnums=0)
+    task, mesh = tasks.task(config), optimization.mesh(config)
+    step = jax.jit(make_train_step(task, optimization.training(config), mesh), donate_argnums=0)
     batch = np.random.RandomState(0).randint(256, size=(1, 2, 32, 32, 3)).astype(np.uint8)
     labels = {"class_labels": np.array([[3, 7]])} if config.model.class_conditional else {}
     state = init_state(task, config.seed, abstract_state(task, config.seed, mesh))

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from configs import default
-from experiments.build import components, pipelines, tasks
+from experiments.build import pipelines, tasks
+from experiments.build.components import optimization
 from experiments.commands import train
 from experiments.data.prepare.listing import list_images
 from experiments.data.prepare.make import make
@@ -119,7 +120,7 @@ def config_of(path, source, shape, dtype, network, condition, **fields):
 
 def read(config, folder):
     """The task and its data set, and its first 4 training samples with their conditions."""
-    training = components.training(config)
+    training = optimization.training(config)
     task, dataset = train.prepared(config, folder, tasks.task(config), training, None)
     first = jax.tree.map(lambda rows: np.asarray(rows[np.arange(4)]), task.values(dataset, "train"))
     return task, dataset, first
@@ -127,10 +128,10 @@ def read(config, folder):
 
 def trace(config, folder):
     """Traces a training step and the score of samples, with the conditions that these have."""
-    mesh = components.mesh(config)
+    mesh = optimization.mesh(config)
     task, dataset, first = read(config, folder)
     state = abstract_state(task, 0, mesh)
-    step = make_train_step(task, components.training(config), mesh)
+    step = make_train_step(task, optimization.training(config), mesh)
     jax.eval_shape(step, state, *jax.tree.map(lambda rows: rows[None], first))
     model = pipelines.untrained(config).replace(dataset=lambda: dataset)
     model = model.replace(conditions=task.model.conditions).with_scaling(task.scaling)

@@ -11,7 +11,7 @@ import pytest
 import samplers
 from configs import default
 from experiments import command_line, main
-from experiments.build import components
+from experiments.build.components import diffusion, sampling
 from experiments.build.fields import configs, migrate, sections
 from experiments.runs.folder import flatten
 
@@ -194,24 +194,24 @@ def test_help_of_words_lists_fields(capsys):
 def test_another_sampler_starts_from_its_own_defaults():
     """Of the config's 40 steps of another sampler, method=edm would make 79 evaluations."""
     run = f"{DIGITS}:vp_score_sde"
-    assert components.sampler(parsed(run).config).n_steps == 40
-    made = components.sampler(parsed(run, "--config.sampling.method=edm").config)
+    assert sampling.sampler(parsed(run).config).n_steps == 40
+    made = sampling.sampler(parsed(run, "--config.sampling.method=edm").config)
     assert made == samplers.EDM()
     given = "--config.sampling.method=edm", "--config.sampling.n_steps=9"
-    assert components.sampler(parsed(run, *given).config) == samplers.EDM(9)
-    own = components.sampler(parsed(f"{DIGITS}:vp", "--config.sampling.method=edm").config)
+    assert sampling.sampler(parsed(run, *given).config) == samplers.EDM(9)
+    own = sampling.sampler(parsed(f"{DIGITS}:vp", "--config.sampling.method=edm").config)
     assert own.n_steps == 18  # it is the config's own sampler: its options stay
 
 
 def test_another_component_drops_the_options_of_the_one_before():
     config = parsed(DIGITS + ":vlb", "--config.sampling.method=probability_flow").config
     assert config.sampling.variance is None
-    sampler: Any = components.sampler(config)
+    sampler: Any = sampling.sampler(config)
     assert sampler.rtol == 1e-5
     given = f"{DIGITS}:vlb", "--config.sampling.method=heun", "--config.sampling.snr=0.1"
     message = r"config.sampling.snr is 0.1, but .*'heun' has no such option.*'predictor_corrector'"
     with pytest.raises(ValueError, match=message):
-        components.sampler(parsed(*given).config)
+        sampling.sampler(parsed(*given).config)
 
 
 def test_none_is_the_default_of_every_optional_field():
@@ -399,7 +399,7 @@ def test_options_of_the_version_before_are_under_their_new_names(old):
     assert (found["noise_density.name"], found["weighting.name"]) == ("log_normal", "edm")
     vdm, vlb, autoencoder = map(old, ("vdm", "vlb", "vq_autoencoder"))
     assert (vdm.objective.name, vdm.model.gamma_min, vlb.objective.name) == ("vdm", -8.0, "hybrid")
-    sde: Any = components.sde(vdm)
+    sde: Any = diffusion.sde(vdm)
     assert sde.gamma_max == 6.0
     assert autoencoder.autoencoder.vq.codebook_size == 64
     assert autoencoder.autoencoder.adversarial.weight == 0.1

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from tiny_configs import digits_config, points_config
 
-from experiments.build import components, pipelines, tasks
+from experiments.build import pipelines, tasks
+from experiments.build.components import diffusion, objectives, optimization, specs
 from experiments.build.fields import choices, sections
 from experiments.commands import train
 from experiments.commands.request import Request
@@ -89,10 +90,10 @@ def fingerprint(thing: Any, seen: frozenset[int] = frozenset()) -> Any:
 
 def parts(config: Any) -> str:
     """All objects that training with a config uses."""
-    made: list[Any] = [tasks.task(config), components.training(config)]
-    made += [components.data_spec(config), components.sde(config)]
+    made: list[Any] = [tasks.task(config), optimization.training(config)]
+    made += [specs.data_spec(config), diffusion.sde(config)]
     if config.model.name != "autoencoder":
-        made.append(components.loss_of(config, components.sde(config), (8, 8, 1))(None))
+        made.append(objectives.loss_of(config, diffusion.sde(config), (8, 8, 1))(None))
     made.append(pipelines.untrained(config))
     return repr(fingerprint(made))
 

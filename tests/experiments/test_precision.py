@@ -7,7 +7,8 @@ import pytest
 
 import sde_lib
 from configs import digits
-from experiments.build import components, data, pipelines, tasks
+from experiments.build import data, pipelines, tasks
+from experiments.build.components import optimization
 from experiments.data import batches
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import make_batches, make_train_step
@@ -37,7 +38,11 @@ def runs():
 
 def train(config):
     """The losses, and the averaged weights; the initial weights are the same for all types."""
-    task, training, mesh = tasks.task(config), components.training(config), components.mesh(config)
+    task, training, mesh = (
+        tasks.task(config),
+        optimization.training(config),
+        optimization.mesh(config),
+    )
     state = init_state(task, config.seed, abstract_state(task, config.seed, mesh))
     values = data.dataset(config).train, {}
     losses, step = [], jax.jit(make_train_step(task, training, mesh))

@@ -8,7 +8,7 @@ import weights
 
 import models
 from configs import digits
-from experiments.build import components
+from experiments.build.components import specs
 
 
 def config(**options):
@@ -78,7 +78,7 @@ def test_latents_have_the_shape_of_latent_shape(regularization, size):
         return mean, model.apply(variables, mean, method="decode")
 
     mean, y = jax.eval_shape(latents, jax.random.key(0))
-    assert mean.shape == (2, *components.latent_shape(ours)) == (2, size // 4, size // 4, 3)
+    assert mean.shape == (2, *specs.latent_shape(ours)) == (2, size // 4, size // 4, 3)
     assert y.shape == x.shape
 
 

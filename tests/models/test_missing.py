@@ -5,7 +5,7 @@ import pytest
 from tiny_configs import digits_config, points_config
 
 import sde_lib
-from experiments.build import components
+from experiments.build.components import diffusion, networks
 from models.missing import input_shape, with_mask
 
 
@@ -15,7 +15,7 @@ def noise_model(name, shape, **options):
     config.model.update(class_conditional=False, label_dropout=0.0, name=name)
     with config.unlocked():
         config.model.update(options)
-    return components.noise_model(config, components.sde(config), shape)
+    return networks.noise_model(config, diffusion.sde(config), shape)
 
 
 def test_the_mask_is_further_channels_and_output_is_the_first_half():
@@ -71,6 +71,6 @@ def test_the_score_is_of_the_observed_part():
 
 def test_a_model_of_complete_data_takes_no_mask():
     config = points_config()
-    model = components.noise_model(config, sde_lib.VP(), (2,))
+    model = networks.noise_model(config, sde_lib.VP(), (2,))
     with pytest.raises(ValueError, match="observed is given, but the model was trained on complet"):
         model.score_fn({}, observed=jnp.ones((1, 2)))

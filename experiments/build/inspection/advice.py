@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build import components, data, tasks
+from experiments.build import data, tasks
+from experiments.build.components import diffusion, networks, specs
 from experiments.build.fields import choices, configs, sections
 from experiments.data import latents
 from experiments.data.dataset import Dataset
@@ -35,7 +36,7 @@ def measured(config: Config, found: Dataset) -> Measures:
 
 def measures(config: Config, train: Any, most: int = MOST) -> Measures:
     """Measures in model space of training data as a model has them."""
-    scaling = components.scaling(config)
+    scaling = specs.scaling(config)
     if scaling.standardized:  # a run's own moments are those of all samples
         values = subset(train, np.asarray, most).astype(np.float64)
         axes = tuple(range(values.ndim - 1))
@@ -66,7 +67,7 @@ def advise(config: Config, found: Measures) -> dict[str, Advice]:
             f"all {found.n:,} training samples that were compared are equal: there is nothing to "
             "learn; give other data"
         )
-    scaling, spread, gap = components.scaling(config), rules.noise_std(found), None
+    scaling, spread, gap = specs.scaling(config), rules.noise_std(found), None
     if scaling.levels is not None:
         gap = (scaling.range[1] - scaling.range[0]) / (scaling.levels - 1)
     if config.noise_density.name == "log_logistic":
@@ -85,7 +86,7 @@ def used(config: Config) -> set[str]:
     """The fields of configs.ADVISED that the config's SDE, network and noise density use."""
     sde, density = (choices.SDE.components, choices.NOISE_DENSITY.components)
     fields = {*sde[config.training.sde].values(), *density[config.noise_density.name].values()}
-    fields |= {"model.sigma_data"} if components.uses_sigma_data(config) else set()
+    fields |= {"model.sigma_data"} if networks.uses_sigma_data(config) else set()
     return fields & {*configs.ADVISED}
 
 
@@ -123,7 +124,7 @@ def settled(config: Config, folder: Path) -> tuple[Config, Dataset | None]:
 
 def warn(config: Config, train: Any) -> None:
     """Warns, in a line each, of numbers in the config that are far from those of some samples."""
-    on = components.uses_sigma_data(config), config.training.sde == "vesde"
+    on = networks.uses_sigma_data(config), config.training.sde == "vesde"
     if not any(on):
         return
     seen, model = measures(config, train, FEW), config.model
@@ -173,7 +174,7 @@ def _value(config: Config, field: str) -> Any:
 
 def _sde_row(config: Config, found: Measures) -> dict[str, Any]:
     name = config.training.sde
-    reaches = {name: _reach(components.sde(config))}
+    reaches = {name: _reach(diffusion.sde(config))}
     for other in ("edm", "vpsde"):
         reaches.setdefault(other, _reach(choices.SDES[other][0]()))
     advice = rules.sde(found, name, reaches)

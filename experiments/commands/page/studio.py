@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.build import components, pipelines
+from experiments.build import pipelines
+from experiments.build.components import sampling
 from experiments.pipeline import draw, edit, show
 from experiments.pipeline.edit.images import check_model
 from experiments.pipeline.edit.tasks import TASKS
@@ -98,7 +99,7 @@ class Studio:
             ValueError: an edit that does not go with the image, the mask or the model.
         """
         model, config = self.asked(fields)
-        options, fit = components.edit(config), components.fit(config)
+        options, fit = sampling.edit(config), sampling.fit(config)
         columns = edit.edit(model, [config.edit.images], options, fit=fit)
         made = [column[0] for title, column in columns.items() if title not in GIVEN]
         return self._saved(model, made, fields)

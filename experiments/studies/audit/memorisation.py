@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.build import components, data
+from experiments.build import data
+from experiments.build.components import specs
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
@@ -93,7 +94,7 @@ def run(request: Request) -> None:
     scaling = model.image_scaling
     samples = scaling.to_grey(model.to_pixels(draw.draw_all(model, options.n_samples)[0]))
     labels = draw.classes(model, np.arange(len(samples)))
-    shape = components.feature_shape(config)
+    shape = specs.feature_shape(config)
     fn = reference.feature_function(shape, config.eval.features, scaling)
     spaces: dict[str, Rows] = {
         "pixels": lambda values: np.asarray(values, np.float64).reshape(len(values), -1),

@@ -14,7 +14,7 @@ data. Step 0 is the model without guidance.
 
 import dataclasses
 
-from experiments.build import components
+from experiments.build.components import diffusion
 from experiments.commands.request import Request
 from experiments.runs import charts, pictures
 from experiments.runs import folder as folders
@@ -65,7 +65,7 @@ def run(request: Request) -> None:
     config, folder = request.config, request.folder
     options = Options(**config.study.discriminator.to_dict())
     if not folders.has_run(folder):
-        sde = components.sde(config)
+        sde = diffusion.sde(config)
         gains = mixtures.gains(sde, options.weights)
         save_results(folder / "discriminator_mixtures.jsonl", gains, DIGITS)
         return

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
-from experiments.build import components, grids
+from experiments.build import grids
+from experiments.build.components import diffusion
 from experiments.commands.request import Request
 from experiments.pipeline import draw as drawing
 from experiments.pipeline.pipeline import Pipeline
@@ -127,7 +128,7 @@ def made_solvers(config: Config, options: Options) -> list[tuple[str, int, Noise
             solver = next(solver for solver in steps if solver.nfe <= nfe)
             made.append((name, solver.nfe, solver))
     for _, _, solver in made:
-        subjects.evaluations(solver, components.sde(config))
+        subjects.evaluations(solver, diffusion.sde(config))
     return list(dict.fromkeys(made))
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.build import components, guidance
+from experiments.build import guidance
+from experiments.build.components import diffusion, sampling
 from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.evaluation.alignment import Embeddings
@@ -69,7 +70,7 @@ def of_points(config: Config, folder: Path) -> None:
     results: list[points.Result] = []
     shown: dict[str, dict[str, np.ndarray]] = {}
     path = folder / f"guidance_seed{config.seed}.jsonl"
-    measured = points.measure(components.sde(config), solvers, options, config.seed, track)
+    measured = points.measure(diffusion.sde(config), solvers, options, config.seed, track)
     for result, x in measured:
         results.append(result)
         if not result.guidance.endswith("classifier"):  # samples as classifier-free guidance does
@@ -132,7 +133,7 @@ def _study(request: Request, options: Options) -> trained.Study:
     inputs += [judge.params if judge else "", config.guidance.schedule.to_dict()]
     inputs += [embeddings.captions] if embeddings else []
     parts = Parts(folder / "guidance" / str(model.step), "sets", inputs)
-    schedule = components.guidance_schedule(config, model.sde)
+    schedule = sampling.guidance_schedule(config, model.sde)
     return trained.Study(model, schedule, options, fn, truth, judge, parts, embeddings)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array
 
 import samplers
-from experiments.build import components
+from experiments.build.components import diffusion
 from experiments.commands.request import Request
 from experiments.runs import charts, pictures, progress
 from experiments.studies.guidance import networks, tree
@@ -106,7 +106,7 @@ def run(request: Request) -> None:
     results: list[Result] = []
     shown: dict[str, dict[str, Points]] = {}
     track = partial(progress.track, title="autoguidance", unit="setting")
-    for result, x in measure(components.sde(config), options, config.seed, track):
+    for result, x in measure(diffusion.sde(config), options, config.seed, track):
         results.append(result)
         if result.models != "exact":
             row = shown.setdefault(f"{result.models}\n{result.guidance}", {})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from experiments.build import components
+from experiments.build.components import diffusion
 from experiments.build.fields import choices
 from models.config import Config
 from sde_lib import SDE
@@ -22,5 +22,5 @@ def sdes(config: Config, field: str, names: Iterable[str]) -> dict[str, SDE]:
     for name in names:
         check_name(field, name, NAMES)
         own = name == config.training.sde and config.training.continuous
-        made[name] = components.sde(config) if own else choices.SDES[name][0]()
+        made[name] = diffusion.sde(config) if own else choices.SDES[name][0]()
     return made

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.build import components, data
+from experiments.build import data
+from experiments.build.components import specs
 from experiments.commands.request import Request
 from experiments.data.sources.points import MIXTURE
 from experiments.runs import charts, files, pictures
@@ -94,14 +95,14 @@ def run(request: Request) -> None:
         print(charts.save_maps(picture, rows, about))
         return
     grid = noised(sdes, test[: options.n_images], std, n, config.seed)
-    shown = components.scaling(config).to_uint8(np.concatenate(list(grid.values())))
+    shown = specs.scaling(config).to_uint8(np.concatenate(list(grid.values())))
     names = [name for name in grid for _ in range(len(shown) // n // len(grid))]
     print(pictures.save_grid(picture, shown, n, about, titles, names))
 
 
 def samples(config: Config) -> Array:
     """The test set in model space. Raises ValueError for data that cannot be shown."""
-    shape, scaling = components.data_shape(config), components.scaling(config)
+    shape, scaling = specs.data_shape(config), specs.scaling(config)
     if len(shape) != 3 and shape != (2,):
         raise ValueError(
             f"config.data.dataset is {config.data.dataset!r}, whose samples have the shape {shape}:"

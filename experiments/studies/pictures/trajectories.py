@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.build import components
+from experiments.build.components import diffusion
 from experiments.commands.request import Request
 from experiments.runs import charts, pictures
 from experiments.studies.statistics import save_results
@@ -62,7 +62,7 @@ def run(request: Request) -> None:
     check_at_least(N_FRAMES, **{f"{SECTION}.steps": options.steps})
     check_at_least(100, **{f"{SECTION}.n_samples": options.n_samples})
     check_at_least(1, **{f"{SECTION}.n_paths": options.n_paths})
-    sde = components.sde(config)
+    sde = diffusion.sde(config)
     if not sde.is_scalar:
         raise ValueError(
             f"config.training.sde is {config.training.sde!r}, whose points have velocities too: "

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.build import components
+from experiments.build.components import diffusion
 from experiments.commands.request import Request
 from experiments.runs import charts, files, pictures, progress
 from experiments.runs import folder as folders
@@ -47,7 +47,7 @@ def on_mixtures(config: Config, folder: Path) -> None:
     )
     options = Options(**defaults)
     solvers = subjects.solvers(config, options.solvers, options.nfe)
-    sde, results = components.sde(config), list[Result]()
+    sde, results = diffusion.sde(config), list[Result]()
     path = folder / f"posterior_seed{config.seed}.jsonl"
     for problem in mixtures.problems(options, config.seed):
         about = mixtures.settings(options, solvers, problem)

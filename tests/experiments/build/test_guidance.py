@@ -15,6 +15,7 @@ from torch_writer import save_zip, tensor
 import experiments
 from configs import digits, points
 from experiments.build import guidance, pipelines, published, related
+from experiments.build.components import diffusion, networks
 from experiments.build.fields import sections
 from experiments.commands import generate, import_weights, train
 from experiments.commands.request import Request
@@ -46,7 +47,7 @@ def runs(tmp_path_factory):
 
 def load(runs, params=None, **changes):
     config = model_config(**changes)
-    return guidance.guides(config, pipelines.components.sde(config), params or runs[1])
+    return guidance.guides(config, diffusion.sde(config), params or runs[1])
 
 
 def test_a_discriminator_gives_the_log_ratio_of_data_and_samples(runs):
@@ -55,7 +56,7 @@ def test_a_discriminator_gives_the_log_ratio_of_data_and_samples(runs):
     (guide,) = load(runs, guidance__discriminator__run=str(folder))
     x, t = jnp.ones((3, 2)), jnp.array([0.2, 0.5, 0.9])
     theirs = pipelines.configs.load(folder)
-    model = pipelines.components.noise_model(theirs, pipelines.components.sde(theirs), (2,))
+    model = networks.noise_model(theirs, diffusion.sde(theirs), (2,))
     logits = model.outputs(guide.params)(x, t)
     log_ratio = guide.log_ratio(guide.params, x, t)
     np.testing.assert_allclose(log_ratio, logits[:, 1] - logits[:, 0] - 0.5, rtol=1e-5)
@@ -206,7 +207,7 @@ def test_an_imported_discriminator_adds_what_the_published_sampler_adds(pair, ca
     run, arrays = pair
     config = edm_config(guidance__discriminator__run=str(run), guidance__discriminator__weight=2.0)
     config.sampling.labels = arrays["class_labels"].argmax(1).tolist()
-    sde = pipelines.components.sde(config)
+    sde = diffusion.sde(config)
     (guide,) = guidance.guides(config, sde, {"w": jnp.ones(1)})
     assert "was imported: it is not known whether it was trained on samples" in caplog.text
     assert (guide.n_classes, guide.weight) == (10, 2.0)
@@ -231,18 +232,18 @@ def test_an_imported_discriminator_of_classes_needs_a_model_of_classes(pair):
     run = str(pair[0])
     config = edm_config(guidance__discriminator__run=run, model__class_conditional=False)
     with pytest.raises(ValueError, match="knows classes, which the model does not"):
-        guidance.guides(config, pipelines.components.sde(config), {})
+        guidance.guides(config, diffusion.sde(config), {})
     config = edm_config(guidance__discriminator__run=run, data__num_classes=1001)
     with pytest.raises(
         ValueError, match=r"knows 1000 classes, but config.data.num_classes is 1001"
     ):
-        guidance.guides(config, pipelines.components.sde(config), {})
+        guidance.guides(config, diffusion.sde(config), {})
     config = edm_config(guidance__discriminator__run=run, data__centered=False)
     with pytest.raises(ValueError, match="the range of data of the discriminator"):
-        guidance.guides(config, pipelines.components.sde(config), {})
+        guidance.guides(config, diffusion.sde(config), {})
     config = edm_config(guidance__discriminator__run=run, training__sde="vpsde")
     config.model.parametrization = "epsilon"
-    assert guidance.guides(config, pipelines.components.sde(config), {})  # any SDE
+    assert guidance.guides(config, diffusion.sde(config), {})  # any SDE
     model = pipelines.untrained(config)
     config.guidance.discriminator.weight_2nd_order = 1.0
     made = guidance.guides(config, model.sde, {})
@@ -262,7 +263,7 @@ def test_an_imported_classifier_guides_a_model_of_its_chain(tmp_path):
     config.model.parametrization, config.training.continuous = "epsilon", False
     config.data.num_classes = 7
     config.sampling.labels = arrays["class_labels"].tolist()
-    sde = pipelines.components.sde(config)
+    sde = diffusion.sde(config)
     (guide,) = guidance.guides(config, sde, {})
     t = jnp.asarray(arrays["timesteps"] / 999, jnp.float32)
 

@@ -10,7 +10,8 @@ import weights
 from flax.traverse_util import flatten_dict
 
 from configs import digits, emoji, points
-from experiments.build import components, related
+from experiments.build import related
+from experiments.build.components import specs
 from experiments.build.fields import configs
 from experiments.runs import files
 from experiments.training import init_from
@@ -83,7 +84,7 @@ def test_a_skeleton_has_the_shapes_of_the_task(variant):
     config.model.update(nf=4, ch_mult=(1,), attn_resolutions=())
     params = jax.eval_shape(related.skeleton(config).init, jax.random.key(0))
     assert ("schedule" in params) == (variant == "vdm")
-    assert related.shape(config) == components.data_shape(config) == (8, 8, 1)
+    assert related.shape(config) == specs.data_shape(config) == (8, 8, 1)
 
 
 def digits_config(**fields):

@@ -9,7 +9,8 @@ import pytest
 
 import models
 from configs import default
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import optimization, specs
 from experiments.data.dataset import Dataset
 from experiments.data.sources import SOURCES, Source
 from experiments.training.state import abstract_state
@@ -59,8 +60,8 @@ def config(shape, network="ncsnpp", **changes):
 
 def test_a_square_image_has_a_short_form():
     ours = config((), data__image_size=16, data__num_channels=1)
-    assert components.data_shape(ours) == models.data_shape(ours) == (16, 16, 1)
-    assert components.data_shape(config((16, 16, 1))) == (16, 16, 1)
+    assert specs.data_shape(ours) == models.data_shape(ours) == (16, 16, 1)
+    assert specs.data_shape(config((16, 16, 1))) == (16, 16, 1)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_a_square_image_has_a_short_form():
 )
 def test_contradicting_or_impossible_shapes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        components.data_shape(config((8, 12, 1), **changes))
+        specs.data_shape(config((8, 12, 1), **changes))
 
 
 @pytest.mark.parametrize("shape", [(12, 3), (8, 12, 3), (4, 8, 4, 3)], ids=str)
@@ -86,9 +87,9 @@ def test_networks_take_series_images_that_are_not_square_and_volumes(network, sh
     ours = config(shape, network)
     task = tasks.task(ours)
     assert task.shape == shape
-    assert jax.tree.leaves(abstract_state(task, 0, components.mesh(ours)).params)
+    assert jax.tree.leaves(abstract_state(task, 0, optimization.mesh(ours)).params)
     if network == "autoencoder":
-        assert components.latent_shape(ours) == (*(side // 2 for side in shape[:-1]), 4)
+        assert specs.latent_shape(ours) == (*(side // 2 for side in shape[:-1]), 4)
 
 
 @pytest.mark.parametrize("shape", [(12, 3), (4, 8, 4, 3)], ids=str)
@@ -107,7 +108,7 @@ def test_networks_of_images_alone_name_the_others(network, shape):
 def test_odd_sizes_are_refused_with_the_nearest(network, shape, nearest):
     ours = config(shape, network)
     with pytest.raises(ValueError, match=f"cannot be halved 1 times, .* as in {nearest}"):
-        abstract_state(tasks.task(ours), 0, components.mesh(ours))
+        abstract_state(tasks.task(ours), 0, optimization.mesh(ours))
 
 
 @pytest.mark.parametrize("network", ["ncsnpp", "adm", "dit", "ddpm"])
@@ -149,13 +150,13 @@ def test_a_perceptual_distance_by_inception_is_of_images(tmp_path):
 
 
 def test_sample_quality_of_other_data_than_images_of_grey_levels_is_of_their_numbers():
-    assert components.feature_shape(config((8, 12, 1))) == (8, 12, 1)
-    assert components.feature_shape(config((8, 3))) == (24,)
+    assert specs.feature_shape(config((8, 12, 1))) == (8, 12, 1)
+    assert specs.feature_shape(config((8, 3))) == (24,)
     long = config((5000, 1))
     with pytest.raises(ValueError, match="5,000 in a sample, and 4,096 are the most"):
-        components.check_features(long)
+        specs.check_features(long)
     with pytest.raises(ValueError, match="which is for images of grey levels: leave it out"):
-        components.check_features(config((50,), eval__features="weights.npz"))
+        specs.check_features(config((50,), eval__features="weights.npz"))
 
 
 def test_the_card_knows_the_shape():

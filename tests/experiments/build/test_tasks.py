@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from configs import digits, points
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import optimization
 from experiments.data.dataset import Dataset
 from experiments.tasks.score_model import ScoreModel
 
@@ -22,7 +23,7 @@ def test_the_task_has_the_parts_that_the_config_names():
     assert task.schedule is not None
     assert task.history is None
     assert (task.n_classes, task.n_shown) == (0, 5)
-    assert task.adam == components.adam(ours)
+    assert task.adam == optimization.adam(ours)
     classes = tasks.task(config(model__class_conditional=True))
     assert isinstance(classes, ScoreModel)
     assert classes.n_classes == 10
@@ -38,7 +39,7 @@ def test_a_new_task_is_a_maker_and_a_line(monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "toy", lambda config, mesh: made.append(mesh) or "a task")
     ours = config(model__name="toy")
     assert tasks.task(ours) == "a task"
-    assert made == [components.mesh(ours)]
+    assert made == [optimization.mesh(ours)]
 
 
 @pytest.mark.parametrize(

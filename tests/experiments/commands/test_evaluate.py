@@ -13,7 +13,7 @@ from PIL import Image
 
 import models
 from configs import digits
-from experiments.build import components
+from experiments.build.components import diffusion
 from experiments.commands import evaluate
 from experiments.commands.request import Request
 from experiments.evaluation import reference
@@ -21,7 +21,7 @@ from experiments.evaluation.figure import Figure
 from experiments.runs import files
 
 GAUSSIAN, N = Gaussian(mean=0.1, std=0.3), 60
-SDE = components.sde(digits.get_config("vp_score_sde"))
+SDE = diffusion.sde(digits.get_config("vp_score_sde"))
 
 
 class Exact(nn.Module):

@@ -8,7 +8,8 @@ from flax.traverse_util import unflatten_dict
 
 import experiments
 from configs import cifar10, digits
-from experiments.build import components, related
+from experiments.build import related
+from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.build.published import Published, open_
 from experiments.commands import import_weights
@@ -54,7 +55,7 @@ def test_an_imported_run_is_one_that_other_modes_and_training_can_use(tmp_path):
     assert step == 1234
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), averaged, params)
     task = related.skeleton(config)
-    state = imported.start(task, folder, abstract_state(task, 0, components.mesh(config)))
+    state = imported.start(task, folder, abstract_state(task, 0, optimization.mesh(config)))
     assert state is not None
     assert int(state.step) == 1234
     jax.tree.map(np.testing.assert_array_equal, state.params, params)

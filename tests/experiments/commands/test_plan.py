@@ -11,7 +11,8 @@ from discriminators import config_of, model_config
 from jax.sharding import AbstractMesh
 
 from configs import digits, points
-from experiments.build import components, related
+from experiments.build import related
+from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.commands import plan
 from experiments.commands.request import Request
@@ -45,7 +46,7 @@ def figures(printed):
 
 def test_a_state_is_four_copies_of_the_parameters_and_three_counts():
     config = mlp(32)
-    about = related.skeleton(config), config.seed, components.mesh(config)
+    about = related.skeleton(config), config.seed, optimization.mesh(config)
     held = plan.bytes_each(abstract_state(*about))
     assert held == 4 * (4 * mlp_parameters(32) + 3)
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from experiments import command_line, main
-from experiments.build import components, data, tasks
+from experiments.build import data, tasks
+from experiments.build.components import specs
 from experiments.data.prepare import report
 from experiments.data.prepare.make import Made
 
@@ -32,7 +33,7 @@ def test_the_command_s_network_fits_images_of_any_size(monkeypatch, shape):
     monkeypatch.chdir(main.__file__.rpartition("/experiments/")[0])
     argv = shlex.split(report.next_command(Path("/tmp/a b"), shape, 3))
     config = command_line.parse(["main", *argv[3:]], main.COMMANDS).config
-    assert components.data_shape(config) == shape
+    assert specs.data_shape(config) == shape
     tasks.task(config)
 
 

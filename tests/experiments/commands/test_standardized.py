@@ -9,7 +9,8 @@ import pytest
 from tiny_configs import table_config
 
 import experiments
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import specs
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
@@ -93,10 +94,10 @@ def test_fields_of_other_sources_are_refused(tmp_path, changes, message):
     ours = config("x.csv")
     ours.data.update(changes)
     if message is None:
-        assert components.scaling(ours).levels == 17
+        assert specs.scaling(ours).levels == 17
     else:
         with pytest.raises(ValueError, match=message):
-            components.scaling(ours)
+            specs.scaling(ours)
 
 
 def test_a_discriminator_s_moments_are_those_of_the_data_alone(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import saved_runs
 
 from configs import digits
-from experiments.build import components, data, pipelines, related, tasks
+from experiments.build import data, pipelines, related, tasks
+from experiments.build.components import diffusion
 from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
@@ -109,7 +110,7 @@ def test_a_config_with_the_run_of_a_classifier_has_its_confidences(tmp_path):
     params, model = saved_runs.save(theirs, tmp_path / "theirs"), related.skeleton(theirs).model
     made = data.with_confidence(ours, DIGITS)
     x = DIGITS.test / np.float32(16)  # in the classifier's model space
-    least = jnp.full(len(x), components.sde(theirs).train_t_min)
+    least = jnp.full(len(x), diffusion.sde(theirs).train_t_min)
     rows = jax.jit(model.outputs(params))(x, least)
     expected = nn.softmax(rows)[np.arange(len(x)), DIGITS.test_labels]
     np.testing.assert_allclose(made.test_confidence, expected, rtol=1e-4)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs import digits, points
-from experiments.build import components, data, tasks
+from experiments.build import data, tasks
+from experiments.build.components import optimization, specs
 from experiments.data.dataset import Dataset
 from experiments.data.sources import SOURCES, Source
 from experiments.training.state import abstract_state, init_state
@@ -34,8 +35,8 @@ def test_a_source_added_by_one_line_trains(monkeypatch):
     config = points.get_config()
     config.data.dataset, config.model.nf = "ring", 8
     config.training.batch_size, config.optim.warmup = 8, 0
-    task, training = tasks.task(config), components.training(config)
-    dataset, mesh = data.dataset(config), components.mesh(config)
+    task, training = tasks.task(config), optimization.training(config)
+    dataset, mesh = data.dataset(config), optimization.mesh(config)
     task.prepare(dataset, None)
     abstract = abstract_state(task, config.seed, mesh)
     state = init_state(task, config.seed, abstract)
@@ -55,7 +56,7 @@ def test_images_of_a_source_have_its_grey_levels_and_its_line_in_the_card(monkey
     config.data.update(dataset="stripes", image_size=4, num_classes=4)
     dataset = data.dataset(config)
     assert dataset.train.shape == (32, 4, 4, 1)
-    assert components.scaling(config).levels == 4
+    assert specs.scaling(config).levels == 4
     facts = tasks.card_facts(config, tasks.task(config), dataset, 1)
     assert (facts.data["Source"], facts.data["Licence"]) == ("bright rows", "CC0")
     assert facts.data["Labels"] == "4 classes"

@@ -11,9 +11,10 @@ from scipy import stats
 
 import samplers
 from configs import digits, points
-from experiments.build import components
+from experiments.build.components import diffusion, objectives, optimization
 from experiments.commands import evaluate
 from experiments.data.dataset import Dataset
+from experiments.data.scaling import Scaling
 from experiments.data.sources.points import MIXTURE
 from experiments.evaluation import features, metrics, quality, reference
 from experiments.evaluation.figure import Figure
@@ -37,20 +38,20 @@ def subject(folder, dataset, **options):
     """An exact model to be measured, with the plain loss of score matching."""
     config = digits.get_config("vp_score_sde")
     config.training.likelihood_weighting = config.training.importance_sampling = False
-    sde = components.sde(config)
+    sde = diffusion.sde(config)
     model = pipeline(
         config,
         GAUSSIAN.score_fn(sde),
         dataset,
         likelihood=LikelihoodOptions(1e-5, 1e-5, **options),
-        scaling=components.Scaling(256),
+        scaling=Scaling(256),
         sampler=samplers.create("heun", n_steps=30),
         batch_size=40,
         folder=folder,
         step=5,
     )
-    loss = partial(components.held_out_loss, config, sde)()
-    task = ScoreModel(model, lambda _: loss, loss, components.adam(config))
+    loss = partial(objectives.held_out_loss, config, sde)()
+    task = ScoreModel(model, lambda _: loss, loss, optimization.adam(config))
     fn = features.random_conv()
     return metrics.Subject(model, dataset, dataset, "gaussian", jax.jit(task.metrics), fn, 100)
 

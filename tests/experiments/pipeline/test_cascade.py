@@ -8,7 +8,8 @@ import saved_runs
 from exact_models import grey_images, guided, pipeline
 
 from configs import digits
-from experiments.build import components, pipelines
+from experiments.build import pipelines
+from experiments.build.components import diffusion, objectives, optimization
 from experiments.build.fields import configs
 from experiments.data.dataset import Dataset
 from experiments.pipeline import cascade
@@ -21,7 +22,7 @@ from sde_lib.batch import expand
 SIDE, SMALL, LEVELS = 4, 2, 256
 PIXELS = (SIDE // SMALL) ** 2  # of a block
 STD = 0.3
-SDE = components.sde(digits.get_config("vp_score_sde"))
+SDE = diffusion.sde(digits.get_config("vp_score_sde"))
 
 
 def config(**changes):
@@ -128,12 +129,12 @@ def test_training_and_its_evaluation_condition_on_the_very_image():
 
     def task(noise):
         ours = config(**weighting, **{"model.low_res_noise": noise})
-        made, sde = model(**weighting, **{"model.low_res_noise": noise}), components.sde(ours)
+        made, sde = model(**weighting, **{"model.low_res_noise": noise}), diffusion.sde(ours)
         return ScoreModel(
             made.replace(model=network),
-            components.loss_of(ours, sde),
-            components.held_out_loss(ours, sde),
-            components.adam(ours),
+            objectives.loss_of(ours, sde),
+            objectives.held_out_loss(ours, sde),
+            optimization.adam(ours),
         )
 
     def loss(task, x, first=0):

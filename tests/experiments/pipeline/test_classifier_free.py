@@ -7,6 +7,7 @@ from exact_models import pipeline
 import samplers
 from configs import digits
 from experiments.build import pipelines
+from experiments.build.components import diffusion
 from experiments.pipeline.classifier_free import ClassifierFree
 from samplers.guidance_schedules import Schedule
 from sde_lib import ScoreAndVariance
@@ -42,7 +43,7 @@ def config(changes):
     return result
 
 
-SDE = pipelines.components.sde(digits.get_config("vp_score_sde"))
+SDE = diffusion.sde(digits.get_config("vp_score_sde"))
 
 
 def drawn_to(changes, t=0.3, score=None):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from configs import digits, points
 from experiments.build import pipelines
+from experiments.data.scaling import Scaling
 from experiments.evaluation import bound, metrics
 from experiments.pipeline.likelihood import BitsPerDim, split_error
 from experiments.pipeline.model import LikelihoodOptions
@@ -34,7 +35,7 @@ def images_model(variant="vp_score_sde", **options):
     config = digits.get_config(variant)
     config.data.image_size = SIDE
     made = pipelines.untrained(config)
-    scaling = pipelines.components.Scaling(256, True, made.scaling.dequantize)
+    scaling = Scaling(256, True, made.scaling.dequantize)
     likelihood = LikelihoodOptions(1e-5, 1e-5, **options)
     score = GAUSSIAN.score_fn(made.sde)
     return pipeline(config, score, scaling=scaling, likelihood=likelihood)
@@ -143,7 +144,7 @@ def test_the_density_of_floats_is_of_the_data_s_own_units(shape):
     """For data N(5 + k, (2 + k)^2) of each channel k, in nats and bits/dim to 1e-3."""
     channels = np.arange(shape[-1])
     config = points.get_config("moons")
-    scaling = pipelines.components.Scaling(
+    scaling = Scaling(
         None, standardized=True, mean=tuple(5.0 + channels), std=tuple(2.0 + channels)
     )
     made = pipelines.untrained(config)

@@ -7,7 +7,7 @@ from exact_models import pipeline
 
 import samplers
 from configs import points
-from experiments.build import components
+from experiments.build.components import diffusion, specs
 from experiments.data.dataset import Dataset
 from experiments.evaluation import metrics
 from experiments.evaluation.reference import feature_function
@@ -42,8 +42,8 @@ def score(sde):
 def model(tmp_path_factory):
     config = points.get_config("moons")
     config.data.update(dataset="table", path="x.csv", shape=(3,), missing="mask")
-    sde = components.sde(config)
-    scaling = components.scaling(config).with_moments({"mean": MEAN.tolist(), "std": STD.tolist()})
+    sde = diffusion.sde(config)
+    scaling = specs.scaling(config).with_moments({"mean": MEAN.tolist(), "std": STD.tolist()})
     data = GAPS.astype(np.float32)
     made = pipeline(
         config,

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from processes import free_address, start
 
 from configs import cifar10, digits
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import optimization
 from experiments.runs import devices
 from experiments.training.state import abstract_state
 
@@ -24,7 +25,7 @@ def one_device():
     """The results of one device, and its weights."""
     config = mesh_steps.make_config()
     result, params = mesh_steps.steps(config)
-    more = {"coupled": mesh_steps.coupled(components.mesh(config))}
+    more = {"coupled": mesh_steps.coupled(optimization.mesh(config))}
     return result | more | {"samples": mesh_steps.samples(config, params)}, params
 
 

@@ -15,7 +15,7 @@ from closed_forms import Gaussian
 from PIL import Image
 
 from configs import points
-from experiments.build import components
+from experiments.build.components import sampling
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
@@ -78,7 +78,7 @@ def pipeline(solver="heun"):
         model=NoiseModel(NETWORK, Preconditioning(SDE, inputs="points")),
         params=jnp.float32(FACTOR),
         dataset=lambda: Dataset(POINTS, POINTS[:100], None),
-        sampler=components.solver(config, solver, NFE),
+        sampler=sampling.solver(config, solver, NFE),
         step=7,
     )
 
@@ -122,7 +122,7 @@ def by_arm(rows, solver, role="report"):
 def endpoints(solver, b, seed):
     """The points that the solver's steps take a set's own start to, without a discriminator."""
     high, low = (float(SDE.noise_level(t)) for t in (SDE.t_max, SDE.t_min))
-    n = components.solver(make_config(), solver, NFE).n_levels
+    n = sampling.solver(make_config(), solver, NFE).n_levels
     levels = np.linspace(high ** (1 / 7), low ** (1 / 7), n) ** 7
     x = np.asarray(SDE.prior_sample(jax.random.key(seed), (1000, 2)), np.float64)
     y = x / float(SDE.alpha(SDE.t_max))
@@ -255,7 +255,7 @@ def test_settings_are_chosen_by_some_samples_and_reported_by_more():
         sizes.append((seed, n))
         return distance_of(setting, seed, n)
 
-    solver = components.solver(make_config(), "heun", 31)
+    solver = sampling.solver(make_config(), "heun", 31)
     runs = list(ablation.study(arms, [("heun", solver)], range(5, 8), measure, options.sizes))
     assert set(sizes) == {(5, 100), (6, 500), (7, 500)}
     chosen = {run.arm: (run.w, run.b, run.step_slope) for run in runs if run.role == "report"}
@@ -282,10 +282,10 @@ def test_the_arm_of_the_time_shift_chooses_a_window_of_the_solver():
     arms = options.arms(guided=False)
     pairs = [(setting.window, setting.cutoff) for setting in arms["EDM-TS"]]
     assert pairs == [(0.1, 0.3), (0.1, 0.5), (0.2, 0.3), (0.2, 0.5)]
-    model, solver = pipeline("euler"), components.solver(make_config(), "euler", NFE)
+    model, solver = pipeline("euler"), sampling.solver(make_config(), "euler", NFE)
     ablation.check_shift(options, [solver])
     with pytest.raises(ValueError, match="LMS has no time shift: leave it out, or take 'euler'"):
-        ablation.check_shift(options, [components.solver(make_config(), "lms", NFE)])
+        ablation.check_shift(options, [sampling.solver(make_config(), "lms", NFE)])
     x = make_draw(model, Corrections(), 64)(Setting(0.0, 1.0, window=0.2, cutoff=0.3), 5, 0)
     shifting: Any = dataclasses.replace(solver, **{"shift_window": 0.2, "shift_cutoff": 0.3})
     shifted, plain = (
@@ -326,7 +326,7 @@ def test_the_arm_of_input_perturbation_is_the_model_of_another_run(tmp_path, mon
     about: Any = pipeline(), Corrections(), None, None, tmp_path
     sets, other = ablation.Sets(*about), Measured()
     sets.perturbed = other  # pyright: ignore[reportAttributeAccessIssue]
-    solver = components.solver(make_config(), "euler", NFE)
+    solver = sampling.solver(make_config(), "euler", NFE)
     assert sets.measure("euler", solver, setting, 0, 9) == ablation.Setting(0.0, 1.0)
 
 
@@ -354,7 +354,7 @@ def test_arms_are_shown_side_by_side_from_one_noise(tmp_path, shape):
         return ablation_report.Run("heun", 31, arm, w, 1.0, "report", seed, 1.0, 0.0, 0.0)
 
     runs = [run(arm, w, seed) for arm, w in (("EDM", 0.0), ("EDM-G++", 2.0)) for seed in (43, 44)]
-    solvers = [("heun", components.solver(make_config(), "heun", 31))]
+    solvers = [("heun", sampling.solver(make_config(), "heun", 31))]
     about = {"Parameters": "{}"}
     sets: Any = Drawn()
     (path,) = ablation.show(sets, runs, solvers, 3, tmp_path / "ablation_7", about)

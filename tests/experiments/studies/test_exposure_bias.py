@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.optimize import brentq
 
 from configs import points
-from experiments.build import components
+from experiments.build.components import sampling
 from experiments.commands.request import Request
 from experiments.pipeline.guidance import Discriminator, EpsilonScaling
 from experiments.studies import exposure_bias, subject
@@ -62,7 +62,7 @@ def wrong(x, t):
 
 
 def arms_of(study, name, nfe, folder):
-    solver = components.solver(make_config(), name, nfe)
+    solver = sampling.solver(make_config(), name, nfe)
     return {arm.name: arm for arm in exposure_bias.measure(study, name, solver, folder)}
 
 
@@ -102,7 +102,7 @@ def first_length():
 
 @pytest.mark.parametrize(("name", "norms_of"), [("euler", euler_norms), ("heun", heun_norms)])
 def test_norms_of_gaussian_data_are_the_closed_form(tmp_path, name, norms_of):
-    n = components.solver(make_config(), name, 13).n_steps
+    n = sampling.solver(make_config(), name, 13).n_steps
     levels, factors = norms_of(n)
     arms = arms_of(make_study(right, Corrections(), EpsilonScaling(1.1)), name, 13, tmp_path)
     for point, level, factor in zip(arms["EDM"].points, levels, factors, strict=True):
@@ -150,7 +150,7 @@ def test_the_fit_for_a_fine_solver_is_the_error_of_the_model(tmp_path):
 )
 def test_the_endpoint_is_the_samplers(name):
     """The walk of solvers with a past, and with noise of their own; Heun's is below."""
-    solver, first = components.solver(make_config(), name, 9), 5
+    solver, first = sampling.solver(make_config(), name, 9), 5
     model = make_study(wrong).model.replace(sampler=solver)
     x, _ = make_walk(model, Corrections())(1.01, 0.1, (np.zeros((20, 2)), {}), first)
     scaled = guidance.epsilon_scaling(wrong, lambda t: 0.1 * t + 1.01)
@@ -171,7 +171,7 @@ def test_a_perfect_discriminator_makes_the_trajectory_that_of_the_data(scaled_la
 
     options: Any = {"weight_2nd_order": 1.0, "sigma_min": 1e-9, "sigma_max": 1e9}
     corrections = Corrections(Discriminator(log_ratio, 1.0, **options), scaled_last)
-    solver = components.solver(make_config(), "heun", 9)
+    solver = sampling.solver(make_config(), "heun", 9)
     model = make_study(other.score_fn(EDM())).model.replace(sampler=solver)
     x, norms = make_walk(model, corrections)(b, 0.0, (np.zeros((20, 2)), {}), 0)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import samplers
 from configs import points
-from experiments.build import components
+from experiments.build.components import sampling
 from experiments.commands.request import Request
 from experiments.pipeline import draw
 from experiments.studies import solvers, subject
@@ -277,10 +277,10 @@ def test_a_sampler_is_added_by_one_line(study, monkeypatch):
     monkeypatch.setitem(samplers.SAMPLERS, "jump", Jump)
     config = make_config()
     config.sampling.update(method="jump", n_steps=3, eta=0.5)
-    assert components.sampler(config) == Jump(3, 0.5)
+    assert sampling.sampler(config) == Jump(3, 0.5)
     x = draw.make_draw(subject.exact(config).model, 4)(0).x
     whole = subject.exact(config).model.replace(sampler=Jump(3))
     np.testing.assert_allclose(draw.make_draw(whole, 4)(0).x, 2 * x)
     config.sampling.method = "euler"
     with pytest.raises(ValueError, match=r"sampling.eta is 0.5.* choose one with it .*'jump'"):
-        components.sampler(config)
+        sampling.sampler(config)

@@ -11,7 +11,8 @@ from exact_models import guided
 
 import models
 from configs import digits
-from experiments.build import components, conditions, guidance, tasks
+from experiments.build import conditions, guidance, tasks
+from experiments.build.components import diffusion
 from experiments.data.dataset import Dataset
 from experiments.pipeline import draw
 from experiments.tasks.classifier import cross_entropy
@@ -169,7 +170,7 @@ def test_a_classifier_of_other_noise_or_data_is_refused(tmp_path, change, messag
     save_run(theirs, tmp_path)
     ours.guidance.classifier.run = str(tmp_path)
     with pytest.raises(ValueError, match=message):
-        guidance.guides(ours, components.sde(ours))
+        guidance.guides(ours, diffusion.sde(ours))
 
 
 def test_a_missing_classifier_or_class_is_refused(folder, tmp_path):

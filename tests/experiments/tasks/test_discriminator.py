@@ -10,7 +10,8 @@ from discriminators import config_of, model_config, save_run, save_samples
 
 import sde_lib
 from configs import digits
-from experiments.build import components, data, guidance, related, tasks
+from experiments.build import data, guidance, related, tasks
+from experiments.build.components import diffusion, optimization
 from experiments.build.fields import configs
 from experiments.commands import train
 from experiments.commands.request import Request
@@ -74,7 +75,7 @@ def test_data_and_samples_are_two_classes_and_both_have_test_sets(model):
 
 def test_a_frozen_encoder_stays_and_only_the_head_has_moments(model, trained):
     config, folder = trained
-    task, mesh = tasks.task(config), components.mesh(config)
+    task, mesh = tasks.task(config), optimization.mesh(config)
     like = abstract_state(task, config.seed, mesh)
     before = task.start(init_state(task, config.seed, like))
     after = Checkpoints(folder, read_only=True).restore(like)
@@ -98,7 +99,7 @@ def test_equal_logits_are_a_log_ratio_of_the_odds_of_training(model, tmp_path):
     tasks.task(ours).prepare(data.dataset(ours), tmp_path)
     config = model_config()
     config.guidance.discriminator.run = str(tmp_path)
-    log_ratio, weights = guidance.load_discriminator(config, components.sde(config), params)
+    log_ratio, weights = guidance.load_discriminator(config, diffusion.sde(config), params)
     ratio = log_ratio(weights, jnp.ones((3, 2)), jnp.full(3, 0.5))
     np.testing.assert_allclose(ratio, -np.log(20_000 / 727), rtol=1e-6)
 
@@ -285,7 +286,7 @@ def test_an_encoder_that_sees_the_same_goes_with_other_names(tmp_path):
 def test_the_state_of_a_run_is_known_without_its_encoders_run(trained):
     """As commands that use it need it: the same shapes as in training."""
     config, folder = trained
-    ours, mesh = tasks.task(config), components.mesh(config)
+    ours, mesh = tasks.task(config), optimization.mesh(config)
     shapes, again = (
         jax.tree.map(lambda leaf: leaf.shape, abstract_state(task, config.seed, mesh))
         for task in (ours, related.skeleton(config))

@@ -9,7 +9,8 @@ import pytest
 
 import samplers
 from configs import points
-from experiments.build import components, pipelines, tasks, teachers
+from experiments.build import pipelines, tasks, teachers
+from experiments.build.components import diffusion, networks, optimization
 from experiments.build.fields import configs
 from experiments.commands import likelihood, train
 from experiments.commands.request import Request
@@ -35,9 +36,9 @@ def config(variant, **changes):
 
 def trained(made, n_steps=1):
     """The state after some steps, and their losses."""
-    task, mesh = tasks.task(made), components.mesh(made)
+    task, mesh = tasks.task(made), optimization.mesh(made)
     state = init_state(task, made.seed, abstract_state(task, made.seed, mesh))
-    step = jax.jit(make_train_step(task, components.training(made), mesh))
+    step = jax.jit(make_train_step(task, optimization.training(made), mesh))
     losses = []
     for _ in range(n_steps):
         state, metrics = step(state, X[None])
@@ -108,7 +109,7 @@ def test_samplers_of_few_steps_refuse_score_models(runs):
 def test_a_mean_flow_sees_the_vector_and_the_interval():
     made = config("meanflow")
     made.model.vector_dim = 2
-    model = components.noise_model(made, components.sde(made), (2,))
+    model = networks.noise_model(made, diffusion.sde(made), (2,))
     assert model.network.vector_dim == 3
     params = model.init(jax.random.key(0), (1, 2))
     vectors, (r, t) = jnp.ones((4, 2)), (jnp.full(4, at) for at in (0.2, 0.7))
@@ -122,7 +123,7 @@ def test_a_mean_flow_sees_the_vector_and_the_interval():
 @pytest.mark.parametrize("parametrization", ["velocity", "edm", "v", "epsilon"])
 def test_the_velocity_at_equal_times_is_that_of_the_score(parametrization):
     made = config("meanflow", model__parametrization=parametrization)
-    model = components.noise_model(made, components.sde(made), (2,))
+    model = networks.noise_model(made, diffusion.sde(made), (2,))
     params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(jax.random.key(0), (1, 2)))
     velocities, t = model.score_fn(params), jnp.linspace(0.1, 0.9, 32)
     expected = model.sde.flow_drift(X, t, velocities(X, t))
@@ -136,9 +137,9 @@ def test_the_loss_is_the_same_in_microbatches(variant, n_microbatches):
     whole = trained(made)[1]
     made.training.n_microbatches = n_microbatches
     shaped = X.reshape(n_microbatches, -1, 2)
-    task, mesh = tasks.task(made), components.mesh(made)
+    task, mesh = tasks.task(made), optimization.mesh(made)
     state = init_state(task, made.seed, abstract_state(task, made.seed, mesh))
-    _, metrics = jax.jit(make_train_step(task, components.training(made), mesh))(state, shaped)
+    _, metrics = jax.jit(make_train_step(task, optimization.training(made), mesh))(state, shaped)
     np.testing.assert_allclose(metrics["loss"], whole[0], rtol=1e-4)
 
 

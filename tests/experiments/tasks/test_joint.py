@@ -10,7 +10,8 @@ import pytest
 from tiny_configs import points_config
 
 from configs import points
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import optimization
 from experiments.data.dataset import Dataset
 from experiments.data.sources.points import MIXTURE
 from experiments.evaluation import bound
@@ -44,9 +45,9 @@ def config(latent, **changes):
 
 def trained(made, n_steps):
     """The task, its state after some steps, and their losses."""
-    task, mesh = tasks.task(made), components.mesh(made)
+    task, mesh = tasks.task(made), optimization.mesh(made)
     state = init_state(task, made.seed, abstract_state(task, made.seed, mesh))
-    step = jax.jit(make_train_step(task, components.training(made), mesh))
+    step = jax.jit(make_train_step(task, optimization.training(made), mesh))
     losses = []
     for _ in range(n_steps):
         state, metrics = step(state, X[None])
@@ -115,8 +116,8 @@ def test_bounds_are_above_the_exact_likelihood_and_near_it(latent):
     """Of eight Gaussians, in bits/dim: from the bound of each test point less its exact value."""
     made = points.get_config(latent)
     made.update_from_flattened_dict(TRAINED)
-    task, mesh = tasks.task(made), components.mesh(made)
-    step = make_train_step(task, components.training(made), mesh)
+    task, mesh = tasks.task(made), optimization.mesh(made)
+    step = make_train_step(task, optimization.training(made), mesh)
     state = init_state(task, 0, abstract_state(task, 0, mesh))
 
     @jax.jit

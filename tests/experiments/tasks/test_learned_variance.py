@@ -6,7 +6,8 @@ import pytest
 
 import models
 from configs import digits
-from experiments.build import components, tasks
+from experiments.build import tasks
+from experiments.build.components import optimization
 from experiments.training import state as states
 from experiments.training.step import make_train_step
 from sde_lib import loss_history
@@ -34,10 +35,10 @@ def test_a_step_fills_the_history_and_teaches_the_variance(monkeypatch):
     monkeypatch.setitem(models.MODELS, "two", Two)
     config = learned()
     config.model.name, config.optim.warmup, config.objective.loss_history = "two", 0, 2
-    task, mesh = tasks.task(config), components.mesh(config)
+    task, mesh = tasks.task(config), optimization.mesh(config)
     abstract = states.abstract_state(task, config.seed, mesh)
     before = states.init_state(task, config.seed, abstract)
-    step = jax.jit(make_train_step(task, components.training(config), mesh))
+    step = jax.jit(make_train_step(task, optimization.training(config), mesh))
     batch = jax.random.randint(jax.random.key(0), (1, 8, 8, 8, 1), 0, 17).astype(jnp.uint8)
     after, metrics = step(before, batch)
     _, history = after.opt_state

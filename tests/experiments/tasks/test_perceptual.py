@@ -6,7 +6,8 @@ import weights
 
 import sde_lib
 from configs import digits
-from experiments.build import components, related, tasks
+from experiments.build import related, tasks
+from experiments.build.components import diffusion, networks
 from experiments.build.fields import configs
 from experiments.data.scaling import Scaling
 from experiments.runs import folder as folders
@@ -49,7 +50,7 @@ def test_the_blocks_of_a_classifier_are_seen(tmp_path, monkeypatch):
     theirs = config("wideresnet")
     theirs.training.update(sde="edm", likelihood_weighting=False, importance_sampling=False)
     configs.save(theirs, tmp_path)
-    model = components.noise_model(theirs, components.sde(theirs), (8, 8, 1))
+    model = networks.noise_model(theirs, diffusion.sde(theirs), (8, 8, 1))
     params = weights.random(model.network, jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
     seen = jax.eval_shape(perceptual.classifier_layers(model, params), jnp.zeros((3, 8, 8, 1)))
     assert sorted(leaf.shape for leaf in seen) == [(3, 2, 2, 64), (3, 4, 4, 32), (3, 8, 8, 16)]

@@ -1,8 +1,9 @@
 import pytest
 from tiny_configs import digits_config, points_config
 
-from experiments.build import components, tasks
+from experiments.build import tasks
 from experiments.build.checks.missing import missing
+from experiments.build.components import specs
 from experiments.build.fields import sections
 
 
@@ -42,7 +43,7 @@ def test_only_score_models_have_missing_values():
 
 def test_the_task_hides_a_fraction():
     config = points_config()
-    assert not components.scaling(config).missing
+    assert not specs.scaling(config).missing
     config.data.update(missing="mask", hidden_fraction=0.2)
     task = tasks.task(config)
     assert task.scaling.missing

@@ -4,8 +4,8 @@ import json
 import pytest
 from exact_models import guided
 
+import sde_lib
 from configs import digits
-from experiments.build import components
 from experiments.build.fields import choices, configs, migrate, sections
 from experiments.build.fields.migrate import OLD_DEFAULTS, RENAMED
 from experiments.pipeline.classifier_free import ClassifierFree
@@ -105,7 +105,7 @@ def test_a_run_of_the_first_version_is_what_it_was(tmp_path):
     made = guided(config)
     assert made.guides == (EpsilonScaling(1.1),)
     assert made.seed == 7
-    assert made.sde == components.sde_lib.VP(0.1, 15.0)
+    assert made.sde == sde_lib.VP(0.1, 15.0)
     assert choices.OBJECTIVE.read(config)[1]["input_perturbation"] == 0.1
     for name in ("discriminator.boost", "schedule.low"):
         assert sections.get(config, f"guidance.{name}") is None

@@ -7,14 +7,14 @@ from exact_models import pipeline
 
 import samplers
 from configs import digits
-from experiments.build import pipelines
+from experiments.build.components import diffusion
 from experiments.pipeline.edit import Edit, create
 from experiments.pipeline.guidance import Classifier, Clip, Discriminator, EpsilonScaling
 from samplers import measurement
 from sde_lib.batch import expand
 
 DDIM = samplers.create("ddim", n_steps=12)
-SDE = pipelines.components.sde(digits.get_config("vp_score_sde"))
+SDE = diffusion.sde(digits.get_config("vp_score_sde"))
 MEANS = jnp.array([-0.8, 0.1, 0.8])
 
 

@@ -5,7 +5,8 @@ import pytest
 import experiments
 import samplers
 from experiments import main
-from experiments.build import components, grids
+from experiments.build import grids
+from experiments.build.components import sampling
 from experiments.studies.grid.study import OWN, Options
 from sde_lib import VP
 
@@ -27,15 +28,15 @@ def test_a_run_gives_a_file_that_samplers_take(digits_run, capsys):
     assert [row["solver"] for row in rows] == ["euler"] * 3 + ["dpmpp_2m"] * 3
     assert rows[2]["grid"] == OWN
     (levels,) = json.loads(path.read_text())["grids"].values()
-    sampling = {"sampling.method": "euler", "sampling.n_steps": 4, "sampling.grid": str(path)}
-    model = experiments.load(folder, overrides=sampling)
+    overrides = {"sampling.method": "euler", "sampling.n_steps": 4, "sampling.grid": str(path)}
+    model = experiments.load(folder, overrides=overrides)
     assert model.sampler.grid == tuple(levels)
     config = digits_run.config.copy_and_resolve_references()
     config.sampling.grid = str(path)
-    assert components.solver(config, "dpmpp_2m", 4).grid == tuple(levels)
-    sampling["sampling.n_steps"] = 5
+    assert sampling.solver(config, "dpmpp_2m", 4).grid == tuple(levels)
+    overrides["sampling.n_steps"] = 5
     with pytest.raises(ValueError, match="has grids of 4 levels, and the sampler needs 5: set con"):
-        experiments.load(folder, overrides=sampling)
+        experiments.load(folder, overrides=overrides)
 
 
 def test_files_of_something_else_are_refused(tmp_path):

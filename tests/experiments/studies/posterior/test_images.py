@@ -10,7 +10,7 @@ from exact_models import grey_images, pipeline
 from toy_latents import SCALE, make_autoencoder
 
 from configs import digits
-from experiments.build import components
+from experiments.build.components import diffusion
 from experiments.data import latents
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
@@ -26,7 +26,7 @@ OPTIONS = Options(("pigdm",), ("heun",), (39,), (2,), 24, 19, 0.2)
 def model():
     x = grey_images(DATA.sample(jax.random.key(0), (120, 8, 8, 1)), levels=17)
     config = digits.get_config()
-    score_fn = DATA.score_fn(components.sde(config))
+    score_fn = DATA.score_fn(diffusion.sde(config))
     return pipeline(config, score_fn, Dataset(x[:80], x[80:], 17))
 
 
@@ -60,7 +60,7 @@ def of_latents(tmp_path_factory):
     zero, std = np.zeros(3, np.float32), np.full(3, 2 * SCALE, np.float32)
     decoder = latents.Decoder(make_autoencoder(folder), zero, std)
     about = {"shape": (2, 2, 3), "scaling": Scaling(None), "decoder": decoder, "folder": folder}
-    score_fn = DATA.score_fn(components.sde(config))
+    score_fn = DATA.score_fn(diffusion.sde(config))
     return pipeline(config, score_fn, Dataset(x[:80], x[80:], None), **about)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 import sde_lib
 from configs.default import get_config
-from experiments.build import components
+from experiments.build.components import diffusion, sampling
 from experiments.runs.folder import flatten
 from models.published.diffusers import schedulers
 
@@ -45,7 +45,7 @@ def test_schedulers_become_samplers(name, options, expected):
     fields = fields_of(name, **options)
     for option, value in expected.items():
         assert fields[f"sampling.{option}"] == value
-    sampler = components.sampler(config_of(fields))
+    sampler = sampling.sampler(config_of(fields))
     assert sampler.n_steps == fields["sampling.n_steps"]
 
 
@@ -65,7 +65,7 @@ def test_schedulers_become_samplers(name, options, expected):
 def test_betas_become_the_sde_and_go_back(options, expected):
     fields = fields_of("DDPM", prediction_type="v_prediction", **options)
     config = config_of(fields)
-    sde = components.sde(config)
+    sde = diffusion.sde(config)
     assert sde == expected
     assert fields["model.parametrization"] == "v"
     written = schedulers.write(flatten(config.to_dict()))
@@ -82,9 +82,9 @@ def test_heun_has_betas_of_its_own_and_no_clipping():
 def test_ve_becomes_the_published_predictor_corrector_and_goes_back():
     fields = fields_of("ScoreSdeVe", sigma_max=348.0, snr=0.075)
     config = config_of(fields)
-    sde = components.sde(config)
+    sde = diffusion.sde(config)
     assert sde == sde_lib.VE(0.01, 348.0)
-    sampler = components.sampler(config)
+    sampler = sampling.sampler(config)
     assert (sampler.n_steps, sampler.snr, sampler.corrector) == (2000, 0.075, "langevin")
     written = schedulers.write(flatten(config.to_dict()))
     assert schedulers.fields(written) == fields
@@ -133,9 +133,9 @@ def test_a_vp_becomes_a_chain(fields):
     written = schedulers.write(flatten(config.to_dict()))
     assert written["prediction_type"] == "epsilon"
     assert ("trained_betas" in written) == (not fields)
-    again = components.sde(config_of(schedulers.fields(written)))
+    again = diffusion.sde(config_of(schedulers.fields(written)))
     t = np.arange(1000) / 999
-    ours, theirs = components.sde(config).log_snr(t[1:]), again.log_snr(t[1:])
+    ours, theirs = diffusion.sde(config).log_snr(t[1:]), again.log_snr(t[1:])
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4)
 
 

@@ -8,7 +8,8 @@ from guided_models import config_of, make_file, options_of
 
 import models
 import sde_lib
-from experiments.build import components, pipelines
+from experiments.build import pipelines
+from experiments.build.components import diffusion, sampling
 from experiments.runs import folder as folders
 from models import published
 from models.adm import ADM
@@ -120,14 +121,14 @@ def test_every_card_makes_a_config_that_can_be_sampled(name, fields):
     config = config_of(found, card)
     assert config.data.image_size == fields["data.image_size"]
     made = pipelines.untrained(config)
-    assert made.sampler == components.sampler(config)
+    assert made.sampler == sampling.sampler(config)
 
 
 def test_labels_are_the_steps_of_the_chain_of_4000_rescaled():
     source, _ = make_file("cifar10_uncond_50M_500K.pt", SMALL.clone(learned_variance=True))
     form, found = published.identify(source)
     config = config_of(found, published.card(form, source))
-    inputs = models.preconditioning(config, components.sde(config))
+    inputs = models.preconditioning(config, diffusion.sde(config))
     label = inputs.label((np.array([0, 1234, 3999]) / 3999).astype("f4"))
     np.testing.assert_allclose(label, np.array([0, 1234, 3999]) / 4, atol=1e-3)
 
@@ -136,7 +137,7 @@ def test_the_edm_of_consistency_models_sees_250_log_sigma():
     source, _ = make_file("edm_cat256_ema.pt", SMALL, form="consistency_models")
     form, found = published.identify(source)
     config = config_of(found, published.card(form, source))
-    inputs = models.preconditioning(config, components.sde(config))
+    inputs = models.preconditioning(config, diffusion.sde(config))
     sigma = np.array([0.002, 1.0, 80.0], "f4")
     x, label = inputs.network_inputs(np.ones((3, 1)), sigma)
     np.testing.assert_allclose(label, 250 * np.log(sigma), rtol=1e-5)
