@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from configs import points
-from experiments.build import data, related
+from experiments.build import data, restored
 from experiments.build.components import specs
 from experiments.build.fields import configs
 from experiments.runs.samples import write_samples
@@ -37,7 +37,7 @@ def config_of(folder, **model):
 
 def save_run(config, folder):
     """Writes a run of initial weights, at step 1, and returns the weights."""
-    objective = related.skeleton(config)
+    objective = restored.skeleton(config)
     params = objective.init(jax.random.key(config.seed))
     configs.save(config, folder)
     with closing(Checkpoints(folder)) as checkpoints:

@@ -6,7 +6,7 @@ from typing import Any
 
 import weights
 
-from experiments.build import related
+from experiments.build import restored
 from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.training.checkpoints import Checkpoints
@@ -22,7 +22,7 @@ def save(config: Any, folder: Path, params: Any = None, steps: tuple[int, ...] =
         params: the weights, averaged ones too; None: random ones.
         steps: of the checkpoints.
     """
-    objective, mesh = related.skeleton(config), optimization.mesh(config)
+    objective, mesh = restored.skeleton(config), optimization.mesh(config)
     if params is None:
         params = weights.drawn(abstract_state(objective, config.seed, mesh).params)
     configs.save(config, folder)

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 import models
-from experiments.build import published, related
+from experiments.build import alike, published, related, restored
 from experiments.build.checks import couplings
 from experiments.build.components import diffusion, networks, sampling
 from experiments.build.fields import choices, sections
@@ -119,8 +119,8 @@ def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidanc
     folder = Path(run) if run else own
     assert folder is not None
     theirs = related.config(config, folder, "config.guidance.auto.run", "score")
-    related.check_noise(config, theirs, folder, "guide model")
-    related.check_equal(config, theirs, folder, "guide model", ["conditions"])
+    alike.check_noise(config, theirs, folder, "guide model")
+    alike.check_equal(config, theirs, folder, "guide model", ["conditions"])
     kinds = [(c.objective.name == "consistency", couplings.only_eta(c)) for c in (config, theirs)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -128,7 +128,7 @@ def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidanc
             "with the same config.objective, config.coupling and config.source"
         )
     model = networks.noise_model(theirs, sde, related.shape(theirs))
-    weights, step = related.weights(theirs, folder, step, config.guidance.auto.ema_length)
+    weights, step = restored.weights(theirs, folder, step, config.guidance.auto.ema_length)
     if parts.digest(weights) == parts.digest(params):
         raise ValueError(
             f"the guide model, {folder} at step {step}, is the model itself: set "
@@ -199,9 +199,9 @@ def classifier(config: Config, sde: SDE, params: Any) -> Classifier:
     """
     folder = Path(config.guidance.classifier.run)
     theirs = related.config(config, folder, "config.guidance.classifier.run", "classifier")
-    related.check_noise(config, theirs, folder, "classifier")
+    alike.check_noise(config, theirs, folder, "classifier")
     model = networks.noise_model(theirs, sde, related.shape(theirs))
-    weights, _ = related.weights(theirs, folder)
+    weights, _ = restored.weights(theirs, folder)
 
     def log_probs(params: Any, x: Any, t: Any) -> Any:
         return nn.log_softmax(model.outputs(params)(x, t))
@@ -243,7 +243,7 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
     field = "config.guidance.discriminator.run"
     theirs = related.config(config, folder, field, "discriminator")
     any_sde = models.preconditioning(theirs, diffusion.sde(theirs)).any_sde
-    related.check_noise(config, theirs, folder, "discriminator", any_sde)
+    alike.check_noise(config, theirs, folder, "discriminator", any_sde)
     model = networks.noise_model(theirs, sde, related.shape(theirs))
     if theirs.model.class_conditional and theirs.data.num_classes < config.data.num_classes:
         raise ValueError(
@@ -252,7 +252,7 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
         )
     log_odds = _log_odds(folder, params)
     step = config.guidance.discriminator.step
-    weights, _ = related.weights(theirs, folder, step)
+    weights, _ = restored.weights(theirs, folder, step)
 
     def log_ratio(params: Any, x: Any, t: Any, **classes: Any) -> Any:
         logits = model.outputs(params, **classes)(x, t)

@@ -6,9 +6,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import codecs, conditions, data, guidance, published, related
+from experiments.build import alike, conditions, data, guidance, published, related, restored
 from experiments.build.checks import couplings
 from experiments.build.components import (
+    codecs,
     diffusion,
     networks,
     objectives,
@@ -102,7 +103,7 @@ def trained(config: Config, folder: Path, step: int | None = None) -> Pipeline:
     check_score(config, folder)
     configs.check_same(config, folder, configs.USE)
     made = untrained(config)  # refuses what is impossible before the weights are read
-    weights = related.weights(config, folder, step, average_length(config))
+    weights = restored.weights(config, folder, step, average_length(config))
     return _with_weights(made, config, folder, *weights)
 
 
@@ -122,7 +123,7 @@ def with_weights(
 ) -> Pipeline:
     """A model with the weights of another step or length of its run, and its compiled programs."""
     length = average_length(config)
-    params, step = related.weights(config, folder, step, length)
+    params, step = restored.weights(config, folder, step, length)
     guided = model.guides or model.auto
     more = guidance_of(config, params, folder) if guided else {}
     return model.replace(params=params, step=step, ema_length=length, **more)
@@ -139,7 +140,7 @@ def _with_weights(made: Pipeline, config: Config, folder: Path, params: Any, ste
     made = made.replace(params=params, decoder=decoder(config, folder), **about)
     made = made.replace(conditions=made.conditions.of_run(folder))
     made = made.with_scaling(scaling.of_run(made.scaling, folder))
-    related.check_moments(config, made.scaling)
+    alike.check_moments(config, made.scaling)
     return made.replace(**guidance_of(config, params, folder))
 
 

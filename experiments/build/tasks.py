@@ -4,7 +4,6 @@ A new task is a new file with a class like those in experiments/tasks and a make
 config.model.name = the new name then chooses it.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 import models
-from experiments.build import data, pipelines, related, teachers
+from experiments.build import frozen, pipelines, related, reports, restored
 from experiments.build import guidance as build_guidance
 from experiments.build.components import (
     diffusion,
@@ -23,17 +22,9 @@ from experiments.build.components import (
     sampling,
     specs,
 )
-from experiments.build.fields import choices, configs, known_fields, sections
-from experiments.data.inspection import content
-from experiments.data.sources import SOURCES
-from experiments.evaluation import metrics
-from experiments.evaluation.features import load as load_features
-from experiments.evaluation.reference import feature_function
+from experiments.build.fields import choices, known_fields, sections
 from experiments.pipeline.pipeline import Pipeline
-from experiments.runs import devices, parts
-from experiments.runs.card import Facts
 from experiments.runs.samples import read_about, read_classes
-from experiments.tasks import perceptual
 from experiments.tasks.autoencoder import Autoencoder, Losses
 from experiments.tasks.base import Records, Task
 from experiments.tasks.classifier import Classifier
@@ -41,15 +32,10 @@ from experiments.tasks.discriminator import Discriminator
 from experiments.tasks.few_steps import Consistency, MeanFlow
 from experiments.tasks.joint import JointModel
 from experiments.tasks.score_model import ScoreModel
-from models import torch_import
 from models.checked import check_attention
 from models.config import Config
 from sde_lib.checks import check_at_least, check_in
 
-FREE = {"name", "parent", "remat", "dtype", "dropout", "num_outputs"}
-"""Fields in which an encoder may differ from the network whose weights it has."""
-ALWAYS = ("model.name", "seed", "training.sde")  # fields of the config that every card has
-PERCEPTUAL = "perceptual.json"
 COUNTS = (  # of at least 1, or more where they are used
     *("sampling.n_samples", "eval.batch_size", "eval.num_samples", "eval.n_seeds"),
     *("eval.bound_steps", "edit.n_images", "detect.n_images", "detect.n_steps"),
@@ -142,7 +128,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
                 "leave it out of mode train"
             )
         more()  # refuses runs that cannot guide before training starts
-        return {**confidence_record(config), **teacher_record(config)}
+        return {**frozen.confidence_record(config), **frozen.teacher_record(config)}
 
     make = JointModel if model.codec else ScoreModel
     return MAKERS.get(config.objective.name, lambda _: make)(config)(
@@ -157,7 +143,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
         records,
         Path(config.data.autoencoder) if config.data.autoencoder else None,
         complete,
-        lambda pipeline, dataset, losses: subject(config, pipeline, dataset, losses),
+        lambda pipeline, dataset, losses: reports.subject(config, pipeline, dataset, losses),
         config.sampling.n_samples,
         config.data.hidden_fraction,
         objectives.log_variance(config),
@@ -166,7 +152,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
 
 def consistency(config: Config) -> Callable[..., ScoreModel]:
     """The task of a consistency model, with the teacher in config.objective.teacher."""
-    return partial(Consistency, teacher=teachers.teacher(config))
+    return partial(Consistency, teacher=frozen.teacher(config))
 
 
 MAKERS: dict[str, Callable[[Config], Callable[..., ScoreModel]]] = {
@@ -193,8 +179,8 @@ def discriminator(config: Config, mesh: Mesh) -> Discriminator:
     if fraction is not None:
         check_in("[0, 1)", **{"config.data.generated_test_fraction": fraction})
     if config.model.pretrained:
-        theirs, folder = encoder_config(config), Path(config.model.pretrained)
-        encoder = lambda: related.weights(theirs, folder)[0]  # noqa: E731
+        theirs, folder = frozen.encoder_config(config), Path(config.model.pretrained)
+        encoder = lambda: restored.weights(theirs, folder)[0]  # noqa: E731
     about: Any = partial(read_about, source), source, encoder, n_conditions
     return Discriminator(*_classifier_fields(config, mesh), *about)
 
@@ -225,12 +211,12 @@ def autoencoder(config: Config, mesh: Mesh) -> Autoencoder:
         specs.data_shape(config),
         specs.scaling(config),
         losses,
-        perceptual_distance(config) if section.perceptual.run else None,
+        frozen.perceptual_distance(config) if section.perceptual.run else None,
         optimization.adam(config),
         mesh,
         config.eval.batch_size,
         {"config": config.to_dict(), "seed": config.seed},
-        partial(perceptual_record, config),
+        partial(frozen.perceptual_record, config),
     )
 
 
@@ -284,177 +270,3 @@ def _check_not_set(config: Config, fields: Iterable[str], owners: str) -> None:
             raise ValueError(
                 f"config.{field} is of {owners}, not of {config.model.name!r}: leave it out"
             )
-
-
-def encoder_config(config: Config) -> Config:
-    """The config of the run in config.model.pretrained, whose weights the encoder has.
-
-    An encoder that sees the noise level alone goes with any SDE under which it sees the same.
-
-    Raises:
-        ValueError: no run, or one of another network, noise or data.
-    """
-    folder = Path(config.model.pretrained)
-    theirs = related.beside(config, folder)
-    own, its = (models.preconditioning(each, diffusion.sde(each)) for each in (config, theirs))
-    alike = own.any_sde and own.sees_alike(its)
-    related.check_noise(config, theirs, folder, "encoder", any_sde=alike)
-    if theirs.model.class_conditional:
-        raise ValueError(
-            f"the network in {folder} is conditioned on classes, which a discriminator is not: "
-            "take another config.model.pretrained"
-        )
-    fields = {"model.name": (config.model.encoder, theirs.model.name)}
-    if theirs.model.name == config.model.encoder:
-        ours: Any = models.create(config)
-        ours, other = ours.encoder, models.create(theirs)
-        names = set(vars(type(ours))["__dataclass_fields__"]) - FREE
-        fields |= {f"model.{name}": (getattr(ours, name), getattr(other, name)) for name in names}
-        named = its.inputs != "unscaled" and not alike
-        for name in ("parametrization", "sigma_data", "label_scale") if named else ():
-            fields[f"model.{name}"] = config.model[name], theirs.model[name]
-    for name, (own, other) in fields.items():
-        if own != other:
-            raise ValueError(
-                f"the network in {folder} has {name} = {other!r}, the encoder here {own!r}: take "
-                "the fields of config.model from that run"
-            )
-    return theirs
-
-
-def perceptual_distance(config: Config) -> perceptual.Distance:
-    """The perceptual distance by config.autoencoder.perceptual.run.
-
-    That is a file of Inception's weights, or the folder of a classifier of these images, which sees
-    them at its SDE's least noise.
-
-    Raises:
-        ValueError: neither of these, or a classifier of images of another shape or range.
-    """
-    path = Path(config.autoencoder.perceptual.run)
-    if path.is_file():
-        shape = specs.data_shape(config)
-        if len(shape) != 3:
-            raise ValueError(
-                f"config.autoencoder.perceptual.run is {str(path)!r}, weights of Inception, which "
-                f"sees images, and the data are {models.data_kind(shape)}: give the folder of a "
-                "classifier of them, or leave it out"
-            )
-        params = torch_import.inception(load_features(path))
-        return perceptual.distance(perceptual.inception_layers(params, specs.scaling(config)))
-    if not path.exists():
-        raise ValueError(
-            f"config.autoencoder.perceptual.run is {str(path)!r}: give a file of Inception's "
-            "weights, or the folder of a classifier"
-        )
-    theirs = related.config(config, path, "config.autoencoder.perceptual.run", "classifier")
-    aspects = ("shape of data", "range of data")
-    related.check_equal(config, theirs, path, "classifier", aspects)
-    model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
-    params, _ = related.weights(theirs, path)
-    params = devices.fetch(params)  # a train step closes over them
-    return perceptual.distance(perceptual.classifier_layers(model, params))
-
-
-def confidence_record(config: Config) -> Records:
-    """The record of the classifier whose confidences a run learns from; {} without one."""
-    if not config.data.confidence:
-        return {}
-    return _record(config, "data.confidence", "the confidences", "confidence.json")
-
-
-def teacher_record(config: Config) -> Records:
-    """The record of the teacher of a consistency model; {} without one."""
-    if not config.objective.teacher:
-        return {}
-    return _record(config, "objective.teacher", "a teacher", "teacher.json", "score")
-
-
-def perceptual_record(config: Config) -> Records:
-    """The record of the network of the perceptual distance; {} without one."""
-    if not config.autoencoder.perceptual.run:
-        return {}
-    return _record(config, "autoencoder.perceptual.run", "the perceptual distance", PERCEPTUAL)
-
-
-def _record(config: Config, field: str, what: str, name: str, kind: str = "classifier") -> Records:
-    path = Path(sections.get(config, field))
-    if path.is_file():
-        about: dict[str, Any] = {"model": hashlib.sha256(path.read_bytes()).hexdigest()}
-    else:
-        theirs = related.config(config, path, f"config.{field}", kind)
-        params, step = related.weights(theirs, path)
-        about = {"model": parts.digest(params), "step": step}
-    changed = f"the model was trained with {what} of another model than that now in {path}"
-    return {name: (about, f"{changed}: choose another --workdir")}
-
-
-def subject(config: Config, pipeline: Any, dataset: Any, losses: Any) -> metrics.Subject:
-    """A model to be measured by experiments/evaluation/metrics.py; dataset None: without data."""
-    real = dataset and (dataset.real or dataset)
-    images = data.images(config) if config.data.autoencoder and dataset else real
-    return metrics.Subject(
-        pipeline,
-        dataset,
-        images,
-        config.data.dataset,
-        losses,
-        feature_function(specs.feature_shape(config), config.eval.features, pipeline.scaling),
-        config.eval.num_samples,
-        Path(config.eval.statistics) if config.eval.statistics else None,
-        config.eval.n_seeds,
-        Path(config.eval.embeddings) if config.eval.embeddings else None,
-    )
-
-
-def card_facts(config: Config, task: Task, dataset: Any, n_params: int) -> Facts:
-    """The facts of a model card that are known when training starts."""
-    about, data_ = task.describe(), config.data
-    what = models.describe(specs.data_shape(config))
-    limits = [
-        f"It knows {what} like those of `{data_.dataset}`, and nothing else: what is rare or "
-        "one-sided there is so here.",
-        *about.limits,
-    ]
-    return Facts(
-        about.kind,
-        data_.dataset,
-        about.purpose,
-        about.use,
-        limits,
-        data_facts(config, dataset),
-        configs.differences(config, ALWAYS),
-        n_params,
-        config.training.batch_size,
-        len(dataset.train),
-        config.training.log_freq,
-        config.training.device_watts,
-    )
-
-
-def data_facts(config: Config, dataset: Any) -> dict[str, str]:
-    """The facts about the data: rows of a data card, and of a model card."""
-    data_, shape = config.data, dataset.train.shape[1:]
-    source = SOURCES[data_.dataset]
-    kind = models.data_kind(specs.data_shape(config))
-    unit = f"latents of {kind}" if dataset.latents else kind
-    levels = f", {dataset.levels} grey levels" if dataset.levels else ""
-    numbers = f"{len(dataset.train):,} {unit} to train on, {len(dataset.test):,} to test on"
-    unknown = f"the files in `{data_.path}`" if data_.path else "not known"
-    named = range(dataset.n_classes if dataset.classes else 0)
-    rows = {
-        "Source": source.description or unknown,
-        "Licence": source.licence or "not known to this program",
-        "Numbers": f"{numbers}, each {' x '.join(map(str, shape))}{levels}",
-        "Labels": f"{dataset.n_classes} classes" if dataset.n_classes else "none",
-    }
-    if named:
-        rows["Classes"] = ", ".join(map(dataset.class_name, named))
-    if dataset.notes:
-        rows["Found"] = "; ".join(dataset.notes)
-    if config.model.text:
-        rows["Texts"] = data_.embeddings or "captions"
-    rows |= content.rows(dataset)
-    if data_.generated:
-        rows["Samples"] = f"of a model, in `{data_.generated}`, are class 0"
-    return rows

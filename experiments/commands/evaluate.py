@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from experiments.build import data, pipelines, related, tasks
+from experiments.build import data, pipelines, reports, restored, tasks
 from experiments.build.components import optimization, specs
 from experiments.commands.request import Request
 from experiments.evaluation import lengths
@@ -37,9 +37,9 @@ def run(request: Request) -> None:
     names = chosen(config)
     of_lengths = [_with_length(request, length) for length in config.eval.ema_length] or [request]
     model = of_lengths[0].model()
-    steps = related.steps(folder) if config.eval.checkpoints == "all" else [model.step]
+    steps = restored.steps(folder) if config.eval.checkpoints == "all" else [model.step]
     for step, length in itertools.product(steps, config.eval.ema_length):
-        related.check_length(config, folder, length, step)
+        restored.check_length(config, folder, length, step)
     if "bound" in names and not (model.grey_levels or model.codec):
         model.chain()  # refuses a chain that is impossible before anything is computed
     task: Any = tasks.task(config).with_scaling(model.scaling)
@@ -55,7 +55,7 @@ def run(request: Request) -> None:
         for each in of_lengths:
             if (step, pipelines.average_length(each.config)) != (model.step, model.ema_length):
                 model = pipelines.with_weights(model, each.config, folder, step)
-            subject = tasks.subject(config, model, dataset, losses)
+            subject = reports.subject(config, model, dataset, losses)
             figures = measured(each, subject, names, failures)
             if model.ema_length is not None:
                 found[model.ema_length] = figures

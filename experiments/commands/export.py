@@ -8,7 +8,7 @@ import logging
 import shutil
 from typing import Any
 
-from experiments.build import pipelines, related
+from experiments.build import pipelines, related, restored
 from experiments.commands.request import Request
 from experiments.data import latents
 from experiments.runs import folder as folders
@@ -47,7 +47,7 @@ def run(request: Request) -> None:
     fields = folders.flatten(config.to_dict())
     bare = published.skeleton(config, related.shape(config))
     form, options = chosen(known[request.format], bare, fields)
-    params, step = related.weights(config, folder, None, pipelines.average_length(config))
+    params, step = restored.weights(config, folder, None, pipelines.average_length(config))
     arrays = extract(params, form.table(bare)) | form.constants(bare)
     record = folder / latents.RECORD
     about = folders.read_record(record) if record.exists() else None

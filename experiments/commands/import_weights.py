@@ -9,10 +9,10 @@ import logging
 from typing import Any
 
 import models
-from experiments.build import data, published, related
+from experiments.build import data, published, related, restored
 from experiments.build.fields import configs
 from experiments.build.published import RECORD
-from experiments.build.tasks import ALWAYS
+from experiments.build.reports import ALWAYS
 from experiments.commands.request import Request
 from experiments.runs import card, files
 from experiments.runs import folder as folders
@@ -38,7 +38,7 @@ def run(request: Request) -> None:
     configs.check_same(config, folder, configs.RESUME)
     if (folder / imported.FILE).exists() or any((folder / "checkpoints").glob("[0-9]*")):
         raise ValueError(f"{folder} holds weights already: choose another --workdir")
-    related.skeleton(config)  # refuses a config that no run can have
+    restored.skeleton(config)  # refuses a config that no run can have
     bare = skeleton(config, related.shape(config))
     averaged, last = model.convert(bare, model.found.arrays), model.found.last
     last = None if last is None else model.convert(bare, last)

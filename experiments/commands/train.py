@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 import models
-from experiments.build import data, related, tasks
+from experiments.build import data, initial, reports, tasks
 from experiments.build.components import optimization, specs
 from experiments.build.fields import configs
 from experiments.build.inspection import advice
@@ -61,12 +61,12 @@ def run(request: Request) -> None:
     check_reports(config, task)
     abstract = abstract_state(task, config.seed, mesh, training.average.count)
     training.optimizer.check_freeze(abstract.params)
-    initial = related.initial(config, folder, abstract.params)
+    first = initial.weights(config, folder, abstract.params)
     with folders.locked(folder):
         task, dataset = prepared(config, folder, task, training, found)
         found = None  # frees images whose latents are the data
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-        facts = tasks.card_facts(config, task, dataset, n_params)
+        facts = reports.card_facts(config, task, dataset, n_params)
         with (
             loop.stop_signals() as stop,
             closing(
@@ -77,14 +77,14 @@ def run(request: Request) -> None:
         ):
             state = restore(checkpoints, task, abstract)
             state = state or imported.start(task, folder, abstract)
-            state = state or first_state(config, task, abstract, initial)
+            state = state or first_state(config, task, abstract, first)
             begun = int(state.step)
             snapshots.remove_after(folder, begun)
             folders.record_changes(folder, begun, changes)
             configs.save(config, folder)
-            if initial:
-                files.write_json(folder / folders.ORIGIN, initial.record)
-            initial = None  # frees its weights
+            if first:
+                files.write_json(folder / folders.ORIGIN, first.record)
+            first = None  # frees its weights
             LOG.info("%s: %d parameters, from step %d", folder, n_params, begun)
             state, stopped = loop.fit(
                 training,
@@ -139,12 +139,12 @@ def standardized(task: Task, dataset: Dataset, folder: Path) -> Task:
 
 
 def first_state(
-    config: Any, task: Task, abstract: TrainState, initial: related.Initial | None
+    config: Any, task: Task, abstract: TrainState, first: initial.Initial | None
 ) -> TrainState:
     """The state before the first step, of random weights or with those of another run."""
     state = init_state(task, config.seed, abstract)
-    if initial:
-        state = warm_start(state, initial.params, initial.matched)
+    if first:
+        state = warm_start(state, first.params, first.matched)
     return task.start(state)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.build import related
+from experiments.build import alike, related
 from experiments.build.fields import sections
 from experiments.commands.request import Request
 from experiments.evaluation.metrics import LEAST
@@ -262,6 +262,6 @@ def perturbed(request: Request, folder: Path) -> Pipeline:
             f"{field} is {str(folder)!r}, which was trained without it: give a run with "
             "config.objective.input_perturbation, such as 0.1"
         )
-    related.check_noise(config, theirs, folder, "model with input perturbation")
+    alike.check_noise(config, theirs, folder, "model with input perturbation")
     theirs.sampling, theirs.seed = config.sampling, config.seed
     return subjects.unguided(dataclasses.replace(request, config=theirs, folder=folder))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.build import data, tasks
+from experiments.build import data, reports
 from experiments.build.fields import configs
 from experiments.build.inspection import advice
 from experiments.commands.request import Request
@@ -29,7 +29,7 @@ def run(request: Request) -> None:
         found = data.images(config)
     measures = advice.measured(config, found)
     rows = advice.table(config, measures)
-    facts = tasks.data_facts(config, found)
+    facts = reports.data_facts(config, found)
     card = [f"{name}: {text}" for name, text in facts.items()]
     for line in (*card, "", *_about(measures), "", *_lines(rows)):
         print(line)

@@ -2,7 +2,7 @@
 
 import models
 from configs import cifar10, digits, digits_guidance
-from experiments.build import related, tasks
+from experiments.build import frozen, restored, tasks
 from experiments.build.components import diffusion, optimization, specs
 from experiments.build.fields import configs
 
@@ -19,7 +19,7 @@ def test_the_discriminator_is_trained_as_the_published_one():
         network = models.create(config)
         assert type(network.reader).__name__ == "ADMHead"
         assert type(network.encoder).__name__ == "ADMClassifier"
-        related.skeleton(config)
+        restored.skeleton(config)
 
 
 def test_it_reads_the_features_of_its_classifier_and_guides_edm(tmp_path):
@@ -28,7 +28,7 @@ def test_it_reads_the_features_of_its_classifier_and_guides_edm(tmp_path):
     configs.save(classifier, tmp_path)
     ours, guided = digits_guidance.get_config(), digits.get_config("edm")
     ours.model.pretrained = str(tmp_path)
-    assert tasks.encoder_config(ours).model.name == "adm_classifier"
+    assert frozen.encoder_config(ours).model.name == "adm_classifier"
     assert ours.data.generated == "runs/digits-edm/generated.npz"
     scalings = [specs.scaling(config) for config in (ours, guided)]
     assert scalings[0] == scalings[1]

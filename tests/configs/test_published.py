@@ -12,7 +12,7 @@ import models
 import samplers
 import sde_lib
 from configs import afhq, celeba, celebahq, cifar10, ffhq, imagenet64, imagenet512, lsun
-from experiments.build import pipelines, related, tasks
+from experiments.build import frozen, pipelines, related, restored, tasks
 from experiments.build.components import diffusion, objectives, optimization, sampling, specs
 from experiments.build.fields import configs
 from experiments.studies import ablation
@@ -213,7 +213,7 @@ def check(config):
     if models.kind(config) == "score":
         pipelines.untrained(config)
     else:
-        related.skeleton(config)
+        restored.skeleton(config)
 
 
 def parameters(network, size, channels=3):
@@ -455,7 +455,7 @@ def test_the_published_discriminator_reads_the_published_classifier(tmp_path):
     theirs = guided_models.config_of(found, card)
     configs.save(theirs, tmp_path)
     config.model.pretrained = str(tmp_path)
-    assert tasks.encoder_config(config).model.name == "adm_classifier"
+    assert frozen.encoder_config(config).model.name == "adm_classifier"
 
 
 def test_the_published_discriminator_is_trained_as_published():

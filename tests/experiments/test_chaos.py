@@ -15,7 +15,7 @@ import processes
 import pytest
 from chaos import EVERY, N_ITERS
 
-from experiments.build import related
+from experiments.build import restored
 from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.data import batches
@@ -53,7 +53,7 @@ def inode(path):
 
 def state(folder):
     config = configs.load(folder)
-    like = abstract_state(related.skeleton(config), config.seed, optimization.mesh(config))
+    like = abstract_state(restored.skeleton(config), config.seed, optimization.mesh(config))
     with closing(Checkpoints(folder, read_only=True)) as checkpoints:
         return checkpoints.restore(like)
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.build import related
+from experiments.build import restored
 from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.runs import files
@@ -72,7 +72,7 @@ def saved(folder):
 def states(folder):
     """All states that were saved, by step."""
     config = configs.load(folder)
-    like = abstract_state(related.skeleton(config), config.seed, optimization.mesh(config))
+    like = abstract_state(restored.skeleton(config), config.seed, optimization.mesh(config))
     with closing(Checkpoints(folder, read_only=True)) as checkpoints:
         return {step: checkpoints.restore(like, step) for step in checkpoints.steps()}
 

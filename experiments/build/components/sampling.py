@@ -6,8 +6,7 @@ from typing import Any
 
 import samplers
 import sde_lib
-from experiments.build import grids
-from experiments.build.components import diffusion
+from experiments.build.components import diffusion, grids
 from experiments.build.fields import choices, sections
 from experiments.pipeline.edit import Edit, Fit
 from experiments.pipeline.labels import as_labels

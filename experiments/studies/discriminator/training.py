@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build import related
+from experiments.build import restored
 from experiments.commands.request import Request
 from experiments.evaluation.metrics import LEAST as LEAST
 from experiments.pipeline.draw import batch_size
@@ -55,7 +55,7 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
     run = config.guidance.discriminator.run
     if not run:
         raise ValueError(f"{RUN} is empty: give the folder of the discriminator that is studied")
-    there = related.steps(Path(run))
+    there = restored.steps(Path(run))
     steps = sorted(options.steps or there)
     if missing := sorted(set(steps) - set(there)):
         raise ValueError(

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
-from experiments.build import grids
-from experiments.build.components import diffusion
+from experiments.build.components import diffusion, grids
 from experiments.commands.request import Request
 from experiments.pipeline import draw as drawing
 from experiments.pipeline.pipeline import Pipeline

@@ -14,7 +14,7 @@ from torch_writer import save_zip, tensor
 
 import experiments
 from configs import digits, points
-from experiments.build import guidance, pipelines, published, related
+from experiments.build import guidance, pipelines, published, restored
 from experiments.build.components import diffusion, networks
 from experiments.build.fields import sections
 from experiments.commands import generate, import_weights, train
@@ -66,7 +66,7 @@ def test_a_discriminator_gives_the_log_ratio_of_data_and_samples(runs):
 def test_a_checkpoint_of_the_discriminator_guides_by_its_step(runs, tmp_path):
     """Its probability is clipped to [1e-5, 1 - 1e-5], as published."""
     theirs = model_config(model__name="discriminator", model__encoder="mlp")
-    shapes = jax.eval_shape(related.skeleton(theirs).init, jax.random.key(0))
+    shapes = jax.eval_shape(restored.skeleton(theirs).init, jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), shapes)
     for step, bias in ((1, 0.0), (2, 99.0)):
         zeros["head"]["Dense_0"]["bias"] = np.array([0.0, bias], "f4")
@@ -132,7 +132,7 @@ def test_a_discriminator_of_samples_makes_them_more_like_the_data(tmp_path):
     config = model_config(sampling__n_samples=10_000, sampling__batch_size=10_000)
     config.sampling.n_steps, config.sampling.sigma_max = 8, 2.0
     config.noise_density.name = "log_uniform"
-    objective = related.skeleton(config)
+    objective = restored.skeleton(config)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     saved_runs.save(config, tmp_path, jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), shapes))
     generate.run(Request(config, tmp_path))

@@ -9,7 +9,7 @@ import pytest
 
 import models
 from configs import default
-from experiments.build import tasks
+from experiments.build import reports, tasks
 from experiments.build.components import optimization, specs
 from experiments.data.dataset import Dataset
 from experiments.data.sources import SOURCES, Source
@@ -161,6 +161,6 @@ def test_sample_quality_of_other_data_than_images_of_grey_levels_is_of_their_num
 
 def test_the_card_knows_the_shape():
     task = tasks.task(config((8, 12, 1)))
-    facts = tasks.card_facts(config((8, 12, 1)), task, SOURCES["oblong"].load(task), 1)
+    facts = reports.card_facts(config((8, 12, 1)), task, SOURCES["oblong"].load(task), 1)
     assert "images of 8 x 12 pixels" in facts.limits[0]
     assert "each 8 x 12 x 1" in facts.data["Numbers"]

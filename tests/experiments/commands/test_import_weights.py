@@ -8,7 +8,7 @@ from flax.traverse_util import unflatten_dict
 
 import experiments
 from configs import cifar10, digits
-from experiments.build import related
+from experiments.build import restored
 from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.build.published import Published, open_
@@ -51,10 +51,10 @@ def test_an_imported_run_is_one_that_other_modes_and_training_can_use(tmp_path):
     import_weights.run(request)
 
     assert configs.load(folder) == config
-    averaged, step = related.weights(config, folder)
+    averaged, step = restored.weights(config, folder)
     assert step == 1234
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), averaged, params)
-    task = related.skeleton(config)
+    task = restored.skeleton(config)
     state = imported.start(task, folder, abstract_state(task, 0, optimization.mesh(config)))
     assert state is not None
     assert int(state.step) == 1234
@@ -103,7 +103,7 @@ def test_edm_weights_are_a_run_that_has_been_trained(tmp_path):
     np.savez(tmp_path / "edm.npz", **golden.edm_state_dict(arrays))
     import_weights.run(Request(config, tmp_path / "run", str(tmp_path / "edm.npz")))
 
-    averaged, step = related.weights(config, tmp_path / "run")
+    averaged, step = restored.weights(config, tmp_path / "run")
     assert step == config.training.n_iters
     expected = torch_import.edm(golden.edm_state_dict(arrays), config)
     jax.tree.map(np.testing.assert_array_equal, averaged, expected)

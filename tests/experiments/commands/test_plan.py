@@ -11,7 +11,7 @@ from discriminators import config_of, model_config
 from jax.sharding import AbstractMesh
 
 from configs import digits, points
-from experiments.build import related
+from experiments.build import restored
 from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.commands import plan
@@ -46,7 +46,7 @@ def figures(printed):
 
 def test_a_state_is_four_copies_of_the_parameters_and_three_counts():
     config = mlp(32)
-    about = related.skeleton(config), config.seed, optimization.mesh(config)
+    about = restored.skeleton(config), config.seed, optimization.mesh(config)
     held = plan.bytes_each(abstract_state(*about))
     assert held == 4 * (4 * mlp_parameters(32) + 3)
 
@@ -103,7 +103,7 @@ def test_a_discriminator_has_a_plan(tmp_path, capsys):
     configs.save(model_config(), tmp_path)
     config = config_of(tmp_path, pretrained=str(tmp_path))
     run(config, tmp_path)
-    task = related.skeleton(config)
+    task = restored.skeleton(config)
     n_params = sum(
         leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
     )

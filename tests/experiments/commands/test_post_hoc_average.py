@@ -11,7 +11,7 @@ import pytest
 from tiny_configs import points_config
 
 import experiments
-from experiments.build import related
+from experiments.build import restored
 from experiments.build.components import optimization
 from experiments.commands import evaluate, likelihood, sample, train
 from experiments.commands.request import Request
@@ -58,7 +58,7 @@ def with_lengths(*lengths):
 def state(folder):
     """The arrays of the last checkpoint."""
     config = power_config()
-    mesh, task = optimization.mesh(config), related.skeleton(config)
+    mesh, task = optimization.mesh(config), restored.skeleton(config)
     like = abstract_state(task, config.seed, mesh, 2)
     with closing(Checkpoints(folder, read_only=True)) as checkpoints:
         return checkpoints.restore(like)

@@ -8,7 +8,7 @@ import pytest
 import saved_runs
 
 from configs import digits
-from experiments.build import data, pipelines, related, tasks
+from experiments.build import data, pipelines, restored, tasks
 from experiments.build.components import diffusion
 from experiments.build.fields import configs
 from experiments.commands import train
@@ -107,7 +107,7 @@ def config(folder="", variant="vp"):
 def test_a_config_with_the_run_of_a_classifier_has_its_confidences(tmp_path):
     """At the classifier's least noise. A run continues with the weights that it began with."""
     theirs, ours = classifier(), config(tmp_path / "theirs")
-    params, model = saved_runs.save(theirs, tmp_path / "theirs"), related.skeleton(theirs).model
+    params, model = saved_runs.save(theirs, tmp_path / "theirs"), restored.skeleton(theirs).model
     made = data.with_confidence(ours, DIGITS)
     x = DIGITS.test / np.float32(16)  # in the classifier's model space
     least = jnp.full(len(x), diffusion.sde(theirs).train_t_min)

@@ -14,7 +14,7 @@ import experiments
 import models
 import samplers
 from configs.default import get_config
-from experiments.build import data, related
+from experiments.build import data, initial, related
 from experiments.build.fields import configs
 from experiments.commands import export
 from experiments.commands.request import Request
@@ -227,7 +227,7 @@ def test_first_weights_of_latents_that_are_normalised_otherwise_are_warned_of(
     ):
         config.data.latent_mean, config.data.latent_std = mean, std
         caplog.clear()
-        found = related.initial(config, tmp_path, params)
+        found = initial.weights(config, tmp_path, params)
         assert found is not None
         jax.tree.map(
             np.testing.assert_array_equal, found.params, experiments.load(folder / "dit").params

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import digits, points
-from experiments.build import data, tasks
+from experiments.build import data, reports, tasks
 from experiments.build.components import optimization, specs
 from experiments.data.dataset import Dataset
 from experiments.data.sources import SOURCES, Source
@@ -57,11 +57,11 @@ def test_images_of_a_source_have_its_grey_levels_and_its_line_in_the_card(monkey
     dataset = data.dataset(config)
     assert dataset.train.shape == (32, 4, 4, 1)
     assert specs.scaling(config).levels == 4
-    facts = tasks.card_facts(config, tasks.task(config), dataset, 1)
+    facts = reports.card_facts(config, tasks.task(config), dataset, 1)
     assert (facts.data["Source"], facts.data["Licence"]) == ("bright rows", "CC0")
     assert facts.data["Labels"] == "4 classes"
     named = dataclasses.replace(dataset, classes=tuple("abcd"), notes=("left out: x", "y"))
-    facts = tasks.card_facts(config, tasks.task(config), named, 1)
+    facts = reports.card_facts(config, tasks.task(config), named, 1)
     assert facts.data["Classes"] == "0 (a), 1 (b), 2 (c), 3 (d)"
     assert facts.data["Found"] == "left out: x; y"
 

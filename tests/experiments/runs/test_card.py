@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import cifar10, digits, points
-from experiments.build import tasks
+from experiments.build import reports, tasks
 from experiments.data.dataset import Dataset
 from experiments.runs import card
 from experiments.runs.card import CARD
@@ -15,7 +15,7 @@ N_PARAMS = 748_737
 
 def facts(config, dataset=IMAGES):
     config.model.pretrained = ""
-    return tasks.card_facts(config, tasks.task(config), dataset, N_PARAMS)
+    return reports.card_facts(config, tasks.task(config), dataset, N_PARAMS)
 
 
 def text_of(config, dataset=IMAGES):

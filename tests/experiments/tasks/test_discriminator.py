@@ -10,7 +10,7 @@ from discriminators import config_of, model_config, save_run, save_samples
 
 import sde_lib
 from configs import digits
-from experiments.build import data, guidance, related, tasks
+from experiments.build import data, frozen, guidance, restored, tasks
 from experiments.build.components import diffusion, optimization
 from experiments.build.fields import configs
 from experiments.commands import train
@@ -252,7 +252,7 @@ def test_samples_are_held_back_as_the_config_asks(model):
 
 
 def test_the_report_says_that_samples_were_trained_on(trained, tmp_path):
-    task, params = tasks.task(trained[0]), related.weights(*trained)[0]
+    task, params = tasks.task(trained[0]), restored.weights(*trained)[0]
     config = trained[0].copy_and_resolve_references()
     config.data.generated_test_fraction = 0.0
     report = task.accuracy(params, 20, data.dataset(config), tmp_path)
@@ -274,13 +274,13 @@ def test_an_encoder_that_sees_the_same_goes_with_other_names(tmp_path):
     configs.save(theirs, tmp_path)
     for sde in ("vpsde", "edm"):
         config.training.sde = sde
-        assert tasks.encoder_config(config).model.parametrization == "score_sde"
+        assert frozen.encoder_config(config).model.parametrization == "score_sde"
     config.model.parametrization = "edm"
     with pytest.raises(ValueError, match=r"the SDE of the encoder in .* is VP"):
-        tasks.encoder_config(config)
+        frozen.encoder_config(config)
     config.training.sde = "vpsde"
     with pytest.raises(ValueError, match=r"has model.parametrization = 'score_sde', the encoder"):
-        tasks.encoder_config(config)
+        frozen.encoder_config(config)
 
 
 def test_the_state_of_a_run_is_known_without_its_encoders_run(trained):
@@ -289,7 +289,7 @@ def test_the_state_of_a_run_is_known_without_its_encoders_run(trained):
     ours, mesh = tasks.task(config), optimization.mesh(config)
     shapes, again = (
         jax.tree.map(lambda leaf: leaf.shape, abstract_state(task, config.seed, mesh))
-        for task in (ours, related.skeleton(config))
+        for task in (ours, restored.skeleton(config))
     )
     assert shapes == again
-    assert related.weights(config, folder)[1] == 20
+    assert restored.weights(config, folder)[1] == 20

@@ -9,7 +9,7 @@ import pytest
 
 import samplers
 from configs import points
-from experiments.build import pipelines, tasks, teachers
+from experiments.build import frozen, pipelines, tasks
 from experiments.build.components import diffusion, networks, optimization
 from experiments.build.fields import configs
 from experiments.commands import likelihood, train
@@ -204,7 +204,7 @@ def test_a_teacher_of_other_data_is_refused(runs, changes, message):
         section, name = field.split("__")
         made[section][name] = value
     with pytest.raises(ValueError, match=message):
-        teachers.teacher(made)
+        frozen.teacher(made)
 
 
 def test_a_teacher_with_a_source_is_refused(runs, tmp_path):
@@ -212,22 +212,22 @@ def test_a_teacher_with_a_source_is_refused(runs, tmp_path):
     theirs.source.name = "pairs"
     configs.save(theirs, tmp_path)
     with pytest.raises(ValueError, match="was trained with a source or with bridges"):
-        teachers.teacher(config("consistency", objective__teacher=str(tmp_path)))
+        frozen.teacher(config("consistency", objective__teacher=str(tmp_path)))
 
 
 def test_a_teacher_of_another_shape_or_kind_is_refused(runs, tmp_path):
     made = config("consistency", objective__teacher=str(runs["consistency"]))
     with pytest.raises(ValueError, match="has no probability flow of data"):
-        teachers.teacher(made)
+        frozen.teacher(made)
     other = config("consistency", objective__teacher=str(runs["teacher"]))
     other.data.update(dataset="table", path="x.csv", shape=(3,))
     with pytest.raises(ValueError, match="the shape of data of the teacher"):
-        teachers.teacher(other)
+        frozen.teacher(other)
     empty = tmp_path / "empty"
     empty.mkdir()
     made.objective.teacher = str(empty)
     with pytest.raises(ValueError, match="empty"):
-        teachers.teacher(made)
+        frozen.teacher(made)
 
 
 @pytest.mark.parametrize(

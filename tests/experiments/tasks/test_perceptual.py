@@ -6,7 +6,7 @@ import weights
 
 import sde_lib
 from configs import digits
-from experiments.build import related, tasks
+from experiments.build import frozen, restored
 from experiments.build.components import diffusion, networks
 from experiments.build.fields import configs
 from experiments.data.scaling import Scaling
@@ -54,8 +54,8 @@ def test_the_blocks_of_a_classifier_are_seen(tmp_path, monkeypatch):
     params = weights.random(model.network, jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
     seen = jax.eval_shape(perceptual.classifier_layers(model, params), jnp.zeros((3, 8, 8, 1)))
     assert sorted(leaf.shape for leaf in seen) == [(3, 2, 2, 64), (3, 4, 4, 32), (3, 8, 8, 16)]
-    monkeypatch.setattr(related, "weights", lambda *_: (params, 1))
-    distance = tasks.perceptual_distance(config(path=tmp_path))
+    monkeypatch.setattr(restored, "weights", lambda *_: (params, 1))
+    distance = frozen.perceptual_distance(config(path=tmp_path))
     shape = jax.ShapeDtypeStruct((3, 8, 8, 1), jnp.float32)
     assert jax.eval_shape(distance, shape, shape).shape == (3,)
 
@@ -103,9 +103,9 @@ def test_the_named_layers_are_there(tmp_path, monkeypatch):
     seen = jax.eval_shape(layers, jnp.zeros((2, 8, 8, 1)))
     shapes = {leaf.shape for leaf in seen}
     assert shapes == {(2, 147, 147, 64), (2, 71, 71, 192), (2, 35, 35, 64), (2, 17, 17, 192)}
-    monkeypatch.setattr(tasks, "load_features", lambda path: path)
-    monkeypatch.setattr(tasks.torch_import, "inception", lambda path: params)
-    assert callable(tasks.perceptual_distance(config(path=tmp_path / "weights.npz")))
+    monkeypatch.setattr(frozen, "load_features", lambda path: path)
+    monkeypatch.setattr(frozen.torch_import, "inception", lambda path: params)
+    assert callable(frozen.perceptual_distance(config(path=tmp_path / "weights.npz")))
 
 
 def test_an_autoencoder_goes_on_with_the_distance_that_it_began_with(tmp_path):
@@ -114,7 +114,7 @@ def test_an_autoencoder_goes_on_with_the_distance_that_it_began_with(tmp_path):
         (tmp_path / f"{name}.npz").write_bytes(content)
 
     def prepare(name):
-        records = tasks.perceptual_record(config(path=tmp_path / f"{name}.npz"))
+        records = frozen.perceptual_record(config(path=tmp_path / f"{name}.npz"))
         for file, (values, changed) in records.items():
             folders.record(tmp_path / file, values, changed)
 
@@ -135,4 +135,4 @@ def test_runs_of_no_classifier_of_these_images_are_refused(tmp_path):
         ("nowhere", "give a file of Inception's weights, or the folder of a classifier"),
     ):
         with pytest.raises(ValueError, match=message):
-            tasks.perceptual_distance(config(path=tmp_path / folder))
+            frozen.perceptual_distance(config(path=tmp_path / folder))

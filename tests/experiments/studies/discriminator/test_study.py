@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import points
-from experiments.build import related
+from experiments.build import restored
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
 from experiments.evaluation.reference import Distances
@@ -114,7 +114,7 @@ def test_checkpoints_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subject, "corrections", corrections)
     monkeypatch.setattr(sets, "Sets", Sets)
     monkeypatch.setattr(subject, "features", lambda request, model: ())
-    monkeypatch.setattr(related, "steps", lambda folder: [10, 20])
+    monkeypatch.setattr(restored, "steps", lambda folder: [10, 20])
     monkeypatch.setattr(folders, "has_run", lambda folder: True)
     registry.run(Request(config, tmp_path))
     assert asked == [10, 20]

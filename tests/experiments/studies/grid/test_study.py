@@ -5,8 +5,7 @@ import pytest
 import experiments
 import samplers
 from experiments import main
-from experiments.build import grids
-from experiments.build.components import sampling
+from experiments.build.components import grids, sampling
 from experiments.studies.grid.study import OWN, Options
 from sde_lib import VP
 

@@ -8,7 +8,7 @@ from guided_models import config_of, make_file, options_of, pair, write_pair
 
 import models
 import sde_lib
-from experiments.build import related
+from experiments.build import restored
 from models import published
 from models.adm_encoder import ADMClassifier
 from models.published import base
@@ -71,7 +71,7 @@ def test_every_card_makes_a_config_of_a_classifier(name):
     form, found = published.identify(source)
     config = config_of(found, published.card(form, source))
     assert (config.data.image_size, config.data.num_classes) == (side, 1000)
-    model = related.skeleton(config).model
+    model = restored.skeleton(config).model
     t = np.array([0.0, 1.0], "f4")
     chain = side > 32
     np.testing.assert_allclose(model.preconditioning.label(t), [0, 999], atol=1e-3)

@@ -3,7 +3,8 @@
 import pytest
 
 from configs import digits, emoji, points
-from experiments.build import codecs, pipelines, tasks
+from experiments.build import pipelines, tasks
+from experiments.build.components import codecs
 from models.mixing import MixedModel
 
 DENSITIES = {
