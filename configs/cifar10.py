@@ -90,9 +90,9 @@ own network adds its input to the noise that it predicts, and learns the ends of
 too. The networks of cld_sgm give an output for the positions too, which is ignored.
 
 Of these figures and those of LSGM and INDM, three were compared with other sources than our notes
-of the papers: VDM's repository reports 2.637 bits/dim of its released weights, public lists have the
-FID of 6.89 for LSGM, and summaries of improved DDPM have the 2.94 bits/dim of iddpm_vlb. The others
-are the papers' tables as we noted them: compare them with the papers before you cite them.
+of the papers: VDM's repository reports 2.637 bits/dim of its released weights, public lists have
+the FID of 6.89 for LSGM, and summaries of improved DDPM have the 2.94 bits/dim of iddpm_vlb. The
+others are the papers' tables as we noted them: compare them with the papers before you cite them.
 
 lsgm_nll and indm_nll have the published score networks, noise and optimization, but other maps
 between images and latents, so their figures (Vahdat et al. 2021, a bound; Kim et al. 2022) are not

@@ -58,6 +58,7 @@ def registries():
         yield
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("path", WITH_BLOCKS, ids=name)
 def test_python_of_a_page_runs(path, place):
@@ -97,6 +98,7 @@ def test_every_page_of_a_folder_has_one_title():
         assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1, name(path)
 
 
+@pytest.mark.thorough
 def test_the_table_of_imports_has_all_marks_below_its_diagonal():
     imports = runpy.run_path(str(ROOT / "docs/imports.py"))
     rows = [line.split("|")[2:-1] for line in imports["table"]().splitlines()[2:]]
@@ -109,6 +111,7 @@ def test_the_table_of_imports_has_all_marks_below_its_diagonal():
         imports["_in_order"]({"a": {"b"}, "b": {"a"}, "c": set()})
 
 
+@pytest.mark.thorough
 def test_pictures_are_small():
     large = [path for path in (ROOT / "docs").rglob("*.png") if path.stat().st_size > 80_000]
     assert [Path(path).name for path in large] == []

@@ -80,6 +80,7 @@ def test_the_commands_are_found():
     }
 
 
+@pytest.mark.thorough
 def test_every_command_is_understood_and_others_make_what_it_needs(place):
     """Runs are made as their configs alone."""
     made, understood = set(), []
@@ -107,6 +108,7 @@ def spoken():
     return "\n".join(text for _, text in named_commands.texts())
 
 
+@pytest.mark.thorough
 def test_every_mode_flag_and_extra_that_is_named_exists():
     text = spoken()
     assert set(re.findall(r"--mode=([a-z_]+)", text)) <= MODES.keys()
@@ -120,6 +122,7 @@ def test_every_mode_flag_and_extra_that_is_named_exists():
     assert extras <= set(setup["options.extras_require"])
 
 
+@pytest.mark.thorough
 def test_every_field_that_is_named_exists():
     """Sections may be named too, and options of networks."""
     fields = set(folders.flatten(default.get_config().to_dict()))

@@ -40,6 +40,7 @@ def imported(tree):
             yield node.module
 
 
+@pytest.mark.thorough
 def test_no_import_of_a_top_level_folder_is_left():
     """A form of import that the build does not know would fail in a user's environment."""
     for folder in (*SETUP["FOLDERS"], SETUP["NAME"]):

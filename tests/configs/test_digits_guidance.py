@@ -1,5 +1,7 @@
 """The published form of discriminator guidance, on digits."""
 
+import pytest
+
 import models
 from configs import cifar10, digits, digits_guidance
 from experiments.build import frozen, restored, tasks
@@ -22,6 +24,7 @@ def test_the_discriminator_is_trained_as_the_published_one():
         restored.skeleton(config)
 
 
+@pytest.mark.thorough
 def test_it_reads_the_features_of_its_classifier_and_guides_edm(tmp_path):
     classifier = digits_guidance.get_config("classifier")
     assert type(tasks.task(classifier)).__name__ == "Classifier"

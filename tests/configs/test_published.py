@@ -297,6 +297,7 @@ def test_edm_s_fields_and_network(module, variant, millions, values):
     assert parameters(network.clone(dropout=0.0), config.data.image_size) == int(size)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("module", "variant", "mebi_images", "values"), rows(EDM2))
 def test_edm2_s_fields_and_network(module, variant, mebi_images, values):
     config, latents = module.get_config(variant), module is imagenet512
@@ -340,6 +341,7 @@ def test_latents_of_imagenet_are_those_of_stable_diffusion_s_autoencoder():
     published.FORMATS["autoencoder_kl"].table(published.skeleton(config))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("module", "variant", "objective", "values"), rows(BOUNDS))
 def test_the_fields_and_networks_of_published_bounds(module, variant, objective, values):
     config = module.get_config(variant)
@@ -381,6 +383,7 @@ def test_improved_ddpm_is_that_of_the_published_files(module, file):
     assert rest["vlb_weight"] == pytest.approx(1e-3 if variant == "iddpm" else 1 / 4000)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("module", "variant", "values"), rows(LATENT))
 def test_models_with_latents_have_the_published_fields(module, variant, values):
     config = module.get_config(variant)
@@ -427,6 +430,7 @@ def test_the_discriminator_s_encoder_is_the_network_that_it_guides():
     assert parameters(network, 32) == int(DISCRIMINATORS[cifar10].split()[1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", ["published", "conditional"])
 def test_the_published_discriminator_is_that_of_its_files(variant):
     """Two encoders of guided-diffusion; 2.88 million parameters are trained, as reported."""
@@ -443,6 +447,7 @@ def test_the_published_discriminator_is_that_of_its_files(variant):
     assert ("discriminator.label_emb.weight" in names) == (variant == "conditional")
 
 
+@pytest.mark.thorough
 def test_the_published_discriminator_reads_the_published_classifier(tmp_path):
     """As the file of ImageNet's classifier of 32 x 32 pixels is imported."""
     config = cifar10.get_config("edm_discriminator_published")
@@ -502,6 +507,7 @@ def test_imagenet_is_sampled_stochastically_with_511_evaluations():
     assert (2 * options.n_steps - 1, *churn) == (511, 40, 0.05, 50, 1.003)
 
 
+@pytest.mark.thorough
 def test_a_published_train_step_keeps_its_shapes():
     """With one block a level: fewer layers to trace, and the same kinds."""
     config = cifar10.get_config("edm_ddpmpp_conditional")

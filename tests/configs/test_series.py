@@ -7,6 +7,7 @@ from experiments.build.components import optimization
 from experiments.training.state import abstract_state
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", series.VARIANTS)
 def test_every_variant_builds(variant):
     config = series.get_config(variant)

@@ -203,6 +203,7 @@ def combination(tmp_path, shape, dtype, network, condition):
     trace(config_of(path, "arrays", SHAPES[shape], dtype, network, condition), tmp_path / "run")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("shape", "dtype", "network", "condition"), RUN)
 def test_combination_trains_and_samples(tmp_path, shape, dtype, network, condition):
     combination(tmp_path, shape, dtype, network, condition)

@@ -383,6 +383,7 @@ def test_the_old_defaults_are_the_defaults(old):
     assert found == likelihood | grids
 
 
+@pytest.mark.thorough
 def test_options_of_the_version_before_are_under_their_new_names(old):
     found = {name: value for name, value, _ in configs.differences(old("edm_guided"), ())}
     assert {name: found[name] for name in found if name.startswith("guidance.")} == {

@@ -139,6 +139,7 @@ def test_docstrings_state_the_order_of_the_layers():
     assert order == ["main", *(name for names in LAYERS[-2::-1] for name in names)]
 
 
+@pytest.mark.thorough
 def test_no_module_imports_pytorch(tmp_path):
     """A broken PyTorch, whose import raises an OSError, is left alone."""
     (tmp_path / "torch").mkdir()

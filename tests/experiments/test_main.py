@@ -117,6 +117,7 @@ def test_a_run_that_is_ended_continues_to_the_end(tmp_path, number):
     assert steps == [*range(50, saved + 20, 50), saved + 20]
 
 
+@pytest.mark.thorough
 def test_a_mistake_ends_the_process_in_one_line(tmp_path):
     process = start(*QUICK, "--config.training.n_iter=5", f"--workdir={tmp_path / 'new'}")
     text, errors = process.communicate(timeout=60)
@@ -153,6 +154,7 @@ def test_a_classifier_has_no_samples(tmp_path):
         command(*flags, "--mode=sample")
 
 
+@pytest.mark.thorough
 def test_a_folder_without_a_readable_checkpoint_is_refused(points_run):
     workdir = f"--workdir={points_run.folder}"
     for path in (points_run.folder / "checkpoints").glob("*/*/*"):
@@ -181,6 +183,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in found if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_another_seed_gives_other_files_and_overwrites_none(points_run, printed):
     """Likelihoods are written for each sample, and their mean is printed and in the model card."""
     folder, workdir = points_run.folder, f"--workdir={points_run.folder}"
@@ -215,6 +218,7 @@ def check_likelihoods(table, line, card):
     assert f"| test bits/dim | {line.removeprefix('test bits/dim ')} | 20 |" in card
 
 
+@pytest.mark.thorough
 def test_samples_are_drawn_once_for_their_picture_and_files(digits_run, printed, monkeypatch):
     drawn, original = [], draw.draw_all
     monkeypatch.setattr(draw, "draw_all", lambda *a: drawn.append(1) or original(*a))
@@ -232,6 +236,7 @@ def test_samples_are_drawn_once_for_their_picture_and_files(digits_run, printed,
     assert any("labels=(3, 5)" in condition for condition in settings["conditions"])
 
 
+@pytest.mark.thorough
 def test_samples_that_are_there_are_not_drawn_again(digits_run, printed, monkeypatch):
     """Others are: more of them, of another seed, or where a file is gone."""
     flags = f"--workdir={digits_run.folder}", "--mode=sample", "--config.sampling.single=True"
@@ -257,6 +262,7 @@ def test_a_prompt_needs_a_model_with_texts(digits_run):
         command(f"--workdir={digits_run.folder}", "--mode=sample", "--prompt=a", "--prompt=b")
 
 
+@pytest.mark.thorough
 def test_a_run_of_the_version_before_is_sampled_and_scored(points_run, printed):
     workdir = f"--workdir={points_run.folder}"
     old = json.loads((ROOT / "tests/golden/config_v1.json").read_text())["moons_tiny"]
@@ -269,6 +275,7 @@ def test_a_run_of_the_version_before_is_sampled_and_scored(points_run, printed):
     assert printed(workdir, "--mode=likelihood")[1].startswith("test bits/dim ")
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_moved_with_the_run_that_it_refers_to_continues(tmp_path, monkeypatch):
     """A discriminator needs the weights of a model, and a set of its samples."""
     (tmp_path / "here").mkdir()
@@ -294,6 +301,7 @@ def test_a_run_that_was_moved_with_the_run_that_it_refers_to_continues(tmp_path,
         command(workdir, "--config.data.generated=other/generated.npz", moved[0])
 
 
+@pytest.mark.thorough
 def test_a_finished_run_prints_its_reports_again(points_run, printed, monkeypatch):
     flags = f"--workdir={points_run.folder}", "--config.training.at_end=('likelihood',)"
     lines = printed(*flags)

@@ -28,6 +28,7 @@ def pairs(tmp_path_factory):
     return path
 
 
+@pytest.mark.thorough
 def test_reflow_trains_on_samples_with_their_noise(pairs):
     own = config(source__name="reflow", source__path=str(pairs))
     task, found = tasks.task(own), data.dataset(own)
@@ -48,6 +49,7 @@ def test_samples_of_reflow_start_from_the_prior(pairs):
     assert (model.only_eta, model.conditions.has_source) == (0.0, False)
 
 
+@pytest.mark.thorough
 def test_a_reflow_model_encodes_and_scores_data_without_their_noise(pairs):
     own = config(source__name="reflow", source__path=str(pairs))
     params = tasks.task(own).init(jax.random.key(0))

@@ -25,6 +25,7 @@ def initialised(config):
     return model, x, {"params": jax.tree.map(jnp.asarray, weights.random(model, x))}
 
 
+@pytest.mark.thorough
 def test_quantisation_takes_the_nearest_code_with_straight_through_gradients():
     model, x, variables = initialised(config(regularization="vq"))
     codebook = np.asarray(variables["params"]["codebook"])
@@ -46,6 +47,7 @@ def test_quantisation_takes_the_nearest_code_with_straight_through_gradients():
     assert jax.eval_shape(partial(model.apply, method="encode"), variables, x)[1] is None
 
 
+@pytest.mark.thorough
 def test_uncentred_data_are_rescaled_at_input_and_output():
     ours = config()
     ours.autoencoder.adversarial.weight = 1.0

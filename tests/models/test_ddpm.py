@@ -14,11 +14,13 @@ X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 LABELS = jnp.array([0.5, 3.0])
 
 
+@pytest.mark.thorough
 def test_parameter_count_is_the_published_one():
     leaves = jax.tree.leaves(weights.shapes(DDPM(), jnp.zeros((1, 32, 32, 3)), LABELS[:1]))
     assert sum(leaf.size for leaf in leaves) == 35_218_947
 
 
+@pytest.mark.thorough
 def test_uncentred_data_is_centred_inside_and_the_output_is_divided_by_the_level_s_sigma():
     """Compared with the published outputs, which test_torch_import reproduces without changes."""
     arrays = golden.load("ddpm_vp")
@@ -33,6 +35,7 @@ def test_uncentred_data_is_centred_inside_and_the_output_is_divided_by_the_level
     golden.assert_close(output, golden.channels_last(arrays["output"]), 1e-5)
 
 
+@pytest.mark.thorough
 def test_an_unconditional_network_ignores_its_labels_and_dropout_acts_in_training_only():
     network = SMALL.clone(conditional=False, ch_mult=(1,), attn_resolutions=())
     params = weights.random(network, X, LABELS)

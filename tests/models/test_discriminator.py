@@ -74,6 +74,7 @@ def test_features_of_a_u_net_are_those_of_its_middle_without_the_decoder(network
     )
 
 
+@pytest.mark.thorough
 def test_it_starts_with_equal_logits():
     discriminator, x = models.create(config()), jax.random.normal(jax.random.key(0), (4, 2))
     logits, _ = jax.jit(discriminator.init_with_output)(jax.random.key(1), x, jnp.ones(4))
@@ -114,6 +115,7 @@ def config_of_pair(**changes):
     return result
 
 
+@pytest.mark.thorough
 def test_a_head_can_be_an_encoder_of_the_features_with_classes():
     ours = config_of_pair(head_nf=12, head_ch_mult=[1], class_conditional=True, dtype="bfloat16")
     discriminator = models.create(ours)
@@ -139,6 +141,7 @@ def test_a_head_can_be_an_encoder_of_the_features_with_classes():
     assert none[0, 1] != some[0, 1]
 
 
+@pytest.mark.thorough
 def test_the_small_head_sees_classes_beside_the_noise_level():
     """Class -1 is the head without its embedding; an encoder of points has one too."""
     plain, ours = config(""), config("")

@@ -99,6 +99,7 @@ def test_a_block_starts_as_the_identity(context):
     np.testing.assert_array_equal(run(jax.random.key(0)), x)
 
 
+@pytest.mark.thorough
 def test_the_output_starts_at_zero_with_channels_for_the_variance():
     network = SMALL.clone(learned_variance=True)
 
@@ -208,6 +209,7 @@ def test_a_null_class_has_an_embedding_of_its_own():
     np.testing.assert_allclose(none, as_class, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_blocks_with_embeddings_of_their_own_are_the_shared_ones_where_these_are_equal():
     shared = SMALL.clone(depth=2, num_classes=3)
     own, classes = shared.clone(shared_embedding=False), {"class_labels": jnp.array([0, 2])}
@@ -234,6 +236,7 @@ def test_impossible_fields_are_refused(fields, message):
         SMALL.clone(**fields)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("conditioning", CONDITIONING)
 def test_scanned_blocks_are_the_same_network_in_a_shorter_program(conditioning):
     options = {"hidden_size": 8, "num_heads": 2, "depth": 3, "conditioning": conditioning}
@@ -254,6 +257,7 @@ def test_scanned_blocks_are_the_same_network_in_a_shorter_program(conditioning):
     assert dots[1] < dots[0] / 2
 
 
+@pytest.mark.thorough
 def test_scanned_blocks_drop_out_by_the_key_of_the_call():
     network = DiT(hidden_size=8, num_heads=2, depth=2, dropout=0.5, scan_blocks=True)
     params = weights.random(network, X, LABELS)

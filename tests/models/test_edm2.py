@@ -60,6 +60,7 @@ def test_zeros_have_finite_gradients():
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.thorough
 def test_a_weight_s_magnitude_changes_nothing_but_its_gradient():
     """The gradient is orthogonal to the weight, so that steps only turn and lengthen it."""
     layer, x, kernel = MPConv(5, 3), X, NORMAL[0][:27, :5].reshape(3, 3, 3, 5)
@@ -74,6 +75,7 @@ def test_a_weight_s_magnitude_changes_nothing_but_its_gradient():
     np.testing.assert_allclose(inner, 0, atol=1e-2)
 
 
+@pytest.mark.thorough
 def test_forced_normalisation_changes_the_weights_and_no_output():
     """Equation 66: all kernels, and nothing else, have the norm sqrt(inputs) for each output."""
     params = jax.tree.map(lambda leaf: 3 * leaf, weights.random(TINY, X, LABELS))
@@ -89,6 +91,7 @@ def test_forced_normalisation_changes_the_weights_and_no_output():
     np.testing.assert_allclose(one, other, atol=2e-3 * np.abs(one).max())
 
 
+@pytest.mark.thorough
 def test_activations_have_magnitudes_near_1_at_initialisation():
     """Of white noise and of images without detail, in each of the ten blocks."""
     network, labels = SMALL.clone(nf=32, num_head_channels=32), jnp.linspace(-1, 1, 16)
@@ -106,6 +109,7 @@ def test_activations_have_magnitudes_near_1_at_initialisation():
             assert float(jnp.mean(sizes)) == pytest.approx(1, abs=0.2), block
 
 
+@pytest.mark.thorough
 def test_the_output_starts_at_zero_and_training_lowers_the_loss():
     network = TINY.clone(num_classes=3, dropout=0.1, logvar_channels=4)
     classes = jnp.array([0, -1])

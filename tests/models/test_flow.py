@@ -28,6 +28,7 @@ def moved(variables):
     return jax.tree.map(move, variables)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_flow_starts_as_the_identity_to_the_last_bit(shape):
     network, variables, x = flow(shape)
@@ -37,6 +38,7 @@ def test_the_flow_starts_as_the_identity_to_the_last_bit(shape):
         np.testing.assert_array_equal(log_det, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_inverse_and_log_determinant_are_those_of_the_map(shape):
     network, variables, x = flow(shape)
@@ -57,6 +59,7 @@ def test_inverse_and_log_determinant_are_those_of_the_map(shape):
     np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], log_det, atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_every_number_is_moved():
     network, variables, x = flow((5,))
     y, _ = network.apply(moved(variables), x)

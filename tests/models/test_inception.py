@@ -37,6 +37,7 @@ def params(arrays):
     return models.torch_import.inception(weights)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("i", [0, 1])
 def test_features_agree_with_the_published_network(arrays, params, i):
     features = inception.apply(params, arrays[f"images_{i}"])

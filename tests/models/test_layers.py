@@ -66,6 +66,7 @@ def forward(network, remat):
     return lambda params, x: network.apply({"params": params}, x, LABELS, train=True, rngs=rngs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NETWORKS)
 def test_remat_keeps_the_parameters_and_few_activations(name):
     """Measured: a fourth to a seventh, counted before XLA, whose CPU compiler undoes the saving."""
@@ -155,6 +156,7 @@ def test_convolve_dilated_is_xla_s_convolution_of_dilated_input():
     np.testing.assert_allclose(convolve_dilated(x, kernel), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_no_class_and_no_augmentation_are_no_condition(name):
     """The golden networks check the encodings of classes and augmentations."""
@@ -176,6 +178,7 @@ def test_no_class_and_no_augmentation_are_no_condition(name):
         assert np.abs(output - expected).max() > 1e-2 * np.abs(expected).max()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_confidence_changes_the_output_of_a_class_only(name):
     """The layers of a network without confidences stay as they are, in number and shape."""
@@ -206,6 +209,7 @@ def test_confidence_changes_the_output_of_a_class_only(name):
     assert np.abs(unsure - nothing).max(axis=(1, 2, 3)).min() > least
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_confidence_changes_the_output_of_a_caption_only(name):
     """Of a network that knows text and no classes; the empty caption has none."""
@@ -224,6 +228,7 @@ def test_confidence_changes_the_output_of_a_caption_only(name):
     np.testing.assert_array_equal(run(none, [1.0, 0.3]), run(none, [0.0, 0.0]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ncsnpp", "adm"])
 def test_low_resolution_image_and_its_noise_level_condition_the_output(name):
     """With zero weights for them, it is the network without low_res."""
@@ -317,6 +322,7 @@ def test_networks_check_their_conditions(name):
             jax.eval_shape(call, params, **given | {condition: labels[:1]})
 
 
+@pytest.mark.thorough
 def test_a_tpu_attends_in_parts_where_all_weights_would_leave_its_core():
     many, few = (jax.random.normal(jax.random.key(0), (3, 2, n, 3, 4)) for n in (512, 256))
 

@@ -20,6 +20,7 @@ def rates(params):
     return np.asarray(jax.jvp(lambda u: SCHEDULE.apply(params, u), (U,), (jnp.ones_like(U),))[1])
 
 
+@pytest.mark.thorough
 def test_it_rises_between_its_ends_whatever_its_parameters():
     for scale in (0.5, 3.0):
         params = moved(scale)

@@ -55,6 +55,7 @@ def test_every_network_takes_a_mask(name, shape, options):
         assert score.shape == x.shape
 
 
+@pytest.mark.thorough
 def test_the_score_is_of_the_observed_part():
     """What stands in missing places does not matter; a mask of ones is the model of all values."""
     model, key = noise_model("mlp", (2,)), jax.random.key(0)

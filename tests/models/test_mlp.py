@@ -45,6 +45,7 @@ def test_it_learns_the_score_of_a_mixture():
         assert np.mean(error**2) < 0.02
 
 
+@pytest.mark.thorough
 def test_new_fields_keep_the_parameters_of_earlier_networks():
     x, t = jnp.ones((3, 50)), jnp.ones(3)
     plain = MLP(nf=8).init(jax.random.key(0), x, t)
@@ -63,6 +64,7 @@ def test_it_is_conditioned_on_classes():
         network.apply(params, x, t)
 
 
+@pytest.mark.thorough
 def test_dropout_is_of_training_alone():
     network, (x, t) = MLP(nf=32, dropout=0.5), (jnp.ones((4, 5)), jnp.ones(4))
     params = weights.drawn(network.init(jax.random.key(0), x, t))

@@ -19,6 +19,7 @@ LABELS = jnp.array([0.5, 3.0])
 INPUTS = (("none", "sum"), ("residual", "sum"), ("input_skip", "sum"), ("input_skip", "cat"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("resblock_type", ["ddpm", "biggan"])
 @pytest.mark.parametrize("fir", [True, False])
 def test_every_combination_builds(resblock_type, fir):
@@ -41,6 +42,7 @@ def test_every_combination_builds(resblock_type, fir):
         assert output.shape == X.shape, network
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "fields",
     [
@@ -54,6 +56,7 @@ def test_combinations_run(fields):
     assert np.isfinite(outputs(NCSNpp(**SMALL, init_scale=1.0, **fields), LABELS)).all()
 
 
+@pytest.mark.thorough
 def test_every_parameter_but_the_fourier_frequencies_is_trained():
     network = NCSNpp(
         **SMALL | {"num_res_blocks": 0},
@@ -82,6 +85,7 @@ def outputs(network, *label_sets, inputs=(X,)):
     return np.stack([run(params, x, labels) for x in inputs for labels in label_sets])
 
 
+@pytest.mark.thorough
 def test_scale_by_sigma_divides_by_the_level_of_a_positional_label():
     """The golden networks check that a Fourier label is the sigma itself."""
     labels, sigma = jnp.array([0.0, 999.0]), np.array([50.0, 0.01])
@@ -98,6 +102,7 @@ def test_unconditional_ignores_its_labels():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.thorough
 def test_dropout_acts_in_training_only():
     network = NCSNpp(**SHALLOW, dropout=0.5)
     params = {"params": weights.random(network, X, LABELS)}
@@ -117,6 +122,7 @@ def test_uncentred_data_is_centred_inside():
     np.testing.assert_allclose(centred, uncentred, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_fourier_features_come_in_beside_the_input():
     network, plain = NCSNpp(**SHALLOW, fourier_features=(1, 3)), NCSNpp(**SHALLOW)
     features = with_fourier_features(X, (1, 3))
@@ -143,6 +149,7 @@ def test_fourier_features_come_in_beside_the_input():
     np.testing.assert_allclose(run(network, kernel, X + 1), run(network, kernel, X), atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sides", [(8,), (8, 4)], ids=len)
 def test_a_periodic_network_moves_with_its_input(sides):
     pyramids = {"progressive": "output_skip", "progressive_input": "input_skip"}

@@ -24,11 +24,13 @@ def count(network, size):
     return sum(leaf.size for leaf in jax.tree.leaves(weights.shapes(network, x, jnp.ones(1))))
 
 
+@pytest.mark.thorough
 def test_parameter_count_at_256_pixels():
     """The sum of all layers, by hand. tests/configs counts the other networks."""
     assert count(NCSNv2At256(), 256) == 94_132_611
 
 
+@pytest.mark.thorough
 def test_labels_of_ncsnv2_only_scale_the_output():
     plain = Short(nf=4, scale_by_sigma=False, sigma_max=1.0, num_scales=3, centered=True)
     scaled = plain.clone(scale_by_sigma=True, centered=False)
@@ -41,6 +43,7 @@ def test_labels_of_ncsnv2_only_scale_the_output():
     np.testing.assert_allclose(divided, output / sigma, rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_every_normalisation_of_ncsn_has_the_parameters_of_its_level():
     """At level 2, and a quarter of the way from 1 to 2, NCSN is a network of that one level."""
     network, one_level = ShortNCSN(nf=4, num_scales=4), ShortNCSN(nf=4, num_scales=1)

@@ -101,6 +101,7 @@ def test_discrete_labels_are_the_indices_of_the_levels(name):
     np.testing.assert_allclose(score, x if name == "ve" else -x / expand(sde.sigma(t), x))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ve", "vp"])
 def test_a_discrete_network_has_the_exact_likelihood(name):
     """One that knows the noise of its levels, and nothing else, on Gaussian data."""
@@ -339,6 +340,7 @@ def test_any_function_is_preconditioned_as_a_network_is(name):
         models.precondition(f, sde, "edn")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["vp", "edm"])
 def test_the_score_of_an_energy_is_its_gradient(name):
     """Of <y, G y> the gradient is (G + G^T) y: the F of "edm". Any network has no curl then."""
@@ -358,6 +360,7 @@ def test_an_energy_has_no_learned_variance():
         models.parametrization.Preconditioning(SDES["vp"], "energy", learned_variance=True)
 
 
+@pytest.mark.thorough
 def test_outputs_are_the_networks_own_at_its_labels():
     """A classifier's logits: it sees x as it is, and score_sde's labels, which are positive."""
     made = models.Preconditioning(SDES["vp"], inputs="unscaled")

@@ -54,6 +54,7 @@ def test_a_constant_stays_constant_inside():
     np.testing.assert_allclose(down[:, 1:-1, 1:-1], 1, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_series_and_volumes_are_resampled_along_every_axis():
     """An image of one row or of many equal ones is a series; slices of a volume are images."""
     kernel = (1, 3, 3, 1)

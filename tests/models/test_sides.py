@@ -143,6 +143,7 @@ def test_equal_slices_are_seen_as_one_slice(name, sides):
     np.testing.assert_allclose(found, jnp.broadcast_to(expected[:, None], found.shape), atol=2e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "sides"), [*((name, (4, 8, 4)) for name in POOLED), ("wideresnet", (8,))]
 )

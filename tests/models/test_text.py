@@ -73,6 +73,7 @@ def test_only_tokens_are_bfloat16(kind):
     assert (caption.tokens.dtype, caption.pooled.dtype) == (jnp.bfloat16, jnp.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_use_captions_and_train_their_encoder(name):
     """The padding of the last caption is overwritten, which must not change the output.

@@ -23,6 +23,7 @@ def golden_config(arrays, name):
     return config
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_imported_networks_agree_with_the_published_code(name):
     arrays = golden.load(name)
@@ -43,6 +44,7 @@ def edm_conditions(arrays):
     return given
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", EDM_NAMES)
 def test_imported_edm_networks_agree_with_the_published_code(name):
     arrays = golden.load(name)

@@ -54,6 +54,7 @@ def test_a_learned_variance_doubles_the_channels(fields):
     assert shape == (2, 8, 8, 6)
 
 
+@pytest.mark.thorough
 def test_the_fourier_network_is_divided_by_its_label():
     network, params = made(SKIP)
     assert network.scale_by_sigma
@@ -62,6 +63,7 @@ def test_the_fourier_network_is_divided_by_its_label():
     np.testing.assert_allclose(output[0] * 0.5, output[1] * 300, rtol=1e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["", "timestep"])
 def test_no_class_adds_nothing_to_the_embedding(kind):
     conditional = UNet2D(**PLAIN, class_embed_type=kind, num_classes=3)
@@ -75,6 +77,7 @@ def test_no_class_adds_nothing_to_the_embedding(kind):
     assert np.abs(output[1] - without[1]).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_class_embeddings_can_be_given():
     network, params = made(PLAIN | {"class_embed_type": "identity"})
     without = run(UNet2D(**PLAIN), params, X, LABELS)
@@ -86,6 +89,7 @@ def test_class_embeddings_can_be_given():
         network.apply({"params": params}, X, LABELS, class_labels=jnp.zeros(2))
 
 
+@pytest.mark.thorough
 def test_a_learned_table_is_interpolated_between_levels():
     network, params = made(PLAIN | {"time_embedding_type": "learned", "num_train_timesteps": 10})
     table = jnp.asarray(params["time_proj"])
@@ -95,6 +99,7 @@ def test_a_learned_table_is_interpolated_between_levels():
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_recomputed_activations_change_nothing():
     plain, params = made(PLAIN)
     remat = UNet2D(**PLAIN, remat=True)
@@ -102,6 +107,7 @@ def test_recomputed_activations_change_nothing():
     np.testing.assert_array_equal(run(remat, params, X, LABELS), run(plain, params, X, LABELS))
 
 
+@pytest.mark.thorough
 def test_every_parameter_is_trained():
     network, params = made(PLAIN | {"dropout": 0.1})
 

@@ -9,6 +9,7 @@ from samplers.annealed_langevin import balanced_step_size
 from sde_lib.batch import fold_in, normal, sample_keys
 
 
+@pytest.mark.thorough
 def test_moments_of_gaussian_data_are_the_closed_form():
     """Every step is a linear map and Gaussian noise: after finitely many, not quite the data."""
     gaussian, sde, n = Gaussian(), SDES["vp"], 4000

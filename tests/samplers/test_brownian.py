@@ -30,6 +30,7 @@ def noise(keys, levels, stops):
     return z
 
 
+@pytest.mark.thorough
 def test_draws():
     fine = np.exp(np.linspace(np.log(50.0), np.log(LOW), 9))
     coarse, both = fine[::2], np.column_stack([fine[1::2], fine[2::2]])

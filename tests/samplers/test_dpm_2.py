@@ -11,6 +11,7 @@ def test_it_converges_at_second_order():
     assert order("dpm_2", 16) == pytest.approx(2, abs=0.15)
 
 
+@pytest.mark.thorough
 def test_four_steps_with_churn_are_a_loop_in_numpy():
     """EDM's Algorithm 2, but the step takes the noise at its midpoint in log-SNR."""
     grid, gamma = (8.0, 3.0, 1.0, 0.2), 0.3

@@ -10,6 +10,7 @@ import samplers
 import sde_lib
 
 
+@pytest.mark.thorough
 def test_the_error_follows_the_tolerance():
     loose = error(samplers.DPMAdaptive(rtol=1e-2, atol=1e-2, sigma_min=LOW))
     tight = error(samplers.DPMAdaptive(rtol=1e-4, atol=1e-4, sigma_min=LOW))
@@ -94,6 +95,7 @@ def test_numbers_are_checked():
         samplers.DPMAdaptive()(jax.random.key(0), SDE, lambda x, t: t, (2, 2))
 
 
+@pytest.mark.thorough
 def test_derivatives_both_ways_are_those_of_finite_differences():
     """grad failed; jvp was NaN where a step's error is 0, as of data that are one point."""
 
@@ -109,6 +111,7 @@ def test_derivatives_both_ways_are_those_of_finite_differences():
     np.testing.assert_allclose(jax.jit(jax.grad(draw))(0.3), slope, rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_float64_meets_tolerances_beyond_float32():
     with jax.enable_x64(True):
         samples = run(samplers.DPMAdaptive(rtol=1e-9, atol=1e-9, sigma_min=LOW))

@@ -14,6 +14,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SOLVERS)
 def test_weak_order_two_and_strong_order_one(name):
     np.testing.assert_allclose(linear.weak_orders(SOLVERS[name], low=0.05), 2, atol=0.15)

@@ -11,6 +11,7 @@ from samplers import editing
 from samplers.solver import NoiseLevelSolver
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_the_latent_of_a_gaussian_is_the_closed_form(name):
     sde, gaussian = SDES[name], Gaussian()
@@ -20,6 +21,7 @@ def test_the_latent_of_a_gaussian_is_the_closed_form(name):
     np.testing.assert_allclose(latent, exact, rtol=1e-3, atol=1e-3 * sde.prior_std)
 
 
+@pytest.mark.thorough
 def test_a_latent_decodes_to_what_it_was_made_from():
     sde, mixture, tolerance = SDES["vp"], Mixture(), 1e-4
     score_fn, x = mixture.score_fn(sde), mixture.sample(jax.random.key(0), 64)
@@ -33,6 +35,7 @@ def test_a_latent_decodes_to_what_it_was_made_from():
     np.testing.assert_allclose(there_and_back(x), x, atol=20 * tolerance)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [
@@ -57,6 +60,7 @@ def test_variations_of_gaussian_data_are_the_closed_form(name, sampler):
     assert x.std() == pytest.approx(std, rel=0.03)
 
 
+@pytest.mark.thorough
 def test_the_flow_takes_noised_data_back_by_the_closed_form():
     sde, gaussian, t = SDES["subvp"], Gaussian(), 0.5
     key, score_fn = jax.random.key(0), gaussian.score_fn(sde)
@@ -91,6 +95,7 @@ def test_every_sampler_starts_from_the_given_states(name):
     np.testing.assert_array_equal(editing.vary(sampler, key, sde, score_fn, x0, 0.0), x0)
 
 
+@pytest.mark.thorough
 def test_variation_i_does_not_depend_on_its_batch():
     sde, mixture, key = SDES["vp"], Mixture(), jax.random.key(3)
     sampler, score_fn = samplers.EulerMaruyama(20), mixture.score_fn(sde)

@@ -12,6 +12,7 @@ def test_it_converges_at_second_order(alpha):
     assert order("heun", 16, alpha=alpha) == pytest.approx(2, abs=0.15)
 
 
+@pytest.mark.thorough
 def test_four_steps_with_churn_are_a_loop_in_numpy():
     """Karras et al. 2022, Algorithm 2: the last step, to level 0, is Euler's, churned too."""
     grid = (8.0, 3.0, 1.0, 0.2)

@@ -25,6 +25,7 @@ def test_weak_and_strong_order_one():
     np.testing.assert_allclose(linear.weak_orders(half), 1, atol=0.05)
 
 
+@pytest.mark.thorough
 def test_a_single_data_point_is_reached_alike_in_any_number_of_steps_and_any_batch():
     def draw(n_steps, first_index):
         sampler = samplers.EulerAncestral(n_steps, denoise=False)
@@ -161,6 +162,7 @@ def test_learned_variance_lies_between_the_posteriors_and_beta():
         np.testing.assert_allclose(step("learned", k, z, 0.5), mean + middle, rtol=1e-9)
 
 
+@pytest.mark.thorough
 def test_score_and_variance_come_from_one_evaluation():
     sde, calls = sde_lib.from_betas(BETAS), []
 
@@ -188,6 +190,7 @@ def test_a_missing_variance_is_refused():
         jax.eval_shape(lambda: samplers.DDPM(4, variance="analytic")(*about).x)
 
 
+@pytest.mark.thorough
 def test_ddim_clips_the_estimate_and_keeps_the_noise():
     """As in diffusers, whose step is sqrt(a') clip(x_0) + sqrt(1 - a') eps."""
     sde = sde_lib.chain(10)

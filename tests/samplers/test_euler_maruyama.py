@@ -23,6 +23,7 @@ def test_moments_of_a_mixture(name):
     np.testing.assert_allclose(np.cov(x.T), mixture.covariance, atol=0.04)
 
 
+@pytest.mark.thorough
 def test_the_sampler_is_a_loop_of_euler_maruyama_steps():
     """Equal steps from t_max to t_min, with the keys of PredictorCorrector."""
     sde, key, shape, n = SDES["vp"], jax.random.key(1), (3, 2), 4

@@ -58,6 +58,7 @@ def test_no_steps_change_nothing():
     assert evaluations.run(score_fn(1.0), 5, [Steps(middle, 0, 2)]) == 5
 
 
+@pytest.mark.thorough
 def test_the_loop_can_be_differentiated():
     parts = [Steps(middle, 3, 2), Steps(last, 1)]
     value = lambda x: jnp.sum(evaluations.run(score_fn(1.0), x, parts))  # noqa: E731

@@ -24,6 +24,7 @@ def test_names_are_of_the_diffusion_of_the_linear_flow(name):
     np.testing.assert_allclose(eta * SDE.diffusion(T) ** 2, NAMED[name], rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["constant", "sine"])
 def test_samples_are_those_of_the_data_whatever_the_diffusion(name):
     x = drawn(FreeDiffusion(n_steps=60, diffusion=name, eta=0.5, grid="log_snr"))
@@ -31,6 +32,7 @@ def test_samples_are_those_of_the_data_whatever_the_diffusion(name):
     assert abs(x.std() - Gaussian().std) < 0.04
 
 
+@pytest.mark.thorough
 def test_a_constant_eta_is_that_of_the_solver_of_the_reverse_sde():
     own = drawn(FreeDiffusion(n_steps=9, diffusion=np.ones_like), 8)
     np.testing.assert_allclose(own, drawn(DPMpp2MSDE(n_steps=9), 8), rtol=1e-5)

@@ -81,6 +81,7 @@ def test_a_classifier_turns_the_unconditional_score_into_that_of_its_class(name)
     np.testing.assert_allclose(jax.jit(guided)(x, t), exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_sampler_with_the_guided_score_draws_the_class():
     """The flow to one Gaussian is affine, so it takes four points to its mean and covariance."""
     sde, mixture = SDES["vp"], Mixture()
@@ -93,6 +94,7 @@ def test_a_sampler_with_the_guided_score_draws_the_class():
     np.testing.assert_allclose(x.std(0), mixture.std, rtol=0.05)
 
 
+@pytest.mark.thorough
 def test_the_weight_is_a_number_or_a_function_of_time():
     x, t = jnp.ones((3, 2)), jnp.array([0.1, 0.5, 1.0])
     for weight, factors in (
@@ -117,6 +119,7 @@ def unguided_divergence():
     return DATA.divergence_of(*heun_moments(MODEL.score_fn(EDM)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["edm", "vp"])
 def test_the_best_discriminator_turns_a_wrong_model_into_the_data(name):
     """Both scores are affine. Errors are below those of 20,000 draws: 4 standard deviations."""
@@ -130,6 +133,7 @@ def test_the_best_discriminator_turns_a_wrong_model_into_the_data(name):
     assert DATA.divergence_of(mean, covariance) < 1e-3 * unguided_divergence()
 
 
+@pytest.mark.thorough
 def test_a_trained_discriminator_comes_near():
     """Measured: mean to 0.05, covariance to 6% of its largest entry, KL from 2.4 to 0.011."""
     guided = guidance.discriminator(MODEL.score_fn(EDM), EDM, trained(1000, 128), 1.0, 1.0)
@@ -206,6 +210,7 @@ def test_classifier_free_guidance_is_classifier_guidance_by_bayes_rule():
         np.testing.assert_allclose(guided[k::2], jax.jit(exact)(x, t)[k::2], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_two_terms_draw_from_the_gaussian_beyond_that_of_the_condition():
     """Between scores of Gaussians of one covariance, w goes linearly from mean to mean."""
     sde, mixture, n, w = SDES["vp"], Mixture(), 4000, 1.5
@@ -278,6 +283,7 @@ def test_channels_that_are_not_there_are_refused():
         guided(x, t)
 
 
+@pytest.mark.thorough
 def test_epsilon_scaling_mends_a_model_that_predicts_too_much_noise():
     data, b = Gaussian().score_fn(EDM), guidance.linear(0.005, 1.02)
 
@@ -289,6 +295,7 @@ def test_epsilon_scaling_mends_a_model_that_predicts_too_much_noise():
     assert np.abs(heun(wrong, (64, 2)) - exact).max() > 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("denoise", [True, False])
 def test_the_number_of_a_step_counts_the_sampler_s_levels(denoise):
     sde = SDES["vp"]
@@ -326,6 +333,7 @@ def test_an_energy_s_guide_gives_one_number_a_sample():
         guided(jnp.ones((3, 2)), jnp.full(3, 0.5))
 
 
+@pytest.mark.thorough
 def test_guidance_without_effect_is_the_plain_sampler_bit_for_bit():
     def score(x, t, label):
         return -jnp.sin(x - label[:, None]) / (1 + t[:, None] ** 2)
@@ -395,6 +403,7 @@ def test_a_discriminator_is_evaluated_in_first_stages_within_its_levels_alone():
     assert len(runs) == (levels > 0.0447).sum() == 15
 
 
+@pytest.mark.thorough
 def test_guidance_costs_what_its_parts_do():
     """Floating-point operations of the compiled programs agree to 5%."""
     shape, width = (8, 32), 256
@@ -553,6 +562,7 @@ def test_a_limit_is_positive():
         guidance.clip(lambda x, t: x, SDES["vp"], 0.0)
 
 
+@pytest.mark.thorough
 def test_a_classifier_and_epsilon_scaling_guide_an_energy_too():
     """The energy is the sum, or the quotient, and its gradient is the score as without it."""
     mixture = sde_lib.GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.5, 0.0)), 0.4)

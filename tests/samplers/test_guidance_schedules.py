@@ -56,6 +56,7 @@ def test_parametrised_schedules_are_their_formulas():
     np.testing.assert_allclose(2 * weights("power_cosine", power=1.0), weights("cosine"), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_an_interval_is_of_noise_levels():
     for sde in (VP, sde_lib.EDM(), SDES["ve"]):
         t = sde.inverse_noise_level(jnp.array([0.49, 0.51, 4.99, 5.01]))
@@ -94,6 +95,7 @@ def all_weights(w, t_vp, level):
     return make(VP, t_vp), make(LIKE_VP, level), make(sde_lib.EDM(), jnp.array([100.0, 80.0]))
 
 
+@pytest.mark.thorough
 def test_edm_has_the_weights_of_vp_at_its_noise_levels():
     """The weight may be traced. Progress is 0 at EDM's own t_max, and stays there."""
     t = jnp.linspace(0.01, 1, 7)

@@ -51,6 +51,7 @@ def test_it_starts_by_euler_and_ends_by_the_denoised():
     np.testing.assert_allclose(samples.x, denoised(y, 1), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_ancestral_steps_are_euler_s_with_order_1_and_lms_s_without_noise():
     same = ((samplers.LMSAncestral(5, order=1), samplers.EulerAncestral(5)),)
     same += ((samplers.LMSAncestral(5, order=3, eta=0.0), samplers.LMS(5, order=3)),)

@@ -90,6 +90,7 @@ def test_the_score_of_gaussian_data_is_the_closed_form(name, operator, noise_std
         assert error < 2e-4, f"t = {times[k]}: off by {error:.1e}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "operator", "sampler"),
     [
@@ -103,6 +104,7 @@ def test_samples_have_the_conditional_moments(name, operator, sampler):
     assert_conditional_moments(name, operator, sampler, 1500, None, 4 / np.sqrt(1500) + 0.02, 0.12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "operator"), [("ve", "grey"), ("vp", "inpainting")])
 def test_the_flow_has_the_conditional_moments(name, operator):
     """It is affine: 24 points with the moments of the prior end with those of the samples."""
@@ -127,6 +129,7 @@ def assert_conditional_moments(name, operator, sampler, n, start, mean_error, co
     assert error < covariance_error
 
 
+@pytest.mark.thorough
 def test_each_sample_has_its_own_iterations_and_measurement():
     sde, data, t = SDES["vp"], Correlated(), jnp.array([0.02, 0.4, 0.9])
     x, y = jax.random.normal(jax.random.key(0), (2, 3, *SHAPE))
@@ -150,6 +153,7 @@ def test_a_measurement_without_new_information_changes_nothing():
     np.testing.assert_array_equal(conditional(x, t), score_fn(x, t))
 
 
+@pytest.mark.thorough
 def test_a_jacobian_that_is_no_covariance_is_ignored():
     """The denoised image of a poor network may move against its input, or across it."""
     sde, x = SDES["ve"], jax.random.normal(jax.random.key(0), (4, 1, 2, 1))
@@ -255,6 +259,7 @@ def test_convolution_is_scipy_s_with_a_mirror_at_the_edges():
         measurement.blur(0.0)
 
 
+@pytest.mark.thorough
 def test_fourier_keeps_the_frequencies_of_its_mask():
     x, mask = np.random.RandomState(0).randn(2, 4, 6, 2), np.zeros((4, 6), bool)
     mask[0], mask[:, 0] = True, True
@@ -273,6 +278,7 @@ def test_fourier_keeps_the_frequencies_of_its_mask():
         measurement.fourier(np.zeros((4, 6)))
 
 
+@pytest.mark.thorough
 def test_phase_retrieval_keeps_magnitudes_and_has_a_gradient_at_0():
     x = np.random.RandomState(0).randn(2, 4, 6, 1).astype(np.float32)
     operator = measurement.phase_retrieval(np.ones((4, 6)))
@@ -285,6 +291,7 @@ def test_phase_retrieval_keeps_magnitudes_and_has_a_gradient_at_0():
         measurement.check_linear(operator, x.shape)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "operator",
     [
@@ -304,6 +311,7 @@ def test_methods_bring_the_measurement_back(method, operator):
     assert jnp.abs(operator(x) - operator(x0)).max() < 0.2 * far
 
 
+@pytest.mark.thorough
 def test_phases_are_retrieved_up_to_what_magnitudes_leave_open():
     """Samples of twisted SMC fit the magnitudes far better than samples of the prior do."""
     sde, data = SDES["vp"], Gaussian(0.3, 0.7)

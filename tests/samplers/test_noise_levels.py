@@ -45,6 +45,7 @@ def test_times_are_even_and_their_roots(name):
     np.testing.assert_allclose(quadratic, levels_at(sde, t), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_ddim_strides_through_the_levels_of_the_chain():
     """DDPM's 1000 betas in 10 strides: levels 999, 899, ..., 99, counted from 0."""
     betas = np.linspace(1e-4, 0.02, 1000)

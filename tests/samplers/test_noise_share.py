@@ -28,6 +28,7 @@ def test_options_change_eta():
     assert eta(samplers.create("dpmpp_2m_sde", eta=0.3)) == 0.3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["heun", "ddim", "euler_ancestral"])
 def test_eta_0_is_without_noise(name):
     sde, key = sde_lib.VP(), jax.random.key

@@ -73,6 +73,7 @@ def test_moments_of_gaussian_data(name, predictor, corrector):
     assert variance[0, 0] == pytest.approx(gaussian.std**2, rel=0.025)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "predictor"),
     [("ve", "ancestral_sampling"), ("vp", "euler_maruyama"), ("subvp", "reverse_diffusion")],
@@ -213,6 +214,7 @@ def test_nfe_is_the_number_of_evaluations_really_made(predictor, corrector, deno
 MIXTURE = sde_lib.GaussianMixture((0.3, 0.7), ((-1.0, 0.5), (1.5, 0.0)), 0.4)
 
 
+@pytest.mark.thorough
 def test_metropolis_leaves_a_mixture_as_it_is_and_langevin_does_not():
     """The mean log density of chains that begin with exact samples, in standard errors."""
     sde, n, snr = sde_lib.EDM(), 20_000, 0.6
@@ -240,6 +242,7 @@ def test_metropolis_leaves_a_mixture_as_it_is_and_langevin_does_not():
     assert 0.5 < np.mean(moved) < 0.95
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("denoise", [False, True])
 def test_the_sampler_with_metropolis_is_a_loop_of_its_steps(denoise):
     """Its evaluations are shared: n + 1 at each time, in place of 2 n + 1."""
@@ -276,6 +279,7 @@ def test_metropolis_without_an_energy_or_steps_is_refused():
         dataclasses.replace(sampler, n_corrector_steps=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("corrector", ["langevin", "ald"])
 def test_sample_i_does_not_depend_on_its_batch(corrector):
     sde, data = SDES["ve"], Mixture()

@@ -23,6 +23,7 @@ def counted(score_fn):
     return count
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_the_flow_of_a_gaussian_is_the_closed_form(name):
     """NFE is the number of evaluations really made."""
@@ -42,6 +43,7 @@ def test_the_flow_of_a_gaussian_is_the_closed_form(name):
     np.testing.assert_array_equal(samples.path[-1], samples.x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_moments_of_a_mixture(name):
     """NFE counts the evaluation of the denoising step too."""
@@ -60,6 +62,7 @@ def test_moments_of_a_mixture(name):
     np.testing.assert_allclose(np.cov(x.T), mixture.covariance, atol=0.03)
 
 
+@pytest.mark.thorough
 def test_sample_i_depends_on_its_batch_to_tolerance_only():
     sde, mixture = SDES["vp"], Mixture()
     sampler, score_fn, key = samplers.ProbabilityFlow(), mixture.score_fn(sde), jax.random.key(0)
@@ -76,6 +79,7 @@ def test_tolerances_are_checked():
         samplers.ProbabilityFlow(log_prob=True, denoise=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_log_densities_of_the_samples_are_their_likelihoods(name):
     """From the one solve: the closed form, and log_likelihood of the same points."""
@@ -96,6 +100,7 @@ def test_log_densities_of_the_samples_are_their_likelihoods(name):
     assert plain.log_prob is None
 
 
+@pytest.mark.thorough
 def test_random_probes_estimate_the_log_densities_and_do_not_depend_on_the_noise():
     sde, mixture, n = SDES["vp"], Mixture(), 2000
 
@@ -119,6 +124,7 @@ def test_log_densities_need_the_prior_and_no_velocities():
         sampler(key, sde_lib.CLD(), lambda x, t: -x, (3, 2))
 
 
+@pytest.mark.thorough
 def test_derivatives_both_ways_are_those_of_the_closed_form():
     """Of samples and log densities by the data's mean, at fixed noise."""
     sde, key = SDES["vp"], jax.random.key(0)
@@ -136,6 +142,7 @@ def test_derivatives_both_ways_are_those_of_the_closed_form():
     np.testing.assert_allclose(backward, forward, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_float64_meets_the_closed_form_to_its_tolerance():
     sde, gaussian, key = SDES["vp"], Gaussian(), jax.random.key(0)
     with jax.enable_x64(True):

@@ -84,6 +84,7 @@ def test_frames_are_the_states_on_the_way():
     np.testing.assert_allclose(samples.path[0], third.x, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "sampler", [samplers.EDM(6, s_churn=2.0, s_tmax=50.0), samplers.UniPC(6)], ids=["edm", "unipc"]
 )
@@ -154,6 +155,7 @@ def test_other_samplers_refuse_a_tuple(sampler):
         trace(sampler, (lambda x, t: x,) * 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sampler", [samplers.Heun(6), samplers.DPMpp2M(6), samplers.DPMppSDE(6)])
 def test_steps_one_by_one_are_those_of_the_sampler(sampler):
     sde, score_fn, shape, key = SDE, Gaussian().score_fn(SDE), (3, 2), jax.random.key(0)

@@ -4,6 +4,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from samplers.space_time_path import SpaceTimePath, split
 from sde_lib.batch import sample_keys
@@ -26,6 +27,7 @@ def test_split_keeps_the_covariances_of_w_and_h():
     )
 
 
+@pytest.mark.thorough
 def test_increments():
     times = np.array([0.0, 0.21, 0.5, 0.503, 1.0])
 

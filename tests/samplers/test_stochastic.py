@@ -9,6 +9,7 @@ import sde_lib
 KNOWN = Gaussian(0.3, 0.0)  # x_0 is one point: D is constant
 
 
+@pytest.mark.thorough
 def test_every_solver_reaches_known_data_along_the_same_path():
     """y / l^2 is the Brownian path itself, whatever the solver and its steps."""
     sde = sde_lib.EDM()

@@ -43,6 +43,7 @@ def rms(a, b):
     return float(jnp.sqrt(jnp.mean((a - b) ** 2)))
 
 
+@pytest.mark.thorough
 def test_strong_order_and_the_same_path_at_every_step_count():
     errors = [rms(draw(samplers.StochasticRungeKutta(n, **END)).x, finest().x) for n in (20, 40)]
     assert errors[0] < 0.02
@@ -59,6 +60,7 @@ def test_a_sample_is_the_same_in_any_batch():
     np.testing.assert_allclose(draw(sampler, 1).x[:-1], draw(sampler).x[1:], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_adaptive_steps_follow_the_same_path_to_tolerance():
     sampler = samplers.AdaptiveSDE(**END)
     samples, shifted = draw(sampler), draw(sampler, 1)

@@ -99,6 +99,7 @@ def test_the_steps_of_t_are_counted():
     assert strength.part(flow, sde, 0.4) == (flow, pytest.approx(t, rel=1e-2))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("method", ["heun", "ddim", "predictor_corrector"])
 def test_a_digit_is_itself_at_strength_0_3_under_every_sde(name, method, digits):
@@ -154,6 +155,7 @@ def test_impossible_parts_are_refused(options, message):
         strength.part(samplers.create("heun"), sde, **options)
 
 
+@pytest.mark.thorough
 def test_a_start_below_the_sampler_s_last_level_is_refused():
     sampler = samplers.create("heun", n_steps=6, sigma_min=1.0, denoise=False)
     with pytest.raises(ValueError, match=r"noise_level is 0.5, .* last level is 1: give a higher"):

@@ -33,6 +33,7 @@ def euler_errors(n_steps, denoise=False):
     return mean[0] - DATA.mean, covariance[0, 0] / DATA.std**2 - 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "sampler", [SplittingSampler(60), SplittingSampler(50, "quadratic", denoise=False)]
 )
@@ -49,6 +50,7 @@ def test_the_exact_score_gives_euler_maruyama_the_moments_of_the_data(denoise):
     assert abs(variance) < 0.01
 
 
+@pytest.mark.thorough
 def test_euler_maruyama_moves_positions_without_noise_and_velocities_with_it():
     """Three steps of the sampler are its reverse SDE by hand."""
     key, shape, n = jax.random.key(1), (2, 2), 3
@@ -67,6 +69,7 @@ def test_euler_maruyama_moves_positions_without_noise_and_velocities_with_it():
     np.testing.assert_allclose(ours, x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_flow_gives_the_moments_of_the_data():
     """The flow is affine: four starts with the moments of the prior end with those of the data."""
     x = np.sqrt(2) * np.concatenate([np.diag(PRIOR_STD), -np.diag(PRIOR_STD)])
@@ -78,6 +81,7 @@ def test_the_flow_gives_the_moments_of_the_data():
     assert abs(x.var() / DATA.std**2 - 1) < 0.03
 
 
+@pytest.mark.thorough
 def test_few_steps_are_far_better_than_euler_s():
     """The relative error of the variance at 20 (measured: 0.43 to 0.055; at 10, 3.3 to 0.11)."""
     assert abs(errors(SplittingSampler(20, denoise=False))[1]) < euler_errors(20)[1] / 5
@@ -98,6 +102,7 @@ def test_a_score_that_is_the_prior_s_leaves_exact_steps():
     assert np.abs(np.cov(x.T) - np.eye(2)).max() < 0.05
 
 
+@pytest.mark.thorough
 def test_sample_i_is_the_same_in_any_batch_and_frames_end_with_it():
     sampler = SplittingSampler(6, denoise=False)
     together = draw(sampler, 8, n_frames=3)

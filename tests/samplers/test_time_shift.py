@@ -60,6 +60,7 @@ def reference(x, heun):
     return x
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["euler", "heun"])
 def test_a_step_goes_on_from_the_time_that_fits_the_sample(name):
     """Samples of too little, of fitting and of too much variance."""
@@ -75,6 +76,7 @@ def test_a_step_goes_on_from_the_time_that_fits_the_sample(name):
     assert np.abs(x - other).max() > 0.05
 
 
+@pytest.mark.thorough
 def test_ancestral_steps_have_the_noise_of_the_shifted_step():
     """One step: the mean from the shifted level, and DDIM's noise between the two levels."""
     n = 4000

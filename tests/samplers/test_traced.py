@@ -37,6 +37,7 @@ TRACED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TRACED)
 def test_derivatives_by_hyperparameters_are_finite_differences(name):
     """In batches too; and the traced value is that of the number."""
@@ -49,12 +50,14 @@ def test_derivatives_by_hyperparameters_are_finite_differences(name):
         np.testing.assert_allclose(middle, fn(at), rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_tolerances_may_be_traced():
     flow = jax.jit(lambda rtol: samplers.ProbabilityFlow(rtol, rtol)(KEY, VP(), score, (3, 2)).nfe)
     score = Gaussian().score_fn(VP())
     assert flow(1e-2) < flow(1e-5)
 
 
+@pytest.mark.thorough
 def test_likelihoods_have_derivatives_by_the_numbers_of_the_sde():
     """In float64; by the closed form of the flow."""
 

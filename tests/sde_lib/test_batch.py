@@ -18,6 +18,7 @@ def test_sample_i_does_not_depend_on_its_batch(make_key):
     np.testing.assert_array_equal(alone[0], beside[5])
 
 
+@pytest.mark.thorough
 def test_samples_and_steps_differ():
     keys = sample_keys(jax.random.key(0), 1000)
     draws = jnp.concatenate([normal(fold_in(keys, step), (1000, 3)) for step in range(2)])

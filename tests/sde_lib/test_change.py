@@ -50,6 +50,7 @@ def flow_end(name, source):
     return run(jax.random.key(0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "source"), [("edm", "vp"), ("vp", "edm")])
 def test_the_probability_flow_under_another_sde_has_the_same_endpoints(name, source):
     """The flow of y = x / alpha is the same under every SDE; the reference is VP's own score."""

@@ -46,6 +46,7 @@ def test_gaussian_encoder_and_exact_score_give_the_analytic_cross_entropy(sde):
     assert abs(float(found.mean() - exact)) < 4 * error
 
 
+@pytest.mark.thorough
 def test_one_noise_level_and_many_have_the_same_mean():
     sde, n = SDES[0], 4096
     x0 = MEAN + STD * jax.random.normal(jax.random.key(1), (n, 2))
@@ -108,6 +109,7 @@ def test_impossible_variances_are_refused(ends):
         sde_lib.GeometricVP(*ends)
 
 
+@pytest.mark.thorough
 def test_geometric_vp_is_consistent():
     sde, t = sde_lib.GeometricVP(), jnp.linspace(0, 1, 11)
     np.testing.assert_allclose(sde.alpha(t) ** 2 + sde.sigma(t) ** 2, 1, rtol=1e-5)

@@ -20,6 +20,7 @@ def value(a, x):
     return power(a, x)[0]
 
 
+@pytest.mark.thorough
 def test_a_loop_of_unknown_length_has_derivatives_both_ways():
     """3 * 2^6 = 192: by a it is 6 * 3 * 2^5, by x 2^6. Also of batches of numbers."""
     a, x = jnp.float32(2), jnp.float32(3)

@@ -29,6 +29,7 @@ def divergences(sde):
     return [gain.kl_divergence(DATA.marginal(sde, t), MODEL.marginal(sde, t)) for t in times]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_the_gain_of_the_optimal_discriminator_is_the_divergence_that_diffusion_removes(name):
     """Also that of KL(data || model) - KL(data || guided): the guided score is the data's."""
@@ -86,6 +87,7 @@ def test_quadrature_has_the_moments_of_the_mixture_and_marginals_are_mixtures():
     np.testing.assert_allclose(DATA.marginal(sde, t).log_prob(x), log_prob, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_noise_in_place_of_the_score_gives_the_gain_on_average():
     sde, n = SDES["edm"], 200_000
     x0 = DATA.sample(jax.random.key(0), n)

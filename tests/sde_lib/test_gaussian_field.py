@@ -24,6 +24,7 @@ def covariance(field):
     return of_first[tuple(np.moveaxis(between, -1, 0))]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: f"{len(field.sides)}-D")
 def test_density_and_score_are_those_of_the_covariance(field):
     exact = covariance(field)
@@ -71,6 +72,7 @@ def test_exact_samples_have_the_field_s_spectrum(field):
     assert high.ratio < 0.7 * low.ratio
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("field", "name"), [*((field, "vp") for field in FIELDS), (FIELDS[0], "edm")], ids=str
 )

@@ -40,6 +40,7 @@ def mixture_program(name, **options):
     return run
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_gaussian_likelihood_is_the_closed_form(name):
     """Each sample within 1e-3 bits/dim of the flow's exact density, the mean of the data's."""
@@ -60,6 +61,7 @@ def test_evaluations_that_data_of_one_scale_takes(name, most):
     assert 20 < int(result.nfe) <= most
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_accuracy_is_met_for_images_of_many_scales_by_49_evaluations(name):
     """Standard deviations from 0.02 to 1: each sample within 1e-3 bits/dim of the flow's own."""
@@ -89,6 +91,7 @@ def of_pixels(gaussian, sde):
     return score
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_accuracy_is_met_for_a_mixture(name):
     """Against a hundredth of it; each sample within 10 times as much."""
@@ -100,6 +103,7 @@ def test_accuracy_is_met_for_a_mixture(name):
     assert int(coarse.nfe) < int(fine.nfe) < 800
 
 
+@pytest.mark.thorough
 def test_a_score_that_is_rough_in_time_is_solved_to_the_accuracy():
     """Its fluctuations average out on an even grid: fewer evaluations, and a smaller error."""
     sde, gaussian = SDES["vp"], Gaussian(0.0, 0.25)
@@ -133,6 +137,7 @@ def test_the_scale_of_a_sample_changes_the_steps_and_not_the_density(scale):
     np.testing.assert_allclose(result.log_prob, gaussian.log_prob(x), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_mixture_likelihood_is_the_closed_form(name):
     mixture = Mixture()
@@ -154,6 +159,7 @@ def test_hutchinson_is_unbiased_and_more_probes_help(probe):
     assert one.std() / four.std() == pytest.approx(2, rel=0.15)
 
 
+@pytest.mark.thorough
 def test_a_part_of_a_batch_has_its_likelihoods_by_one_network_call_an_evaluation():
     """Sample i does not depend on its batch. The network is called once for all probes."""
     sde, mixture, calls = SDES["vp"], Mixture(), []
@@ -203,6 +209,7 @@ def test_bad_arguments_are_refused():
         sde_lib.bits_per_dim(jnp.zeros(1), (2,), levels=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{"rtol": 1e-5}, {"accuracy": 1e-3}], ids=str)
 def test_derivatives_both_ways_agree_with_the_closed_form(options):
     """By the data's mean and by x, of the flow's own density."""
@@ -224,6 +231,7 @@ def test_derivatives_both_ways_agree_with_the_closed_form(options):
     np.testing.assert_allclose(forward, by_mean, rtol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["vp", "ve"])
 @pytest.mark.parametrize("options", [{"rtol": 1e-10, "atol": 1e-10}, {"accuracy": 1e-8}], ids=str)
 def test_float64_reaches_its_own_accuracy(name, options):

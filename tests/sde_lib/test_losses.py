@@ -104,6 +104,7 @@ def test_importance_sampling_lowers_the_variance_of_the_weighted_loss():
     assert float(jnp.var(weighted)) > 20 * float(jnp.var(sampled))
 
 
+@pytest.mark.thorough
 def test_stratified_times_lower_the_variance_of_the_batch_mean():
     """Variance of the mean over batches of 128 under VP: by 1.5 or more (measured: 2.05)."""
 
@@ -152,6 +153,7 @@ def test_discrete_error_is_the_closed_form_at_each_level(name):
     assert abs(float(difference.mean())) < 4 * standard_error(difference)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stratified", [False, True])
 def test_a_sample_has_its_loss_in_any_part_of_the_batch(stratified):
     sde, gaussian, x = SDES["vp"], Gaussian(), X[:6]
@@ -264,6 +266,7 @@ def test_smallest_times_of_soft_truncation_have_their_density(k):
     assert np.abs(u - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
 
 
+@pytest.mark.thorough
 def test_a_batch_has_one_smallest_time_in_all_of_its_parts():
     sde, x0 = SDES["vp"], np.zeros((64, 3), np.float32)
 
@@ -280,6 +283,7 @@ def test_a_batch_has_one_smallest_time_in_all_of_its_parts():
     assert tau <= whole.t.min() < tau + 0.2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("k", "importance_sampling"), [(2.0, False), (1.0, True)])
 def test_soft_truncation_weights_the_loss_by_the_probability_to_be_kept(k, importance_sampling):
     """Kim et al. 2022, Theorem 1: of the likelihood weighting, g^2 becomes g^2 P(tau <= t)."""
@@ -303,6 +307,7 @@ def test_soft_truncation_weights_the_loss_by_the_probability_to_be_kept(k, impor
     assert standard_error(means) < 0.02 * exact
 
 
+@pytest.mark.thorough
 def test_soft_truncation_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="soft_truncation draws a continuous t"):
         losses(SDES["vp"], n=4, n_levels=10, soft_truncation=1.0)

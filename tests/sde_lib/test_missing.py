@@ -61,6 +61,7 @@ def likelihood(name, probe):
     return run
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ve", "vp"])
 def test_the_likelihood_of_the_observed_part_is_the_closed_form(name):
     """Four masks in one batch, with anything at all in the missing places."""
@@ -71,6 +72,7 @@ def test_the_likelihood_of_the_observed_part_is_the_closed_form(name):
     assert not np.asarray(result.latent)[MASKS == 0].any()
 
 
+@pytest.mark.thorough
 def test_hutchinson_s_estimate_of_the_observed_part_is_unbiased():
     n = 500
     x, mask = (np.repeat(values, n, axis=0) for values in (X, MASKS))
@@ -126,6 +128,7 @@ def test_nan_is_missing():
     assert missing.count_observed(jnp.zeros((1, 4)))[0] == 1
 
 
+@pytest.mark.thorough
 def test_hiding_takes_subsets_of_every_size_of_what_is_observed():
     mask = jnp.tile(jnp.asarray(MASKS), (500, 1))
     kept = np.asarray(missing.hide(KEY, mask, 0.5))

@@ -106,6 +106,7 @@ def test_a_measurement_without_noise_has_no_density():
         MIXTURE.given(np.eye(2), np.zeros(2), 0.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ve", "vp"])
 def test_the_log_density_has_the_score_as_its_gradient_and_ends_in_the_data_s(name):
     sde, x = SDES[name], jax.random.normal(jax.random.key(3), (5, 2))

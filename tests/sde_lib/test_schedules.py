@@ -77,6 +77,7 @@ def test_edges_of_the_noise_levels():
     assert levels["flow"] == pytest.approx(999, abs=0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["edm", "cosine", "flow"])
 def test_gaussian_likelihood_is_the_closed_form(name):
     sde, gaussian = SDES[name], Gaussian()
@@ -94,6 +95,7 @@ def test_gaussian_likelihood_is_the_closed_form(name):
     np.testing.assert_allclose(latent, exact_latent, rtol=1e-3, atol=1e-3 * sde.prior_std)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [

@@ -102,6 +102,7 @@ def linear_estimates():
     return estimates(POINTS, lambda sde: linear, {}, gaussian, gaussian | {"n_projections": 4})
 
 
+@pytest.mark.thorough
 def test_signs_as_projections_are_off_by_a_closed_form():
     """v_1 v_2 = +-1 is all that is random in the plane: v.Jv = tr J + 2 v_1 v_2 J_12, and so on."""
     (reduced, plain), *_, score = linear_estimates()

@@ -117,6 +117,7 @@ class Vanishing(sde_lib.SDE):
         return jnp.sin(0.5 * jnp.pi * jnp.asarray(t))
 
 
+@pytest.mark.thorough
 def test_an_sde_without_data_in_its_prior_is_refused():
     """Samplers said to set sigma_min, or gave NaN; likelihoods ended in a math domain error."""
     key, score = jax.random.key(0), lambda x, t: -x

@@ -15,6 +15,7 @@ def linear(rates, y0, t0, t1, path_times):
 Y0, TIMES = np.float32([[1], [2], [3]]), np.float32([0.25, 0.5, 1.0])
 
 
+@pytest.mark.thorough
 def test_a_linear_field_is_solved_to_tolerance_both_ways():
     rates = np.float32([[0.5], [-3], [0]])
     forward = linear(rates, Y0, 0.0, 1.0, TIMES)
@@ -77,6 +78,7 @@ def test_tolerances_are_checked():
         solve_ode(lambda t, y: y, jnp.ones((1, 1)), 0.0, 1.0, rtol=0.0)
 
 
+@pytest.mark.thorough
 def test_derivatives_both_ways_are_those_of_the_solution():
     """Of dy/dt = rate y, y' by the rate is y; by the start and the tolerances likewise."""
 
@@ -92,6 +94,7 @@ def test_derivatives_both_ways_are_those_of_the_solution():
     np.testing.assert_allclose(forward, by_rate, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_float64_is_solved_in_float64():
     with jax.enable_x64(True):
         solution = solve_ode(lambda t, y: -y, np.ones((2, 1)), 0.0, 1.0, 1e-12, 1e-12)

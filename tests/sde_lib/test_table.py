@@ -105,6 +105,7 @@ def test_the_inverse_has_no_loop():
     assert "scan" not in jaxpr
 
 
+@pytest.mark.thorough
 def test_gaussian_likelihood_is_the_closed_form():
     data = Gaussian()
 

@@ -76,6 +76,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CHAINS)
 def test_each_term_is_the_closed_form(name):
     (sde, n_levels), n, d = CHAINS[name], 6000, 3
@@ -154,6 +155,7 @@ def test_the_bound_is_tight_above_the_likelihood_and_falls_with_the_steps(name):
     assert all(bits["analytic", n] <= bits["beta", n] for n in (30, 100, 1000))
 
 
+@pytest.mark.thorough
 def test_grey_levels_of_a_gaussian():
     """The bound is above the exact negative log-likelihood of bins, and near it."""
     edges = np.linspace(-1, 1, GREY)
@@ -218,6 +220,7 @@ def learned(v):
     )
 
 
+@pytest.mark.thorough
 def test_v_of_0_and_1_are_beta_tilde_and_beta():
     x, log_snrs = DATA.sample(jax.random.key(1), (4, 3)), np.asarray(TABLE.log_snrs)[::50]
 
@@ -260,6 +263,7 @@ PARAMS = {"score": jnp.float32(0.8), "variance": jnp.float32(0.3)}
 X = DATA.sample(jax.random.key(1), (40, 2))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("levels", [None, GREY])
 def test_gradient_of_the_bound_by_finite_differences(levels):
     x = jnp.round((jnp.clip(X, -1, 1) + 1) * 8) / 8 - 1 if levels else X
@@ -273,6 +277,7 @@ def test_gradient_of_the_bound_by_finite_differences(levels):
         np.testing.assert_allclose(grad, (ends[0] - ends[1]) / 0.02, rtol=0.01)
 
 
+@pytest.mark.thorough
 def test_hybrid_teaches_the_mean_by_the_simple_loss_alone():
     def losses(params):
         total, metrics = loss(params, X, vlb_weight=0.1)
@@ -287,6 +292,7 @@ def test_hybrid_teaches_the_mean_by_the_simple_loss_alone():
     assert abs(vlb["score"]) > 1e-3
 
 
+@pytest.mark.thorough
 def test_the_loss_is_the_bound_whatever_the_levels_probabilities():
     """The mean loss is the sum of all terms except the prior's, in bits/dim."""
     x = DATA.sample(jax.random.key(2), (20_000, 2))

@@ -38,6 +38,7 @@ def standard_error(values):
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
+@pytest.mark.thorough
 def test_the_terms_of_gaussian_data_are_the_closed_forms_and_above_the_exact_likelihood():
     """With the exact score the diffusion loss has a closed form in Gaussian cross-entropies."""
     x = grey_gaussian(4000, 3)
@@ -64,6 +65,7 @@ def test_the_terms_of_gaussian_data_are_the_closed_forms_and_above_the_exact_lik
     assert error < 0.025 < 0.03 < gap.mean() < 0.05  # 0.02 bits/dim
 
 
+@pytest.mark.thorough
 def test_two_grey_levels_of_equal_probability_take_one_bit():
     """Data that are discrete indeed: the model's density is a mixture of two kernels."""
     sde, values = sde_lib.LogLinear(-5.0, 8.0), jnp.array([-1.0, 1.0])
@@ -120,6 +122,7 @@ def test_the_interior_of_the_schedule_leaves_the_mean_and_changes_the_variance()
     assert spread[2] > 1.15 * spread[1] > 1.15**2 * spread[0]
 
 
+@pytest.mark.thorough
 def test_the_schedule_has_the_gradient_of_the_square_and_the_network_its_own():
     @partial(jax.jit, static_argnums=2)
     def mean(bend, factor, power):
@@ -133,6 +136,7 @@ def test_the_schedule_has_the_gradient_of_the_square_and_the_network_its_own():
     assert float(of_factor) == pytest.approx(float(plain), rel=5e-3)
 
 
+@pytest.mark.thorough
 def test_a_learned_schedule_lowers_the_variance_to_nearly_the_least_there_is():
     """Rates proportional to 1 / error are best; the squares' ratio is then these integrals'.
 

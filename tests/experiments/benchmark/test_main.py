@@ -67,6 +67,7 @@ def figures_of_programs(tmp_path_factory):
     return by_name(make_report(tmp_path_factory.mktemp("programs"), "memory,profile"))
 
 
+@pytest.mark.thorough
 def test_the_report_says_what_was_measured(report, figures):
     assert report["preset"] == "cpu"
     assert set(report["versions"]) == {"jax", "jaxlib", "flax"}
@@ -108,6 +109,7 @@ def test_arithmetic_is_the_same_however_long_it_takes(figures):
     assert 3 < work("gradient step") / work("call") < 5
 
 
+@pytest.mark.thorough
 def test_memory_holds_the_input_of_the_program(figures_of_programs):
     figures = figures_of_programs
     for name in ("training", "sampling"):

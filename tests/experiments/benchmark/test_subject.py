@@ -39,6 +39,7 @@ def test_random_images_stand_in_for_a_data_set(tmp_path):
         assert len(np.unique(dataset.train)) == 256
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_sampler_of_the_presets_goes_with_its_model(name):
     """A sampler of other SDEs is refused when the pipeline is made."""

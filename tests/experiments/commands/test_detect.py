@@ -35,6 +35,7 @@ def config(**changes):
     return result
 
 
+@pytest.mark.thorough
 def test_its_samples_are_found_among_images_that_the_model_does_not_know(tmp_path, capsys):
     detect.run(ExactRequest(config(), tmp_path))
     found, *others, table, picture = capsys.readouterr().out.splitlines()
@@ -94,6 +95,7 @@ def test_states_that_are_more_than_data_are_refused(tmp_path):
         detect.run(Langevin(config(), tmp_path))
 
 
+@pytest.mark.thorough
 def test_files_are_compared_by_source_and_distortion(tmp_path, capsys):
     """Smooth images as the real ones, noise and training images as suspected ones."""
     random = np.random.RandomState(1)
@@ -153,6 +155,7 @@ def test_files_need_a_model_of_images_without_conditions(tmp_path):
         detect.run(Points(config(distortions=("jpeg",)), tmp_path))
 
 
+@pytest.mark.thorough
 def test_samples_are_drawn_once(tmp_path, monkeypatch, capsys):
     request = ExactRequest(config(), tmp_path)
     detect.run(request)

@@ -40,6 +40,7 @@ def columns(path):
     return grid.reshape(rows, 9, n, 9)[:, :8, :, :8].transpose(2, 0, 1, 3)
 
 
+@pytest.mark.thorough
 def test_inpainting_keeps_what_is_given(tmp_path, capsys):
     request = ExactRequest(config(n_results=3), tmp_path)
     edit.run(request)
@@ -78,6 +79,7 @@ def test_own_images_are_edited_by_a_whole_command(tmp_path, capsys):
     assert "strength=0.5" in json.loads(grid.with_suffix(".json").read_text())["edit"]
 
 
+@pytest.mark.thorough
 def test_reconstruction_prints_its_error(tmp_path, capsys):
     edit.run(ExactRequest(config(task="reconstruct"), tmp_path))
     error, path = capsys.readouterr().out.splitlines()

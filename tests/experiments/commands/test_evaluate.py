@@ -79,6 +79,7 @@ def printed(text, what):
     return float(re.search(rf"{re.escape(what)} (-?[\d.]+)", text)[1])
 
 
+@pytest.mark.thorough
 def test_figures_are_printed_and_recorded_in_the_log_and_the_card(config, tmp_path, capsys):
     config.eval.enable_bpd, config.eval.rtol = True, 0.1
     config.eval.atol, config.eval.n_repeats = 0.1, 1
@@ -119,6 +120,7 @@ def test_a_metric_that_fails_takes_no_other_along(config, tmp_path, monkeypatch,
     assert "step 1: no bpd: samples are not finite" in caplog.text
 
 
+@pytest.mark.thorough
 def test_an_evaluation_cut_off_goes_on_and_counts_nothing_twice(config, tmp_path, monkeypatch):
     config.eval.enable_sampling = True
     monkeypatch.setattr(reference, "SAVE_EVERY", 1)

@@ -44,6 +44,7 @@ def test_a_run_that_is_written_and_read_has_the_same_weights(a_run, name, capsys
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["safetensors", "score_sde"])
 def test_a_written_file_holds_its_config(a_run, name, capsys):
     config, folder, params = a_run

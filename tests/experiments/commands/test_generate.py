@@ -29,6 +29,7 @@ def generated(run):
     return read_samples(run.folder / "generated.npz")
 
 
+@pytest.mark.thorough
 def test_samples_are_the_model_s_from_noise_that_no_other_mode_draws(run, capsys):
     about, samples = generated(run)
     path = run.folder / "generated.npz"
@@ -41,6 +42,7 @@ def test_samples_are_the_model_s_from_noise_that_no_other_mode_draws(run, capsys
     assert (about["step"], about["seed"], about["levels"]) == (20, 42, None)
 
 
+@pytest.mark.thorough
 def test_pairs_hold_the_noise_that_each_sample_was_drawn_from(run):
     run.config.sampling.pairs = True
     _, samples = generated(run)
@@ -50,6 +52,7 @@ def test_pairs_hold_the_noise_that_each_sample_was_drawn_from(run):
     np.testing.assert_allclose(samples, model.sampler(*about, start=start).x, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_cut_off_set_continues_and_a_whole_one_stays(run, monkeypatch):
     drawn, cuts = [], [8]  # it starts when the batch from 4 on is not saved yet
     make_draw = draw.make_draw
@@ -98,6 +101,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         read_about(tmp_path / "images.npz")
 
 
+@pytest.mark.thorough
 def test_samples_of_classes_have_them_on_record(tmp_path):
     """An older file of the same samples without classes is written again, from the same parts."""
     config = points.get_config("moons")

@@ -69,6 +69,7 @@ def test_an_imported_run_is_one_that_other_modes_and_training_can_use(tmp_path):
         import_weights.run(request)
 
 
+@pytest.mark.thorough
 def test_the_card_of_a_published_model_gives_its_config(tmp_path, caplog):
     """The file is too small for the card's network, which the error says."""
     path = tmp_path / "vp" / "cifar10_ddpmpp_continuous" / "checkpoint_26.pth"

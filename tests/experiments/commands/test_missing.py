@@ -30,6 +30,7 @@ def config_with_gaps(path):
     return config
 
 
+@pytest.mark.thorough
 def test_a_table_with_gaps_trains_is_scored_and_filled_in(tmp_path):
     values = 5 + [1, 10, 100] * np.random.RandomState(0).randn(60, 3)
     values[::2, 1] = values[1::3, 2] = np.nan

@@ -66,6 +66,7 @@ def test_a_device_holds_its_share_of_the_state():
     assert plan.bytes_each(placed) == 4 * (64 * 32 // 4 + 3 * 50 + 1)
 
 
+@pytest.mark.thorough
 def test_flops_are_those_of_the_layers_whatever_the_microbatches():
     """A layer's output, and the gradients of its weights and, but for the first two, its input."""
     config = mlp(256)
@@ -77,6 +78,7 @@ def test_flops_are_those_of_the_layers_whatever_the_microbatches():
     assert plan.flops(config) == whole
 
 
+@pytest.mark.thorough
 def test_a_plan_allocates_nothing(tmp_path, capsys):
     before = len(jax.live_arrays())
     run(mlp(32), tmp_path)
@@ -89,6 +91,7 @@ def test_a_plan_allocates_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_a_classifier_has_a_plan(tmp_path, capsys):
     config = digits.get_config("classifier")
     config.model.channel_multiplier, config.training.batch_size = 1, 4
@@ -98,6 +101,7 @@ def test_a_classifier_has_a_plan(tmp_path, capsys):
     assert plan.flops(config) / 1e9 == pytest.approx(2 * found["a step"], rel=0.1, abs=0.1)
 
 
+@pytest.mark.thorough
 def test_a_discriminator_has_a_plan(tmp_path, capsys):
     """Neither the weights of its frozen encoder nor the samples are read."""
     configs.save(model_config(), tmp_path)
@@ -135,6 +139,7 @@ def test_a_mesh_larger_than_the_machine(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_a_step_that_does_not_fit_ends_in_one_line(tmp_path, monkeypatch):
     def fail(_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 47.26G exceeds 15.75G.")

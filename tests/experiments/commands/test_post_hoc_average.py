@@ -64,6 +64,7 @@ def state(folder):
         return checkpoints.restore(like)
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_has_the_same_averages_and_snapshots_bit_for_bit(whole, tmp_path):
     """Killed after step 15, with a snapshot of a later step and half of one."""
     config = power_config()
@@ -80,6 +81,7 @@ def test_a_resumed_run_has_the_same_averages_and_snapshots_bit_for_bit(whole, tm
         assert (kept / name).read_bytes() == (whole / snapshots.FOLDER / name).read_bytes()
 
 
+@pytest.mark.thorough
 def test_an_average_of_another_length_is_that_which_training_tracks(whole, tmp_path):
     """A run with the same weights tracks the lengths that are made of snapshots here."""
     direct = trained(tmp_path, power_config((0.03, 0.075, 0.15)))
@@ -118,6 +120,7 @@ def test_evaluate_compares_lengths(run, capsys):
     assert "test loss (EMA length 0.2)" in card
 
 
+@pytest.mark.thorough
 def test_the_files_of_one_length_have_their_own_names(run, capsys):
     likelihood.run(Request(with_lengths(0.2), run))
     assert str(run / f"likelihood_{STEPS}_ema0.2_seed42.csv") in capsys.readouterr().out.split()

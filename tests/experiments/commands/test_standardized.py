@@ -31,6 +31,7 @@ def run(ours, folder):
     return printed.getvalue()
 
 
+@pytest.mark.thorough
 def test_a_run_keeps_the_moments_of_its_data(tmp_path):
     path, folder = tmp_path / "table 数.csv", tmp_path / "run"
     rows = 1000 + [1, 10, 100] * np.random.RandomState(0).randn(100, 3)
@@ -61,6 +62,7 @@ def test_a_run_keeps_the_moments_of_its_data(tmp_path):
         experiments.load(moved)
 
 
+@pytest.mark.thorough
 def test_other_data_than_the_run_s_are_refused(tmp_path):
     path, folder = tmp_path / "table.csv", tmp_path / "run"
     values = np.random.RandomState(0).randn(40, 3)

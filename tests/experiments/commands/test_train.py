@@ -225,6 +225,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(whole, tmp_path):
     """It has a line more, at the end of its first part."""
     run(mlp(5), tmp_path)
@@ -236,6 +237,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(whole, tmp_path):
     assert [metrics(tmp_path)[k] for k in (0, 3)] == [metrics(whole)[k] for k in (0, 2)]
 
 
+@pytest.mark.thorough
 def test_steps_in_one_program_are_the_steps(whole, tmp_path, monkeypatch):
     """A run that begins with programs of 1 step, goes on with those of 2 and ends between two."""
     sizes, original = [], train.compiled
@@ -257,6 +259,7 @@ def test_steps_in_one_program_are_the_steps(whole, tmp_path, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), one, other)
 
 
+@pytest.mark.thorough
 def test_the_loss_goes_down(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     run(mlp(60), tmp_path)
@@ -264,6 +267,7 @@ def test_the_loss_goes_down(whole, tmp_path):
     assert np.mean(losses[-4:]) < 0.8 * losses[0]
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverged_goes_on_with_a_lower_learning_rate(tmp_path, monkeypatch):
     """As the message advises. The change is recorded with its step."""
     config = mlp(9, max_skipped=3)
@@ -306,6 +310,7 @@ class Linear(nn.Module):
 SEEN = []  # the classes, by calls of Linear
 
 
+@pytest.mark.thorough
 def test_a_class_conditional_model_trains_on_labelled_data_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(models.MODELS, "linear", Linear)
     images = np.random.RandomState(0).randint(17, size=(32, 8, 8, 1)).astype(np.uint8)
@@ -325,6 +330,7 @@ def test_a_class_conditional_model_trains_on_labelled_data_alone(tmp_path, monke
         run(config, tmp_path / "fewer")
 
 
+@pytest.mark.thorough
 def test_fine_tuning_at_a_learning_rate_of_0_leaves_the_weights_of_the_run(whole, tmp_path):
     """The first step of a warm-up. The step and the optimizer are new, and the card says so."""
     config = mlp(1)
@@ -339,6 +345,7 @@ def test_fine_tuning_at_a_learning_rate_of_0_leaves_the_weights_of_the_run(whole
     assert f"- First weights: those of `{whole}` at step 9\n" in text
 
 
+@pytest.mark.thorough
 def test_a_stopped_fine_tuning_is_the_uninterrupted_one_bit_for_bit(whole, tmp_path):
     """Also with frozen layers, and where its first weights are gone."""
 

@@ -104,6 +104,7 @@ def config(folder="", variant="vp"):
     return result
 
 
+@pytest.mark.thorough
 def test_a_config_with_the_run_of_a_classifier_has_its_confidences(tmp_path):
     """At the classifier's least noise. A run continues with the weights that it began with."""
     theirs, ours = classifier(), config(tmp_path / "theirs")

@@ -104,6 +104,7 @@ def test_latents_are_made_once_for_an_autoencoder_and_its_data(run, monkeypatch)
         latents.claim(again.latents, model.folder, other.folder)
 
 
+@pytest.mark.thorough
 def test_samples_and_edits_are_shown_decoded(run):
     """All samples of a model that knows one image are that image."""
     model, dataset = run
@@ -123,6 +124,7 @@ def test_samples_and_edits_are_shown_decoded(run):
         edit.check(model, edit.Edit("colorize"))
 
 
+@pytest.mark.thorough
 def test_images_are_edited_in_latents_and_their_known_pixels_stay(run):
     model = run[0].replace(sampler=samplers.create("ddim", n_steps=3))
     images = np.random.RandomState(0).randint(0, 256, (2, 4, 4, 1)).astype(np.uint8)
@@ -155,6 +157,7 @@ def gaussian(tmp_path_factory):
     return exact_models.pipeline(digits.get_config("vp_score_sde"), sampler=sampler, **about)
 
 
+@pytest.mark.thorough
 def test_the_measurement_of_a_decoded_latent_gives_its_posterior(gaussian):
     """Pixels are N(0.3, 0.7^2), and the four of a block are the same. y is their grey."""
     grey, noise = 0.9, 0.4
@@ -168,6 +171,7 @@ def test_the_measurement_of_a_decoded_latent_gives_its_posterior(gaussian):
     np.testing.assert_allclose(made.var(axis=0).mean(), weight * noise**2 / 4, rtol=0.15)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("task", "options"),
     [("colorize", {}), ("deblur", {"blur": 0.8, "posterior": "pigdm"})],
@@ -230,6 +234,7 @@ def config(name, folder=""):
     return result
 
 
+@pytest.mark.thorough
 def test_a_config_with_a_run_of_an_autoencoder_has_its_latents_as_data(tmp_path, monkeypatch):
     grey = GREY.repeat(2, 1).repeat(2, 2)
     monkeypatch.setitem(SOURCES, "digits", Source(lambda _: Dataset(grey[:32], grey[32:], 17), 17))

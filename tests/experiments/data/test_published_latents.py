@@ -65,6 +65,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_an_imported_model_of_latents_is_decoded_by_an_imported_autoencoder(folder):
     model = experiments.load(folder / "dit")
     assert model.shape == (8, 8, 4)
@@ -80,6 +81,7 @@ def test_an_imported_model_of_latents_is_decoded_by_an_imported_autoencoder(fold
     assert model.to_images(x).shape == (3, 16, 16, 3)
 
 
+@pytest.mark.thorough
 def test_a_file_is_opened_with_an_autoencoder_without_a_run(folder):
     given = {"model.num_heads": 2, "data.autoencoder": str(folder / "vae")}
     model, run = (
@@ -92,6 +94,7 @@ def test_a_file_is_opened_with_an_autoencoder_without_a_run(folder):
     assert model.decoder.scaling == run.decoder.scaling
 
 
+@pytest.mark.thorough
 def test_an_imported_model_keeps_its_normalisation_in_training(folder):
     """Not that of the training set, which begins with other moments."""
     config = related.config(get_config(), folder / "dit", "", "score")
@@ -155,6 +158,7 @@ def pipeline(tmp_path_factory):
     return top
 
 
+@pytest.mark.thorough
 def test_a_pipeline_of_diffusers_holds_both(pipeline):
     """The autoencoder tells the scale of latents, the transformer the size of images."""
     model = experiments.load(pipeline / "dit")
@@ -214,6 +218,7 @@ def test_a_run_in_latents_is_written_with_its_normalisation(folder, capsys):
     np.testing.assert_allclose(model.decoder.std, 1 / 0.18215, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_first_weights_of_latents_that_are_normalised_otherwise_are_warned_of(
     folder, tmp_path, caplog
 ):

@@ -30,6 +30,7 @@ def stripes(spec):
     return Dataset(images[:32], images[32:], 4, labels[:32], labels[32:])
 
 
+@pytest.mark.thorough
 def test_a_source_added_by_one_line_trains(monkeypatch):
     monkeypatch.setitem(SOURCES, "ring", Source(ring, None))
     config = points.get_config()

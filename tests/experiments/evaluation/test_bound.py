@@ -39,6 +39,7 @@ def subject(model, dataset):
     return metrics.Subject(model, dataset, dataset, "gaussian", unused, unused, 0)  # pyright: ignore
 
 
+@pytest.mark.thorough
 def test_the_bound_of_a_run_is_near_its_likelihood_and_is_not_computed_twice(
     model, dataset, monkeypatch
 ):
@@ -56,6 +57,7 @@ def test_the_bound_of_a_run_is_near_its_likelihood_and_is_not_computed_twice(
     assert metrics.variational_bound(subject(model, dataset)) == {name: figure}
 
 
+@pytest.mark.thorough
 def test_analytic_dpm_s_variance_is_that_of_gaussian_data(model):
     made = analytic.variance(model)
     exact = 0.49 / (0.49 + np.exp(-np.asarray(made.log_snrs)))

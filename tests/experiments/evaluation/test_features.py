@@ -39,6 +39,7 @@ def test_random_conv_never_changes():
         np.testing.assert_allclose(values[1, k:32:8], quarters, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_random_conv_sees_noise_blur_and_missing_modes():
     images, labels = datasets.load_digits(return_X_y=True)
     images = np.round(images / 16 * 255).reshape(-1, 8, 8, 1)

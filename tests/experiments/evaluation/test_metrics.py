@@ -56,6 +56,7 @@ def subject(folder, dataset, **options):
     return metrics.Subject(model, dataset, dataset, "gaussian", jax.jit(task.metrics), fn, 100)
 
 
+@pytest.mark.thorough
 def test_bits_per_dim_are_the_entropy_of_the_grey_levels(tmp_path, dataset):
     """To within 2e-3, in two passes."""
     probabilities = np.diff(stats.norm.cdf(np.linspace(-1, 1, 257), 0.1, 0.3))
@@ -80,6 +81,7 @@ def test_the_test_loss_is_that_of_the_closed_form(tmp_path, dataset):
     assert abs(figure.value - loss) < 4 * figure.error < 4
 
 
+@pytest.mark.thorough
 def test_samples_of_the_data_s_distribution_are_no_farther_than_other_data(tmp_path, dataset):
     measured = subject(tmp_path / "run", dataset)
     figures = metrics.sample_quality(measured)
@@ -119,6 +121,7 @@ def test_published_statistics_take_the_place_of_the_data(tmp_path, dataset):
         assert figures["fid"].about["data"] == "cifar10-32x32.npz"
 
 
+@pytest.mark.thorough
 def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch):
     """A model of N(0.3, 0.7^2): the Frechet distance from the data is a closed form."""
     monkeypatch.setattr(reference, "PAIRED", 500)
@@ -188,6 +191,7 @@ def test_a_new_metric_is_a_function_and_a_line(tmp_path, dataset, monkeypatch):
         evaluate.chosen(config)
 
 
+@pytest.mark.thorough
 def test_classes_have_figures_of_their_own(tmp_path, dataset):
     """Of two halves of one Gaussian by a model without classes: recall alone, near that of all."""
     halves = np.arange(N) % 2

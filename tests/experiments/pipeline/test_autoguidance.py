@@ -37,6 +37,7 @@ def load(folder, **options):
     return experiments.load(folder, overrides={AUTO + k: v for k, v in options.items()})
 
 
+@pytest.mark.thorough
 def test_an_earlier_step_guides_samples_encodings_and_their_inverse(run):
     """The score is s_g + w (s - s_g), in every command that samples."""
     model, guide = experiments.load(run), experiments.load(run, step=1)
@@ -108,6 +109,7 @@ def test_a_model_of_something_else_cannot_guide(run, tmp_path, changes, words):
         load(run, run=str(tmp_path))
 
 
+@pytest.mark.thorough
 def test_what_cannot_guide_is_refused(run, tmp_path):
     with pytest.raises(
         ValueError, match=r"is the model itself: set config.guidance.auto.step to an"

@@ -96,6 +96,7 @@ def test_the_smaller_image_is_means_and_the_larger_one_repeats_them():
     assert pipelines.super_resolution(plain) is None
 
 
+@pytest.mark.thorough
 def test_the_noise_has_the_level_of_the_condition_whatever_the_batch():
     key, x = jax.random.key(1), jnp.zeros((4000, SIDE, SIDE, 1))
     low_res = SuperResolution(SMALL, SIDE, 0.5)
@@ -119,6 +120,7 @@ class Repeats:
         return variables["params"]["w"] * low_res + 0 * expand(low_res_noise, x)
 
 
+@pytest.mark.thorough
 def test_training_and_its_evaluation_condition_on_the_very_image():
     """With equal pixels in each block the prediction is right, and there is no loss; with noise,
     microbatches draw what the whole batch draws."""
@@ -151,6 +153,7 @@ def test_training_and_its_evaluation_condition_on_the_very_image():
     np.testing.assert_allclose(whole, np.mean(halves), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_test_images_made_larger_keep_their_means():
     x = images(3)
     drawn = model(x).replace(batch_size=200).sample(400)
@@ -173,6 +176,7 @@ def test_noise_blurs_the_means_as_much_as_the_condition_says():
     assert (found - mean).var() == pytest.approx(variance, rel=0.08)
 
 
+@pytest.mark.thorough
 def test_a_cascade_makes_larger_what_its_base_draws():
     """The same in any batch, and by noise of its own: not that of the base at the same seed."""
     base = pipeline(base_config(), smaller_score, batch_size=512)
@@ -190,6 +194,7 @@ def test_a_cascade_makes_larger_what_its_base_draws():
     assert np.abs(other - low_res[:8]).max() > 0.1
 
 
+@pytest.mark.thorough
 def test_a_class_is_given_once_for_both(tmp_path):
     classes = {"model.class_conditional": True, "model.label_dropout": 0.1}
     weight = "guidance.classifier_free.weight"

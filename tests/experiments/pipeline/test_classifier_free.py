@@ -115,6 +115,7 @@ def test_channels_need_guidance_and_are_some_at_least():
     assert made.classifier_free == ClassifierFree(2.0, channels=1)
 
 
+@pytest.mark.thorough
 def test_a_learned_variance_stays_with_guidance():
     """The chain's variance is the conditional model's, its mean the guided one."""
     plain = Gaussians()
@@ -150,6 +151,7 @@ def test_a_schedule_of_weight_1_guides_too():
     assert not ClassifierFree().changes(conditions)
 
 
+@pytest.mark.thorough
 def test_a_schedule_weighs_by_time():
     """The score of the class outside of the interval; of a gradient, nothing."""
     interval = {"name": "interval", "low": 0.1, "high": 1.0}
@@ -167,6 +169,7 @@ def test_a_schedule_weighs_by_time():
     assert Schedule().weight(2.0, SDE) == 2.0
 
 
+@pytest.mark.thorough
 def test_guided_samples_have_the_moments_and_do_not_depend_on_batches():
     changes = {FREE + "weight": 2.0, "sampling.batch_size": 300}
     model = pipeline(config(changes), Gaussians(), sampler=samplers.create("heun", n_steps=30))
@@ -227,6 +230,7 @@ def test_two_terms_need_no_unconditional_score():
     pipelines.untrained(config(changes | {"model.label_dropout": 0.0}))
 
 
+@pytest.mark.thorough
 def test_another_class_is_drawn_and_edited_by_the_same_program():
     score = Gaussians()
     model = pipeline(config({}), score, sampler=samplers.create("ddim", n_steps=4))

@@ -60,6 +60,7 @@ def test_with_another_posterior_it_is_a_lower_bound():
     assert error < 0.02
 
 
+@pytest.mark.thorough
 def test_draws_of_a_sample_do_not_depend_on_its_batch():
     x, made = jnp.linspace(-1, 1, 12).reshape(4, 3), coder(0.6, 0.1)
     whole, part = made.encode({}, SDE, KEY, x, 0), made.encode({}, SDE, KEY, x[2:], 2)
@@ -67,6 +68,7 @@ def test_draws_of_a_sample_do_not_depend_on_its_batch():
         np.testing.assert_allclose(a[2:], b, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_grey_levels_have_probabilities_that_sum_to_one():
     levels, made = 5, coder(0.6, 1e-6, levels=5)
     grey = jnp.linspace(-1, 1, levels)[:, None] * jnp.ones(3)

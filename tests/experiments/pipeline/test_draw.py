@@ -15,6 +15,7 @@ def model():
     return pipeline(points.get_config("moons")).replace(sampler=samplers.create("heun", n_steps=30))
 
 
+@pytest.mark.thorough
 def test_samples_have_the_model_moments_and_do_not_depend_on_batches(model):
     x, nfe = draw.draw_all(model, 4096)
     assert nfe == 59
@@ -24,11 +25,13 @@ def test_samples_have_the_model_moments_and_do_not_depend_on_batches(model):
     np.testing.assert_allclose(x[:2100], again, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_samples_go_on_from_the_first_index(model):
     later, _ = draw.draw_all(model, 10, first_index=90)
     np.testing.assert_allclose(later, draw.draw_all(model, 100)[0][90:], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_samples_are_positions_where_states_have_velocities():
     """By the score of CLD's prior, which positions then keep: N(0, 1)."""
     config = points.get_config("moons")
@@ -55,6 +58,7 @@ def test_samples_that_are_not_finite_are_an_error():
         draw.draw_all(model, 4)
 
 
+@pytest.mark.thorough
 def test_batches_of_size_0_fit_the_memory_and_give_the_same_samples(model, monkeypatch):
     def size(free, n=5000):
         monkeypatch.setattr(draw.devices, "free_bytes", lambda mesh: free)
@@ -79,6 +83,7 @@ def test_a_batch_starts_before_the_last_one_is_used():
     assert (batch(4), batch(8), started) == (4, 8, [0, 4, 8])
 
 
+@pytest.mark.thorough
 def test_log_densities_come_with_the_samples_of_the_flow(model):
     """In batches; in Python beside the samples. Those of other samplers are refused."""
     flow = samplers.create("probability_flow", log_prob=True)

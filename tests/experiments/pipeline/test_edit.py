@@ -22,6 +22,7 @@ def x():
     return np.asarray(Gaussian().sample(jax.random.key(0), (3, 8, 8, 1)))
 
 
+@pytest.mark.thorough
 def test_inpainting_keeps_what_is_given(model, x):
     columns = model.edit(x, "inpaint", n_results=3)
     assert list(columns) == ["original", "given", "result 1", "result 2", "result 3"]
@@ -33,12 +34,14 @@ def test_inpainting_keeps_what_is_given(model, x):
         assert (np.abs(result - x)[:, :, 4:] > 0.02).mean() > 0.9
 
 
+@pytest.mark.thorough
 def test_reconstruction_is_exact_to_the_tolerance(model, x):
     columns = model.edit(x, "reconstruct")
     assert list(columns) == ["original", "decoded"]
     np.testing.assert_allclose(columns["decoded"], x, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_interpolation_goes_from_one_image_to_the_next(model, x):
     columns = model.edit(x[:2], "interpolate", n_results=7)
     frames = np.concatenate(list(columns.values()))
@@ -62,6 +65,7 @@ def test_results_do_not_depend_on_how_many_rows_are_made_at_a_time(model, x, tas
         np.testing.assert_allclose(column, alone[title], atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_batches_of_size_0_fit_the_memory_of_the_edit_itself(model, x, monkeypatch):
     """A posterior sampler takes derivatives of the network: more memory than plain samples."""
     found = {}

@@ -62,6 +62,7 @@ def test_the_weights_of_a_guide_are_arguments_of_the_program():
     assert [guide.params["w"].shape for guide in model.guides] == [(3,)]
 
 
+@pytest.mark.thorough
 def test_the_predicted_noise_is_scaled_by_the_step():
     """b = 1.1 + 0.05 i of Euler's steps: those of a score that is divided by hand."""
     ours = config(**{"discriminator.run": "", "epsilon_scaling.scale": 1.1})
@@ -98,6 +99,7 @@ def test_no_guidance_changes_nothing():
     assert applied is score_fn
 
 
+@pytest.mark.thorough
 def test_a_classifier_guides_to_the_classes_in_turn():
     """log p(class c | x) = c sum(x): a gradient of c in every dimension."""
 
@@ -185,6 +187,7 @@ def test_other_samplers_take_one_weight(method):
     guided(ours)
 
 
+@pytest.mark.thorough
 def test_guides_are_applied_to_samples():
     """One step of Euler's method is linear in the score, and a noise over b = 1.5 in 1 / b."""
     model = pipeline(config(**{"discriminator.run": ""}))
@@ -195,6 +198,7 @@ def test_guides_are_applied_to_samples():
     np.testing.assert_allclose(scaled - start, (model.sample(8) - start) / 1.5, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_all_guides_go_with_learned_variances():
     """Without effect they change no sample, bit for bit; with one they keep the variance."""
     both = lambda x, t: jnp.concatenate([-x, jnp.ones_like(x)], -1)  # noqa: E731

@@ -43,6 +43,7 @@ def test_images_made_of_data_are_those_that_users_would_give(operator):
     assert conditions.from_data(Dataset(GREY, GREY, 256), "train") == {}
 
 
+@pytest.mark.thorough
 def test_random_boxes_depend_on_the_key_and_the_sample_alone():
     conditions = Conditions((derived(Masked()),))
     x, key = jnp.asarray(SCALING.centres(GREY)), jax.random.key(3)
@@ -117,6 +118,7 @@ def test_images_of_the_data_that_do_not_fit_are_refused(images, message, tmp_pat
         member.from_data(Dataset(GREY, GREY, 256), "train")
 
 
+@pytest.mark.thorough
 def test_an_exact_model_completes_the_unknown_half():
     """Columns are equal in pairs, left and right: given the left half, the right one is known."""
     config = digits.get_config("vp_score_sde")

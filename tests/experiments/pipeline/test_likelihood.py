@@ -41,6 +41,7 @@ def images_model(variant="vp_score_sde", **options):
     return pipeline(config, score, scaling=scaling, likelihood=likelihood)
 
 
+@pytest.mark.thorough
 def test_bits_per_dim_of_gaussian_images_is_the_closed_form(x):
     """Against the exact entropy of the grey levels, paired on the same images: 2e-3 bits/dim.
 
@@ -54,6 +55,7 @@ def test_bits_per_dim_of_gaussian_images_is_the_closed_form(x):
     assert bits.each.mean() == pytest.approx(bits.mean)
 
 
+@pytest.mark.thorough
 def test_accuracy_takes_the_place_of_the_models_tolerances(x):
     """By evaluations of the exact score: 25 for 0.01 bits/dim, compiled once for an accuracy."""
     images, model = grey_images(x)[:50], images_model(batch_size=50)
@@ -86,6 +88,7 @@ def test_the_error_is_split_by_its_causes():
     assert split_error(bits[:1], unknown[:1], True) == {}
 
 
+@pytest.mark.thorough
 def test_several_probes_and_passes_tell_the_parts_of_the_error(x):
     """A score of Gaussian images has no error by probes: its Jacobian is diagonal."""
     images = grey_images(x)[:40]
@@ -94,6 +97,7 @@ def test_several_probes_and_passes_tell_the_parts_of_the_error(x):
     assert bits.by["probes"] < 1e-5 < bits.by["dequantization"] < bits.by["data"] < bits.error
 
 
+@pytest.mark.thorough
 def test_vdm_s_bound_and_its_flow_are_those_of_gaussian_grey_levels(x):
     """Above the exact entropy of the grey levels, by 1e-3 bits/dim for noise of 1.4 steps."""
     model = images_model("vdm_fixed", batch_size=N).replace(bound_steps=50)
@@ -139,6 +143,7 @@ def test_impossible_options_are_refused(fields, message):
         LikelihoodOptions(**fields)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(3,), (5, 2), (4, 3, 2), (2, 2, 2, 1)], ids=str)
 def test_the_density_of_floats_is_of_the_data_s_own_units(shape):
     """For data N(5 + k, (2 + k)^2) of each channel k, in nats and bits/dim to 1e-3."""

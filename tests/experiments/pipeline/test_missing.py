@@ -64,6 +64,7 @@ def log_density(x):
     return -0.5 * (away @ np.linalg.solve(covariance, away) + log_det)
 
 
+@pytest.mark.thorough
 def test_likelihoods_are_of_the_observed_part_in_its_own_units(model):
     bits = model.bits_per_dim(GAPS)
     exact = np.array([log_density(x) for x in GAPS])
@@ -77,6 +78,7 @@ def test_likelihoods_are_of_the_observed_part_in_its_own_units(model):
     assert " nats" in metrics.likelihood_figures(model, bits)["test log-likelihood"]
 
 
+@pytest.mark.thorough
 def test_imputation_draws_from_the_conditional(model):
     """Mean and covariance of the missing values; the observed ones come back exactly."""
     rows = np.array([[np.nan, -2.0, np.nan], [115.0, np.nan, 0.2], [90.0, -6.0, np.nan]])
@@ -107,6 +109,7 @@ def test_imputed_rows_are_saved_with_a_picture(model):
         np.testing.assert_array_equal(saved["rows"], rows)
 
 
+@pytest.mark.thorough
 def test_samples_are_complete_and_shown_beside_incomplete_data(model):
     x = model.sample(64)
     assert np.isfinite(x).all()
@@ -128,6 +131,7 @@ def test_what_cannot_be_is_refused(model, call, message):
         call(model)
 
 
+@pytest.mark.thorough
 def test_a_model_of_complete_data_imputes_too_and_refuses_nan_elsewhere():
     model = pipeline(points.get_config("moons"), sampler=samplers.create("ddim", n_steps=8))
     x = np.array([[0.5, np.nan], [np.nan, 0.3]], np.float32)
@@ -139,6 +143,7 @@ def test_a_model_of_complete_data_imputes_too_and_refuses_nan_elsewhere():
             call(x)
 
 
+@pytest.mark.thorough
 def test_sample_quality_compares_with_complete_data(model, tmp_path):
     dataset = model.dataset()
     features = feature_function((3,), scaling=model.scaling)

@@ -46,6 +46,7 @@ def x():
     return Gaussian().sample(jax.random.key(0), (64, 2))
 
 
+@pytest.mark.thorough
 def test_densities_and_codes_say_that_they_are_at_work(gaussian, x, monkeypatch, caplog):
     monkeypatch.setattr(progress, "LINES_AFTER", 0.0)
     caplog.set_level("INFO", progress.LOG.name)
@@ -55,6 +56,7 @@ def test_densities_and_codes_say_that_they_are_at_work(gaussian, x, monkeypatch,
     assert titles >= {"log-likelihood", "encoding", "decoding"}
 
 
+@pytest.mark.thorough
 def test_a_run_is_loaded_from_its_folder(run, monkeypatch):
     folder, params = run
     model = experiments.load(folder)
@@ -70,6 +72,7 @@ def test_a_run_is_loaded_from_its_folder(run, monkeypatch):
     np.testing.assert_allclose(model.score_fn()(x, t), expected, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_sample_i_depends_on_the_seed_and_on_i_alone(run):
     model = experiments.load(run[0])
     first = model.sample(6, seed=0)
@@ -80,6 +83,7 @@ def test_sample_i_depends_on_the_seed_and_on_i_alone(run):
     np.testing.assert_array_equal(model.replace(seed=0).sample(6), first)
 
 
+@pytest.mark.thorough
 def test_a_sampler_is_chosen_by_name_or_given(run):
     model = experiments.load(run[0], overrides={"sampling.method": "heun", "sampling.n_steps": 3})
     heun = samplers.create("heun", n_steps=3)
@@ -116,6 +120,7 @@ def test_a_folder_without_a_score_model_is_refused(tmp_path):
         experiments.load(tmp_path / "classifier")
 
 
+@pytest.mark.thorough
 def test_log_likelihoods_are_the_closed_form(gaussian, x):
     result = gaussian.log_likelihood(x)
     latent, log_det = Gaussian().flow(gaussian.sde, x, gaussian.sde.train_t_min)
@@ -133,6 +138,7 @@ def test_encoding_is_the_flow_and_decoding_its_inverse(gaussian, x):
     np.testing.assert_allclose(gaussian.decode(latent), x, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_programs_are_compiled_once_for_all_weights_and_seeds():
     """Other weights and seeds are arguments; another sampler, or a class, is another program."""
     config = points.get_config()
@@ -166,6 +172,7 @@ def test_bits_are_of_the_grey_levels_of_the_data(values):
         pipelines.untrained(digits.get_config("vp_score_sde")).bits_per_dim(values)
 
 
+@pytest.mark.thorough
 def test_a_class_and_a_guidance_scale_are_asked_for():
     """Of Gaussians whose mean is the class; no class is a mean of 0."""
     config = points.get_config()

@@ -33,6 +33,7 @@ def settings_of(path):
     return json.loads(path.with_suffix(".json").read_text())
 
 
+@pytest.mark.thorough
 def test_pictures_of_images(images):
     path, way = show.save_samples(images, 5), show.save_paths(images)
     digest = images.identity()[:6]
@@ -49,6 +50,7 @@ def test_pictures_of_images(images):
     assert found["digest"] == images.identity()
 
 
+@pytest.mark.thorough
 def test_pictures_of_points(moons, monkeypatch):
     monkeypatch.setattr(show, "DENSITY_SIDE", 24)
     for path in (show.save_samples(moons, 100), show.save_paths(moons)):
@@ -69,6 +71,7 @@ def test_every_setting_that_decides_on_samples_is_in_the_name(images):
     assert show.stem(images.replace(batch_size=3), "samples") == first
 
 
+@pytest.mark.thorough
 def test_files_of_single_images_and_of_arrays(images):
     folder, path = show.save_files(images, 3, single=True, arrays=True)
     assert [file.name for file in sorted(folder.iterdir())] == [f"{k:06d}.png" for k in range(3)]
@@ -79,6 +82,7 @@ def test_files_of_single_images_and_of_arrays(images):
     assert settings_of(path)["n_samples"] == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1,), (2,), (7,), (12, 2), (4, 6, 1), (4, 6, 6, 1)], ids=str)
 def test_pictures_of_standardised_data_of_any_shape(shape, tmp_path):
     """Files of samples have the data's own units."""

@@ -51,6 +51,7 @@ def test_pairs_come_with_the_data():
     np.testing.assert_allclose(made[SOURCE], 1 / 256, atol=1e-6)  # the middle of the level
 
 
+@pytest.mark.thorough
 def test_the_image_condition_can_be_the_source():
     config = digits.get_config("enlarge_bridge")
     model = pipelines.untrained(config)
@@ -83,6 +84,7 @@ def model():
     return made.replace(params=made.model.init(jax.random.key(0), (1, 2)))
 
 
+@pytest.mark.thorough
 def test_a_model_with_a_source_has_no_likelihood(model):
     for use in (model.log_likelihood, model.encode, model.decode):
         with pytest.raises(ValueError, match="the probability flow from normal noise"):
@@ -90,6 +92,7 @@ def test_a_model_with_a_source_has_no_likelihood(model):
     assert "likelihood" not in tasks.task(points.get_config("from_moons")).reports
 
 
+@pytest.mark.thorough
 def test_paths_of_samples_start_at_the_source(model):
     asked = model.set(condition={"source": POINTS[:3]})
     np.testing.assert_allclose(draw.draw_paths(asked, 3, 1)[0], POINTS[:3], rtol=1e-6)

@@ -96,6 +96,7 @@ def test_conditions_of_another_kind_or_number_are_refused(condition, message):
         Conditions((known(),)).given(condition, 4)
 
 
+@pytest.mark.thorough
 def test_an_exact_model_recovers_the_conditional_law():
     """x given y is N(y, 0.25): moments, guidance and densities are those of the formula."""
     config = points.get_config()

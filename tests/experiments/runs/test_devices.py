@@ -52,6 +52,7 @@ def moved(result):
     return {kind: int(result[kind]) for kind in kinds if kind in result}
 
 
+@pytest.mark.thorough
 def test_steps_and_samples_of_one_device_are_those_of_2_x_2(tmp_path, one_device):
     """A step moves the weights once, the gradient once and a few norms, but no activations."""
     one, params = one_device

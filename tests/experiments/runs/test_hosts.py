@@ -63,6 +63,7 @@ def ends(processes):
     return [process.returncode for process in processes], errors
 
 
+@pytest.mark.thorough
 def test_a_signal_to_one_process_saves_all_at_one_step_and_one_alone_continues(tmp_path, caplog):
     """Two processes split the state over all of their devices; the one alone has one device."""
     endless = "--config.training.n_iters=1000000"
@@ -101,6 +102,7 @@ def test_processes_of_different_configs_or_folders_are_refused(tmp_path):
         assert "error: processes [1] do not see the run of process 0" in text
 
 
+@pytest.mark.thorough
 def test_a_coordinator_that_does_not_answer_ends_in_one_line():
     process = start(
         1,

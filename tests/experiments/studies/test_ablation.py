@@ -138,6 +138,7 @@ def endpoints(solver, b, seed):
     return y - levels[-1] * noise(y, levels[-1])
 
 
+@pytest.mark.thorough
 def test_the_study_finds_what_is_wrong(whole, data_moments):
     text, rows = whole
     for solver in ("euler", "heun"):
@@ -169,6 +170,7 @@ def test_the_study_finds_what_is_wrong(whole, data_moments):
         assert "Generated" in image.info["Description"]
 
 
+@pytest.mark.thorough
 def test_a_study_that_was_stopped_continues_and_measures_nothing_twice(
     whole, tmp_path, monkeypatch
 ):
@@ -205,6 +207,7 @@ def test_a_study_that_was_stopped_continues_and_measures_nothing_twice(
     assert len(measured) == SETS + 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_without_weight_and_scale_samples_are_those_of_mode_sample(solver):
     model = pipeline(solver)
@@ -214,6 +217,7 @@ def test_without_weight_and_scale_samples_are_those_of_mode_sample(solver):
     np.testing.assert_array_equal(x, plain.x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scaled_last", [False, True])
 def test_one_program_draws_the_samples_of_mode_sample_with_these_numbers(scaled_last):
     traced, model = [], pipeline()
@@ -275,6 +279,7 @@ def test_settings_are_chosen_by_some_samples_and_reported_by_more():
     assert "w = 0, slope in steps 0.01" in curves
 
 
+@pytest.mark.thorough
 def test_the_arm_of_the_time_shift_chooses_a_window_of_the_solver():
     options = ablation.Options(
         ("euler",), (31,), (1.0,), (1.02,), 100, 2, windows=(0.1, 0.2), cutoffs=(0.3, 0.5)

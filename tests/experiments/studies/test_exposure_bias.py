@@ -100,6 +100,7 @@ def first_length():
     return np.mean(np.linalg.norm(np.asarray(y), axis=1))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "norms_of"), [("euler", euler_norms), ("heun", heun_norms)])
 def test_norms_of_gaussian_data_are_the_closed_form(tmp_path, name, norms_of):
     n = sampling.solver(make_config(), name, 13).n_steps
@@ -125,6 +126,7 @@ def test_norms_of_gaussian_data_are_the_closed_form(tmp_path, name, norms_of):
     assert stages[-1] == (n - 1, 1)
 
 
+@pytest.mark.thorough
 def test_the_fit_is_that_of_the_closed_form(tmp_path):
     def exact_gap(b):
         levels, norms = euler_norms(13, WRONG, b)
@@ -158,6 +160,7 @@ def test_the_endpoint_is_the_samplers(name):
     np.testing.assert_allclose(x, exact, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scaled_last", [False, True])
 def test_a_perfect_discriminator_makes_the_trajectory_that_of_the_data(scaled_last):
     other, b = dataclasses.replace(GAUSSIAN, std=1.1), 1.1
@@ -220,6 +223,7 @@ def test_the_fit_of_a_known_gap():
     assert fit(lambda b: Mean(np.nan, 1e-4)) is None
 
 
+@pytest.mark.thorough
 def test_a_study_that_was_stopped_continues(tmp_path, capsys, monkeypatch):
     config = make_config(solvers=("euler",))
     config.sampling.batch_size = N
@@ -283,6 +287,7 @@ def test_impossible_studies_are_refused_before_they_begin(tmp_path, options, mes
         exposure_bias.run(Request(config, tmp_path))
 
 
+@pytest.mark.thorough
 def test_without_a_run_or_a_mixture_the_error_says_so(tmp_path):
     with pytest.raises(ValueError, match="train first"):
         exposure_bias.run(Request(points.get_config("moons"), tmp_path))

@@ -6,6 +6,7 @@ from PIL import Image
 from experiments.studies import langevin
 
 
+@pytest.mark.thorough
 def test_plain_langevin_gets_the_weights_of_a_mixture_wrong_and_annealed_right(
     tmp_path, capsys, monkeypatch
 ):

@@ -36,6 +36,7 @@ def test_a_mistake_ends_in_one_line(capsys, monkeypatch):
     assert "it must be a .png file" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.thorough
 def test_the_error_of_the_known_score_is_0_and_that_of_none_its_mean_square():
     """At t = 0.8, where x_t is nearly N(0, I): sigma^2 E s^2 is nearly 1."""
     exact = score_matching.MIXTURE.score_fn(score_matching.SDE)

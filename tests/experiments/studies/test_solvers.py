@@ -72,6 +72,7 @@ def shrink(level, then):
     return 1 + (then - level) * level / (GAUSSIAN.std**2 + level**2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [16, 32])
 def test_endpoint_error_is_the_closed_form(study, n):
     levels = np.append(grid(n), 0.0)
@@ -128,6 +129,7 @@ def test_errors_of_known_distributions():
     assert distance == pytest.approx(0.1 * np.mean(np.abs(centred @ truth.directions)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "least", "budgets"),
     [
@@ -145,6 +147,7 @@ def test_samplers_get_the_steps_that_a_budget_allows(name, least, budgets):
         assert subject.evaluations(chosen, SDE) == max(n for n in counts if n <= budget)
 
 
+@pytest.mark.thorough
 def test_every_sampler_has_settings_and_those_without_any_are_named(monkeypatch, capsys):
     monkeypatch.setattr(solvers, "BUDGETS", (9,))
     left_out = {"annealed_langevin", "predictor_corrector", "symmetric_splitting"}
@@ -194,6 +197,7 @@ def test_a_run_is_studied_by_its_model(tmp_path, monkeypatch):
     np.testing.assert_allclose(drawn.x, x0, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_sampler_that_fails_takes_no_other_along(tmp_path, monkeypatch, capsys):
     """The table has the others; the message at the end names it, and it is tried once."""
     tried = []
@@ -218,6 +222,7 @@ def test_a_sampler_that_fails_takes_no_other_along(tmp_path, monkeypatch, capsys
     assert str(tmp_path / "solvers_0_seed42.csv") in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_run_s_samplers_have_speed_quality_diversity_and_images(digits_run, monkeypatch, capsys):
     monkeypatch.setattr(solvers, "BUDGETS", (3, 5))
     loose = samplers.ProbabilityFlow(rtol=0.1, atol=0.1)

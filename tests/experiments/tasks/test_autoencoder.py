@@ -90,6 +90,7 @@ def test_drawn_latents_have_the_variance_that_the_encoder_gives(x):
     np.testing.assert_array_equal(mean, 0)
 
 
+@pytest.mark.thorough
 def test_terms_of_vq_pull_codes_to_latents_and_latents_to_codes(x):
     model = Tiny("vq")
     reconstruct = task_of(model, commitment=0.25).reconstruct
@@ -148,6 +149,7 @@ def test_the_two_sides_are_clipped_apart(x):
     np.testing.assert_allclose(updates["discriminator"], -0.5, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_train_step_is_the_same_with_microbatches_and_learns():
     """The loss of the tiny one falls by the gradient that it reports."""
     scaling = Scaling(17, dequantize=False)

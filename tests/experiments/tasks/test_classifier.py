@@ -84,6 +84,7 @@ def guided_to(folder, labels):
     return guided(ours).replace(params={"unused": jnp.zeros(1)})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("labels", [(), (1,)])
 def test_the_guided_score_is_that_of_the_class(folder, labels):
     """Bayes' rule, exactly."""
@@ -96,6 +97,7 @@ def test_the_guided_score_is_that_of_the_class(folder, labels):
     np.testing.assert_allclose(score_fn(x, t), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_guided_samples_are_those_of_the_class(folder):
     """The moments of one component of the mixture, by the class of each sample."""
     x, _ = draw.draw_all(guided_to(folder, ()), 500)
@@ -123,6 +125,7 @@ def test_the_report_is_the_accuracy_of_the_least_error(tmp_path):
     assert figures == {"test set": line}
 
 
+@pytest.mark.thorough
 def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes():
     x0, labels = jnp.zeros((6, 2, 2, 1)), jnp.arange(6) % 3
     logits = lambda x, t: jnp.zeros((len(t), 3))  # noqa: E731
@@ -131,6 +134,7 @@ def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes():
     np.testing.assert_array_equal(metrics["correct"], labels == 0)
 
 
+@pytest.mark.thorough
 def test_the_training_loss_is_the_cross_entropy_of_the_batch():
     """Samples of the second half of a batch have the same noise as in the whole."""
     task = tasks.task(config("bayes"))

@@ -55,6 +55,7 @@ def test_a_uniform_log_snr_is_the_published_importance_sampling(sde):
     np.testing.assert_allclose(np.cumsum(masses)[:-1] / np.sum(masses), u, atol=2e-3)
 
 
+@pytest.mark.thorough
 def test_data_and_samples_are_two_classes_and_both_have_test_sets(model):
     config = config_of(model[0])
     real, both = data.images(config), data.dataset(config)
@@ -73,6 +74,7 @@ def test_data_and_samples_are_two_classes_and_both_have_test_sets(model):
             np.testing.assert_array_equal(values[rows], expected[rows - first])
 
 
+@pytest.mark.thorough
 def test_a_frozen_encoder_stays_and_only_the_head_has_moments(model, trained):
     config, folder = trained
     task, mesh = tasks.task(config), optimization.mesh(config)
@@ -91,6 +93,7 @@ def test_a_frozen_encoder_stays_and_only_the_head_has_moments(model, trained):
     assert n_moments == 2 * n_head
 
 
+@pytest.mark.thorough
 def test_equal_logits_are_a_log_ratio_of_the_odds_of_training(model, tmp_path):
     """Of 20,000 data and 727 samples; nothing else is in them, at the start."""
     source, params = model
@@ -203,6 +206,7 @@ def write_classes(folder, n_classes=10):
     return classes
 
 
+@pytest.mark.thorough
 def test_a_discriminator_of_classes_learns_from_all_samples_and_sees_their_classes(tmp_path):
     """Samples under another SDE are noised anew, and go by the noise level."""
     config = config_of_classes(tmp_path)

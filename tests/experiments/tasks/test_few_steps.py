@@ -62,6 +62,7 @@ def runs(tmp_path_factory):
     return made
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", ["consistency", "meanflow"])
 def test_a_trained_run_draws_the_same_samples_whatever_the_batch(runs, variant):
     model = pipelines.load(runs[variant])
@@ -90,6 +91,7 @@ def test_what_follows_a_score_refuses_a_consistency_model(runs, capsys):
         pipelines.load(runs["consistency"], overrides={"sampling.method": "edm"})
 
 
+@pytest.mark.thorough
 def test_a_mean_flow_has_a_score_too(runs):
     model = pipelines.load(runs["meanflow"])
     assert np.isfinite(model.log_likelihood(X).log_prob).all()
@@ -106,6 +108,7 @@ def test_samplers_of_few_steps_refuse_score_models(runs):
             pipelines.load(runs["teacher"], overrides={"sampling.method": name})
 
 
+@pytest.mark.thorough
 def test_a_mean_flow_sees_the_vector_and_the_interval():
     made = config("meanflow")
     made.model.vector_dim = 2
@@ -130,6 +133,7 @@ def test_the_velocity_at_equal_times_is_that_of_the_score(parametrization):
     np.testing.assert_allclose(velocities.average(X, t, t), expected, rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_microbatches", [1, 2])
 @pytest.mark.parametrize("variant", ["consistency", "meanflow"])
 def test_the_loss_is_the_same_in_microbatches(variant, n_microbatches):
@@ -143,6 +147,7 @@ def test_the_loss_is_the_same_in_microbatches(variant, n_microbatches):
     np.testing.assert_allclose(metrics["loss"], whole[0], rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_levels_come_closer_during_training():
     """With the last stage from the start, the first loss differs, and that of a later step not."""
     slow, last = (
@@ -154,6 +159,7 @@ def test_the_levels_come_closer_during_training():
     assert again == last
 
 
+@pytest.mark.thorough
 def test_a_teacher_gives_the_other_points_of_a_path(runs, tmp_path):
     made = config("consistency", objective__first_stage=4)
     alone = trained(made)[1]
@@ -164,6 +170,7 @@ def test_a_teacher_gives_the_other_points_of_a_path(runs, tmp_path):
     assert record["step"] == 2
 
 
+@pytest.mark.thorough
 def test_a_trained_run_is_where_tuning_begins(runs, tmp_path):
     made = config("consistency", training__init_from=str(runs["teacher"]), training__n_iters=1)
     made.optim.lr = 1e-12
@@ -172,6 +179,7 @@ def test_a_trained_run_is_where_tuning_begins(runs, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), theirs, own)
 
 
+@pytest.mark.thorough
 def test_a_mean_flow_may_begin_with_a_flow(tmp_path, caplog):
     flow = config("mixture", training__sde="flow", model__parametrization="velocity")
     train.run(Request(flow, tmp_path / "flow"))

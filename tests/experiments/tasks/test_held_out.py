@@ -40,6 +40,7 @@ def evaluation(score, dataset, scaling, conditions=NONE):
     return held_out.make_evaluation(task, dataset, pipeline.mesh, 42, len(dataset.test))
 
 
+@pytest.mark.thorough
 def test_losses_of_the_exact_score_are_the_closed_form_along_time():
     """The error of the best prediction of the noise is 1 - sigma^2 / (alpha^2 std^2 + sigma^2)."""
     x = Gaussian(0.1, STD).sample(jax.random.key(0), (2000, SIDE, SIDE, 1))

@@ -65,6 +65,7 @@ def no_layers():
     return trained(config("indm", num_layers=0), 3)
 
 
+@pytest.mark.thorough
 def test_indm_with_the_identity_is_trained_like_the_vp_model_bit_for_bit(vp, no_layers):
     (_, state, losses), (_, other, its_losses) = vp, no_layers
     params = {name: value for name, value in other.params.items() if name != CODEC}
@@ -82,6 +83,7 @@ def test_a_frozen_flow_stays_the_identity(vp):
     jax.tree.map(same, params, vp[1].params)
 
 
+@pytest.mark.thorough
 def test_indm_with_the_identity_has_the_vp_models_samples_and_likelihoods(vp, no_layers):
     ours, theirs = (
         task.trained(state.params, 3, DATA, NO_FOLDER) for task, state, _ in (vp, no_layers)
@@ -91,6 +93,7 @@ def test_indm_with_the_identity_has_the_vp_models_samples_and_likelihoods(vp, no
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("latent", ["lsgm", "indm"])
 def test_gradients_reach_all_parts_and_metrics_are_those_of_the_loss(latent):
     task = tasks.task(config(latent, **{"lsgm": {"num_res_blocks": 0}}.get(latent, {})))

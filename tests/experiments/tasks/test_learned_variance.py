@@ -31,6 +31,7 @@ class Two(nn.Module):
         return jnp.concatenate([a * x, b * jnp.ones_like(x)], -1)
 
 
+@pytest.mark.thorough
 def test_a_step_fills_the_history_and_teaches_the_variance(monkeypatch):
     monkeypatch.setitem(models.MODELS, "two", Two)
     config = learned()

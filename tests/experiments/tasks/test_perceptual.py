@@ -94,6 +94,7 @@ def test_the_layers_of_inception_are_seen(x, monkeypatch):
     np.testing.assert_allclose(distance, np.mean(2 - 2 * signs[..., 0], (1, 2)), atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_named_layers_are_there(tmp_path, monkeypatch):
     """Here Inception comes from a file of its weights."""
     (tmp_path / "weights.npz").touch()

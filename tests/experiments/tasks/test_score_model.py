@@ -50,6 +50,7 @@ def score_model(network, conditions=NONE, shape=(8, 8, 1), augment=0.0, **option
     return ScoreModel(Pipeline(model, None, *about), lambda params: loss, loss, Adam(), augment)
 
 
+@pytest.mark.thorough
 def test_each_sample_has_its_own_stratum_in_every_microbatch():
     task = score_model(Recorder(), shape=(2,), stratified=True, n_strata=8)
     x = jax.random.normal(jax.random.key(5), (8, 2))
@@ -69,6 +70,7 @@ def test_the_network_is_in_training_and_drops_out_by_the_key_for_that():
     assert network.calls[0]["dropout"] is KEYS["dropout"]
 
 
+@pytest.mark.thorough
 def test_classes_are_dropped_each_by_its_own_key():
     """The same ones in one microbatch and in two; confidences stay."""
     network = Recorder()
@@ -88,6 +90,7 @@ def test_classes_are_dropped_each_by_its_own_key():
     assert dropped.mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 512))
 
 
+@pytest.mark.thorough
 def test_augmented_images_come_with_their_labels():
     """Images bright on the left: those whose label says so are bright on the right."""
     network = Recorder()
@@ -111,6 +114,7 @@ class Multiple(nn.Module):
         return self.param("factor", nn.initializers.ones, ()) * x
 
 
+@pytest.mark.thorough
 def test_a_learned_schedule_is_trained_beside_the_network(monkeypatch):
     """Code that knows nothing of it takes its parameters for a part of the network's."""
     monkeypatch.setitem(models.MODELS, "multiple", Multiple)
@@ -128,6 +132,7 @@ def test_a_learned_schedule_is_trained_beside_the_network(monkeypatch):
     assert score_fn(jnp.ones((2, 8, 8, 1)), jnp.ones(2)).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.thorough
 def test_a_log_variance_is_trained_beside_any_network_and_evaluated_without(monkeypatch):
     """It becomes log E[w r^2]: 0 for Gaussian data in EDM's units, whose network gives 0."""
     monkeypatch.setitem(models.MODELS, "multiple", Multiple)
@@ -179,6 +184,7 @@ def edm2():
     return tasks.task(config)
 
 
+@pytest.mark.thorough
 def test_an_edm2_keeps_weights_of_norm_1_in_training():
     """Its own and those of u, but no other part's; gains are free."""
     task = edm2()
@@ -197,6 +203,7 @@ def test_an_edm2_keeps_weights_of_norm_1_in_training():
     assert score_model(Recorder()).projection is None
 
 
+@pytest.mark.thorough
 def test_magnitudes_of_activations_are_logged():
     task, images = edm2(), np.random.RandomState(0).randint(0, 17, (6, 8, 8, 1)).astype("u1")
     params = weights.drawn(jax.eval_shape(task.init, jax.random.key(0)))
@@ -243,6 +250,7 @@ def trained():
     return task, task.init(jax.random.key(0)), Dataset(x, x[:32], None)
 
 
+@pytest.mark.thorough
 def test_reports_are_lines_and_figures_of_the_card(trained, tmp_path, monkeypatch):
     task, params, dataset = trained
     monkeypatch.setattr(data, "images", lambda config: dataset)
@@ -289,6 +297,7 @@ def test_missing_values_have_no_part_in_the_loss(hidden):
     assert np.isfinite(metrics["loss"]).all()
 
 
+@pytest.mark.thorough
 def test_augmentation_moves_condition_images_with_the_samples():
     """Images of the data are the samples themselves: they stay so."""
     network = Recorder()

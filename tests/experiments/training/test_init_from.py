@@ -121,6 +121,7 @@ def test_layers_of_other_data_and_conditions_are_made_anew(ours, theirs, expecte
     assert lines(ours, theirs) == expected
 
 
+@pytest.mark.thorough
 def test_all_that_reads_or_writes_channels_is_made_anew():
     """In the pyramids of NCSN++ at every level: all layers whose shapes differ, and no others."""
     ours, theirs = model(channels=3, **PYRAMIDS), model(channels=1, **PYRAMIDS)
@@ -147,6 +148,7 @@ def test_weights_of_another_network_do_not_match(ours):
     assert matched(ours, model(num_classes=2)) is None
 
 
+@pytest.mark.thorough
 def test_a_start_takes_what_fits_and_keeps_the_rest():
     """In parameters and averages; the optimizer and the step are new."""
 

@@ -51,6 +51,7 @@ def restore(folder, step=None):
     return state
 
 
+@pytest.mark.thorough
 def test_a_step_that_is_not_finite_is_skipped_and_counted(step, tmp_path, caplog):
     training = options(max_skipped=2, snapshot_freq_for_preemption=1)
     fit(step, training, tmp_path, bad=(4, 7))

@@ -129,6 +129,7 @@ def test_a_bad_batch_changes_nothing_but_the_step():
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+@pytest.mark.thorough
 def test_a_frozen_parameter_is_the_same_to_the_last_bit_and_has_no_part_in_the_norm():
     """In averages too, and with weight decay; another one is trained as ever."""
 

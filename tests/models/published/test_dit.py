@@ -72,6 +72,7 @@ def test_the_published_guidance_is_of_the_first_three_channels(tmp_path):
     golden.assert_samples_close(output, golden.channels_last(arrays["guided_output"]), 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [ORIGINAL, FOLDER])
 def test_the_config_makes_a_model_without_data(name, tmp_path):
     source, _ = source_of(name, tmp_path)
@@ -129,6 +130,7 @@ def test_what_the_network_does_not_have_is_named(changes, message, tmp_path):
         published.identify(published.Source(source.path, source.content | changes))
 
 
+@pytest.mark.thorough
 def test_the_scheduler_of_a_pipeline_tells_the_noise_and_the_sampler(tmp_path):
     source, _ = source_of(FOLDER, tmp_path)
     scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
@@ -197,6 +199,7 @@ def test_another_network_is_not_written():
             published.FORMATS[name].table(bare)
 
 
+@pytest.mark.thorough
 def test_the_published_networks_have_their_numbers_of_parameters():
     common = SIZES["XL"] | {"num_classes": 1000, "null_class": True, "centered": True}
     common["learned_variance"] = True

@@ -22,6 +22,7 @@ def flax_checkpoint():
     return *published.identify(source), golden.load(FLAX)
 
 
+@pytest.mark.thorough
 def test_weights_of_the_jax_version_give_its_numbers(flax_checkpoint):
     form, found, arrays = flax_checkpoint
     config = golden.config(arrays)

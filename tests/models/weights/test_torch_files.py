@@ -200,6 +200,7 @@ def peak(function):
         tracemalloc.stop()
 
 
+@pytest.mark.thorough
 def test_a_gigabyte_is_read_in_place(tmp_path):
     """The file is sparse. A copy of an array needs the memory of that array alone."""
     size, parts, path = 2**28, 16, tmp_path / "file.pth"

@@ -24,6 +24,7 @@ def flow_std(sde, weight, std):
     return float(sampler(jax.random.key(0), sde, guided, (1, 1), start=start).x[0, 0])
 
 
+@pytest.mark.thorough
 def test_autoguidance_goes_from_std_to_std_in_proportion():
     """The flow of s_g + w (s - s_g), of two Gaussians, ends at std^w other^(1 - w).
 

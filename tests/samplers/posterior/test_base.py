@@ -48,6 +48,7 @@ def test_create_makes_every_method_by_name():
         posterior.create("replacement", weight=1.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", METHODS)
 def test_sample_i_does_not_depend_on_its_batch(name):
     y = jnp.linspace(-1.0, 1.0, 4)[:, None]
@@ -66,6 +67,7 @@ def test_a_start_takes_the_place_of_the_prior(name):
     assert np.abs(x - mode).max() < 1.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["moment_matching", "pigdm", "dps"])
 def test_methods_of_scores_are_their_score_and_the_sampler(name):
     sde, n, y = SDES["vp"], 3, jnp.zeros((3, 1))
@@ -162,6 +164,7 @@ def test_exact_measurements_give_finite_samples(name):
     assert jnp.isfinite(draw(name, 2, noise_std=0.0).x).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_work_in_double_precision(name):
     """Also with an operator that is computed in single precision, such as a decoder."""
@@ -171,6 +174,7 @@ def test_methods_work_in_double_precision(name):
         assert jnp.isfinite(x).all()
 
 
+@pytest.mark.thorough
 def test_scores_of_each_evaluation_go_to_samplers_that_take_them():
     sde, n, y = SDES["vp"], 2, jnp.zeros((2, 1))
     score_fn = Mixture().score_fn(sde)
@@ -198,6 +202,7 @@ def test_values_outside_the_mask_of_an_exact_measurement_are_refused(name):
     assert jnp.isfinite(draw(name, 2, operator=masked, y=seen, noise_std=0.0).x).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["moment_matching", "pigdm"])
 def test_scores_given_a_measurement_have_derivatives(name):
     """Iterations that are exact before the last one leave nothing to divide by."""

@@ -17,6 +17,7 @@ def norm(sde, score_fn, x, t, y):
     return jnp.sqrt(jnp.sum((y - seen(sde.denoise(x, t, score_fn(x, t)))) ** 2, axis=1))
 
 
+@pytest.mark.thorough
 def test_a_step_of_the_chain_is_the_published_one():
     """Algorithm 1: the step without the measurement, less zeta' times the norm's gradient."""
     sde, zeta, n_steps = SDES["vp"], 0.3, 1000
@@ -56,6 +57,7 @@ def test_a_measurement_without_new_information_changes_nothing(method):
     np.testing.assert_allclose(conditional(x, t), score_fn(x, t), atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_it_is_too_sure_even_of_gaussian_data():
     """N(0, 1) seen as 1 with noise of 1: the posterior is N(1/2, 1/2), which PiGDM gives."""
     sde, n, data = SDES["vp"], 2000, Gaussian(0.0, 1.0)

@@ -20,6 +20,7 @@ def first(x):
     return 2 * x[:, :2]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", [posterior.MomentMatching(2), posterior.PiGDM(0.7)])
 def test_affine_operators_are_exact(method):
     linearized = posterior.Linearized(method)

@@ -33,6 +33,7 @@ def published(key, sde, score_fn, y, n_steps):
     return jax.lax.fori_loop(0, n_steps, step, (x, x))[1]
 
 
+@pytest.mark.thorough
 def test_it_is_the_published_algorithm():
     sde, n_steps = SDES["vp"], 40
     score_fn, y = DATA.score_fn(sde), jnp.tile(jnp.array([1.5, 0.0]), (N, 1))
@@ -46,6 +47,7 @@ def test_it_is_the_published_algorithm():
     np.testing.assert_allclose(x[:, 1].std(), expected[:, 1].std(), atol=0.03)
 
 
+@pytest.mark.thorough
 def test_the_unmeasured_part_agrees_too_little_with_the_measured_one():
     """The mean of the second coordinate given 1.5 for the first is 0.2; it stays below."""
     sde, y = SDES["vp"], jnp.full((N, 1), 1.5)
@@ -62,6 +64,7 @@ def test_the_unmeasured_part_agrees_too_little_with_the_measured_one():
     assert mean(posterior.Replacement()) < exact - 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("operator", [measurement.grey, measurement.downsampling(2)])
 def test_the_measurement_comes_back(operator):
     x0 = jax.random.normal(jax.random.key(0), (3, 4, 4, 3))

@@ -31,6 +31,7 @@ def particles(method, solver, sde, score_fn, operator, y, noise_std, n=8):
     return np.asarray(cloud.z, np.float64).reshape(-1, 2), np.asarray(weights).ravel()
 
 
+@pytest.mark.thorough
 def test_the_posterior_s_weights_are_within_3_percent():
     sde, mixture, y, noise_std = SDES["vp"], Mixture(), 0.1, 0.3
     exact = mixture.given(MATRIX, np.array([y]), noise_std)
@@ -46,6 +47,7 @@ def test_the_posterior_s_weights_are_within_3_percent():
     np.testing.assert_allclose(covariance, exact.covariance, atol=0.03)
 
 
+@pytest.mark.thorough
 def test_samples_are_drawn_with_the_posterior_s_weights():
     sde, mixture, n = SDES["vp"], Mixture(), 3000
     exact = mixture.given(MATRIX, np.array([0.1]), 0.3)
@@ -73,6 +75,7 @@ def test_gaussian_data_have_the_exact_posterior_in_few_steps(name):
     np.testing.assert_allclose(covariance, expected, atol=0.03)
 
 
+@pytest.mark.thorough
 def test_a_nonlinear_measurement_has_the_posterior_of_bayes_rule():
     """The distance from the origin, which leaves an arc of each component."""
     sde, mixture, y, noise_std = SDES["vp"], Mixture(), 1.0, 0.2

@@ -122,6 +122,7 @@ def test_training_leads_to_the_exact_consistency_function():
     assert abs(at_best) < 0.05 * (above - below)
 
 
+@pytest.mark.thorough
 def test_the_gradient_of_the_target_is_stopped():
     sde, key = sde_lib.EDM(), jax.random.key(0)
     x0 = DATA.sample(jax.random.key(1), (8, 2))

@@ -74,6 +74,7 @@ def test_the_gradient_of_the_loss_is_least_at_the_exact_velocities():
     assert at[1.1].mean() > error
 
 
+@pytest.mark.thorough
 def test_equal_times_learn_the_velocity():
     sde, x0 = sde_lib.LinearFlow(), DATA.sample(jax.random.key(1), (64, 2))
     wrong = lambda x, r, t: jnp.where((r < t)[:, None], jnp.nan, 0.0) * x  # noqa: E731
@@ -85,6 +86,7 @@ def test_equal_times_learn_the_velocity():
     assert np.isnan(metrics["error"]).mean() == pytest.approx(0.25, abs=0.15)
 
 
+@pytest.mark.thorough
 def test_the_weight_has_no_gradient():
     sde, x0 = sde_lib.LinearFlow(), DATA.sample(jax.random.key(1), (64, 2))
 
@@ -97,6 +99,7 @@ def test_the_weight_has_no_gradient():
     np.testing.assert_allclose(slope * (error + 1e-3), jax.jacfwd(loss)(0.5, 0.0)[0], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_sample_i_depends_on_its_index_alone():
     sde, x0 = sde_lib.LinearFlow(), DATA.sample(jax.random.key(1), (8, 2))
     whole, _ = mean_flow_loss(jax.random.key(0), sde, exact(sde), x0)

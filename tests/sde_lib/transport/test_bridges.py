@@ -113,6 +113,7 @@ def schroedinger():
     return bridge, np.asarray(x0), jax.tree.map(np.asarray, perturb(x0, x1))
 
 
+@pytest.mark.thorough
 def test_entropic_plans_have_the_covariance_of_the_schroedinger_bridge(schroedinger):
     bridge, x0, noisy = schroedinger
     kept = np.exp(0.5 * (bridge.sde.log_snr(1.0) - bridge.sde.log_snr(noisy.t)))

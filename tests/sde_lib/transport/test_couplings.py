@@ -37,6 +37,7 @@ def test_an_assignment_keeps_each_noise_once(assigned):
         assert {*map(tuple, assigned[rows])} == {*map(tuple, np.asarray(Z[rows]))}
 
 
+@pytest.mark.thorough
 def test_a_group_does_not_depend_on_the_others(assigned):
     alone = Assignment(group=16)(KEYS[32:48], X0[32:48], Z[32:48])
     np.testing.assert_array_equal(assigned[32:48], alone)
@@ -70,6 +71,7 @@ def test_the_entropy_by_default_has_the_units_of_the_data():
     np.testing.assert_allclose(Sinkhorn(group=16)(KEYS, 50 * X0, 50 * Z), 50 * small, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_training_under_a_coupling_has_shorter_pairs_and_the_same_noise():
     """x_t - alpha x_0 = sigma z, with the z of the group in another order."""
     sde, key = sde_lib.LinearFlow(), jax.random.key(3)

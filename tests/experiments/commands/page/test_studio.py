@@ -21,6 +21,7 @@ def pixels(paths):
     return np.stack([np.asarray(Image.open(path)) for path in paths])
 
 
+@pytest.mark.thorough
 def test_samples_are_those_of_the_command_line_and_come_in_parts(studio):
     parts = [list(files) for files in studio.draw(FIELDS)]
     assert [len(files) for files in parts] == [4, 6]
@@ -46,6 +47,7 @@ def test_the_seed_and_the_number_of_samples_compile_nothing_anew(studio):
     assert made != {id(studio.asked(FIELDS | {"sampling.n_steps": 4})[0].programs)}
 
 
+@pytest.mark.thorough
 def test_a_way_goes_from_noise_to_the_first_sample(studio):
     way = pixels(studio.way(FIELDS))
     (*_, files) = studio.draw(FIELDS | {"sampling.n_samples": 1})
@@ -53,6 +55,7 @@ def test_a_way_goes_from_noise_to_the_first_sample(studio):
     assert np.abs(way[-1].astype(int) - pixels(files)[0]).max() <= 1
 
 
+@pytest.mark.thorough
 def test_an_edit_makes_the_painted_part_anew(studio, tmp_path):
     image = np.random.RandomState(0).randint(256, size=(8, 8)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")
@@ -82,6 +85,7 @@ def test_fields_that_do_not_fit_are_refused(studio):
         list(studio.draw(FIELDS | {"sampling.snr": 0.1}))
 
 
+@pytest.mark.thorough
 def test_other_data_than_images_are_refused(trained_points):
     with pytest.raises(ValueError, match="grey or RGB images"):
         Studio(configs.load(trained_points), trained_points)

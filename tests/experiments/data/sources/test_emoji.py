@@ -101,6 +101,7 @@ def test_the_real_pictures():
     assert blue[16, 16].argmax() == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("variant", "size"), [("vp", 6_989_891), ("ve", 7_081_987)])
 def test_the_configs_have_the_number_of_parameters_that_they_document(variant, size):
     config = configs.get_config(variant)

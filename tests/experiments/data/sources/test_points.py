@@ -24,6 +24,7 @@ def test_checkerboard_has_points_on_its_dark_squares_only():
     assert set(np.floor(train).sum(axis=1) % 2) == {0}
 
 
+@pytest.mark.thorough
 def test_mixture_density_is_that_of_its_samples():
     """The integral over a box, by the midpoint rule, is the share of the samples in it."""
     x, y = np.mgrid[-0.9:0.9:0.02, -3.0:-1.0:0.02] + 0.01

@@ -51,6 +51,7 @@ def write_mask(path, size, box):
     return path
 
 
+@pytest.mark.thorough
 def test_files_of_any_size_and_kind_come_to_the_model_s_size(model, folder):
     columns = model.edit(folder, "variations", strength=0.0, n_results=1)
     assert columns["original"].shape == (6, 8, 8, 1)
@@ -74,6 +75,7 @@ def test_images_as_a_list_are_split_at_commas(folder):
     assert [each.name for each in files.read_images([folder], 3, "white")] == list("abcdef")
 
 
+@pytest.mark.thorough
 def test_a_mask_file_is_white_where_results_are_made(model, folder, tmp_path):
     mask = write_mask(tmp_path / "mask.png", (16, 24), (0, 0, 15, 11))
     columns = model.edit(folder / "a.png", "inpaint", mask=mask, n_results=2)
@@ -106,6 +108,7 @@ def test_only_the_part_around_the_mask_is_edited_at_the_model_s_size(model):
     assert (rows, columns) == (slice(0, 40), slice(0, 64))
 
 
+@pytest.mark.thorough
 def test_small_images_are_enlarged_from_their_own_pixels(model):
     small = np.random.RandomState(0).randint(0, 256, (1, 4, 4, 1)).astype(np.uint8)
     columns = model.edit(small, "super_resolution", n_results=1)
@@ -205,6 +208,7 @@ def test_arrays_of_other_channels_and_models_of_floats_are_refused(model):
         four.edit(np.zeros((1, 8, 8, 4), np.uint8), "variations")
 
 
+@pytest.mark.thorough
 def test_images_in_colour_for_a_model_in_colour(folder):
     colour = made(**{"data.num_channels": 3})
     columns = colour.edit(folder / "a.png", "colorize", n_results=1)

@@ -53,6 +53,7 @@ def results(columns):
     return [column for title, column in columns.items() if title.startswith("result")]
 
 
+@pytest.mark.thorough
 def test_nothing_changed_is_the_input_and_everything_the_plain_sample(model, x):
     for column in results(model.edit(x, "variations", strength=0.0, n_results=2)):
         np.testing.assert_array_equal(column, x)
@@ -70,6 +71,7 @@ def log_probs(params, x, t):
     return jax.nn.log_softmax(jnp.mean(x, axis=(1, 2, 3))[:, None] * jnp.arange(3.0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("guides", "asked"),
     [
@@ -88,6 +90,7 @@ def test_an_edit_of_full_strength_is_guided_as_samples_are(guides, asked, model,
     np.testing.assert_array_equal(edited, model.sample(3, **asked))
 
 
+@pytest.mark.thorough
 def test_what_is_made_is_of_the_class_and_guided_to_it(of_classes, x):
     def mean(**asked):
         made = of_classes.edit(0 * x, "inpaint", n_results=4, **asked)
@@ -98,6 +101,7 @@ def test_what_is_made_is_of_the_class_and_guided_to_it(of_classes, x):
     assert (mean(label=2, guidance=2.0) > 1.2).all()
 
 
+@pytest.mark.thorough
 def test_a_classifier_and_a_discriminator_guide_what_is_made(model, x):
     """Both guide to larger means, around what is known, in windows."""
 
@@ -118,6 +122,7 @@ def test_a_classifier_and_a_discriminator_guide_what_is_made(model, x):
     assert both > new((classifier,), label=2) + 0.05 > new(()) + 0.1
 
 
+@pytest.mark.thorough
 def test_images_that_condition_the_model_are_made_of_what_is_known(x):
     """A super-resolution model sees means over blocks; those in the unknown part are filled."""
 
@@ -134,6 +139,7 @@ def test_images_that_condition_the_model_are_made_of_what_is_known(x):
     np.testing.assert_allclose(kept, x, atol=0.1)
 
 
+@pytest.mark.thorough
 def test_flows_have_the_class_too(of_classes, x):
     columns = of_classes.edit(x, "reconstruct", label=[0, 1, 2])
     np.testing.assert_allclose(columns["decoded"], x, atol=2e-3)
@@ -141,6 +147,7 @@ def test_flows_have_the_class_too(of_classes, x):
     assert between["0.50"].shape == (2, 8, 8, 1)
 
 
+@pytest.mark.thorough
 def test_the_known_part_stays_and_the_edge_is_soft(model, x):
     known = np.ones((8, 8), bool)
     known[3:5, 3:5] = False
@@ -156,6 +163,7 @@ def test_the_known_part_stays_and_the_edge_is_soft(model, x):
     assert ((columns["result 1"] == x).all(axis=(3,)) == other).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("content", ["original", "fill", "noise"])
 def test_inpainting_of_some_strength_starts_from_its_content(model, x, content):
     x = np.linspace(-1, 1, 3).reshape(3, 1, 1, 1) + 0 * x
@@ -166,6 +174,7 @@ def test_inpainting_of_some_strength_starts_from_its_content(model, x, content):
     assert 0 < away < 0.05 if content != "noise" else away > 0.5
 
 
+@pytest.mark.thorough
 def test_measurements_are_met(model, x):
     (large,) = results(model.edit(x, "super_resolution", factor=2, n_results=1))
     shrink, blur = measurement.downsampling(2), measurement.blur(0.7)
@@ -177,6 +186,7 @@ def test_measurements_are_met(model, x):
     np.testing.assert_array_equal(sharp["given"], x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["pigdm", "replacement"])
 def test_other_posterior_samplers_make_it_too(model, x, name):
     assert create("inpaint", posterior=name).method == samplers.posterior.create(name)
@@ -185,6 +195,7 @@ def test_other_posterior_samplers_make_it_too(model, x, name):
     np.testing.assert_allclose(shrink(columns["result 1"]), shrink(x), atol=0.05)
 
 
+@pytest.mark.thorough
 def test_the_frame_is_extended_by_windows(model, x):
     columns = model.edit(x, "outpaint", extend=(0, 6, 2, 4), n_results=2)
     assert list(columns) == ["original", "given", "result 1", "result 2"]

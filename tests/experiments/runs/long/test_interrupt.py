@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from processes import ROOT
 
 SCRIPT = """
@@ -44,6 +45,7 @@ def test_a_process_in_native_code_ends_long_before_that_does():
     assert (process.returncode, errors) == (1, "interrupted\n")
 
 
+@pytest.mark.thorough
 def test_a_process_that_saves_is_not_ended():
     process, begun = interrupted(SAVING, 8_000_000)
     output, errors = process.communicate(timeout=100)

@@ -68,6 +68,7 @@ def test_copies_are_found_among_data_that_repeat_themselves():
     assert same.p > 0.5
 
 
+@pytest.mark.thorough
 def test_a_run_takes_its_folder_alone(digits_run, capsys):
     folder = digits_run.folder
     name = "memorisation"

@@ -138,6 +138,7 @@ def test_the_study_of_mixtures_saves_a_table(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith("discriminator_mixtures.md")
 
 
+@pytest.mark.thorough
 def test_an_sde_without_a_noise_level_is_refused(tmp_path):
     config = config_of()
     config.training.sde = "cld"

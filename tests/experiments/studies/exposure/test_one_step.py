@@ -56,6 +56,7 @@ def test_the_excess_of_the_exact_estimate_is_its_formula(measured):
         assert step.excess > step.independent + 4 * step.excess_error
 
 
+@pytest.mark.thorough
 def test_the_study_of_the_mixture_saves_a_table_and_a_picture(tmp_path, capsys):
     registry.run(Request(config_of(n_levels=4, n_samples=50), tmp_path))
     table, picture = capsys.readouterr().out.splitlines()[-2:]

@@ -17,6 +17,7 @@ def command(folder, *options):
     main.main([*argv, *(f"--config.study.grid.{option}" for option in options)])
 
 
+@pytest.mark.thorough
 def test_a_run_gives_a_file_that_samplers_take(digits_run, capsys):
     folder = digits_run.folder
     command(folder, *SMALL)

@@ -8,6 +8,7 @@ from experiments.pipeline.conditions import Conditions, Text
 from experiments.studies.guidance.negatives import models
 
 
+@pytest.mark.thorough
 def test_a_grid_has_a_column_for_each_negative_class(digits_run, capsys):
     options = "weights=(1.0,3.0)", "nfe=(5,)", "n_samples=20", "n_seeds=2", "negatives=(1,2)"
     fields = [f"--config.study.guidance.{option}" for option in options]

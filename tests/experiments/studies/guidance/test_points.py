@@ -19,6 +19,7 @@ def results():
     return {(result.guidance, result.weight): result for result, _ in found}
 
 
+@pytest.mark.thorough
 def test_the_weight_one_samples_the_class(results):
     for kind in points.KINDS:
         exact, guided = results[f"exact, {kind}", 1.0], results[kind, 1.0]
@@ -39,6 +40,7 @@ def test_larger_weights_sample_neither_the_class_nor_the_tilted_density(results)
     assert free.spread.value > 1.1 > 1.0 > auto.spread.value
 
 
+@pytest.mark.thorough
 def test_classifier_and_classifier_free_guidance_are_the_same_with_exact_scores(results):
     x, t = jax.random.normal(jax.random.key(0), (50, 2)), jnp.linspace(0.01, 20, 50)
     one, other = (
@@ -64,6 +66,7 @@ def test_the_tilted_density_is_the_product_of_powers():
     assert np.sum(found * points._centres() ** 2) == pytest.approx(square, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_samples_of_a_grid_have_its_moments():
     density = points.tilted(1.0, points.ALL)
     x = points._of_grid(density, 20_000, 0)

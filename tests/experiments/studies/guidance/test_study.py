@@ -20,6 +20,7 @@ def rows(folder):
     return path, [json.loads(row) for row in path.open()]
 
 
+@pytest.mark.thorough
 def test_points_need_neither_a_config_nor_a_run(tmp_path, capsys):
     command(tmp_path, *POINTS)
     lines = capsys.readouterr().out.splitlines()
@@ -32,6 +33,7 @@ def test_points_need_neither_a_config_nor_a_run(tmp_path, capsys):
     assert np.asarray(Image.open(path.with_suffix(".png"))).std() > 1
 
 
+@pytest.mark.thorough
 def test_a_run_takes_its_folder_alone(digits_run, capsys):
     """Two schedules; a picture of the statistics, and one of the images for each schedule."""
     folder = digits_run.folder

@@ -17,6 +17,7 @@ def results():
     return {(result.guidance, result.weight): result for result, _ in found}
 
 
+@pytest.mark.thorough
 def test_exact_samples_are_within_the_region_and_in_all_modes(results):
     exact = results["none", 1.0]
     assert exact.outside.value == pytest.approx(tree.OUTSIDE, abs=1.5e-3)
@@ -36,6 +37,7 @@ def test_autoguidance_brings_samples_back_and_keeps_the_modes(results):
     assert free.distance.value > 2 * auto.distance.value
 
 
+@pytest.mark.thorough
 def test_modes_and_their_shares_are_those_of_the_tree():
     (own, other) = (tree.tree(root) for root in tree.ROOTS)
     assert own.shares.sum() == pytest.approx(1)
@@ -53,6 +55,7 @@ def test_modes_and_their_shares_are_those_of_the_tree():
     assert own.outside(tree.exact(other.mixture, 500, 0)) > 0.5
 
 
+@pytest.mark.thorough
 def test_the_study_trains_its_networks_and_needs_no_run(tmp_path, capsys):
     options = "weights=(2.0,)", "n_samples=20", "n_seeds=2", "n_iters=8"
     argv = "main", "--mode=study", "--config.study.name=autoguidance", f"--workdir={tmp_path}"

@@ -59,6 +59,7 @@ def results():
     return [result for result, _ in made.measure(made.settings(SOLVERS))]
 
 
+@pytest.mark.thorough
 def test_statistics_are_those_of_the_guided_gaussians(results):
     """Guidance moves the mean of a class to w times its own; all samples have the mean 0.
 

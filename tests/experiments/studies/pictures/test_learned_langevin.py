@@ -9,6 +9,7 @@ from experiments.commands.request import Request
 from experiments.studies.pictures import learned_langevin as study
 
 
+@pytest.mark.thorough
 def test_the_error_of_a_score_is_relative():
     """A score that is half the exact one is wrong by a half everywhere."""
     exact = study.MIXTURE.score_fn(study.SDE)

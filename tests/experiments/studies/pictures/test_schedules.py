@@ -32,6 +32,7 @@ def test_the_places_of_linear_flow_are_exact():
     assert found.informative == pytest.approx(np.tanh(1), abs=2e-3)
 
 
+@pytest.mark.thorough
 def test_all_families_are_in_the_table(tmp_path, capsys):
     config = points.get_config("mixture")
     config.study.schedules.n_levels = 20

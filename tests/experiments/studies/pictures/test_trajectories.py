@@ -25,6 +25,7 @@ def ways():
     return trajectories.draw(jax.random.key(0), VP(), 1000, 200)
 
 
+@pytest.mark.thorough
 def test_all_processes_have_the_marginals_of_the_mixture(ways):
     for name, each in ways.items():
         found = trajectories.measure(name, VP(), each)
@@ -53,6 +54,7 @@ def test_the_forward_process_has_exact_transitions(ways):
     assert np.corrcoef(path[0], path[k])[0, 1] == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.thorough
 def test_the_study_writes_a_table_and_a_picture(tmp_path):
     config = points.get_config("mixture")
     config.study.trajectories.update(steps=100, n_samples=100, n_paths=3)

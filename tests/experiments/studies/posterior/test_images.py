@@ -35,6 +35,7 @@ def setting(method):
     return images.Setting("left half", operator, "method", method, "heun", Heun(20))
 
 
+@pytest.mark.thorough
 def test_intervals_of_an_exact_method_hold_the_truth_as_often_as_they_say(model):
     drawn, result = images.measure(model, OPTIONS, setting(posterior.PiGDM(DATA.std)))
     assert drawn.truth.shape == (24, 8, 8, 1)
@@ -64,6 +65,7 @@ def of_latents(tmp_path_factory):
     return pipeline(config, score_fn, Dataset(x[:80], x[80:], None), **about)
 
 
+@pytest.mark.thorough
 def test_intervals_are_of_the_pixels_of_latents(of_latents):
     """PiGDM by the decoder's tangent is exact: the decoder is linear, the latents Gaussian."""
     options = dataclasses.replace(OPTIONS, operators=("grey", "blur"))

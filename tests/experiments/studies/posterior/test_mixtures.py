@@ -30,6 +30,7 @@ def test_replacement_is_left_out_where_it_is_impossible(problems):
     assert labels == [["moment_matching", "replacement"], ["moment_matching"]]
 
 
+@pytest.mark.thorough
 def test_exact_samples_have_small_errors_and_moment_matching_larger_ones(problems):
     problem = problems[0]
     about = mixtures.settings(OPTIONS, [("euler_ancestral", EulerAncestral(40))], problem)[:1]

@@ -20,6 +20,7 @@ def make_config(**options):
     return config
 
 
+@pytest.mark.thorough
 def test_the_command_needs_neither_a_config_nor_a_run(tmp_path, capsys):
     names = "dims=(2,)", "nfe=(4,)", "n_samples=8", "n_measurements=2", "methods=('pigdm',)"
     options = [f"--config.study.posterior.{name}" for name in names]

@@ -58,6 +58,7 @@ def assert_golden(config, params, arrays):
         golden.assert_samples_close(got, golden.channels_last(arrays[name]), 1e-5)
 
 
+@pytest.mark.thorough
 def test_the_imported_network_agrees_with_the_published_code(tmp_path):
     arrays = golden.load("diffusers_vae")
     source = golden_source(tmp_path / "vae", arrays)

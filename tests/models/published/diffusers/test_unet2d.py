@@ -41,6 +41,7 @@ def output(config, params, x, labels, **options):
     return np.moveaxis(np.asarray(network({"params": params}, x, labels, **options)), -1, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", GOLDEN)
 def test_networks_agree_with_the_library(name, tmp_path):
     arrays = golden.load(name)
@@ -57,6 +58,7 @@ def test_networks_agree_with_the_library(name, tmp_path):
         np.testing.assert_array_equal(written[key], array)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TINY)
 def test_folders_of_today_and_of_2022_agree(name):
     arrays = golden.load("diffusers_ddpm_tiny")
@@ -75,6 +77,7 @@ DDPM = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("widths", "attention", "size", "count"),
     [

@@ -53,6 +53,7 @@ def outputs(config, params, x, labels, arrays):
     return jax.jit(models.create(config).apply)({"params": params}, x, labels, **given)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_pickle_says_what_its_network_is(name, tmp_path):
     arrays = golden.load(name)
@@ -74,6 +75,7 @@ def test_a_pickle_says_what_its_network_is(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, model.params(config), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", REFERENCES)
 def test_arrays_say_what_their_network_is(name, tmp_path):
     arrays = golden.load(f"edm_reference_{name}")
@@ -315,6 +317,7 @@ def test_a_written_network_keeps_what_its_tensors_do_not_tell(tmp_path):
     assert model.found.fields.items() >= (fields | {"model.dropout": config.model.dropout}).items()
 
 
+@pytest.mark.thorough
 def test_levels_of_the_sampler_are_the_network_s(tmp_path):
     arrays = golden.load("edm_vp_precond_ddpmpp")
     described = arguments_of(arrays, precond="VEPrecond")

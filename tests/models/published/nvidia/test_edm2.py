@@ -34,6 +34,7 @@ def save(path, state=STATE, encoder=None, **changes):
     return nvidia_files.save(path, state, described(**changes), encoder, **loss)
 
 
+@pytest.mark.thorough
 def test_a_pickle_gives_the_published_output_and_uncertainty(tmp_path):
     model = open_(save(tmp_path / "edm2.pkl"))
     assert (model.form.name, model.found.latents) == ("edm2", None)
@@ -155,6 +156,7 @@ def test_weights_of_another_network_are_refused_as_a_whole():
         published.params(FORM, other, config)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("nf", "count"), [(192, 280_212_837), (448, 1_523_164_773)])
 def test_parameters_are_the_published(nf, count):
     """The published counts include the uncertainty, but not the Fourier features."""

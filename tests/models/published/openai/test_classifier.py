@@ -33,6 +33,7 @@ def load(case):
     return arrays, form, found, config, published.params(form, found.arrays, config)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["attention", *POOLS])
 def test_imported_classifiers_agree_with_the_published_code(case):
     arrays, form, found, config, params = load(case)
@@ -92,6 +93,7 @@ def test_levels_that_look_alike_are_assumed():
     assert (found.fields["model.ch_mult"], found.fields["model.num_res_blocks"]) == ((1, 1), 1)
 
 
+@pytest.mark.thorough
 def test_an_imported_pair_agrees_with_the_published_code(tmp_path):
     """The scaled input, the time, the features, the logit and the term of guidance."""
     arrays = write_pair(tmp_path / "pair")

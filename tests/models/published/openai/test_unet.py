@@ -38,6 +38,7 @@ def load(case):
     return arrays, form, found, config, published.params(form, found.arrays, config)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_imported_networks_agree_with_the_published_code(case):
     arrays, form, found, config, params = load(case)
@@ -63,6 +64,7 @@ def test_imported_networks_agree_with_the_published_code(case):
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SIZES)
 def test_published_files_are_recognised_in_full_size(name):
     nf, ch_mult, n_blocks, factors, expected = SIZES[name]
@@ -124,6 +126,7 @@ def test_every_card_makes_a_config_that_can_be_sampled(name, fields):
     assert made.sampler == sampling.sampler(config)
 
 
+@pytest.mark.thorough
 def test_labels_are_the_steps_of_the_chain_of_4000_rescaled():
     source, _ = make_file("cifar10_uncond_50M_500K.pt", SMALL.clone(learned_variance=True))
     form, found = published.identify(source)
