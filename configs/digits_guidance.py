@@ -1,7 +1,8 @@
 """Discriminator guidance in its published form (Kim et al. 2023), small, for `digits:edm`.
 
-The discriminator is an encoder of guided-diffusion on the features of another, which classifies
-noisy digits under VP. All samples and data train it, without flips and averages.
+The discriminator is an encoder of guided-diffusion on the features of a second, frozen encoder,
+which was trained to classify noisy digits under VP. It is trained on all samples and all data,
+without flips and without an EMA.
 
     main="python -m experiments.main --config=configs"
     $main/digits.py:edm
@@ -13,7 +14,7 @@ noisy digits under VP. All samples and data train it, without flips and averages
 
 | variant       | description                               | training                    |
 | ------------- | ----------------------------------------- | --------------------------- |
-| classifier    | the frozen encoder, by ten classes        | 1,500 steps of 64 digits    |
+| classifier    | the frozen encoder, a classifier of digits | 1,500 steps of 64 digits   |
 | discriminator | the trained encoder, of 4 x 4 x 64 values | 60 epochs of data and samples |
 
 configs/cifar10.py:edm_discriminator_published is the published one.

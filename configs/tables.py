@@ -12,7 +12,7 @@ Mean log-likelihood of a fifth of the rows, which is held out, in nats, with its
 
 The mixture has 10 Gaussians of full covariance. The kernels' bandwidth is the best in
 cross-validation. Steps, dropout and the least noise were chosen on a fifth of the training rows.
-Small tables are learned by heart soon: more steps than these make the likelihood worse. The test
+Small tables are soon overfitted: more steps than these make the likelihood worse. The test
 set of wine has 36 rows: its difference to the kernels is within the error.
 """
 
