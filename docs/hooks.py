@@ -1,4 +1,4 @@
-"""What the site makes while it is built: contents, formulas, the config's page and tutorials."""
+"""What the site makes while it is built: contents, formulas, sources, config and tutorials."""
 
 import html
 import json
@@ -10,6 +10,8 @@ from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 from experiments.build.fields.migrate import RENAMED
 from experiments.commands.usage.help import described_fields
@@ -21,10 +23,15 @@ IMPORTS = "<!-- imports -->"
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
 )  # pymdownx.arithmatex writes them
+SOURCE = '<details class="mkdocstrings-source"'
+ROOT = Path(__file__).parents[1]
+FILE = r"((?:sde_lib|samplers|models|configs|experiments)/[\w/]+\.py)(?::\w+)?"  # digits.py:vp too
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the config's page, and fills in the lines of `nav` that have a *."""
+    for path in sorted(_named(files)):
+        files.append(File.generated(config, f"source/{path}.md", content=source_page(path)))
     files.append(File.generated(config, "config.md", content=config_page()))
     for notebook in sorted(Path(config.docs_dir, "tutorials").glob("*.ipynb")):
         page = notebook_page(notebook)
@@ -33,6 +40,18 @@ def on_files(files: Files, config: Any) -> Files:
     named = set(re.findall(r"[\w/]+\.md", str(config.nav)))
     config.nav = _filled(config.nav, [page for page in pages if page not in named])
     return files
+
+
+def _named(files: Files) -> set[str]:
+    """The source files that pages name in code marks."""
+    pages = (file.content_string for file in files.documentation_pages())
+    return {path for page in pages for path in re.findall(f"`{FILE}`", page)}
+
+
+def source_page(path: str) -> str:
+    """The page of a source file, which the site's search leaves out."""
+    head = f"---\nsearch: {{exclude: true}}\n---\n\n# {Path(path).name}\n\n`{path}`"
+    return f"{head}\n\n~~~~ python\n{(ROOT / path).read_text()}~~~~\n"
 
 
 def _filled(nav: Any, pages: list[str]) -> Any:
@@ -53,8 +72,17 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace(IMPORTS, imports.table()) if IMPORTS in markdown else markdown
 
 
-def on_page_content(page_html: str, **_: Any) -> str:
-    """Formulas as MathML, which browsers draw without a script; a wrong one ends the build."""
+def on_page_content(page_html: str, page: Page, files: Files, **_: Any) -> str:
+    """Formulas as MathML, and links from names of source files to their pages.
+
+    Browsers draw MathML without a script. A wrong formula ends the build.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        source = files.get_file_from_path(f"source/{found[1]}.md")
+        if source is None or source is page.file:
+            return found[0]
+        return f'<a href="{get_relative_url(source.url, page.url)}">{found[0]}</a>'
 
     def mathml(found: re.Match[str]) -> str:
         if found[1] == "span":
@@ -62,7 +90,8 @@ def on_page_content(page_html: str, **_: Any) -> str:
         block = convert(html.unescape(found[2]), display="block")
         return f'<div class="formula">{block}</div>'  # scrolls on a narrow screen
 
-    return FORMULA.sub(mathml, page_html)
+    page_html = page_html.replace(SOURCE, f"{SOURCE} data-search-exclude")
+    return re.sub(f"<code>{FILE}</code>(?!</a>)", link, FORMULA.sub(mathml, page_html))
 
 
 def notebook_page(path: Path) -> str:

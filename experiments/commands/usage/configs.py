@@ -10,6 +10,7 @@ from configs import default
 from experiments.commands.request import Request
 
 PLAIN = ("description", "data")  # titles of columns that need no naming
+EMPTY = ("", "not measured", "not known")  # cells that are not listed
 
 
 def run(_: Request) -> None:
@@ -44,6 +45,7 @@ def _about_variants(text: str) -> dict[str, str]:
             titles = cells
         elif titles[0] == "variant" and not set(cells[0]) <= {"-"}:
             pairs = zip(titles[1:], cells[1:], strict=False)
-            named = (cell if title in PLAIN else f"{title} {cell}" for title, cell in pairs if cell)
+            pairs = (pair for pair in pairs if pair[1] not in EMPTY)
+            named = (cell if title in PLAIN else f"{title} {cell}" for title, cell in pairs)
             found.setdefault(cells[0], ", ".join(named).removeprefix("the default: "))
     return found

@@ -26,3 +26,4 @@ def test_a_variant_has_the_first_row_of_its_docstring():
     assert own.split(None, 1)[1] == "FID 2.38, IS 9.83, parameters 62,758,915 (default)"
     (vp,) = (line for line in configs.described(digits).splitlines() if line.split()[0] == "vp")
     assert vp.endswith("test bits/dim 1.89 +- 0.014 (default)")
+    assert "not measured" not in configs.described(digits)
