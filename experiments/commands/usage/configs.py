@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from configs import default
 from experiments.commands.request import Request
@@ -15,11 +17,17 @@ EMPTY = ("", "not measured", "not known")  # cells that are not listed
 
 def run(_: Request) -> None:
     """Prints every config with the first line of its docstring, and its variants."""
+    for module in modules():
+        print(described(module), end="\n\n")
+    print("Train one by --config=configs/FILE.py:VARIANT; without VARIANT, the default.")
+
+
+def modules() -> Iterator[Any]:
+    """The modules of configs that have variants."""
     for path in sorted(Path(str(default.__file__)).parent.glob("*.py")):
         module = importlib.import_module(f"configs.{path.stem}")
         if hasattr(module, "get_config") and hasattr(module, "VARIANTS"):
-            print(described(module), end="\n\n")
-    print("Train one by --config=configs/FILE.py:VARIANT; without VARIANT, the default.")
+            yield module
 
 
 def described(module: ModuleType) -> str:

@@ -1,10 +1,14 @@
-"""The text of --help: commands, flags and examples; with words after it, fields of the config."""
+"""The text of --help: commands, flags and examples; with words after it, fields of the config.
+
+`--help completion` is a script for the shell.
+"""
 
 import inspect
 import re
 from collections.abc import Mapping, Sequence
 
 from configs import default
+from experiments.commands.usage import completion
 
 USAGE = """\
 python -m experiments.main --config=FILE.py[:VARIANT] [--workdir=FOLDER] [--config.FIELD=VALUE ...]
@@ -19,6 +23,10 @@ EXAMPLES = """\
   python -m experiments.main --mode=likelihood --workdir=runs/digits-edm
   python -m experiments.main --mode=import --checkpoint=google/ddpm-cifar10-32"""
 
+COMPLETION = """\
+To complete flags, configs and fields with Tab in bash or zsh:
+  source <(python -m experiments.main --help completion)"""
+
 
 def help_text(modes: Mapping[str, str], flags: Mapping[str, str], words: Sequence[str] = ()) -> str:
     """The usage, or the fields of the config that the words name.
@@ -26,8 +34,11 @@ def help_text(modes: Mapping[str, str], flags: Mapping[str, str], words: Sequenc
     Args:
         modes: descriptions of the commands, by name.
         flags: descriptions of the flags, by name.
-        words: sections or parts of names of fields; "all": every field; (): the usage.
+        words: sections or parts of names of fields; "all": every field; "completion": a script for
+            the shell; (): the usage.
     """
+    if list(words) == ["completion"]:
+        return completion.script(modes, flags, (name for name, *_ in described_fields()))
     if words:
         return config_help(words)
     sections = {add.__name__[1:]: inspect.getdoc(add) or "" for add in default.SECTIONS}
@@ -36,7 +47,7 @@ def help_text(modes: Mapping[str, str], flags: Mapping[str, str], words: Sequenc
         f"flags:\n{_lines({f'--{name}': about for name, about in flags.items()})}\n\n"
         f"sections of the config:\n{_lines(sections)}\n\n"
         "--help SECTION, such as --help sampling, lists fields with their defaults; --help all\n"
-        f"lists every field.\n\nexamples:\n{EXAMPLES}"
+        f"lists every field.\n\nexamples:\n{EXAMPLES}\n\n{COMPLETION}"
     )
 
 
