@@ -101,6 +101,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         sys.exit(0)
     values = _flag_values()
     rest = _parse(values, argv, known_only=True)
+    _check_flags(rest)
     check_name("--mode", values.mode, modes)
     _check_prepare(values)
     file = values.config
@@ -123,7 +124,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
             values[name].parser = _OrNone(field, values[name].parser)
     unexpected = _parse(values, rest)[1:]
     if unexpected:
-        raise ValueError(f"unexpected arguments: {' '.join(unexpected)}")
+        hint = f": did you mean --mode={unexpected[0]}?" if unexpected[0] in modes else ""
+        raise ValueError(f"unexpected arguments: {' '.join(unexpected)}{hint}")
     for field, text in _fields_in(rest).items():
         if text == "None" and sections.get(config, field) == ():
             sections.put(config, field, None)
@@ -182,6 +184,14 @@ def check_processes(arguments: Arguments) -> None:
     hosts.check_alike(about | fields)
     if arguments.mode == "train":
         hosts.check_shared(arguments.folder)
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    """Raises ValueError for an argument that is neither a flag nor a field."""
+    for argument in arguments:
+        if unknown := re.match(r"--?([a-z_]\w*)(=|$)", argument):
+            near = known_fields.near(unknown[1], FLAGS, "--")
+            raise ValueError(f"--{unknown[1]} is no flag: {near}--help lists all flags")
 
 
 def _check_fields(arguments: Sequence[str], fields: Iterable[str]) -> None:
@@ -249,7 +259,10 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], known_only: bool = Fal
     try:
         return values(argv, known_only)
     except (flags.Error, TypeError, ValueError) as error:
-        raise ValueError(str(error).strip().splitlines()[-1].strip()) from error
+        text = str(error).strip().splitlines()[-1].strip()
+        text = re.sub(r"invalid literal for int\(\).*", "give a whole number", text)
+        text = re.sub(r"could not convert string to float.*", "give a number", text)
+        raise ValueError(text) from error
 
 
 def _config(name: str | None, workdir: str | None) -> tuple[Config, Path]:
@@ -259,14 +272,17 @@ def _config(name: str | None, workdir: str | None) -> tuple[Config, Path]:
             raise ValueError(f"{flag} is empty: give a value, or leave it out")
     folder = _folder(name, workdir)
     if folder is None:
-        raise ValueError("give --config=FILE.py[:VARIANT], or --workdir=FOLDER of a run")
+        raise ValueError(
+            "give --config=FILE.py[:VARIANT], or --workdir=FOLDER of a run: --mode=configs lists "
+            "configs, --help commands"
+        )
     if name is not None:
         return config_file.read(*config_file.parts(name)), folder
     if not folders.has_run(folder):
-        above = next(filter(folders.has_run, folder.parents), None)
+        near = next(filter(folders.has_run, (*folder.parents, *sorted(folder.glob("*")))), None)
         raise ValueError(
             f"there is no run in {folder}: "
-            + (f"did you mean --workdir={above}? " if above else "")
+            + (f"did you mean --workdir={near}? " if near else "")
             + "give the --workdir of a run, or --config=FILE.py[:VARIANT] to start one there"
         )
     return configs.load(folder), folder

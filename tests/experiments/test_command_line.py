@@ -67,11 +67,13 @@ def test_flags_for_several_processes():
     ("arguments", "message"),
     [
         ([], r"give --config=FILE.py\[:VARIANT\], or --workdir=FOLDER of a run"),
-        ([DIGITS, "--workdi=x"], "Unknown command line flag 'workdi'. Did you mean: workdir"),
+        ([DIGITS, "--workdi=x"], r"--workdi is no flag: did you mean --workdir\? --help lists"),
         ([DIGITS, "--workdir"], "Missing value for flag --workdir"),
+        (["--confg=a.py"], r"--confg is no flag: did you mean --config\?"),
         ([DIGITS, "more"], "unexpected arguments: more"),
+        ([DIGITS, "train"], r"unexpected arguments: train: did you mean --mode=train\?"),
         ([DIGITS, "--mode=trian"], "--mode 'trian' is unknown: did you mean 'train'"),
-        ([DIGITS, "--label=cat"], "flag --label=cat: invalid literal for int"),
+        ([DIGITS, "--label=cat"], "flag --label=cat: give a whole number"),
         (
             ["--config=configs/digit.py"],
             "there is no config 'configs/digit.py': choose one of .*/d",
@@ -96,7 +98,7 @@ def test_flags_for_several_processes():
         ([DIGITS, "--model.nf=5"], r"--model.nf is no flag: did you mean config.model.nf or"),
         ([DIGITS, "--config.xyz=5"], "config.xyz does not exist: --help all lists every field"),
         ([DIGITS, "--config.model=5"], "config.model is a section: give one of its fields"),
-        ([DIGITS, "--config.optim.lr=abc"], "flag --config.optim.lr=abc: could not convert"),
+        ([DIGITS, "--config.optim.lr=abc"], "flag --config.optim.lr=abc: give a number"),
         (
             [DIGITS, "--config.sampling.cfg_weight=2"],
             "config.sampling.cfg_weight is now config.guidance.classifier_free.weight",

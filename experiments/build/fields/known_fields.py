@@ -63,12 +63,12 @@ def unknown(field: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"config.{field} does not exist: {hint}")
 
 
-def near(name: str, fields: Iterable[str]) -> str:
+def near(name: str, fields: Iterable[str], prefix: str = "config.") -> str:
     """A question that names up to three fields: of the same last name, or else of similar names."""
     fields, last = sorted(fields), name.rpartition(".")[2]
     same = [field for field in fields if field.rpartition(".")[2] == last]
     close = difflib.get_close_matches(name, same or fields, 3, 0.0 if same else 0.6)
-    return f"did you mean {' or '.join(f'config.{field}' for field in close)}? " if close else ""
+    return f"did you mean {' or '.join(f'{prefix}{field}' for field in close)}? " if close else ""
 
 
 def _own_fields() -> set[str]:

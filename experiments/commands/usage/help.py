@@ -6,6 +6,7 @@
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from configs import default
 from experiments.commands.usage import completion
@@ -64,7 +65,12 @@ def config_help(words: Sequence[str] = ("all",)) -> str:
     if "all" not in words:
         fields = [field for field in fields if any(word in field[0] for word in words)]
     if not fields:
-        raise ValueError(f"--help {' '.join(words)}: no field has such a name; try --help all")
+        parts = {part for name, *_ in described_fields() for part in name.split(".")}
+        near = get_close_matches(words[0], sorted(parts), 1)
+        hint = f"did you mean --help {near[0]}? " if near else ""
+        raise ValueError(
+            f"--help {' '.join(words)}: no field has such a name; {hint}try --help all"
+        )
     lines = (f"  {f'--config.{name}={value}':<46}  {comment}" for name, value, comment in fields)
     return "\n".join(line.rstrip() for line in lines)
 
