@@ -40,6 +40,13 @@ def _hush() -> None:
         logging.getLogger(name).addFilter(lambda record: not record.exc_info)
 
 
+@cache
+def _hush_reading() -> None:
+    """Hides the warnings of orbax that a folder is only read."""
+    said = re.compile("read_only=True, setting|Given directory is read only")
+    logging.getLogger("absl").addFilter(lambda record: not said.search(str(record.msg)))
+
+
 class Checkpoints:
     """The checkpoints of a run, a folder each, named by its step.
 
@@ -57,6 +64,7 @@ class Checkpoints:
         read_only: bool = False,
         describe: Callable[[int], str] | None = None,
     ):
+        _hush_reading()
         self._folder, self._read_only = folder.absolute() / "checkpoints", read_only
         self._describe = describe
         self._options = ocp.CheckpointManagerOptions(

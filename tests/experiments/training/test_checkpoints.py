@@ -52,6 +52,12 @@ def test_asking_for_saved_steps_makes_no_folder(tmp_path):
     assert saved_steps(tmp_path) == [1, 2]
 
 
+def test_reading_warns_of_nothing(tmp_path, caplog):
+    saved(tmp_path, (1,)).close()
+    Checkpoints(tmp_path, read_only=True).close()
+    assert "read" not in caplog.text
+
+
 def test_steps_of_the_keep_period_stay(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_period=4)
     for step in range(1, 12):
