@@ -32,8 +32,8 @@ def get_config() -> Config:
 def _mesh(config: Config) -> None:
     """The grid of all hosts' devices."""
     mesh = config.mesh = Section()
-    mesh.data = -1  # rows of devices, each with a copy of the state; -1: what fsdp leaves
-    mesh.fsdp = 1  # devices in a row, which share the state
+    mesh.data = -1  # groups of devices, each with a copy of the state; -1: all devices / fsdp
+    mesh.fsdp = 1  # devices of a group, over which the state is sharded
 
 
 def _training(config: Config) -> None:
@@ -43,8 +43,8 @@ def _training(config: Config) -> None:
     # "log_linear", "geometric_vp", "brownian", "cld", "chain"; config.model has their numbers, as
     # in score_sde
     training.continuous = True  # False: at config.model.num_scales noise levels
-    training.init_from = ""  # fine-tuning: the folder of a run, or a published file, whose averaged
-    # weights a new run begins with
+    training.init_from = ""  # fine-tuning: a new run begins with the EMA weights of this run
+    # or published file
     training.n_iters = 1_300_001
     training.batch_size = 128  # samples a step, over all devices
     training.n_microbatches = 1  # parts of a batch, one after the other, to save memory
@@ -59,13 +59,13 @@ def _training(config: Config) -> None:
     training.at_end = ("likelihood", "accuracy", "reconstruction", "pictures")  # reports after the
     # last step: each task makes those that it has; also "quality", of vectors "baselines", and
     # of fields "spectrum"
-    training.sinks = ("jsonl", "tensorboard")  # of metrics; also "wandb"
-    training.max_skipped = 10  # steps in a row without a finite loss and gradient, then it stops
-    training.stall_seconds = 300.0  # a longer step is warned of
+    training.sinks = ("jsonl", "tensorboard")  # where metrics are written; also "wandb"
+    training.max_skipped = 10  # stop after so many steps in a row that are not finite
+    training.stall_seconds = 300.0  # warn of a step that takes longer
     training.device_watts = default(float)  # power of a device, for the energy in the model card
-    training.likelihood_weighting = False  # g^2 in place of sigma^2
-    training.importance_sampling = False  # of t, with likelihood_weighting or "cross_entropy"
-    training.reduce_mean = False  # mean over dimensions in place of half the sum
+    training.likelihood_weighting = False  # weight the loss by g^2 in place of sigma^2
+    training.importance_sampling = False  # of t: with likelihood_weighting or "cross_entropy"
+    training.reduce_mean = False  # the loss is a mean over dimensions in place of half the sum
 
 
 def _objective(config: Config) -> None:
@@ -74,21 +74,21 @@ def _objective(config: Config) -> None:
     objective.name = "denoising"  # or "explicit", "sliced", "sliced_vr", "hybrid", "vlb", "vdm",
     # "cross_entropy"; "consistency" or "mean_flow", whose models sample in few steps
     objective.stratified = False  # one t in each of batch_size strata
-    objective.soft_truncation = default(float)  # exponent k: the least t has density 1 / t^k
+    objective.soft_truncation = default(float)  # exponent k: a batch's least t has density 1 / t^k
     objective.input_perturbation = default(float)  # extra noise of the network's input, say 0.1
-    objective.log_variance = default(int)  # of the loss, learned in "denoising": Fourier features
-    # of the noise level that it sees (EDM2: 128)
-    objective.bridge = default(bool)  # of "denoising": noisy states are those of the SDE between
-    # samples of the data and of the source, or of coupled noise
+    objective.log_variance = default(int)  # learn the log variance of the loss, in "denoising":
+    # number of Fourier features of the noise level (EDM2: 128)
+    objective.bridge = default(bool)  # train bridges, in "denoising": noisy states lie on paths
+    # of the SDE between a sample and its source, or coupled noise
     objective.n_projections = default(int)  # for each sample, in "sliced" and "sliced_vr"
-    objective.vlb_weight = default(float)  # of the bound, in "hybrid"
+    objective.vlb_weight = default(float)  # weight of the bound, in "hybrid"
     objective.loss_history = default(int)  # losses kept of each level, by which t is drawn
-    objective.teacher = ""  # of "consistency", which it makes distillation: a trained run
+    objective.teacher = ""  # distillation, in "consistency": the run of the teacher
     objective.stage_steps = default(int)  # steps after which the two levels come closer: 1000
     objective.first_stage = default(int)  # 0 begins by denoising, 1 suits trained weights
-    objective.last_stage = default(int)  # stays until the end: 8
+    objective.last_stage = default(int)  # number of the last stage: 8
     objective.huber = default(float)  # constant of the loss for one dimension: 0.00054
-    objective.interval_share = default(float)  # of "mean_flow": samples with r < t, 0.25
+    objective.interval_share = default(float)  # of "mean_flow": share of samples with r < t, 0.25
     objective.power = default(float)  # of its adaptive weight: 1
 
 
@@ -106,7 +106,7 @@ def _coupling(config: Config) -> None:
     coupling = config.coupling = Section()
     coupling.name = ""  # independent; "assignment", of least distance; or "sinkhorn", entropic
     coupling.group = default(int)  # samples that are coupled with each other: 64
-    coupling.entropy = default(float)  # of "sinkhorn", in units of |x - z|^2: 0.05 of its half mean
+    coupling.entropy = default(float)  # of "sinkhorn": 0.05 times half the mean of |x - z|^2
 
 
 def _source(config: Config) -> None:
@@ -153,8 +153,8 @@ def _sampling(config: Config) -> None:
     # "mala" of a model with parametrization = "energy"
     sampling.n_steps_each = default(int)  # corrector steps at each time
     sampling.snr = default(float)  # of the corrector: 0.16
-    sampling.noise_removal = default(bool)  # the last step is to E[x_0 | x]: True
-    sampling.probability_flow = default(bool)  # of the predictor
+    sampling.noise_removal = default(bool)  # end with the mean E[x_0 | x]: True
+    sampling.probability_flow = default(bool)  # the predictor follows the flow, without noise
     sampling.rtol = default(float)  # of the adaptive methods
     sampling.atol = default(float)
     sampling.log_prob = default(bool)  # of "probability_flow": log densities in the .npz file too
@@ -188,12 +188,12 @@ def _guidance(config: Config) -> None:
     free.weight = default(float)  # 1: the conditional score alone, 0: the unconditional one
     free.negative_label = default(int)  # a class to guide away from
     free.negative_prompt = default(str)  # a text to guide away from
-    free.negative_terms = default(int)  # 3, or 2 to do without the unconditional score
-    free.channels = default(int)  # that are guided, the first ones: all; 3 as DiT was published
+    free.negative_terms = default(int)  # scores to combine: 3, or 2 without the unconditional
+    free.channels = default(int)  # guide only the first ones: all; DiT was published with 3
     auto = guidance.auto = Section()  # guidance by a worse model of the same data
-    auto.run = ""  # the folder of its run; "": the model's own, at the step or length below
+    auto.run = ""  # the worse model's run; "": the same run, at the step or length below
     auto.step = default(int)  # the training step of its checkpoint: the last
-    auto.ema_length = default(float)  # of the average of its weights, as of eval.ema_length
+    auto.ema_length = default(float)  # another length of the EMA, see eval.ema_length
     auto.weight = default(float)  # 2; 1: the model alone
     form = guidance.form = Section()  # of classifier-free guidance and autoguidance
     form.name = "linear"  # a name in samplers.guidance.FORMS
@@ -208,7 +208,7 @@ def _guidance(config: Config) -> None:
     discriminator.step = default(int)  # the training step of its checkpoint: the last
     discriminator.weight = default(float)  # in the first evaluation of a step
     discriminator.weight_2nd_order = default(float)  # in the others
-    discriminator.boost = default(bool)  # twice where the sample is taken for a fake
+    discriminator.boost = default(bool)  # double the weight where the sample looks generated
     discriminator.sigma_min = default(float)  # noise levels at which it guides
     discriminator.sigma_max = default(float)
     scaling = guidance.epsilon_scaling = Section()  # of the predicted noise, divided by b(t)
@@ -220,7 +220,7 @@ def _guidance(config: Config) -> None:
     shift.window = default(float)  # how far in t the network's time may follow the variance
     shift.cutoff = default(float)  # the least t for that
     clip = guidance.clip = Section()  # of the estimate of x_0
-    clip.limit = default(float)  # its largest absolute value: 1 as DDPM was published
+    clip.limit = default(float)  # largest absolute value of the estimate of x_0: 1 in DDPM
     schedule = guidance.schedule = Section()  # of classifier-free, classifier and autoguidance
     schedule.name = "constant"  # a name in samplers.guidance.SCHEDULES
     schedule.power = default(float)  # of "power_cosine"
@@ -272,11 +272,11 @@ def _edit(config: Config) -> None:
     edit.strength = default(float)  # share of the sampler's steps that are made: 0 changes nothing,
     # 1 everything; 0.3 in "variations", 1 in others
     edit.noise_level = default(float)  # sigma / alpha of the start, in place of a strength
-    edit.mask = default(str)  # of "inpaint", what is known: the "left" half, or around the
-    # "centre"; or an image file, white where results are made
-    edit.mask_grow = default(int)  # pixels by which the part that is made grows
-    edit.mask_blur = default(float)  # standard deviation of its edge in pixels
-    edit.content = default(str)  # its start, for a strength below 1: "fill", "original", "noise"
+    edit.mask = default(str)  # of "inpaint": the known part, "left" or all but the "centre";
+    # or an image file, white where new content is wanted
+    edit.mask_grow = default(int)  # pixels by which the mask grows
+    edit.mask_blur = default(float)  # standard deviation of the mask's blur in pixels
+    edit.content = default(str)  # start of the new part: "fill", "original", "noise"
     edit.only_masked = default(bool)  # edit the part around the mask, at the model's resolution
     edit.padding = default(int)  # pixels around the mask in that part: 8
     edit.extend = ()  # of "outpaint": pixels at the (top, right, bottom, left)
@@ -284,7 +284,7 @@ def _edit(config: Config) -> None:
     edit.factor = default(int)  # of "super_resolution": 2
     edit.blur = default(float)  # of "deblur": standard deviation in pixels, 1
     edit.degrade = default(bool)  # blur, or make smaller, the images first: True for the test set
-    edit.noise_std = default(float)  # standard deviation of the noise of what is given
+    edit.noise_std = default(float)  # standard deviation of the measurement's noise
     edit.posterior = default(str)  # a name in samplers.posterior.METHODS: "moment_matching"
     edit.n_iterations = default(int)  # of conjugate gradients: 1 in "impute", 3 otherwise
     edit.step_size = default(float)  # of "dps"
@@ -436,8 +436,8 @@ def _data(config: Config) -> None:
     # "attributes", "embeddings", "text"), or captions a line each, .txt or .jsonl
     data.num_classes = 0  # of labelled data
     data.autoencoder = ""  # the folder of a trained one, whose latents are the data
-    data.latent_mean = ()  # of each channel of the latents, before it is 0; (): the training set's
-    data.latent_std = ()  # likewise, before it is 1
+    data.latent_mean = ()  # mean of each channel of the latents; (): the training set's
+    data.latent_std = ()  # likewise, the standard deviation
     data.embeddings = ""  # of the captions: an .npz file of arrays "train" and "test"
     data.confidence = ""  # the folder of a classifier, for confidences of the labels
     data.least_confidence = default(float)  # training samples below it are left out
@@ -504,14 +504,14 @@ def _model(config: Config) -> None:
     # is the model's
     model.ema_rate = 0.9999  # of "exponential": the share that a step keeps
     model.ema_halflife = 0.0  # of the average, in images; replaces ema_rate if positive
-    model.ema_rampup = 0.05  # the most that ema_halflife may be, as a share of the images so far
+    model.ema_rampup = 0.05  # upper limit of ema_halflife, as a share of the images so far
     model.nf = 128
     model.num_res_blocks = 4
     model.class_conditional = False  # the network sees the class, of data.num_classes
     model.label_dropout = 0.0  # probability of the null condition in training
     model.label_confidence = False  # the network sees the confidence of the class or caption too
     model.text = ""  # captions: "bytes", or "embeddings" of data.embeddings
-    model.text_length = 64  # the most bytes of a caption
+    model.text_length = 64  # largest number of bytes of a caption
     model.text_width = 128
     model.text_depth = 2  # blocks of the transformer that reads them
     model.vector_dim = 0  # numbers of the vector that the network sees; 0: none
@@ -521,7 +521,7 @@ def _model(config: Config) -> None:
     model.learned_variance = False  # the network gives the variance of DDPM's step too
     model.learned_schedule = False  # of "vdm": otherwise log-SNR is linear in t
     model.fourier_features = ()  # n of sin and cos(2^n pi x), inputs of the network beside x
-    model.periodic = False  # the data go on at the other side, as fields on a torus do
+    model.periodic = False  # the data are periodic, as fields on a torus
     model.encoder = "wideresnet"  # of a "discriminator": the network below its head
     model.head = ""  # of a "discriminator": or "adm_classifier" on the encoder's features, with the
     # options of that network by names such as head_nf
