@@ -3,9 +3,9 @@
     python -m experiments.main --config=configs/photographs.py
 
 two takes 2,000 training steps, 38 minutes of processor time on two busy cores. Samples have the
-textures of the two photographs (petals, leaves, roofs); test bits/dim are 3.19 +- 0.10. Test crops are of
-other regions, with other power: samples have 3.1, 2.1, 2.1 and 2.2 times theirs in four bands of
-frequencies, and training crops 1.8, 1.7, 2.4 and 1.5 times.
+textures of the two photographs (petals, leaves, roofs); test bits/dim are 3.19 +- 0.10. Test crops
+are of other regions, with other power: samples have 3.1, 2.1, 2.1 and 2.2 times theirs in four
+bands of frequencies, and training crops 1.8, 1.7, 2.4 and 1.5 times.
 """
 
 from configs import default, emoji
