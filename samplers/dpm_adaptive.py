@@ -15,7 +15,7 @@ from samplers.dpm_solver import STAGES, stage_weights
 from samplers.evaluations import Steps
 from samplers.lms import check_order, combine
 from samplers.solver import Model, enter, model_at, warn_of_untrained
-from sde_lib import SDE, ScoreFn, check_score_fn, derivatives
+from sde_lib import SDE, ScoreFn, check_score_fn, derivatives, loops
 from sde_lib.batch import Batch, expand, numpy_of
 from sde_lib.checks import (
     check_at_least,
@@ -165,6 +165,9 @@ class DPMAdaptive:
             moving = control.h > LEAST_STEP * (ends[1] - ends[0])  # False for NaN
             return (state.s < ends[1]) & moving & (control.tries < MAX_TRIES)
 
+        def share(carry):
+            return (carry[0].s - ends[0]) / (ends[1] - ends[0])
+
         def attempt(carry):
             state, control = carry
             y, last = state.y, control.h >= end - state.s
@@ -190,7 +193,9 @@ class DPMAdaptive:
 
         def solve(backward, carry, hoisted):
             each = lambda carry: attempt(carry, *hoisted)  # noqa: E731
-            return derivatives.while_loop(unfinished, each, carry, MAX_TRIES, backward)
+            if backward:
+                return derivatives.while_loop(unfinished, each, carry, MAX_TRIES)
+            return loops.while_loop(unfinished, each, carry, share)
 
         state, control = derivatives.of_loop(solve, (state, control), hoisted)
 

@@ -10,8 +10,8 @@ from samplers.base import Samples, Scores, Start
 from samplers.euler import Euler
 from samplers.noise_levels import levels_at
 from samplers.strength import part
-from sde_lib import SDE, ScoreFn, check_score_fn, solve_ode
-from sde_lib.batch import Batch, PerSample, expand, normal, sample_keys
+from sde_lib import SDE, ScoreFn, check_score_fn, loops, solve_ode
+from sde_lib.batch import Batch, PerSample, expand, normal, numpy_of, sample_keys
 
 
 def vary(
@@ -84,11 +84,11 @@ def reconstruct(sde: SDE, score_fn: ScoreFn, x0: Batch, n_steps: int) -> Batch:
     solver, keys = Euler(n_steps, denoise=False), sample_keys(jax.random.key(0), len(x0))
     low, high = levels_at(sde, [sde.t_min, sde.t_max])
     levels = solver.levels(sde, high, low)
-    state = x0 / sde.alpha(sde.t_min), jnp.zeros((0, *x0.shape))
-    for way in levels[::-1], levels:
-        move, w = solver.mover(sde, score_fn, keys, way, x0.shape)
-        *state, _ = jax.lax.fori_loop(0, n_steps, lambda k, c, move=move: move(k, *c), (*state, w))
-    return sde.alpha(sde.t_min) * state[0]
+    way = numpy_of(levels).concatenate([levels[::-1], levels[1:]])
+    move, w = solver.mover(sde, score_fn, keys, way, x0.shape)
+    state = x0 / sde.alpha(sde.t_min), jnp.zeros((0, *x0.shape)), w
+    y, *_ = loops.fori_loop(2 * n_steps, lambda k, state: move(k, *state), state)
+    return sde.alpha(sde.t_min) * y
 
 
 def slerp(a: Batch, b: Batch, weight: float | PerSample) -> Batch:

@@ -227,8 +227,8 @@ class AdaptiveSDE(_RungeKutta):
         first, last = times
         recorded = np.linspace(first, last, n_frames + 1)[1:]
 
-        def solve(adjoint, v, hoisted, rtol, atol):
-            solution = diffrax.diffeqsolve(
+        def solve(diffeqsolve, v, hoisted, rtol, atol):
+            solution = diffeqsolve(
                 terms(hoisted),
                 SOLVER,
                 first,
@@ -247,7 +247,6 @@ class AdaptiveSDE(_RungeKutta):
                 ),
                 max_steps=MAX_STEPS,
                 throw=False,  # raising from compiled code needs a host callback
-                adjoint=adjoint,
             )
             failed = solution.result != diffrax.RESULTS.successful
             v = jnp.where(failed, jnp.nan, jnp.asarray(solution.ys))

@@ -5,6 +5,7 @@ backwards alone (jax.grad): it keeps about sqrt(2 MAX_STEPS) states, and compute
 Here one function has the derivatives of both: each is computed by the loop that can.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sde_lib import loops
 
 SECOND = (
     "second derivatives through an adaptive solver are not supported: take a sampler of a fixed "
@@ -27,7 +30,7 @@ def both_ways(value: Callable, forward: Callable, backward: Callable, *args: Any
 
     Those return what `value` does, given its result. `forward` must be differentiable by jax.jvp,
     `backward` by jax.vjp. A derivative takes one more evaluation of the function than the loop
-    alone, and there are no second ones.
+    alone, and there are no second ones. Where the loop is cut (loops.cut) there are none at all.
 
     Args:
         value: the function. It must not depend on traced arrays other than its arguments;
@@ -35,6 +38,8 @@ def both_ways(value: Callable, forward: Callable, backward: Callable, *args: Any
         forward: see above; backward: likewise.
         *args: pytrees. The derivatives are by their arrays of floats.
     """
+    if loops.is_cut():
+        return value(*args)
     floats, others = eqx.partition(args, eqx.is_inexact_array)
 
     def of_floats(fn: Callable) -> Callable:
@@ -44,27 +49,60 @@ def both_ways(value: Callable, forward: Callable, backward: Callable, *args: Any
 
 
 def of_loop(solve: Callable, *args: Any) -> Any:
-    """solve(backward, *args) with the derivatives of both_ways; `backward` is for `while_loop`."""
+    """solve(backward, *args) with the derivatives of both_ways.
+
+    With `backward` it is by `while_loop`, without by jax.lax.while_loop or that of sde_lib.loops.
+    """
     forward, backward = (lambda _, *args, way=way: solve(way, *args) for way in (False, True))
     return both_ways(partial(solve, False), forward, backward, *args)
 
 
+class _Cuttable(diffrax.AbstractAdjoint):
+    """The loop of a solution by diffrax as one that `loops.cut` can divide, without derivatives."""
+
+    def loop(
+        self, *, throw: Any, passed_solver_state: Any, passed_controller_state: Any, **about: Any
+    ) -> Any:
+        del throw, passed_solver_state, passed_controller_state
+        t0, t1, most = about["t0"], about["t1"], about["max_steps"]
+
+        def outer(unfinished: Callable, step: Callable, state: Any, **_: Any) -> Any:
+            return loops.while_loop(
+                lambda state: unfinished(state) & (state.num_steps < most),
+                step,
+                state,
+                lambda state: (state.tprev - t0) / (t1 - t0),
+            )
+
+        inner = partial(eqxi.while_loop, kind="lax")
+        return self._loop(inner_while_loop=inner, outer_while_loop=outer, **about)
+
+
 def of_diffrax(solve: Callable, *args: Any) -> Any:
-    """solve(adjoint, *args), a solution by diffrax, with the derivatives of both_ways."""
+    """solve(diffeqsolve, *args), a solution by diffrax, with the derivatives of both_ways.
+
+    `loops.cut` can divide the loop, outside of the jax.jit that diffrax puts around diffeqsolve.
+    The share that is done is that of the interval of time.
+    """
+    whole = partial(inspect.unwrap(diffrax.diffeqsolve), adjoint=_Cuttable())
     adjoints = diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()
-    ways = (lambda _, *args, way=way: solve(way, *args) for way in adjoints)
-    return both_ways(partial(solve, adjoints[1]), *ways, *args)
+    by = (partial(diffrax.diffeqsolve, adjoint=adjoint) for adjoint in adjoints)
+    ways = (lambda _, *args, each=each: solve(each, *args) for each in by)
+    return both_ways(partial(solve, whole), *ways, *args)
 
 
 def hoisted(fn: Callable, *example: Any) -> tuple[Callable, list[Any]]:
-    """The function fn(*example, *values), and the differentiable arrays that `fn` refers to."""
+    """The function fn(*example, *values), and the differentiable arrays that `fn` refers to.
+
+    There are no such values where the loop is cut.
+    """
+    if loops.is_cut():
+        return fn, []
     return jax.closure_convert(fn, *jax.tree.map(jnp.asarray, example))
 
 
-def while_loop(cond: Callable, body: Callable, state: Any, most: int, backward: bool) -> Any:
-    """jax.lax.while_loop; with `backward` one of at most `most` steps that jax.vjp can go back."""
-    if not backward:
-        return jax.lax.while_loop(cond, body, state)
+def while_loop(cond: Callable, body: Callable, state: Any, most: int) -> Any:
+    """jax.lax.while_loop of at most `most` steps, which jax.vjp can differentiate."""
     return eqxi.while_loop(cond, body, state, max_steps=most, kind="checkpointed")
 
 

@@ -165,8 +165,6 @@ def _refine(
     1 + r times the square of the finer grid's error, where r is the ratio of the numbers of steps.
     In a smoother field the error is smaller than that. Derivatives are those of the last grid.
     """
-    if loops.is_cut():
-        return _search(field, result, y0, ends, first_steps, allowed)[1]
     time = jnp.full(len(y0[0]), as_float(ends[0]))
     field, of_field = derivatives.hoisted(field, time, y0)
     result, of_result = derivatives.hoisted(result, y0, jnp.asarray(0))
@@ -236,14 +234,17 @@ def _search(
         moved = grid._replace(i=grid.i + 1, solution=one(grid.i, grid.solution))
         return jax.lax.cond(grid.i == grid.n, finer, lambda grid: grid, moved)
 
+    def unfinished(grid):
+        return (grid.error > 1) & (grid.n <= MOST_STEPS)
+
     def share(grid):
-        return (grid.found.nfe + grid.i) / (grid.found.nfe + grid.n + 1)
+        made = grid.found.nfe
+        return jnp.where(unfinished(grid), (made + grid.i) / (made + grid.n + 1), 1.0)
 
     n, zero = jnp.asarray(first_steps), jnp.zeros_like(allowed)
     _, first_state = even_steps(field, y0, *ends, n)
     nothing = LogLikelihood(zero, jnp.zeros_like(y0[0]), jnp.asarray(0), zero)
     start = _Grid(jnp.asarray(0), n, first_state, jnp.asarray(1), jnp.asarray(jnp.inf), nothing)
-    unfinished = lambda grid: (grid.error > 1) & (grid.n <= MOST_STEPS)  # noqa: E731
     end = loops.while_loop(unfinished, step, start, share)
     log_prob = jnp.where(end.error <= 1, end.found.log_prob, jnp.nan)
     return end.n_before, end.found._replace(log_prob=log_prob)

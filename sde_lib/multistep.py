@@ -53,7 +53,7 @@ def solve_even(
     unfinished = lambda carry: carry[0] <= n_steps  # noqa: E731
     counted = lambda carry: (carry[0] + 1, step(*carry))  # noqa: E731
     about = unfinished, counted, (jnp.asarray(0), start), MOST_STEPS + 1
-    return derivatives.while_loop(*about, backward)[1][:2]
+    return derivatives.while_loop(*about)[1][:2]
 
 
 def even_steps(

@@ -84,8 +84,8 @@ def solve_ode(
     time = as_float(t0)
     fn, hoisted = derivatives.hoisted(lambda t, y: field(jnp.full(batch, t), y), time, y0)
 
-    def solve(adjoint, y0, t0, t1, times, rtol, atol, hoisted):
-        solution = diffrax.diffeqsolve(
+    def solve(diffeqsolve, y0, t0, t1, times, rtol, atol, hoisted):
+        solution = diffeqsolve(
             diffrax.ODETerm(lambda t, y, _: fn(t, y, *hoisted)),
             diffrax.Tsit5(),
             t0,
@@ -104,7 +104,6 @@ def solve_ode(
             ),
             max_steps=MAX_STEPS,
             throw=False,  # raising from compiled code needs a host callback
-            adjoint=adjoint,
         )
         failed = solution.result != diffrax.RESULTS.successful
         path = jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y), solution.ys)

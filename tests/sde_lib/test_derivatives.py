@@ -11,7 +11,10 @@ def power(a, x, most=20):
 
     def solve(backward, a, x):
         about = (lambda carry: carry[0] < 100), (lambda carry: (carry[0] * a, carry[1] + 1))
-        return derivatives.while_loop(*about, (x, jnp.asarray(0)), most, backward)
+        state = x, jnp.asarray(0)
+        if backward:
+            return derivatives.while_loop(*about, state, most)
+        return jax.lax.while_loop(*about, state)
 
     return derivatives.of_loop(solve, a, x)
 

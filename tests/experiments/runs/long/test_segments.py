@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_forms import SDES, Gaussian
 
+import samplers
+import sde_lib
 from experiments.runs import devices, hosts
 from experiments.runs.long import segments
 from experiments.runs.long.segments import InSegments
+from samplers import editing
 from sde_lib import loops
 
 X = np.linspace(-1, 1, 12, dtype="f4").reshape(4, 3)
@@ -77,3 +81,31 @@ def test_the_lowered_program_is_that_of_a_segment(made):
     assert output(made).output_size_in_bytes >= 3 * X.nbytes
     none = InSegments(lambda x: x + 1, devices.make_mesh())
     assert output(none).output_size_in_bytes == X.nbytes
+
+
+KEY, SDE, DATA = jax.random.key(0), SDES["vp"], Gaussian()
+ADAPTIVE = {
+    "probability_flow": lambda score: samplers.ProbabilityFlow()(KEY, SDE, score, (4, 2), 0, 3),
+    "adaptive_sde": lambda score: samplers.AdaptiveSDE()(KEY, SDE, score, (4, 2), 0, 3),
+    "dpm_adaptive": lambda score: samplers.DPMAdaptive()(KEY, SDE, score, (4, 2), 0, 3),
+    "tolerance": lambda score: sde_lib.log_likelihood(KEY, SDE, score, X),
+    "accuracy": lambda score: sde_lib.log_likelihood(KEY, SDE, score, X, accuracy=0.01),
+    "reconstruct": lambda score: editing.reconstruct(SDE, score, X, 8),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_solvers_run_in_segments_with_the_same_bits_and_evaluations(name, monkeypatch):
+    """The numbers of evaluations are among the results that are compared."""
+
+    def solve(factor):
+        score_fn = DATA.score_fn(SDE)
+        return ADAPTIVE[name](lambda x, t: factor * score_fn(x, t))
+
+    seen = []
+    monkeypatch.setattr(segments.progress, "show_share", seen.append)
+    made = InSegments(solve, devices.make_mesh())
+    made._steps = 2
+    jax.tree.map(np.testing.assert_array_equal, made(1.0), jax.jit(solve)(1.0))
+    assert len(seen) > 3
+    assert (0 < seen[0] < 0.9, seen[-1]) == (True, 1)
