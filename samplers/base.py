@@ -1,7 +1,7 @@
 """Interface of the samplers: their result, their starting point, their recorded frames."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -62,6 +62,32 @@ def starting_point(
     if known(t, sde.t_min, sde.t_max) and not sde.t_min < t <= sde.t_max:
         raise ValueError(f"start.t is {t}: it must lie in (t_min, t_max] = {sde.t_min, sde.t_max}")
     return x, t
+
+
+EQUATIONS = {0.0: "the probability flow (eta = 0)", 1.0: "the reverse SDE (eta = 1)"}
+
+
+def check_noise_share(sampler: Any, only: float | None, why: str) -> None:
+    """Raises ValueError unless a sampler's noise_share is `only`; None allows any.
+
+    noise_share is the eta of the equation that a sampler solves: 0 is the probability flow, 1 the
+    reverse SDE. None, or a sampler without it, is another equation: Langevin steps, churn. With
+    couplings score_fn gives the flow, but is not the gradient of log p_t, which the noise of other
+    samplers needs; with bridges it gives the reverse SDE alone (sde_lib.transport).
+
+    Args:
+        sampler: any sampler.
+        only: the only eta of samplers that suit the model.
+        why: the cause, for the error.
+    """
+    if only is None or getattr(sampler, "noise_share", None) == only:
+        return
+    samples = {0.0: "'heun', 'edm', 'dpmpp_2m' or 'probability_flow'"}
+    instead = samples.get(only, "'euler_maruyama', or 'dpmpp_2m_sde' with config.sampling.eta=1")
+    raise ValueError(
+        f"{type(sampler).__name__} does not sample by {EQUATIONS[only]}, the only equation for "
+        f"{why}: set config.sampling.method to {instead}, without churn and correctors"
+    )
 
 
 def check_frames(n_frames: int, n_moves: int) -> None:

@@ -49,6 +49,10 @@ class Churn(NoiseLevelSolver):
                 f"{self.s_noise} change nothing: leave these out, or give s_churn too"
             )
 
+    @property
+    def noise_share(self) -> float | None:
+        return None if self.s_churn else 0.0
+
     def from_levels(self, levels: Levels) -> Self:
         made = super().from_levels(levels)
         return dataclasses.replace(made, s_churn=self.s_churn * made.n_steps / self.n_steps)

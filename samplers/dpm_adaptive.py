@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,8 @@ class DPMAdaptive:
     denoise: bool = False
     norm: Literal["sample", "batch"] = "sample"
     variant: str = "safe"
+
+    noise_share: ClassVar[float | None] = 0.0
 
     def __post_init__(self):
         check_types(self)

@@ -111,6 +111,10 @@ class DDPM(NoiseLevelSolver):
             names = ("beta", "posterior", "learned", "analytic")
             check_name("variance", self.variance, names)
 
+    @property
+    def noise_share(self) -> float | None:
+        return 1.0
+
     def plan(self, now: Levels, then: Levels) -> Plan:
         posterior, most = then / now, np.sqrt((1 + then**2) / (1 + now**2))
         below = most if self.variance == "beta" else posterior
@@ -148,6 +152,10 @@ class FreshNoise(NoiseLevelSolver):
     """
 
     grid: Grid = "ddim"
+
+    @property
+    def noise_share(self) -> float | None:
+        return None
 
     def plan(self, now: Levels, then: Levels) -> Plan:
         return Plan(now[:, None], then, then[:, None], rate=1.0)

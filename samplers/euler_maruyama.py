@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from jaxtyping import Array, PRNGKeyArray
 
@@ -21,6 +21,8 @@ class EulerMaruyama:
     """
 
     n_steps: int = 1000
+
+    noise_share: ClassVar[float | None] = 1.0
 
     def __post_init__(self):
         self._as_predictor()

@@ -49,6 +49,10 @@ class FreeDiffusion(DPMpp2MSDE):
         if not callable(self.diffusion):
             check_name("diffusion", self.diffusion, DIFFUSIONS)
 
+    @property
+    def noise_share(self) -> float | None:
+        return None if self.eta else 0.0
+
     def exact(self, now: Levels, then: Levels) -> tuple[Levels, Levels]:
         given: Any = self.diffusion
         of_level = given if callable(given) else DIFFUSIONS[given]

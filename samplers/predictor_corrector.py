@@ -225,6 +225,11 @@ class PredictorCorrector:
         if self.probability_flow and self.predictor == "ancestral_sampling":
             raise ValueError("ancestral_sampling has no probability flow: take 'reverse_diffusion'")
 
+    @property
+    def noise_share(self) -> float | None:
+        corrects = self.corrector != "none" or self.predictor == "none"
+        return None if corrects else 0.0 if self.probability_flow else 1.0
+
     def own_levels(self, sde: SDE) -> Levels:
         """Noise levels at the times between which the steps from the prior are."""
         return levels_at(sde, sde.times(sde.t_max, sde.t_min, self.n_steps - self.denoise))

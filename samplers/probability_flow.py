@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import get_args
+from typing import ClassVar, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PRNGKeyArray
@@ -60,6 +60,8 @@ class ProbabilityFlow:
     log_prob: bool = False
     probe: Probe | None = None
     n_probes: int = 1
+
+    noise_share: ClassVar[float | None] = 0.0
 
     def __post_init__(self):
         check_types(self)

@@ -183,6 +183,11 @@ class NoiseLevelSolver(abc.ABC):
         return levels, numpy_of(levels).zeros_like(levels)
 
     @property
+    def noise_share(self) -> float | None:
+        """The eta of the equation that it solves (samplers.base.check_noise_share)."""
+        return 0.0
+
+    @property
     def n_levels(self) -> int:
         """Number of levels in the grid."""
         return self.n_steps + 1 - self.denoise

@@ -36,6 +36,10 @@ class Stochastic(NoiseLevelSolver):
         check_range(self.most_eta, eta=self.eta)
         check_range(np.inf, s_noise=self.s_noise)
 
+    @property
+    def noise_share(self) -> float | None:
+        return self.eta
+
     def exact(self, now: Levels, then: Levels) -> tuple[Levels, Levels]:
         """(decay, std): y' = D + decay (y - D) + std z solves the SDE exactly for a constant D.
 

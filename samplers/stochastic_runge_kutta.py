@@ -61,6 +61,10 @@ class _RungeKutta(abc.ABC):
     def _ends(self) -> Euler:
         return Euler(sigma_max=self.sigma_max, sigma_min=self.sigma_min)
 
+    @property
+    def noise_share(self) -> float | None:
+        return self.eta
+
     @abc.abstractmethod
     def levels(self, sde: SDE, high: float, low: float) -> Levels:
         """Noise levels between which the solver steps, from high to low."""

@@ -14,7 +14,7 @@ from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices, hosts, parts, progress
 from experiments.runs.samples import read_about, write_samples
 from models.config import Config
-from samplers.noise_share import check_eta
+from samplers.base import check_noise_share
 
 LOG = logging.getLogger(__name__)
 FIRST = 1 << 30  # the first sample's number: no other mode draws so many, so the noise is new
@@ -95,7 +95,7 @@ def _settings(config: Config, model: TrainedModel, n: int) -> dict[str, Any]:
 def check_pairs(model: TrainedModel) -> None:
     """Raises ValueError unless each sample of the model is a function of its noise."""
     what = "config.sampling.pairs"
-    check_eta(model.sampler, 0.0, what)
+    check_noise_share(model.sampler, 0.0, what)
     model.check_flow_from_noise(what)
     if model.codec or not model.sde.is_scalar:
         raise ValueError(

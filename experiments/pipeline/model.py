@@ -26,8 +26,7 @@ from experiments.pipeline.labels import as_labels
 from experiments.runs import devices, parts
 from experiments.runs.long.segments import InSegments
 from models import NoiseModel
-from samplers.base import Scores
-from samplers.noise_share import check_eta
+from samplers.base import Scores, check_noise_share
 from samplers.registry import Sampler
 from sde_lib import SDE, ScoreAndVariance, ScoreFn, variational
 from sde_lib.checks import check_at_least, check_name, check_types
@@ -190,7 +189,7 @@ class TrainedModel:
         guidance.check(guides, self.sde, getattr(self.sampler, "variance", None) == "learned")
         self._check_codec()
         self._check_few_steps()
-        check_eta(self.sampler, self.only_eta, COUPLED)
+        check_noise_share(self.sampler, self.only_eta, COUPLED)
         if self.guides:
             self.check_diffuses_data("config.guidance")
         needed = any(each and each.needs_noise_level for each in (self.classifier_free, self.auto))
