@@ -1,6 +1,7 @@
 """The smallest task: the mean of points in the plane, with every part of a task's protocol."""
 
 import dataclasses
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class Toy:
     dropout: float = 0.0
     shape = (2,)
     scaling = Scaling(None)
+    shared = MappingProxyType({})
 
     @property
     def optimizer(self):

@@ -44,7 +44,7 @@ class Trainer:
         self.state = init_state(task, config.seed, abstract)
         endless = dataclasses.replace(self.training, n_iters=MOST)
         values = task.values(data.dataset(config), "train")
-        self.batches = make_batches(values, endless, mesh, 0)
+        self.batches = make_batches(values, endless, mesh, 0, task.shared)
 
     def run(self, n: int, every: int) -> None:
         """Makes the next n steps, saves every `every` steps, and waits for the last write."""

@@ -203,7 +203,13 @@ def _check_image_source(config: Config, shape: tuple[int, ...]) -> None:
 
 def _source_data(spec: DataSpec, levels: int | None, most: int) -> Dataset:
     """The data set of a source. Raises ValueError for other values, or more than `most` bytes."""
-    dataset = load(spec)
+    try:
+        dataset = load(spec)
+    except ValueError as error:
+        message = str(error)
+        for field in ("dataset", "path"):
+            message = message.replace(f"config.data.{field}", f"config.source.{field}")
+        raise ValueError(message) from error
     n_bytes = getattr(dataset.train, "nbytes", None)
     if n_bytes is None or n_bytes > most:
         raise ValueError(

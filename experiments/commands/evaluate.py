@@ -17,6 +17,7 @@ from experiments.evaluation.figure import Figures
 from experiments.evaluation.metrics import DRAWN, LEAST, METRICS, Subject
 from experiments.evaluation.reference import check_data, feature_function, reference
 from experiments.runs import card, files, pictures
+from experiments.tasks import held_out
 from sde_lib.checks import check_at_least, check_name
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def run(request: Request) -> None:
         model.chain()  # refuses a chain that is impossible before anything is computed
     task: Any = tasks.task(config).with_scaling(model.scaling)
     task = task.with_conditions(model.conditions)
-    losses = jax.jit(task.metrics)
+    losses = held_out.compiled(task, model.mesh)
     without_data = names == ["sampling"] and config.eval.statistics
     dataset = None if without_data else model.dataset()
     if set(names) & set(DRAWN) and dataset and not config.eval.statistics:

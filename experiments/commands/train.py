@@ -64,6 +64,7 @@ def run(request: Request) -> None:
     first = initial.weights(config, folder, abstract.params)
     with folders.locked(folder):
         task, dataset = prepared(config, folder, task, training, found)
+        shared = task.shared  # refused before anything is compiled
         found = None  # frees images whose latents are the data
         n_params = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         facts = reports.card_facts(config, task, dataset, n_params)
@@ -90,7 +91,7 @@ def run(request: Request) -> None:
                 training,
                 compiled(make_program(task, training, mesh), abstract),
                 state,
-                make_batches(task.values(dataset, "train"), training, mesh, begun),
+                make_batches(task.values(dataset, "train"), training, mesh, begun, shared),
                 checkpoints,
                 folder,
                 periodic(config, task, dataset, training, folder),

@@ -10,7 +10,6 @@ import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from experiments.data.lazy_arrays import UnreadableError
 from experiments.runs import devices
@@ -115,10 +114,7 @@ def resident(mesh: Mesh, values: Any, most: int) -> Any | None:
         return None
     if sum(leaf.nbytes for leaf in leaves) > most:
         return None
-    everywhere = NamedSharding(mesh, P())
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_callback(leaf.shape, everywhere, leaf.__getitem__), values
-    )
+    return devices.everywhere(mesh, values)
 
 
 def fetch(values: Any | None, batch: Any) -> Any:

@@ -67,6 +67,14 @@ def state_shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
+def everywhere(mesh: Mesh, tree: Any) -> Any:
+    """The arrays of the host, whole on every device."""
+    whole = NamedSharding(mesh, P())
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_callback(leaf.shape, whole, leaf.__getitem__), tree
+    )
+
+
 def gather(mesh: Mesh, tree: Any) -> Any:
     """Inside jit: copies every leaf to every device."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))

@@ -109,6 +109,10 @@ class Autoencoder:
     def init(self, key: jax.Array) -> Any:
         return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.ones(1))["params"]
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        return {}
+
     def init_carry(self) -> None:
         return None
 

@@ -88,6 +88,10 @@ class Classifier:
     def init(self, key: jax.Array) -> Any:
         return self.model.init(key, self.model.sde.state_shape((1, *self.shape)))
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        return {}
+
     def init_carry(self) -> None:
         return None
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.data.dataset import Dataset
-from experiments.runs import parts
+from experiments.runs import devices, parts
 from experiments.tasks.base import Task
 from experiments.training.state import TrainState
 from sde_lib import EDM, SDE, VP
@@ -28,7 +28,7 @@ def make_evaluation(
     key, n = jax.random.key(seed), len(dataset.test)
     rows = np.linspace(0, n - 1, min(n, batch_size)).astype(int)
     some = jax.tree.map(lambda leaf: leaf[rows], task.values(dataset, "test"))
-    metrics = jax.jit(task.metrics)
+    metrics = compiled(task, mesh)
 
     def evaluation(step: int, state: TrainState) -> dict[str, float]:
         def batch(values, first_index):
@@ -37,6 +37,17 @@ def make_evaluation(
         return task.held_out(parts.over(mesh, some, len(rows), batch))
 
     return evaluation
+
+
+def compiled(task: Any, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
+    """task.metrics, compiled, of batches without the arrays that all samples share."""
+    metrics, shared = jax.jit(task.metrics), devices.everywhere(mesh, dict(task.shared))
+
+    def of_batch(params, key, batch, first_index):
+        x, conditions = batch
+        return metrics(params, key, (x, conditions | shared), first_index)
+
+    return of_batch
 
 
 def means(result: Any, names: tuple[str, ...]) -> dict[str, float]:

@@ -132,6 +132,10 @@ class ScoreModel:
             | ({"baselines": self.baselines} if vectors else {"spectrum": self.spectrum})
         )
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        return self.model.conditions.shared
+
     def init(self, key: jax.Array) -> Any:
         shape = self.model.sde.state_shape((1, *self.model.diffused_shape))
         params = self.model.model.init(key, shape)
@@ -171,7 +175,7 @@ class ScoreModel:
             x, mask = missing.split_missing(x)
             mask = missing.hide(keys["labels"], mask, self.hidden_fraction, first_index)
             options["mask"] = conditions["observed"] = mask
-        options |= {SOURCE: conditions.pop(SOURCE)} if SOURCE in conditions else {}
+        options |= {SOURCE: conditions.pop(SOURCE)} if model.conditions.source else {}
         score_fn = model.model.score_fn(params, True, keys["dropout"], **conditions)
         if carry is not None:
             options["probabilities"] = loss_history.probabilities(carry)
@@ -218,7 +222,7 @@ class ScoreModel:
         x, mask, conditions = split_missing(model, x, conditions)
         if mask is not None:
             options["mask"] = mask
-        options |= {SOURCE: conditions.pop(SOURCE)} if SOURCE in conditions else {}
+        options |= {SOURCE: conditions.pop(SOURCE)} if model.conditions.source else {}
         params = devices.gather(model.mesh, params)
         score_fn = devices.spread(model.mesh, model.model.score_fn(params, **conditions))
         losses, metrics = self.held_out_loss(key, model.sde, score_fn, x, **options)

@@ -35,6 +35,11 @@ class Objective(Protocol):
     @property
     def optimizer(self) -> optax.GradientTransformation: ...
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Arrays that the loss of every sample takes whole, by keyword: the rows of a source."""
+        ...
+
     def init(self, key: jax.Array) -> Params:
         """The parameters before the first step."""
         ...
@@ -60,7 +65,7 @@ class Objective(Protocol):
             carry: from init_carry or update_carry.
             first_index: index of the microbatch's first sample in the batch.
             x: the samples in model space.
-            conditions: of these samples.
+            conditions: of these samples, and the arrays that they share.
         """
         ...
 

@@ -1,7 +1,7 @@
 """One training step, and the compiled program of several."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -18,14 +18,16 @@ from experiments.training.objective import RAW_IMAGES, Objective
 from experiments.training.options import Training
 from experiments.training.state import TrainState
 
+NONE: Mapping[str, Any] = MappingProxyType({})
 HUGE = 1e5  # replaces an infinite gradient, with nan_to_num (EDM's number)
 Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Step:
-    """A pure function step(state, batch, conditions={}) -> (state, metrics).
+    """A pure function step(state, batch, conditions={}, shared={}) -> (state, metrics).
 
     batch is [microbatches, samples in each, ...] as the data set has it, and so are the conditions.
+    `shared` are the objective's arrays of this name.
     The result depends on the objective, training.seed, the state and the batch alone. Where the
     loss, the gradient or the new weights are not finite, only state.step changes; with
     training.nan_to_num, the gradient is made finite first.
@@ -33,7 +35,7 @@ def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Ste
     n, scaling, optimizer = training.n_microbatches, objective.scaling, objective.optimizer
     loss_and_gradient = _accumulated(objective.loss, n, mesh)
 
-    def train_step(state, batch, conditions=MappingProxyType({})):
+    def train_step(state, batch, conditions=NONE, shared=NONE):
         keys = _keys(training.seed, state.step) | {"step": state.step}
         if training.random_flip and batch.ndim == 5:  # images
             flip = jax.random.bernoulli(keys["flip"], shape=(*batch.shape[:2], 1, 1, 1))
@@ -47,7 +49,9 @@ def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Ste
         opt_state, carry = state.opt_state, objective.init_carry()
         if carry is not None:
             opt_state, carry = opt_state
-        (loss, aux), grads = loss_and_gradient(state.params, keys, carry, x, dict(conditions))
+        (loss, aux), grads = loss_and_gradient(
+            state.params, keys, carry, dict(shared), x, dict(conditions)
+        )
         grads = training.optimizer.of_trained(grads)
         if training.nan_to_num:
             grads = jax.tree.map(partial(jnp.nan_to_num, posinf=HUGE, neginf=-HUGE), grads)
@@ -73,16 +77,18 @@ def make_train_step(objective: Objective, training: Training, mesh: Mesh) -> Ste
 
 
 def make_program(objective: Objective, training: Training, mesh: Mesh) -> Step:
-    """A function program(state, resident, *batches) -> (state, metrics [steps]).
+    """A function program(state, held, *batches) -> (state, metrics [steps]).
 
-    It makes a train step for each batch. `make_batches` gives its arguments after the state:
-    `resident` is the data that the batches index, or None.
+    It makes a train step for each batch. `make_batches` gives its arguments after the state: `held`
+    are the data that the batches index, or None, and the arrays that all samples share.
     """
     train_step = make_train_step(objective, training, mesh)
 
-    def program(state, resident, *arguments):
+    def program(state, held, *arguments):
+        resident, shared = held
+
         def step(state, batch):
-            return train_step(state, *batches.fetch(resident, batch))
+            return train_step(state, *batches.fetch(resident, batch), shared=shared)
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments)
         return jax.lax.scan(step, state, stacked)
@@ -90,7 +96,13 @@ def make_program(objective: Objective, training: Training, mesh: Mesh) -> Step:
     return program
 
 
-def make_batches(values: Any, training: Training, mesh: Mesh, start: int) -> Iterator[tuple]:
+def make_batches(
+    values: Any,
+    training: Training,
+    mesh: Mesh,
+    start: int,
+    shared: Mapping[str, np.ndarray] = NONE,
+) -> Iterator[tuple]:
     """The arguments, after the state, of one program after another, up to step training.n_iters.
 
     A program makes training.steps_per_jit steps; it ends at a multiple of that, or at the end.
@@ -100,6 +112,7 @@ def make_batches(values: Any, training: Training, mesh: Mesh, start: int) -> Ite
         training: sizes, seed and where the data live.
         mesh: the devices.
         start: the step to continue from.
+        shared: arrays that all samples share.
 
     Raises:
         ValueError: fewer samples than a batch has.
@@ -107,6 +120,7 @@ def make_batches(values: Any, training: Training, mesh: Mesh, start: int) -> Ite
     n = len(jax.tree.leaves(values)[0])
     check_batch(n, training)
     resident = batches.resident(mesh, values, training.resident_bytes)
+    held = resident, devices.everywhere(mesh, dict(shared))
     if resident is not None:
         values = np.arange(n, dtype=np.int32)
     shape, place = training.batch_shape(mesh), devices.batch_sharding(mesh, axis=1)
@@ -115,7 +129,7 @@ def make_batches(values: Any, training: Training, mesh: Mesh, start: int) -> Ite
     while start < training.n_iters:
         n_steps = training.steps_per_jit - start % training.steps_per_jit
         n_steps = min(n_steps, training.n_iters - start)
-        yield resident, *itertools.islice(stream, n_steps)
+        yield held, *itertools.islice(stream, n_steps)
         start += n_steps
 
 
@@ -148,17 +162,17 @@ def _keys(seed: int, step: jax.Array) -> dict[str, jax.Array]:
 
 
 def _accumulated(loss: Callable[..., Any], n: int, mesh: Mesh) -> Callable[..., tuple[Any, Any]]:
-    """The function (params, keys, carry, x, conditions) -> ((loss, aux), gradient).
+    """The function (params, keys, carry, shared, x, conditions) -> ((loss, aux), gradient).
 
     Loss and gradient are means over n microbatches; aux is {} if there are several.
     """
 
-    def one(k, params, keys, carry, *batch):
+    def one(k, params, keys, carry, shared, *batch):
         x, conditions = jax.tree.map(lambda leaf: leaf[k], batch)
         keys = keys | {"dropout": jax.random.fold_in(keys["dropout"], k)}
         whole = devices.gather(mesh, params)
         result, grads = jax.value_and_grad(loss, has_aux=True)(
-            whole, keys, carry, k * len(x), x, conditions
+            whole, keys, carry, k * len(x), x, conditions | shared
         )
         # Added up whole first: else XLA for TPU computes slice after slice, in more memory.
         grads = devices.gather(mesh, grads)

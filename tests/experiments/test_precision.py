@@ -46,7 +46,7 @@ def train(config):
     state = init_state(task, config.seed, abstract_state(task, config.seed, mesh))
     values = data.dataset(config).train, {}
     losses, step = [], jax.jit(make_train_step(task, training, mesh))
-    for resident, indices in make_batches(values, training, mesh, 0):
+    for (resident, _), indices in make_batches(values, training, mesh, 0):
         batch, conditions = batches.fetch(resident, indices)
         state, metrics = step(state, batch, conditions)
         losses.append(float(metrics["loss"]))

@@ -28,6 +28,7 @@ class Source:
         shape: of one sample.
         scaling: from the data's units to model space.
         origin: "samples": a data set of its own, of which each training sample gets a random row.
+            All samples share its rows (`shared`).
             "pairs": rows beside the data. "image": the images of config.image_condition, which the
             network sees too. "reflow": the noise, in model space, that each sample of another model
             was drawn from (Liu et al. 2023, arXiv 2209.03003); it is known in training alone, and
@@ -78,15 +79,20 @@ class Source:
             return values
         if self.origin == "image":
             return values | {SOURCE: values["images"]}
-        if self.origin == "reflow" and RAW_SOURCE not in values:
-            return values  # its noise is known in training alone
-        if self.load is None:
-            others = {name: value for name, value in values.items() if name != RAW_SOURCE}
-            return others | {SOURCE: self._scaled(values[RAW_SOURCE])}
-        rows = jnp.asarray(self.load().train)  # a train step closes over them
-        draws = jax.vmap(lambda key: jax.random.fold_in(key, DRAW))(keys)
-        draws = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(rows)))(draws)
-        return values | {SOURCE: self._scaled(rows[draws])}
+        if RAW_SOURCE not in values:
+            return values  # it is known in training alone
+        others = {name: value for name, value in values.items() if name != RAW_SOURCE}
+        rows = values[RAW_SOURCE]
+        if self.load is not None:
+            draws = jax.vmap(lambda key: jax.random.fold_in(key, DRAW))(keys)
+            draws = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(rows)))(draws)
+            rows = rows[draws]
+        return others | {SOURCE: self._scaled(rows)}
+
+    @property
+    def shared(self) -> Arrays:
+        """The rows of "samples", of which `complete` draws."""
+        return {RAW_SOURCE: np.asarray(self.load().train)} if self.load else {}
 
     def start(self, values: Arrays) -> Any | None:
         """The states that samples with these conditions start from; None: those of the prior."""

@@ -94,6 +94,15 @@ class Conditions:
         """The member that is a source."""
         return next((member for member in self.members if isinstance(member, Source)), None)
 
+    @property
+    def shared(self) -> Arrays:
+        """Arrays that the training loss of every sample takes whole, beside its own values.
+
+        Raises:
+            ValueError: a source whose data set cannot be loaded.
+        """
+        return self.source.shared if self.source else {}
+
     def start(self, values: Arrays) -> Any | None:
         """The states that samples with these values start from; None: those of the prior."""
         return self.source and self.source.start(values)

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -6,15 +7,20 @@ import pytest
 from tiny_configs import changed
 
 from configs import digits, points
-from experiments.build import pipelines, tasks
+from experiments.build import components, pipelines, tasks
+from experiments.commands import train
+from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
 from experiments.data.scaling import Scaling
 from experiments.pipeline import draw
 from experiments.pipeline.conditions import SOURCE, Source
+from experiments.training.state import abstract_state
+from experiments.training.step import compiled, make_batches, make_program
 from sde_lib.batch import sample_keys
 
 POINTS = np.arange(14.0, dtype=np.float32).reshape(7, 2)
 KEYS = sample_keys(jax.random.key(0), 400)
+TINY = {"sampling.n_steps": 3, "model.nf": 8}
 
 
 def unpaired(**changes):
@@ -24,11 +30,12 @@ def unpaired(**changes):
 
 def test_training_draws_from_all_rows_of_a_source_of_another_size():
     x = np.zeros((400, 2), np.float32)
-    rows = np.asarray(unpaired().complete({}, KEYS, x)[SOURCE])
+    source = unpaired()
+    rows = np.asarray(source.complete(source.shared, KEYS, x)[SOURCE])
     counts = np.asarray([(rows == row).all(1).sum() for row in POINTS])
     assert counts.sum() == 400
     assert (abs(counts - 400 / 7) < 4 * np.sqrt(400 / 7)).all()
-    other = unpaired().complete({}, KEYS[5:6], x[:1])[SOURCE]
+    other = source.complete(source.shared, KEYS[5:6], x[:1])[SOURCE]
     np.testing.assert_array_equal(other, rows[5:6])
 
 
@@ -80,8 +87,36 @@ def test_sources_of_another_shape_or_with_holes_are_refused(values, message):
 @pytest.fixture(scope="module")
 def model():
     config = points.get_config("from_moons")
-    made = pipelines.untrained(changed(config, {"sampling.n_steps": 3, "model.nf": 8}))
+    made = pipelines.untrained(changed(config, TINY))
     return made.replace(params=made.model.init(jax.random.key(0), (1, 2)))
+
+
+@pytest.mark.thorough
+def test_compiled_functions_hold_no_rows_of_a_source(model):
+    """The loss with its gradient, and the held-out metrics, on rows that are arguments."""
+    config = changed(points.get_config("from_moons"), TINY)
+    task, training = tasks.task(config), components.training(config)
+    values = task.values(task.model.dataset(), "train")
+    arguments = next(make_batches(values, training, task.model.mesh, 0, task.shared))
+    abstract = abstract_state(task, 0, task.model.mesh)
+    step = compiled(make_program(task, training, task.model.mesh), abstract)
+    programs = [step.lower(abstract, *arguments).as_text()]
+    x, conditions = jax.tree.map(lambda leaf: leaf[:8], values)
+    metrics = jax.jit(task.metrics)
+    batch = x, conditions | task.shared
+    programs.append(metrics.lower(model.params, jax.random.key(0), batch, 0).as_text())
+    (rows,) = task.shared.values()
+    for program in programs:
+        assert str(rows.shape[0]) in program
+        assert max(map(len, re.findall("0x[0-9A-F]+", program)), default=0) < rows.nbytes
+
+
+def test_a_source_that_is_missing_is_refused_before_compilation(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "compiled", None)
+    missing = {"source.dataset": "npz", "source.path": str(tmp_path / "none.npz")}
+    config = changed(points.get_config("from_moons"), TINY | missing)
+    with pytest.raises(ValueError, match=r"config\.source\.path = .*none\.npz"):
+        train.run(Request(config, tmp_path / "run"))
 
 
 @pytest.mark.thorough

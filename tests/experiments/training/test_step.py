@@ -244,7 +244,7 @@ def test_programs_end_at_multiples_of_their_steps(resident_bytes):
     assert [len(batch) for _, *batch in rest] == [1, 3, 2]
     rows = [
         np.asarray(batches.fetch(resident, batch)).reshape(8, 2)
-        for resident, *several in whole
+        for (resident, _), *several in whole
         for batch in several
     ]
     np.testing.assert_array_equal(np.sort(np.concatenate(rows), 0), np.sort(POINTS, 0))
