@@ -44,11 +44,11 @@ class InSegments:
             following = self._advance(segment.state, self._n_steps(), *args)
             unfinished, share = jax.device_get((segment.unfinished, segment.share))
             progress.show_share(float(share))
+            if not unfinished:
+                return self._finish(following.state, *args)
             if not self._steps:
                 seconds = max(time.monotonic() - began, 1e-6)
                 self._steps = hosts.agree(max(1, int(FIRST_STEPS * SECONDS / seconds)))
-            if not unfinished:
-                return self._finish(following.state, *args)
             segment = following
 
     def lower(self, *args: Any) -> Any:

@@ -54,6 +54,12 @@ def test_segments_take_a_second_of_steps_all_alike(monkeypatch):
     assert len(seen) == 2 + (N_STEPS - 2 * segments.FIRST_STEPS) / 2
 
 
+def test_a_loop_that_ends_in_the_first_segment_does_not_tell_how_long_steps_take():
+    short = InSegments(lambda x: loops.fori_loop(3, lambda k, y: y + k, x), devices.make_mesh())
+    np.testing.assert_array_equal(short(X), X + 3)
+    assert short._steps == 0
+
+
 def test_each_part_is_compiled_once(made):
     for shift in (0.1, 0.2):
         made(X, shift)
