@@ -7,7 +7,8 @@ import pytest
 from tiny_configs import changed
 
 from configs import digits, points
-from experiments.build import components, pipelines, tasks
+from experiments.build import pipelines, tasks
+from experiments.build.components import optimization
 from experiments.commands import train
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
@@ -95,7 +96,7 @@ def model():
 def test_compiled_functions_hold_no_rows_of_a_source(model):
     """The loss with its gradient, and the held-out metrics, on rows that are arguments."""
     config = changed(points.get_config("from_moons"), TINY)
-    task, training = tasks.task(config), components.training(config)
+    task, training = tasks.task(config), optimization.training(config)
     values = task.values(task.model.dataset(), "train")
     arguments = next(make_batches(values, training, task.model.mesh, 0, task.shared))
     abstract = abstract_state(task, 0, task.model.mesh)
