@@ -81,7 +81,7 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim, and a histogr
 
 from configs import default
 from configs.default import LEFT_OUT, Part
-from configs.published import EDM2_METHOD, EDM_METHOD, JOINT
+from configs.published import CONSISTENCY, EDM2_METHOD, EDM_METHOD, JOINT
 
 UNET: Part = {
     "model.nf": 32,
@@ -185,19 +185,6 @@ INDM: Part = {
     "training.sde": "vpsde",
     "training.importance_sampling": True,
     "data.uniform_dequantization": True,
-}
-CONSISTENCY: Part = {
-    "weighting.name": LEFT_OUT,  # the objective has its own
-    "objective.name": "consistency",
-    "objective.stage_steps": 150,
-    "objective.last_stage": 6,
-    "noise_density.mean": -0.8,
-    "noise_density.std": 1.6,
-    "training.n_iters": 1400,
-    "optim.lr": 1e-3,
-    "sampling.method": "consistency",
-    "sampling.n_steps": 1,
-    "eval.enable_bpd": False,  # it has no score
 }
 MEAN_FLOW: Part = {
     **dict.fromkeys(("weighting.name", "model.sigma_data"), LEFT_OUT),

@@ -12,6 +12,7 @@
 | latent           | latent diffusion: a small DDPM++, EDM    | 2,853,124  |
 | dit              | latent diffusion: a DiT, EDM             | 7,372,560  |
 | edm2             | latent diffusion: a small EDM2           | 2,692,683  |
+| consistency      | latent as a consistency model            | 2,853,124  |
 | text             | latent, conditioned on the emoji's names | 3,718,404  |
 | text_confidence  | text, with the confidence in each name   | not known  |
 | lsgm             | LSGM, latents of 8 x 8 x 4               | 3,498,322  |
@@ -55,7 +56,7 @@ after a minute of compilation.
 
 from configs import default
 from configs.default import LEFT_OUT, Part
-from configs.published import EDM2_METHOD, EDM_METHOD, JOINT
+from configs.published import CONSISTENCY, EDM2_METHOD, EDM_METHOD, JOINT
 
 UNET: Part = {
     "model.nf": 64,
@@ -200,6 +201,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "latent": (LATENT,),
     "dit": (LATENT, DIT),
     "edm2": (LATENT, EDM2),
+    "consistency": (LATENT, CONSISTENCY),
     "text": (LATENT, TEXT),
     "text_confidence": (LATENT, TEXT, CONFIDENCE),
     "lsgm": (LSGM,),

@@ -251,6 +251,20 @@ EDM_NCSNPP: Part = {
     "model.fir": True,
     "model.progressive_input": "residual",
 }
+# Consistency training of small models in minutes; the published trainings have longer stages.
+CONSISTENCY: Part = {
+    "weighting.name": LEFT_OUT,  # the objective has its own
+    "objective.name": "consistency",
+    "objective.stage_steps": 150,
+    "objective.last_stage": 6,
+    "noise_density.mean": -0.8,
+    "noise_density.std": 1.6,
+    "training.n_iters": 1400,
+    "optim.lr": 1e-3,
+    "sampling.method": "consistency",
+    "sampling.n_steps": 1,
+    "eval.enable_bpd": False,  # it has no score
+}
 # EDM2: the method and its training (Karras et al. 2024, config G; Appendix B and Table 6).
 EDM2_METHOD: Part = {
     **EDM_METHOD,
