@@ -186,6 +186,7 @@ INDM: Part = {
     "training.importance_sampling": True,
     "data.uniform_dequantization": True,
 }
+TAUGHT: Part = {"training.init_from": "runs/digits-edm", "objective.teacher": "runs/digits-edm"}
 MEAN_FLOW: Part = {
     **dict.fromkeys(("weighting.name", "model.sigma_data"), LEFT_OUT),
     "training.sde": "flow",
@@ -248,7 +249,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "long": (LIKELIHOOD, LONG),
     "edm": (EDM,),
     "edm2": (EDM, EDM2),
-    "consistency": (EDM, CONSISTENCY),
+    "consistency": (EDM, CONSISTENCY, TAUGHT),
     "meanflow": (EDM, MEAN_FLOW),
     "vdm": (VDM,),
     "vdm_fixed": (VDM, {"model.learned_schedule": False}),

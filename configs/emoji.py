@@ -169,6 +169,10 @@ TEXT: Part = {
     "model.label_dropout": 0.1,
     "guidance.classifier_free.weight": 3.0,
 }
+TAUGHT: Part = {
+    "training.init_from": "runs/emoji-latent",
+    "objective.teacher": "runs/emoji-latent",
+}
 CONFIDENCE: Part = {
     "model.label_confidence": True,
     "data.conditions": "emoji-captions.jsonl",  # captions with confidences, for all emoji
@@ -201,7 +205,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "latent": (LATENT,),
     "dit": (LATENT, DIT),
     "edm2": (LATENT, EDM2),
-    "consistency": (LATENT, CONSISTENCY),
+    "consistency": (LATENT, CONSISTENCY, TAUGHT),
     "text": (LATENT, TEXT),
     "text_confidence": (LATENT, TEXT, CONFIDENCE),
     "lsgm": (LSGM,),

@@ -251,16 +251,19 @@ EDM_NCSNPP: Part = {
     "model.fir": True,
     "model.progressive_input": "residual",
 }
-# Consistency training of small models in minutes; the published trainings have longer stages.
+# Consistency distillation of small models in minutes, which needs a trained teacher.
 CONSISTENCY: Part = {
     "weighting.name": LEFT_OUT,  # the objective has its own
     "objective.name": "consistency",
-    "objective.stage_steps": 150,
-    "objective.last_stage": 6,
+    "objective.stage_steps": 100,
+    "objective.first_stage": 2,
+    "objective.last_stage": 5,
     "noise_density.mean": -0.8,
     "noise_density.std": 1.6,
-    "training.n_iters": 1400,
+    "training.n_iters": 900,
     "optim.lr": 1e-3,
+    "optim.schedule": "inverse_sqrt",
+    "optim.decay_start": 200,
     "sampling.method": "consistency",
     "sampling.n_steps": 1,
     "eval.enable_bpd": False,  # it has no score
