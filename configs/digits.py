@@ -18,7 +18,7 @@
 | vlb          | DDPM with learned variance                 | 5 minutes     | not measured  |
 | lsgm         | LSGM, latents of 4 x 4 x 4                 | 8 minutes     | 1.90 +- 0.017 |
 | indm         | INDM, 4 coupling layers before VP          | 7 minutes     | 1.91 +- 0.015 |
-| consistency  | consistency model, from edm if asked       | 8 minutes     | has no score  |
+| consistency  | consistency model, distilled from edm      | 5 minutes     | has no score  |
 | meanflow     | mean flow                                  | not measured  | not measured  |
 | enlarge      | vp, conditional on means of 2 x 2 pixels   | 4 minutes     | 1.22 +- 0.014 |
 | enlarge_bridge | enlarge by bridges from the means        | not measured  | none          |

@@ -12,18 +12,20 @@
 | latent           | latent diffusion: a small DDPM++, EDM    | 2,853,124  |
 | dit              | latent diffusion: a DiT, EDM             | 7,372,560  |
 | edm2             | latent diffusion: a small EDM2           | 2,692,683  |
-| consistency      | latent as a consistency model            | 2,853,124  |
+| consistency      | latent, distilled to a consistency model | 2,853,124  |
 | text             | latent, conditioned on the emoji's names | 3,718,404  |
 | text_confidence  | text, with the confidence in each name   | not known  |
 | lsgm             | LSGM, latents of 8 x 8 x 4               | 3,498,322  |
 | small            | edm at 16 x 16 pixels                    | 1,260,547  |
 | super_resolution | edm, conditioned on 16 x 16 pixels       | 1,262,435  |
 
-latent, dit, edm2 and text model the latents of autoencoder. Train it first:
+latent, dit, edm2 and text model the latents of autoencoder. Train it first, and latent before
+consistency:
 
     main="python -m experiments.main --config=configs/emoji.py"
     $main:autoencoder
     $main:latent
+    $main:consistency
     $main:dit
     $main:edm2
     $main:text
@@ -49,9 +51,9 @@ super_resolution is trained on 2 x 2 means of the pictures at 32 x 32. In [-1, 1
 The pictures are rendered at the first start, in seven seconds. A tenth of the emoji is the test
 set, each with all of its skin tones. The labels are eight groups of emoji
 (experiments/data/sources/emoji.py).
-Runs of vp, ve, edm, edm2, small and super_resolution have not been measured. vp and ve need a GPU:
-a step of vp took 80 seconds and more on two busy CPU cores. A step of edm took 1.5 seconds there,
-after a minute of compilation.
+Runs of vp, ve, edm, edm2, consistency, small and super_resolution have not been measured. vp and ve
+need a GPU: a step of vp took 80 seconds and more on two busy CPU cores. A step of edm took 1.5
+seconds there, after a minute of compilation.
 """
 
 from configs import default
