@@ -98,6 +98,7 @@ class Dataset:
         notes: what the source assumed and left out, a sentence each; they are shown.
         test_share: config.data.test_fraction, if the test set was split off; None if the data have
             one.
+        own_split: the source split it off in its own way; otherwise by `split`, below.
     """
 
     train: np.ndarray | LazyImages | LazyArray
@@ -120,6 +121,7 @@ class Dataset:
     real: "Dataset | None" = None
     notes: tuple[str, ...] = ()
     test_share: float | None = None
+    own_split: bool = False
 
     @property
     def n_classes(self) -> int:

@@ -24,7 +24,7 @@ def with_file(dataset: Dataset, path: str) -> Dataset:
     """The data set with the conditions of a file.
 
     Rows without a split are in the order of the data: that of their file, or the training data and
-    then the test data where these are apart.
+    then the test data where these are apart or the source split them in its own way.
 
     Raises:
         ValueError: no such file, arrays of other names, or of another number than the samples.
@@ -38,7 +38,7 @@ def with_file(dataset: Dataset, path: str) -> Dataset:
         "train": np.arange(n["train"]),
         "test": np.arange(n["train"], total),
     }
-    if dataset.test_share is not None:
+    if dataset.test_share is not None and not dataset.own_split:
         rows |= zip(SPLITS, split(total, dataset.test_share), strict=True)
     found: dict[str, dict[str, Any]] = {name: dict(dataset.conditions(name)) for name in SPLITS}
     for name, values in arrays.items():

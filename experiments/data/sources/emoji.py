@@ -79,10 +79,8 @@ def load(spec: DataSpec) -> Dataset:
     if spec.captions:
         captions = np.array(describe(names, labels))
         arrays |= {"train_captions": captions[~test], "test_captions": captions[test]}
-    share = spec.test_fraction
-    return Dataset(
-        images[~test], images[test], 256, **arrays, classes=tuple(CLASSES), test_share=share
-    )
+    about: dict[str, Any] = {"test_share": spec.test_fraction, "own_split": True}
+    return Dataset(images[~test], images[test], 256, **arrays, classes=tuple(CLASSES), **about)
 
 
 def classes(names: list[tuple[int, ...]]) -> Int[np.ndarray, " emoji"]:

@@ -38,7 +38,8 @@ def load(spec: DataSpec) -> Dataset:
     train, test = minutes[:, :-n_test], minutes[:, -n_test:]
     note = f"windows of {length / RATE:.2f} seconds; tests have the end of every minute"
     windows = _windows(train, length, STRIDE), _windows(test, length, length)
-    return Dataset(*windows, None, notes=(note,), test_share=spec.test_fraction)
+    share = spec.test_fraction
+    return Dataset(*windows, None, notes=(note,), test_share=share, own_split=True)
 
 
 def _record() -> Float[np.ndarray, " time"]:

@@ -49,7 +49,8 @@ def load(spec: DataSpec) -> Dataset:
         labels = np.arange(n, dtype=np.int32) % len(views)
         crops = [_crop(random, [pair[part] for pair in views[k]], spec.shape) for k in labels]
         about |= {split: np.stack(crops), f"{split}_labels": labels}
-    return Dataset(**about, levels=256, classes=tuple(photographs), test_share=spec.test_fraction)
+    about |= {"test_share": spec.test_fraction, "own_split": True}
+    return Dataset(**about, levels=256, classes=tuple(photographs))
 
 
 def _views(
