@@ -14,7 +14,7 @@
 | edm2             | latent diffusion: a small EDM2           | 2,692,683  |
 | consistency      | latent, distilled to a consistency model | 2,853,124  |
 | text             | latent, conditioned on the emoji's names | 3,718,404  |
-| text_confidence  | text, with the confidence in each name   | not known  |
+| text_confidence  | text, with the confidence in each name   | 3,722,500  |
 | lsgm             | LSGM, latents of 8 x 8 x 4               | 3,498,322  |
 | small            | edm at 16 x 16 pixels                    | 1,260,547  |
 | super_resolution | edm, conditioned on 16 x 16 pixels       | 1,262,435  |

@@ -244,11 +244,12 @@ def save(
         counts = f"{result.n_real} real images, {result.n_suspected} suspected"
         print(f"{name}: {result.auc} (step {model.step}: {counts})")
     card.update(folder, model.step, figures)
-    stem = show.stem(model, "detect")
+    chosen = dataclasses.asdict(options)
+    stem = f"{show.stem(model, 'detect')}_{parts.digest(chosen)[:6]}"
     names = [name for name in options.statistics if name != "classifier"]
     print(files.write_table(folder / f"{stem}.csv", ("set", "distortion", "index", *names), rows))
     path, curve = folder / "samples" / f"{stem}.png", detection.roc(*shown)
-    about = pictures.provenance(**show.settings(model, **dataclasses.asdict(options)))
+    about = pictures.provenance(**show.settings(model, **chosen))
     title, auc = next(iter(figures.items()))
     both: dict[str, detection.Errors] = {REAL: shown[0], "suspected": shown[1]}
     print(charts.save_detection(path, curve, both, f"{title}: {auc}", about))

@@ -60,6 +60,9 @@ def test_its_samples_are_found_among_images_that_the_model_does_not_know(tmp_pat
     assert name.startswith("detect_7_Euler20_seed42_")
     assert name.endswith(".png")
 
+    detect.run(ExactRequest(config(statistics=("noise_loss",)), tmp_path))
+    assert table not in capsys.readouterr().out.splitlines()  # other options, another file
+
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
