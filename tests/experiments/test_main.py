@@ -270,6 +270,8 @@ def test_a_run_of_the_version_before_is_sampled_and_scored(points_run, printed):
     config = configs.load(points_run.folder)
     config.training.at_end = ()  # which the version before did not have
     config.ablate = points_run.config.ablate  # whose grids are longer now
+    assert config.sampling.method == "predictor_corrector"
+    config.sampling = points_run.config.sampling  # by another sampler now
     assert config == points_run.config
     assert all(Path(line).is_file() for line in printed(workdir, "--mode=sample"))
     assert printed(workdir, "--mode=likelihood")[1].startswith("test bits/dim ")

@@ -87,7 +87,7 @@ def test_impossible_numbers_are_refused(tmp_path, name, value, message):
 class Langevin(ExactRequest):
     def model(self, step=None):
         config = points.get_config()
-        config.training.sde = "cld"
+        config.training.sde, config.sampling.method = "cld", "predictor_corrector"
         return pipeline(config)
 
 

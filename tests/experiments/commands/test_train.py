@@ -18,7 +18,7 @@ from toys import Toy
 
 import models
 from configs import digits, points
-from experiments.build import data, related, restored, tasks
+from experiments.build import data, restored, tasks
 from experiments.build.components import optimization
 from experiments.build.fields import configs
 from experiments.commands import train
@@ -27,6 +27,7 @@ from experiments.data import batches
 from experiments.data.dataset import Dataset
 from experiments.runs import charts, files
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.state import abstract_state
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -212,7 +213,7 @@ def mlp(n_iters, **training):
 
 
 def state_of(config, folder):
-    like = related.abstract_state(restored.skeleton(config), config.seed, optimization.mesh(config))
+    like = abstract_state(restored.skeleton(config), config.seed, optimization.mesh(config))
     with closing(Checkpoints(folder, read_only=True)) as checkpoints:
         return checkpoints.restore(like)
 

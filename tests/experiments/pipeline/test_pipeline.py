@@ -220,7 +220,7 @@ def test_the_identity_changes_with_all_that_decides_on_samples(gaussian):
 
 def langevin():
     config = points.get_config()
-    config.training.sde = "cld"
+    config.training.sde, config.sampling.method = "cld", "predictor_corrector"
     return pipelines.untrained(config)
 
 
@@ -254,7 +254,13 @@ SCHEDULE = Schedule("interval", (("high", 1.0), ("low", 0.1)))
             {"classifier_free": ClassifierFree(2.0, channels=4), "conditions": CLASSES},
             r"classifier_free\.channels is 4, but the model's data have 2",
         ),
-        ({"guides": (Discriminator(lambda *_: 0.0, ()),)}, "PredictorCorrector does not tell"),
+        (
+            {
+                "guides": (Discriminator(lambda *_: 0.0, ()),),
+                "sampler": samplers.create("predictor_corrector"),
+            },
+            "PredictorCorrector does not tell",
+        ),
         (
             {
                 "guides": (Discriminator(lambda *_: 0.0, ()),),
