@@ -71,6 +71,11 @@ was not used in training either: the least noise is a seventh of a step between 
 The figures of lsgm and indm are those of 1,234 and 1,542 steps, in 300 seconds of processor time.
 In the same time vp has 1.874 and vdm 1.822 (docs/studies/variational.md).
 
+consistency is distilled from the run of edm, so train that first:
+
+    $main:edm
+    $main:consistency
+
 consistency and meanflow sample in one to four steps: docs/howto/few_steps.md has the distances.
 
 long was measured at 5,153 of its 25,000 steps, after ten minutes: 1.85 +- 0.014.

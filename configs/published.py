@@ -251,7 +251,7 @@ EDM_NCSNPP: Part = {
     "model.fir": True,
     "model.progressive_input": "residual",
 }
-# Consistency distillation of small models in minutes, which needs a trained teacher.
+# Not published: consistency distillation of small models in minutes, from a trained teacher.
 CONSISTENCY: Part = {
     "weighting.name": LEFT_OUT,  # the objective has its own
     "objective.name": "consistency",

@@ -5,7 +5,7 @@ p = 1 - t / t_max, which is 0 at the noise, where sampling starts, and 1 at the 
 guides most near the data. Under EDM, whose t is the noise level, p is that of VP at the same noise
 level.
 
-w follows the convention s + w (s_c - s) of samplers/guidance.py: w = 1 is the conditional score.
+w follows the convention s + w (s_c - s) of samplers/guidance/: w = 1 is the conditional score.
 As in the paper, `weight` is the mean of w over p, or the maximum of w for "power_cosine".
 
 Three changes go with any schedule, in this order: a clamp to [least, most], an offset, and an

@@ -4,8 +4,6 @@ The record of each tells a run that goes on whether they are still those that it
 """
 
 import hashlib
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +106,7 @@ def teacher_record(config: Config) -> Records:
     """The record of the teacher of a consistency model; {} without one."""
     if not config.objective.teacher:
         return {}
+    _teacher_config(config)  # refuses one that does not fit
     return _record(config, "objective.teacher", "a teacher", "teacher.json", "score")
 
 
@@ -139,26 +138,24 @@ ALIKE = (
 """Conditions that a teacher must have like its student."""
 
 
-def teacher(config: Config) -> Callable[[], Teacher] | None:
-    """Loads the teacher in config.objective.teacher when it is called; None without one.
+def teacher(config: Config) -> Teacher:
+    """The teacher in config.objective.teacher, with its weights.
 
     Raises:
         ValueError: no run, no score model, or one of another SDE, shape, data or conditions.
     """
-    if not config.objective.teacher:
-        return None
+    theirs, folder = _teacher_config(config), Path(config.objective.teacher)
+    model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
+    with jax.ensure_compile_time_eval():  # a train step is traced here
+        params = devices.fetch(restored.weights(theirs, folder)[0])
+    return lambda conditions: model.score_fn(params, **conditions)
+
+
+def _teacher_config(config: Config) -> Config:
     folder = Path(config.objective.teacher)
     theirs = related.config(config, folder, "config.objective.teacher", "score")
     _check_teacher(config, theirs, folder)
-    model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
-
-    @cache
-    def load() -> Teacher:
-        with jax.ensure_compile_time_eval():  # a train step is traced here
-            params = devices.fetch(restored.weights(theirs, folder)[0])
-        return lambda conditions: model.score_fn(params, **conditions)
-
-    return load
+    return theirs
 
 
 def _check_teacher(config: Config, theirs: Config, folder: Path) -> None:

@@ -18,6 +18,8 @@ from models.config import Config
 from models.missing import input_shape
 
 LOG = logging.getLogger(__name__)
+NOISE = ("training.sde", "training.continuous", "model.parametrization")
+"""Fields on which the meaning of a network's weights depends, beside those of the network."""
 FREE = {  # fields of networks that are of no consequence for trained weights, or are the SDE's
     *("dtype", "remat", "dropout", "init_scale", "fourier_scale", "frozen"),
     *("sigma_min", "sigma_max", "num_scales"),
@@ -146,9 +148,7 @@ def _other_meaning(ours: Config, theirs: Config) -> str:
     """The fields, with their values, by which weights that fit mean something else here."""
     names: tuple[str, ...] = ()
     if models.kind(ours) != "autoencoder":
-        names = related.NOISE + (
-            ("data.latent_mean", "data.latent_std") if theirs.data.latent_std else ()
-        )
+        names = NOISE + (("data.latent_mean", "data.latent_std") if theirs.data.latent_std else ())
         for each in (ours, theirs):
             names += tuple(choices.SDE.components[each.training.sde].values())
             names += () if each.training.continuous else ("model.num_scales",)

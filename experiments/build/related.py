@@ -1,4 +1,4 @@
-"""Other runs that a config refers to: their configs, checked, and their weights."""
+"""Configs of other runs that a config refers to, checked, and the shapes of their data."""
 
 from pathlib import Path
 
@@ -6,9 +6,6 @@ import models
 from experiments.build.components import specs
 from experiments.build.fields import configs
 from models.config import Config
-
-NOISE = ("training.sde", "training.continuous", "model.parametrization")
-"""Fields on which the meaning of a network's weights depends, beside those of the network."""
 
 
 def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
@@ -25,7 +22,8 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
     """
     if not folder.exists():
         raise ValueError(
-            f"there is no folder {folder}, which {field} names: give the place of that run"
+            f"there is no folder {folder}, which {field} names: train that run first, or give its "
+            "place"
         )
     theirs = beside(ours, folder)
     if models.kind(theirs) != kind:
@@ -40,7 +38,7 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
 def beside(ours: Config, folder: Path) -> Config:
     """The config of another run, on our devices, with our autoencoder if it has one.
 
-    The folder that it names may have moved. `check_noise` compares what was in it.
+    The folder that it names may have moved. alike.check_noise compares what was in it.
     """
     theirs = configs.load(folder)
     theirs.mesh = ours.mesh

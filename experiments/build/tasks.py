@@ -151,8 +151,10 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
 
 
 def consistency(config: Config) -> Callable[..., ScoreModel]:
-    """The task of a consistency model, with the teacher in config.objective.teacher."""
-    return partial(Consistency, teacher=frozen.teacher(config))
+    """The task of a consistency model, which loads its teacher where a training step is traced."""
+    if not config.objective.teacher:
+        return Consistency
+    return partial(Consistency, teacher=cache(partial(frozen.teacher, config)))
 
 
 MAKERS: dict[str, Callable[[Config], Callable[..., ScoreModel]]] = {

@@ -32,7 +32,7 @@ def noise_density(
         sde,
         **options,
         sigma_data=config.model.sigma_data,
-        image_size=specs._side(shape or specs.data_shape(config)),
+        image_size=specs.side(shape or specs.data_shape(config)),
     )
 
 

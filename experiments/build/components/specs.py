@@ -148,7 +148,7 @@ def latent_shape(config: Config) -> tuple[int, ...]:
     return *sides, config.autoencoder.latent_channels
 
 
-def _side(shape: tuple[int, ...]) -> int:
+def side(shape: tuple[int, ...]) -> int:
     """The side, in pixels, of a square or cubic image of as many pixels."""
     return round(math.prod(shape[:-1]) ** (1 / max(len(shape) - 1, 1)))
 

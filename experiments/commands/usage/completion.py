@@ -10,7 +10,10 @@ from collections.abc import Iterable
 
 from experiments.commands.usage import configs
 
-SCRIPT = r"""[ -n "$ZSH_VERSION" ] && autoload -U +X bashcompinit && bashcompinit
+SCRIPT = r"""if [ -n "$ZSH_VERSION" ]; then
+  whence compdef >/dev/null || { autoload -U compinit && compinit; }
+  autoload -U +X bashcompinit && bashcompinit
+fi
 _score_sde_jax() {
   local line=${COMP_LINE:0:$COMP_POINT} candidate rest
   COMPREPLY=()

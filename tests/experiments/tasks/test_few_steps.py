@@ -215,6 +215,15 @@ def test_a_teacher_of_other_data_is_refused(runs, changes, message):
         frozen.teacher(made)
 
 
+def test_only_training_needs_the_teacher(tmp_path):
+    task = tasks.task(config("consistency", objective__teacher=str(tmp_path / "none")))
+    jax.eval_shape(task.init, jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"no folder .*none, which config\.objective\.teacher names"
+    ):
+        task.records()
+
+
 def test_a_teacher_with_a_source_is_refused(runs, tmp_path):
     theirs = configs.load(runs["teacher"])
     theirs.source.name = "pairs"
