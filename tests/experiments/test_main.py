@@ -166,6 +166,7 @@ def test_a_folder_without_a_readable_checkpoint_is_refused(points_run):
         command(workdir, "--mode=sample")
 
 
+@pytest.mark.thorough
 def test_one_training_at_a_time_in_a_folder(points_run):
     with (
         folders.locked(points_run.folder),
@@ -257,6 +258,7 @@ def test_samples_that_are_there_are_not_drawn_again(digits_run, printed, monkeyp
     assert not list(digits_run.folder.rglob("*.part"))
 
 
+@pytest.mark.thorough
 def test_a_prompt_needs_a_model_with_texts(digits_run):
     with pytest.raises(ValueError, match="but the model knows no text"):
         command(f"--workdir={digits_run.folder}", "--mode=sample", "--prompt=a", "--prompt=b")

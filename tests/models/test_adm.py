@@ -19,6 +19,7 @@ def test_weights_start_uniform_and_of_the_published_size():
     np.testing.assert_allclose(draws.std(), bound / np.sqrt(3), rtol=0.02)
 
 
+@pytest.mark.thorough
 def test_a_block_starts_as_the_identity_and_drops_out_in_training_only():
     block, temb = ADMBlock(features=3 * 4, dropout=0.5), jnp.ones((2, 8))
     x = jnp.tile(X, 4)
@@ -38,6 +39,7 @@ def test_a_block_starts_as_the_identity_and_drops_out_in_training_only():
     assert np.abs(first - second).max() > 0.1 * np.abs(quiet).max()
 
 
+@pytest.mark.thorough
 def test_the_embedding_scales_and_shifts_a_block():
     """A block of one channel a group, whose convolutions are zero or the identity."""
     block, x, temb = ADMBlock(features=4, dropout=0.0), jnp.ones((1, 1, 2, 4)), jnp.ones((1, 1))
@@ -60,6 +62,7 @@ def test_the_embedding_scales_and_shifts_a_block():
     np.testing.assert_allclose(block.apply({"params": params}, x, temb, False), expected, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_uncentred_data_is_centred_inside():
     network = SMALL.clone(ch_mult=(1,), num_res_blocks=0, attn_resolutions=())
     params = weights.random(network, X, LABELS)

@@ -68,6 +68,7 @@ def test_uncentred_data_are_rescaled_at_input_and_output():
     assert np.std(logits) > 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("regularization", "size"), [("kl", 8), ("vq", 16)])
 def test_latents_have_the_shape_of_latent_shape(regularization, size):
     ours = config(regularization=regularization)
@@ -97,6 +98,7 @@ def test_impossible_autoencoders_are_refused():
         jax.eval_shape(models.create(ours).init, jax.random.key(0), jnp.zeros((1, 5, 5, 1)))
 
 
+@pytest.mark.thorough
 def test_data_that_are_not_rescaled_are_read_as_they_are():
     """As EDM2 reads latents: images in [0, 1] go to a network of data in [-1, 1]."""
     model, x, variables = initialised(config())
@@ -107,6 +109,7 @@ def test_data_that_are_not_rescaled_are_read_as_they_are():
         jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wide", [False, True])
 def test_transitions_have_the_channels_of_the_narrow_level_or_of_the_wide(wide):
     model = models.autoencoder.Autoencoder(nf=4, ch_mult=(2, 3), wide_transitions=wide)

@@ -28,6 +28,7 @@ def config(pretrained="somewhere", dropout=0.0):
     return result
 
 
+@pytest.mark.thorough
 def test_features_are_the_input_of_the_last_layer():
     for network, x, last in (
         (WideResNet(blocks_per_group=1, channel_multiplier=1), IMAGES, "Dense_2"),
@@ -81,6 +82,7 @@ def test_it_starts_with_equal_logits():
     np.testing.assert_array_equal(logits, np.zeros((4, 2)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_encoder_is_not_trained_but_passes_gradients_in_x(frozen):
     discriminator = models.create(config("somewhere" if frozen else "", dropout=0.5))

@@ -31,6 +31,7 @@ def power(x):
     return np.mean(np.square(x))
 
 
+@pytest.mark.thorough
 def test_the_layers_keep_the_magnitude_of_standard_normal_numbers():
     a, b = NORMAL
     assert power(mp_silu(a)) == pytest.approx(1, abs=0.02)
@@ -54,6 +55,7 @@ def test_formulas():
     np.testing.assert_allclose(mp_concatenate(a, b, 0.25), expected, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_zeros_have_finite_gradients():
     for layer in (pixel_norm, normalized_weight):
         gradient = jax.grad(lambda x, layer=layer: layer(x).sum())(jnp.zeros((3, 2)))
@@ -139,6 +141,7 @@ def test_the_output_starts_at_zero_and_training_lowers_the_loss():
         assert (np.abs(leaf).max() > 0) != any(part in name for part in fixed), name
 
 
+@pytest.mark.thorough
 def test_the_uncertainty_has_parameters_if_asked_for():
     shapes = weights.shapes(SMALL, X, LABELS)
     more = weights.shapes(SMALL.clone(logvar_channels=4), X, LABELS)

@@ -31,6 +31,7 @@ def test_it_rises_between_its_ends_whatever_its_parameters():
         assert np.trapezoid(rates(params), U) == pytest.approx(13, rel=0.01)
 
 
+@pytest.mark.thorough
 def test_it_starts_nearly_linear():
     gamma = np.asarray(SCHEDULE.apply(START, U))
     np.testing.assert_allclose(gamma, -8 + 13 * U, atol=0.5)

@@ -116,6 +116,7 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_array_equal(quiet, same)
 
 
+@pytest.mark.thorough
 def test_uncentred_data_is_centred_inside():
     centred = outputs(NCSNpp(**SHALLOW, centered=True), LABELS, inputs=(2 * X - 1,))
     uncentred = outputs(NCSNpp(**SHALLOW, centered=False), LABELS)

@@ -33,6 +33,7 @@ def test_parameter_count_is_that_of_depth_28_and_width_10():
     assert sum(leaf.size for leaf in leaves) == expected == 38_913_242
 
 
+@pytest.mark.thorough
 def test_the_noise_level_comes_in_by_fourier_features_of_its_logarithm(logits):
     """At frequency 1, a factor of e goes once around the circle; its root does not."""
     first = logits(X, LABELS)
@@ -49,6 +50,7 @@ def test_each_image_is_standardised_and_independent_of_others(logits):
     assert np.isfinite(logits(jnp.ones_like(X), LABELS)).all()
 
 
+@pytest.mark.thorough
 def test_a_block_with_zero_weights_is_its_skip():
     x, temb = np.random.RandomState(0).standard_normal((2, 8, 8, 4)).astype("f4"), jnp.ones((2, 5))
 

@@ -66,6 +66,7 @@ def test_step_sizes_are_the_published_ones(sigma_max, n_levels, n_steps_each, ep
     assert step_size * 0.01**2 == pytest.approx(epsilon, abs=0.05e-6)
 
 
+@pytest.mark.thorough
 def test_sample_i_does_not_depend_on_its_batch_and_the_path_ends_with_it():
     sde, data = SDES["vp"], Mixture()
     sampler, score_fn = samplers.AnnealedLangevin(20, denoise=False), data.score_fn(sde)

@@ -18,6 +18,7 @@ def test_the_error_follows_the_tolerance():
     assert tight < min(2e-4, loose / 20)
 
 
+@pytest.mark.thorough
 def test_it_is_its_algorithm():
     """DPM-Solver-12 (Lu et al. 2022, Appendix C) with a PID controller, by a loop in numpy."""
     p, i, d = 0.1, 0.4, 0.05
@@ -48,6 +49,7 @@ def test_it_is_its_algorithm():
     np.testing.assert_allclose(samples.x, denoised(y, LOW), atol=2e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("std", [0.05, 0.5])
 @pytest.mark.parametrize("sde", [sde_lib.VP(), sde_lib.EDM()])
 def test_the_default_tolerances_leave_no_noise(sde, std):
@@ -58,6 +60,7 @@ def test_the_default_tolerances_leave_no_noise(sde, std):
     assert made.nfe < 100
 
 
+@pytest.mark.thorough
 def test_frames_are_even_in_the_log_snr_and_end_at_sigma_min():
     sampler = samplers.DPMAdaptive(rtol=1e-3, atol=1e-3, sigma_min=LOW)
     samples = run(sampler, n_frames=2)
@@ -65,6 +68,7 @@ def test_frames_are_even_in_the_log_snr_and_end_at_sigma_min():
     np.testing.assert_allclose(samples.path[0], flow(1.0)[1], atol=0.03)
 
 
+@pytest.mark.thorough
 def test_one_sample_that_is_not_finite_ends_the_solve():
     """The score is NaN from the middle of the interval on, and so is the error of a step."""
 

@@ -22,6 +22,7 @@ def test_weak_order_two_and_strong_order_one(name):
         np.testing.assert_allclose(linear.strong_orders(SOLVERS[name]), 1, atol=0.3)
 
 
+@pytest.mark.thorough
 def test_three_values_are_of_third_order_without_noise():
     create = functools.partial(samplers.DPMpp3MSDE, eta=0.0)
     assert np.min(linear.weak_orders(create)) > 2.85

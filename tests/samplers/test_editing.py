@@ -105,6 +105,7 @@ def test_variation_i_does_not_depend_on_its_batch():
     np.testing.assert_allclose(together[2], alone[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_slerp_turns_at_a_constant_rate_and_keeps_the_norm():
     a, b = 3 * jax.random.normal(jax.random.key(0), (2, 500, 4, 4, 3))
     slerp = jax.jit(editing.slerp)

@@ -7,6 +7,7 @@ import samplers
 from sde_lib.batch import fold_in, normal, sample_keys
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 2 / 3], ids=["heun", "midpoint", "ralston"])
 def test_it_converges_at_second_order(alpha):
     assert order("heun", 16, alpha=alpha) == pytest.approx(2, abs=0.15)

@@ -90,6 +90,7 @@ def test_ddpm_steps_as_the_ancestral_predictor():
     np.testing.assert_allclose(sde.alpha(t - 1 / 19) * ours, expected[:, 0], rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_strides_are_counted_in_integers():
     """1000 (1 - 48 / 50) is 40.00000000000003: its ceiling is not its stride."""
     sde = sde_lib.from_betas(np.linspace(1e-4, 0.02, 1000))

@@ -10,6 +10,7 @@ import sde_lib
 from sde_lib.batch import expand, fold_in, normal, sample_keys
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_moments_of_a_mixture(name):
     mixture, sde, n = Mixture(), SDES[name], 8000

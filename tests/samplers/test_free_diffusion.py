@@ -38,6 +38,7 @@ def test_a_constant_eta_is_that_of_the_solver_of_the_reverse_sde():
     np.testing.assert_allclose(own, drawn(DPMpp2MSDE(n_steps=9), 8), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_noise_that_is_negative_or_unknown_is_refused():
     with pytest.raises(ValueError, match="did you mean 'sigma'"):
         FreeDiffusion(diffusion="sigme")

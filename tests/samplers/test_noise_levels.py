@@ -57,6 +57,7 @@ def test_ddim_strides_through_the_levels_of_the_chain():
     np.testing.assert_array_equal(whole, grid("uniform", 11, sde, high, low))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "n", "places"),
     [
@@ -85,6 +86,7 @@ def test_leading_levels_without_a_step_to_the_data_end_at_the_first_level():
     np.testing.assert_allclose(made, expected, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_start_on_the_way_divides_the_levels_below_it():
     sde = sde_lib.chain(1000)
     high, low = levels_at(sde, [500 / 999, sde.t_min])

@@ -50,11 +50,13 @@ def test_strong_order_and_the_same_path_at_every_step_count():
     assert np.log2(errors[0] / errors[1]) > 1.4  # 1.5 at least, for additive noise
 
 
+@pytest.mark.thorough
 def test_the_samples_have_the_moments_of_the_data():
     np.testing.assert_allclose(jnp.mean(finest().x), DATA.mean, atol=0.12)
     np.testing.assert_allclose(jnp.std(finest().x), np.hypot(DATA.std, 0.1), rtol=0.12)
 
 
+@pytest.mark.thorough
 def test_a_sample_is_the_same_in_any_batch():
     sampler = samplers.StochasticRungeKutta(20, **END)
     np.testing.assert_allclose(draw(sampler, 1).x[:-1], draw(sampler).x[1:], atol=1e-5)
@@ -74,6 +76,7 @@ def test_adaptive_steps_follow_the_same_path_to_tolerance():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "sampler", [samplers.StochasticRungeKutta(20, **END), samplers.AdaptiveSDE(**END)]
 )

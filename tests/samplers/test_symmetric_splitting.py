@@ -87,6 +87,7 @@ def test_few_steps_are_far_better_than_euler_s():
     assert abs(errors(SplittingSampler(20, denoise=False))[1]) < euler_errors(20)[1] / 5
 
 
+@pytest.mark.thorough
 def test_a_score_that_is_the_prior_s_leaves_exact_steps():
     """Three then bring a point to the prior, but for exp(-8)."""
     start = samplers.Start(jnp.tile(jnp.array([3.0, 1.0]), (20_000, 1)), 1.0)

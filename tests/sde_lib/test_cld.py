@@ -125,6 +125,7 @@ def test_denoise_is_the_mean_of_x0_given_position_and_velocity():
         np.testing.assert_array_equal(x[:, 1], state[:, 1])
 
 
+@pytest.mark.thorough
 def test_prior_and_initial_velocities_have_their_densities():
     key = jax.random.key(0)
 

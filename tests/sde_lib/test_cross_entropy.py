@@ -31,6 +31,7 @@ def ends_of(sde):
     return float(sde.alpha(sde.train_t_min)), float(sde.sigma(sde.train_t_min))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sde", SDES, ids=str)
 def test_gaussian_encoder_and_exact_score_give_the_analytic_cross_entropy(sde):
     """q(z) = N(m, s^2) is not the model's distribution, so the entropy of either is not it."""
@@ -88,6 +89,7 @@ def test_geometric_variance_draws_t_uniformly():
     np.testing.assert_allclose(t, u, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "sde", [sde_lib.SubVP(), sde_lib.VE(), sde_lib.EDM(), sde_lib.LinearFlow()], ids=str
 )

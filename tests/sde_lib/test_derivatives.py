@@ -37,6 +37,7 @@ def test_a_loop_of_unknown_length_has_derivatives_both_ways():
     np.testing.assert_array_equal(slopes, [[576, 0], [0, 225]])
 
 
+@pytest.mark.thorough
 def test_numbers_and_arrays_that_are_referred_to_are_known():
     a = 2.0  # not traced
     assert float(jax.grad(lambda x: value(a, x))(jnp.float32(3))) == 64

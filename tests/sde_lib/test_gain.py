@@ -42,6 +42,7 @@ def test_the_gain_of_the_optimal_discriminator_is_the_divergence_that_diffusion_
     assert exact == pytest.approx(found, abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_other_weights_gain_less_and_twice_the_weight_gains_nothing():
     """|grad log r|^2 times 1 - (1 - w)^2."""
     sde = SDES["vp"]
@@ -75,6 +76,7 @@ def test_the_optimal_ratio_gains_the_whole_divergence_at_once():
     assert found == pytest.approx(gain.kl_divergence(DATA, MODEL), abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_quadrature_has_the_moments_of_the_mixture_and_marginals_are_mixtures():
     x, weights = DATA.quadrature(8)
     assert weights.sum() == pytest.approx(1)

@@ -48,6 +48,7 @@ def agree(bands):
         assert band.error < 0.04
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("field", "name", "options"),
     [

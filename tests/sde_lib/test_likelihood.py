@@ -53,6 +53,7 @@ def test_gaussian_likelihood_is_the_closed_form(name):
     np.testing.assert_allclose(result.latent, latent, rtol=1e-3, atol=1e-3 * sde.prior_std)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "most"), [("ve", 55), ("vp", 40), ("subvp", 56)])
 def test_evaluations_that_data_of_one_scale_takes(name, most):
     """Images of 192 values of std 0.25: within 1e-4 bits/dim, by few evaluations."""

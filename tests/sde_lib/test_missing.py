@@ -88,6 +88,7 @@ def test_hutchinson_s_estimate_of_the_observed_part_is_unbiased():
     assert found[2].std() < 1e-3  # one coordinate: its divergence needs no luck
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reduce_mean", [False, True])
 def test_the_loss_is_of_the_observed_coordinates(reduce_mean):
     """A mask of ones changes nothing; missing values and what is predicted there do not count."""

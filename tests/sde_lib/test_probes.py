@@ -9,6 +9,7 @@ from sde_lib.batch import sample_keys
 KEYS = sample_keys(jax.random.key(0), 400)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("probe", "fourth"), [("rademacher", 1), ("gaussian", 3)])
 def test_probes_are_white_and_each_sample_s_own(probe, fourth):
     v = probes.draw(KEYS, probe, 50, (400, 3))
@@ -18,6 +19,7 @@ def test_probes_are_white_and_each_sample_s_own(probe, fourth):
     np.testing.assert_array_equal(probes.draw(KEYS[7:9], probe, 50, (2, 3)), v[:, 7:9])
 
 
+@pytest.mark.thorough
 def test_hierarchical_probes_cancel_the_errors_of_neighbours():
     """Two cancel the terms between the fields of a checkerboard, four those within 2 x 2 fields."""
     shape, (i, j) = (400, 8, 8, 1), np.indices((8, 8)).reshape(2, 64)

@@ -27,6 +27,7 @@ def linear(x, t):
     return SHIFT + jnp.dot(x, SLOPES, precision="highest")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ve", "vp"])
 def test_the_explicit_loss_of_a_gaussian_is_the_closed_form_at_every_sample(name):
     sde, gaussian = SDES[name], Gaussian()
@@ -46,6 +47,7 @@ def test_the_explicit_loss_of_a_gaussian_is_the_closed_form_at_every_sample(name
     np.testing.assert_array_equal(metrics["t"], noisy.t)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("objective", "options"),
     [

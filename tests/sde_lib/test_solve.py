@@ -24,6 +24,7 @@ def test_a_linear_field_is_solved_to_tolerance_both_ways():
     np.testing.assert_allclose(back.y, Y0, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_nfe_is_the_number_of_evaluations_really_made():
     """The first step of a fast field is tried several times."""
     calls = []
@@ -43,6 +44,7 @@ def test_nfe_is_the_number_of_evaluations_really_made():
         assert int(solution.nfe) == len(calls) > 20
 
 
+@pytest.mark.thorough
 def test_a_hard_sample_is_not_hidden_by_easy_ones():
     """One fast sample among 99 at rest gets the accuracy that it would get alone."""
 
@@ -60,6 +62,7 @@ def test_a_hard_sample_is_not_hidden_by_easy_ones():
     np.testing.assert_allclose(together.y[0], alone.y[0], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_path_is_recorded_on_the_way():
     times = np.float32([0.75, 0.5, 0.0])
     solution = linear(np.full((3, 1), -1, np.float32), np.ones_like(Y0), 1.0, 0.0, times)

@@ -121,6 +121,7 @@ def test_gaussian_likelihood_is_the_closed_form():
     np.testing.assert_allclose(log_prob, exact, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_sampling_visits_every_level_once():
     """A thousand steps: at labels 999 to 1, then Tweedie's formula at label 0, as DDPM does."""
     seen = []

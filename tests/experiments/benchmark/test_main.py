@@ -83,6 +83,7 @@ def test_the_report_says_what_was_measured(report, figures):
     assert {figure["subject"] for figure in report["figures"]} == {str(MOONS)}
 
 
+@pytest.mark.thorough
 def test_the_ratio_of_one_round_is_that_of_its_seconds(figures):
     for kind, name in figures:
         seconds = list(figures[kind, name]["seconds"].values())
@@ -119,6 +120,7 @@ def test_memory_holds_the_input_of_the_program(figures_of_programs):
     assert figures["memory", "training"]["details"]["bytes/image"] > 4 * 4 * n_params / 8
 
 
+@pytest.mark.thorough
 def test_a_profile_shares_the_time_out(figures_of_programs):
     figures = figures_of_programs
     for name in ("sampling", "training"):

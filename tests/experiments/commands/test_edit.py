@@ -59,6 +59,7 @@ def test_inpainting_keeps_what_is_given(tmp_path, capsys):
     assert "task='inpaint'" in settings["edit"]
 
 
+@pytest.mark.thorough
 def test_own_images_are_edited_by_a_whole_command(tmp_path, capsys):
     """A whole command: files, a mask file, strength, single results and the grid."""
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "one.png")

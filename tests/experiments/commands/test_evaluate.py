@@ -94,6 +94,7 @@ def test_figures_are_printed_and_recorded_in_the_log_and_the_card(config, tmp_pa
     assert (folder / "likelihood_5_seed42.csv").exists()
 
 
+@pytest.mark.thorough
 def test_data_too_few_for_sample_quality_are_refused_before_the_rest(config, tmp_path, monkeypatch):
     config.eval.enable_sampling = True
     monkeypatch.setattr(reference, "LEAST_DATA", N + 1)
@@ -102,6 +103,7 @@ def test_data_too_few_for_sample_quality_are_refused_before_the_rest(config, tmp
     assert not (tmp_path / "evaluation").exists()
 
 
+@pytest.mark.thorough
 def test_a_metric_that_fails_takes_no_other_along(config, tmp_path, monkeypatch, caplog):
     """Figures are written after each metric; the first failure is raised at the end."""
     saved_runs.save(config, tmp_path)
@@ -149,6 +151,7 @@ def test_an_evaluation_cut_off_goes_on_and_counts_nothing_twice(config, tmp_path
     assert lines(tmp_path / "whole" / "run") == lines(folder)
 
 
+@pytest.mark.thorough
 def test_every_checkpoint_has_a_line_and_keeps_one(config, tmp_path, capsys):
     folder = trained(config, tmp_path / "run", steps=(5, 6))
     config.eval.checkpoints = "all"
@@ -158,6 +161,7 @@ def test_every_checkpoint_has_a_line_and_keeps_one(config, tmp_path, capsys):
     assert capsys.readouterr().out.count("step 6: test loss") == 2
 
 
+@pytest.mark.thorough
 def test_other_weights_are_evaluated_anew(config, tmp_path, capsys):
     folder, losses = trained(config, tmp_path / "run"), []
     for shift in (0.0, 0.5):

@@ -80,6 +80,7 @@ def test_formats_that_cannot_be_are_refused(a_run, name, message):
         export.run(Request(config, folder, format=name))
 
 
+@pytest.mark.thorough
 def test_models_of_missing_values_have_one_format(tmp_path, capsys):
     """The program's own, whose first and last layers have channels for the mask."""
     config = digits.get_config("vp_score_sde")

@@ -87,6 +87,7 @@ def test_a_cut_off_set_continues_and_a_whole_one_stays(run, monkeypatch):
     assert changed["model"] == about["model"]
 
 
+@pytest.mark.thorough
 def test_a_guided_model_is_refused(run):
     run.config.guidance.epsilon_scaling.scale = 1.01
     with pytest.raises(

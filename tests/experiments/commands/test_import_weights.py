@@ -82,6 +82,7 @@ def test_the_card_of_a_published_model_gives_its_config(tmp_path, caplog):
         experiments.load(path)
 
 
+@pytest.mark.thorough
 def test_a_published_file_is_loaded_without_a_run(tmp_path, monkeypatch):
     config, path = tiny(), tmp_path / "checkpoint.pth"
     params = write_checkpoint(path, config)

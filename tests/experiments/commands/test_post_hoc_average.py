@@ -91,6 +91,7 @@ def test_an_average_of_another_length_is_that_which_training_tracks(whole, tmp_p
     assert experiments.load(whole).ema_length is None
 
 
+@pytest.mark.thorough
 def test_the_lengths_of_training_are_those_of_the_checkpoint(whole):
     end = state(whole)
     for length, params in ((0.05, end.ema_params), (0.1, end.averages[0])):
@@ -102,6 +103,7 @@ def assert_close(value, exact, tolerance):
     assert np.abs(value - exact).max() <= tolerance * np.abs(exact).max()
 
 
+@pytest.mark.thorough
 def test_evaluate_compares_lengths(run, capsys):
     evaluate.run(Request(with_lengths(0.03, 0.05, 0.1, 0.2), run))
     printed = capsys.readouterr().out
@@ -145,6 +147,7 @@ def test_an_impossible_length_is_refused_before_anything_is_measured(
     assert "test loss" not in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_run_without_snapshots_is_refused(points_run):
     with pytest.raises(ValueError, match="one average alone, without snapshots"):
         experiments.load(points_run.folder, ema_length=0.1)

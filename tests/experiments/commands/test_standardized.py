@@ -102,6 +102,7 @@ def test_fields_of_other_sources_are_refused(tmp_path, changes, message):
             specs.scaling(ours)
 
 
+@pytest.mark.thorough
 def test_a_discriminator_s_moments_are_those_of_the_data_alone(tmp_path):
     """Samples of a model would move them, and the two would not see the same model space."""
     task = tasks.task(config("x.csv"))

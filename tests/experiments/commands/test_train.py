@@ -68,6 +68,7 @@ def trained(tmp_path_factory):
     return folder, run(toy(sinks=("jsonl", "tensorboard"), quality_freq=8), folder)
 
 
+@pytest.mark.thorough
 def test_a_new_task_trains_with_held_out_metrics_a_report_and_a_card(trained):
     folder, printed = trained
     lines = metrics(folder)
@@ -181,6 +182,7 @@ def test_reports_that_were_made_are_printed_again_and_not_made_again(trained, mo
     assert run(toy(sinks=("jsonl",), quality_freq=8), folder) == printed
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_saves_without_a_report_and_continues(tmp_path, monkeypatch, caplog):
     """SIGTERM in step 3, where an evaluation is due."""
     config = toy(eval_freq=3, snapshot_freq_for_preemption=100)
@@ -380,6 +382,7 @@ def test_a_stopped_fine_tuning_is_the_uninterrupted_one_bit_for_bit(whole, tmp_p
         run(changed, tmp_path / "one")
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_fine_tuned_is_refused_before_anything_is_written(whole, tmp_path):
     for change, message in (
         ({"model.nf": 16}, r"another network, trained with config\.model\.nf = 8 \(here 16\)"),

@@ -105,6 +105,7 @@ def test_draws_have_their_probabilities_and_spreads():
         )
 
 
+@pytest.mark.thorough
 def test_a_sample_has_its_augmentation_in_any_batch():
     """And its label says which: with p = 0, a flip to the left or right."""
     x = jax.random.normal(jax.random.key(1), (6, HEIGHT, WIDTH, 2))

@@ -131,6 +131,7 @@ def test_too_many_vanished_samples_end_the_training(gone, share, message):
         next(stream)
 
 
+@pytest.mark.thorough
 def test_images_and_arrays_say_which_samples_are_gone(tmp_path):
     """By their places in the sequence that is asked."""
     for k in range(8):

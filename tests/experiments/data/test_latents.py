@@ -187,6 +187,7 @@ def test_latents_are_measured_in_pixels(task, options, gaussian):
         assert 0.01 < np.sqrt(np.mean((seen - y) ** 2)) < 0.08  # noise of 0.05
 
 
+@pytest.mark.thorough
 def test_pixels_of_latents_need_a_method_with_derivatives(gaussian):
     images = np.full((1, 4, 4, 3), 200, np.uint8)
     nothing = gaussian.edit(images, "super_resolution", n_results=1, strength=0.0)

@@ -109,6 +109,7 @@ def test_an_imported_model_keeps_its_normalisation_in_training(folder):
     latents.claim(found.latents, folder / "dit", folder / "vae")  # latents.json stays as it was
 
 
+@pytest.mark.thorough
 def test_a_model_of_latents_without_an_autoencoder_stays_one_of_latents(folder):
     *_, config, _ = published_models.load(
         published.read(folder / "dit.pt"), **{"model.num_heads": 2}
@@ -203,6 +204,7 @@ def test_guided_samples_of_a_pipeline_are_those_of_diffusers(pipeline):
     golden.assert_samples_close(decoded, np.moveaxis(images.numpy(), 1, -1), 1e-4)
 
 
+@pytest.mark.thorough
 def test_a_run_in_latents_is_written_with_its_normalisation(folder, capsys):
     """For its own program, and in our format, which is opened without a run."""
     config = configs.load(folder / "dit")

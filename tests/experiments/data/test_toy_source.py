@@ -51,6 +51,7 @@ def test_a_source_added_by_one_line_trains(monkeypatch):
     assert any(jax.tree.leaves(moved))
 
 
+@pytest.mark.thorough
 def test_images_of_a_source_have_its_grey_levels_and_its_line_in_the_card(monkeypatch):
     monkeypatch.setitem(SOURCES, "stripes", Source(stripes, 4, "bright rows", "CC0"))
     config = digits.get_config()

@@ -66,6 +66,7 @@ def test_analytic_dpm_s_variance_is_that_of_gaussian_data(model):
     assert model.replace(sampler=sampler).sample(2000).std() == pytest.approx(0.7, rel=0.04)
 
 
+@pytest.mark.thorough
 def test_impossible_chains_are_refused_by_their_field(model):
     with pytest.raises(ValueError, match="1001 steps, but the model was trained at 1000"):
         model.replace(n_levels=1000, bound_steps=1001).chain()
@@ -82,6 +83,7 @@ def test_there_is_no_bound_of_latents(model, dataset):
         metrics.variational_bound(subject(latent, dataset))
 
 
+@pytest.mark.thorough
 def test_terms_that_are_not_finite_are_an_error(model, dataset):
     broken = model.replace(model=pipeline(points.get_config(), not_a_number).model)
     variance = analytic.variance(model)

@@ -72,6 +72,7 @@ def test_bits_per_dim_are_the_entropy_of_the_grey_levels(tmp_path, dataset):
     np.testing.assert_allclose(arrays["log_prob"], -np.log(2) * 64 * arrays["bits_per_dim"])
 
 
+@pytest.mark.thorough
 def test_the_test_loss_is_that_of_the_closed_form(tmp_path, dataset):
     measured = subject(tmp_path / "run", dataset, n_repeats=4)
     figure = metrics.test_loss(measured)["test loss"]
@@ -101,6 +102,7 @@ def test_samples_of_the_data_s_distribution_are_no_farther_than_other_data(tmp_p
     assert len(made) == 3  # batches of 40
 
 
+@pytest.mark.thorough
 def test_published_statistics_take_the_place_of_the_data(tmp_path, dataset):
     """Those of the samples themselves are at the distance 0; a shift adds its square."""
     measured = subject(tmp_path / "run", dataset)
@@ -211,6 +213,7 @@ def test_classes_have_figures_of_their_own(tmp_path, dataset):
             metrics.METRICS[name](bare)
 
 
+@pytest.mark.thorough
 def test_the_alignment_takes_a_file_of_embeddings(tmp_path, dataset):
     """Embeddings of samples that are those of their captions: the score is 100."""
     rows = np.eye(4)[np.arange(100) % 4]

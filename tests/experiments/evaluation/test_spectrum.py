@@ -27,6 +27,7 @@ def exact_model(monkeypatch, variant):
     return pipelines.untrained(config), dataset
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("law", ["known", "unknown"])
 def test_samples_of_the_law_have_ratios_of_one(exact, law):
     model, dataset = exact

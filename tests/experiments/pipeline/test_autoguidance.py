@@ -59,6 +59,7 @@ def test_an_earlier_step_guides_samples_encodings_and_their_inverse(run):
     )
 
 
+@pytest.mark.thorough
 def test_another_run_guides_by_its_last_step(run, tmp_path):
     """A network of another size, which is a difference of no condition."""
     saved_runs.save(model_config(model__nf=4), tmp_path)
@@ -70,6 +71,7 @@ def test_another_run_guides_by_its_last_step(run, tmp_path):
     assert len(names | {experiments.load(run).identity()}) == 3
 
 
+@pytest.mark.thorough
 def test_schedules_and_updates_are_the_guide_s(run):
     options = {AUTO + "step": 1, "guidance.schedule.name": "interval"}
     options |= {"guidance.schedule.low": 0.5, "guidance.schedule.high": 2.0}

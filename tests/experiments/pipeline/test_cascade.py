@@ -165,6 +165,7 @@ def test_test_images_made_larger_keep_their_means():
         model(x).sample(1, label=3)
 
 
+@pytest.mark.thorough
 def test_noise_blurs_the_means_as_much_as_the_condition_says():
     """By the closed form: of N(y, noise^2) around the given y, the posterior's mean and spread."""
     x, noise = images(1), 0.2

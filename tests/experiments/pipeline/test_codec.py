@@ -46,6 +46,7 @@ def test_with_the_exact_posterior_every_draw_has_the_exact_likelihood():
     np.testing.assert_array_equal(exact.decode({}, encoded.z), encoded.z)
 
 
+@pytest.mark.thorough
 def test_with_another_posterior_it_is_a_lower_bound():
     """The gap is the Kullback-Leibler divergence of the encoder from the posterior."""
     x = jnp.full((20_000, 3), 0.7)

@@ -51,6 +51,7 @@ def test_samples_are_positions_where_states_have_velocities():
     np.testing.assert_allclose(path.std(axis=(1, 2)), 1, atol=0.06)
 
 
+@pytest.mark.thorough
 def test_samples_that_are_not_finite_are_an_error():
     model = pipeline(points.get_config("moons"), not_a_number)
     model = model.replace(sampler=samplers.create("euler", n_steps=3))

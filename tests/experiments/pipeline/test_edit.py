@@ -89,6 +89,7 @@ def test_variations_of_strength_0_are_the_original(model, x):
         np.testing.assert_allclose(columns[f"result {k}"], x, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_colours_have_the_given_grey(model):
     config = digits.get_config("vp_score_sde")
     config.data.num_channels, config.data.image_size = 3, 4

@@ -117,6 +117,7 @@ def test_it_prints_as_promised():
     assert str(bits._replace(given="x")) == "1.968 +- 0.014 (nfe 186, given x)"
 
 
+@pytest.mark.thorough
 def test_a_model_that_gives_nan_is_an_error():
     model = pipeline(points.get_config("moons"), not_a_number)
     with pytest.raises(FloatingPointError, match="3 of 3 likelihoods are not finite"):

@@ -97,6 +97,7 @@ def test_imputation_draws_from_the_conditional(model):
         np.testing.assert_allclose(scaled, covariance / np.outer(std, std), atol=5 / n**0.5)
 
 
+@pytest.mark.thorough
 def test_imputed_rows_are_saved_with_a_picture(model):
     rows, options = np.array([0, 1]), Edit("impute", 2)
     given = GAPS[:2].astype(np.float32)

@@ -131,6 +131,7 @@ def test_log_likelihoods_are_the_closed_form(gaussian, x):
     assert bits.mean == pytest.approx(bits.each.mean())
 
 
+@pytest.mark.thorough
 def test_encoding_is_the_flow_and_decoding_its_inverse(gaussian, x):
     latent = gaussian.encode(x)
     expected, _ = Gaussian().flow(gaussian.sde, x, gaussian.sde.train_t_min)

@@ -29,6 +29,7 @@ def unpaired(**changes):
     return dataclasses.replace(Source((2,), Scaling(None), "samples", lambda: data), **changes)
 
 
+@pytest.mark.thorough
 def test_training_draws_from_all_rows_of_a_source_of_another_size():
     x = np.zeros((400, 2), np.float32)
     source = unpaired()
@@ -112,6 +113,7 @@ def test_compiled_functions_hold_no_rows_of_a_source(model):
         assert max(map(len, re.findall("0x[0-9A-F]+", program)), default=0) < rows.nbytes
 
 
+@pytest.mark.thorough
 def test_a_source_that_is_missing_is_refused_before_compilation(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "compiled", None)
     missing = {"source.dataset": "npz", "source.path": str(tmp_path / "none.npz")}
@@ -136,6 +138,7 @@ def test_paths_of_samples_start_at_the_source(model):
     assert not np.allclose(asked.sample(3), moved.sample(3))
 
 
+@pytest.mark.thorough
 def test_pairs_without_rows_are_refused():
     config = changed(digits.get_config("edm"), {"source.name": "pairs"})
     config.model.class_conditional = False

@@ -139,6 +139,7 @@ def test_the_fit_is_that_of_the_closed_form(tmp_path):
     assert scale.b == pytest.approx(WRONG * plain.b, abs=0.1 * scale.error)
 
 
+@pytest.mark.thorough
 def test_the_fit_for_a_fine_solver_is_the_error_of_the_model(tmp_path):
     arms = arms_of(make_study(wrong), "heun", 35, tmp_path)
     scale: Any = arms["EDM-ES"].scale

@@ -85,6 +85,7 @@ def test_endpoint_error_is_the_closed_form(study, n):
     assert float(study[0]["euler", n]["endpoint"]) == pytest.approx(error, rel=2e-3)
 
 
+@pytest.mark.thorough
 def test_errors_fall_by_the_orders_of_the_samplers(study):
     rows = {key: row for key, row in study[0].items() if key[0] != "jump"}
     error = {key: float(row["endpoint"]) for key, row in rows.items() if row["endpoint"]}

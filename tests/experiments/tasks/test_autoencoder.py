@@ -78,6 +78,7 @@ def test_the_divergence_is_the_integral():
     np.testing.assert_allclose(kl, [expected], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_drawn_latents_have_the_variance_that_the_encoder_gives(x):
     x = jnp.zeros((500, 4, 4, 1))
     model = Tiny(noise=float(np.log(0.09)))
@@ -110,6 +111,7 @@ def test_terms_of_vq_pull_codes_to_latents_and_latents_to_codes(x):
     np.testing.assert_allclose(grads["encoder"], [np.mean(straight + commitment)], rtol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", [2, 3])
 def test_each_side_of_the_game_has_the_gradient_of_its_own_loss(x, step):
     model = Tiny()

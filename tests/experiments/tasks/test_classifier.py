@@ -106,6 +106,7 @@ def test_guided_samples_are_those_of_the_class(folder):
         assert x[label::2].std() == pytest.approx(STD, rel=0.08)
 
 
+@pytest.mark.thorough
 def test_the_report_is_the_accuracy_of_the_least_error(tmp_path):
     """Of two classes at -+ m of common deviation s the error is Phi(-|m| / s), averaged over t."""
     from scipy import stats
@@ -159,6 +160,7 @@ def test_data_without_labels_are_refused(tmp_path):
         tasks.task(config("bayes")).prepare(Dataset(images, images, 17, labels, labels), tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -177,6 +179,7 @@ def test_a_classifier_of_other_noise_or_data_is_refused(tmp_path, change, messag
         guidance.guides(ours, diffusion.sde(ours))
 
 
+@pytest.mark.thorough
 def test_a_missing_classifier_or_class_is_refused(folder, tmp_path):
     ours = config("exact")
     ours.sampling.label = 1

@@ -107,6 +107,7 @@ def test_equal_logits_are_a_log_ratio_of_the_odds_of_training(model, tmp_path):
     np.testing.assert_allclose(ratio, -np.log(20_000 / 727), rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_run_is_of_one_set_of_samples(trained, tmp_path):
     save_samples(tmp_path, step=2)
     config = config_of(tmp_path)

@@ -75,6 +75,7 @@ def test_a_trained_run_draws_the_same_samples_whatever_the_batch(runs, variant):
         assert np.isfinite(model.sample(8, sampler=sampler)).all()
 
 
+@pytest.mark.thorough
 def test_what_follows_a_score_refuses_a_consistency_model(runs, capsys):
     model = pipelines.load(runs["consistency"])
     changes = "config.objective.name='denoising'"
@@ -123,6 +124,7 @@ def test_a_mean_flow_sees_the_vector_and_the_interval():
     assert np.abs(base - average(r, 0 * vectors)).max() > 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parametrization", ["velocity", "edm", "v", "epsilon"])
 def test_the_velocity_at_equal_times_is_that_of_the_score(parametrization):
     made = config("meanflow", model__parametrization=parametrization)

@@ -29,6 +29,7 @@ def x():
     return jax.random.uniform(jax.random.key(0), (3, 8, 8, 1), minval=-1)
 
 
+@pytest.mark.thorough
 def test_the_distance_is_of_directions(x):
     """Unit vectors are 2 - 2 cos apart."""
     y = x[:, :, ::-1]
@@ -45,6 +46,7 @@ def two_layers(x):
     return [jnp.concatenate([x, 1 - x**2, x**3], axis=-1), 3 * x[:, ::2]]
 
 
+@pytest.mark.thorough
 def test_the_blocks_of_a_classifier_are_seen(tmp_path, monkeypatch):
     """Its SDE need not be the autoencoder's, and its weights are constants of the distance."""
     theirs = config("wideresnet")
@@ -60,6 +62,7 @@ def test_the_blocks_of_a_classifier_are_seen(tmp_path, monkeypatch):
     assert jax.eval_shape(distance, shape, shape).shape == (3,)
 
 
+@pytest.mark.thorough
 def test_the_blocks_of_adm_s_classifier_are_seen():
     """One at 8 x 8 pixels, one that shrinks, one at 4 x 4 pixels, and two in the middle."""
     fields = {"nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": ()}
@@ -70,6 +73,7 @@ def test_the_blocks_of_adm_s_classifier_are_seen():
     assert sorted(leaf.shape for leaf in seen) == [(3, 4, 4, 8)] * 4 + [(3, 8, 8, 8)]
 
 
+@pytest.mark.thorough
 def test_the_layers_of_inception_are_seen(x, monkeypatch):
     """The input is Inception's, 299 x 299 and in [-1, 1]; the layers are those that are named."""
     given = []

@@ -63,6 +63,7 @@ def test_each_sample_has_its_own_stratum_in_every_microbatch():
     assert halves[0] != pytest.approx(float(task.loss({}, KEYS, None, 4, x[:4], {})[0]), rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_network_is_in_training_and_drops_out_by_the_key_for_that():
     network = Recorder()
     score_model(network).loss({}, KEYS, None, 0, jnp.zeros((2, 8, 8, 1)), {})
@@ -165,6 +166,7 @@ def test_a_log_variance_is_trained_beside_any_network_and_evaluated_without(monk
     assert float(np.mean(held_out["loss"])) < 1  # u plays no part in it
 
 
+@pytest.mark.thorough
 def test_the_log_variance_of_an_edm2_is_its_own():
     config = digits.get_config("edm2")
     config.objective.log_variance = config.model.logvar_channels = 8
@@ -273,6 +275,7 @@ def test_a_card_says_what_the_model_is_limited_to():
     assert "It can be asked for a class of 4, and nothing else." in classes.limits
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("hidden", [0.0, 1.0])
 def test_missing_values_have_no_part_in_the_loss(hidden):
     """The network sees 0 in their place and the mask, which hides observed values too."""

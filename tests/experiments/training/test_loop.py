@@ -62,6 +62,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(step, tmp_path, caplog
     assert (after["mean"] != later["mean"]).all()
 
 
+@pytest.mark.thorough
 def test_many_such_steps_in_a_row_stop_the_run_and_keep_the_last_good_weights(step, tmp_path):
     changes = {"n_iters": 20, "max_skipped": 4, "snapshot_freq_for_preemption": 3}
     training, bad = options(**changes), range(4, 21)

@@ -114,6 +114,7 @@ def test_a_checkpoint_gives_its_weights_its_averages_and_its_step(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, found.arrays, expected)
 
 
+@pytest.mark.thorough
 def test_numbers_of_fewer_bits_become_float32(tmp_path):
     arrays = golden.load("ddpm_vp")
     config, state = golden.config(arrays), golden.state_dict(arrays)

@@ -25,6 +25,7 @@ def exact(sde):
     return score
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_one_step_is_the_end_of_the_probability_flow(name):
     sde, key = SDES[name], jax.random.key(0)
@@ -36,6 +37,7 @@ def test_one_step_is_the_end_of_the_probability_flow(name):
     assert samples.nfe == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_steps", [1, 2, 4])
 def test_samples_have_the_moments_of_the_data_after_any_number_of_steps(n_steps):
     sde, shape = sde_lib.EDM(), (20_000, 1)

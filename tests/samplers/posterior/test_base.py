@@ -91,6 +91,7 @@ def test_a_learned_variance_stays(name):
     np.testing.assert_allclose(score, plain(x, t))
 
 
+@pytest.mark.thorough
 def test_guidance_composes_with_a_measurement():
     """Gaussian data with a log-density of a class added, and measured: the sum of both terms."""
     sde, x, t = SDES["vp"], jnp.ones((2, 3)), jnp.full(2, 0.4)
@@ -146,6 +147,7 @@ def test_linear_methods_refuse_other_operators(name):
         draw(name, 2, operator=lambda x: jnp.square(x[:, :1]) + x[:, :1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["dps", "twisted_smc"])
 def test_other_methods_take_any_operator(name):
     assert not posterior.METHODS[name].linear

@@ -33,6 +33,7 @@ def test_a_step_of_the_chain_is_the_published_one():
     np.testing.assert_allclose(moved - plain, -zeta * gradient, rtol=0.02, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_likelihood_s_guide_is_its_gradient():
     sde, noise_std = SDES["ve"], 0.4
     score_fn = Mixture().score_fn(sde)

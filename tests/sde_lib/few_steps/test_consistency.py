@@ -137,6 +137,7 @@ def test_the_gradient_of_the_target_is_stopped():
     assert by_target == 0
 
 
+@pytest.mark.thorough
 def test_sample_i_depends_on_its_index_alone():
     sde, x0 = sde_lib.EDM(), DATA.sample(jax.random.key(1), (8, 2))
     whole, _ = consistency_loss(jax.random.key(0), sde, DATA.score_fn(sde), x0)
@@ -157,6 +158,7 @@ def test_an_impossible_curriculum_is_refused(options, message):
         Curriculum(*options)
 
 
+@pytest.mark.thorough
 def test_states_that_are_not_the_data_are_refused():
     with pytest.raises(ValueError, match="CLD does not have"):
         consistency_loss(jax.random.key(0), sde_lib.CLD(), lambda x, t: x, jnp.ones((2, 2)))

@@ -57,6 +57,7 @@ def test_the_target_is_that_of_finite_differences():
         np.testing.assert_allclose(target, v - (t - r)[:, None] * rate, rtol=1e-7)
 
 
+@pytest.mark.thorough
 def test_the_gradient_of_the_loss_is_least_at_the_exact_velocities():
     """The single path's velocity has the mean v, so the gradient vanishes on average."""
     sde = sde_lib.LinearFlow()

@@ -52,6 +52,7 @@ def test_a_bridge_to_independent_noise_is_the_diffusion():
     assert abs(float(z.var()) - 1) < 4 * np.sqrt(2 / N)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "solver", "options"),
     [
@@ -73,6 +74,7 @@ def test_samplers_of_the_reverse_sde_lead_from_the_source_to_the_data(name, solv
     assert abs(np.cov(x0[:, 0], np.asarray(x1)[:, 0])[0, 1] - bridge.c) < 0.06
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("eta", [0.0, 0.4])
 def test_less_noise_leads_to_the_same_data_with_the_means_of_both_ends(eta):
     """From t = 0.9 on, as the flow has no limit at t_max."""
@@ -122,6 +124,7 @@ def test_entropic_plans_have_the_covariance_of_the_schroedinger_bridge(schroedin
     assert abs(own - (bridge.c - ENDS[0].std ** 2)) < 0.02
 
 
+@pytest.mark.thorough
 def test_a_regression_on_the_bridges_is_the_closed_form_of_schroedinger(schroedinger):
     """E[x_0 | x_t] is linear in x_t; a fit within a window of t, against the closed form."""
     bridge, x0, noisy = schroedinger
@@ -135,6 +138,7 @@ def test_a_regression_on_the_bridges_is_the_closed_form_of_schroedinger(schroedi
         assert abs(slope - (one - zero)) < 4 * np.sqrt(cov[0, 0]) + 0.01
 
 
+@pytest.mark.thorough
 def test_bridges_are_refused_where_they_have_no_meaning():
     x0 = jnp.zeros((4, 2))
     with pytest.raises(ValueError, match=r"the source has the shape \(4, 3\), the data \(4, 2\)"):

@@ -57,6 +57,7 @@ def test_the_entropic_plan_has_its_marginals_and_its_form():
     np.testing.assert_allclose(second, 0, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_entropy_lies_between_the_assignment_and_independent_pairs(assigned):
     few, none = (create("sinkhorn", group=16, entropy=e)(KEYS, X0, Z) for e in (0.02, 1e4))
     near, far = (float(jnp.mean(jnp.sum((X0 - z) ** 2, axis=1))) for z in (few, none))

@@ -33,6 +33,7 @@ def test_samples_are_those_of_the_command_line_and_come_in_parts(studio):
     assert (config.seed, config.sampling.method, config.sampling.n_steps) == (3, "euler", 3)
 
 
+@pytest.mark.thorough
 def test_a_picture_holds_the_fields_that_made_it(studio, tmp_path):
     (*_, files) = studio.draw(FIELDS)
     assert fields_of(files[0]) == FIELDS

@@ -28,6 +28,7 @@ def lost(sde):
     return 1 - np.prod((1 + step * slope[1:]) * (1 - step * slope[:-1]))
 
 
+@pytest.mark.thorough
 def test_errors_are_what_the_steps_of_a_gaussian_s_flow_lose(model):
     """y - mean is multiplied in each step, up or down; the images are not what the model knows."""
     images = np.random.RandomState(0).randint(0, 17, (100, 8, 8, 1)).astype(np.uint8)

@@ -90,6 +90,7 @@ def test_a_mask_file_is_white_where_results_are_made(model, folder, tmp_path):
     np.testing.assert_array_equal(again["result 1"], columns["result 1"])
 
 
+@pytest.mark.thorough
 def test_only_the_part_around_the_mask_is_edited_at_the_model_s_size(model):
     rng = np.random.RandomState(0)
     pictures = [rng.randint(0, 256, shape).astype(np.uint8) for shape in ((40, 64, 1), (40, 64, 1))]

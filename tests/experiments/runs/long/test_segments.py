@@ -100,6 +100,7 @@ ADAPTIVE = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_solvers_run_in_segments_with_the_same_bits_and_evaluations(name, monkeypatch):
     """The numbers of evaluations are among the results that are compared."""

@@ -88,6 +88,7 @@ def test_a_run_takes_its_folder_alone(digits_run, capsys):
     assert "samples near training data by pixels (held-out: 1.0%) | " in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -67,6 +67,7 @@ def guide(weight):
     return Discriminator(log_ratio, jnp.float32(weight), weight_2nd_order=1.0, **ends)
 
 
+@pytest.mark.thorough
 def test_the_gain_on_data_with_noise_is_that_of_the_scores():
     model = pipeline()
     data = model.test_samples(4000)
@@ -91,6 +92,7 @@ def test_a_discriminator_sees_the_classes_of_the_data():
     assert found.value > 0.5 * DIVERGENCE
 
 
+@pytest.mark.thorough
 def test_checkpoints_are_compared(tmp_path, monkeypatch, capsys):
     """The ratio is half of the optimal one at step 10, and the optimal one at step 20."""
     config = config_of(nfe=13, n_samples=500, n_data=100)

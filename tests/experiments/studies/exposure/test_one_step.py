@@ -42,6 +42,7 @@ def measured():
     return one_step.steps(pipeline, (data, {}), np.array([3.0, 1.0, 0.3, 0.1]))
 
 
+@pytest.mark.thorough
 def test_the_excess_of_the_exact_estimate_is_its_formula(measured):
     """And not that of an error that is independent of the noise."""
     variance = GAUSSIAN.std**2

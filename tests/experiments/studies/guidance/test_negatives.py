@@ -20,6 +20,7 @@ def test_a_grid_has_a_column_for_each_negative_class(digits_run, capsys):
         assert image.width == pytest.approx(3 * 9 * 6, abs=6)  # none, not 1, not 2
 
 
+@pytest.mark.thorough
 def test_negatives_that_the_model_cannot_have_are_refused(digits_run):
     model = pipelines.trained(digits_run.config, digits_run.folder)
     for value, message in {

@@ -28,6 +28,7 @@ def test_the_weight_one_samples_the_class(results):
         assert guided.spread.value == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.thorough
 def test_larger_weights_sample_neither_the_class_nor_the_tilted_density(results):
     """The class is more certain than under the tilted density. Autoguidance is nearer to it."""
     for kind in points.KINDS:

@@ -79,6 +79,7 @@ def test_statistics_are_those_of_the_guided_gaussians(results):
     assert best.precision.value > far.precision.value
 
 
+@pytest.mark.thorough
 def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     options = dataclasses.replace(OPTIONS, weights=(1.0,), n_samples=40)
     made = study(options, Parts(tmp_path, "sets", ["same"]))

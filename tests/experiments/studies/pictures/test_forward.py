@@ -56,6 +56,7 @@ def test_images_are_noised_alike_in_all_rows():
     np.testing.assert_allclose(last[0], last[1], atol=0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("module", "variant"), [(points, "mixture"), (digits, "vp")])
 def test_a_config_alone_gives_a_table_and_a_picture(module, variant, tmp_path, capsys):
     config = module.get_config(variant)

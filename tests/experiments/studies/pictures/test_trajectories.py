@@ -32,6 +32,7 @@ def test_all_processes_have_the_marginals_of_the_mixture(ways):
         assert found.distance < 4 * found.by_chance
 
 
+@pytest.mark.thorough
 def test_the_flow_keeps_ranks_and_quantiles_and_the_sdes_forget_them(ways):
     flow, *sdes = (
         trajectories.measure(n, VP(), ways[n]) for n in ("flow", "reverse SDE", "forward SDE")

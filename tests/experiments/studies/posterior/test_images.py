@@ -47,6 +47,7 @@ def test_intervals_of_an_exact_method_hold_the_truth_as_often_as_they_say(model)
     assert abs(result.std - np.sqrt(0.5 * (known + DATA.std**2))) < 0.02
 
 
+@pytest.mark.thorough
 def test_intervals_of_dps_hold_it_too_seldom(model):
     _, result = images.measure(model, OPTIONS, setting(posterior.DPS(None)))
     assert result.coverage_90 < 0.87

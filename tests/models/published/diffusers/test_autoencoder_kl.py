@@ -69,6 +69,7 @@ def test_the_imported_network_agrees_with_the_published_code(tmp_path):
     assert options.items() <= source.options.items()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
 def test_files_of_compvis_hold_the_same_network(prefix, tmp_path):
     """By equal weights: the golden ones under CompVis' names, and within a larger model."""

@@ -126,6 +126,7 @@ def test_noise_that_diffusers_does_not_have_is_not_written(fields):
         schedulers.write(fields)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fields", [{}, {"training.continuous": False}])
 def test_a_vp_becomes_a_chain(fields):
     """DDPM's own in discrete training, otherwise one through the times of the labels 0 to 999."""
