@@ -1,4 +1,4 @@
-"""Whether related runs were trained alike: on the same noise, data, latents and conditions."""
+"""Checks that related runs were trained alike: on the same noise, data, latents and conditions."""
 
 from collections.abc import Callable, Iterable
 from functools import partial

@@ -1,4 +1,4 @@
-"""What is reported of a run: the model to be measured, and the facts on its cards."""
+"""Reports of a run: the model to be measured, and the facts on its cards."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a config is trained: devices, optimizer, averages and options."""
+"""The training of a config: devices, optimizer, averages and options."""
 
 import dataclasses
 from typing import Any

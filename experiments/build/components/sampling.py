@@ -1,4 +1,4 @@
-"""What is done with a trained model: its sampler, likelihoods, guidance schedule and edits."""
+"""The use of a trained model: its sampler, likelihoods, guidance schedule and edits."""
 
 import dataclasses
 from pathlib import Path

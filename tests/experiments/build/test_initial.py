@@ -17,18 +17,6 @@ from models import published
 from models.published.base import Card, Format, Found, Tensor
 
 
-def points_config():
-    config = points.get_config("moons")
-    config.model.nf, config.model.num_res_blocks = 8, 1
-    return config
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    return folder, saved_runs.save(points_config(), folder, steps=(2, 5))
-
-
 def digits_config(**fields):
     """A small network of the digits; fields by full names with __ for dots."""
     config = digits.get_config("vp_score_sde")

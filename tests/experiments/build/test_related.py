@@ -1,22 +1,9 @@
 from pathlib import Path
 
 import pytest
-import saved_runs
 
 from configs import points
 from experiments.build import related
-
-
-def points_config():
-    config = points.get_config("moons")
-    config.model.nf, config.model.num_res_blocks = 8, 1
-    return config
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    return folder, saved_runs.save(points_config(), folder, steps=(2, 5))
 
 
 def test_a_config_is_that_of_the_run_on_our_devices(run):

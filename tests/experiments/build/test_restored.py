@@ -1,33 +1,22 @@
 import jax
 import numpy as np
 import pytest
-import saved_runs
 
-from configs import digits, points
+from configs import digits
 from experiments.build import related, restored
 from experiments.build.components import specs
-
-
-def points_config():
-    config = points.get_config("moons")
-    config.model.nf, config.model.num_res_blocks = 8, 1
-    return config
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    return folder, saved_runs.save(points_config(), folder, steps=(2, 5))
+from experiments.build.fields import configs
 
 
 def test_the_weights_are_of_the_last_step_or_of_one_that_is_named(run):
     folder, params = run
+    config = configs.load(folder)
     for step, expected in ((None, 5), (2, 2)):
-        found, at = restored.weights(points_config(), folder, step)
+        found, at = restored.weights(config, folder, step)
         assert at == expected
         jax.tree.map(np.testing.assert_array_equal, found, params)
     with pytest.raises(ValueError, match=r"no checkpoint of step 3: it has \[2, 5\]"):
-        restored.weights(points_config(), folder, 3)
+        restored.weights(config, folder, 3)
 
 
 def test_weights_need_a_trained_run(tmp_path):
