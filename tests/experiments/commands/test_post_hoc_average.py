@@ -127,7 +127,7 @@ def test_the_files_of_one_length_have_their_own_names(run, capsys):
     likelihood.run(Request(with_lengths(0.2), run))
     assert str(run / f"likelihood_{STEPS}_ema0.2_seed42.csv") in capsys.readouterr().out.split()
     model = experiments.load(run, ema_length=0.2)
-    assert show.stem(model, "samples").startswith(f"samples_{STEPS}_ema0.2_Predictor")
+    assert show.stem(model, "samples").startswith(f"samples_{STEPS}_ema0.2_DPMpp3MSDE")
     assert show.settings(model)["ema_length"] == 0.2
 
 
