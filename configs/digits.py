@@ -86,7 +86,7 @@ For comparison, a Gaussian with full covariance has 2.97 bits/dim, and a histogr
 
 from configs import default
 from configs.default import LEFT_OUT, Part
-from configs.published import CONSISTENCY, EDM2_METHOD, EDM_METHOD, JOINT
+from configs.published import EDM2_METHOD, EDM_METHOD, JOINT
 
 UNET: Part = {
     "model.nf": 32,
@@ -190,6 +190,22 @@ INDM: Part = {
     "training.sde": "vpsde",
     "training.importance_sampling": True,
     "data.uniform_dequantization": True,
+}
+CONSISTENCY: Part = {  # distillation in minutes, of emoji too
+    "weighting.name": LEFT_OUT,  # the objective has its own
+    "objective.name": "consistency",
+    "objective.stage_steps": 100,
+    "objective.first_stage": 2,
+    "objective.last_stage": 5,
+    "noise_density.mean": -0.8,
+    "noise_density.std": 1.6,
+    "training.n_iters": 900,
+    "optim.lr": 1e-3,
+    "optim.schedule": "inverse_sqrt",
+    "optim.decay_start": 200,
+    "sampling.method": "consistency",
+    "sampling.n_steps": 1,
+    "eval.enable_bpd": False,  # it has no score
 }
 TAUGHT: Part = {"training.init_from": "runs/digits-edm", "objective.teacher": "runs/digits-edm"}
 MEAN_FLOW: Part = {

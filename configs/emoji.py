@@ -58,7 +58,8 @@ seconds there, after a minute of compilation.
 
 from configs import default
 from configs.default import LEFT_OUT, Part
-from configs.published import CONSISTENCY, EDM2_METHOD, EDM_METHOD, JOINT
+from configs.digits import CONSISTENCY
+from configs.published import EDM2_METHOD, EDM_METHOD, JOINT
 
 UNET: Part = {
     "model.nf": 64,

@@ -251,23 +251,6 @@ EDM_NCSNPP: Part = {
     "model.fir": True,
     "model.progressive_input": "residual",
 }
-# Not published: consistency distillation of small models in minutes, from a trained teacher.
-CONSISTENCY: Part = {
-    "weighting.name": LEFT_OUT,  # the objective has its own
-    "objective.name": "consistency",
-    "objective.stage_steps": 100,
-    "objective.first_stage": 2,
-    "objective.last_stage": 5,
-    "noise_density.mean": -0.8,
-    "noise_density.std": 1.6,
-    "training.n_iters": 900,
-    "optim.lr": 1e-3,
-    "optim.schedule": "inverse_sqrt",
-    "optim.decay_start": 200,
-    "sampling.method": "consistency",
-    "sampling.n_steps": 1,
-    "eval.enable_bpd": False,  # it has no score
-}
 # EDM2: the method and its training (Karras et al. 2024, config G; Appendix B and Table 6).
 EDM2_METHOD: Part = {
     **EDM_METHOD,

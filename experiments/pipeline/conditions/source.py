@@ -10,6 +10,7 @@ import numpy as np
 from experiments.data.dataset import Dataset, Split
 from experiments.data.scaling import Scaling
 from experiments.pipeline.conditions.base import Arrays, Load, in_turn
+from sde_lib.batch import fold_in
 
 SOURCE = "source"
 """The keyword of source samples in model space, which the network does not see."""
@@ -84,9 +85,8 @@ class Source:
         others = {name: value for name, value in values.items() if name != RAW_SOURCE}
         rows = values[RAW_SOURCE]
         if self.load is not None:
-            draws = jax.vmap(lambda key: jax.random.fold_in(key, DRAW))(keys)
-            draws = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(rows)))(draws)
-            rows = rows[draws]
+            draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(rows)))
+            rows = rows[draw(fold_in(keys, DRAW))]
         return others | {SOURCE: self._scaled(rows)}
 
     @property
