@@ -7,8 +7,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import models
 from experiments.build import alike, related, restored
 from experiments.build.components import diffusion, networks, specs
@@ -146,9 +144,8 @@ def teacher(config: Config) -> Teacher:
     """
     theirs, folder = _teacher_config(config), Path(config.objective.teacher)
     model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
-    with jax.ensure_compile_time_eval():  # a train step is traced here
-        params = devices.fetch(restored.weights(theirs, folder)[0])
-    return lambda conditions: model.score_fn(params, **conditions)
+    params = devices.fetch(restored.weights(theirs, folder)[0])
+    return Teacher(lambda params, conditions: model.score_fn(params, **conditions), params)
 
 
 def _teacher_config(config: Config) -> Config:

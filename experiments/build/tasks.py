@@ -151,7 +151,7 @@ def score_model(config: Config, mesh: Mesh) -> ScoreModel:
 
 
 def consistency(config: Config) -> Callable[..., ScoreModel]:
-    """The task of a consistency model, which loads its teacher where a training step is traced."""
+    """The task of a consistency model, which loads its teacher once training starts."""
     if not config.objective.teacher:
         return Consistency
     return partial(Consistency, teacher=cache(partial(frozen.teacher, config)))

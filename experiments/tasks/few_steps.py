@@ -5,14 +5,26 @@ They differ from score models in the loss, and in what the network gives (models
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.tasks.base import Description
 from experiments.tasks.score_model import ScoreModel
 from sde_lib import ScoreFn
 
-Teacher = Callable[[dict[str, Any]], ScoreFn]
-"""The score function of a trained model, by the conditions of the samples."""
+TEACHER = "teacher"
+"""The name of the teacher's parameters among the arrays that all samples share."""
+
+
+class Teacher(NamedTuple):
+    """A trained score model.
+
+    Attributes:
+        score_fn: its score function, by its parameters and the conditions of the samples.
+        params: the parameters.
+    """
+
+    score_fn: Callable[[Any, dict[str, Any]], ScoreFn]
+    params: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +32,7 @@ class Consistency(ScoreModel):
     """The task of a consistency model: training or, with a teacher, distillation.
 
     Attributes:
-        teacher: loads the score of a trained model when training starts; None without one.
+        teacher: loads the teacher when training starts; None without one.
     """
 
     teacher: Callable[[], Teacher] | None = None
@@ -29,9 +41,21 @@ class Consistency(ScoreModel):
     def reports(self) -> Mapping[str, Any]:
         return {name: each for name, each in super().reports.items() if name != "likelihood"}
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        return super().shared | ({TEACHER: self.teacher().params} if self.teacher else {})
+
     def loss_options(self, keys: Any, conditions: dict[str, Any]) -> dict[str, Any]:
-        teacher = {} if self.teacher is None else {"teacher": self.teacher()(conditions)}
-        return {"step": keys["step"]} | teacher
+        options = {"step": keys["step"]}
+        if self.teacher is None:
+            return options
+        params = conditions.pop(TEACHER)
+        return options | {"teacher": self.teacher().score_fn(params, conditions)}
+
+    def metrics(self, params, key, batch, first_index):
+        x, conditions = batch
+        own = {name: values for name, values in conditions.items() if name != TEACHER}
+        return super().metrics(params, key, (x, own), first_index)
 
     def describe(self) -> Description:
         about = super().describe()

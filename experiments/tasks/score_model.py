@@ -184,7 +184,10 @@ class ScoreModel:
         return jnp.mean(losses), aux
 
     def loss_options(self, keys: Any, conditions: dict[str, Any]) -> dict[str, Any]:
-        """Further arguments of the training loss, by a step's keys and the network's conditions."""
+        """Further arguments of the training loss, by a step's keys and the conditions.
+
+        Conditions that the network does not take are taken out of them.
+        """
         return {}
 
     def with_scaling(self, scaling: Scaling) -> Self:

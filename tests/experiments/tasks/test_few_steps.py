@@ -41,7 +41,7 @@ def trained(made, n_steps=1):
     step = jax.jit(make_train_step(task, optimization.training(made), mesh))
     losses = []
     for _ in range(n_steps):
-        state, metrics = step(state, X[None])
+        state, metrics = step(state, X[None], shared=task.shared)
         losses.append(float(metrics["loss"]))
     return state, losses
 
@@ -170,6 +170,20 @@ def test_a_teacher_gives_the_other_points_of_a_path(runs, tmp_path):
     train.run(Request(made, tmp_path / "student"))
     record = json.loads((tmp_path / "student" / "teacher.json").read_text())
     assert record["step"] == 2
+
+
+@pytest.mark.thorough
+def test_compiled_steps_hold_no_weights_of_a_teacher(runs):
+    """They are arguments, restored before anything is traced."""
+    made = config("consistency", objective__teacher=str(runs["teacher"]))
+    task, mesh = tasks.task(made), optimization.mesh(made)
+    state = abstract_state(task, made.seed, mesh)
+    step = make_train_step(task, optimization.training(made), mesh)
+    program = jax.make_jaxpr(step)(state, X[None], shared=task.shared)
+    most = max(leaf.size for leaf in jax.tree.leaves(task.shared))
+    assert all(np.size(value) < most for value in program.consts)
+    batch = jax.eval_shape(task.metrics, state.params, jax.random.key(0), (X, task.shared), 0)
+    assert batch["loss"].shape == (len(X),)
 
 
 @pytest.mark.thorough
