@@ -1,9 +1,9 @@
 """Long loops, which can be run in segments: the same program, some of its steps at a time.
 
 Samplers and likelihoods run their steps by fori_loop or while_loop of this module. `cut` divides a
-function at the first such loop that it comes to: one part makes the loop's first state, another
-takes a state some steps on, a third makes the function's result of the last state. Between
-two segments the state stays on the device, and Python can show how far the loop is.
+function at these loops: one part makes the first state of the next loop, or the function's result
+after the last one, and another takes a state some steps on. Between two segments the state stays on
+the device, and Python can show how far the loop is.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,10 @@ class Segment(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A function that is cut at its loop; see `cut`."""
+    """A function that is cut at its loops; see `cut`."""
 
-    start: Callable
+    begin: Callable
     advance: Callable
-    finish: Callable
 
 
 def fori_loop(n_steps: int, step: Callable[[Any, Any], Any], state: Any) -> Any:
@@ -69,29 +68,29 @@ def while_loop(unfinished: Callable, step: Callable, state: Any, share: Callable
 def is_cut() -> bool:
     """True where the next loop would be cut: it has no derivatives then.
 
-    That is in a function that `cut` divides, up to its first loop, but not inside of another
-    transformation there, such as jax.vmap or jax.lax.scan.
+    That is in a function that `cut` divides, but not inside of another transformation there, such
+    as jax.vmap or jax.lax.scan.
     """
     known = _CUT.get()
     return known is not None and known[1] == get_opaque_trace_state()
 
 
 def cut(fn: Callable) -> Parts:
-    """The function fn(*args) in three parts, divided at the first loop of this module.
+    """The function fn(*args) in two parts, divided at the loops of this module.
 
-    start(*args) is a Segment; of a function without such a loop it is fn(*args) itself.
-    advance(state, n_steps, *args) is the Segment after at most n_steps more steps.
-    finish(state, *args) is fn(*args), where the loop ends with this state.
+    begin(ended, *args) is the Segment before the first step of the next loop, where `ended` are the
+    last states of the loops before it, a tuple; after all loops it is fn(*args).
+    advance(ended, state, n_steps, *args) is the Segment at most n_steps after a state of that loop.
     """
 
-    def start(*args: Any) -> Any:
+    def begin(ended: tuple, *args: Any) -> Any:
         def loop(unfinished, step, state, share):
             typed = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
             raise _ReachedError(Segment(typed, unfinished(typed), share(typed)))
 
-        return _run(loop, fn, args)
+        return _run(loop, ended, fn, args)
 
-    def advance(state: Any, n_steps: Any, *args: Any) -> Segment:
+    def advance(ended: tuple, state: Any, n_steps: Any, *args: Any) -> Segment:
         def loop(unfinished, step, first, share):
             del first
             _, last = jax.lax.while_loop(
@@ -101,16 +100,22 @@ def cut(fn: Callable) -> Parts:
             )
             raise _ReachedError(Segment(last, unfinished(last), share(last)))
 
-        return _run(loop, fn, args)
+        return _run(loop, ended, fn, args)
 
-    def finish(state: Any, *args: Any) -> Any:
-        def loop(unfinished, step, first, share):
-            _CUT.set(None)  # later loops are whole
-            return state
+    return Parts(begin, advance)
 
-        return _run(loop, fn, args)
 
-    return Parts(start, advance, finish)
+def count(fn: Callable, *args: Any) -> int:
+    """The number of loops at which `cut` divides fn(*args)."""
+    found = 0
+
+    def loop(unfinished, step, state, share):
+        nonlocal found
+        found += 1
+        return state
+
+    jax.eval_shape(lambda *args: _run(loop, (), fn, args), *args)
+    return found
 
 
 class _ReachedError(Exception):
@@ -120,9 +125,15 @@ class _ReachedError(Exception):
         self.segment = segment
 
 
-def _run(loop: Callable, fn: Callable, args: tuple) -> Any:
-    """The Segment that `loop` raises, or fn(*args)."""
-    token = _CUT.set((loop, get_opaque_trace_state()))
+def _run(loop: Callable, ended: tuple, fn: Callable, args: tuple) -> Any:
+    """fn(*args), or the Segment that `loop` raises, called at each loop after those that ended."""
+    left = iter(ended)
+
+    def next_loop(*about: Any) -> Any:
+        state = next(left, None)
+        return loop(*about) if state is None else state
+
+    token = _CUT.set((next_loop, get_opaque_trace_state()))
     try:
         return fn(*args)
     except _ReachedError as reached:

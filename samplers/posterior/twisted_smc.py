@@ -30,7 +30,7 @@ from samplers.noise_levels import Levels, levels_at, time_of
 from samplers.posterior.base import Draw, Measurement, PosteriorMethod, variance_given_x
 from samplers.posterior.checks import one_score
 from samplers.solver import enter
-from sde_lib import SDE
+from sde_lib import SDE, loops
 from sde_lib.batch import Batch, PerSample, fold_in, sample_keys
 from sde_lib.checks import check_at_least, check_in, check_positive
 
@@ -152,13 +152,12 @@ class TwistedSMC(PosteriorMethod):
             log = -0.5 * (squares / row.variance + size * jnp.log(row.variance))
             return log, score
 
-        def step(cloud: Cloud, k: Array) -> tuple[Cloud, None]:
+        def step(k: Array, cloud: Cloud) -> Cloud:
             now = jax.tree.map(lambda a: a[k], rows)
-            return self._step(partial(twist, now), now, fold_in(keys, k), cloud), None
+            return self._step(partial(twist, now), now, fold_in(keys, k), cloud)
 
         none = jnp.zeros(z.shape[:2])
-        cloud, _ = jax.lax.scan(step, Cloud(z, none, none), jnp.arange(len(levels)))
-        return cloud, len(levels)
+        return loops.fori_loop(len(levels), step, Cloud(z, none, none)), len(levels)
 
     def _rows(self, sde: SDE, levels: Levels, noise_std: float) -> Rows:
         """The numbers of each step, the last of which is to x_0."""

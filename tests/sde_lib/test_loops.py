@@ -27,36 +27,47 @@ def until(x):
 
 
 def in_segments(fn, n_steps, *args):
-    """fn(*args) by compiled parts, and the shares that are done after each segment."""
-    start, advance, finish = map(jax.jit, loops.cut(fn))
-    segment, shares = start(*args), []
-    while segment.unfinished:
-        segment = advance(segment.state, n_steps, *args)
-        shares.append(float(segment.share))
-    return finish(segment.state, *args), shares
+    """fn(*args) by compiled parts, and the shares of each loop that are done after a segment."""
+    begin, advance = map(jax.jit, loops.cut(fn))
+    ended, shares = (), []
+    while isinstance(segment := begin(ended, *args), loops.Segment):
+        shares.append([])
+        while segment.unfinished:
+            segment = advance(ended, segment.state, n_steps, *args)
+            shares[-1].append(float(segment.share))
+        ended += (segment.state,)
+    return segment, shares
 
 
 @pytest.mark.parametrize("fn", [fixed, until])
 @pytest.mark.parametrize("n_steps", [1, 4, 100])
-def test_segments_give_the_same_bits_as_one_loop(fn, n_steps):
+def test_segments_give_the_same_bits_as_whole_loops(fn, n_steps):
     made, shares = in_segments(fn, n_steps, X)
     np.testing.assert_array_equal(made, jax.jit(fn)(X))
-    assert shares == sorted(shares)
-    assert shares[-1] >= 1
+    assert len(shares) == loops.count(fn, X)
+    for loop in shares:
+        assert loop == sorted(loop)
+        assert loop[-1] >= 1
 
 
 def test_the_share_is_that_of_the_steps():
-    assert in_segments(fixed, 4, X)[1] == pytest.approx([0.4, 0.8, 1])
+    (shares,) = in_segments(fixed, 4, X)[1]
+    assert shares == pytest.approx([0.4, 0.8, 1])
 
 
-def test_a_function_without_a_loop_is_all_start():
-    assert loops.cut(lambda x: x + 1)[0](1) == 2
+def test_a_function_without_a_loop_is_not_divided():
+    assert loops.cut(lambda x: x + 1).begin((), 1) == 2
+    assert loops.count(lambda x: x + 1, 1) == 0
+
+
+def test_a_function_of_two_loops_has_two_parts():
+    assert (loops.count(fixed, X), loops.count(until, X)) == (1, 2)
 
 
 def test_steps_after_the_last_one_change_nothing():
-    start, advance, _ = loops.cut(fixed)
-    last = advance(start(X).state, N_STEPS, X)
-    np.testing.assert_array_equal(advance(last.state, 5, X).state[1], last.state[1])
+    begin, advance = loops.cut(fixed)
+    last = advance((), begin((), X).state, N_STEPS, X)
+    np.testing.assert_array_equal(advance((), last.state, 5, X).state[1], last.state[1])
 
 
 def test_loops_inside_of_another_transformation_stay_whole():
@@ -64,7 +75,7 @@ def test_loops_inside_of_another_transformation_stay_whole():
         rows = jax.vmap(lambda row: loops.fori_loop(5, lambda k, y: 1.1 * y + k, row))(x)
         return fixed(rows)
 
-    made, shares = in_segments(nested, 5, X)
+    made, (shares,) = in_segments(nested, 5, X)
     np.testing.assert_array_equal(made, jax.jit(nested)(X))
     assert shares == pytest.approx([0.5, 1])
 

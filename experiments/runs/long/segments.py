@@ -18,7 +18,7 @@ FIRST_STEPS = 8  # the first segment's; its time decides on the length of the ot
 
 
 class InSegments:
-    """fn(*args), compiled, whose first loop (sde_lib.loops) runs in segments.
+    """fn(*args), compiled, whose loops (sde_lib.loops) run in segments.
 
     The result is that of one program, to the last bit. The next segment starts before the last one
     is waited for, so the device is never idle; the call returns before its last segment is done.
@@ -26,40 +26,47 @@ class InSegments:
     """
 
     def __init__(self, fn: Callable, mesh: Mesh):
-        self._fn, self._mesh, self._steps = fn, mesh, 0
-        start, advance, finish = loops.cut(fn)
-        self._start = jax.jit(lambda *args: self._placed(start(*args)))
+        self._fn, self._mesh, self._n_loops = fn, mesh, 0
+        self._steps: dict[int, int] = {}  # of a segment, by the number of the loop
+        begin, advance = loops.cut(fn)
+        self._begin = jax.jit(lambda *args: self._placed(begin(*args)))
         self._advance = jax.jit(lambda *args: self._placed(advance(*args)))
-        self._finish = jax.jit(finish)
 
     def __call__(self, *args: Any) -> Any:
         if not known(*args):
             return self._fn(*args)
-        segment = self._start(*args)
-        if not isinstance(segment, loops.Segment):
-            return segment
-        segment = self._advance(segment.state, self._n_steps(), *args)
+        ended: tuple = ()
+        while isinstance(segment := self._begin(ended, *args), loops.Segment):
+            ended += (self._last_state(ended, segment, args),)
+        return segment
+
+    def _last_state(self, ended: tuple, segment: loops.Segment, args: tuple) -> Any:
+        """The state after all steps of the loop that begins with this segment."""
+        loop = len(ended)
+        self._n_loops = self._n_loops or loops.count(self._fn, *args)
+        segment = self._advance(ended, segment.state, self._n_steps(loop), *args)
         began = time.monotonic()
         while True:
-            following = self._advance(segment.state, self._n_steps(), *args)
+            following = self._advance(ended, segment.state, self._n_steps(loop), *args)
             unfinished, share = jax.device_get((segment.unfinished, segment.share))
-            progress.show_share(float(share))
+            progress.show_share((loop + float(share)) / self._n_loops)
             if not unfinished:
-                return self._finish(following.state, *args)
-            if not self._steps:
+                return following.state
+            if loop not in self._steps:
                 seconds = max(time.monotonic() - began, 1e-6)
-                self._steps = hosts.agree(max(1, int(FIRST_STEPS * SECONDS / seconds)))
+                steps = max(1, int(FIRST_STEPS * SECONDS / seconds))
+                self._steps[loop] = hosts.agree(steps)
             segment = following
 
     def lower(self, *args: Any) -> Any:
-        """The lowered program of a segment, or of the whole function without a loop."""
-        segment = jax.eval_shape(self._start, *args)
+        """The lowered program of a segment of the first loop, or of a function without one."""
+        segment = jax.eval_shape(self._begin, (), *args)
         if not isinstance(segment, loops.Segment):
-            return self._start.lower(*args)
-        return self._advance.lower(segment.state, self._n_steps(), *args)
+            return self._begin.lower((), *args)
+        return self._advance.lower((), segment.state, self._n_steps(0), *args)
 
-    def _n_steps(self) -> np.int32:
-        return np.int32(self._steps or FIRST_STEPS)
+    def _n_steps(self, loop: int) -> np.int32:
+        return np.int32(self._steps.get(loop, FIRST_STEPS))
 
     def _placed(self, segment: Any) -> Any:
         """Inside jit: the segment, its state spread over the devices as the next one takes it.
