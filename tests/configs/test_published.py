@@ -329,6 +329,7 @@ def test_edm2_s_fields_and_network(module, variant, mebi_images, values):
         check(config)
 
 
+@pytest.mark.thorough
 def test_latents_of_imagenet_are_those_of_stable_diffusion_s_autoencoder():
     config, latent = (imagenet512.get_config(name) for name in ("autoencoder", "edm2_s"))
     assert parameters(models.create(config), 512) == int(AUTOENCODERS[imagenet512].split()[1])
@@ -363,6 +364,7 @@ def test_the_fields_and_networks_of_published_bounds(module, variant, objective,
     assert made.model.sde == sde
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("module", "file"),
     [(cifar10, "cifar10_uncond_50M_500K.pt"), (imagenet64, "imagenet64_cond_270M_250K.pt")],
@@ -475,6 +477,7 @@ def test_the_published_discriminator_is_trained_as_published():
     assert config.noise_density.name == "log_uniform"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("module", "variant", "names"),
     [

@@ -89,6 +89,7 @@ def wait_for_step(folder, step, process):
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param("kill", marks=pytest.mark.slow)])
 def test_a_run_that_is_ended_continues_to_the_end(tmp_path, number):
     """A signal saves and exits with 0; a kill costs the steps since the last checkpoint."""
@@ -333,6 +334,7 @@ OTHERS = {
 SLOW = {"benchmark_solvers", "ablate", "exposure_bias"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "mode", [pytest.param(mode, marks=[pytest.mark.slow] * (mode in SLOW)) for mode in OTHERS]
 )

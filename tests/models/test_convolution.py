@@ -67,6 +67,7 @@ WINDOWS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", WINDOWS)
 def test_values_and_derivatives_equal_those_of_xla(name):
     size, window = WINDOWS[name]
@@ -81,6 +82,7 @@ def test_values_and_derivatives_equal_those_of_xla(name):
         np.testing.assert_allclose(ours_, theirs, rtol=1e-5, atol=tolerance, err_msg=str(path))
 
 
+@pytest.mark.thorough
 def test_bfloat16_is_kept():
     x, kernel = arguments(dtype=jnp.bfloat16)
     found, exact = (gradients(f, x, kernel) for f in (ours, plain))

@@ -47,6 +47,7 @@ def test_features_are_the_input_of_the_last_layer():
         np.testing.assert_allclose(linear, output, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("network", "block"), [(U_NET, "ResnetBlock"), (A_D_M, "ADMBlock")])
 def test_features_of_a_u_net_are_those_of_its_middle_without_the_decoder(network, block):
     params = weights.random(network, IMAGES, LABELS)

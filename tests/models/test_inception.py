@@ -68,6 +68,7 @@ def test_other_images_are_refused():
             inception.apply({}, images)
 
 
+@pytest.mark.thorough
 def test_a_state_dict_of_another_network_is_refused_as_a_whole(arrays):
     state = {name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes(arrays).items()}
     del state["Mixed_6e.branch_pool.bn.running_var"]

@@ -45,6 +45,7 @@ def test_the_share_is_a_factor_of_what_the_network_predicts_as_v():
     np.testing.assert_allclose(score, own(X, T), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_each_dimension_has_a_share_that_is_learned():
     model, params = mixed(sde_lib.VP(), "epsilon")
     assert params[MIXING].shape == (2,)

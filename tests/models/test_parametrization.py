@@ -42,6 +42,7 @@ def test_labels_and_scaling_are_the_published_ones(name, network):
     np.testing.assert_allclose(score, expected)
 
 
+@pytest.mark.thorough
 def test_preconditionings_are_alike_if_a_network_sees_the_same():
     def made(sde, name, **options):
         return models.Preconditioning(sde, name, **options)

@@ -92,6 +92,7 @@ def changes(network, sides, read):
     return np.abs(changed - plain)[1:].max(1).reshape(sides), np.abs(changed - plain)[0].max()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["series", pytest.param("volumes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_of_any_number_of_sides_sees_every_position(name, kind):

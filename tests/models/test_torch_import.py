@@ -59,6 +59,7 @@ def test_imported_edm_networks_agree_with_the_published_code(name):
     golden.assert_close(denoised, golden.channels_last(arrays["output"]), 1e-5)
 
 
+@pytest.mark.thorough
 def test_rematerialised_networks_take_the_same_parameters():
     arrays = golden.load(NAMES[0])
     config, state = golden.config(arrays), golden.state_dict(arrays)

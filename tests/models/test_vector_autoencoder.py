@@ -7,6 +7,7 @@ import pytest
 from models.vector_autoencoder import VectorAutoencoder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("latent", [2, 4])
 def test_it_starts_as_the_identity_with_log_variances_of_0(latent):
     network = VectorAutoencoder(nf=8, num_res_blocks=1, latent_channels=latent, channels=6)

@@ -41,6 +41,7 @@ def test_the_noise_level_comes_in_by_fourier_features_of_its_logarithm(logits):
     assert np.abs(logits(X, np.e**0.5 * LABELS) - first).max() > 0.1
 
 
+@pytest.mark.thorough
 def test_each_image_is_standardised_and_independent_of_others(logits):
     first = logits(X, LABELS)
     np.testing.assert_allclose(logits(3 * X + 1, LABELS), first, rtol=1e-3, atol=1e-4)

@@ -75,6 +75,7 @@ def test_ddpm_on_all_levels_is_its_chain(variance):
         x = chain
 
 
+@pytest.mark.thorough
 def test_ddpm_steps_as_the_ancestral_predictor():
     sde, data = sde_lib.from_betas(BETAS), Gaussian()
     index = np.array([19, 10, 1])
@@ -183,6 +184,7 @@ def test_score_and_variance_come_from_one_evaluation():
     assert counts[0] == counts[1]
 
 
+@pytest.mark.thorough
 def test_a_missing_variance_is_refused():
     about = jax.random.key(0), sde_lib.VP(), Gaussian().score_fn(sde_lib.VP()), (3, 2)
     with pytest.raises(ValueError, match="a score_fn that is a ScoreAndVariance"):
@@ -210,6 +212,7 @@ def test_ddim_clips_the_estimate_and_keeps_the_noise():
         samplers.DDIM(clip=-1.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["vp", "edm"])
 def test_fresh_noise_has_the_moments_of_its_recursion(name):
     """Gaussian data: the estimate shrinks what is off the mean, and each step's noise is new."""

@@ -76,6 +76,7 @@ def test_spacings_of_diffusers_visit_the_levels_of_the_chain(name, n, places):
     np.testing.assert_allclose(grid(name, n, sde, high, low), chain[places.astype(int)], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_leading_levels_without_a_step_to_the_data_end_at_the_first_level():
     sde = sde_lib.chain(1000)
     first = leading_time(sde, 10, denoise=False)

@@ -86,6 +86,7 @@ def test_moments_of_gaussian_data_with_langevin_steps(name, predictor):
     assert x.var() == pytest.approx(gaussian.std**2, rel=0.05 + 4 * np.sqrt(2 / x.size))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "predictor", "corrector", "options"),
     [
@@ -125,6 +126,7 @@ def test_the_sampler_is_a_loop_of_corrector_and_predictor_steps(
     np.testing.assert_allclose(sampler(key, sde, score_fn, shape).x, x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("corrector", ["none", "langevin"])
 @pytest.mark.parametrize(
     "name", [*sorted({*SDES} - {"subvp"}), pytest.param("subvp", marks=pytest.mark.slow)]
@@ -139,6 +141,7 @@ def test_moments_of_a_mixture(name, corrector):
     np.testing.assert_allclose(np.cov(x.T), mixture.covariance, atol=0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("norm", ["sample", "batch"])
 def test_annealed_langevin_alone_finds_gaussian_data(norm):
     """No predictor: many corrector steps at each of many levels (Song & Ermon 2019)."""
@@ -190,6 +193,7 @@ def test_the_last_step_ends_at_t_min(name, n_steps):
     assert times[-1] - dt == pytest.approx(sde.t_min, abs=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize("corrector", correctors())
 @pytest.mark.parametrize("predictor", samplers.PREDICTORS)

@@ -115,6 +115,7 @@ def test_random_probes_estimate_the_log_densities_and_do_not_depend_on_the_noise
     assert abs(np.mean(error)) < 4 * np.std(error) / n**0.5
 
 
+@pytest.mark.thorough
 def test_log_densities_need_the_prior_and_no_velocities():
     sampler, key = samplers.ProbabilityFlow(log_prob=True), jax.random.key(0)
     start = samplers.Start(jnp.zeros((3, 2)), 0.5)

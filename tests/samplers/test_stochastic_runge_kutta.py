@@ -87,6 +87,7 @@ def test_nfe_is_the_number_of_evaluations_really_made(sampler):
     assert int(samples.nfe) == len(calls)
 
 
+@pytest.mark.thorough
 def test_a_score_that_is_not_finite_ends_with_nan():
     assert jnp.isnan(draw(samplers.AdaptiveSDE(**END), 0, jnp.nan).x).all()
 

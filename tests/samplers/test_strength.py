@@ -129,6 +129,7 @@ def test_a_noise_level_is_a_start_too():
     assert strength.part(sampler, sde, noise_level=levels[10]) == by_share
 
 
+@pytest.mark.thorough
 def test_strengths_0_and_1_are_the_input_and_the_plain_sample():
     sampler, sde, key = samplers.create("heun", n_steps=6), sde_lib.VP(), jax.random.key(0)
     x0, score_fn = jnp.ones((2, 3)), lambda x, t: -x

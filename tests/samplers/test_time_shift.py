@@ -96,6 +96,7 @@ def test_ancestral_steps_have_the_noise_of_the_shifted_step():
     np.testing.assert_allclose(y.mean(axis=0), mean, atol=5 * up / np.sqrt(n))
 
 
+@pytest.mark.thorough
 def test_without_a_window_nothing_changes_and_a_cutoff_alone_is_refused():
     with pytest.raises(ValueError, match=r"shift_cutoff is 0\.5, which does nothing without"):
         samplers.Heun(shift_cutoff=0.5)

@@ -9,6 +9,7 @@ from sde_lib import analytic_variance, variational
 DATA = Gaussian(0.3, 0.7)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sde", [sde_lib.VP(), sde_lib.VE()])
 def test_it_is_the_variance_of_a_gaussians_reversed_steps(sde):
     log_snrs, x = variational.chain(sde, 9), DATA.sample(jax.random.key(1), (20_000, 4))

@@ -150,6 +150,7 @@ def test_prior_and_initial_velocities_have_their_densities():
     np.testing.assert_allclose(log_q[:5], stats.norm.logpdf(state[:5, 2:], scale=std).sum(1), 1e-5)
 
 
+@pytest.mark.thorough
 def test_hybrid_score_matching_has_its_minimum_at_the_score():
     """The error is 1 - sigma^2 E score^2 at each time; the loss has no slope there, but beside."""
     x0 = DATA.sample(jax.random.key(1), (N, 1))

@@ -58,6 +58,7 @@ def test_one_noise_level_and_many_have_the_same_mean():
     assert metrics["t"].min() >= sde.train_t_min
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sde", [*SDES, sde_lib.Cosine(train_t_min=1e-3)], ids=str)
 def test_importance_weights_integrate_to_one(sde):
     """The density of t, d log sigma^2 / dt over its range, is that of the quantile function."""
@@ -72,6 +73,7 @@ def test_importance_weights_integrate_to_one(sde):
         np.testing.assert_allclose(middle, u[20_001], atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_importance_sampling_makes_all_times_contribute_the_same():
     """For standard normal data, the mean of the squared error by its weight is constant in t."""
     sde = SDES[1]

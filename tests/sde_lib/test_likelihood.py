@@ -148,6 +148,7 @@ def test_mixture_likelihood_is_the_closed_form(name):
     assert abs(difference) < 1e-3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("probe", ["rademacher", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_hutchinson_is_unbiased_and_more_probes_help(probe):
     x = np.tile(np.float32([0.1, 0.2]), (800, 1))

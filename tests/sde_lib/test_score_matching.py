@@ -127,6 +127,7 @@ def test_gaussian_projections_have_their_closed_form_variance(n):
         assert abs(off.mean()) < 4 / math.sqrt(len(off))
 
 
+@pytest.mark.thorough
 def test_variance_reduction_lowers_the_variance_as_far_as_a_gaussian_lets_it():
     """D Gaussian dimensions: by (D + 2) / 4 with normal projections, and to 0 with signs."""
     x0 = np.random.RandomState(0).randn(4000, 10).astype("f4")
@@ -167,6 +168,7 @@ def test_gradients_agree_with_finite_differences(objective):
             assert float(slopes[1, 2]) == pytest.approx(float(ahead - behind) / 2e-4, rel=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["explicit", "sliced"])
 def test_a_sample_has_its_loss_in_any_part_of_the_batch_and_in_any_shape(objective):
     sde, gaussian = SDES["vp"], Gaussian()

@@ -70,6 +70,7 @@ def test_path_is_recorded_on_the_way():
     np.testing.assert_array_equal(solution.path[-1], solution.y)
 
 
+@pytest.mark.thorough
 def test_a_failed_solve_gives_nan():
     """The field of one sample is not finite: the solve fails for the whole batch."""
     rates = np.float32([[0.5], [np.nan], [0]])

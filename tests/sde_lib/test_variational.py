@@ -311,6 +311,7 @@ def test_the_loss_is_the_bound_whatever_the_levels_probabilities():
         np.testing.assert_allclose(counts, shares, atol=0.012)
 
 
+@pytest.mark.thorough
 def test_sample_i_does_not_depend_on_its_batch():
     x, log_snrs = DATA.sample(jax.random.key(1), (8, 3)), variational.chain(SDES["vp"], 5)
     about = jax.random.key(0), SDES["vp"], DATA.score_fn(SDES["vp"])

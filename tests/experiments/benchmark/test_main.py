@@ -91,6 +91,7 @@ def test_the_ratio_of_one_round_is_that_of_its_seconds(figures):
             assert figures[kind, name]["ratio"] == pytest.approx(seconds[0] / sum(seconds[1:]))
 
 
+@pytest.mark.thorough
 def test_samplers_are_compared_with_as_many_calls_as_they_make(figures):
     assert figures["sample", "heun"]["details"] == {"calls of network": 2 * 24 + 1}
     (calls,) = figures["likelihood", "log_likelihood"]["details"].values()
@@ -154,6 +155,7 @@ def test_a_wrong_flag_ends_with_the_right_ones(flag, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_part_that_fails_is_reported_and_takes_no_other_along(tmp_path, monkeypatch, capsys):
     """symmetric_splitting is a sampler of CLD alone."""
     path = tmp_path / "report.json"

@@ -28,6 +28,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.thorough
 def test_a_file_of_conditions_is_the_same_as_values_in_python(run, tmp_path):
     values = {"vector": [[12.0, -5.0], [8.0, -4.9]], "attributes": [["red", "2"], ["blue", "-1"]]}
     values["text"] = ["up", "down"]

@@ -41,6 +41,7 @@ def write_checkpoint(path, config, step=1234):
     return params
 
 
+@pytest.mark.thorough
 def test_an_imported_run_is_one_that_other_modes_and_training_can_use(tmp_path):
     config, folder, path = tiny(), tmp_path / "run", tmp_path / "checkpoint.pth"
     params = write_checkpoint(path, config)

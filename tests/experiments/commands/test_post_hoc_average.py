@@ -131,6 +131,7 @@ def test_the_files_of_one_length_have_their_own_names(run, capsys):
     assert show.settings(model)["ema_length"] == 0.2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [

@@ -86,6 +86,7 @@ def test_a_new_task_trains_with_held_out_metrics_a_report_and_a_card(trained):
     assert card.endswith(f"| distance | {distance} | 8 |\n")
 
 
+@pytest.mark.thorough
 def test_sample_quality_is_a_line_of_the_metrics(trained):
     assert [line["quality_gap"] for line in metrics(trained[0]) if "quality_gap" in line] == [1.0]
 
@@ -118,6 +119,7 @@ def test_data_too_few_for_an_evaluation_are_refused_before_training(tmp_path, mo
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.thorough
 def test_a_report_that_fails_ends_neither_the_training_nor_others(tmp_path, monkeypatch, caplog):
     """The same command makes it again, and then it is an error."""
 

@@ -199,6 +199,7 @@ def test_pixels_of_latents_need_a_method_with_derivatives(gaussian):
         edit.check(gaussian, edit.Edit("super_resolution", factor=8))
 
 
+@pytest.mark.thorough
 def test_quality_is_that_of_decoded_samples(run):
     model, dataset = run
     pixels = FeatureFunction(

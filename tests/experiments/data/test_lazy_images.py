@@ -115,6 +115,7 @@ def test_good_files_are_remembered_until_they_change(tmp_path):
         check(shape=(4, 4, 3))
 
 
+@pytest.mark.thorough
 def test_a_file_that_is_gone_is_named(tmp_path):
     def nowhere(key):
         return str((tmp_path / "none.png").stat())

@@ -117,6 +117,7 @@ def test_a_model_of_latents_without_an_autoencoder_stays_one_of_latents(folder):
     assert related.shape(related.in_latents(config)) == (8, 8, 4)
 
 
+@pytest.mark.thorough
 def test_an_autoencoder_of_other_latents_is_refused(folder):
     given = {"model.num_heads": 2, "data.autoencoder": str(folder / "vae")}
     *_, config, _ = published_models.load(published.read(folder / "dit.pt"), **given)

@@ -140,6 +140,7 @@ def test_points_are_compared_by_their_coordinates(tmp_path, monkeypatch):
     assert distance.value == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.thorough
 def test_several_seeds_give_all_values_their_mean_error_and_minimum(tmp_path, dataset, monkeypatch):
     """Those of seeds 42, 43, 44, as each would be measured alone."""
     values = {42: 3.0, 43: 1.0, 44: 2.0}

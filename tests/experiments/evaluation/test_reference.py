@@ -26,6 +26,7 @@ def random_conv():
     return features.random_conv()
 
 
+@pytest.mark.thorough
 def test_the_reference_holds_the_moments_of_all_training_images(dataset, random_conv, tmp_path):
     """And the features of some; it is made once, in batches of 50 and one of 10."""
     with pytest.MonkeyPatch.context() as patch:

@@ -42,6 +42,7 @@ def test_samples_of_the_law_have_ratios_of_one(exact, law):
         assert " ".join(source).startswith(f"of the {expected}")
 
 
+@pytest.mark.thorough
 def test_the_chance_of_the_test_set_is_a_part_of_the_errors(exact):
     model, dataset = exact
     found = []
@@ -81,6 +82,7 @@ def test_a_model_of_classes_is_compared_class_by_class(monkeypatch):
     assert found["test bits/dim by the closed form"].startswith(f"{bits:.3f} +- ")
 
 
+@pytest.mark.thorough
 def test_a_model_of_vectors_is_compared_sample_by_sample(monkeypatch):
     model, dataset = exact_model(monkeypatch, "by_parameters")
     found = spectrum.figures(model, dataset, 400)

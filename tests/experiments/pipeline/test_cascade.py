@@ -85,6 +85,7 @@ def means(x):
     return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / PIXELS
 
 
+@pytest.mark.thorough
 def test_the_smaller_image_is_means_and_the_larger_one_repeats_them():
     x = jax.random.normal(jax.random.key(0), (3, SIDE, SIDE, 2))
     found = SuperResolution(SMALL, SIDE, 0.5).conditions(jax.random.key(1), x, 0)

@@ -58,6 +58,7 @@ def drawn_to(changes, t=0.3, score=None):
     return score * ((alpha * STD) ** 2 + sigma**2) / alpha
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changes", "expected", "times"),
     [
@@ -225,6 +226,7 @@ def test_guidance_without_an_unconditional_score_is_refused(changes):
         pipelines.untrained(config(changes | {"model.class_conditional": False}))
 
 
+@pytest.mark.thorough
 def test_two_terms_need_no_unconditional_score():
     changes = {FREE + "negative_label": 1, FREE + "negative_terms": 2, FREE + "weight": 2.0}
     pipelines.untrained(config(changes | {"model.label_dropout": 0.0}))

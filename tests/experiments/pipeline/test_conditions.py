@@ -65,6 +65,7 @@ def test_unconditional_and_negative_conditions():
     np.testing.assert_array_equal(away["class_labels"], [4, 4])
 
 
+@pytest.mark.thorough
 def test_class_and_text_are_dropped_together_whatever_the_batch():
     values = {"class_labels": jnp.arange(400) % 10, "text": jnp.ones((400, 8), int)}
     key, model = jax.random.key(0), made()

@@ -160,6 +160,7 @@ def test_models_that_cannot_edit_are_refused(made, task, message):
         edit.check(made(), Edit(task))
 
 
+@pytest.mark.thorough
 def test_results_that_are_not_finite_are_an_error(model, x):
     broken = model.replace(model=pipeline(digits.get_config("vp_score_sde"), not_a_number).model)
     with pytest.raises(FloatingPointError, match="results are not finite"):

@@ -45,6 +45,7 @@ def loaded(monkeypatch):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("last", "first"), [(False, 6 / 2 + 0.7), (True, (6 + 0.7) / 2)])
 def test_the_noise_is_scaled_before_or_after_guidance(last, first):
     """A score of 6 x over b = 2, and a gradient of x, of weight 0.7 in the first evaluation."""

@@ -59,6 +59,7 @@ def test_pictures_of_points(moons, monkeypatch):
             assert '"sampler": "DDIM(' in image.info["Parameters"]
 
 
+@pytest.mark.thorough
 def test_every_setting_that_decides_on_samples_is_in_the_name(images):
     first = show.stem(images, "samples")
     for changed in (

@@ -94,6 +94,7 @@ def test_errors_fall_by_the_orders_of_the_samplers(study):
     assert error["heun", 15] / error["heun", 31] > 4  # not yet 2^2
 
 
+@pytest.mark.thorough
 def test_covariance_error_of_a_sampler_with_noise_is_the_closed_form(study):
     for n in (16, 32):
         levels = grid(n)

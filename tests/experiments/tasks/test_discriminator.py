@@ -256,6 +256,7 @@ def test_samples_are_held_back_as_the_config_asks(model):
         tasks.task(config)
 
 
+@pytest.mark.thorough
 def test_the_report_says_that_samples_were_trained_on(trained, tmp_path):
     task, params = tasks.task(trained[0]), restored.weights(*trained)[0]
     config = trained[0].copy_and_resolve_references()
@@ -268,6 +269,7 @@ def test_the_report_says_that_samples_were_trained_on(trained, tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_an_encoder_that_sees_the_same_goes_with_other_names(tmp_path):
     """A classifier of 999 t under VP sees what "edm_vp" gives under EDM, with that noise."""
     config = config_of_classes(tmp_path)

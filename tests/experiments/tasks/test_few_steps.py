@@ -103,6 +103,7 @@ def test_a_mean_flow_has_a_score_too(runs):
     np.testing.assert_allclose(velocities.average(X, t, t), flow, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_samplers_of_few_steps_refuse_score_models(runs):
     for name in samplers.FEW_STEPS:
         with pytest.raises(ValueError, match="to one that follows a score, such as 'edm'"):

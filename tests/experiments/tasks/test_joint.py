@@ -73,6 +73,7 @@ def test_indm_with_the_identity_is_trained_like_the_vp_model_bit_for_bit(vp, no_
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
 
 
+@pytest.mark.thorough
 def test_a_frozen_flow_stays_the_identity(vp):
     made = config("indm", num_layers=2)
     made.optim.freeze = (f"{CODEC}/.*",)

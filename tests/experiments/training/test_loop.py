@@ -77,6 +77,7 @@ def test_many_such_steps_in_a_row_stop_the_run_and_keep_the_last_good_weights(st
     assert int(state.step) < 20
 
 
+@pytest.mark.thorough
 def test_lines_are_means_of_their_steps_and_times_come_with_the_learning_rate(step, tmp_path):
     one, four = options(log_freq=1), options(log_freq=4)
     for name, training in (("one", one), ("four", four)):

@@ -41,6 +41,7 @@ def toy():
     return train_step(objective), first_state(objective)
 
 
+@pytest.mark.thorough
 def test_the_average_is_that_of_its_recurrence(toy):
     step, state = toy
     average, rate = np.asarray(state.params["mean"]), 0.9999
@@ -103,6 +104,7 @@ def test_dropout_alone_differs_between_steps_and_between_microbatches():
     assert draw(2, 0) != pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_microbatches_change_nothing_but_the_memory():
     """Each sample has its own noise in the whole batch, by its index."""
     (_, whole), metrics = repeat(Toy(), 1, POINTS[None, :8])
@@ -165,6 +167,7 @@ class Root(Toy):
         return loss + jnp.sqrt(params["root"]), aux
 
 
+@pytest.mark.thorough
 def test_gradients_that_are_not_finite_are_skipped_or_replaced():
     objective = Root(Adam(lr=0.1, warmup=0))
     (before, after), metrics = repeat(objective, 1, POINTS[None, :8])
@@ -192,6 +195,7 @@ class Watched(Toy):
         return jnp.sum(jnp.square(params["mean"])), x
 
 
+@pytest.mark.thorough
 def test_flips_mirror_the_images_left_to_right():
     """Images bright on the left: half of what the network sees is bright on the right."""
     batch = np.zeros((1, 400, 8, 8, 1), np.uint8)

@@ -47,6 +47,7 @@ def test_steps_of_one_program_share_its_time_and_evaluations_are_not_counted(now
     assert (times["seconds"], times["seconds_max"]) == (2.4, 4.0)
 
 
+@pytest.mark.thorough
 def test_only_a_stage_that_takes_long_is_named_in_a_warning(caplog):
     with caplog.at_level(logging.WARNING), watch.stall_warnings(0.4) as begin:
         for step in range(10):

@@ -58,6 +58,7 @@ def test_sample_i_does_not_depend_on_its_batch(name):
     assert len(np.unique(whole, axis=0)) == 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", METHODS)
 def test_a_start_takes_the_place_of_the_prior(name):
     """From a low noise level near a mode, whatever the measurement says, the sample stays there."""
@@ -161,6 +162,7 @@ def test_methods_that_divide_by_the_noise_refuse_0(method):
         method(jax.random.key(0), SOLVER, sde, Mixture().score_fn(sde), first, y, (2, 2))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["moment_matching", "pigdm", "dps", "replacement"])
 def test_exact_measurements_give_finite_samples(name):
     assert jnp.isfinite(draw(name, 2, noise_std=0.0).x).all()
@@ -191,6 +193,7 @@ def test_scores_of_each_evaluation_go_to_samplers_that_take_them():
         make("twisted_smc")(jax.random.key(0), heun, sde, both, first, y, (n, 2), 0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["moment_matching", "pigdm", "replacement"])
 def test_values_outside_the_mask_of_an_exact_measurement_are_refused(name):
     """They have no place in the measurement, and would spoil conjugate gradients."""

@@ -48,6 +48,7 @@ def test_the_likelihood_s_guide_is_its_gradient():
     np.testing.assert_allclose(guide, jax.grad(log_prob)(x), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", [posterior.DPS(), posterior.DPS(None)])
 def test_a_measurement_without_new_information_changes_nothing(method):
     """The norm is 0, and its gradient is not defined."""
@@ -82,6 +83,7 @@ def test_impossible_options_are_refused():
         posterior.DPS(n_steps=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_the_denoising_at_the_end_moves_by_the_step_at_most(name):
     """Also under VE, whose data have noise of sigma_min at t = 0."""

@@ -79,6 +79,7 @@ def test_a_measurement_with_noise_is_refused():
         posterior.Replacement()(jax.random.key(0), samplers.Euler(4), *about)
 
 
+@pytest.mark.thorough
 def test_operators_whose_transpose_is_no_pseudoinverse_are_refused():
     sde = SDES["vp"]
     operator = measurement.blur(1.0)

@@ -59,6 +59,7 @@ def test_samples_are_drawn_with_the_posterior_s_weights():
     np.testing.assert_allclose(found, exact.weights, atol=0.03)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_gaussian_data_have_the_exact_posterior_in_few_steps(name):
     """The chain is exact for data N(m, data_std^2 I)."""
@@ -95,6 +96,7 @@ def test_a_nonlinear_measurement_has_the_posterior_of_bayes_rule():
     np.testing.assert_allclose(weights @ (x[:, 0] > 0), p @ (mesh[:, 0] > 0), atol=0.03)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "solver", [samplers.EulerMaruyama(12), samplers.Heun(12), samplers.DDIM(12)]
 )

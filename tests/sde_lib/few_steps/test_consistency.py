@@ -67,6 +67,7 @@ def test_the_steps_of_a_teacher_have_second_order(name):
     np.testing.assert_allclose(end, euler, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SDES)
 def test_distillation_has_no_loss_at_the_exact_consistency_function(name):
     sde, key = SDES[name], jax.random.key(0)
@@ -84,6 +85,7 @@ def test_distillation_has_no_loss_at_the_exact_consistency_function(name):
     assert loss(DATA.score_fn(sde), 6) > 100 * at_truth[1]  # the estimate is a mean, no sample
 
 
+@pytest.mark.thorough
 def test_training_leads_to_the_exact_consistency_function():
     """The best linear answers along a chain of pairs come to std / sqrt(std^2 + l^2).
 

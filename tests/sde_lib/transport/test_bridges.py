@@ -36,6 +36,7 @@ def test_states_between_given_ends_have_the_moments_of_the_conditioned_sde(name)
     np.testing.assert_allclose(sde.noised(x0, noisy.t, noisy.z), noisy.x, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_without_a_bridge_states_lie_on_the_line_between_their_ends():
     sde, (x0, x1) = sde_lib.LinearFlow(), ends(0.0, 50)
     x, t, *_ = sde_lib.perturb(KEY, sde, x0, source=x1)
@@ -91,6 +92,7 @@ def test_less_noise_leads_to_the_same_data_with_the_means_of_both_ends(eta):
     assert abs(x0.std() - ENDS[0].std) < 0.02
 
 
+@pytest.mark.thorough
 def test_the_score_of_the_bridge_is_that_of_its_marginal():
     """s + h is grad log p_t, with the means of both ends."""
     bridge, t, x = (

@@ -67,6 +67,7 @@ def test_entropy_lies_between_the_assignment_and_independent_pairs(assigned):
     assert abs(far / independent - 1) < 0.15
 
 
+@pytest.mark.thorough
 def test_the_entropy_by_default_has_the_units_of_the_data():
     small = Sinkhorn(group=16)(KEYS, X0, Z)
     np.testing.assert_allclose(Sinkhorn(group=16)(KEYS, 50 * X0, 50 * Z), 50 * small, rtol=1e-5)

@@ -42,6 +42,7 @@ def test_a_picture_holds_the_fields_that_made_it(studio, tmp_path):
         fields_of(tmp_path / "other.png")
 
 
+@pytest.mark.thorough
 def test_the_seed_and_the_number_of_samples_compile_nothing_anew(studio):
     made = {id(studio.asked(FIELDS | other)[0].programs) for other in ({}, {"seed": 4})}
     assert made == {id(studio.asked(FIELDS | {"sampling.n_samples": 2})[0].programs)}

@@ -39,6 +39,7 @@ def test_errors_are_what_the_steps_of_a_gaussian_s_flow_lose(model):
     np.testing.assert_allclose(errors, lost(model.sde) * distance, rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_data_of_the_model_s_own_distribution_cannot_be_told_apart(model):
     floats = model.replace(scaling=type(model.scaling)(None))
     keys = jax.random.split(jax.random.key(0))

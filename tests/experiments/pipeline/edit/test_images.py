@@ -120,6 +120,7 @@ def test_small_images_are_enlarged_from_their_own_pixels(model):
     np.testing.assert_allclose(means[whole], small[whole], atol=2)
 
 
+@pytest.mark.thorough
 def test_results_are_saved_one_by_one_and_beside_the_images(model, tmp_path, folder):
     model = model.replace(folder=tmp_path, seed=5)
     options = Edit("inpaint", 1, only_masked=True, mask="centre", padding=0)

@@ -77,6 +77,7 @@ def test_the_gain_on_data_with_noise_is_that_of_the_scores():
     assert none == pytest.approx((0, 0), abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_discriminator_sees_the_classes_of_the_data():
     """Only that of class 1 gains, and the data are of class 1."""
     model = pipeline()

@@ -56,6 +56,7 @@ def test_options_of_a_run_are_refused_without_one(tmp_path):
         command(tmp_path, *POINTS, "schedules=('linear',)")
 
 
+@pytest.mark.thorough
 def test_too_few_samples_for_the_statistics_are_refused(digits_run):
     with pytest.raises(ValueError, match=r"guidance\.n_samples is 19: it must be at least 20"):
         command(digits_run.folder, "n_samples=19", "nfe=(3,)")

@@ -24,6 +24,7 @@ def test_exact_samples_are_within_the_region_and_in_all_modes(results):
     assert exact.kept.value == 1
 
 
+@pytest.mark.thorough
 def test_autoguidance_brings_samples_back_and_keeps_the_modes(results):
     """Classifier-free guidance at the same scale leaves more outliers, and loses modes."""
     plain, auto = results["autoguidance", 1.0], results["autoguidance", 3.0]

@@ -89,6 +89,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     assert again[0] == first[0]
 
 
+@pytest.mark.thorough
 def test_schedules_have_the_options_that_are_their_own():
     """The interval is that of "interval", the power that of "power_cosine"; the rest is all's."""
     options = (("high", 5.0), ("low", 0.2), ("offset", 0.5), ("power", 2.0))

@@ -12,6 +12,7 @@ from experiments.studies.pictures import families, forward
 from sde_lib import VE, VP, GaussianMixture
 
 
+@pytest.mark.thorough
 def test_the_marginal_of_a_gaussian_has_its_closed_form():
     """Data N(0, 2^2 I) in the plane under VP at t = 0.3."""
     sde, std, t = VP(), 2.0, 0.3
@@ -30,6 +31,7 @@ def test_the_divergence_of_a_shifted_gaussian_is_exact():
     assert forward.divergence(mixture, 2.0) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_densities_are_those_of_the_points():
     """The histogram of samples and the exact density have the same mass in each quarter."""
     mixture = GaussianMixture((0.2, 0.8), ((-1.5, 0.0), (1.5, 0.0)), 0.3)

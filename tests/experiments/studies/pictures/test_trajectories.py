@@ -44,6 +44,7 @@ def test_the_flow_keeps_ranks_and_quantiles_and_the_sdes_forget_them(ways):
         assert each.off_quantile > 0.5
 
 
+@pytest.mark.thorough
 def test_the_forward_process_has_exact_transitions(ways):
     """The correlation with the start is that of the marginals, alpha s / std of x_t."""
     path, sde, mixture = ways["forward SDE"], VP(), trajectories.MIXTURE

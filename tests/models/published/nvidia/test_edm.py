@@ -127,6 +127,7 @@ def test_a_pickle_without_arguments_has_the_defaults():
             assert config.model[name.removeprefix("model.")] == value, name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "count"),
     [

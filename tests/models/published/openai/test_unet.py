@@ -136,6 +136,7 @@ def test_labels_are_the_steps_of_the_chain_of_4000_rescaled():
     np.testing.assert_allclose(label, np.array([0, 1234, 3999]) / 4, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_edm_of_consistency_models_sees_250_log_sigma():
     source, _ = make_file("edm_cat256_ema.pt", SMALL, form="consistency_models")
     form, found = published.identify(source)
@@ -195,6 +196,7 @@ def test_networks_that_the_original_does_not_have_are_not_written(fields, messag
         form.options(bare, {})
 
 
+@pytest.mark.thorough
 def test_a_file_that_was_written_tells_its_heads_when_it_is_read(tmp_path):
     _, form, _, config, params = load("improved")
     bare = published.skeleton(config)
