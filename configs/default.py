@@ -340,7 +340,7 @@ def _ablate(config: Config) -> None:
 def _study(config: Config) -> None:
     """Mode study: the study and its options."""
     study = config.study = Section()
-    study.name = "posterior"  # samplers of a posterior, on mixtures or on the images of a run;
+    study.name = ""  # "posterior", samplers of a posterior, on mixtures or on the images of a run;
     # "guidance", on points or by a run; "autoguidance", on points; "memorisation", of a run;
     # "discriminator", what its guidance gains; "one_step", the error of one reverse step; "grid",
     # noise levels that fit a run; or the pictures "forward", "schedules", "trajectories" and

@@ -43,12 +43,14 @@ def check_known(why: str, **values: Any) -> None:
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """Raises ValueError unless `name` is one of `known`; the error suggests the nearest one."""
     known = sorted(known)
-    if not isinstance(name, str):
-        raise ValueError(f"{kind} is {name!r}: choose one of {', '.join(known)}")
-    if name not in known:
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{kind} {name!r} is unknown: {hint}choose one of {', '.join(known)}")
+    if name in known:
+        return
+    choose = f"choose one of {', '.join(known)}"
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{kind} is {name!r}: {choose}")
+    near = get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{kind} {name!r} is unknown: {hint}{choose}")
 
 
 def create_by_name(

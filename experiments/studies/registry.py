@@ -4,6 +4,7 @@ import importlib
 
 from experiments.build.fields import choices
 from experiments.commands.request import Request
+from sde_lib.checks import check_name
 
 STUDIES = {
     "autoguidance": "experiments.studies.guidance.toy",
@@ -30,5 +31,6 @@ def run(request: Request) -> None:
     Raises:
         ValueError: an unknown study, an option of another one, or an impossible one of its own.
     """
+    check_name("config.study.name", request.config.study.name, STUDIES)
     name, _ = choices.STUDY.read(request.config)
     importlib.import_module(STUDIES[name]).run(request)

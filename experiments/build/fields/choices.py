@@ -287,7 +287,8 @@ LATENT = Choice(
 )
 STUDY = Choice(
     "study.name",
-    {
+    {"": {}}
+    | {
         name: {option: f"study.{name}.{option}" for option in section}
         for name, section in sections.DEFAULT.study.items()
         if name != "name"
