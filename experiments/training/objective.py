@@ -37,7 +37,10 @@ class Objective(Protocol):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Arrays that the loss of every sample takes whole, by keyword: the rows of a source."""
+        """Arrays that the loss of every sample takes whole, by keyword.
+
+        They are the rows of a source, or the parameters of a teacher.
+        """
         ...
 
     def init(self, key: jax.Array) -> Params:
