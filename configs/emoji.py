@@ -32,9 +32,10 @@ consistency:
     $main:text --mode=sample --prompt="woman light skin tone, people"
 
 autoencoder reconstructs the test set with 24.3 dB PSNR, KL 594 nats. Fréchet distance
-(random_conv_v1) of 1,000 samples to the training data: latent 0.119, dit 0.169, text 0.104 (with
+(random_conv_v1) of 1,000 samples to the training data: latent 0.120, dit 0.169, text 0.104 (with
 the test set's captions, without guidance). People, couples, faces and flags can be recognised in
 the samples, objects often not. text draws the flags and faces of its prompts most of the time.
+docs/howto/few_steps.md compares latent with consistency, and the samplers of latent.
 
 Processor time of training, summed over cores: autoencoder 9 minutes, latent 13, dit 27, text 31. A
 step takes 0.13 seconds (latent) to 0.32 (text) on two idle cores.
@@ -51,7 +52,7 @@ super_resolution is trained on 2 x 2 means of the pictures at 32 x 32. In [-1, 1
 The pictures are rendered at the first start, in seven seconds. A tenth of the emoji is the test
 set, each with all of its skin tones. The labels are eight groups of emoji
 (experiments/data/sources/emoji.py).
-Runs of vp, ve, edm, edm2, consistency, small and super_resolution have not been measured. vp and ve
+Runs of vp, ve, edm, edm2, small and super_resolution have not been measured. vp and ve
 need a GPU: a step of vp took 80 seconds and more on two busy CPU cores. A step of edm took 1.5
 seconds there, after a minute of compilation.
 """
@@ -205,7 +206,7 @@ VARIANTS: dict[str, tuple[Part, ...]] = {
     "ve": (VE,),
     "edm": (EDM,),
     "autoencoder": (AUTOENCODER,),
-    "latent": (LATENT,),
+    "latent": (LATENT, {"sampling.method": "dpmpp_2m"}),
     "dit": (LATENT, DIT),
     "edm2": (LATENT, EDM2),
     "consistency": (LATENT, CONSISTENCY, TAUGHT),
