@@ -348,6 +348,8 @@ def _study(config: Config) -> None:
     guidance = study.guidance = Section()
     guidance.weights = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # 1: the conditional score
     guidance.schedules = ("constant",)  # of a run; with the options of config.guidance.schedule
+    guidance.intervals = ()  # of a run: noise levels (low, high) between which a schedule guides,
+    # or (low, high, True) outside of which it does; (): those of config.guidance.schedule
     guidance.solvers = ()  # names; (): "heun", and of points "euler_ancestral"
     guidance.nfe = ()  # guided evaluations of the network a sample; (): 35, or 99 of points
     guidance.n_samples = default(int)  # in a set: 1000, or 2000 of points

@@ -52,6 +52,9 @@ super_resolution is trained on 2 x 2 means of the pictures at 32 x 32. In [-1, 1
 The pictures are rendered at the first start, in seven seconds. A tenth of the emoji is the test
 set, each with all of its skin tones. The labels are eight groups of emoji
 (experiments/data/sources/emoji.py).
+lsgm bounds the test set's bits/dim by 2.398 +- 0.033 and has a distance of 0.277, after 3,000 steps
+in 30 minutes of processor time.
+
 Runs of vp, ve, edm, edm2, small and super_resolution have not been measured. vp and ve
 need a GPU: a step of vp took 80 seconds and more on two busy CPU cores. A step of edm took 1.5
 seconds there, after a minute of compilation.

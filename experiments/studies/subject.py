@@ -6,6 +6,7 @@ This is the studies' part of the door: what it returns knows no config.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -22,10 +23,25 @@ from experiments.evaluation.features import FeatureFunction
 from experiments.evaluation.reference import Reference
 from experiments.pipeline.guidance import GUIDES, Discriminator, EpsilonScaling, Guide
 from experiments.pipeline.pipeline import Pipeline
+from experiments.runs import parts
 from models.config import Config
 from samplers.registry import Sampler
 from samplers.solver import NoiseLevelSolver
 from sde_lib import SDE, GaussianMixture, ScoreFn
+
+
+def table_path(folder: Path, name: str, options: Any, seed: int, step: int | None = None) -> Path:
+    """The file of a study's table. Other options have another one, and do not replace this.
+
+    Args:
+        folder: the run's, or that of a study without a run.
+        name: of the study.
+        options: all that the table depends on beside the model.
+        seed: of the samples.
+        step: of the run's checkpoint; None without a run.
+    """
+    about = f"seed{seed}" if step is None else f"{step}_seed{seed}"
+    return folder / f"{name}_{about}_{parts.digest(options)[:6]}.jsonl"
 
 
 class Subject(NamedTuple):

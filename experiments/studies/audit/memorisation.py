@@ -30,6 +30,7 @@ from experiments.evaluation import quality, reference
 from experiments.pipeline import draw
 from experiments.runs import card, pictures, progress
 from experiments.studies.statistics import save_results
+from experiments.studies.subject import table_path
 from sde_lib.checks import check_at_least, check_in
 
 SECTION = "config.study.memorisation"
@@ -104,7 +105,7 @@ def run(request: Request) -> None:
         del spaces["pixels"]
     results: list[Result] = []
     printed: list[str] = []
-    stem = f"memorisation_{model.step}_seed{model.seed}"
+    path = table_path(request.folder, "memorisation", options, model.seed, model.step)
     about = pictures.provenance(config=config.to_dict(), seed=model.seed, step=model.step)
     for name, rows in spaces.items():
         train = blocks(found.train, rows, name, mirrored=config.data.random_flip)
@@ -112,9 +113,8 @@ def run(request: Request) -> None:
         results += compare(name, own, held_out, options.level, labels)
         if len(shape) == 3:
             sets = {"samples": (samples, own), "held out": (found.test, held_out)}
-            path = request.folder / f"{stem}_{name}.png"
-            printed.append(str(save_pairs(path, scaling, found.train, sets, about)))
-    path = request.folder / f"{stem}.jsonl"
+            target = path.with_name(f"{path.stem}_{name}.png")
+            printed.append(str(save_pairs(target, scaling, found.train, sets, about)))
     save_results(path, results)
     shares = figures(results, options.level)
     print("\n".join([*printed, *(f"{name}: {text}" for name, text in shares.items())]))

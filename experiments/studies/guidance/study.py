@@ -39,7 +39,8 @@ from sde_lib.checks import check_at_least
 
 HALF_WIDTH = 3.5  # of the picture
 OF_RUNS = (  # fields that have no effect without a run
-    *("study.guidance.schedules", "study.guidance.classifier", "study.guidance.negatives"),
+    *("study.guidance.schedules", "study.guidance.intervals"),
+    *("study.guidance.classifier", "study.guidance.negatives"),
     *("guidance.schedule.name", "eval.embeddings"),
     *(f"guidance.schedule.{option}" for option in (*CHANGES, "power")),
 )
@@ -69,7 +70,7 @@ def of_points(config: Config, folder: Path) -> None:
     track = partial(progress.track, title="guidance", unit="setting")
     results: list[points.Result] = []
     shown: dict[str, dict[str, np.ndarray]] = {}
-    path = folder / f"guidance_seed{config.seed}.jsonl"
+    path = subjects.table_path(folder, "guidance", options, config.seed)
     measured = points.measure(diffusion.sde(config), solvers, options, config.seed, track)
     for result, x in measured:
         results.append(result)
@@ -96,7 +97,8 @@ def of_run(request: Request) -> None:
     settings = study.settings(solvers)
     sets = len(settings) * len(options.weights) * options.n_seeds
     print(f"{sets} sets of {options.n_samples} samples, {options.nfe} guided evaluations each")
-    path = folder / f"guidance_{model.step}_seed{model.seed}.jsonl"
+    chosen = options, config.guidance.schedule.to_dict()
+    path = subjects.table_path(folder, "guidance", chosen, model.seed, model.step)
     track = partial(progress.track, title="guidance", unit="setting")
     results: list[trained.Result] = []
     images: dict[tuple[Any, ...], list[np.ndarray]] = {}
@@ -124,16 +126,18 @@ def _study(request: Request, options: Options) -> trained.Study:
     config, folder, model = request.config, request.folder, request.model()
     if model.super_resolution:
         raise ValueError("the study of guidance knows no super-resolution: give another run")
-    if options.negatives:
-        negatives.models(model, options.negatives)  # refuses impossible ones
-    fn, truth = subjects.features(request, model)
-    judge, file = _judge(config, options, model), config.eval.embeddings
+    schedule, file = sampling.guidance_schedule(config, model.sde), config.eval.embeddings
     embeddings = Embeddings.read(Path(file)) if file else None
+    # Refused before the features of all data are computed:
+    trained.check(model, options.compared(schedule).values(), embeddings)
+    if options.negatives:
+        negatives.models(model, options.negatives)
+    fn, truth = subjects.features(request, model)
+    judge = _judge(config, options, model)
     inputs = [model.identity(), options.n_samples, fn.name, fn.version, truth.path.name]
     inputs += [judge.params if judge else "", config.guidance.schedule.to_dict()]
     inputs += [embeddings.captions] if embeddings else []
     parts = Parts(folder / "guidance" / str(model.step), "sets", inputs)
-    schedule = sampling.guidance_schedule(config, model.sde)
     return trained.Study(model, schedule, options, fn, truth, judge, parts, embeddings)
 
 
@@ -152,16 +156,23 @@ def curves(results: Sequence[trained.Result]) -> list[charts.Errors]:
     return panels
 
 
+LEAST_IS_BEST = ("frechet", "kernel")
+
+
 def best(results: Sequence[trained.Result]) -> Iterator[str]:
-    """For each schedule and solver, the weight with the least Fréchet distance."""
+    """For each schedule and solver, the best scale by each statistic."""
     for setting in dict.fromkeys(result[:3] for result in results):
         own = [result for result in results if result[:3] == setting]
-        least = min(own, key=lambda result: result.frechet.value)
-        end = " (the end of the scales: try others)" * (least in (own[0], own[-1]))
-        yield (
-            f"{setting[0]}, {setting[1]} {setting[2]}: least Fréchet distance at w = "
-            f"{least.weight:g}, {least.frechet}{end}"
-        )
+        found = []
+        for name in trained.Result._fields[4:]:
+            values = [getattr(result, name) for result in own]
+            if values[0] is None:
+                continue
+            choose = min if name in LEAST_IS_BEST else max
+            k = choose(range(len(own)), key=lambda k: values[k].value)
+            end = " (the end of the scales)" * (k in (0, len(own) - 1))
+            found.append(f"{name.replace('_', ' ')} w = {own[k].weight:g}{end}")
+        yield f"{setting[0]}, {setting[1]} {setting[2]}, best by {'; '.join(found)}"
 
 
 def _row(result: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from experiments.runs import devices
 from experiments.runs.parts import Arrays, Parts
 from experiments.studies.guidance.options import SECTION, Options
 from experiments.studies.statistics import Mean
-from samplers.guidance_schedules import REQUIRED, Schedule
+from samplers.guidance_schedules import Schedule
 from samplers.solver import NoiseLevelSolver
 
 N_SHOWN = 8  # samples of a set that are kept for the picture
@@ -32,9 +32,10 @@ Draw = Callable[[float, int, int], Any]
 
 
 class Setting(NamedTuple):
-    """One way to guide: a schedule, and a solver by its name."""
+    """One way to guide: a schedule by its label, and a solver by its name."""
 
-    schedule: str
+    label: str
+    schedule: Schedule
     name: str
     solver: NoiseLevelSolver
 
@@ -43,7 +44,7 @@ class Result(NamedTuple):
     """Samples of one setting and weight; means over seeds, with standard errors.
 
     Attributes:
-        schedule: of the weight.
+        schedule: of the weight, with its interval.
         solver: name of the solver.
         nfe: network evaluations of a sample; a guided score counts as one.
         weight: the guidance scale.
@@ -99,18 +100,10 @@ class Study:
     parts: Parts
     embeddings: Embeddings | None = None
 
-    def __post_init__(self):
-        if self.embeddings is not None and self.embeddings.images is not None:
-            raise ValueError(
-                "config.eval.embeddings has 'images', which are of one set of samples, and a study "
-                "draws many: give embeddings of captions alone, in the space of the features"
-            )
-        for name in self.options.schedules:
-            weighted(self.model, 2.0, self._named(name))  # checks that there is something to guide
-
     def settings(self, solvers: Sequence[tuple[str, NoiseLevelSolver]]) -> list[Setting]:
         """All combinations of schedule and solver."""
-        return [Setting(s, *solver) for s in self.options.schedules for solver in solvers]
+        schedules = self.options.compared(self.schedule).items()
+        return [Setting(*schedule, *solver) for schedule in schedules for solver in solvers]
 
     def measure(
         self, settings: Sequence[Setting], track: Callable[[Any], Any] = iter
@@ -128,18 +121,17 @@ class Study:
                 for name in sets[0]
                 if name != "images"
             }
-            about = setting.schedule, setting.name, setting.solver.nfe, weight
+            about = setting.label, setting.name, setting.solver.nfe, weight
             yield Result(*about, **values), sets[0]["images"]
 
     def make_draw(self, setting: Setting) -> Draw:
         """draw(weight, seed, first): one program for all weights and seeds."""
         model = self.model.replace(sampler=setting.solver)
         size, sampler = self.size, analytic.resolved_sampler(model)
-        schedule = self._named(setting.schedule)
 
         @jax.jit
         def program(weight, params, *arguments):
-            guided = weighted(model.replace(params=None), weight, schedule)
+            guided = weighted(model.replace(params=None), weight, setting.schedule)
             return drawing.make_batch(guided, sampler, size, 0)(params, *arguments).x
 
         def draw(weight: float, seed: int, first: int) -> Any:
@@ -152,7 +144,7 @@ class Study:
 
     def one_set(self, setting: Setting, draw: Draw, weight: float, seed: int) -> Arrays:
         """The statistics of one set of samples, and the first images."""
-        about = setting.schedule, setting.name, setting.solver.nfe, weight, seed
+        about = setting.label, setting.name, setting.solver.nfe, weight, seed
         return self.parts("_".join(map(str, about)), lambda: self.compute(draw, weight, seed))
 
     def compute(self, draw: Draw, weight: float, seed: int) -> Arrays:
@@ -206,20 +198,17 @@ class Study:
         n = self.options.n_samples
         return devices.round_up(self.model.mesh, drawing.batch_size(self.model, n))
 
-    def _named(self, name: str) -> Schedule:
-        """The schedule of this name, with those of the config's options that are its own.
 
-        An option that another schedule of the study requires, such as the interval of "interval",
-        is that schedule's alone.
-        """
-        own = REQUIRED.get(name, ())
-        others = {option for other in self.options.schedules for option in REQUIRED.get(other, ())}
-        options = tuple(
-            (option, value)
-            for option, value in self.schedule.options
-            if option in own or option not in others
+def check(model: Pipeline, schedules: Iterable[Schedule], embeddings: Embeddings | None) -> None:
+    """Raises ValueError for a model without a condition to guide by, or impossible options."""
+    for schedule in schedules:
+        schedule.weight(2.0, model.sde)
+        weighted(model, 2.0, schedule)
+    if embeddings is not None and embeddings.images is not None:
+        raise ValueError(
+            "config.eval.embeddings has 'images', which are of one set of samples, and a study "
+            "draws many: give embeddings of captions alone, in the space of the features"
         )
-        return Schedule(name, options)
 
 
 def weighted(model: Pipeline, weight: Any, schedule: Schedule) -> Pipeline:

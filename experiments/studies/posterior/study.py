@@ -1,6 +1,7 @@
 """Mode study, config.study.name = "posterior": posterior samplers against what is known.
 
-    python -m experiments.main --config=configs/points.py:mixture --mode=study
+    python -m experiments.main --config=configs/points.py:mixture --mode=study \\
+        --config.study.name=posterior
 
 Without a run, x_0 is a mixture of Gaussians with its exact score, in each of
 config.study.posterior.dims, and y a linear measurement; --config may be left out. The posterior is
@@ -48,7 +49,7 @@ def on_mixtures(config: Config, folder: Path) -> None:
     options = Options(**defaults)
     solvers = subjects.solvers(config, options.solvers, options.nfe)
     sde, results = diffusion.sde(config), list[Result]()
-    path = folder / f"posterior_seed{config.seed}.jsonl"
+    path = subjects.table_path(folder, "posterior", options, config.seed)
     for problem in mixtures.problems(options, config.seed):
         about = mixtures.settings(options, solvers, problem)
         title = f"{problem.name}, {problem.dims} dimensions"
@@ -73,7 +74,7 @@ def on_images(request: Request) -> None:
     solvers = subjects.solvers(config, options.solvers, options.nfe)
     model = subjects.unguided(request)
     images.check(model, options)
-    path = request.folder / f"posterior_{model.step}_seed{config.seed}.jsonl"
+    path = subjects.table_path(request.folder, "posterior", options, config.seed, model.step)
     results: list[images.Result] = []
     shown: dict[str, dict[str, images.Drawn]] = {}
     about = images.settings(model, options, solvers)

@@ -46,7 +46,7 @@ def test_a_run_takes_its_folder_alone(digits_run, capsys):
         *(("constant", 1), ("constant", 2), ("linear", 1), ("linear", 2)),
     ]
     assert all(len(row["diversity"]) == 2 and "share" not in row for row in results)
-    assert [line for line in lines if line.startswith("linear, heun 3: least")]
+    assert [line for line in lines if line.startswith("linear, heun 3, best by frechet w = ")]
     for name in (path.stem, f"{path.stem}_0", f"{path.stem}_1"):
         assert np.asarray(Image.open(folder / f"{name}.png")).std() > 1
 

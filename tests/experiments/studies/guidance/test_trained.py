@@ -89,19 +89,39 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     assert again[0] == first[0]
 
 
-@pytest.mark.thorough
+def compared(names, *given, **options):
+    made = dataclasses.replace(OPTIONS, schedules=names, **options)
+    return made.compared(Schedule("constant", given))
+
+
 def test_schedules_have_the_options_that_are_their_own():
     """The interval is that of "interval", the power that of "power_cosine"; the rest is all's."""
-    options = (("high", 5.0), ("low", 0.2), ("offset", 0.5), ("power", 2.0))
+    given = ("high", 5.0), ("low", 0.2), ("offset", 0.5), ("power", 2.0), ("removed", True)
     names = ("constant", "interval", "power_cosine")
-    made = dataclasses.replace(
-        study(dataclasses.replace(OPTIONS, schedules=names)), schedule=Schedule("constant", options)
-    )
-    assert [dict(made._named(name).options).keys() for name in names] == [
-        *({"offset"}, {"low", "high", "offset"}, {"offset", "power"}),
+    made = compared(names, *given)
+    assert [dict(made[name].options).keys() for name in names] == [
+        *({"offset"}, {"low", "high", "offset", "removed"}, {"offset", "power"}),
     ]
-    alone = dataclasses.replace(made, options=OPTIONS, schedule=Schedule("constant", options[:3]))
-    assert alone._named("constant").options == options[:3]
+    assert compared(("constant",), *given[:3])["constant"].options == given[:3]
+
+
+def test_every_schedule_guides_in_every_interval_and_outside_of_it():
+    intervals = (0.2, 5.0), (0.2, 5.0, True), (0.0, np.inf)
+    made = compared(("constant", "linear"), intervals=intervals)
+    labels = "in 0.2 to 5", "outside 0.2 to 5", "in 0 to inf"
+    assert list(made) == [f"{name} {label}" for name in ("constant", "linear") for label in labels]
+    t = SDE.inverse_noise_level(jnp.array([0.1, 1.0, 8.0]))
+    weights = [schedule.weight(3.0, SDE)(t) for schedule in made.values()]
+    np.testing.assert_allclose(weights[:3], [[1, 3, 1], [3, 1, 3], [3, 3, 3]])
+    np.testing.assert_allclose(weights[4], np.where(weights[1] == 1, 1, weights[5]))
+
+
+def test_an_impossible_interval_is_refused():
+    with pytest.raises(ValueError, match=r"intervals has \(1.0,\): give pairs of noise levels"):
+        compared(("constant",), intervals=((1.0,),))
+    made = compared(("constant",), intervals=((2.0, 1.0),))
+    with pytest.raises(ValueError, match=r"low is 2\.0 and high 1\.0"):
+        trained.check(model(), made.values(), None)
 
 
 def test_diversity_has_no_bias_for_few_samples_of_a_class():
@@ -123,8 +143,8 @@ def test_a_classifier_s_weight_is_the_one_that_changes():
 def test_a_model_without_conditions_or_unconditional_score_is_refused():
     bare = pipeline(points.get_config("mixture"))
     with pytest.raises(ValueError, match="needs a model with classes"):
-        study(made=bare)
+        trained.check(bare, [Schedule()], None)
     config = points.get_config("mixture")
     config.data.num_classes, config.model.class_conditional = 2, True
     with pytest.raises(ValueError, match=r"label_dropout=0\.1"):
-        study(made=pipeline(config, scores))
+        trained.check(pipeline(config, scores), [Schedule()], None)
