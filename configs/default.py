@@ -461,6 +461,12 @@ def _image_condition(config: Config) -> None:
     image.mask = default(str)  # of "masked": "boxes" at random, or "left", whose half is known
 
 
+def _plan(config: Config) -> None:
+    """Mode plan."""
+    plan = config.plan = Section()
+    plan.program = "train"  # or "sample", "likelihood": a batch of a score model
+
+
 def _prepare(config: Config) -> None:
     """Mode prepare: a data set of the image files in --data; data.test_fraction holds too."""
     prepare = config.prepare = Section()
@@ -600,6 +606,7 @@ SECTIONS = (
     _study,
     _data,
     _image_condition,
+    _plan,
     _prepare,
     _model,
     _latent,

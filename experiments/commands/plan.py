@@ -1,6 +1,7 @@
 """Mode plan: the cost of training, on the devices here or on a TPU slice that is elsewhere.
 
-XLA compiles the train step of abstract arrays; no data are loaded, and nothing is computed.
+XLA compiles the train step of abstract arrays; no data are loaded, and nothing is computed. With
+config.plan.program it is a sampling step, or one of a likelihood, of a batch of score models.
 """
 
 import logging
@@ -11,20 +12,30 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from experiments.build import tasks
 from experiments.build.components import optimization
 from experiments.commands.cost import compiled as compiled_text
 from experiments.commands.request import Request
+from experiments.pipeline import analytic, draw, likelihood
+from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices
 from experiments.training.state import TrainState, abstract_state
 from experiments.training.step import compiled, make_train_step
 from models.config import Config
+from sde_lib.checks import check_name
 
 HELD = ("argument", "temp", "generated_code")  # the new state takes the place of the old one
 SAVING = "(config.mesh.fsdp, config.model.remat and config.training.n_microbatches save memory)"
+BATCHES = {
+    "sample": lambda config: config.sampling.batch_size or draw.MOST_ON_CPU,
+    "likelihood": lambda config: config.eval.batch_size,
+}
+"""The number of samples in a batch of the programs beside a train step."""
 LOG = logging.getLogger(__name__)
 
 
@@ -43,14 +54,18 @@ def prepare(config: Config, topology: str | None) -> None:
 
 
 def run(request: Request) -> None:
-    """Prints what a train step takes: arithmetic, and memory of each device.
+    """Prints what a step takes: arithmetic, and memory of each device.
 
     Raises:
-        ValueError: a mesh or batch that does not fit the devices, a step that does not fit their
-            memory, an unknown topology, or no libtpu.
+        ValueError: an unknown program, a mesh or batch that does not fit the devices, a step that
+            does not fit their memory, an unknown topology, or no libtpu.
     """
     config, topology = request.config, request.topology
+    check_name("config.plan.program", config.plan.program, ("train", *BATCHES))
     mesh = optimization.mesh(config, _slice(topology) if topology else None)
+    if config.plan.program != "train":
+        _print_model(config, mesh)
+        return
     state, lowered = _lower(config, mesh)
     device, batch_size = mesh.devices.flat[0], config.training.batch_size
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -60,18 +75,36 @@ def run(request: Request) -> None:
     work = flops(config)
     _print("a step", f"{work / 1e9:,.1f} GFLOP", f"of {batch_size} samples; a multiply-add is two")
     _print("state", _mib(bytes_each(state)), "a device: parameters, their average, Adam's moments")
-    LOG.info("XLA compiles for %s, a large network in minutes", device.platform)
+    program = _compiled(lowered, device.platform, state, "gradients, activations", SAVING)
+    _print_program(program, device.device_kind, work / mesh.size)
+
+
+def _print_model(config: Config, mesh: Mesh) -> None:
+    """Prints what a step of sampling or of a likelihood takes: memory of each device."""
+    size = devices.round_up(mesh, BATCHES[config.plan.program](config))
+    weights, lowered = _lower_model(config, mesh, size)
+    _print("devices", f"{mesh.size}", f"{mesh.devices.flat[0].device_kind}, {size} samples in all")
+    _print("weights", _mib(bytes_each(weights)), "a device")
+    smaller = "(a smaller config.sampling.batch_size or config.eval.batch_size saves memory)"
+    platform = mesh.devices.flat[0].platform
+    _compiled(lowered, platform, weights, "samples, activations", smaller)
+
+
+def _compiled(
+    lowered: jax.stages.Lowered, platform: str, held: Any, others: str, saving: str
+) -> jax.stages.Compiled:
+    """The compiled program, whose memory beside the arrays `held` is printed."""
+    LOG.info("XLA compiles for %s, a large network in minutes", platform)
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"XLA cannot compile the step: {error} {SAVING}") from error
+        raise ValueError(f"XLA cannot compile the step: {error} {saving}") from error
     memory = program.memory_analysis()
     in_all = sum(getattr(memory, f"{part}_size_in_bytes") for part in HELD)
-    rest = _mib(in_all - bytes_each(state))
-    _print("the rest", rest, "a device: gradients, activations, program")
-    but = ", where remat saves nothing" if device.platform == "cpu" else ""
-    _print("in all", _mib(in_all), f"a device, as XLA compiled for {device.platform}{but}")
-    _print_program(program, device.device_kind, work / mesh.size)
+    _print("the rest", _mib(in_all - bytes_each(held)), f"a device: {others}, program")
+    but = ", where remat saves nothing" if platform == "cpu" and saving == SAVING else ""
+    _print("in all", _mib(in_all), f"a device, as XLA compiled for {platform}{but}")
+    return program
 
 
 def _print_program(program: jax.stages.Compiled, device_kind: str, work: float) -> None:
@@ -135,6 +168,37 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     training.optimizer.check_freeze(state.params)
     step = compiled(make_train_step(task, training, mesh), state)
     return state, step.lower(state, batch, conditions)
+
+
+def _lower_model(config: Config, mesh: Mesh, size: int) -> tuple[Any, jax.stages.Lowered]:
+    """The abstract weights, and a step of config.plan.program for `size` samples, before XLA."""
+    task = tasks.task(config, mesh)
+    model = getattr(task, "model", None)
+    if not isinstance(model, TrainedModel):
+        raise ValueError(
+            f"config.plan.program = {config.plan.program!r} is of score models, and this config "
+            "trains another network: leave it out"
+        )
+
+    def abstract(leaf: Any, *axes: str | tuple[str, ...]) -> jax.ShapeDtypeStruct:
+        place = NamedSharding(mesh, P(*axes))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    def batch(leaf: Any) -> jax.ShapeDtypeStruct:
+        return abstract(np.broadcast_to(leaf[:1], (size, *leaf.shape[1:])), devices.AXES)
+
+    state = abstract_state(task, config.seed, mesh)
+    weights = jax.tree.map(abstract, state.ema_params)
+    key = abstract(jax.eval_shape(jax.random.key, 0))
+    conditions = jax.tree.map(batch, task.example_conditions())
+    model = model.replace(params=weights)
+    if config.plan.program == "sample":
+        sampler = analytic.resolved_sampler(model)
+        program = model.program(draw.make_batch, sampler, size, 0)
+        return weights, program.lower(weights, [], key, conditions, 0)
+    x = batch(np.zeros((1, *task.shape), task.scaling.dtype))
+    program = likelihood.batch_program(model, task.shape)
+    return weights, program.lower(weights, key, (x, conditions), 0)
 
 
 def _slice(topology: str) -> Sequence[Any]:

@@ -15,6 +15,7 @@ import sde_lib
 from experiments.data.lazy_arrays import check_finite
 from experiments.pipeline.model import LikelihoodOptions, TrainedModel, without_source
 from experiments.runs import devices, parts
+from experiments.runs.long.segments import InSegments
 from sde_lib import missing
 
 
@@ -69,8 +70,7 @@ def bits_per_dim(
         FloatingPointError: a likelihood is not finite.
     """
     _check_values(pipeline, values[0])
-    options = pipeline.likelihood.to_accuracy(accuracy)
-    program = pipeline.program(_batch, options, values[0].shape[1:])
+    program = batch_program(pipeline, values[0].shape[1:], accuracy)
     batch = partial(program, pipeline.params)
     each = each_pass(pipeline, values, batch, part, "likelihood")
     result = {name: array.mean(axis=0) for name, array in each.items()}
@@ -84,7 +84,7 @@ def bits_per_dim(
     given = str(pipeline.super_resolution or "")
     nats = -bits * math.log(2) * result["dims"]
     drawn = pipeline.scaling.levels is not None
-    by = split_error(each["bits"], each["probe_error"], drawn, options.probe == "exact")
+    by = split_error(each["bits"], each["probe_error"], drawn, pipeline.likelihood.probe == "exact")
     return BitsPerDim(bits.mean(), error, round(result["nfe"].mean()), given, bits, nats, by)
 
 
@@ -128,6 +128,13 @@ def split_error(
     if len(squares) < 2 or any(map(math.isnan, squares.values())):
         return {}
     return {cause: math.sqrt(max(square, 0.0)) for cause, square in squares.items()}
+
+
+def batch_program(
+    pipeline: TrainedModel, shape: tuple[int, ...], accuracy: float | None = None
+) -> InSegments:
+    """The compiled function (weights, key, (x, conditions), first index) of a batch's bits."""
+    return pipeline.program(_batch, pipeline.likelihood.to_accuracy(accuracy), shape)
 
 
 def _batch(pipeline: TrainedModel, options: LikelihoodOptions, shape: tuple[int, ...]) -> Callable:

@@ -92,6 +92,30 @@ def test_a_plan_allocates_nothing(tmp_path, capsys):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("program", ["sample", "likelihood"])
+def test_sampling_and_likelihoods_have_a_plan_by_batch_size(program, tmp_path, capsys):
+    config = mlp(32)
+    config.plan.program, found = program, []
+    for size in (64, 6400):
+        config.sampling.batch_size = config.eval.batch_size = size
+        run(config, tmp_path)
+        found.append(figures(capsys.readouterr().out))
+    assert found[0]["weights"] == pytest.approx(4 * mlp_parameters(32) / 2**20, abs=0.1)
+    assert found[1]["the rest"] > 10 * found[0]["the rest"]
+
+
+def test_other_programs_are_refused(tmp_path):
+    config = mlp(32)
+    config.plan.program = "samples"
+    with pytest.raises(ValueError, match="did you mean 'sample'"):
+        run(config, tmp_path)
+    config = digits.get_config("classifier")
+    config.plan.program = "sample"
+    with pytest.raises(ValueError, match="is of score models, and this config trains another"):
+        run(config, tmp_path)
+
+
+@pytest.mark.thorough
 def test_a_classifier_has_a_plan(tmp_path, capsys):
     config = digits.get_config("classifier")
     config.model.channel_multiplier, config.training.batch_size = 1, 4
