@@ -134,7 +134,7 @@ EDM2: Part = {
     "model.attn_resolutions": (4,),
     "model.num_head_channels": 32,
     "model.dropout": 0.0,
-    "optim.lr": 0.02,  # as published, it falls with the root of nf
+    "optim.lr": 0.04,  # as published, it falls with the root of nf
     "optim.decay_start": 200,
 }
 VP = (EDM, {"training.sde": "vpsde", "training.n_iters": 1400})
