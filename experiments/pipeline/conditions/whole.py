@@ -202,7 +202,11 @@ class Conditions:
             if value is None:
                 continue
             if kind not in self.kinds:
-                raise ValueError(f"{name} is {value!r}, but this model has no such condition")
+                known = ", ".join(map(repr, self.kinds)) or "none"
+                raise ValueError(
+                    f"{name} is {value!r}, but this model has no such condition (it has {known}): "
+                    "leave it out"
+                )
             if kind in wanted:
                 raise ValueError(f"{name} is given, and condition has {kind!r} too: leave one out")
             wanted[kind] = value
