@@ -60,8 +60,14 @@ def check_known(mask: str) -> None:
         )
 
 
-def check(weights: Weight, what: str) -> None:
-    """Raises ValueError for a mask with nothing to make, or nothing known."""
+def check(weights: Weight, what: str, where: str = "where the image stays") -> None:
+    """Raises ValueError for a mask with nothing to make, or nothing known.
+
+    Args:
+        weights: of results.
+        what: the name of the mask.
+        where: the part that must be known.
+    """
     made = weights > 0
     if not made.any():
         raise ValueError(
@@ -71,8 +77,7 @@ def check(weights: Weight, what: str) -> None:
     if made.all():
         raise ValueError(
             f"{what} leaves nothing known, with its growth and blur (mask_grow, mask_blur): it "
-            "must be black (in a file) or True (in an array) where the image stays; or take "
-            "'variations'"
+            f"must be black (in a file) or True (in an array) {where}; or take 'variations'"
         )
 
 
@@ -89,10 +94,20 @@ def as_weights(known: Bool[np.ndarray, "n h w"], grow: int, blur: float) -> Weig
 
 
 def smaller(weights: Weight, sides: tuple[int, ...]) -> Weight:
-    """Weights of latents: 1 where any of their pixels is made."""
-    n, height, width, _ = weights.shape
-    blocks = weights.reshape(n, sides[0], height // sides[0], sides[1], width // sides[1])
-    return (blocks.max(axis=(2, 4)) > 0).astype(np.float32)[..., None]
+    """Weights of latents: 1 where any of their pixels is made.
+
+    Raises:
+        ValueError: all latents of an image are made.
+    """
+    n, *shape, _ = weights.shape
+    high, wide = (pixels // side for pixels, side in zip(shape, sides, strict=True))
+    blocks = weights.reshape(n, sides[0], high, sides[1], wide)
+    made = (blocks.max(axis=(2, 4)) > 0).astype(np.float32)[..., None]
+    what = f"config.edit.mask, in latents that cover {high} x {wide} pixels each,"
+    where = "in all pixels of at least one of these blocks (with only_masked, enlarge padding)"
+    for each in made:
+        check(each, what, where)
+    return made
 
 
 def filled(x: Float[np.ndarray, "n h w c"], weights: Weight) -> Float[np.ndarray, "n h w c"]:

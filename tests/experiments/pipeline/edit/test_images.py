@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from exact_models import pipeline
 from PIL import Image, ImageDraw
+from toy_latents import make_autoencoder
 
 import samplers
 from configs import digits
 from experiments.build import pipelines
+from experiments.data.latents import Decoder
+from experiments.data.scaling import Scaling
 from experiments.pipeline import show
 from experiments.pipeline.edit import Edit, Fit, edit_images, files, masks, views
 from experiments.runs.pictures import read_provenance
@@ -147,8 +150,9 @@ def test_masks_grow_and_blur_outwards():
     assert soft[4, 4] == 1
     assert (np.diff(soft[4, 4:]) <= 0).all()
     assert soft[4, 8] == 0 < soft[4, 7]
-    latent = masks.smaller(soft[None, :8, :8, None], (2, 2))
-    np.testing.assert_array_equal(latent[0, ..., 0], [[1, 1], [1, 1]])
+    expected = [[0, 0, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
+    latent = masks.smaller(soft[None, :8, :8, None], (4, 4))
+    np.testing.assert_array_equal(latent[0, ..., 0], expected)
 
 
 def test_the_fill_is_smooth_and_the_rest_stays():
@@ -219,6 +223,19 @@ def test_images_in_colour_for_a_model_in_colour(folder):
     )
     grey = colour.edit(folder / "c.png", "colorize", n_results=1)["original"]
     assert (grey == grey[..., :1]).all()
+
+
+def test_a_mask_that_makes_all_latents_anew_is_refused(tmp_path):
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    decoder = Decoder(make_autoencoder(tmp_path), zero, one)
+    latent = pipeline(digits.get_config("vp_score_sde"), sampler=DDIM, shape=(4, 4, 1))
+    latent = latent.replace(decoder=decoder, scaling=Scaling(None))
+    known = np.arange(8) % 2 * np.ones((8, 1)) > 0  # half of the pixels, and no latent
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    message = "in latents that cover 2 x 2 pixels each, leaves nothing known.*at least one of these blocks"
+    for given in (images, latent.from_images(images)):
+        with pytest.raises(ValueError, match=message):
+            latent.edit(given, "inpaint", mask=known)
 
 
 @pytest.mark.parametrize("name", ["filter", "background"])
