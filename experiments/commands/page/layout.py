@@ -144,7 +144,9 @@ def _image(studio: Studio, fields: Fields, image: Any) -> Fields:
     found = {"edit.images": str(studio.kept_file(source.read_bytes(), source.suffix))}
     layers = [Image.open(layer).convert("RGBA").getchannel("A") for layer in image["layers"]]
     painted = np.any([np.asarray(layer) > 0 for layer in layers], axis=0)
-    if "mask" in TASKS[fields["edit.task"]].options and painted.any():
+    if "mask" in TASKS[fields["edit.task"]].options:
+        if not painted.any():
+            raise ValueError("nothing is painted: paint over the part to replace")
         found["edit.mask"] = str(studio.mask_file(painted))
     return found
 

@@ -3,12 +3,15 @@
 import shutil
 import subprocess
 import sys
+import types
 from typing import Any
 
 import pytest
+from PIL import Image
 
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
+layout = pytest.importorskip("experiments.commands.page.layout")
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium")
@@ -48,6 +51,17 @@ def page(browser, address):
     return opened
 
 
+def test_inpainting_needs_a_painted_part(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "layer.png")
+    studio: Any = types.SimpleNamespace(kept_file=lambda *content: "image.png")
+    for layers in ([], [tmp_path / "layer.png"]):
+        image = {"background": tmp_path / "image.png", "layers": layers}
+        with pytest.raises(ValueError, match="nothing is painted: paint over the part to replace"):
+            layout._image(studio, {"edit.task": "inpaint"}, image)
+        assert layout._image(studio, {"edit.task": "deblur"}, image) == {"edit.images": "image.png"}
+
+
 def test_samples_are_drawn_loaded_and_edited(page, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     seed = page.get_by_label("seed")
@@ -67,5 +81,11 @@ def test_samples_are_drawn_loaded_and_edited(page, tmp_path):
     page.wait_for_selector("text=there is no image")
     page.locator("input[type=file][accept='image/*']").set_input_files(picture)
     page.wait_for_timeout(2000)  # until the page has it
+    page.get_by_label("edit", exact=True).click()
+    page.click("[role=option]:has-text('inpaint')")
+    page.locator("button:has-text('Edit')").last.click()
+    page.wait_for_selector("text=paint over the part to replace")
+    page.get_by_label("edit", exact=True).click()
+    page.click("[role=option]:has-text('variations')")
     page.locator("button:has-text('Edit')").last.click()
     page.wait_for_selector("text=4 done >> visible=true", timeout=120_000)
