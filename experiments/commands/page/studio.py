@@ -4,6 +4,7 @@ A page sends config fields by their full names, such as {"sampling.n_steps": 20}
 those of the command line, and `command` says which command that is.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -92,17 +93,20 @@ class Studio:
             model, model.to_images(draw.draw_paths(model, 1, show.N_FRAMES)[:, 0]), fields
         )
 
-    def edit(self, fields: Fields) -> list[Path]:
-        """The results of an edit of the image file config.edit.images.
+    def edit(self, fields: Fields) -> Iterator[list[Path]]:
+        """Edits the image file config.edit.images; yields the files of results that are done.
 
         Raises:
             ValueError: an edit that does not go with the image, the mask or the model.
         """
         model, config = self.asked(fields)
-        options, fit = sampling.edit(config), sampling.fit(config)
-        columns = edit.edit(model, [config.edit.images], options, fit=fit)
-        made = [column[0] for title, column in columns.items() if title not in GIVEN]
-        return self._saved(model, made, fields)
+        options, fit, files = sampling.edit(config), sampling.fit(config), []
+        for k in range(options.n_results if "n_results" in TASKS[options.task].options else 1):
+            part = dataclasses.replace(options, n_results=1, first_result=k)
+            columns = edit.edit(model, [config.edit.images], part, fit=fit)
+            made = [column[0] for title, column in columns.items() if title not in GIVEN]
+            files += self._saved(model, made, fields, k)
+            yield files
 
     def kept_file(self, content: bytes, suffix: str = ".png") -> Path:
         """The file of an image or a mask in the run's samples, for a command to name it later."""

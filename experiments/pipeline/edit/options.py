@@ -43,6 +43,7 @@ class Edit:
             "impute", where more make a rough network worse (docs/howto/missing_values.md), and the
             method's own.
         step_size, data_std, n_particles, resample_below: options of the methods; None: their own.
+        first_result: number of the first result of one image, for results that are made in parts.
 
     Raises:
         ValueError: an unknown name, an impossible number, or a strength beside a noise level.
@@ -70,6 +71,7 @@ class Edit:
     data_std: float | None = None
     n_particles: int | None = None
     resample_below: float | None = None
+    first_result: int = dataclasses.field(default=0, repr=False, compare=False)  # no program has it
 
     def __post_init__(self):
         check_types(self, FIELD)

@@ -73,7 +73,7 @@ def edit_samples(
         chosen = np.minimum(first + np.arange(size + pairs), len(x) - 1)
         values = jax.tree.map(lambda leaf: leaf[chosen], (conditions, x, init, weights, pixels))
         about = pipeline.weights, guide_params, decoder_params, pipeline.key
-        return *about, values, chosen, first * options.n_results
+        return *about, values, chosen, first * options.n_results + options.first_result
 
     n, results = len(x) - pairs, []
     size = _size(pipeline, n, options, lambda size: batch.lower(*arguments(0, size)))

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.build.components import sampling
 from experiments.build.fields import configs
 from experiments.command_line import parse
 from experiments.commands.page.studio import Studio, fields_of
 from experiments.main import COMMANDS
+from experiments.pipeline import edit
 
 FIELDS = {"seed": 3, "sampling.n_samples": 6, "sampling.method": "euler", "sampling.n_steps": 3}
 
@@ -58,16 +60,26 @@ def test_a_way_goes_from_noise_to_the_first_sample(studio):
 
 
 @pytest.mark.thorough
-def test_an_edit_makes_the_painted_part_anew(studio, tmp_path):
+def test_an_edit_makes_the_painted_part_anew_one_result_at_a_time(studio, tmp_path):
     image = np.random.RandomState(0).randint(256, size=(8, 8)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")
     painted = np.arange(8) < 3 * np.ones((8, 1))
-    edit = {"edit.task": "inpaint", "edit.n_results": 2, "edit.images": str(tmp_path / "image.png")}
-    fields = FIELDS | edit | {"edit.mask": str(studio.mask_file(painted))}
-    made = pixels(studio.edit(fields))
+    source = {"edit.images": str(tmp_path / "image.png")}
+    fields = FIELDS | source | {"edit.task": "inpaint", "edit.n_results": 2}
+    fields |= {"edit.mask": str(studio.mask_file(painted))}
+    one, both = (list(files) for files in studio.edit(fields))
+    assert one == both[:1]
+    made = pixels(both)
     assert made.shape == (2, 8, 8)
     assert (made == image)[:, ~painted].all()
     assert (made != image)[:, painted].any()
+    model, config = studio.asked(fields)
+    columns = edit.edit(model, image[None, ..., None], sampling.edit(config), ~painted)
+    for k in (0, 1):
+        whole = columns[f"result {k + 1}"][0, ..., 0]
+        assert np.abs(made[k].astype(int) - whole).max() <= 1
+    rebuilt = list(studio.edit(FIELDS | source | {"edit.task": "reconstruct"}))
+    assert [len(files) for files in rebuilt] == [1]
 
 
 def test_files_that_a_command_names_outlast_the_page(trained_digits):
