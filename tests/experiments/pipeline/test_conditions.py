@@ -89,7 +89,7 @@ def test_other_classes_and_prompts_can_be_asked_for():
     with pytest.raises(ValueError, match="label is 10: it must be a class, 0 to 9"):
         model.asked(10, None)
     for label, prompt, name in ((1, None, "label is 1"), (None, "cat", "prompt is 'cat'")):
-        with pytest.raises(ValueError, match=rf"{name}, .* condition \(it has none\): leave it out"):
+        with pytest.raises(ValueError, match=rf"{name}, .* \(it has none\): leave it out"):
             conditions.Conditions().asked(label, prompt)
     classes = conditions.Conditions((conditions.ClassLabel(10),))
     with pytest.raises(ValueError, match=r"no such condition \(it has 'class'\): leave it out"):
