@@ -77,13 +77,41 @@ def test_a_length_that_the_snapshots_cannot_give_is_refused_with_the_range(folde
         snapshots.average(snapshots.stored(folder)[-4:], length)
 
 
-def test_the_ends_of_that_range_can_be_given(folder):
-    sources = snapshots.stored(folder)[-4:]
+def ranges(sources):
+    """The lengths that these sources can give, as the error for an impossible one states them."""
     with pytest.raises(ValueError, match=r"from .* to") as error:
         snapshots.shares(sources, 0.001)
-    ends = re.findall(r"from (\S+) to (\S+),", str(error.value))
-    for length in map(float, ends[0]):
-        assert snapshots.shares(sources, length).sum() == pytest.approx(1)
+    return re.findall(r"from ([\d.]+) to ([\d.]+)", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "steps"),
+    [
+        (LENGTHS, (260, 280, 300, 320)),
+        (LENGTHS, (*range(28, 900, 28), 900)),
+        ((0.01, 0.2), (100,)),
+    ],
+)
+def test_all_lengths_of_that_range_can_be_given(lengths, steps):
+    sources = [Source(step, lengths, list) for step in steps]
+    for ends in ranges(sources):
+        for length in np.linspace(*map(float, ends), 20):
+            assert snapshots.shares(sources, float(length)).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("length", [0.0022, 0.005, 0.012])
+def test_lengths_that_rounding_to_float16_spoils_are_refused(length):
+    """At 0.0022 the profile is right, but the shares, of both signs, add up to 2890 in size."""
+    sources = [Source(step, LENGTHS, list) for step in (*range(28, 900, 28), 900)]
+    with pytest.raises(ValueError, match=r"33 .* give: give a length from 0\.0132 to 0\.281, or"):
+        snapshots.shares(sources, length)
+
+
+def test_a_range_with_a_hole_is_two():
+    (least, low), (high, most) = ranges([Source(100, (0.01, 0.2), list)])
+    assert float(least) < 0.01 < float(low) < 0.05 < float(high) < 0.2 < float(most)
+    with pytest.raises(ValueError, match=f"from {least} to {low} or from {high} to {most}, or"):
+        snapshots.shares([Source(100, (0.01, 0.2), list)], 0.05)
 
 
 def test_one_checkpoint_alone_gives_the_lengths_that_it_has():
