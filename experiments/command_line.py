@@ -111,7 +111,10 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         config = config_file.read(*config_file.parts(file)) if file else default.get_config()
         folder = _output(values.data, values.output)
     elif values.mode in WITHOUT_CONFIG and file is None and not _has_run(values.workdir):
-        config, folder = default.get_config(), files.expand(values.workdir or "runs/study")
+        config, folder = (
+            default.get_config(),
+            files.expand(values.workdir or folders.RUNS / "study"),
+        )
     else:
         config, folder = _config(file, values.workdir)
     configs.add_own_options(config, _fields_in(rest))
@@ -296,7 +299,7 @@ def _has_run(workdir: str | None) -> bool:
 def _published(source: str, workdir: str | None) -> tuple[Config, Path]:
     """The config of a published model, and the folder of its run."""
     path = files.expand(source)
-    folder = files.expand(workdir) if workdir else Path("runs") / path.stem
+    folder = files.expand(workdir) if workdir else folders.RUNS / path.stem
     return published.open_(path).config(), folder
 
 
@@ -324,7 +327,7 @@ def _folder(name: str | None, workdir: str | None) -> Path | None:
     if name is None:
         return None
     file, variant = config_file.parts(name)
-    return Path("runs") / "-".join(filter(None, [file.stem, variant]))
+    return folders.RUNS / "-".join(filter(None, [file.stem, variant]))
 
 
 def _overridden(values: flags.FlagValues, config: Config, before: Config) -> set[str]:

@@ -100,8 +100,8 @@ def _source(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
         return _published(ours, path)
     if not path.exists():
         raise ValueError(
-            f"there is no {path}, which config.training.init_from names: give the folder of a run, "
-            "or a published file"
+            f"there is no file or folder {path}, which config.training.init_from names: train that "
+            "run first, or give the folder of another one or a published file"
         )
     theirs = configs.load(path)
     theirs.mesh = ours.mesh
@@ -113,7 +113,11 @@ def _source(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
 
 def _published(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
     """The same of a published model. What its file does not tell of its network, ours does."""
-    model = open_(path)
+    try:
+        model = open_(path)
+    except ValueError as error:
+        hint = "" if path.exists() else "; if it is the folder of a run, train that run first"
+        raise ValueError(f"config.training.init_from is {path}: {error}{hint}") from error
     theirs = model.config(otherwise=ours)
     if theirs.model.name == ours.model.name:
         network = models.create(ours)

@@ -106,9 +106,12 @@ class Published:
 
 
 def is_published(path: Path) -> bool:
-    """True for a file, a folder with published weights, or a name on the hub; False for a run."""
+    """True for a file, a folder with published weights, or a name on the hub; False for a run.
+
+    A folder in runs/ is a run also where it is missing, not a name on the hub.
+    """
     if not path.is_dir():
-        return path.is_file() or hub.is_name(path)
+        return path.is_file() or (path.parent != folders.RUNS and hub.is_name(path))
     if (path / "model_index.json").exists():
         return True
     if folders.has_run(path):

@@ -29,6 +29,7 @@ from typing import Any
 from experiments.runs import files, hosts
 
 LOG = logging.getLogger(__name__)
+RUNS = Path("runs")  # holds runs without --workdir, and those that configs name
 CONFIG = "config.json"
 CHANGES = "changes.jsonl"
 ORIGIN, PUBLISHED = "init_from.json", "published.json"

@@ -1,5 +1,6 @@
 import logging
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -145,8 +146,30 @@ def test_first_weights_of_another_kind_of_model_are_refused(other, run, tmp_path
     for config, source in ((classifier, other[0]), (digits_config(), run[0])):
         with pytest.raises(ValueError, match=r"weights of another network, .*config\.model\.name"):
             first_weights(config, tmp_path, source)
-    with pytest.raises(ValueError, match=r"there is no nowhere, which config\.training\.init_from"):
-        first_weights(digits_config(), tmp_path, "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            None,
+            r"no file or folder runs/digits-edm, which config\.training\.init_from names: train that",
+        ),
+        ("nowhere", r"no file or folder nowhere, which config\.training\.init_from names: train"),
+        ("mine/edm", "init_from is mine/edm: .*the package huggingface_hub.* train that run first"),
+    ],
+)
+def test_first_weights_that_are_missing_are_named_without_a_download(
+    tmp_path, monkeypatch, source, message
+):
+    """None is the default of the command, in a folder without any run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    config = digits.get_config("consistency")
+    if source:
+        config.training.init_from = source
+    with pytest.raises(ValueError, match=message):
+        initial.weights(config, tmp_path, {})
 
 
 @pytest.mark.parametrize(
