@@ -27,6 +27,7 @@ from sde_lib.batch import Batch
 from sde_lib.checks import check_at_least, check_positive, check_types, create_by_name
 
 MOST_GROUP = 2048  # its costs are 16 MB; an exact plan takes minutes
+MOST_COSTS = MOST_GROUP**2  # of groups that are coupled at once
 MOST_ITERATIONS = 1000
 TOLERANCE = 1e-3  # of a plan's marginals, relative
 
@@ -48,7 +49,12 @@ class Coupling(abc.ABC):
 
     def __post_init__(self):
         check_types(self)
-        check_at_least(2, MOST_GROUP, group=self.group)
+        check_at_least(2, group=self.group)
+        if self.group > MOST_GROUP:
+            raise ValueError(
+                f"group is {self.group}: it must be at most {MOST_GROUP}, because memory grows with"
+                " group^2 and time with group^3; give a smaller one, such as 64"
+            )
 
     @abc.abstractmethod
     def partners(self, keys: Key[Array, " group"], x0: Batch, z: Batch) -> Int[Array, " group"]:
@@ -69,11 +75,12 @@ class Coupling(abc.ABC):
             )
         n = len(x0) // self.group * self.group
         parts = [(slice(0, n), n // self.group), (slice(n, None), 1)]
-        found = []
+        at_once, found = max(1, MOST_COSTS // self.group**2), []
         for rows, n_groups in parts:
             if len(x0[rows]):
                 split = [a[rows].reshape(n_groups, -1, *a.shape[1:]) for a in (keys, x0, z)]
-                found.append(jax.vmap(self._paired)(*split).reshape(x0[rows].shape))
+                paired = jax.lax.map(lambda group: self._paired(*group), split, batch_size=at_once)
+                found.append(paired.reshape(x0[rows].shape))
         return jnp.concatenate(found)
 
     def _paired(self, keys: Key[Array, " group"], x0: Batch, z: Batch) -> Batch:

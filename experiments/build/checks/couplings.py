@@ -51,7 +51,10 @@ def losses(config: Config, sde: sde_lib.SDE) -> dict[str, Any]:
         )
     if name == "sinkhorn" and bridge and "entropy" not in options:
         options["entropy"] = transport.entropy(sde, from_noise=not sourced)
-    made = transport.create(name, **options)
+    try:
+        made = transport.create(name, **options)
+    except ValueError as error:
+        raise ValueError(f"config.coupling.{error}") from error
     size = config.training.batch_size // config.training.n_microbatches
     if size % made.group:
         raise ValueError(

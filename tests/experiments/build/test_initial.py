@@ -153,9 +153,9 @@ def test_first_weights_of_another_kind_of_model_are_refused(other, run, tmp_path
     [
         (
             None,
-            r"no file or folder runs/digits-edm, which config\.training\.init_from names: train that",
+            r"folder runs/digits-edm, which config\.training\.init_from names: train that run",
         ),
-        ("nowhere", r"no file or folder nowhere, which config\.training\.init_from names: train"),
+        ("nowhere", r"folder nowhere, which config\.training\.init_from names: train"),
         ("mine/edm", "init_from is mine/edm: .*the package huggingface_hub.* train that run first"),
     ],
 )

@@ -40,7 +40,11 @@ def test_the_loss_pairs_within_groups():
     [
         ({"coupling__group": 100}, "group is 100, and a microbatch has 512 samples"),
         ({"training__n_microbatches": 16}, "group is 64, and a microbatch has 32"),
-        ({"coupling__group": 4096, "training__batch_size": 4096}, "must be at most 2048"),
+        (
+            {"coupling__group": 4096, "training__batch_size": 4096},
+            r"config\.coupling\.group is 4096: .* at most 2048, because memory .*; give a smaller",
+        ),
+        ({"coupling__group": 1}, r"config\.coupling\.group is 1: it must be at least 2"),
         ({"coupling__entropy": 0.1}, "config.coupling.entropy is 0.1, but config.coupling.name"),
         ({"coupling__name": "greedy"}, "config.coupling.name 'greedy' is unknown"),
         ({"sampling__method": "euler_maruyama"}, r"the only equation for a model .* coupling"),
