@@ -17,14 +17,16 @@ from models.config import Config
 
 
 def check_noise(
-    ours: Config, theirs: Config, folder: Path, what: str, any_sde: bool = False
+    ours: Config, theirs: Config, folder: Path, what: str, field: str, any_sde: bool = False
 ) -> None:
     """Raises ValueError unless a related model sees the same noisy data, or data of any SDE."""
-    aspects = ("autoencoder", "latents", "shape of data", "range of data")
-    check_equal(ours, theirs, folder, what, aspects if any_sde else ("SDE", *aspects))
+    aspects = ("shape of data", "range of data", "autoencoder", "latents")
+    check_equal(ours, theirs, folder, what, field, aspects if any_sde else ("SDE", *aspects))
     if ours.data.autoencoder and (folder / latents.RECORD).exists():
         ours_in = Path(ours.data.autoencoder)
-        made, _ = restored.weights(related.autoencoder_config(ours), ours_in)
+        made, _ = restored.weights(
+            related.autoencoder_config(ours), ours_in, field="config.data.autoencoder"
+        )
         if folders.read_record(folder / latents.RECORD)["autoencoder"] != parts.digest(made):
             raise ValueError(
                 f"the {what} in {folder} knows latents of another autoencoder than that now in "
@@ -33,13 +35,17 @@ def check_noise(
 
 
 def check_equal(
-    ours: Config, theirs: Config, folder: Path, what: str, aspects: Iterable[str]
+    ours: Config, theirs: Config, folder: Path, what: str, field: str, aspects: Iterable[str]
 ) -> None:
-    """Raises ValueError if a related model differs in one of these aspects, of ASPECTS."""
+    """Raises ValueError if the model in `field` differs in one of these aspects, of ASPECTS."""
     for name in aspects:
         here, there = ASPECTS[name](ours), ASPECTS[name](theirs)
         if here != there:
-            raise ValueError(f"the {name} of the {what} in {folder} is {there}, here {here}")
+            pair = (there or "none", here or "none")
+            raise ValueError(
+                f"the {name} of the {what} in {folder} is {pair[0]}, here {pair[1]}: set "
+                f"{field} to the folder of a run with the same {name}"
+            )
 
 
 def conditions(ours: Config) -> dict[str, Any]:

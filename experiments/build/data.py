@@ -147,7 +147,7 @@ def autoencoder(config: Config) -> latents.Autoencoder:
     """
     folder = Path(config.data.autoencoder)
     theirs = related.autoencoder_config(config)
-    params, step = restored.weights(theirs, folder)
+    params, step = restored.weights(theirs, folder, field="config.data.autoencoder")
     about = models.create(theirs), params, step, folder, of_run(specs.scaling(theirs), folder)
     return latents.Autoencoder(*about, optimization.mesh(config), config.eval.batch_size)
 
@@ -188,10 +188,10 @@ def with_confidence(config: Config, found: Dataset) -> Dataset:
     folder = Path(config.data.confidence)
     theirs = related.config(config, folder, "config.data.confidence", "classifier")
     aspects = ("shape of data", "number of classes")
-    alike.check_equal(config, theirs, folder, "classifier", aspects)
+    alike.check_equal(config, theirs, folder, "classifier", "config.data.confidence", aspects)
     sde, mesh = diffusion.sde(theirs), optimization.mesh(config)
     model = networks.noise_model(theirs, sde, related.shape(theirs))
-    params, _ = restored.weights(theirs, folder)
+    params, _ = restored.weights(theirs, folder, field="config.data.confidence")
 
     def probabilities(x: jax.Array) -> jax.Array:
         logits = model.outputs(devices.gather(mesh, params))

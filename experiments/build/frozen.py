@@ -32,10 +32,11 @@ def encoder_config(config: Config) -> Config:
         ValueError: no run, or one of another network, noise or data.
     """
     folder = Path(config.model.pretrained)
+    related.check_run(folder, "config.model.pretrained")
     theirs = related.beside(config, folder)
     own, its = (models.preconditioning(each, diffusion.sde(each)) for each in (config, theirs))
     any_sde = own.any_sde and own.sees_alike(its)
-    alike.check_noise(config, theirs, folder, "encoder", any_sde=any_sde)
+    alike.check_noise(config, theirs, folder, "encoder", "config.model.pretrained", any_sde)
     if theirs.model.class_conditional:
         raise ValueError(
             f"the network in {folder} is conditioned on classes, which a discriminator is not: "
@@ -84,11 +85,12 @@ def perceptual_distance(config: Config) -> perceptual.Distance:
             f"config.autoencoder.perceptual.run is {str(path)!r}: give a file of Inception's "
             "weights, or the folder of a classifier"
         )
-    theirs = related.config(config, path, "config.autoencoder.perceptual.run", "classifier")
+    field = "config.autoencoder.perceptual.run"
+    theirs = related.config(config, path, field, "classifier")
     aspects = ("shape of data", "range of data")
-    alike.check_equal(config, theirs, path, "classifier", aspects)
+    alike.check_equal(config, theirs, path, "classifier", field, aspects)
     model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
-    params, _ = restored.weights(theirs, path)
+    params, _ = restored.weights(theirs, path, field=field)
     params = devices.fetch(params)  # a train step closes over them
     return perceptual.distance(perceptual.classifier_layers(model, params))
 
@@ -123,7 +125,7 @@ def _record(config: Config, field: str, what: str, name: str, kind: str = "class
         about: dict[str, Any] = {"model": hashlib.sha256(path.read_bytes()).hexdigest()}
     else:
         theirs = related.config(config, path, f"config.{field}", kind)
-        params, step = restored.weights(theirs, path)
+        params, step = restored.weights(theirs, path, field=f"config.{field}")
         about = {"model": parts.digest(params), "step": step}
     changed = f"the model was trained with {what} of another model than that now in {path}"
     return {name: (about, f"{changed}: choose another --workdir")}
@@ -144,7 +146,7 @@ def teacher(config: Config) -> Teacher:
     """
     theirs, folder = _teacher_config(config), Path(config.objective.teacher)
     model = networks.noise_model(theirs, diffusion.sde(theirs), related.shape(theirs))
-    params = devices.fetch(restored.weights(theirs, folder)[0])
+    params = devices.fetch(restored.weights(theirs, folder, field="config.objective.teacher")[0])
     return Teacher(lambda params, conditions: model.score_fn(params, **conditions), params)
 
 
@@ -170,7 +172,7 @@ def _check_teacher(config: Config, theirs: Config, folder: Path) -> None:
             f"config.objective.teacher, {folder}, was trained with a source or with bridges, and "
             "has no probability flow from noise: give another run"
         )
-    alike.check_noise(config, theirs, folder, "teacher")
+    alike.check_noise(config, theirs, folder, "teacher", "config.objective.teacher")
     for field in ALIKE:
         here, there = (each.model.get(field) or None for each in (config, theirs))
         if here != there:

@@ -118,9 +118,10 @@ def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidanc
         )
     folder = Path(run) if run else own
     assert folder is not None
-    theirs = related.config(config, folder, "config.guidance.auto.run", "score")
-    alike.check_noise(config, theirs, folder, "guide model")
-    alike.check_equal(config, theirs, folder, "guide model", ["conditions"])
+    field = "config.guidance.auto.run"
+    theirs = related.config(config, folder, field, "score")
+    alike.check_noise(config, theirs, folder, "guide model", field)
+    alike.check_equal(config, theirs, folder, "guide model", field, ["conditions"])
     kinds = [(c.objective.name == "consistency", couplings.only_eta(c)) for c in (config, theirs)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -128,7 +129,8 @@ def auto(config: Config, sde: SDE, params: Any, own: Path | None) -> Autoguidanc
             "with the same config.objective, config.coupling and config.source"
         )
     model = networks.noise_model(theirs, sde, related.shape(theirs))
-    weights, step = restored.weights(theirs, folder, step, config.guidance.auto.ema_length)
+    length = config.guidance.auto.ema_length
+    weights, step = restored.weights(theirs, folder, step, length, field if run else "")
     if parts.digest(weights) == parts.digest(params):
         raise ValueError(
             f"the guide model, {folder} at step {step}, is the model itself: set "
@@ -198,10 +200,11 @@ def classifier(config: Config, sde: SDE, params: Any) -> Classifier:
         ValueError: no classifier, or one of other noise or data, or without the class.
     """
     folder = Path(config.guidance.classifier.run)
-    theirs = related.config(config, folder, "config.guidance.classifier.run", "classifier")
-    alike.check_noise(config, theirs, folder, "classifier")
+    field = "config.guidance.classifier.run"
+    theirs = related.config(config, folder, field, "classifier")
+    alike.check_noise(config, theirs, folder, "classifier", field)
     model = networks.noise_model(theirs, sde, related.shape(theirs))
-    weights, _ = restored.weights(theirs, folder)
+    weights, _ = restored.weights(theirs, folder, field=field)
 
     def log_probs(params: Any, x: Any, t: Any) -> Any:
         return nn.log_softmax(model.outputs(params)(x, t))
@@ -243,7 +246,7 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
     field = "config.guidance.discriminator.run"
     theirs = related.config(config, folder, field, "discriminator")
     any_sde = models.preconditioning(theirs, diffusion.sde(theirs)).any_sde
-    alike.check_noise(config, theirs, folder, "discriminator", any_sde)
+    alike.check_noise(config, theirs, folder, "discriminator", field, any_sde)
     model = networks.noise_model(theirs, sde, related.shape(theirs))
     if theirs.model.class_conditional and theirs.data.num_classes < config.data.num_classes:
         raise ValueError(
@@ -252,7 +255,7 @@ def load_discriminator(config: Config, sde: SDE, params: Any) -> tuple[LogRatio,
         )
     log_odds = _log_odds(folder, params)
     step = config.guidance.discriminator.step
-    weights, _ = restored.weights(theirs, folder, step)
+    weights, _ = restored.weights(theirs, folder, step, field=field)
 
     def log_ratio(params: Any, x: Any, t: Any, **classes: Any) -> Any:
         logits = model.outputs(params, **classes)(x, t)

@@ -98,16 +98,12 @@ def _source(ours: Config, path: Path) -> tuple[Config, Any, dict[str, Any]]:
     """The config and the weights of a run or of a published file, and what is known of them."""
     if is_published(path):
         return _published(ours, path)
-    if not path.exists():
-        raise ValueError(
-            f"there is no file or folder {path}, which config.training.init_from names: train that "
-            "run first, or give the folder of another one or a published file"
-        )
+    related.check_run(path, "config.training.init_from")
     theirs = configs.load(path)
     theirs.mesh = ours.mesh
     if theirs.data.autoencoder and not Path(theirs.data.autoencoder).exists():
         theirs.data.autoencoder = ours.data.autoencoder
-    params, step = restored.weights(theirs, path)
+    params, step = restored.weights(theirs, path, field="config.training.init_from")
     return theirs, params, folders.origin(path) | {"step": step}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import models
 from experiments.build.components import specs
 from experiments.build.fields import configs
+from experiments.runs import folder as folders
 from models.config import Config
 
 
@@ -20,11 +21,7 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
     Raises:
         ValueError: there is no run, or one of another kind.
     """
-    if not folder.exists():
-        raise ValueError(
-            f"there is no folder {folder}, which {field} names: train that run first, or give its "
-            "place"
-        )
+    check_run(folder, field)
     theirs = beside(ours, folder)
     if models.kind(theirs) != kind:
         what = "score model" if kind == "score" else kind
@@ -33,6 +30,15 @@ def config(ours: Config, folder: Path, field: str, kind: str) -> Config:
             "give the folder of a trained one"
         )
     return theirs
+
+
+def check_run(folder: Path, field: str) -> None:
+    """Raises ValueError unless the folder that a field names holds a run."""
+    change = f"which {field} names: train that run first, or give its place"
+    if not folder.exists():
+        raise ValueError(f"there is no folder {folder}, {change}")
+    if not folders.has_run(folder):
+        raise ValueError(f"there is no {folders.CONFIG} in {folder}, {change}")
 
 
 def beside(ours: Config, folder: Path) -> Config:

@@ -34,8 +34,8 @@ from experiments.training.state import abstract_state, restore
 from models.config import Config
 
 
-def steps(folder: Path) -> list[int]:
-    """The steps that a run has weights of, in order.
+def steps(folder: Path, field: str = "") -> list[int]:
+    """The steps that a run has weights of, in order; `field` names the folder in the error.
 
     Raises:
         ValueError: there is none.
@@ -43,12 +43,21 @@ def steps(folder: Path) -> list[int]:
     published = imported.step_of(folder)
     found = sorted({*saved_steps(folder), *(() if published is None else (published,))})
     if not found:
+        if field:
+            raise ValueError(
+                f"{folder}, which {field} names, holds no checkpoints: train that run first, or "
+                "give a trained one"
+            )
         raise ValueError(f"{folder} holds no checkpoints: train first, or give the --workdir")
     return found
 
 
 def weights(
-    theirs: Config, folder: Path, step: int | None = None, length: float | None = None
+    theirs: Config,
+    folder: Path,
+    step: int | None = None,
+    length: float | None = None,
+    field: str = "",
 ) -> tuple[Any, int]:
     """The averaged weights of a run, and the step that they are from: the last, or `step`.
 
@@ -57,13 +66,14 @@ def weights(
         folder: the run's.
         step: of the checkpoint; None: the last.
         length: of the average, made of the run's snapshots; None: the average of the checkpoint.
+        field: that names the folder, for errors; "": --workdir.
 
     Raises:
         ValueError: there are no weights, or none that can be read, or none of this length.
     """
+    there = steps(folder, field)
     if length is not None:
         check_length(theirs, folder, length, step)
-    there = steps(folder)
     if step is not None and step not in there:
         raise ValueError(f"{folder} has no checkpoint of step {step}: it has {there}")
     task, n_averages = skeleton(theirs), optimization.average(theirs).count

@@ -182,7 +182,8 @@ def discriminator(config: Config, mesh: Mesh) -> Discriminator:
         check_in("[0, 1)", **{"config.data.generated_test_fraction": fraction})
     if config.model.pretrained:
         theirs, folder = frozen.encoder_config(config), Path(config.model.pretrained)
-        encoder = lambda: restored.weights(theirs, folder)[0]  # noqa: E731
+        field = "config.model.pretrained"
+        encoder = lambda: restored.weights(theirs, folder, field=field)[0]  # noqa: E731
     about: Any = partial(read_about, source), source, encoder, n_conditions
     return Discriminator(*_classifier_fields(config, mesh), *about)
 

@@ -262,6 +262,6 @@ def perturbed(request: Request, folder: Path) -> Pipeline:
             f"{field} is {str(folder)!r}, which was trained without it: give a run with "
             "config.objective.input_perturbation, such as 0.1"
         )
-    alike.check_noise(config, theirs, folder, "model with input perturbation")
+    alike.check_noise(config, theirs, folder, "model with input perturbation", field)
     theirs.sampling, theirs.seed = config.sampling, config.seed
     return subjects.unguided(dataclasses.replace(request, config=theirs, folder=folder))

@@ -32,7 +32,11 @@ def levels(path: Path, sde: SDE, n: int) -> tuple[float, ...]:
     if not isinstance(found, dict) or not {"sde", "grids"} <= found.keys():
         raise ValueError(f"config.sampling.grid, {path}, is no file of grids: give another one")
     if found["sde"] != str(sde):
-        raise ValueError(f"the grids in {path} are for {found['sde']}, and the SDE is {sde}")
+        raise ValueError(
+            f"config.sampling.grid, {path}, has grids for {found['sde']}, and the SDE is {sde}: "
+            "make one for this model by --mode=study --config.study.name=grid, or give the name "
+            "of a grid"
+        )
     if str(n) not in found["grids"]:
         there = ", ".join(sorted(found["grids"], key=int))
         raise ValueError(

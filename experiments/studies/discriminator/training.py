@@ -55,7 +55,7 @@ def measure(request: Request, options: Any) -> tuple[Pipeline, list[Row]]:
     run = config.guidance.discriminator.run
     if not run:
         raise ValueError(f"{RUN} is empty: give the folder of the discriminator that is studied")
-    there = restored.steps(Path(run))
+    there = restored.steps(Path(run), RUN)
     steps = sorted(options.steps or there)
     if missing := sorted(set(steps) - set(there)):
         raise ValueError(

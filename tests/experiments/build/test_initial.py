@@ -43,7 +43,7 @@ def warnings_of(caplog):
 @pytest.fixture
 def read(other, monkeypatch):
     """The other run's weights are in memory, which takes less time."""
-    monkeypatch.setattr(restored, "weights", lambda *_: (other[1], 7))
+    monkeypatch.setattr(restored, "weights", lambda *_, **__: (other[1], 7))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_any_kind_of_model_can_begin_with_weights(
         config.model.update({name: small[name] for name in small if name in config.model})
     ours.update_from_flattened_dict(changes)
     params = weights.drawn(shapes(theirs))
-    monkeypatch.setattr(restored, "weights", lambda *_: (params, 7))
+    monkeypatch.setattr(restored, "weights", lambda *_, **__: (params, 7))
     configs.save(theirs, tmp_path / "theirs")
     found = first_weights(ours, tmp_path / "ours", tmp_path / "theirs")
     assert found is not None
@@ -202,7 +202,7 @@ def test_a_run_that_goes_on_reads_its_first_weights_only_if_they_are_elsewhere(
 ):
     """And these must be the same."""
     places = {other[0]: other[1], tmp_path / "changed": {"weight": np.ones(3, np.float32)}}
-    monkeypatch.setattr(restored, "weights", lambda _, folder: (places[folder], 7))
+    monkeypatch.setattr(restored, "weights", lambda _, folder, **__: (places[folder], 7))
     configs.save(digits_config(), tmp_path / "changed")
     (tmp_path / "changed" / "checkpoints").mkdir()
     config, folder = digits_config(training__init_from=str(tmp_path / "gone")), tmp_path / "run"

@@ -22,6 +22,9 @@ def test_the_weights_are_of_the_last_step_or_of_one_that_is_named(run):
 def test_weights_need_a_trained_run(tmp_path):
     with pytest.raises(ValueError, match="train first"):
         restored.steps(tmp_path)
+    message = "which config.x names, holds no checkpoints: train that run first, or give a trained"
+    with pytest.raises(ValueError, match=message):
+        restored.weights(digits.get_config(), tmp_path, field="config.x")
 
 
 @pytest.mark.parametrize("variant", ["vp", "vdm", "vlb", "classifier"])

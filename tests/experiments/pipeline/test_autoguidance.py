@@ -93,7 +93,7 @@ def test_schedules_and_updates_are_the_guide_s(run):
         ({"data__dataset": "mixture", "data__centered": False}, "the range of data of the guide"),
         (
             {"model__vector_dim": 3},
-            r"the conditions of the guide model in .* is {'model.vector_dim': 3}, here {}",
+            r"conditions of the guide .* is {'model.vector_dim': 3}, here none: set config.guid",
         ),
         (
             {"coupling__name": "assignment", "coupling__group": 8},

@@ -56,7 +56,7 @@ def test_the_blocks_of_a_classifier_are_seen(tmp_path, monkeypatch):
     params = weights.random(model.network, jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
     seen = jax.eval_shape(perceptual.classifier_layers(model, params), jnp.zeros((3, 8, 8, 1)))
     assert sorted(leaf.shape for leaf in seen) == [(3, 2, 2, 64), (3, 4, 4, 32), (3, 8, 8, 16)]
-    monkeypatch.setattr(restored, "weights", lambda *_: (params, 1))
+    monkeypatch.setattr(restored, "weights", lambda *_, **__: (params, 1))
     distance = frozen.perceptual_distance(config(path=tmp_path))
     shape = jax.ShapeDtypeStruct((3, 8, 8, 1), jnp.float32)
     assert jax.eval_shape(distance, shape, shape).shape == (3,)

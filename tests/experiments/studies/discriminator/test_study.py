@@ -117,7 +117,7 @@ def test_checkpoints_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subject, "corrections", corrections)
     monkeypatch.setattr(sets, "Sets", Sets)
     monkeypatch.setattr(subject, "features", lambda request, model: ())
-    monkeypatch.setattr(restored, "steps", lambda folder: [10, 20])
+    monkeypatch.setattr(restored, "steps", lambda *_: [10, 20])
     monkeypatch.setattr(folders, "has_run", lambda folder: True)
     registry.run(Request(config, tmp_path))
     assert asked == [10, 20]
