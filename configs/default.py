@@ -306,6 +306,7 @@ def _detect(config: Config) -> None:
     detect.n_images = 256  # real ones, and as many suspected ones
     detect.n_steps = 20  # of Euler's method, there and back
     detect.statistics = ("reconstruction", "noise_loss", "classifier")  # and "likelihood"
+    detect.weighting = ""  # of "noise_loss", a name in sde_lib/weighting.py; "": equal weights
     detect.distortions = ("none",)  # "jpeg", "resize", "blur", of both sets
     detect.real = ""  # files and folders of real images, with commas; "": the test set
     detect.suspected = ""  # likewise, a source for each; "": samples of the model

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import ImageOps
 
+from experiments.build import data, pipelines
+from experiments.build.components import objectives
+from experiments.build.fields import choices
 from experiments.commands.request import Request
 from experiments.data.dataset import Dataset
 from experiments.evaluation.detect import detection
@@ -23,10 +26,13 @@ from experiments.pipeline import draw, show
 from experiments.pipeline.edit.files import listed, read_images, split
 from experiments.pipeline.pipeline import Pipeline
 from experiments.runs import card, charts, files, parts, pictures
+from models.config import Config
 from sde_lib.checks import check_at_least, check_name
+from sde_lib.weighting import Weighting
 
 LEAST = 2  # images of a set
 REAL = "real"  # the name of the set of real images
+WEIGHTINGS = {*choices.WEIGHTING.components} - {"elbo"}  # that one is of a chain's levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +43,20 @@ class Options:
         n_images: images of each set, at most.
         n_steps: of Euler's method, there and back.
         statistics: names in STATISTICS.
+        weighting: of the noise levels in "noise_loss", a name in sde_lib.weighting; "": equal.
         distortions: names in DISTORTIONS.
         real: files and folders of real images; "": the test set.
         suspected: files and folders; "": samples of the model.
 
     Raises:
-        ValueError: an unknown name, or an impossible number.
+        ValueError: an unknown name, an impossible number, or a weighting of nothing.
     """
 
     n_images: int
     n_steps: int
     statistics: tuple[str, ...]
     distortions: tuple[str, ...]
+    weighting: str = ""
     real: str = ""
     suspected: str = ""
 
@@ -60,6 +68,17 @@ class Options:
                 raise ValueError(f"config.detect.{field} is empty: give one or more of {[*known]}")
             for name in getattr(self, field):
                 check_name(f"config.detect.{field}", name, known)
+        if self.weighting:
+            check_name("config.detect.weighting", self.weighting, WEIGHTINGS)
+            if "noise_loss" not in self.statistics:
+                raise ValueError(
+                    f"config.detect.weighting is {self.weighting!r}, but config.detect.statistics "
+                    "has no 'noise_loss': add it, or leave the weighting out"
+                )
+
+
+Curves = dict[str, np.ndarray]
+"""ROC curves [points, 2] of a statistic, by source, distortion and area."""
 
 
 class Images(NamedTuple):
@@ -89,15 +108,16 @@ def run(request: Request) -> None:
     """
     options, model = Options(**request.config.detect.to_dict()), request.model()
     check_model(model, options)
-    real, sources = sets(model, options, request.folder)
+    weights, folder = weighting(request.config, model, options.weighting), request.folder
+    real, sources = sets(model, options, folder, request.config)
     results: list[Result] = []
     rows: list[tuple[Any, ...]] = []
-    shown: tuple[detection.Errors, detection.Errors] | None = None
+    curves: dict[str, Curves] = {name: {} for name in options.statistics}
     for distortion in options.distortions:
-        mine = numbers(model, real, options, distortion, "real images")
+        mine = numbers(model, real, options, distortion, "real images", weights)
         rows += table((REAL, distortion), mine)
         for source, images in sources.items():
-            theirs = numbers(model, images, options, distortion, source)
+            theirs = numbers(model, images, options, distortion, source, weights)
             for name in options.statistics:
                 pair = mine[name], theirs[name]
                 if name == "classifier":
@@ -105,10 +125,24 @@ def run(request: Request) -> None:
                 auc = detection.auc(*pair)
                 counts = len(pair[0]), len(pair[1])
                 results.append(Result(source, distortion, name, *counts, auc))
-                shown = shown or pair
+                curves[name][f"{source}{after(distortion)}: {auc}"] = detection.roc(*pair)
             rows += table((source, distortion), theirs)
-    assert shown is not None
-    save(request.folder, model, options, results, rows, shown)
+    save(folder, model, options, results, rows, curves)
+
+
+def weighting(config: Config, model: Pipeline, name: str) -> Weighting | None:
+    """The weighting of this name, with the options of the run's own if it has the same name."""
+    if not name:
+        return None
+    changed = config.copy_and_resolve_references()
+    return objectives.weighting(
+        pipelines.with_overrides(changed, {"weighting.name": name}), model.sde
+    )
+
+
+def after(distortion: str) -> str:
+    """The distortion in words; "" for "none"."""
+    return "" if distortion == "none" else f" after {distortion}"
 
 
 def check_model(model: Pipeline, options: Options) -> None:
@@ -136,20 +170,24 @@ def check_model(model: Pipeline, options: Options) -> None:
         )
 
 
-def sets(model: Pipeline, options: Options, folder: Path) -> tuple[Images, dict[str, Images]]:
+def sets(
+    model: Pipeline, options: Options, folder: Path, config: Config
+) -> tuple[Images, dict[str, Images]]:
     """The real images, and the suspected ones by their source."""
-    dataset, n = model.dataset(), options.n_images
+    n = options.n_images
     if options.real:
-        real = Images(from_files(model, [*split(options.real)], n), {})
-        train = dataset.train if model.decoder is None else None
-        if train is not None and (copies := identical(real.values, train)):
-            print(f"{copies} of {len(real.values)} real images are training images")
+        images = from_files(model, [*split(options.real)], n)
+        grey = model.image_scaling.to_grey(model.image_scaling.from_uint8(images))
+        known = data.images(config) if model.decoder else model.dataset()
+        if copies := identical(grey, known.train):
+            print(f"{copies} of {len(images)} real images are training images")
+        real = of_images(model, images)
     else:
-        real = of_test_set(model, dataset, n)
+        real = of_test_set(model, model.dataset(), n)
     if options.suspected:
         paths = split(options.suspected)
         names = distinct(paths)
-        sets = [Images(from_files(model, [path], n), {}) for path in paths]
+        sets = [of_images(model, from_files(model, [path], n)) for path in paths]
         return real, dict(zip(names, sets, strict=True))
     kept = parts.Parts(
         folder / "evaluation" / str(model.step), "detect", [model.seed, model.identity()]
@@ -181,8 +219,13 @@ def of_test_set(model: Pipeline, dataset: Dataset, n: int) -> Images:
     return Images(*model.test_samples(n))
 
 
-def from_files(model: Pipeline, paths: list[str], n: int) -> Any:
-    """n images of files at most, spread evenly, cropped to the model's shape, as its data."""
+def of_images(model: Pipeline, images: np.ndarray) -> Images:
+    """Images of 0 to 255 as the model's data, without conditions."""
+    return Images(model.to_data(model.from_images(images)), {})
+
+
+def from_files(model: Pipeline, paths: list[str], n: int) -> np.ndarray:
+    """n images of files at most, 0 to 255, spread evenly, cropped to the model's shape."""
     height, width, channels = model.image_shape
     every = listed(paths)
     rows = np.linspace(0, len(every) - 1, min(n, len(every))).astype(int)
@@ -193,8 +236,7 @@ def from_files(model: Pipeline, paths: list[str], n: int) -> Any:
         np.asarray(ImageOps.fit(pictures.to_picture(each.pixels), (width, height)))
         for each in found
     ]
-    images = np.stack(fitted).reshape(-1, *model.image_shape)
-    return model.to_data(model.from_images(images))
+    return np.stack(fitted).reshape(-1, *model.image_shape)
 
 
 def identical(values: Any, train: Any) -> int:
@@ -204,7 +246,12 @@ def identical(values: Any, train: Any) -> int:
 
 
 def numbers(
-    model: Pipeline, images: Images, options: Options, distortion: str, title: str
+    model: Pipeline,
+    images: Images,
+    options: Options,
+    distortion: str,
+    title: str,
+    weights: Weighting | None,
 ) -> dict[str, np.ndarray]:
     """The statistics of a set after a distortion."""
     values = images.values
@@ -212,7 +259,7 @@ def numbers(
         shown = model.to_images(model_space(model, values))
         values = model.to_data(model.from_images(distorted(distortion, shown)))
     about = (values, images.conditions), options.statistics, options.n_steps
-    return detection.measured(model, *about, title)
+    return detection.measured(model, *about, title, weights)
 
 
 def model_space(model: Pipeline, values: Any) -> np.ndarray:
@@ -233,13 +280,12 @@ def save(
     options: Options,
     results: list[Result],
     rows: list[tuple[Any, ...]],
-    shown: tuple[detection.Errors, detection.Errors],
+    curves: dict[str, Curves],
 ) -> None:
-    """Prints the results; saves them, the table of all images, and the first ROC curve."""
+    """Prints the results; saves them, the table of all images, and the ROC curves."""
     figures = {}
     for result in results:
-        name = f"AUC of {result.statistic}, {result.source}"
-        name += f" after {result.distortion}" * (result.distortion != "none")
+        name = f"AUC of {result.statistic}, {result.source}{after(result.distortion)}"
         figures[name] = str(result.auc)
         counts = f"{result.n_real} real images, {result.n_suspected} suspected"
         print(f"{name}: {result.auc} (step {model.step}: {counts})")
@@ -248,8 +294,5 @@ def save(
     stem = f"{show.stem(model, 'detect')}_{parts.digest(chosen)[:6]}"
     names = [name for name in options.statistics if name != "classifier"]
     print(files.write_table(folder / f"{stem}.csv", ("set", "distortion", "index", *names), rows))
-    path, curve = folder / "samples" / f"{stem}.png", detection.roc(*shown)
     about = pictures.provenance(**show.settings(model, **chosen))
-    title, auc = next(iter(figures.items()))
-    both: dict[str, detection.Errors] = {REAL: shown[0], "suspected": shown[1]}
-    print(charts.save_detection(path, curve, both, f"{title}: {auc}", about))
+    print(charts.save_rocs(folder / "samples" / f"{stem}.png", curves, about))

@@ -143,24 +143,18 @@ def save_grids(path: Path, panels: dict[str, Grid], columns: int, about: dict[st
     return _save(figure, path, about)
 
 
-def save_detection(
-    path: Path,
-    curve: Float[np.ndarray, "points 2"],
-    errors: dict[str, Float[np.ndarray, " n"]],
-    title: str,
-    about: dict[str, str],
+def save_rocs(
+    path: Path, panels: dict[str, dict[str, Float[np.ndarray, "points 2"]]], about: dict[str, str]
 ) -> Path:
-    """Saves a ROC curve, and the histograms of the errors that it is made of, by set."""
-    figure, (left, right) = _subplots(1, 2, figsize=(10, 4.2))
-    left.plot(*curve.T)
-    left.plot((0, 1), (0, 1), ":", color="0.5")
-    left.set(title=title, xlabel="real images taken for samples", ylabel="samples recognised")
-    left.set_aspect("equal")
-    edges = np.histogram_bin_edges(np.concatenate(list(errors.values())), 40)
-    for name, values in errors.items():
-        right.hist(values, edges, alpha=0.5, label=name)
-    right.set(xlabel="statistic", ylabel="number of images")
-    right.legend(frameon=False)
+    """Saves ROC curves by statistic and name, a panel for each statistic, above its legend."""
+    figure, all_axes = _panels(len(panels), min(len(panels), 4), "samples recognised")
+    for axes, (title, curves) in zip(all_axes, panels.items(), strict=False):
+        for name, curve in curves.items():
+            axes.plot(*curve.T, linewidth=1, label=name)
+        axes.plot((0, 1), (0, 1), ":", color="0.5")
+        axes.set(title=title, xlabel="real images taken for samples", aspect="equal")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+        axes.legend(fontsize=8, frameon=False, **below)
     return _save(figure, path, about)
 
 

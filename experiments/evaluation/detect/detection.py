@@ -4,7 +4,8 @@ Each statistic is a number of an image that tends to be smaller for images that 
 
 - "reconstruction": the error of the image that the probability flow takes to noise and back in few
   steps (samplers.editing.reconstruct; Wang et al. 2023, DIRE, arXiv 2303.09295).
-- "noise_loss": the error of the predicted noise, averaged over noise levels.
+- "noise_loss": the error of the predicted noise, averaged over noise levels, by a weighting if
+  one is given.
 - "likelihood": bits/dim by the probability flow.
 - "classifier": the probability of a real image by logistic regression on the maps of the
   reconstruction's error, trained on other images of the same sets (cross-validation).
@@ -32,6 +33,7 @@ from samplers import editing
 from samplers.noise_levels import levels_at
 from sde_lib import ScoreFn
 from sde_lib.batch import expand, fold_in, normal, sample_keys
+from sde_lib.weighting import Weighting
 
 Errors = Float[np.ndarray, " n"]
 Maps = Float[np.ndarray, "n *shape"]
@@ -64,7 +66,7 @@ def residuals(model: TrainedModel, values: Values, n_steps: int, title: str = ""
     Raises:
         FloatingPointError: one is not finite.
     """
-    return _over(model, values, _change, n_steps, title)
+    return _over(model, values, title, _change, n_steps)
 
 
 def reconstruction_errors(
@@ -74,20 +76,32 @@ def reconstruction_errors(
     return _rms(residuals(model, values, n_steps, title))
 
 
-def noise_losses(model: TrainedModel, values: Values, n_levels: int, title: str = "") -> Errors:
-    """The mean square error of the predicted noise of each image, over n_levels noise levels.
+def noise_losses(
+    model: TrainedModel,
+    values: Values,
+    n_levels: int,
+    title: str = "",
+    weighting: Weighting | None = None,
+) -> Errors:
+    """The weighted mean square error of the predicted noise of each image, over n_levels levels.
 
-    The levels are evenly spaced in log(sigma / alpha). The noise of image i is the same in every
-    set.
+    It is E[w ||eps - eps_theta||^2] over the number of dimensions. The noise levels are evenly
+    spaced in log(sigma / alpha). The weights w(log-SNR) are scaled to a mean of 1 over them;
+    without a weighting all are 1. The noise of image i is the same in every set.
 
     Raises:
         FloatingPointError: one is not finite.
     """
-    return _over(model, values, _losses, n_levels, title)
+    return _over(model, values, title, _losses, n_levels, weighting)
 
 
 def measured(
-    model: TrainedModel, values: Values, names: Sequence[str], n_steps: int, title: str = ""
+    model: TrainedModel,
+    values: Values,
+    names: Sequence[str],
+    n_steps: int,
+    title: str = "",
+    weighting: Weighting | None = None,
 ) -> dict[str, np.ndarray]:
     """The statistics of these names of each image; for "classifier" its map of residuals."""
     found: dict[str, np.ndarray] = {}
@@ -95,7 +109,7 @@ def measured(
         maps = residuals(model, values, n_steps, title)
         found |= {"reconstruction": _rms(maps), "classifier": maps}
     if "noise_loss" in names:
-        found["noise_loss"] = noise_losses(model, values, N_LEVELS, f"{title}, noise")
+        found["noise_loss"] = noise_losses(model, values, N_LEVELS, f"{title}, noise", weighting)
     if "likelihood" in names:
         found["likelihood"] = likelihood.bits_per_dim(model, values).each
     return {name: found[name] for name in names}
@@ -131,28 +145,31 @@ def _change(model: TrainedModel, n_steps: int) -> Measure:
     return change
 
 
-def _losses(model: TrainedModel, n_levels: int) -> Measure:
+def _losses(model: TrainedModel, n_levels: int, weighting: Weighting | None) -> Measure:
     sde = model.sde
     low, high = np.log(levels_at(sde, [sde.train_t_min, sde.t_max]))
-    times = sde.inverse_noise_level(jnp.exp(jnp.linspace(low, high, n_levels)))
+    log_levels = jnp.linspace(low, high, n_levels)
+    times = sde.inverse_noise_level(jnp.exp(log_levels))
+    weights = weighting(-2 * log_levels) if weighting else jnp.ones(n_levels)
+    weights /= weights.mean()
 
     def losses(score_fn: ScoreFn, x: jax.Array, first_index: jax.Array) -> jax.Array:
         keys = sample_keys(jax.random.key(0), len(x), first_index)
 
-        def at(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-            k, t = pair[0], jnp.full(len(x), pair[1])
+        def at(level: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            k, t = level[0], jnp.full(len(x), level[1])
             z = normal(fold_in(keys, k), x.shape)
             mean, std = sde.marginal(x, t)
             noise = -expand(std, x) * score_fn(mean + expand(std, x) * z, t)
-            return jnp.mean((noise - z) ** 2, axis=tuple(range(1, x.ndim)))
+            return level[2] * jnp.mean((noise - z) ** 2, axis=tuple(range(1, x.ndim)))
 
-        return jnp.mean(jax.lax.map(at, (jnp.arange(n_levels), times)), axis=0)
+        return jnp.mean(jax.lax.map(at, (jnp.arange(n_levels), times, weights)), axis=0)
 
     return losses
 
 
-def _batch(model: TrainedModel, make: Callable[[TrainedModel, int], Measure], n: int) -> Callable:
-    measure = make(model, n)
+def _batch(model: TrainedModel, make: Callable[..., Measure], *options: Any) -> Callable:
+    measure = make(model, *options)
 
     def batch(params: Any, values: Any, first_index: jax.Array) -> dict[str, jax.Array]:
         x, conditions = values
@@ -165,14 +182,10 @@ def _batch(model: TrainedModel, make: Callable[[TrainedModel, int], Measure], n:
 
 
 def _over(
-    model: TrainedModel,
-    values: Values,
-    make: Callable[[TrainedModel, int], Measure],
-    n: int,
-    title: str,
+    model: TrainedModel, values: Values, title: str, make: Callable[..., Measure], *options: Any
 ) -> np.ndarray:
-    """The measure make(model, n) of all images, in batches of one compiled program."""
-    fn = partial(model.program(_batch, make, n), model.params)
+    """The measure make(model, *options) of all images, in batches of one compiled program."""
+    fn = partial(model.program(_batch, make, *options), model.params)
     size = model.likelihood.batch_size
     found = parts.over(model.mesh, values, size, fn, title=title)["found"]
     if not np.isfinite(found).all():

@@ -1,5 +1,7 @@
 import csv
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_forms import Gaussian
@@ -76,6 +78,7 @@ def test_its_samples_are_found_among_images_that_the_model_does_not_know(tmp_pat
             ("jpg",),
             "distortions 'jpg' is unknown: did you mean 'jpeg'",
         ),
+        ("weighting", "minsnr", "config.detect.weighting 'minsnr' is unknown: did you mean"),
         ("n_images", 298, "config.detect.n_images is 298: it must be at most 297"),
     ],
 )
@@ -133,6 +136,51 @@ def test_files_are_compared_by_source_and_distortion(tmp_path, capsys):
         for name in ("none", "blur")
     ]
     assert (both[1] < both[0]).all()  # blurred noise is nearer to the model's mean
+
+
+def test_real_images_of_a_model_in_latents_are_compared_with_the_images(
+    tmp_path, monkeypatch, capsys
+):
+    class Halved:
+        """A decoder of images that are twice their latents."""
+
+        def __init__(self, scaling):
+            self.scaling = scaling
+
+        def image_shape(self, shape):
+            return shape
+
+        def encode(self, images):
+            return images / 2
+
+    model = ExactRequest(config(), tmp_path).model()
+    dataset, scaling = model.dataset(), model.scaling
+    latents = model.replace(decoder=Halved(scaling), scaling=type(scaling)(None))
+    monkeypatch.setattr(detect.data, "images", lambda config: dataset)
+    for k, image in enumerate([*dataset.train[:3, ..., 0], np.zeros((8, 8))]):
+        grey = np.round(image * (255 / 16)).astype(np.uint8)
+        Image.fromarray(grey).save(tmp_path / f"{k}.png")
+    given = config(real=str(tmp_path), suspected=str(tmp_path))
+    options = detect.Options(**given.detect.to_dict())
+    real, _ = detect.sets(latents, options, tmp_path, given)
+    assert capsys.readouterr().out == "3 of 4 real images are training images\n"
+    shown = scaling.from_uint8(np.round(dataset.train[:3] * (255 / 16)))
+    np.testing.assert_allclose(real.values[:3], shown / 2)
+
+
+def test_a_weighting_by_name_has_the_options_of_the_run_s_own():
+    made, log_snr = config(), jnp.linspace(-3, 3, 5)
+    model = pipeline(made)
+    assert detect.weighting(made, model, "") is detect.weighting(made, model, "variance") is None
+    made.weighting.update({"name": "sigmoid", "bias": 1.0})
+    weights: Any = detect.weighting(made, model, "sigmoid")
+    np.testing.assert_allclose(weights(log_snr), 1 / (1 + np.exp(log_snr - 1)), rtol=1e-5)
+    other: Any = detect.weighting(made, model, "v")
+    np.testing.assert_allclose(other(log_snr), 1 + np.exp(-log_snr), rtol=1e-5)
+    assert made.weighting.name == "sigmoid"
+    given = config(weighting="v", statistics=("likelihood",))
+    with pytest.raises(ValueError, match="has no 'noise_loss': add it"):
+        detect.Options(**given.detect.to_dict())
 
 
 def test_folders_of_one_name_are_told_apart():

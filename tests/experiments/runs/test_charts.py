@@ -32,9 +32,7 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
         lambda path: charts.save_ratios(path, [charts.Ratios("t", RATIOS)], 1, ABOUT),
         lambda path: charts.save_arms(path, {"a": ARMS, "b": ARMS}, 2, ABOUT),
         lambda path: charts.save_grids(path, {"a": GRID}, 1, ABOUT),
-        lambda path: charts.save_detection(
-            path, POINTS, {"real": POINTS[:, 0], "samples": POINTS[:, 1]}, "ROC", ABOUT
-        ),
+        lambda path: charts.save_rocs(path, {"a": {"b": POINTS, "c": POINTS}}, ABOUT),
         lambda path: charts.save_estimates(
             path, POINTS, [ESTIMATE] * 2, np.eye(8), [LINES] * 2, 3.0, ABOUT
         ),

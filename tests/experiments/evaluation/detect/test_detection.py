@@ -5,6 +5,7 @@ from closed_forms import Gaussian
 from exact_models import not_a_number, pipeline
 from sklearn import metrics
 
+import sde_lib
 from configs import digits
 from experiments.evaluation.detect import detection
 from samplers import Euler
@@ -56,8 +57,13 @@ def test_the_noise_loss_is_that_of_the_gaussian_in_closed_form(model):
     floats = model.replace(scaling=type(model.scaling)(None))
     found = detection.noise_losses(floats, (x, {}), n)
     levels = np.geomspace(*levels_at(sde, [sde.train_t_min, sde.t_max]), n)
-    expected = np.mean((1 / (1 + (levels / GAUSSIAN.std) ** 2)) ** 2)
-    assert found.mean() == pytest.approx(expected, rel=0.02)
+    errors = (1 / (1 + (levels / GAUSSIAN.std) ** 2)) ** 2
+    assert found.mean() == pytest.approx(errors.mean(), rel=0.02)
+    for name, weights in (("truncated_snr", np.maximum(1, levels**2)), ("x0", levels**2)):
+        weighting = sde_lib.weighting.create(name)
+        weighted = detection.noise_losses(floats, (x, {}), n, weighting=weighting)
+        expected = np.average(errors, weights=weights)
+        assert weighted.mean() == pytest.approx(expected, rel=0.02)
 
 
 def test_the_classifier_knows_an_image_by_the_others():
