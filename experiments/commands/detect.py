@@ -285,7 +285,9 @@ def save(
     """Prints the results; saves them, the table of all images, and the ROC curves."""
     figures = {}
     for result in results:
-        name = f"AUC of {result.statistic}, {result.source}{after(result.distortion)}"
+        weighted = options.weighting and result.statistic == "noise_loss"
+        by = f" by {options.weighting}" if weighted else ""
+        name = f"AUC of {result.statistic}{by}, {result.source}{after(result.distortion)}"
         figures[name] = str(result.auc)
         counts = f"{result.n_real} real images, {result.n_suspected} suspected"
         print(f"{name}: {result.auc} (step {model.step}: {counts})")
