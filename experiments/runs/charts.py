@@ -146,15 +146,16 @@ def save_grids(path: Path, panels: dict[str, Grid], columns: int, about: dict[st
 def save_rocs(
     path: Path, panels: dict[str, dict[str, Float[np.ndarray, "points 2"]]], about: dict[str, str]
 ) -> Path:
-    """Saves ROC curves by statistic and name, a panel for each statistic, above its legend."""
-    figure, all_axes = _panels(len(panels), min(len(panels), 4), "samples recognised")
-    for axes, (title, curves) in zip(all_axes, panels.items(), strict=False):
+    """Saves ROC curves by statistic and name, a panel for each statistic above its legend."""
+    size = 4 * len(panels), 5.2
+    figure, all_axes = _subplots(1, len(panels), figsize=size, squeeze=False)
+    for axes, (title, curves) in zip(all_axes[0], panels.items(), strict=True):
         for name, curve in curves.items():
             axes.plot(*curve.T, linewidth=1, label=name)
         axes.plot((0, 1), (0, 1), ":", color="0.5")
-        axes.set(title=title, xlabel="real images taken for samples", aspect="equal")
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
-        axes.legend(fontsize=8, frameon=False, **below)
+        labels = {"xlabel": "real images taken for samples", "ylabel": "samples recognised"}
+        axes.set(title=title, aspect="equal", **labels)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, frameon=False)
     return _save(figure, path, about)
 
 
