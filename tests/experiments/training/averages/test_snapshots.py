@@ -94,8 +94,8 @@ def ranges(sources):
 )
 def test_all_lengths_of_that_range_can_be_given(lengths, steps):
     sources = [Source(step, lengths, list) for step in steps]
-    for ends in ranges(sources):
-        for length in np.linspace(*map(float, ends), 20):
+    for least, most in ranges(sources):
+        for length in np.linspace(float(least), float(most), 20):
             assert snapshots.shares(sources, float(length)).sum() == pytest.approx(1)
 
 
