@@ -111,10 +111,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
         config = config_file.read(*config_file.parts(file)) if file else default.get_config()
         folder = _output(values.data, values.output)
     elif values.mode in WITHOUT_CONFIG and file is None and not _has_run(values.workdir):
-        config, folder = (
-            default.get_config(),
-            files.expand(values.workdir or folders.RUNS / "study"),
-        )
+        config = default.get_config()
+        folder = files.expand(values.workdir or folders.RUNS / "study")
     else:
         config, folder = _config(file, values.workdir)
     configs.add_own_options(config, _fields_in(rest))
@@ -125,8 +123,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, str]) -> Arguments:
     for field in folders.flatten(sections.DEFAULT.to_dict()):
         if (name := f"config.{field}") in values:
             values[name].parser = _OrNone(field, values[name].parser)
-    unexpected = _parse(values, rest)[1:]
-    if unexpected:
+    if unexpected := _parse(values, rest)[1:]:
         hint = f": did you mean --mode={unexpected[0]}?" if unexpected[0] in modes else ""
         raise ValueError(f"unexpected arguments: {' '.join(unexpected)}{hint}")
     for field, text in _fields_in(rest).items():
