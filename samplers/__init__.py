@@ -16,7 +16,7 @@ from samplers.euler_maruyama import EulerMaruyama
 from samplers.few_steps.consistency import Consistency
 from samplers.few_steps.mean_flow import MeanFlow
 from samplers.free_diffusion import FreeDiffusion
-from samplers.lms import LMS, LMSAncestral
+from samplers.lms import DEIS, LMS, LMSAncestral
 from samplers.predictor_corrector import CORRECTORS, PREDICTORS, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.registry import FEW_STEPS, SAMPLERS, create
@@ -28,6 +28,7 @@ __all__ = [
     "CORRECTORS",
     "DDIM",
     "DDPM",
+    "DEIS",
     "DPM2",
     "EDM",
     "FEW_STEPS",

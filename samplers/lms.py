@@ -12,6 +12,7 @@ from jaxtyping import Array
 from samplers.noise_levels import Levels
 from samplers.solver import Model, NoiseLevelSolver, Plan
 from samplers.stochastic import Ancestral
+from sde_lib import VP
 from sde_lib.batch import Batch
 
 
@@ -25,15 +26,18 @@ def basis_integrals(
     start: float,
     end: float,
     kernel: Callable[[np.ndarray], np.ndarray] = np.ones_like,
+    variable: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Levels:
     """Integrals from start to end of kernel(x) times each Lagrange polynomial of the nodes.
 
-    Gauss-Legendre quadrature makes them: it is exact for a polynomial kernel of degree 28, and for
-    e^x over the length of a step its error is below rounding.
+    The polynomials are in variable(x), and the nodes are values of x. Gauss-Legendre quadrature is
+    exact for a product with the kernel of degree 31, and for e^x over the length of a step its
+    error is below rounding.
     """
     x, weights = np.polynomial.legendre.leggauss(16)
     x = start + (end - start) * (x + 1) / 2
     weights = (end - start) / 2 * weights * kernel(x)
+    x, nodes = variable(x), variable(nodes)
     others = [np.delete(nodes, j) for j in range(len(nodes))]
     return np.array(
         [
@@ -74,12 +78,33 @@ class LMS(NoiseLevelSolver):
         weights = np.zeros((len(now), self.n_past + 1))
         for k in range(len(now)):
             nodes = now[max(0, k + 1 - self.order) : k + 1][::-1]
-            weights[k, : len(nodes)] = basis_integrals(nodes, now[k], then[k])
+            weights[k, : len(nodes)] = basis_integrals(
+                nodes, now[k], then[k], variable=self.variable
+            )
         return Plan(now[:, None], weights)
+
+    def variable(self, levels: Levels) -> Levels:
+        """The variable of the polynomials: the noise level itself."""
+        return levels
 
     def step(self, model: Model, y: Batch, c: Any, past: Array, z: Array) -> tuple[Batch, Array]:
         noises = jnp.concatenate([model.noise(y)[None], past])
         return y + combine(c, noises), noises[:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class DEIS(LMS):
+    """DEIS, t-AB (Zhang & Chen 2023, arXiv 2204.13902, Eq. 14 and 15).
+
+    It is LMS with polynomials in the time of sde_lib.VP() at the same noise level, under any SDE.
+    The noise that a network predicts is nearer to a polynomial in that than in the noise level.
+    """
+
+    def variable(self, levels: Levels) -> Levels:
+        """The time t of VP, from the integral of beta, log(1 + l^2)."""
+        least, most = VP().beta_min, VP().beta_max
+        integral = np.log1p(np.square(levels))
+        return 2 * integral / (least + np.sqrt(least**2 + 2 * (most - least) * integral))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from samplers.euler_maruyama import EulerMaruyama
 from samplers.few_steps.consistency import Consistency
 from samplers.few_steps.mean_flow import MeanFlow
 from samplers.free_diffusion import FreeDiffusion
-from samplers.lms import LMS, LMSAncestral
+from samplers.lms import DEIS, LMS, LMSAncestral
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.solver import NoiseLevelSolver
@@ -44,6 +44,7 @@ SAMPLERS: dict[str, Any] = {
     "consistency": Consistency,
     "ddim": DDIM,
     "ddpm": DDPM,
+    "deis": DEIS,
     "dpm_2": DPM2,
     "dpm_2_ancestral": DPM2Ancestral,
     "dpm_adaptive": DPMAdaptive,

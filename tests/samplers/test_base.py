@@ -9,7 +9,7 @@ import sde_lib
 from samplers.base import check_noise_share
 
 FLOW = ("ddim", "dpm_2", "dpm_adaptive", "dpm_fast", "dpm_solver", "dpmpp_2m", "dpmpp_2s", "edm")
-FLOW += ("euler", "heun", "lms", "probability_flow", "unipc")
+FLOW += ("deis", "euler", "heun", "lms", "probability_flow", "unipc")
 OTHERS = ("annealed_langevin", "fresh_noise", "symmetric_splitting", "predictor_corrector")
 OTHERS += ("free_diffusion", "consistency", "mean_flow")
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from flows import denoised, flow, noise, order, run
+from scipy.integrate import quad
+from scipy.optimize import brentq
 
 import samplers
 from samplers.lms import basis_integrals
@@ -35,10 +37,27 @@ def test_integrals_have_a_kernel():
     assert integrals @ [1, -1] == pytest.approx(np.exp(2) + 1, rel=1e-13)
 
 
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_deis_integrates_polynomials_in_vp_s_time_exactly(order):
+    now, then = np.array(GRID[:-1]), np.array(GRID[1:])
+    weights = samplers.DEIS(6, order=order).plan(now, then).coefficients
+
+    def time(level):
+        return brentq(lambda t: 0.1 * t + 9.95 * t**2 - np.log1p(level**2), 0, 2, xtol=1e-14)
+
+    for k in range(6):
+        past = now[max(0, k - 3) : k + 1][::-1]
+        for power in range(min(k + 1, order)):
+            exact = quad(lambda level: time(level) ** power, now[k], then[k], epsrel=1e-11)[0]  # noqa: B023
+            found = weights[k, : len(past)] @ [time(level) ** power for level in past]
+            assert found == pytest.approx(exact, rel=1e-8)
+
+
 @pytest.mark.parametrize("k", [2, 4])
-def test_orders_of_convergence(k):
-    """From 32 steps to 64, where order 4 is still held up by its first steps."""
-    assert order("lms", 32, order=k) == pytest.approx(k, abs=0.15 * k)
+@pytest.mark.parametrize(("name", "n"), [("lms", 32), ("deis", 24)])
+def test_orders_of_convergence(name, n, k):
+    """From n steps to 2 n, where order 4 is still held up by its first steps."""
+    assert order(name, n, order=k) == pytest.approx(k, abs=0.15 * k)
 
 
 def test_it_starts_by_euler_and_ends_by_the_denoised():

@@ -18,6 +18,7 @@ from sde_lib.batch import sample_keys
 
 DETERMINISTIC = {
     "ddim": {},
+    "deis": {},
     "dpm_2": {"s_churn": 1.0, "s_tmax": 50.0},
     "dpm_fast": {},
     "dpm_solver": {"order": 2},

@@ -35,7 +35,18 @@ SECTION = "config.study.grid"
 NAMED = ("karras", "exponential")
 OWN = "optimised"
 SOLVERS = (  # of noise levels, without noise of their own
-    *("ddim", "dpm_2", "dpm_solver", "dpmpp_2m", "dpmpp_2s", "euler", "heun", "lms", "unipc"),
+    *(
+        "ddim",
+        "deis",
+        "dpm_2",
+        "dpm_solver",
+        "dpmpp_2m",
+        "dpmpp_2s",
+        "euler",
+        "heun",
+        "lms",
+        "unipc",
+    ),
 )
 
 
