@@ -312,6 +312,13 @@ def _detect(config: Config) -> None:
     detect.suspected = ""  # likewise, a source for each; "": samples of the model
 
 
+def _benchmark_solvers(config: Config) -> None:
+    """Mode benchmark_solvers."""
+    benchmark = config.benchmark_solvers = Section()
+    benchmark.solvers = ()  # names in samplers.SAMPLERS; (): all but those of few steps
+    benchmark.nfe = (5, 10, 20, 50, 100)  # network evaluations a sample
+
+
 def _exposure_bias(config: Config) -> None:
     """Mode exposure_bias."""
     exposure = config.exposure_bias = Section()
@@ -602,6 +609,7 @@ SECTIONS = (
     _edit,
     _serve,
     _detect,
+    _benchmark_solvers,
     _exposure_bias,
     _ablate,
     _study,

@@ -139,6 +139,7 @@ SMALL = {
     "training": {"n_iters": 2, "batch_size": 8, "log_freq": 1, "steps_per_jit": 1, "eval_freq": 2},
     "sampling": {"n_samples": 8, "batch_size": 8},
     "eval": {"batch_size": 50, "rtol": 0.1, "atol": 0.1, "num_samples": 20, "bound_steps": 20},
+    "benchmark_solvers": {"solvers": ("euler",), "nfe": (5,)},
     "exposure_bias": {"solvers": ("euler",), "nfe": (5,), "n_samples": 8},
     "ablate": {"solvers": ("euler",), "nfe": (5,), "weights": (1.0,), "scales": (1.01,)},
     "model": {

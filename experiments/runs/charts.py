@@ -17,6 +17,7 @@ CHANNELS = 3  # of series that are shown
 FEW = 40  # points of a curve, fewer than which have marks
 WORST = 4.0  # error of samples that still resemble data
 TICKS = (5, 10, 20, 50, 100, 200)  # network evaluations, of samplers alone
+EVALUATIONS = "network evaluations"
 
 
 def save_loss_curve(path: Path, metrics: list[dict], about: dict[str, str]) -> Path:
@@ -33,31 +34,60 @@ def save_loss_curve(path: Path, metrics: list[dict], about: dict[str, str]) -> P
 
 
 class Curves(NamedTuple):
-    """A panel of errors: (network evaluations, error) by name, and the error of exact samples."""
+    """A panel of samplers by name.
+
+    Attributes:
+        title: of the panel.
+        curves: (cost, error or other figure) by name.
+        floor: the error of exact samples; None for other figures.
+        cost: its name.
+        log: the figure's axis is logarithmic.
+    """
 
     title: str
-    curves: dict[str, list[tuple[int, float]]]
-    floor: float
+    curves: dict[str, list[tuple[float, float]]]
+    floor: float | None = None
+    cost: str = EVALUATIONS
+    log: bool = True
 
 
 def save_work_precision(path: Path, panels: Sequence[Curves], about: dict[str, str]) -> Path:
-    """Saves the samplers' errors over network evaluations, the least accurate sampler first."""
+    """Saves the samplers' figures over their cost, the one with the greatest last figure first."""
     size = 6.5 * len(panels), 4.5
     figure, all_axes = _subplots(1, len(panels), figsize=size, squeeze=False)
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
-    for axes, (title, curves, floor) in zip(all_axes[0], panels, strict=True):
-        by_last_error = sorted(curves.items(), key=lambda curve: -curve[1][-1][1])
-        for name, points in by_last_error:
+    for axes, (title, curves, floor, cost, log) in zip(all_axes[0], panels, strict=True):
+        for name, points in sorted(curves.items(), key=lambda curve: -curve[1][-1][1]):
             k = names.index(name)
             style = {"color": f"C{k % 10}", "marker": "os^Dv*X"[k % 7], "markersize": 4}
-            axes.loglog(*zip(*points, strict=True), label=name, linewidth=1, **style)
-        axes.set_ylim(top=min(axes.get_ylim()[1], WORST))
-        axes.axhline(floor, color="0.5", linewidth=1, linestyle=":", label="exact")
-        if all(nfe <= 2 * TICKS[-1] for points in curves.values() for nfe, _ in points):
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1, **style)
+        axes.set(xscale="log", yscale="log" if log else "linear", title=title, xlabel=cost)
+        if floor is not None:
+            axes.set_ylim(top=min(axes.get_ylim()[1], WORST))
+            axes.axhline(floor, color="0.5", linewidth=1, linestyle=":", label="exact")
+        if cost == EVALUATIONS and all(
+            nfe <= 2 * TICKS[-1] for points in curves.values() for nfe, _ in points
+        ):
             axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
-        axes.set(title=title, xlabel="network evaluations")
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+    return _save(figure, path, about)
+
+
+def save_distances(
+    path: Path, names: Sequence[str], matrix: Float[np.ndarray, "n n"], about: dict[str, str]
+) -> Path:
+    """Saves distances between all pairs of `names`, in colours and numbers."""
+    side = 1.6 + 0.6 * len(names)
+    figure, axes = _subplots(figsize=(side, side))
+    image = axes.imshow(matrix, cmap="Blues")
+    for row, column in np.ndindex(*matrix.shape):
+        value = float(matrix[row, column])
+        colour = "white" if image.norm(value) > 0.5 else "black"
+        text = f"{value:.2g}" if row != column else ""
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
     return _save(figure, path, about)
 
 

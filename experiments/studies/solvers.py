@@ -9,8 +9,10 @@ sliced Wasserstein-1 distance between its samples and the model's distribution. 
 default options.
 
 Of a run the table also has each sampler's seconds, its Fréchet distance and its recall: quality,
-speed and diversity. Images of one start, by all samplers, and the distances between samplers show
-which of them agree.
+speed and diversity, with a plot of the latter two over the seconds. Images of one start, by all
+samplers, and the distances between samplers show which of them agree.
+
+config.benchmark_solvers chooses samplers and numbers of evaluations.
 """
 
 import dataclasses
@@ -35,12 +37,12 @@ from experiments.runs import charts, devices, files, pictures, progress
 from experiments.studies import subject as subjects
 from experiments.studies.statistics import Truth, rms
 from experiments.studies.subject import Subject, evaluations
+from models.config import Config
 from samplers.registry import Sampler
 from sde_lib import SDE
-from sde_lib.checks import check_at_least
+from sde_lib.checks import check_at_least, check_name
 
 LOG = logging.getLogger(__name__)
-BUDGETS = (5, 10, 20, 50, 100)  # evaluations
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)  # of adaptive samplers, within the budgets
 OPTIONS: dict[str, dict[str, Any]] = {  # without churn it is Heun's method
     "edm": {"s_churn": 10.0, "s_tmin": 0.05, "s_tmax": 50.0}
@@ -117,6 +119,7 @@ def run(request: Request) -> None:
             or, at the end, samplers that have failed.
     """
     config, folder = request.config, request.folder
+    names, budgets = chosen(config)
     check_at_least(2, **{"config.eval.num_samples": config.eval.num_samples})
     for field in subjects.set_fields(config, subjects.guide_fields()):
         raise ValueError(f"config.{field} guides samples: leave it out of mode benchmark_solvers")
@@ -124,27 +127,51 @@ def run(request: Request) -> None:
     print(f"samples of {subject.about}")
     reference = make_reference(subject, n)
     sde = subject.model.sde
-    names = [name for name in samplers.SAMPLERS if name not in samplers.FEW_STEPS]
-    settings = [setting for name in names for setting in settings_of(name, sde)]
+    settings = [setting for name in names for setting in settings_of(name, sde, budgets)]
     tracked = progress.track(settings, "samplers", "sampler")
     stem = f"solvers_{subject.model.step}_seed{config.seed}"
     path, results, failed = folder / f"{stem}.csv", [], {}
     compare = None if subject.exact else quality_of(request, subject.model)
     drawn: dict[tuple[str, int], Drawn] = {}
-    for result, samples in measure(subject.model, reference, tracked, n, failed, compare):
+    for result, samples in measure(
+        subject.model, reference, tracked, n, budgets[-1], failed, compare
+    ):
         results.append(result)
         drawn[result.sampler, result.nfe] = samples._replace(x=samples.x[:N_KEPT])
         files.write_table(path, Result._fields, results)
-    panels = curves(reference, results)
-    print("\n".join([*table(reference, results), *best(panels), *agreement(drawn)]))
+        files.write_lines(path.with_suffix(".jsonl"), [each._asdict() for each in results])
+    panels, last = curves(reference, results), final(drawn)
+    matrix = distances(last)
+    print("\n".join([*table(reference, results), *best(panels, budgets), *agreement(last, matrix)]))
     about = pictures.provenance(config=config.to_dict(), seed=config.seed, samples=subject.about)
     print(path)
+    print(path.with_suffix(".jsonl"))
     print(charts.save_work_precision(folder / f"{stem}.png", panels, about))
+    if compare:
+        print(charts.save_work_precision(folder / f"{stem}_seconds.png", trilemma(results), about))
+    titles = [f"{name} ({each.nfe})" for name, each in last.items()]
+    print(charts.save_distances(folder / f"{stem}_distances.png", titles, matrix, about))
     if len(subject.model.image_shape) == 3:
-        print(save_images(folder / f"{stem}_images.png", subject.model, drawn, about))
+        model, rows = subject.model, len(budgets)
+        print(save_images(folder / f"{stem}_images.png", model, drawn, rows, about))
     if failed:
         names = "; ".join(f"{name}: {error}" for name, error in failed.items())
         raise ValueError(f"{len(failed)} samplers have failed, all others are in {path}: {names}")
+
+
+def chosen(config: Config) -> tuple[list[str], list[int]]:
+    """The names of the samplers and, in their order, the numbers of evaluations.
+
+    Raises:
+        ValueError: an unknown name, or an impossible number.
+    """
+    options = config.benchmark_solvers
+    known = [name for name in samplers.SAMPLERS if name not in samplers.FEW_STEPS]
+    for name in options.solvers:
+        check_name("config.benchmark_solvers.solvers", name, known)
+    subjects.check_not_empty("benchmark_solvers", nfe=options.nfe)
+    check_at_least(1, **{"config.benchmark_solvers.nfe": min(options.nfe)})
+    return list(options.solvers) or known, sorted(options.nfe)
 
 
 def make_reference(subject: Subject, n: int) -> Reference:
@@ -167,7 +194,7 @@ def make_reference(subject: Subject, n: int) -> Reference:
     return Reference(truth, endpoints, rms(looser - x), (mean, covariance, distance))
 
 
-def settings_of(name: str, sde: SDE) -> Iterator[tuple[str, Sampler]]:
+def settings_of(name: str, sde: SDE, budgets: Sequence[int]) -> Iterator[tuple[str, Sampler]]:
     """The sampler with the steps that each budget allows; an adaptive one with each tolerance."""
     fields = {field.name for field in dataclasses.fields(samplers.SAMPLERS[name])}
     options = OPTIONS.get(name, {})
@@ -177,7 +204,7 @@ def settings_of(name: str, sde: SDE) -> Iterator[tuple[str, Sampler]]:
             yield name, samplers.create(name, **options, **tolerances)
         return
     count = "n_steps" if "n_steps" in fields else "n_levels"
-    for budget in BUDGETS:
+    for budget in budgets:
         try:
             create = lambda n: samplers.create(name, **options, **{count: n})  # noqa: E731
             yield name, longest(create, sde, budget)
@@ -202,14 +229,16 @@ def measure(
     reference: Reference,
     settings: Iterable[tuple[str, Sampler]],
     n: int,
+    most: int,
     failed: dict[str, str],
     compare: Quality | None = None,
 ) -> Iterator[tuple[Result, Drawn]]:
     """The errors of n samples of each sampler; those that are not finite are named and skipped.
 
-    A sampler that fails is skipped from then on, and its error is put into `failed`.
+    A sampler that fails is skipped from then on, and its error is put into `failed`. So is one
+    after its first result of more than `most` evaluations.
     """
-    beyond = set()  # samplers that cost more than the last budget already
+    beyond = set()
     for name, sampler in settings:
         if name in beyond or name in failed:
             continue
@@ -219,7 +248,7 @@ def measure(
             failed[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
             LOG.warning("%s has failed: %s", name, failed[name])
             continue
-        if drawn.nfe > BUDGETS[-1]:
+        if drawn.nfe > most:
             beyond.add(name)
         if not np.isfinite(drawn.x).all():
             tqdm.write(f"samples of {sampler} are not finite")
@@ -272,26 +301,38 @@ def quality_of(request: Request, model: Pipeline) -> Quality:
     return compare
 
 
-def agreement(drawn: Mapping[tuple[str, int], Drawn]) -> Iterator[str]:
-    """The samplers without noise of their own, by their samples with most evaluations.
-
-    Each is named with the one whose samples from the same starts are nearest, and their distance.
-    """
+def final(drawn: Mapping[tuple[str, int], Drawn]) -> dict[str, Drawn]:
+    """Each sampler's samples with most evaluations; samplers with noise of their own come last."""
     last = {name: each for (name, _), each in sorted(drawn.items(), key=lambda item: item[0][1])}
-    flows = {name: each.x for name, each in last.items() if not each.noisy}
-    if len(flows) > 1:
-        yield "samples from the same starts: the nearest sampler, RMS distance"
-    for name, x in flows.items():
-        others = [(rms(x - theirs), other) for other, theirs in flows.items() if other != name]
-        if others:
-            distance, nearest = min(others)
-            yield f"  {name} ({last[name].nfe}): {nearest}, {distance:.2e}"
+    return dict(sorted(last.items(), key=lambda item: item[1].noisy))
+
+
+def distances(last: Mapping[str, Drawn]) -> Float[np.ndarray, "samplers samplers"]:
+    """RMS distances between the samplers' samples from the same starts."""
+    x = [each.x for each in last.values()]
+    return np.array([[rms(own - other) for other in x] for own in x])
+
+
+def agreement(last: Mapping[str, Drawn], matrix: np.ndarray) -> Iterator[str]:
+    """For each sampler without noise of its own, the nearest one, and their distance."""
+    flows = [name for name, each in last.items() if not each.noisy]
+    if len(flows) < 2:
+        return
+    yield "samples from the same starts: the nearest sampler, RMS distance"
+    for name, row in zip(flows, matrix, strict=False):
+        gaps = zip(row, flows, strict=False)
+        distance, nearest = min(gap for gap in gaps if gap[1] != name)
+        yield f"  {name} ({last[name].nfe}): {nearest}, {distance:.2e}"
 
 
 def save_images(
-    path: Path, model: Pipeline, drawn: Mapping[tuple[str, int], Drawn], about: dict[str, str]
+    path: Path,
+    model: Pipeline,
+    drawn: Mapping[tuple[str, int], Drawn],
+    rows: int,
+    about: dict[str, str],
 ) -> Path:
-    """Saves one sample by each sampler: a column each, the evaluations grow from row to row.
+    """Saves one sample by each sampler: a column of `rows` each, the evaluations grow downwards.
 
     Samples with the most evaluations are in the last row. Rows of adaptive samplers, whose numbers
     of evaluations are others, are not those of the budgets.
@@ -299,10 +340,10 @@ def save_images(
     names = list(dict.fromkeys(name for name, _ in drawn))
     columns = []
     for name in names:
-        own = [each for (other, _), each in drawn.items() if other == name][-len(BUDGETS) :]
+        own = [each for (other, _), each in drawn.items() if other == name][-rows:]
         x = np.stack([each.x[0] for each in own]).reshape(-1, *model.shape)
         images = model.to_images(x.astype(np.float32))
-        blank = np.zeros((len(BUDGETS) - len(images), *images.shape[1:]), np.uint8)
+        blank = np.zeros((rows - len(images), *images.shape[1:]), np.uint8)
         columns.append(np.concatenate([blank, images]))
     grid = np.stack(columns, axis=1)
     larger = -(-LETTER * max(map(len, names)) // grid.shape[3])  # the names fit above the columns
@@ -321,8 +362,8 @@ def table(reference: Reference, results: Sequence[Result]) -> Iterator[str]:
 
 def curves(reference: Reference, results: Sequence[Result]) -> list[charts.Curves]:
     """Each sampler's error over the NFE, in a panel of the samplers that are judged alike."""
-    deterministic: dict[str, list[tuple[int, float]]] = {}
-    stochastic: dict[str, list[tuple[int, float]]] = {}
+    deterministic: dict[str, list[tuple[float, float]]] = {}
+    stochastic: dict[str, list[tuple[float, float]]] = {}
     for result in sorted(results, key=lambda result: result.nfe):
         if result.endpoint is None:
             point = result.nfe, result.sliced_wasserstein
@@ -339,11 +380,25 @@ def curves(reference: Reference, results: Sequence[Result]) -> list[charts.Curve
     ]
 
 
-def best(panels: Sequence[charts.Curves]) -> Iterator[str]:
+def trilemma(results: Sequence[Result]) -> list[charts.Curves]:
+    """Each sampler's Fréchet distance, and its recall, over the seconds of a sample."""
+
+    def panel(title: str, field: str, log: bool) -> charts.Curves:
+        points: dict[str, list[tuple[float, float]]] = {}
+        for result in sorted(results, key=lambda result: result.nfe):
+            if result.seconds is not None:
+                point = result.seconds, getattr(result, field)
+                points.setdefault(result.sampler, []).append(point)
+        return charts.Curves(title, points, cost="seconds a sample", log=log)
+
+    return [panel("Fréchet distance", "frechet", True), panel("recall", "recall", False)]
+
+
+def best(panels: Sequence[charts.Curves], budgets: Sequence[int]) -> Iterator[str]:
     """For each panel and budget, the sampler with the least error."""
     for panel in panels:
         yield f"best {panel.title} ({panel.floor:.1e}: exact)"
-        for budget in BUDGETS:
+        for budget in budgets:
             within = [
                 (error, name, nfe)
                 for name, points in panel.curves.items()

@@ -32,7 +32,7 @@ FIXED = (  # fields whose every value takes long, reads other files or starts ot
 )
 ELSEWHERE = (  # sections and fields that other modes use, or the reports after the last step
     *("ablate.", "detect.", "edit.", "eval.", "exposure_bias.", "mesh.", "guidance.", "prepare."),
-    *("sampling.", "data.num_classes", "data.resident_bytes", "data.auto"),
+    *("benchmark_solvers.", "sampling.", "data.num_classes", "data.resident_bytes", "data.auto"),
 )
 
 

@@ -93,7 +93,7 @@ def panels(results: Sequence[Result]) -> list[charts.Curves]:
     """For each dimension the distance over the evaluations, of each method."""
     made, solvers = [], {result.solver for result in results if result.solver}
     for dims in dict.fromkeys(result.dims for result in results):
-        curves: dict[str, list[tuple[int, float]]] = {}
+        curves: dict[str, list[tuple[float, float]]] = {}
         floor = 0.0
         for result in results:
             distance = result.sliced_wasserstein

@@ -29,6 +29,10 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
             path, {"a": FRAMES}, 3, POINTS[:9], POINTS[:9], 3.0, ABOUT
         ),
         lambda path: charts.save_work_precision(path, [charts.Curves("t", LINE, 0.01)] * 2, ABOUT),
+        lambda path: charts.save_work_precision(
+            path, [charts.Curves("t", LINE, cost="seconds", log=False)], ABOUT
+        ),
+        lambda path: charts.save_distances(path, list("abcdefgh"), np.eye(8), ABOUT),
         lambda path: charts.save_ratios(path, [charts.Ratios("t", RATIOS)], 1, ABOUT),
         lambda path: charts.save_arms(path, {"a": ARMS, "b": ARMS}, 2, ABOUT),
         lambda path: charts.save_grids(path, {"a": GRID}, 1, ABOUT),
@@ -52,6 +56,8 @@ LINES = charts.Lines("title", "x", LINE, {"heun": [(10, 0.4), (20, 0.2)]}, 0.1)
         "series",
         "paths",
         "work",
+        "seconds",
+        "distances",
         "ratios",
         "arms",
         "grids",

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from configs import points
 from experiments.build.components import sampling
 from experiments.commands.request import Request
 from experiments.pipeline import draw
+from experiments.runs import files
 from experiments.studies import solvers, subject
 from experiments.studies.statistics import Truth
 from models import NoiseModel, Preconditioning
@@ -22,10 +24,12 @@ from sde_lib import VP, GaussianMixture
 SDE = VP()
 GAUSSIAN = GaussianMixture((1.0,), ((0.3, -0.2),), 0.7)
 N = 4000
+ENDINGS = ("", "_seconds", "_distances", "_images")
 
 
-def make_config():
+def make_config(names=(), budgets=(16, 32)):
     config = points.get_config("mixture")
+    config.benchmark_solvers.update(solvers=names, nfe=budgets)
     config.eval.num_samples = N
     config.sampling.method = "euler"
     return config
@@ -52,11 +56,8 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(samplers.SAMPLERS, "jump", Jump)
         names = ("euler", "euler_ancestral", "heun", "jump")
-        chosen = {name: samplers.SAMPLERS[name] for name in names}
         patch.setattr(subject, "MIXTURE", GAUSSIAN)
-        patch.setattr(solvers, "BUDGETS", (16, 32))
-        patch.setattr(samplers, "SAMPLERS", chosen)
-        solvers.run(Request(make_config(), folder))
+        solvers.run(Request(make_config(names), folder))
     with (folder / "solvers_0_seed42.csv").open() as file:
         rows = {(row["sampler"], int(row["nfe"])): row for row in csv.DictReader(file)}
     return rows, folder
@@ -150,11 +151,10 @@ def test_samplers_get_the_steps_that_a_budget_allows(name, least, budgets):
 
 
 @pytest.mark.thorough
-def test_every_sampler_has_settings_and_those_without_any_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(solvers, "BUDGETS", (9,))
+def test_every_sampler_has_settings_and_those_without_any_are_named(capsys):
     left_out = {"annealed_langevin", "predictor_corrector", "symmetric_splitting"}
     for name in samplers.SAMPLERS.keys() - set(samplers.FEW_STEPS):
-        settings = list(solvers.settings_of(name, SDE))
+        settings = list(solvers.settings_of(name, SDE, (9,)))
         assert all(isinstance(sampler, samplers.SAMPLERS[name]) for _, sampler in settings)
         assert bool(settings) == (name not in left_out)
     told = capsys.readouterr().out.splitlines()
@@ -171,11 +171,10 @@ def test_best_is_the_least_error_within_a_budget():
         result("b", 20, 0.1, 0.0, 0.0, 0.0),
         result("c", 6, None, 0.0, 0.0, 0.2),
     ]
-    lines = list(solvers.best(solvers.curves(reference, results)))
+    lines = list(solvers.best(solvers.curves(reference, results), (5, 10, 20, 50)))
     assert [line.split(": ")[1] for line in lines if "within" in line] == [
-        *("a (5), 3.00e-01", "a (5), 3.00e-01", "b (20), 1.00e-01"),
-        *("b (20), 1.00e-01",) * 2,
-        *("c (6), 2.00e-01",) * 4,
+        *("a (5), 3.00e-01", "a (5), 3.00e-01", "b (20), 1.00e-01", "b (20), 1.00e-01"),
+        *("c (6), 2.00e-01",) * 3,
     ]
 
 
@@ -211,13 +210,10 @@ def test_a_sampler_that_fails_takes_no_other_along(tmp_path, monkeypatch, capsys
         return solvers.Drawn(np.random.RandomState(len(tried)).randn(n, 2), 16, False)
 
     monkeypatch.setattr(subject, "MIXTURE", GAUSSIAN)
-    monkeypatch.setattr(solvers, "BUDGETS", (16, 32))
     monkeypatch.setitem(samplers.SAMPLERS, "jump", Jump)
-    chosen = {name: samplers.SAMPLERS[name] for name in ("jump", "euler")}
-    monkeypatch.setattr(samplers, "SAMPLERS", chosen)
     monkeypatch.setattr(solvers, "draw", draw)
     with pytest.raises(ValueError, match=r"1 samplers have failed.*: jump: RuntimeError: no room$"):
-        solvers.run(Request(make_config(), tmp_path))
+        solvers.run(Request(make_config(("jump", "euler")), tmp_path))
     assert sum(isinstance(sampler, Jump) for sampler in tried) == 1
     with (tmp_path / "solvers_0_seed42.csv").open() as file:
         assert {row["sampler"] for row in csv.DictReader(file)} == {"euler"}
@@ -226,21 +222,25 @@ def test_a_sampler_that_fails_takes_no_other_along(tmp_path, monkeypatch, capsys
 
 @pytest.mark.thorough
 def test_a_run_s_samplers_have_speed_quality_diversity_and_images(digits_run, monkeypatch, capsys):
-    monkeypatch.setattr(solvers, "BUDGETS", (3, 5))
     loose = samplers.ProbabilityFlow(rtol=0.1, atol=0.1)
     monkeypatch.setattr(solvers, "FINE", loose)
     monkeypatch.setattr(solvers, "LOOSER", loose)
-    chosen = {name: samplers.SAMPLERS[name] for name in ("euler", "heun")}
-    monkeypatch.setattr(samplers, "SAMPLERS", chosen)
-    solvers.run(digits_run.request())
-    with (digits_run.folder / "solvers_4_seed42.csv").open() as file:
+    config = digits_run.config.copy_and_resolve_references()
+    config.benchmark_solvers.update(solvers=("euler", "heun"), nfe=(5, 3))
+    solvers.run(Request(config, digits_run.folder))
+    path = digits_run.folder / "solvers_4_seed42.csv"
+    with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["sampler"], row["nfe"]) for row in rows] == [
         *(("euler", "3"), ("euler", "5"), ("heun", "3"), ("heun", "5")),
     ]
     assert all(float(row["seconds"]) > 0 and float(row["frechet"]) > 0 for row in rows)
     assert all(0 <= float(row["recall"]) <= 1 for row in rows)
+    saved = files.read_lines(path.with_suffix(".jsonl"))
+    assert [{name: str(value) for name, value in row.items()} for row in saved] == rows
     lines = capsys.readouterr().out.splitlines()
+    made = "solvers_4_seed42.jsonl", *(f"solvers_4_seed42{k}.png" for k in ENDINGS)
+    assert [Path(line).name for line in lines[-len(made) :]] == list(made)
     at = lines.index("samples from the same starts: the nearest sampler, RMS distance")
     assert lines[at + 1].startswith("  euler (5): heun, ")
     with Image.open(lines[-1]) as image:
@@ -252,9 +252,25 @@ def test_the_nearest_sampler_is_the_one_with_the_same_samples():
     noisy, early = solvers.Drawn(x, 9, noisy=True), solvers.Drawn(x + 9, 5, noisy=False)
     drawn = {name: solvers.Drawn(x + k, 9, noisy=False) for k, name in enumerate("abd")}
     found = {(name, 9): each for name, each in drawn.items()} | {("a", 5): early, ("n", 9): noisy}
-    assert list(solvers.agreement(found))[1:] == [
+    last = solvers.final(found)
+    assert list(last) == ["a", "b", "d", "n"]
+    matrix = solvers.distances(last)
+    np.testing.assert_allclose(matrix, abs(np.subtract.outer([0, 1, 2, 0], [0, 1, 2, 0])))
+    assert list(solvers.agreement(last, matrix))[1:] == [
         *("  a (9): b, 1.00e+00", "  b (9): a, 1.00e+00", "  d (9): b, 1.00e+00"),
     ]
+
+
+def test_quality_and_diversity_are_plotted_over_the_seconds():
+    errors = 0.3, 0.0, 0.0, 0.0
+    results = [
+        solvers.Result("a", 9, *errors, seconds=0.2, frechet=0.1, recall=0.8),
+        solvers.Result("a", 5, *errors, seconds=0.1, frechet=0.4, recall=0.5),
+        solvers.Result("b", 5, *errors, seconds=0.3, frechet=0.3, recall=0.6),
+    ]
+    distance, recall = solvers.trilemma(results)
+    assert distance.curves == {"a": [(0.1, 0.4), (0.2, 0.1)], "b": [(0.3, 0.3)]}
+    assert recall.curves == {"a": [(0.1, 0.5), (0.2, 0.8)], "b": [(0.3, 0.6)]}
 
 
 def test_without_a_run_or_a_mixture_the_error_says_so(tmp_path):
@@ -266,6 +282,9 @@ def test_without_a_run_or_a_mixture_the_error_says_so(tmp_path):
     ("field", "value", "message"),
     [
         ("eval.num_samples", 1, "config.eval.num_samples is 1: it must be at least 2"),
+        ("benchmark_solvers.solvers", ("hean",), "solvers 'hean' is unknown: did you mean 'heun'"),
+        ("benchmark_solvers.nfe", (), "config.benchmark_solvers.nfe is empty: give one or more"),
+        ("benchmark_solvers.nfe", (0, 5), "config.benchmark_solvers.nfe is 0: it must be at least"),
         ("guidance.epsilon_scaling.scale", 1.1, "scale guides samples: leave it out of mode bench"),
         ("guidance.discriminator.run", "x", "run guides samples: leave it out of mode bench"),
     ],
