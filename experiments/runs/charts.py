@@ -69,6 +69,7 @@ def save_work_precision(path: Path, panels: Sequence[Curves], about: dict[str, s
             nfe <= 2 * TICKS[-1] for points in curves.values() for nfe, _ in points
         ):
             axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
+        axes.tick_params(axis="x", which="minor", labelsize=6)
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return _save(figure, path, about)
