@@ -388,7 +388,10 @@ def test_a_stopped_fine_tuning_is_the_uninterrupted_one_bit_for_bit(whole, tmp_p
 def test_what_cannot_be_fine_tuned_is_refused_before_anything_is_written(whole, tmp_path):
     for change, message in (
         ({"model.nf": 16}, r"another network, trained with config\.model\.nf = 8 \(here 16\)"),
-        ({"training.init_from": "nowhere"}, "there is no nowhere"),
+        (
+            {"training.init_from": "nowhere"},
+            "there is no folder nowhere, which config.training.init_from names",
+        ),
         ({"optim.freeze": ("Dense",)}, r"freeze has 'Dense', which matches .* are Dense_\d/bias"),
         ({"optim.freeze": (".*",)}, "freezes all parameters"),
     ):

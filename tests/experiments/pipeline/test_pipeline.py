@@ -152,7 +152,7 @@ def test_programs_are_compiled_once_for_all_weights_and_seeds():
     np.testing.assert_array_equal(same.encode(np.ones((2, 2))), z)
     assert np.abs(same.sample(2, seed=7) - x).max() > 0.1
     assert len(model.programs) == compiled
-    assert all(program._start._cache_size() == 1 for program in model.programs.values())
+    assert all(program._advance._cache_size() == 1 for program in model.programs.values())
     shorter = model.replace(sampler=samplers.create("heun", n_steps=2))
     assert not shorter.programs
     assert np.abs(shorter.sample(2) - x).max() > 1e-3

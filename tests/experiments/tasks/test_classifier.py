@@ -187,7 +187,9 @@ def test_a_missing_classifier_or_class_is_refused(folder, tmp_path):
         conditions.conditions(ours)
     ours.sampling.label = -1
     ours.guidance.classifier.run = str(tmp_path)
-    with pytest.raises(ValueError, match="give the folder of a trained model"):
+    with pytest.raises(
+        ValueError, match=r"config\.guidance\.classifier\.run names: train that run first"
+    ):
         guidance.guides(ours, SDE)
     ours.guidance.classifier.run = str(folder)
     ours.sampling.label = 2
