@@ -390,7 +390,7 @@ def test_what_cannot_be_fine_tuned_is_refused_before_anything_is_written(whole, 
         ({"model.nf": 16}, r"another network, trained with config\.model\.nf = 8 \(here 16\)"),
         (
             {"training.init_from": "nowhere"},
-            "there is no folder nowhere, which config.training.init_from names",
+            "there is no folder nowhere, which config",
         ),
         ({"optim.freeze": ("Dense",)}, r"freeze has 'Dense', which matches .* are Dense_\d/bias"),
         ({"optim.freeze": (".*",)}, "freezes all parameters"),

@@ -84,6 +84,7 @@ def test_the_images_of_a_run_take_its_folder_alone(tmp_path, capsys):
         [
             "main",
             "--mode=study",
+            "--config.study.name=posterior",
             f"--workdir={tmp_path}",
             *(f"--config.study.posterior.{option}" for option in options),
         ]
