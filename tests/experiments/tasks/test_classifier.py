@@ -187,9 +187,7 @@ def test_a_missing_classifier_or_class_is_refused(folder, tmp_path):
         conditions.conditions(ours)
     ours.sampling.label = -1
     ours.guidance.classifier.run = str(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"classifier\.run names: train that run first"
-    ):
+    with pytest.raises(ValueError, match=r"classifier\.run names: train that run first"):
         guidance.guides(ours, SDE)
     ours.guidance.classifier.run = str(folder)
     ours.sampling.label = 2
