@@ -33,7 +33,7 @@ class Toy:
     dropout: float = 0.0
     shape = (2,)
     scaling = Scaling(None)
-    shared = MappingProxyType({})
+    shared = held_out_shared = MappingProxyType({})
 
     @property
     def optimizer(self):

@@ -24,6 +24,7 @@ from experiments.commands.request import Request
 from experiments.pipeline import analytic, draw, likelihood
 from experiments.pipeline.model import TrainedModel
 from experiments.runs import devices
+from experiments.tasks.base import Task
 from experiments.training.state import TrainState, abstract_state
 from experiments.training.step import compiled, make_train_step
 from models.config import Config
@@ -153,10 +154,7 @@ def bytes_each(tree: Any) -> int:
 
 def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     """The abstract state, and the train step before XLA."""
-    task, training = tasks.task(config, mesh), optimization.training(config)
-    if task.scaling.standardized:
-        zeros_and_ones = {"mean": [0.0] * task.shape[-1], "std": [1.0] * task.shape[-1]}
-        task = task.with_scaling(task.scaling.with_moments(zeros_and_ones))
+    task, training = _task(config, mesh), optimization.training(config)
     shape, place = training.batch_shape(mesh), devices.batch_sharding(mesh, axis=1)
     abstract = partial(jax.ShapeDtypeStruct, sharding=place)
     batch = abstract((*shape, *task.shape), task.scaling.dtype)
@@ -167,17 +165,30 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     state = abstract_state(task, config.seed, mesh, training.average.count)
     training.optimizer.check_freeze(state.params)
     step = compiled(make_train_step(task, training, mesh), state)
-    return state, step.lower(state, batch, conditions)
+    whole = NamedSharding(mesh, P())
+    shared = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), task.shared
+    )
+    return state, step.lower(state, batch, conditions, shared)
+
+
+def _task(config: Config, mesh: Mesh) -> Task:
+    """The task, in units of its own where the data's moments would be needed."""
+    task = tasks.task(config, mesh)
+    if not task.scaling.standardized:
+        return task
+    zeros_and_ones = {"mean": [0.0] * task.shape[-1], "std": [1.0] * task.shape[-1]}
+    return task.with_scaling(task.scaling.with_moments(zeros_and_ones))
 
 
 def _lower_model(config: Config, mesh: Mesh, size: int) -> tuple[Any, jax.stages.Lowered]:
     """The abstract weights, and a step of config.plan.program for `size` samples, before XLA."""
-    task = tasks.task(config, mesh)
+    task = _task(config, mesh)
     model = getattr(task, "model", None)
-    if not isinstance(model, TrainedModel):
+    if not isinstance(model, TrainedModel) or model.super_resolution:
         raise ValueError(
-            f"config.plan.program = {config.plan.program!r} is of score models, and this config "
-            "trains another network: leave it out"
+            f"config.plan.program = {config.plan.program!r} is of score models without smaller "
+            "images, and this config trains another network: leave it out"
         )
 
     def abstract(leaf: Any, *axes: str | tuple[str, ...]) -> jax.ShapeDtypeStruct:

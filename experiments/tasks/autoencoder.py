@@ -113,6 +113,10 @@ class Autoencoder:
     def shared(self) -> dict[str, Any]:
         return {}
 
+    @property
+    def held_out_shared(self) -> dict[str, Any]:
+        return {}
+
     def init_carry(self) -> None:
         return None
 

@@ -64,6 +64,11 @@ class Task(Objective, Protocol):
     @property
     def reports(self) -> Mapping[str, Callable[[Any, int, Dataset, Path], Report]]: ...
 
+    @property
+    def held_out_shared(self) -> dict[str, Any]:
+        """Those of the shared arrays that `metrics` takes too."""
+        ...
+
     def values(self, dataset: Dataset, split: Any) -> Values:
         """The samples of one split of the data set, and their conditions."""
         ...

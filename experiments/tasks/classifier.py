@@ -92,6 +92,10 @@ class Classifier:
     def shared(self) -> dict[str, Any]:
         return {}
 
+    @property
+    def held_out_shared(self) -> dict[str, Any]:
+        return {}
+
     def init_carry(self) -> None:
         return None
 

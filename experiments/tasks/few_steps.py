@@ -43,7 +43,7 @@ class Consistency(ScoreModel):
 
     @property
     def shared(self) -> dict[str, Any]:
-        return super().shared | ({TEACHER: self.teacher().params} if self.teacher else {})
+        return self.held_out_shared | ({TEACHER: self.teacher().params} if self.teacher else {})
 
     def loss_options(self, keys: Any, conditions: dict[str, Any]) -> dict[str, Any]:
         options = {"step": keys["step"]}
@@ -51,11 +51,6 @@ class Consistency(ScoreModel):
             return options
         params = conditions.pop(TEACHER)
         return options | {"teacher": self.teacher().score_fn(params, conditions)}
-
-    def metrics(self, params, key, batch, first_index):
-        x, conditions = batch
-        own = {name: values for name, values in conditions.items() if name != TEACHER}
-        return super().metrics(params, key, (x, own), first_index)
 
     def describe(self) -> Description:
         about = super().describe()

@@ -41,7 +41,7 @@ def make_evaluation(
 
 def compiled(task: Any, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
     """task.metrics, compiled, of batches without the arrays that all samples share."""
-    metrics, shared = jax.jit(task.metrics), devices.everywhere(mesh, dict(task.shared))
+    metrics, shared = jax.jit(task.metrics), devices.everywhere(mesh, dict(task.held_out_shared))
 
     def of_batch(params, key, batch, first_index):
         x, conditions = batch

@@ -134,6 +134,10 @@ class ScoreModel:
 
     @property
     def shared(self) -> dict[str, Any]:
+        return self.held_out_shared
+
+    @property
+    def held_out_shared(self) -> dict[str, Any]:
         return self.model.conditions.shared
 
     def init(self, key: jax.Array) -> Any:

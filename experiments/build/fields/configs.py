@@ -17,7 +17,7 @@ from models.config import Config
 VERSION = 3
 USE = (  # fields that may change when a trained model is used
     *("sampling", "guidance", "eval", "edit", "detect", "exposure_bias", "ablate", "mesh", "seed"),
-    *("prepare", "serve", "study", "benchmark_solvers"),
+    *("prepare", "serve", "study", "benchmark_solvers", "plan"),
     *("data.cache", "data.path", "data.resident_bytes", "model.dtype", "model.remat"),
     "model.scan_blocks",
     *("data.conditions", "data.max_unreadable", "training.at_end", "training.sinks"),

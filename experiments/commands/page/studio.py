@@ -105,7 +105,7 @@ class Studio:
             part = dataclasses.replace(options, n_results=1, first_result=k)
             columns = edit.edit(model, [config.edit.images], part, fit=fit)
             made = [column[0] for title, column in columns.items() if title not in GIVEN]
-            files += self._saved(model, made, fields, k)
+            files = files + self._saved(model, made, fields, k)
             yield files
 
     def kept_file(self, content: bytes, suffix: str = ".png") -> Path:

@@ -49,7 +49,9 @@ class Options:
         for name in self.schedules:
             check_name(f"{SECTION}.schedules", name, SCHEDULES)
         for interval in self.intervals:
-            if len(interval) not in (2, 3):
+            ends = interval[:2] if isinstance(interval, (tuple, list)) else ()
+            numbers = [type(end) in (int, float) for end in ends]
+            if numbers != [True, True] or [*interval[2:]] not in ([], [False], [True]):
                 raise ValueError(
                     f"{SECTION}.intervals has {interval!r}: give pairs of noise levels, as in "
                     "((0.2, 5.0),), or triples with True where the interval is removed"

@@ -97,7 +97,7 @@ def of_run(request: Request) -> None:
     settings = study.settings(solvers)
     sets = len(settings) * len(options.weights) * options.n_seeds
     print(f"{sets} sets of {options.n_samples} samples, {options.nfe} guided evaluations each")
-    chosen = options, config.guidance.schedule.to_dict()
+    chosen = options, config.guidance.schedule.to_dict(), config.eval.embeddings
     path = subjects.table_path(folder, "guidance", chosen, model.seed, model.step)
     track = partial(progress.track, title="guidance", unit="setting")
     results: list[trained.Result] = []

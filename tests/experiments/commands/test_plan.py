@@ -10,7 +10,7 @@ import pytest
 from discriminators import config_of, model_config
 from jax.sharding import AbstractMesh
 
-from configs import digits, points
+from configs import digits, points, tables
 from experiments.build import restored
 from experiments.build.components import optimization
 from experiments.build.fields import configs
@@ -104,6 +104,14 @@ def test_sampling_and_likelihoods_have_a_plan_by_batch_size(program, tmp_path, c
     assert found[1]["the rest"] > 10 * found[0]["the rest"]
 
 
+@pytest.mark.thorough
+def test_a_likelihood_of_data_with_unknown_moments_has_a_plan(tmp_path, capsys):
+    config = tables.get_config("wine")
+    config.plan.program = "likelihood"
+    run(config, tmp_path)
+    assert figures(capsys.readouterr().out)["in all"] > 1
+
+
 def test_other_programs_are_refused(tmp_path):
     config = mlp(32)
     config.plan.program = "samples"
@@ -111,7 +119,7 @@ def test_other_programs_are_refused(tmp_path):
         run(config, tmp_path)
     config = digits.get_config("classifier")
     config.plan.program = "sample"
-    with pytest.raises(ValueError, match="is of score models, and this config trains another"):
+    with pytest.raises(ValueError, match="is of score models without smaller images"):
         run(config, tmp_path)
 
 

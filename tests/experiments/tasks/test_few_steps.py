@@ -12,7 +12,7 @@ from configs import points
 from experiments.build import frozen, pipelines, tasks
 from experiments.build.components import diffusion, networks, optimization
 from experiments.build.fields import configs
-from experiments.commands import likelihood, train
+from experiments.commands import likelihood, plan, train
 from experiments.commands.request import Request
 from experiments.training.state import abstract_state, init_state
 from experiments.training.step import make_train_step
@@ -183,8 +183,13 @@ def test_compiled_steps_hold_no_weights_of_a_teacher(runs):
     program = jax.make_jaxpr(step)(state, X[None], shared=task.shared)
     most = max(leaf.size for leaf in jax.tree.leaves(task.shared))
     assert all(np.size(value) < most for value in program.consts)
-    batch = jax.eval_shape(task.metrics, state.params, jax.random.key(0), (X, task.shared), 0)
-    assert batch["loss"].shape == (len(X),)
+    assert task.held_out_shared == {}  # the held-out loss needs no teacher
+
+
+@pytest.mark.thorough
+def test_a_training_with_a_teacher_has_a_plan(runs, tmp_path, capsys):
+    plan.run(Request(config("consistency", objective__teacher=str(runs["teacher"])), tmp_path))
+    assert "in all" in capsys.readouterr().out
 
 
 @pytest.mark.thorough

@@ -117,6 +117,9 @@ def test_every_schedule_guides_in_every_interval_and_outside_of_it():
 
 
 def test_an_impossible_interval_is_refused():
+    for flat in ((0.2, 5.0), (("a", "b"),), ((0.2, 5.0, "yes"),)):
+        with pytest.raises(ValueError, match="give pairs of noise levels"):
+            compared(("constant",), intervals=flat)
     with pytest.raises(ValueError, match=r"intervals has \(1.0,\): give pairs of noise levels"):
         compared(("constant",), intervals=((1.0,),))
     made = compared(("constant",), intervals=((2.0, 1.0),))
