@@ -66,7 +66,7 @@ class Task(Objective, Protocol):
 
     @property
     def held_out_shared(self) -> dict[str, Any]:
-        """Those of the shared arrays that `metrics` takes too."""
+        """The shared arrays that `metrics` takes too."""
         ...
 
     def values(self, dataset: Dataset, split: Any) -> Values:
