@@ -44,19 +44,20 @@ class InSegments:
     def _last_state(self, ended: tuple, segment: loops.Segment, args: tuple) -> Any:
         """The state after all steps of the loop that begins with this segment."""
         loop = len(ended)
-        self._n_loops = self._n_loops or loops.count(self._fn, *args)
         segment = self._advance(ended, segment.state, self._n_steps(loop), *args)
         began = time.monotonic()
         while True:
             following = self._advance(ended, segment.state, self._n_steps(loop), *args)
             unfinished, share = jax.device_get((segment.unfinished, segment.share))
-            progress.show_share((loop + float(share)) / self._n_loops)
-            if not unfinished:
-                return following.state
-            if loop not in self._steps:
+            if unfinished and loop not in self._steps:
                 seconds = max(time.monotonic() - began, 1e-6)
                 steps = max(1, int(FIRST_STEPS * SECONDS / seconds))
                 self._steps[loop] = hosts.agree(steps)
+            # Counting traces the function again, while the device is at the next segment.
+            self._n_loops = self._n_loops or loops.count(self._fn, *args)
+            progress.show_share((loop + float(share)) / self._n_loops)
+            if not unfinished:
+                return following.state
             segment = following
 
     def lower(self, *args: Any) -> Any:
