@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -165,11 +164,13 @@ def _lower(config: Config, mesh: Mesh) -> tuple[TrainState, jax.stages.Lowered]:
     state = abstract_state(task, config.seed, mesh, training.average.count)
     training.optimizer.check_freeze(state.params)
     step = compiled(make_train_step(task, training, mesh), state)
-    whole = NamedSharding(mesh, P())
-    shared = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), task.shared
-    )
+    shared = jax.tree.map(partial(_whole, mesh), task.shared)
     return state, step.lower(state, batch, conditions, shared)
+
+
+def _whole(mesh: Mesh, leaf: Any) -> jax.ShapeDtypeStruct:
+    """The abstract array, whole on every device."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, P()))
 
 
 def _task(config: Config, mesh: Mesh) -> Task:
@@ -191,23 +192,24 @@ def _lower_model(config: Config, mesh: Mesh, size: int) -> tuple[Any, jax.stages
             "images, and this config trains another network: leave it out"
         )
 
-    def abstract(leaf: Any, *axes: str | tuple[str, ...]) -> jax.ShapeDtypeStruct:
-        place = NamedSharding(mesh, P(*axes))
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    place = devices.batch_sharding(mesh)
 
-    def batch(leaf: Any) -> jax.ShapeDtypeStruct:
-        return abstract(np.broadcast_to(leaf[:1], (size, *leaf.shape[1:])), devices.AXES)
+    def batch(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
 
     state = abstract_state(task, config.seed, mesh)
-    weights = jax.tree.map(abstract, state.ema_params)
-    key = abstract(jax.eval_shape(jax.random.key, 0))
-    conditions = jax.tree.map(batch, task.example_conditions())
+    weights = jax.tree.map(partial(_whole, mesh), state.ema_params)
+    key = _whole(mesh, jax.eval_shape(jax.random.key, 0))
+    conditions = {
+        name: batch(values.shape[1:], values.dtype)
+        for name, values in task.example_conditions().items()
+    }
     model = model.replace(params=weights)
     if config.plan.program == "sample":
         sampler = analytic.resolved_sampler(model)
         program = model.program(draw.make_batch, sampler, size, 0)
         return weights, program.lower(weights, [], key, conditions, 0)
-    x = batch(np.zeros((1, *task.shape), task.scaling.dtype))
+    x = batch(task.shape, task.scaling.dtype)
     program = likelihood.batch_program(model, task.shape)
     return weights, program.lower(weights, key, (x, conditions), 0)
 

@@ -74,9 +74,8 @@ class Options:
             if not self.intervals:
                 found[name] = Schedule(name, tuple(sorted(own.items())))
             for low, high, *removed in self.intervals:
-                where = "outside" if removed == [True] else "in"
-                own |= {"low": low, "high": high, "removed": removed == [True]}
-                found[f"{name} {where} {low:g} to {high:g}"] = Schedule(
-                    name, tuple(sorted(own.items()))
-                )
+                outside = removed == [True]
+                own |= {"low": low, "high": high, "removed": outside}
+                label = f"{name} {'outside' if outside else 'in'} {low:g} to {high:g}"
+                found[label] = Schedule(name, tuple(sorted(own.items())))
         return found
